@@ -1,0 +1,1 @@
+"""Segmentation metrics on boolean masks, in physical units."""

@@ -1,0 +1,1 @@
+"""Fully convolutional networks as pure Flax modules, and the convolution they share."""

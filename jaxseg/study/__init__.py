@@ -1,0 +1,1 @@
+"""A study from plan to tables: arms become runs, runs become compiled groups."""

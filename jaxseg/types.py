@@ -1,0 +1,332 @@
+"""Types that every module shares: arrays that flow through compiled code, and the typed settings of a study.
+
+The settings mirror `configs/default.py` field by field; `jaxseg.config` fills them and checks them against each
+other. Nothing below `config.py` sees a ConfigDict.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, Num
+
+
+
+Params = Any
+"""A nested dict of arrays: `encoder`, `decoder` and `head` sub-trees."""
+
+Frozen = Any
+"""Frozen parameters that all runs share: a sub-tree missing from every run's own params, or `{}`."""
+
+Metrics = dict[str, jax.Array]
+
+
+class UserError(ValueError):
+    """A mistake in a config, in data or in a workdir: the command line prints it alone and exits with status 2.
+
+    Its text says what is wrong, where, what was got, what is allowed and how to mend it.
+    """
+
+
+class RunKey(NamedTuple):
+    """One run: what is trained (arm, train size, fold) and its replicate (seed)."""
+
+    arm: str
+    train_cases: int
+    fold: int
+    seed: int
+
+    def variant(self) -> str:
+        """The path of the run's variant below its arm, as in the workdir layout."""
+        return f"n{self.train_cases}_fold{self.fold}"
+
+
+# ------------------------------------------------------------------------------------------ arrays in compiled code
+
+
+@flax.struct.dataclass
+class Batch:
+    """Patches of one training step of one run."""
+
+    image: Float[Array, "batch *patch channels"]
+    label: Int[Array, "batch *patch"]
+
+
+@flax.struct.dataclass
+class Cohort:
+    """All training cases of a task, end to end in one voxel buffer, on the device, shared by all runs.
+
+    Cases differ in shape; a flat buffer with offsets holds them without padding. Voxels of case i are
+    `image[offsets[i] : offsets[i] + prod(shapes[i])]` in C order.
+    """
+
+    image: Float[Array, "voxels channels"]
+    label: Num[Array, " voxels"]
+    offsets: Int[Array, " cases"]
+    shapes: Int[Array, "cases ndim"]
+    foreground: Int[Array, "cases labels points"]
+    """Flat positions inside the case (C order) of voxels of each label, a seeded draw of at most `points`."""
+    num_foreground: Int[Array, "cases labels"]
+    """How many entries of `foreground` are in use; 0 where the case lacks the label."""
+
+
+@flax.struct.dataclass
+class RunInputs:
+    """What distinguishes one run inside a compiled program, apart from its state."""
+
+    cases: Int[Array, " max_cases"]
+    """Cohort indices of the run's training cases; entries from `num_cases` on are padding."""
+    num_cases: Int[Array, ""]
+    rate: Float[Array, ""]
+    """Peak learning rate."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything of one run that training changes. Single-seed code sees no seed axis."""
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: Any
+    key: Key[Array, ""]
+    """Root of the `order` stream: batches, augmentation, dropout. Folded with the step, never replaced."""
+    alive: Bool[Array, ""]
+    """Cleared by the first non-finite loss or gradient; a dead run is no longer updated."""
+
+
+# ------------------------------------------------------------------------------------------------- data on the host
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseFiles:
+    """Where one case lies on disk, before anything of it was read."""
+
+    name: str
+    group: str
+    """Patient, animal or examination; the case's own name where none is published."""
+    images: tuple[str, ...]
+    """One path a channel, or a single path to a 4-D file with all channels."""
+    label: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseRecord:
+    """What is known of a prepared case without its voxels."""
+
+    name: str
+    group: str
+    shape: tuple[int, ...]
+    """On the training grid, canonical axes; 2-D tasks have two entries."""
+    spacing_mm: tuple[float, ...]
+    """Of the training grid."""
+    own_shape: tuple[int, ...]
+    """On the case's own grid, canonical axes, where metrics are computed."""
+    own_spacing_mm: tuple[float, ...]
+    voxels_per_label: tuple[int, ...]
+    """On the case's own grid, background first."""
+    warnings: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseArrays:
+    """One prepared case in memory."""
+
+    record: CaseRecord
+    image: Float[np.ndarray, "*spatial channels"]
+    label: Num[np.ndarray, " *spatial"]
+    reference: Num[np.ndarray, " *own_spatial"]
+    """The label map on the case's own grid (canonical axes); the same array as `label` when spacing is native."""
+
+
+# --------------------------------------------------------------------------------------------------------- settings
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentSettings:
+    """Augmentation inside the compiled step; a probability of 0 switches one off."""
+
+    flip: tuple[int, ...]
+    """Axes that may be flipped, each with probability 1/2."""
+    gamma: float
+    brightness: float
+    noise: float
+    """Probabilities per patch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSettings:
+    """A task: where its cases come from and how they become training data."""
+
+    data: str
+    labels: tuple[str, ...]
+    """Names of the labels to segment, in this order; empty means all of dataset.json."""
+    spacing_mm: str | tuple[float, ...]
+    """`native`, `median`, or one number an axis."""
+    unit: str
+    """`mm`, or `voxel` where the true spacing is unknown."""
+    train_cases: tuple[int, ...]
+    """Training set sizes, each a variant of every arm; 0 means all training cases."""
+    val_cases: int
+    test_cases: int
+    """Of each fold; 0 with folds > 1 means a share of 1 / folds."""
+    folds: int
+    patch: tuple[int, ...]
+    normalization: str
+    """`zscore`, `zscore_nonzero`, `percentile` or `none`, per case."""
+    foreground: float
+    """Share of patches centred on a voxel of a label drawn uniformly."""
+    augment: AugmentSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """A network, apart from what the task decides (channels, classes)."""
+
+    name: str
+    ndim: int
+    widths: tuple[int, ...]
+    norm: str
+    """`none` or `instance`."""
+    strides: tuple[tuple[int, ...], ...]
+    """Per level below the first, per axis; empty means 2 everywhere."""
+    kernels: tuple[tuple[int, ...], ...]
+    """Per level, per axis; empty means 3 everywhere."""
+    skips: bool
+    """False: encoder features reach the decoder only through the bottom."""
+    precision: str
+    """Compute type, `float32` or `bfloat16` (from `train.precision`); parameters are float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimSettings:
+    """The optimizer of the trained parameters."""
+
+    name: str
+    """`adam`, `adamw` or `sgd`."""
+    lr: float
+    weight_decay: float
+    momentum: float
+    """Of sgd."""
+    schedule: str
+    """`constant`, `cosine` or `polynomial`, after the warm-up."""
+    warmup_steps: int
+    clip_norm: float
+    """Global norm over the trained parameters; 0 switches clipping off."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """The training loss."""
+
+    name: str
+    """`dice_ce`, `dice` or `ce`."""
+    smooth: float
+    """Of the Dice ratio's numerator and denominator."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """How long and in which batches a run trains."""
+
+    steps: int
+    batch: int
+    eval_every: int
+    save_every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainSettings:
+    """Training on the source task."""
+
+    steps: int
+    share: str
+    """`per_seed` or `one`."""
+    from_workdir: str
+    """A finished study whose source networks are used instead of pretraining; empty to pretrain."""
+    min_loaded: float
+    """A transfer that loads a smaller share of the parameters than this is an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmSettings:
+    """One experimental condition: a start, what is trained, and the study's settings with the arm's overrides."""
+
+    name: str
+    kind: str
+    """`network` or `prior`."""
+    init: str
+    """`random`, `pretrained`, `pretrained:PATH_REGEX` or `mean_var`."""
+    freeze: str
+    """`none`, `encoder`, `decoder`, `all_but_head` or `regex:PATH_REGEX`."""
+    seed_offset: int
+    model: ModelSettings
+    optim: OptimSettings
+    loss: LossSettings
+    train: TrainSettings
+    source: TaskSettings
+    pretrain: PretrainSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSettings:
+    """Prediction of whole cases."""
+
+    overlap: float
+    """Share of a window shared with the next, along each axis."""
+    window_batch: int
+    """Windows in one compiled call."""
+    save_predictions: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalysisSettings:
+    """What is computed from tables and checkpoints."""
+
+    confidence: float
+    target_fraction: float
+    """Convergence target, as a share of scratch's final validation DSC."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeSettings:
+    """Where and how programs run; nothing here changes a result beyond rounding."""
+
+    seed_map: str
+    """`auto`, `vmap` or `loop`."""
+    seeds_per_chunk: int | None
+    """None: as many as fit in memory."""
+    devices: int | None
+    """None: all."""
+    store_dir: str
+    """Where prepared data is kept; empty means inside the workdir."""
+    keep_checkpoints: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportSettings:
+    """The page."""
+
+    examples: int
+    """Test cases shown as overlays."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StudySettings:
+    """A whole study, checked. `arms` carry their own model, optim, train, source and pretrain."""
+
+    name: str
+    seeds: tuple[int, ...]
+    base_seed: int
+    vary: tuple[str, ...]
+    source: TaskSettings
+    target: TaskSettings
+    pretrain: PretrainSettings
+    arms: tuple[ArmSettings, ...]
+    evaluate: EvaluateSettings
+    analysis: AnalysisSettings
+    runtime: RuntimeSettings
+    report: ReportSettings
