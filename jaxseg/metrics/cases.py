@@ -1,0 +1,152 @@
+"""All metrics of one predicted case: one row a label, surfaces taken once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Num
+
+from jaxseg.metrics.overlap import Counts, mask_status, overlap_scores
+from jaxseg.metrics.surface import (
+    HD_DEFINITIONS,
+    SURFACE_EMPTY,
+    check_choice,
+    check_spacing,
+    hausdorff,
+    image_diagonal,
+    mean_distance,
+    share_within,
+    surface_distances,
+)
+from jaxseg.types import UserError
+
+UNITS = ("mm", "voxel")
+
+
+def _check_label_map(name: str, label_map: np.ndarray, num_labels: int) -> None:
+    if not isinstance(label_map, np.ndarray) or label_map.dtype.kind not in "iub":
+        raise UserError(
+            f"metrics: `{name}` must be a label map of whole numbers, got "
+            f"{label_map.dtype if isinstance(label_map, np.ndarray) else type(label_map).__name__}."
+        )
+    low, high = (int(label_map.min()), int(label_map.max())) if label_map.size else (0, 0)
+    if low < 0 or high > num_labels:
+        raise UserError(
+            f"metrics: `{name}` holds values from {low} to {high}; with {num_labels} labels they must lie between 0 "
+            f"(background) and {num_labels}. Name all labels of the task, or map the values first."
+        )
+
+
+def _row(
+    pred: np.ndarray,
+    ref: np.ndarray,
+    *,
+    spacing: tuple[float, ...],
+    diagonal: float,
+    hd_definition: str,
+    surface_empty: str,
+    tolerance_mm: float | None,
+) -> dict[str, float | str]:
+    both = int(np.count_nonzero(pred & ref))
+    counts = Counts(both, int(np.count_nonzero(pred)) - both, int(np.count_nonzero(ref)) - both)
+    status = mask_status(counts)
+    voxel = math.prod(spacing)
+    row: dict[str, float | str] = {"status": status, **overlap_scores(counts)}
+    row["volume_pred"] = (counts.both + counts.pred_only) * voxel
+    row["volume_ref"] = (counts.both + counts.ref_only) * voxel
+    if status == "ok":
+        distances = surface_distances(pred, ref, spacing_mm=spacing)
+        row["hd95"] = hausdorff(distances, percentile=95.0, definition=hd_definition)
+        row["hd"] = hausdorff(distances)
+        row["assd"] = mean_distance(distances)
+        row["nsd"] = math.nan if tolerance_mm is None else share_within(distances, tolerance_mm)
+        return row
+    missed = diagonal if surface_empty == "diagonal" else float(surface_empty)
+    row["hd95"] = row["hd"] = row["assd"] = missed if status == "missed" else math.nan
+    row["nsd"] = math.nan if tolerance_mm is None or status == "both_empty" else 0.0
+    return row
+
+
+COLUMNS = (
+    *("label", "dsc", "hd95", "assd", "nsd", "unit", "hd_definition", "status"),
+    *("iou", "precision", "recall", "hd", "volume_error", "volume_pred", "volume_ref", "tolerance"),
+)
+"""Keys of a row of `case_metrics`, in the order of cases.csv."""
+
+
+def case_metrics(
+    pred_labels: Num[np.ndarray, "*spatial"],
+    ref_labels: Num[np.ndarray, "*spatial"],
+    *,
+    labels: Sequence[str],
+    spacing_mm: Sequence[float],
+    unit: str,
+    hd_definition: str,
+    surface_empty: str,
+    tolerance_mm: float | None,
+    regions: Mapping[str, Sequence[str]] | None = None,
+) -> list[dict[str, float | str]]:
+    """Scores one predicted label map against its reference, on the case's own grid.
+
+    Args:
+        pred_labels: predicted label map; value i + 1 is `labels[i]`, 0 is background.
+        ref_labels: reference label map on the same grid.
+        labels: names of the labels.
+        spacing_mm: voxel size along each axis.
+        unit: `mm`, or `voxel` where the true spacing is unknown: distances and volumes are then in voxels, whatever
+            the spacing says.
+        hd_definition: `pooled` or `directed`, see `surface.hausdorff`.
+        surface_empty: distance of a missed label, `diagonal`, `nan` or `inf`.
+        tolerance_mm: of NSD, in `unit`; None where the task has none, and NSD is NaN.
+        regions: unions of labels to score as well, region name to label names (`{"whole": ("core", "edema")}`).
+
+    Returns:
+        One dict a label, then one a region, with the keys `COLUMNS`. `volume_pred` and `volume_ref` are in unit^ndim.
+        `status` is `ok`, `missed`, `spurious` or `both_empty`; what is undefined is NaN (see `overlap.overlap_scores`
+        and `surface.empty_distance`), and NSD of a missed or spurious label is 0.
+
+    Raises:
+        UserError: if a map holds other values than labels, the maps differ in shape, or an option is unknown.
+    """
+    num_labels = len(labels)
+    _check_label_map("pred_labels", pred_labels, num_labels)
+    _check_label_map("ref_labels", ref_labels, num_labels)
+    if pred_labels.shape != ref_labels.shape:
+        raise UserError(
+            f"metrics: prediction and reference must lie on one grid, got shapes {pred_labels.shape} and "
+            f"{ref_labels.shape}. Resample the prediction to the case's own grid first."
+        )
+    check_choice("unit", unit, UNITS)
+    check_choice("hd_definition", hd_definition, HD_DEFINITIONS)
+    check_choice("surface_empty", surface_empty, SURFACE_EMPTY)
+    spacing = check_spacing(spacing_mm, pred_labels.ndim)
+    if unit == "voxel":
+        spacing = (1.0,) * len(spacing)
+    if tolerance_mm is not None and not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
+        raise UserError(f"metrics: `tolerance_mm` must be a number of at least 0, got {tolerance_mm!r}.")
+
+    members = {name: (name,) for name in labels} | {name: tuple(m) for name, m in (regions or {}).items()}
+    unknown = sorted({m for group in members.values() for m in group} - set(labels))
+    if unknown or len(members) != num_labels + len(regions or {}):
+        raise UserError(
+            f"metrics: regions must have names of their own and be made of the labels {tuple(labels)}, got {regions!r}."
+        )
+    rows = []
+    for name, group in members.items():
+        values = [labels.index(m) + 1 for m in group]
+        pred, ref = (m == values[0] if len(values) == 1 else np.isin(m, values) for m in (pred_labels, ref_labels))
+        row = _row(
+            pred,
+            ref,
+            spacing=spacing,
+            diagonal=image_diagonal(pred.shape, spacing),
+            hd_definition=hd_definition,
+            surface_empty=surface_empty,
+            tolerance_mm=tolerance_mm,
+        )
+        row |= {"label": name, "unit": unit, "hd_definition": hd_definition}
+        row["tolerance"] = math.nan if tolerance_mm is None else float(tolerance_mm)
+        rows.append({column: row[column] for column in COLUMNS})
+    return rows
