@@ -7,7 +7,7 @@ other. Nothing below `config.py` sees a ConfigDict.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.struct
 import jax
@@ -30,6 +30,13 @@ class UserError(ValueError):
 
     Its text says what is wrong, where, what was got, what is allowed and how to mend it.
     """
+
+
+class Progress(Protocol):
+    """Told what is being done, how far it is, and a short note (loss, rate)."""
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` units of `what` are finished."""
 
 
 class RunKey(NamedTuple):
@@ -155,6 +162,16 @@ class AugmentSettings:
     brightness: float
     noise: float
     """Probabilities per patch."""
+    rotate90: tuple[int, ...] = ()
+    """Axes among which patches are turned by right angles, each turn equally likely; they need equal patch sizes."""
+    affine: float = 0.0
+    """Probability of a small rotation (up to `rotation_deg`) and scaling (by up to `1 + scale`), in mm."""
+    rotation_deg: float = 15.0
+    scale: float = 0.15
+    contrast: float = 0.0
+    blur: float = 0.0
+    low_resolution: float = 0.0
+    """Probabilities per patch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,8 +195,10 @@ class TaskSettings:
     normalization: str
     """`zscore`, `zscore_nonzero`, `percentile` or `none`, per case."""
     foreground: float
-    """Share of patches centred on a voxel of a label drawn uniformly."""
+    """Share of patches that contain a voxel of a label drawn uniformly."""
     augment: AugmentSettings
+    bad_cases: str = "error"
+    """`error`: a case that cannot be used stops the study (all are named); `skip`: it is left out and reported."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,6 +253,8 @@ class TrainSettings:
 
     steps: int
     batch: int
+    log_every: int
+    """Steps of one compiled call; the loss is averaged over them. Divides `eval_every` and `save_every`."""
     eval_every: int
     save_every: int
 
@@ -276,9 +297,17 @@ class EvaluateSettings:
     """Prediction of whole cases."""
 
     overlap: float
-    """Share of a window shared with the next, along each axis."""
+    """Least share of a window shared with the next, along each axis."""
+    val_overlap: float
+    """The same for validation during training."""
     window_batch: int
     """Windows in one compiled call."""
+    hd_definition: str
+    """Of HD95: `pooled` or `directed`."""
+    surface_empty: str
+    """Distance of a missed label: `diagonal`, `nan` or `inf`."""
+    tolerance_mm: float
+    """Of NSD, in the task's unit; 0: not computed."""
     save_predictions: bool
 
 
@@ -316,7 +345,11 @@ class ReportSettings:
 
 @dataclasses.dataclass(frozen=True)
 class StudySettings:
-    """A whole study, checked. `arms` carry their own model, optim, train, source and pretrain."""
+    """A whole study, checked.
+
+    Arms carry their own model, optim, loss, train, source and pretrain; those of the study are what source networks
+    are trained with, so that an arm's own rate or length changes its training on the target alone.
+    """
 
     name: str
     seeds: tuple[int, ...]
@@ -324,7 +357,10 @@ class StudySettings:
     vary: tuple[str, ...]
     source: TaskSettings
     target: TaskSettings
-    pretrain: PretrainSettings
+    model: ModelSettings
+    optim: OptimSettings
+    loss: LossSettings
+    train: TrainSettings
     arms: tuple[ArmSettings, ...]
     evaluate: EvaluateSettings
     analysis: AnalysisSettings

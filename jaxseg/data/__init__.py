@@ -1,1 +1,38 @@
 """Folders of images, TFDS stores or synthetic volumes become arrays that compiled code samples from."""
+
+from jaxseg.data.cohort import build_cohort
+from jaxseg.data.layouts import list_images
+from jaxseg.data.prepare import (
+    PreparedTask,
+    PrepareReport,
+    fit_intensity,
+    load_case,
+    load_cases,
+    prepare_task,
+    read_image,
+    to_own_grid,
+)
+from jaxseg.data.sampling import make_sample
+from jaxseg.data.splits import Split, held_out_groups, nested_subset, split_cases
+from jaxseg.data.volume import Geometry, to_nifti, write_prediction
+
+__all__ = [
+    "Geometry",
+    "PrepareReport",
+    "PreparedTask",
+    "Split",
+    "build_cohort",
+    "fit_intensity",
+    "held_out_groups",
+    "list_images",
+    "load_case",
+    "load_cases",
+    "make_sample",
+    "nested_subset",
+    "prepare_task",
+    "read_image",
+    "split_cases",
+    "to_nifti",
+    "to_own_grid",
+    "write_prediction",
+]

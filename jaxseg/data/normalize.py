@@ -1,0 +1,107 @@
+"""Intensities on one scale: per case, or with statistics of the training cases.
+
+| name | result |
+| --- | --- |
+| `zscore` | (x - mean) / sd over the whole image |
+| `zscore_nonzero` | the same over the voxels that are not 0; these stay 0 (MR with the background masked out) |
+| `percentile` | 0.5th to 99.5th percentile to 0 .. 1, values beyond clipped |
+| `dataset` | clipped to the 0.5th and 99.5th percentile of the training cases' foreground, then their mean and sd |
+| `auto` | `dataset` for channels whose modality is CT, else `zscore` |
+| `none` | unchanged |
+
+All but `dataset` look at one case alone. `dataset` is for CT, whose numbers mean the same in every scan (Isensee et al.
+2021, doi:10.1038/s41592-020-01008-z); it is applied when cases are loaded, after the split is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Num
+
+PER_CASE = ("zscore", "zscore_nonzero", "percentile", "none")
+NAMES = (*PER_CASE, "dataset", "auto")
+
+LOW, HIGH = 0.5, 99.5
+"""Percentiles that bound an intensity window."""
+
+Window = tuple[float, float, float, float]
+"""Of one channel: lower and upper clip, mean, standard deviation."""
+
+
+def per_channel(normalization: str, modality: Sequence[str]) -> tuple[str, ...]:
+    """The normalisation of each channel, `auto` resolved by its modality."""
+    if normalization != "auto":
+        return (normalization,) * len(modality)
+    return tuple("dataset" if name.strip().upper().startswith("CT") else "zscore" for name in modality)
+
+
+def normalize_case(
+    image: Float[np.ndarray, "*spatial channels"], names: Sequence[str]
+) -> tuple[Float[np.ndarray, "*spatial channels"], tuple[str, ...]]:
+    """Normalise each channel of one case; `dataset` channels are left for `apply_windows`.
+
+    Returns:
+        The image, float32, and a warning for every channel without contrast.
+    """
+    out = np.empty(image.shape, dtype=np.float32)
+    warnings: list[str] = []
+    for channel, name in enumerate(names):
+        part = image[..., channel]
+        if part.min() == part.max():
+            warnings.append(f"channel {channel} is constant ({part.flat[0]:g})")
+        out[..., channel] = part if name in ("none", "dataset") else _scaled(part, name)
+    return out, tuple(warnings)
+
+
+def _scaled(part: Float[np.ndarray, " *spatial"], name: str) -> Float[np.ndarray, " *spatial"]:
+    values = part.astype(np.float64)  # sums of 1e6 voxels of size 1e6 exceed what float32 resolves
+    if name == "percentile":
+        low, high = np.percentile(values, (LOW, HIGH))
+        return ((np.clip(values, low, high) - low) / _safe(high - low)).astype(np.float32)
+    if name == "zscore":
+        return ((values - values.mean()) / _safe(values.std())).astype(np.float32)
+    inside = values != 0
+    if not inside.any():
+        return np.zeros_like(part)
+    scaled = (values - values[inside].mean()) / _safe(values[inside].std())
+    return np.where(inside, scaled, 0).astype(np.float32)
+
+
+def _safe(scale: float) -> float:
+    return scale if scale > 0 else 1.0
+
+
+def sample_foreground(
+    image: Float[np.ndarray, "*spatial channels"], label: Num[np.ndarray, " *spatial"], points: int = 10_000
+) -> Float[np.ndarray, "points channels"]:
+    """Intensities at up to `points` foreground voxels, evenly spread in memory order; all voxels where none is."""
+    inside = np.flatnonzero(label)
+    if inside.size == 0:
+        return np.zeros((0, image.shape[-1]), dtype=np.float32)
+    chosen = inside[np.linspace(0, inside.size - 1, min(points, inside.size)).astype(int)]
+    return image.reshape(-1, image.shape[-1])[chosen]
+
+
+def fit_windows(samples: Sequence[Float[np.ndarray, "points channels"]]) -> tuple[Window, ...]:
+    """Window, mean and deviation of each channel from the foreground samples of the training cases."""
+    values = np.concatenate(samples).astype(np.float64)
+    windows: list[Window] = []
+    for part in values.T:
+        low, high = np.percentile(part, (LOW, HIGH))
+        clipped = np.clip(part, low, high)
+        windows.append((float(low), float(high), float(clipped.mean()), float(_safe(clipped.std()))))
+    return tuple(windows)
+
+
+def apply_windows(
+    image: Float[np.ndarray, "*spatial channels"], names: Sequence[str], windows: Sequence[Window]
+) -> Float[np.ndarray, "*spatial channels"]:
+    """Normalise the `dataset` channels with the training cases' windows; the other channels are unchanged."""
+    out = image.astype(np.float32, copy=True)
+    for channel, name in enumerate(names):
+        if name == "dataset":
+            low, high, mean, deviation = windows[channel]
+            out[..., channel] = (np.clip(image[..., channel], low, high) - mean) / deviation
+    return out

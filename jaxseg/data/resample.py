@@ -1,0 +1,101 @@
+"""From one grid to another over the same field of view: images by splines, label maps through one-hot volumes.
+
+A grid of n voxels of size s becomes round(n s / t) voxels that cover exactly the same extent, so voxel centres stay
+aligned and a round trip has no drift. Outside the field of view the border voxel is repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.ndimage
+from jaxtyping import Float, Num
+
+THICK = 3.0
+"""A voxel this many times longer than wide is resampled linearly: a cubic spline rings across thick slices."""
+
+
+def new_grid(
+    shape: Sequence[int], spacing_mm: Sequence[float], wanted_mm: Sequence[float]
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Shape and spacing of the grid with about the wanted spacing over the same extent.
+
+    >>> new_grid((10, 9), (1.0, 2.0), (2.0, 2.0))
+    ((5, 9), (2.0, 2.0))
+    """
+    pairs = [_new_axis(n, s, t) for n, s, t in zip(shape, spacing_mm, wanted_mm, strict=True)]
+    return tuple(n for n, _ in pairs), tuple(s for _, s in pairs)
+
+
+def _new_axis(size: int, spacing: float, wanted: float) -> tuple[int, float]:
+    # Spacings that differ by header rounding (0.799999) are the same grid.
+    if abs(spacing - wanted) <= 1e-4 * wanted:
+        return size, spacing
+    new = max(1, round(size * spacing / wanted))
+    return new, size * spacing / new
+
+
+def resize_image(
+    image: Float[np.ndarray, "*spatial channels"], shape: Sequence[int], spacing_mm: Sequence[float]
+) -> Float[np.ndarray, "*new channels"]:
+    """Resample an image with cubic splines, or linearly where its voxels are much longer than wide.
+
+    Cubic results are clipped to the image's own range: an overshoot is no measurement.
+    """
+    if image.shape[:-1] == tuple(shape):
+        return image
+    if max(spacing_mm) > THICK * min(spacing_mm):
+        return _resize_linear(image, shape)
+    factors = [new / old for new, old in zip(shape, image.shape[:-1], strict=True)]
+    parts = []
+    for channel in np.moveaxis(image, -1, 0):
+        part = scipy.ndimage.zoom(channel, factors, order=3, mode="nearest", grid_mode=True)
+        parts.append(np.clip(part, channel.min(), channel.max()))
+    return np.stack(parts, axis=-1)
+
+
+def resize_labels(label: Num[np.ndarray, " *spatial"], shape: Sequence[int]) -> Num[np.ndarray, " *new"]:
+    """Resample a label map: the label whose linearly resampled indicator is largest; ties go to the lower label."""
+    if label.shape == tuple(shape):
+        return label
+    best = np.full(tuple(shape), -1.0, dtype=np.float32)
+    out = np.zeros(tuple(shape), dtype=label.dtype)
+    for value in np.unique(label):
+        share = _resize_linear((label == value).astype(np.float32)[..., None], shape)[..., 0]
+        # The tolerance keeps a tie a tie when the two shares were summed in another order.
+        better = share > best + 1e-6
+        out[better] = value
+        best[better] = share[better]
+    return out
+
+
+def labels_from_probabilities(
+    probabilities: Float[np.ndarray, "*spatial classes"], shape: Sequence[int]
+) -> Num[np.ndarray, " *new"]:
+    """Class indices on another grid: probabilities are resampled linearly, then the largest wins."""
+    classes = probabilities.shape[-1]
+    kind = np.uint8 if classes <= 256 else np.uint16
+    if probabilities.shape[:-1] != tuple(shape):
+        probabilities = _resize_linear(np.asarray(probabilities, dtype=np.float32), shape)
+    return probabilities.argmax(axis=-1).astype(kind)
+
+
+def _resize_linear(image: Float[np.ndarray, "*spatial channels"], shape: Sequence[int]) -> np.ndarray:
+    for axis, new in enumerate(shape):
+        old = image.shape[axis]
+        if old != new:
+            image = np.moveaxis(np.tensordot(_weights(old, new), image, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(image)
+
+
+def _weights(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Linear interpolation at the centres of `new` equal parts of `old` voxels, border voxels repeated."""
+    centres = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    low = np.minimum(np.floor(centres).astype(int), max(old - 2, 0))
+    share = (centres - low).astype(np.float32)
+    weights = np.zeros((new, old), dtype=np.float32)
+    rows = np.arange(new)
+    weights[rows, low] += 1 - share
+    weights[rows, np.minimum(low + 1, old - 1)] += share
+    return weights

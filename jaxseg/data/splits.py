@@ -1,0 +1,191 @@
+"""Who trains, validates and tests: by group, seeded, nested.
+
+A group (patient, animal, examination) is never cut: its cases resemble each other, and a network that has seen one
+has seen the others. What is drawn depends on the names and the seed alone, not on the order in which cases were read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from jaxseg.data.prepare import PreparedTask
+from jaxseg.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Case names of one fold, each in name order."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def split_cases(
+    prepared: PreparedTask,
+    *,
+    val_cases: int,
+    test_cases: int,
+    folds: int,
+    fold: int,
+    seed: int,
+    exclude_groups: Collection[str] = (),
+) -> Split:
+    """Split a task into training, validation and test cases.
+
+    With `splits_final.json` in the data folder, the cases that it calls `val` are this fold's test cases, and
+    validation cases are taken from its `train`. Otherwise groups are shuffled with the seed. A set that is asked to
+    have k cases has at most k where groups do not fit exactly (and one group at least).
+
+    Args:
+        prepared: the task.
+        val_cases: cases for learning curves, taken from the training side; 0 for none.
+        test_cases: held out in each fold; 0 means a share of 1 / folds, or a fifth with one fold.
+        folds: how many; the test sets of different folds share no group.
+        fold: which one, from 0.
+        seed: of the draw.
+        exclude_groups: groups that take no part, such as the target's validation and test patients when a source
+            task is split (`held_out_groups`).
+
+    Raises:
+        UserError: more is asked for than there is, or splits_final.json names no such fold or cuts a group.
+    """
+    groups: dict[str, list[str]] = {}
+    for record in prepared.cases:
+        if record.group not in exclude_groups:
+            groups.setdefault(record.group, []).append(record.name)
+    if not 0 <= fold < folds:
+        raise UserError(f"{prepared.name}: fold {fold} does not exist; folds are 0 to {folds - 1}.")
+    if prepared.splits is not None:
+        test = _listed_test(prepared, groups, fold, folds)
+    else:
+        test = _drawn_test(prepared, groups, test_cases, folds, fold, seed)
+    rest = {group: names for group, names in groups.items() if group not in test}
+    val = _take(_shuffled(rest, seed, f"val {fold}"), rest, val_cases) if val_cases else ()
+    train = [group for group in rest if group not in val]
+    if not train or (val_cases and not val):
+        raise UserError(
+            f"{prepared.name}: nothing is left to train on: {len(prepared.cases)} cases in {len(groups)} groups, "
+            f"val_cases {val_cases}, test_cases {test_cases}, folds {folds}. Ask for fewer, or add cases."
+        )
+    return Split(*(tuple(sorted(name for group in part for name in groups[group])) for part in (train, val, test)))
+
+
+def held_out_groups(prepared: PreparedTask, split: Split) -> frozenset[str]:
+    """Groups of the validation and test cases, which a source task on the same patients must not train on."""
+    held = {*split.val, *split.test}
+    return frozenset(record.group for record in prepared.cases if record.name in held)
+
+
+def nested_subset(prepared: PreparedTask, train: Sequence[str], size: int, *, seed: int) -> tuple[str, ...]:
+    """A training subset spread over as many groups as possible; a smaller one is part of every larger one.
+
+    Args:
+        prepared: the task.
+        train: the training cases.
+        size: how many; 0 for all.
+        seed: of the draw.
+
+    Returns:
+        Case names, in name order.
+
+    Raises:
+        UserError: more than there are.
+    """
+    if size == 0:
+        return tuple(sorted(train))
+    if not 0 < size <= len(train):
+        raise UserError(
+            f"{prepared.name}: train_cases asks for {size} cases and the split leaves {len(train)} to train on; "
+            "0 means all of them."
+        )
+    groups: dict[str, list[str]] = {}
+    for name in train:
+        groups.setdefault(prepared.record(name).group, []).append(name)
+    order = _shuffled(groups, seed, "subset")
+    queues = [_shuffled(groups[group], seed, f"within {group}") for group in order]
+    # One case of every group, then the second of each, and so on: any number of first entries is a subset.
+    rounds = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
+    return tuple(sorted(rounds[:size]))
+
+
+def _shuffled(names: Collection[str], seed: int, purpose: str) -> list[str]:
+    rng = np.random.default_rng([seed, zlib.crc32(purpose.encode())])
+    ordered = sorted(names)
+    return [ordered[position] for position in rng.permutation(len(ordered))]
+
+
+def _take(order: Sequence[str], groups: Mapping[str, Sequence[str]], wanted: int) -> tuple[str, ...]:
+    """Groups in this order, as many as fit into the wanted number of cases; the first when none fits."""
+    chosen: list[str] = []
+    count = 0
+    for group in order:
+        if count + len(groups[group]) <= wanted:
+            chosen.append(group)
+            count += len(groups[group])
+    return tuple(chosen) if chosen else tuple(order[:1])
+
+
+def _drawn_test(
+    prepared: PreparedTask, groups: Mapping[str, Sequence[str]], test_cases: int, folds: int, fold: int, seed: int
+) -> tuple[str, ...]:
+    order = _shuffled(groups, seed, "test")
+    if len(groups) < max(2, folds):
+        raise UserError(
+            f"{prepared.name}: {len(groups)} group(s) of cases cannot be split into {folds} fold(s) with training and "
+            "test cases; a group is never cut."
+        )
+    if test_cases:
+        left = list(order)
+        for _ in range(fold + 1):
+            test = _take(left, groups, test_cases)
+            left = [group for group in left if group not in test]
+            if not test:
+                raise UserError(
+                    f"{prepared.name}: {folds} folds of {test_cases} test cases need more than its "
+                    f"{len(prepared.cases)} cases; set test_cases to 0 for a share of 1 / folds."
+                )
+        return test
+    if folds == 1:
+        total = sum(map(len, groups.values()))
+        return _take(order, groups, max(1, round(total / 5)))
+    parts: list[list[str]] = [[] for _ in range(folds)]
+    sizes = [0] * folds
+    # The largest groups first, each to the fold that has the fewest cases: folds differ as little as groups allow.
+    for group in sorted(order, key=lambda group: -len(groups[group])):
+        smallest = sizes.index(min(sizes))
+        parts[smallest].append(group)
+        sizes[smallest] += len(groups[group])
+    return tuple(parts[fold])
+
+
+def _listed_test(prepared: PreparedTask, groups: Mapping[str, Sequence[str]], fold: int, folds: int) -> tuple[str, ...]:
+    splits = prepared.splits or ()
+    if fold >= len(splits):
+        raise UserError(
+            f"{prepared.name}: splits_final.json has {len(splits)} fold(s) and fold {fold} of {folds} is asked for; "
+            "set folds to fewer, or remove the file."
+        )
+    train, test = map(frozenset, splits[fold])
+    both = sorted(train & test)
+    if both:
+        raise UserError(f"{prepared.name}: splits_final.json, fold {fold}: {', '.join(both[:5])} in train and in val.")
+    known = {name for names in groups.values() for name in names}
+    unknown = sorted((train | test) - {record.name for record in prepared.cases} - dict(prepared.report.refused).keys())
+    if unknown:
+        raise UserError(
+            f"{prepared.name}: splits_final.json, fold {fold}, names unknown cases: {', '.join(unknown[:5])}."
+        )
+    cut = sorted(group for group, names in groups.items() if set(names) & test and not set(names) <= test)
+    if cut:
+        raise UserError(
+            f"{prepared.name}: splits_final.json, fold {fold}, puts cases of one group into train and val: "
+            f"{', '.join(cut[:5])}. Results would be too good; mend the file or the `groups` of dataset.json."
+        )
+    if not known & test:
+        raise UserError(f"{prepared.name}: splits_final.json, fold {fold}, has no case to test on.")
+    return tuple(group for group, names in groups.items() if set(names) & test)
