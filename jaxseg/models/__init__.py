@@ -1,1 +1,61 @@
 """Fully convolutional networks as pure Flax modules, and the convolution they share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+
+from jaxseg.models.unet import UNet, level_strides
+from jaxseg.types import ModelSettings, UserError
+
+MODELS = {"unet": UNet}
+"""Networks by the name that `model.name` takes. One is built as `MODELS[name](settings, classes)`."""
+
+
+def make_model(settings: ModelSettings, *, classes: int) -> nn.Module:
+    """The network that `settings` name, with `classes` output channels (background included).
+
+    `model.init(key, image)["params"]` has the sub-trees `encoder`, `decoder` and `head`;
+    `model.apply({"params": params}, image, train=False)` gives float32 logits `[batch, *spatial, classes]`; with
+    `mutable=["activations"]` it also returns the features of the levels that `layer_names` lists.
+
+    Raises:
+        UserError: No network has this name.
+    """
+    if settings.name not in MODELS:
+        raise UserError(f"model.name: got {settings.name!r}; allowed are {', '.join(sorted(MODELS))}")
+    return MODELS[settings.name](settings, classes)
+
+
+def layer_names(settings: ModelSettings) -> tuple[str, ...]:
+    """Paths of the recorded activations, in forward order; decoder levels are numbered by resolution, 0 the finest."""
+    depth = len(settings.widths)
+    encoder = tuple(f"encoder/level_{i}" for i in range(depth))
+    return encoder + tuple(f"decoder/level_{i}" for i in reversed(range(depth - 1)))
+
+
+def check_patch(settings: ModelSettings, patch: Sequence[int]) -> None:
+    """Check that the network's pooling divides a patch.
+
+    Raises:
+        UserError: The patch has another number of axes than the network, or an axis that the product of its strides
+            does not divide.
+    """
+    if len(patch) != settings.ndim:
+        raise UserError(
+            f"patch {tuple(patch)}: the network has model.ndim = {settings.ndim} axes, the patch has {len(patch)}. "
+            "Give one size an axis, or change model.ndim."
+        )
+    divisors = [math.prod(axis) for axis in zip(*level_strides(settings), strict=True)] or [1] * settings.ndim
+    if all(size > 0 and size % divisor == 0 for size, divisor in zip(patch, divisors, strict=True)):
+        return
+    below = tuple(max(size // divisor, 1) * divisor for size, divisor in zip(patch, divisors, strict=True))
+    above = tuple(max(-(-size // divisor), 1) * divisor for size, divisor in zip(patch, divisors, strict=True))
+    nearest = f"{below}" if below == above else f"{below} or {above}"
+    raise UserError(
+        f"patch {tuple(patch)}: each axis must be a multiple of {tuple(divisors)}, the product of the network's "
+        "strides. "
+        f"The nearest allowed are {nearest}; fewer levels (model.widths) or smaller model.strides also help."
+    )

@@ -1,0 +1,172 @@
+"""The convolution that every network uses: SAME padding, channels last, any number of spatial axes.
+
+XLA's own convolution is the right one on GPU and TPU. On CPU its gradients are several times slower than PyTorch's,
+and up to 70 times inside a compiled loop, so there each operation is written as matrix products with a gradient of
+its own. `form` chooses: `native` (XLA), `products`, or `auto` (by the backend at trace time).
+
+Both forms are the same function up to rounding. The products form has a custom reverse-mode gradient, which can be
+differentiated again in reverse; forward-mode differentiation (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) needs `native`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxseg.models import products
+
+FORMS = ("auto", "native", "products")
+
+
+def resolve_form(form: str) -> str:
+    """`form` itself, or what `auto` means on the default backend.
+
+    Raises:
+        ValueError: `form` is none of `FORMS`.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form: got {form!r}; allowed are {', '.join(FORMS)}")
+    if form != "auto":
+        return form
+    return "products" if jax.default_backend() == "cpu" else "native"
+
+
+def conv(
+    x: Float[Array, "batch *spatial channels"],
+    kernel: Float[Array, "*taps channels features"],
+    *,
+    strides: Sequence[int] = (),
+    form: str = "auto",
+) -> Float[Array, "batch *out features"]:
+    """A convolution with SAME padding, as `lax.conv_general_dilated` defines it; `out` is ceil(spatial / strides).
+
+    Args:
+        x: Input; its dtype is the compute and the output dtype.
+        kernel: Cast to the dtype of `x`.
+        strides: Per axis; empty means 1 everywhere.
+        form: `native`, `products` or `auto`.
+
+    Raises:
+        ValueError: Ranks or channels do not fit, or an unknown form.
+    """
+    strides = _check(x, kernel, strides, "strides")
+    kernel = kernel.astype(x.dtype)
+    if resolve_form(form) == "native":
+        return _native(x, kernel, strides, "SAME", (1,) * len(strides))
+    return products.conv(x, kernel, strides)
+
+
+def conv_transpose(
+    x: Float[Array, "batch *spatial channels"],
+    kernel: Float[Array, "*taps channels features"],
+    *,
+    strides: Sequence[int] = (),
+    form: str = "auto",
+) -> Float[Array, "batch *out features"]:
+    """A transposed convolution with SAME padding, as `lax.conv_transpose` defines it; `out` is spatial * strides.
+
+    Args:
+        x: Input; its dtype is the compute and the output dtype.
+        kernel: Cast to the dtype of `x`.
+        strides: Per axis; empty means 1 everywhere.
+        form: `native`, `products` or `auto`.
+
+    Raises:
+        ValueError: Ranks or channels do not fit, or an unknown form.
+    """
+    strides = _check(x, kernel, strides, "strides")
+    padding = [transpose_padding(k, s) for k, s in zip(kernel.shape, strides, strict=False)]
+    if resolve_form(form) == "native":
+        return _native(x, kernel.astype(x.dtype), (1,) * len(strides), padding, strides)
+    folds = [_transpose_fold(k, s, lo) for (k, s, (lo, _)) in zip(kernel.shape, strides, padding, strict=False)]
+    return products.subpixel(x, kernel, folds)
+
+
+def conv_upsampled(
+    low: Float[Array, "batch *coarse channels"],
+    kernel: Float[Array, "*taps channels features"],
+    *,
+    factors: Sequence[int],
+    form: str = "auto",
+) -> Float[Array, "batch *out features"]:
+    """`conv(upsample_nearest(low, factors), kernel)` without the upsampled tensor; `out` is coarse * factors.
+
+    All outputs that share an offset modulo the factor see the low-resolution voxels through one smaller kernel: at
+    factor 2 a 3^n kernel becomes 2^n kernels of 2^n taps, 64 products a coarse voxel in 3-D where there were 216.
+
+    Args:
+        low: Coarse input; its dtype is the compute and the output dtype.
+        kernel: Of the convolution at full resolution; cast to the dtype of `low`.
+        factors: Upsampling per axis.
+        form: `native`, `products` or `auto`.
+
+    Raises:
+        ValueError: Ranks or channels do not fit, or an unknown form.
+    """
+    factors = _check(low, kernel, factors, "factors")
+    if resolve_form(form) == "native":
+        return conv(upsample(low, factors), kernel, form="native")
+    folds = [_upsample_fold(k, s) for k, s in zip(kernel.shape, factors, strict=False)]
+    return products.subpixel(low, kernel, folds)
+
+
+def upsample(
+    low: Float[Array, "batch *coarse channels"], factors: Sequence[int]
+) -> Float[Array, "batch *out channels"]:
+    """Nearest-neighbour upsampling by `factors` per axis."""
+    interleaved = [side for size in low.shape[1:-1] for side in (size, 1)]
+    grown = [side for size, factor in zip(low.shape[1:-1], factors, strict=True) for side in (size, factor)]
+    out = [size * factor for size, factor in zip(low.shape[1:-1], factors, strict=True)]
+    batch, channels = low.shape[0], low.shape[-1]
+    spread = np.broadcast_shapes((batch, *interleaved, channels), (batch, *grown, channels))
+    return lax.broadcast_in_dim(low, spread, (0, *range(1, 2 * len(out), 2), len(spread) - 1)).reshape(
+        batch, *out, channels
+    )
+
+
+def transpose_padding(taps: int, stride: int) -> tuple[int, int]:
+    """What `lax.conv_transpose` pads its dilated input with, below and above, for SAME."""
+    total = taps + stride - 2
+    low = taps - 1 if stride > taps - 1 else math.ceil(total / 2)
+    return low, total - low
+
+
+def _check(x: jax.Array, kernel: jax.Array, factors: Sequence[int], name: str) -> tuple[int, ...]:
+    ndim = x.ndim - 2
+    factors = tuple(factors) or (1,) * ndim
+    if kernel.ndim != x.ndim or len(factors) != ndim:
+        raise ValueError(
+            f"an input of shape {x.shape} has {ndim} spatial axes: got a kernel of shape {kernel.shape} and "
+            f"{name} {factors}; the kernel needs {ndim} axes of taps, then channels and features"
+        )
+    if kernel.shape[-2] != x.shape[-1]:
+        raise ValueError(
+            f"input channels: the kernel {kernel.shape} takes {kernel.shape[-2]}, the input has {x.shape[-1]}"
+        )
+    return factors
+
+
+def _native(x: jax.Array, kernel: jax.Array, strides, padding, dilation) -> jax.Array:
+    ndim = x.ndim - 2
+    axes = "DHW"[-ndim:] if ndim <= 3 else "".join(chr(ord("0") + i) for i in range(ndim))
+    numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
+    return lax.conv_general_dilated(x, kernel, strides, padding, lhs_dilation=dilation, dimension_numbers=numbers)
+
+
+def _upsample_fold(taps: int, factor: int) -> products.Fold:
+    """Tap t of output `factor * i + p` reads coarse voxel `i + floor((p + t - low) / factor)`."""
+    low = (taps - 1) // 2
+    return products.Fold.of({p: {t: (p + t - low) // factor for t in range(taps)} for p in range(factor)}, taps)
+
+
+def _transpose_fold(taps: int, stride: int, low: int) -> products.Fold:
+    """Tap t of output `stride * i + p` reads voxel `i + (p + t - low) / stride` where that is whole."""
+    return products.Fold.of(
+        {p: {t: (p + t - low) // stride for t in range(taps) if (p + t - low) % stride == 0} for p in range(stride)},
+        taps,
+    )

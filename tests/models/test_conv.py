@@ -1,0 +1,155 @@
+"""The products form against XLA's convolution: values, gradients, shapes, transformations."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+from jax.sharding import AxisType, PartitionSpec
+
+from jaxseg.models import conv as convs
+
+TOLERANCE = 2e-5  # of the largest value; float32 sums of a few hundred products
+
+OPERATIONS = {
+    "conv": lambda x, k, factors, form: convs.conv(x, k, strides=factors, form=form),
+    "conv_transpose": lambda x, k, factors, form: convs.conv_transpose(x, k, strides=factors, form=form),
+    "conv_upsampled": lambda x, k, factors, form: convs.conv_upsampled(x, k, factors=factors, form=form),
+}
+
+
+def draw(spatial, taps, batch=2, channels=3, features=4, seed=0):
+    rng = np.random.default_rng(seed)
+    x = jnp.asarray(rng.normal(size=(batch, *spatial, channels)), jnp.float32)
+    return x, jnp.asarray(rng.normal(size=(*taps, channels, features)), jnp.float32)
+
+
+def assert_close(got, want, tolerance=TOLERANCE):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * float(jnp.abs(b).max() + 1e-6))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def value_and_gradients(operation, factors, form, x, k):
+    y, pullback = jax.vjp(lambda x, k: OPERATIONS[operation](x, k, factors, form), x, k)
+    weights = (
+        jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape).astype(y.dtype)
+    )  # no symmetry to hide a swap behind
+    return y, *pullback(weights)
+
+
+SHAPES = [
+    pytest.param((8, 6, 10), (3, 3, 3), (1, 1, 1), id="3d"),
+    pytest.param((8, 8, 8), (3, 3, 3), (2, 2, 2), id="3d-stride-2"),
+    pytest.param((5, 6, 4), (1, 3, 3), (1, 2, 2), id="thick-slices"),
+    pytest.param((9, 12), (3, 3), (1, 1), id="2d"),
+    pytest.param((7, 9), (5, 2), (2, 3), id="2d-odd-sizes-even-taps"),
+    pytest.param((2, 3), (3, 3), (1, 1), id="smaller-than-the-kernel"),
+]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(("spatial", "taps", "factors"), SHAPES)
+def test_products_equal_xla(operation, spatial, taps, factors):
+    x, k = draw(spatial, taps)
+    got = value_and_gradients(operation, factors, "products", x, k)
+    assert_close(got, value_and_gradients(operation, factors, "native", x, k))
+
+
+def test_native_transpose_is_lax_conv_transpose():
+    x, k = draw((5, 6), (3, 4))
+    want = lax.conv_transpose(x, k, (2, 3), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    assert_close(convs.conv_transpose(x, k, strides=(2, 3), form="native"), want)
+
+
+def test_upsampled_is_conv_of_upsampled():
+    x, k = draw((3, 4), (3, 3))
+    want = convs.conv(jnp.repeat(jnp.repeat(x, 2, 1), 3, 2), k, form="native")
+    assert_close(convs.conv_upsampled(x, k, factors=(2, 3), form="native"), want)
+    assert_close(convs.conv_upsampled(x, k, factors=(2, 3), form="products"), want)
+
+
+def test_a_delta_kernel_shifts():
+    x, _ = draw((4, 5), (3, 3), channels=1)
+    k = jnp.zeros((3, 3, 1, 1)).at[0, 1, 0, 0].set(1.0)  # reads the row above
+    want = jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]
+    np.testing.assert_allclose(convs.conv(x, k, form="products"), want, atol=1e-6)
+
+
+@settings(max_examples=4, deadline=None)
+@given(
+    shape=st.integers(1, 3).flatmap(
+        lambda ndim: st.tuples(
+            st.tuples(*[st.integers(1, 7)] * ndim),
+            st.tuples(*[st.integers(1, 4)] * ndim),
+            st.tuples(*[st.integers(1, 3)] * ndim),
+        )
+    ),
+    channels=st.integers(1, 3),
+    features=st.integers(1, 3),
+)
+def test_products_equal_xla_for_any_shape(shape, channels, features):
+    spatial, taps, factors = shape
+    x, k = draw(spatial, taps, 1, channels, features)
+    for operation in OPERATIONS:
+        got = value_and_gradients(operation, factors, "products", x, k)
+        assert_close(got, value_and_gradients(operation, factors, "native", x, k))
+
+
+@pytest.mark.parametrize("operation", ["conv", "conv_upsampled"])
+def test_gradients_are_the_same_under_every_map(operation):
+    factors = (1, 1) if operation == "conv" else (2, 2)
+    seeds = [draw((6, 8), (3, 3), seed=seed) for seed in range(2)]
+    xs, ks = (jnp.stack(part) for part in zip(*seeds, strict=True))
+    one = functools.partial(value_and_gradients, operation, factors, "products")
+    want = jax.tree.map(lambda *parts: jnp.stack(parts), *[one(x, k) for x, k in seeds])
+    assert_close(jax.jit(lambda *args: lax.map(lambda pair: one(*pair), args))(xs, ks), want)
+    assert_close(jax.jit(jax.vmap(one))(xs, ks), want)
+    mesh = jax.make_mesh((1,), ("seed",), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec("seed")
+    sharded = jax.shard_map(jax.vmap(one), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    assert_close(jax.jit(sharded)(xs, ks), want)
+
+
+def test_second_order_reverse():
+    x, k = draw((4, 6), (3, 3))
+
+    def gradient_norm(k, form):
+        def value(k):
+            return jnp.sum(jnp.sin(convs.conv(x, k, form=form)))
+
+        return jnp.sum(jnp.square(jax.grad(value)(k)))
+
+    got, want = (jax.grad(functools.partial(gradient_norm, form=form))(k) for form in ("products", "native"))
+    assert_close(got, want)
+
+
+def test_half_precision_keeps_its_dtype_and_sums_in_float32():
+    x, k = draw((6, 6, 6), (3, 3, 3), channels=16)
+    half, k_half = x.astype(jnp.bfloat16), k.astype(jnp.bfloat16).astype(jnp.float32)
+    want = value_and_gradients("conv", (1, 1, 1), "native", half.astype(jnp.float32), k_half)
+    got = value_and_gradients("conv", (1, 1, 1), "products", half, k)
+    assert [a.dtype for a in got] == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
+    # Results, and the cotangent before it is used, are rounded to 8 bits.
+    assert_close([a.astype(jnp.float32) for a in got], want, tolerance=8e-3)
+
+
+def test_form_follows_the_backend():
+    assert convs.resolve_form("auto") == ("products" if jax.default_backend() == "cpu" else "native")
+    with pytest.raises(ValueError, match="allowed are auto, native, products"):
+        convs.resolve_form("winograd")
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    x, k = draw((4, 4), (3, 3))
+    with pytest.raises(ValueError, match="takes 3, the input has 2"):
+        convs.conv(x[..., :2], k)
+    with pytest.raises(ValueError, match="2 spatial axes"):
+        convs.conv(x, k[0])
+    with pytest.raises(ValueError, match="2 spatial axes"):
+        convs.conv_upsampled(x, k, factors=(2,))

@@ -1,0 +1,165 @@
+"""The U-Net: parameter and activation names, shapes, options, and equality of the forms."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from jaxseg.models import blocks, check_patch, layer_names, make_model
+from jaxseg.models.unet import UNet
+from jaxseg.types import ModelSettings, UserError
+
+SETTINGS = ModelSettings(
+    name="unet", ndim=2, widths=(2, 3, 4), norm="instance", strides=(), kernels=(), skips=True, precision="float32"
+)
+
+
+def image_of(*spatial, batch=2, channels=2):
+    return jnp.asarray(np.random.default_rng(0).normal(size=(batch, *spatial, channels)), jnp.float32)
+
+
+def params_of(settings, image, classes=3):
+    return jax.jit(make_model(settings, classes=classes).init)(jax.random.key(0), image)["params"]
+
+
+def paths(tree):
+    return ["/".join(path) for path in flatten_dict(tree)]
+
+
+@pytest.mark.parametrize(
+    ("change", "spatial"),
+    [
+        ({}, (8, 12)),
+        ({"ndim": 3, "widths": (2, 3)}, (4, 6, 8)),
+        ({"norm": "none"}, (8, 8)),
+        ({"skips": False}, (8, 8)),
+        ({"precision": "bfloat16"}, (8, 8)),
+        ({"ndim": 3, "widths": (2, 3), "strides": ((1, 2, 2),), "kernels": ((1, 3, 3), (3, 3, 3))}, (3, 4, 8)),
+        ({"widths": (2,)}, (5, 7)),
+    ],
+    ids=["2d", "3d", "no-norm", "no-skips", "bfloat16", "anisotropic", "one-level"],
+)
+def test_every_option_gives_logits_and_activations(change, spatial):
+    settings = dataclasses.replace(SETTINGS, **change)
+    image = image_of(*spatial)
+    model = make_model(settings, classes=3)
+    params = params_of(settings, image)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    apply = jax.jit(model.apply, static_argnames=("train", "mutable"))
+    logits, state = apply({"params": params}, image, train=True, mutable=("activations",))
+    assert logits.shape == (2, *spatial, 3)
+    assert logits.dtype == jnp.float32
+    assert tuple(paths(state["activations"])) == layer_names(settings)
+    assert all(float(leaf.min()) == 0 for leaf in jax.tree.leaves(state["activations"]))  # after the nonlinearity
+    finest = flatten_dict(state["activations"], sep="/")["encoder/level_0"]
+    assert finest.shape == (2, *spatial, settings.widths[0])
+    np.testing.assert_allclose(logits, apply({"params": params}, image), rtol=1e-5, atol=1e-5)
+
+
+def test_parameter_names_and_shapes():
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(params_of(SETTINGS, image_of(8, 8)), sep="/").items()}
+    assert set(shapes) == {
+        *(f"{level}/conv_{i}/{leaf}" for level in layer_names(SETTINGS) for i in range(2)
+          for leaf in ("kernel", "scale", "bias")),
+        "head/kernel",
+        "head/bias",
+    }  # fmt: skip
+    assert shapes["encoder/level_0/conv_0/kernel"] == (3, 3, 2, 2)
+    assert shapes["decoder/level_1/conv_0/kernel"] == (3, 3, 4 + 3, 3)
+    assert shapes["head/kernel"] == (2, 3)
+    no_norm = flatten_dict(params_of(dataclasses.replace(SETTINGS, norm="none"), image_of(8, 8)), sep="/")
+    assert not any(path.endswith("scale") for path in no_norm)
+    no_skips = params_of(dataclasses.replace(SETTINGS, skips=False), image_of(8, 8))
+    assert no_skips["decoder"]["level_1"]["conv_0"]["kernel"].shape == (3, 3, 4, 3)
+
+
+def test_initial_weights_are_he_normal_and_biases_zero():
+    settings = dataclasses.replace(SETTINGS, widths=(32,), norm="none")
+    params = params_of(settings, image_of(4, 4))
+    kernel = params["encoder"]["level_0"]["conv_1"]["kernel"]
+    np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 32)), rtol=0.03)
+    assert not params["encoder"]["level_0"]["conv_1"]["bias"].any()
+    assert not params["head"]["bias"].any()
+
+
+def test_without_skips_the_encoder_reaches_the_decoder_only_through_the_bottom():
+    settings = dataclasses.replace(SETTINGS, widths=(2, 3))
+    image = image_of(4, 4)
+    for skips, zero in ((True, False), (False, True)):
+        model = make_model(dataclasses.replace(settings, skips=skips), classes=2)
+        params = model.init(jax.random.key(0), image)["params"]
+        features = model.apply({"params": params}, image, method="encode")
+
+        def logits(finest, rest, model=model, params=params):
+            return model.apply({"params": params}, (finest, *rest), method="decode").sum()
+
+        assert (not jax.grad(logits)(features[0], features[1:]).any()) is zero
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_products_network_equals_native(ndim):
+    settings = dataclasses.replace(SETTINGS, ndim=ndim, widths=(2, 3))
+    image = image_of(*(4, 8, 4)[:ndim])
+    params = params_of(settings, image)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    @functools.partial(jax.grad, argnums=(0, 1))
+    def gradients(params, image, form):
+        return jnp.square(UNet(settings, 3, form).apply({"params": params}, image)).mean()
+
+    got, want = (gradients(params, image, form) for form in ("products", "native"))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * float(jnp.abs(b).max() + 1e-3))
+
+
+def test_instance_norm_has_zero_mean_and_unit_variance():
+    x = 5 + 3 * image_of(6, 7, channels=4)
+    y = blocks.instance_norm(x, jnp.ones(4), jnp.zeros(4))
+    np.testing.assert_allclose(y.mean((1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(y.std((1, 2)), 1, rtol=1e-4)
+    np.testing.assert_allclose(blocks.instance_norm(x, 2 * jnp.ones(4), jnp.ones(4)), 2 * y + 1, rtol=1e-5, atol=1e-5)
+
+
+def test_instance_norm_gradients():
+    x = image_of(3, 3, batch=1)
+
+    def plain(x, scale, bias):
+        z = (x - x.mean((1, 2), keepdims=True)) / jnp.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
+        return z * scale + bias
+
+    scale, bias = jnp.asarray([1.5, -0.5]), jnp.asarray([0.1, 0.2])
+    got, want = (
+        jax.grad(lambda *args, f=f: jnp.sum(jnp.sin(f(*args))), (0, 1, 2))(x, scale, bias)
+        for f in (blocks.instance_norm, plain)
+    )
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_max_pool():
+    x = jnp.arange(24.0).reshape(1, 4, 6, 1)
+    np.testing.assert_array_equal(blocks.max_pool(x, (2, 3))[0, ..., 0], [[8, 11], [20, 23]])
+    gradient = jax.grad(lambda x: (blocks.max_pool(x, (2, 3)) * jnp.asarray([[1.0, 2], [3, 4]])[..., None]).sum())(x)
+    want = np.zeros((4, 6))
+    want[1, 2], want[1, 5], want[3, 2], want[3, 5] = 1, 2, 3, 4
+    np.testing.assert_array_equal(gradient[0, ..., 0], want)
+
+
+def test_check_patch():
+    check_patch(SETTINGS, (8, 12))
+    with pytest.raises(UserError, match=r"\(8, 12\) or \(12, 12\)"):
+        check_patch(SETTINGS, (10, 12))
+    with pytest.raises(UserError, match=r"\(4, 4\)"):
+        check_patch(SETTINGS, (3, 4))
+    with pytest.raises(UserError, match="2 axes, the patch has 3"):
+        check_patch(SETTINGS, (8, 8, 8))
+    check_patch(dataclasses.replace(SETTINGS, strides=((2, 1), (2, 1))), (4, 7))
+
+
+def test_unknown_network():
+    with pytest.raises(UserError, match="allowed are unet"):
+        make_model(dataclasses.replace(SETTINGS, name="resnet"), classes=2)
