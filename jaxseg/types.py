@@ -14,8 +14,6 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-
-
 Params = Any
 """A nested dict of arrays: `encoder`, `decoder` and `head` sub-trees."""
 
@@ -79,6 +77,8 @@ class Cohort:
     """Flat positions inside the case (C order) of voxels of each label, a seeded draw of at most `points`."""
     num_foreground: Int[Array, "cases labels"]
     """How many entries of `foreground` are in use; 0 where the case lacks the label."""
+    spacing: Float[Array, "cases ndim"] | None = None
+    """Voxel sizes in mm, for rotations and scalings; None counts as isotropic."""
 
 
 @flax.struct.dataclass
@@ -308,7 +308,6 @@ class EvaluateSettings:
     """Distance of a missed label: `diagonal`, `nan` or `inf`."""
     tolerance_mm: float
     """Of NSD, in the task's unit; 0: not computed."""
-    save_predictions: bool
 
 
 @dataclasses.dataclass(frozen=True)

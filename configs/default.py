@@ -1,0 +1,154 @@
+"""Every field of a study, with its default. Other configs start from this one and change what differs.
+
+    python -m launch.study --config=configs/default.py --workdir=runs/default --config.target.data=PATH
+
+Any field can be overridden on the command line: `--config.train.steps=2000`, `--config.target.patch='(48, 48, 48)'`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def task() -> ConfigDict:
+    """A task: where its cases come from and how they become training data."""
+    config = ConfigDict(sort_keys=False)
+    # A folder in Medical Segmentation Decathlon or nnU-Net layout, or synthetic:NAME[?n=..&shape=..].
+    config.data = "synthetic:blobs"
+    config.labels = ()  # names of the labels to segment, in this order; () means all of dataset.json
+    config.spacing_mm = "native"  # native, median (of the task), or one number per axis: '(1.0, 1.0, 3.0)'
+    config.unit = "mm"  # mm, or voxel where the true spacing is unknown: the unit of every distance
+    config.train_cases = (0,)  # training set sizes, each a variant of every arm; 0 means all
+    config.val_cases = 8  # cases for learning curves, taken from the training side of each fold
+    config.test_cases = 0  # cases held out in each fold; 0 means a share of 1 / folds (a fifth when folds is 1)
+    config.folds = 1  # 1: a single split; k: every case is tested once
+    config.patch = (32, 32, 32)  # voxels per axis
+    # Per case: zscore, zscore_nonzero, percentile, none; dataset: statistics of the training cases; auto: by modality.
+    config.normalization = "zscore"
+    config.bad_cases = "error"  # error: a case that cannot be used stops the study; skip: left out and reported
+    config.foreground = 0.5  # share of patches that contain a voxel of a label drawn uniformly
+    config.augment = ConfigDict(sort_keys=False)
+    config.augment.flip = ()  # axes that may be flipped
+    config.augment.rotate90 = ()  # axes among which patches turn by right angles; they need equal patch sizes
+    config.augment.affine = 0.0  # probability of a small rotation and scaling per patch
+    config.augment.rotation_deg = 15.0  # largest rotation of affine
+    config.augment.scale = 0.15  # largest relative scaling of affine
+    config.augment.contrast = 0.0  # probability of a random contrast per patch
+    config.augment.blur = 0.0  # probability of a Gaussian blur per patch
+    config.augment.low_resolution = 0.0  # probability of a loss of resolution per patch
+    config.augment.gamma = 0.0  # probability of a random gamma per patch
+    config.augment.brightness = 0.0  # probability of a random shift and scale of intensities per patch
+    config.augment.noise = 0.0  # probability of added Gaussian noise per patch
+    return config
+
+
+def arm(init: str, freeze: str) -> ConfigDict:
+    """An arm: how the target network starts and what of it is trained.
+
+    Fields of model, optim, loss, train, source and pretrain can be overridden per arm:
+    `arm("pretrained", "none").update(optim={"lr": 1e-4})`.
+    """
+    config = ConfigDict(sort_keys=False)
+    config.kind = "network"
+    config.init = init  # random, pretrained, pretrained:PATH_REGEX, mean_var
+    config.freeze = freeze  # none, encoder, decoder, all_but_head, regex:PATH_REGEX
+    config.seed_offset = 0  # added to the seed ids of this arm: a large number makes its seeds disjoint
+    return config
+
+
+def named_arms() -> dict[str, ConfigDict]:
+    """Arms with established names; a config picks from them."""
+    arms = {
+        "scratch": arm("random", "none"),
+        "transfer": arm("pretrained", "none"),
+        "frozen_random_encoder": arm("random", "encoder"),
+        "frozen_pretrained_encoder": arm("pretrained", "encoder"),
+        "transfer_encoder": arm("pretrained:^encoder/", "none"),
+        "transfer_decoder": arm("pretrained:^decoder/", "none"),
+        "first_k": arm("pretrained:encoder/level_[0-1]", "none"),
+        "mean_var": arm("mean_var", "none"),
+        "head_only": arm("pretrained", "all_but_head"),
+        "frozen_random_decoder": arm("random", "decoder"),
+        "scratch_b": arm("random", "none"),
+    }
+    arms["scratch_b"].seed_offset = 1000  # an A/A placebo: whatever differs from scratch is chance
+    return arms
+
+
+def pick_arms(*names: str) -> ConfigDict:
+    """Some of the named arms, in this order."""
+    named = named_arms()
+    return ConfigDict({name: named[name] for name in names}, sort_keys=False)
+
+
+def get_config() -> ConfigDict:
+    """All fields with their defaults."""
+    config = ConfigDict(sort_keys=False)
+    config.name = "study"
+    config.num_seeds = 8
+    config.seed_ids = ()  # () means 0 .. num_seeds - 1
+    config.base_seed = 0  # feeds the streams that are not varied, and the splits
+    config.vary = "init,order"  # of init (weights), order (batches, augmentation), subset (training cases)
+
+    config.source = task()  # pretrained on
+    config.target = task()  # fine-tuned and evaluated on
+    config.source.data = "synthetic:blobs?seed=1"
+
+    config.model = ConfigDict(sort_keys=False)
+    config.model.name = "unet"
+    config.model.ndim = 3  # 2 or 3
+    config.model.widths = (16, 32, 64)  # channels per level, finest first
+    config.model.norm = "instance"  # instance or none
+    config.model.strides = ()  # per level below the first, per axis, e.g. ((1, 2, 2), (2, 2, 2)); () means 2
+    config.model.kernels = ()  # per level, per axis; () means 3
+    config.model.skips = True  # False: encoder features reach the decoder only through the bottom
+
+    config.optim = ConfigDict(sort_keys=False)
+    config.optim.name = "adam"  # adam, adamw, sgd
+    config.optim.lr = 1e-3  # peak rate
+    config.optim.weight_decay = 0.0  # of kernels; adamw and sgd
+    config.optim.momentum = 0.9  # of sgd (Nesterov)
+    config.optim.schedule = "cosine"  # constant, cosine, polynomial (power 0.9); after the warm-up
+    config.optim.warmup_steps = 20
+    config.optim.clip_norm = 0.0  # global norm over trained parameters; 0: no clipping
+
+    config.loss = ConfigDict(sort_keys=False)
+    config.loss.name = "dice_ce"  # dice_ce, dice, ce
+    config.loss.smooth = 1.0  # of the Dice ratio
+
+    config.train = ConfigDict(sort_keys=False)
+    config.train.steps = 1000
+    config.train.batch = 2
+    config.train.log_every = 20  # steps of one compiled call; the loss is averaged over them
+    config.train.eval_every = 100  # validation DSC on whole cases; a multiple of log_every
+    config.train.save_every = 200  # checkpoints; a multiple of log_every
+    config.train.precision = "float32"  # compute type: float32 or bfloat16; parameters stay float32
+
+    config.pretrain = ConfigDict(sort_keys=False)
+    config.pretrain.steps = 1000
+    config.pretrain.share = "per_seed"  # per_seed: seed i starts from source network i; one: all from the same
+    config.pretrain.from_workdir = ""  # take source networks from this finished study instead of pretraining
+    config.pretrain.min_loaded = 0.5  # a transfer that finds a smaller share of the parameters is an error
+
+    config.arms = pick_arms("scratch", "transfer", "frozen_random_encoder", "frozen_pretrained_encoder")
+
+    config.evaluate = ConfigDict(sort_keys=False)
+    config.evaluate.overlap = 0.5  # least shared part of neighbouring windows, along each axis
+    config.evaluate.val_overlap = 0.25  # the same for validation during training, where speed matters more
+    config.evaluate.window_batch = 8  # windows in one compiled call
+    config.evaluate.hd_definition = "pooled"  # of HD95: pooled (MedPy) or directed (MONAI)
+    config.evaluate.surface_empty = "diagonal"  # distance of a missed label: diagonal (of the image), nan or inf
+    config.evaluate.tolerance_mm = 0.0  # of NSD; 0: not computed
+
+    config.analysis = ConfigDict(sort_keys=False)
+    config.analysis.confidence = 0.95
+    config.analysis.target_fraction = 0.99  # convergence target: this share of scratch's final validation DSC
+
+    config.runtime = ConfigDict(sort_keys=False)
+    config.runtime.seed_map = "auto"  # vmap, loop, or auto: loop on CPU, vmap elsewhere
+    config.runtime.seeds_per_chunk = "auto"  # runs trained at once: a number, or auto: what fits in memory
+    config.runtime.devices = "auto"  # how many: a number, or auto: all
+    config.runtime.store_dir = ""  # prepared data; empty: inside the workdir. Share one between studies to prepare once
+    config.runtime.keep_checkpoints = 2  # the last ones; step 0 is always kept
+
+    config.report = ConfigDict(sort_keys=False)
+    config.report.examples = 3  # test cases shown as pictures
+    return config

@@ -1,0 +1,32 @@
+"""Transfer to a folder in Medical Segmentation Decathlon layout, set up for small 3-D MR volumes.
+
+    python -m launch.study --config=configs/hippocampus.py --workdir=runs/hippocampus \
+        --config.target.data=PATH/Task04_Hippocampus --config.source.data=PATH/OTHER_TASK
+
+Scratch alone, which needs no source (four seeds x 1,500 steps took 15 minutes on two CPU cores; a random fifth held
+out): `--config=configs/hippocampus.py:scratch`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config(arms: str = "scratch,transfer,frozen_random_encoder,frozen_pretrained_encoder") -> ConfigDict:
+    """The study; `arms` picks from the named arms."""
+    config = default.get_config()
+    config.name = "hippocampus"
+    config.num_seeds = 4
+    config.target.data = "Task04_Hippocampus"
+    config.target.augment.flip = (0,)
+    config.target.augment.gamma = 0.2
+    config.target.augment.brightness = 0.2
+    config.source.augment = config.target.augment.copy_and_resolve_references()
+    config.train.steps = 1500
+    config.train.log_every = 30
+    config.train.eval_every = 150
+    config.train.save_every = 300
+    config.pretrain.steps = 1500
+    config.arms = default.pick_arms(*arms.split(","))
+    config.evaluate.tolerance_mm = 1.0
+    return config

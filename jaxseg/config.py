@@ -1,0 +1,350 @@
+"""ConfigDict to typed, checked settings, and the resolved config that a workdir keeps.
+
+Every field is checked here, against its type and against the others, before any work starts. What depends on data or
+on a network's shape (labels that exist, patches that divide) is checked where it is known, in `study.plan`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxseg.types import (
+    AnalysisSettings,
+    ArmSettings,
+    EvaluateSettings,
+    LossSettings,
+    ModelSettings,
+    OptimSettings,
+    PretrainSettings,
+    ReportSettings,
+    RuntimeSettings,
+    StudySettings,
+    TaskSettings,
+    TrainSettings,
+    UserError,
+)
+
+ARM_OVERRIDES = ("model", "optim", "loss", "train", "source", "pretrain")
+STREAMS = ("init", "order", "subset")
+
+# Sections that change no result: a workdir may be continued with other values of these.
+FREE_SECTIONS = ("runtime", "report")
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """`; did you mean ...?` for a misspelt name, or a full stop."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else "."
+
+
+def _bad(path: str, value: Any, allowed: str) -> UserError:
+    return UserError(f"config.{path} = {value!r}; allowed: {allowed}")
+
+
+# ---------------------------------------------------------------------------------------------- fields of mixed type
+
+
+def parse_number_or(word: str, value: Any, path: str) -> int | None:
+    """A positive whole number, or None for the word that stands for an automatic choice."""
+    if value == word:
+        return None
+    if (isinstance(value, int) or (isinstance(value, str) and value.isdigit())) and int(value) >= 1:
+        return int(value)
+    raise _bad(path, value, f"{word!r} or a number from 1")
+
+
+def parse_spacing(value: Any, path: str) -> str | tuple[float, ...]:
+    """`native`, `median`, or one positive number an axis."""
+    if value in ("native", "median"):
+        return str(value)
+    parts = re.findall(r"[^\s,()]+", value) if isinstance(value, str) else list(value)
+    try:
+        spacing = tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        spacing = ()
+    if len(spacing) not in (2, 3) or min(spacing) <= 0:
+        raise _bad(path, value, "'native', 'median', or 2 or 3 positive numbers such as '1.0, 1.0, 3.0'")
+    return spacing
+
+
+# ------------------------------------------------------------------------------------------------------ typed filling
+
+
+def _convert(value: Any, kind: Any, path: str) -> Any:
+    """Checks a value against a dataclass field's type; whole numbers pass for floats, single values for tuples."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        items = value if isinstance(value, (tuple, list)) else (value,)
+        return tuple(_convert(item, arguments[0], f"{path}[{index}]") for index, item in enumerate(items))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if (isinstance(value, bool) and kind is not bool) or not isinstance(value, kind):
+        raise _bad(path, value, f"a value of type {getattr(kind, '__name__', kind)}")
+    return value
+
+
+PARSERS: dict[tuple[type, str], Any] = {
+    (TaskSettings, "spacing_mm"): parse_spacing,
+    (RuntimeSettings, "seeds_per_chunk"): lambda value, path: parse_number_or("auto", value, path),
+    (RuntimeSettings, "devices"): lambda value, path: parse_number_or("auto", value, path),
+}
+
+
+def _fill(cls: type, section: Mapping[str, Any], path: str, **given: Any) -> Any:
+    """Builds a settings dataclass from a config section with exactly its fields, apart from those given."""
+    hints = typing.get_type_hints(cls)
+    expected = [field.name for field in dataclasses.fields(cls) if field.name not in given]
+    for name in section:
+        if name not in expected:
+            raise UserError(
+                f"unknown field config.{path}.{name}{nearest(name, expected)} Fields: {', '.join(expected)}"
+            )
+    values = dict(given)
+    for name in expected:
+        if name not in section:
+            raise UserError(
+                f"config.{path}.{name} is missing; start from configs/default.py, which declares every field"
+            )
+        where, value, kind = f"{path}.{name}", section[name], hints[name]
+        if (cls, name) in PARSERS:
+            values[name] = PARSERS[cls, name](value, where)
+        elif dataclasses.is_dataclass(kind):
+            values[name] = _fill(typing.cast(type, kind), value, where)
+        else:
+            values[name] = _convert(value, kind, where)
+    return cls(**values)
+
+
+def _model(section: Mapping[str, Any], train: Mapping[str, Any], path: str) -> ModelSettings:
+    return _fill(ModelSettings, section, path, precision=_convert(train["precision"], str, "train.precision"))
+
+
+def _train(section: Mapping[str, Any], path: str) -> TrainSettings:
+    return _fill(TrainSettings, {key: value for key, value in section.items() if key != "precision"}, path)
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """A section with an arm's overrides laid over it."""
+    merged = dict(base)
+    for key, value in over.items():
+        if key not in base:
+            raise UserError(f"unknown field config.{path}.{key}{nearest(key, base)} Fields: {', '.join(base)}")
+        merged[key] = _merged(base[key], value, f"{path}.{key}") if isinstance(value, Mapping) else value
+    return merged
+
+
+def _arm(name: str, arm: Mapping[str, Any], config: Mapping[str, Any]) -> ArmSettings:
+    own = ("kind", "init", "freeze", "seed_offset")
+    for key in arm:
+        if key not in own + ARM_OVERRIDES:
+            known = own + ARM_OVERRIDES
+            raise UserError(f"unknown field config.arms.{name}.{key}{nearest(key, known)} Fields: {', '.join(known)}")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise UserError(f"arm name {name!r}: allowed are letters, digits, '_', '-' and '.', as it names folders")
+    path = f"arms.{name}"
+    sections = {key: _merged(config[key], arm.get(key, {}), f"{path}.{key}") for key in ARM_OVERRIDES}
+    return ArmSettings(
+        name=name,
+        kind=_convert(arm["kind"], str, f"{path}.kind"),
+        init=_convert(arm["init"], str, f"{path}.init"),
+        freeze=_convert(arm["freeze"], str, f"{path}.freeze"),
+        seed_offset=_convert(arm["seed_offset"], int, f"{path}.seed_offset"),
+        model=_model(sections["model"], sections["train"], f"{path}.model"),
+        optim=_fill(OptimSettings, sections["optim"], f"{path}.optim"),
+        loss=_fill(LossSettings, sections["loss"], f"{path}.loss"),
+        train=_train(sections["train"], f"{path}.train"),
+        source=_fill(TaskSettings, sections["source"], f"{path}.source"),
+        pretrain=_fill(PretrainSettings, sections["pretrain"], f"{path}.pretrain"),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- cross checks
+
+
+def _check_task(task: TaskSettings, ndim: int, path: str) -> None:
+    def need(ok: bool, field: str, allowed: str) -> None:
+        if not ok:
+            raise _bad(f"{path}.{field}", getattr(task, field), allowed)
+
+    need(bool(task.data), "data", "a folder, or synthetic:NAME")
+    need(task.unit in ("mm", "voxel"), "unit", "'mm' or 'voxel'")
+    need(bool(task.train_cases) and min(task.train_cases) >= 0, "train_cases", "sizes from 1, or 0 for all")
+    need(len(set(task.train_cases)) == len(task.train_cases), "train_cases", "different sizes")
+    need(task.val_cases >= 1, "val_cases", "a number from 1")
+    need(task.test_cases >= 0, "test_cases", "a number from 1, or 0 for a share of the cases")
+    need(task.folds >= 1, "folds", "a number from 1")
+    need(len(task.patch) == ndim and min(task.patch) >= 1, "patch", f"{ndim} sizes, as model.ndim = {ndim}")
+    need(0 <= task.foreground <= 1, "foreground", "a share from 0 to 1")
+    need(all(0 <= axis < ndim for axis in task.augment.flip), "augment", f"flip axes from 0 to {ndim - 1}")
+    for name in ("gamma", "brightness", "noise"):
+        if not 0 <= getattr(task.augment, name) <= 1:
+            raise _bad(f"{path}.augment.{name}", getattr(task.augment, name), "a probability from 0 to 1")
+
+
+def _check_arm(arm: ArmSettings, target: TaskSettings) -> None:
+    path = f"arms.{arm.name}"
+
+    def need(ok: bool, field: str, value: Any, allowed: str) -> None:
+        if not ok:
+            raise _bad(f"{path}.{field}" if field in ("kind",) else field, value, f"{allowed} (arm {arm.name!r})")
+
+    need(arm.kind == "network", "kind", arm.kind, "'network'")
+    need(arm.model.ndim in (2, 3), "model.ndim", arm.model.ndim, "2 or 3")
+    need(bool(arm.model.widths) and min(arm.model.widths) >= 1, "model.widths", arm.model.widths, "positive widths")
+    need(
+        arm.model.precision in ("float32", "bfloat16"), "train.precision", arm.model.precision, "'float32', 'bfloat16'"
+    )
+    need(arm.optim.lr > 0, "optim.lr", arm.optim.lr, "a positive rate")
+    need(arm.optim.weight_decay >= 0, "optim.weight_decay", arm.optim.weight_decay, "0 or more")
+    need(arm.optim.warmup_steps >= 0, "optim.warmup_steps", arm.optim.warmup_steps, "0 or more")
+    need(arm.loss.smooth > 0, "loss.smooth", arm.loss.smooth, "a positive number")
+    train = arm.train
+    need(train.steps >= 1, "train.steps", train.steps, "a number from 1")
+    need(train.batch >= 1, "train.batch", train.batch, "a number from 1")
+    need(train.log_every >= 1, "train.log_every", train.log_every, "a number from 1")
+    for field in ("eval_every", "save_every"):
+        value = getattr(train, field)
+        allowed = f"a positive multiple of train.log_every = {train.log_every}"
+        need(value >= 1 and value % train.log_every == 0, f"train.{field}", value, allowed)
+    need(arm.pretrain.steps >= 1, "pretrain.steps", arm.pretrain.steps, "a number from 1")
+    need(arm.pretrain.share in ("per_seed", "one"), "pretrain.share", arm.pretrain.share, "'per_seed' or 'one'")
+    need(0 <= arm.pretrain.min_loaded <= 1, "pretrain.min_loaded", arm.pretrain.min_loaded, "a share from 0 to 1")
+    need(arm.seed_offset >= 0, "seed_offset", arm.seed_offset, "0 or more")
+    _check_task(arm.source, arm.model.ndim, "source")
+    _check_task(target, arm.model.ndim, "target")
+
+
+def _check_study(study: StudySettings) -> None:
+    def need(ok: bool, field: str, value: Any, allowed: str) -> None:
+        if not ok:
+            raise _bad(field, value, allowed)
+
+    for arm in study.arms:
+        _check_arm(arm, study.target)
+    evaluate, analysis, runtime = study.evaluate, study.analysis, study.runtime
+    need(0 <= evaluate.overlap < 1, "evaluate.overlap", evaluate.overlap, "a share from 0 to below 1")
+    val_overlap = evaluate.val_overlap
+    need(0 <= val_overlap < 1, "evaluate.val_overlap", val_overlap, "a share from 0 to below 1")
+    need(evaluate.window_batch >= 1, "evaluate.window_batch", evaluate.window_batch, "a number from 1")
+    definitions, empties = ("pooled", "directed"), ("diagonal", "nan", "inf")
+    need(evaluate.hd_definition in definitions, "evaluate.hd_definition", evaluate.hd_definition, str(definitions))
+    need(evaluate.surface_empty in empties, "evaluate.surface_empty", evaluate.surface_empty, str(empties))
+    need(evaluate.tolerance_mm >= 0, "evaluate.tolerance_mm", evaluate.tolerance_mm, "0 or more")
+    need(0 < analysis.confidence < 1, "analysis.confidence", analysis.confidence, "a share between 0 and 1")
+    fraction = analysis.target_fraction
+    need(0 < fraction <= 1, "analysis.target_fraction", fraction, "a share above 0 and up to 1")
+    need(runtime.seed_map in ("auto", "vmap", "loop"), "runtime.seed_map", runtime.seed_map, "auto, vmap or loop")
+    need(runtime.keep_checkpoints >= 1, "runtime.keep_checkpoints", runtime.keep_checkpoints, "a number from 1")
+    need(study.report.examples >= 0, "report.examples", study.report.examples, "0 or more")
+
+
+def parse(config: ConfigDict) -> StudySettings:
+    """Typed settings of a study.
+
+    Args:
+        config: As made by a file in configs/, with overrides applied.
+
+    Raises:
+        UserError: Unknown or missing field, a value of another type or outside its range, or values that contradict
+            each other.
+    """
+    tree = to_dict(config)
+    first = ("name", "num_seeds", "seed_ids", "base_seed", "vary", "source", "target")
+    known = tuple(dict.fromkeys((*first, *ARM_OVERRIDES, "arms", "evaluate", "analysis", "runtime", "report")))
+    for key in tree:
+        if key not in known:
+            raise UserError(f"unknown field config.{key}{nearest(key, known)} Fields: {', '.join(known)}")
+    for key in known:
+        if key not in tree:
+            raise UserError(f"config.{key} is missing; start from configs/default.py, which declares every field")
+    seeds = _convert(tree["seed_ids"], tuple[int, ...], "seed_ids")
+    if not seeds:
+        count = _convert(tree["num_seeds"], int, "num_seeds")
+        if count < 1:
+            raise _bad("num_seeds", count, "a number from 1; comparisons between arms need at least 2, verdicts 8")
+        seeds = tuple(range(count))
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise _bad("seed_ids", seeds, "different numbers from 0")
+    vary = tuple(word.strip() for word in _convert(tree["vary"], str, "vary").split(",") if word.strip())
+    for word in vary:
+        if word not in STREAMS:
+            raise UserError(f"config.vary names {word!r}{nearest(word, STREAMS)} Allowed: {', '.join(STREAMS)}")
+    if not tree["arms"]:
+        raise UserError("config.arms is empty: name at least one arm, e.g. default.pick_arms('scratch')")
+    study = StudySettings(
+        name=_convert(tree["name"], str, "name"),
+        seeds=seeds,
+        base_seed=_convert(tree["base_seed"], int, "base_seed"),
+        vary=vary,
+        source=_fill(TaskSettings, tree["source"], "source"),
+        target=_fill(TaskSettings, tree["target"], "target"),
+        model=_model(tree["model"], tree["train"], "model"),
+        optim=_fill(OptimSettings, tree["optim"], "optim"),
+        loss=_fill(LossSettings, tree["loss"], "loss"),
+        train=_train(tree["train"], "train"),
+        arms=tuple(_arm(name, arm, tree) for name, arm in tree["arms"].items()),
+        evaluate=_fill(EvaluateSettings, tree["evaluate"], "evaluate"),
+        analysis=_fill(AnalysisSettings, tree["analysis"], "analysis"),
+        runtime=_fill(RuntimeSettings, tree["runtime"], "runtime"),
+        report=_fill(ReportSettings, tree["report"], "report"),
+    )
+    _check_study(study)
+    return study
+
+
+# ------------------------------------------------------------------------------------------------- the saved config
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+    """A plain nested dict with references resolved, in the order of declaration."""
+    return {key: to_dict(value) if isinstance(value, ConfigDict) else value for key, value in config.items()}
+
+
+def to_json(config: ConfigDict) -> str:
+    """The resolved config as text; `from_json` reads it."""
+    return json.dumps(to_dict(config), indent=1) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """A saved config; JSON's lists become the tuples they were."""
+
+    def restore(value: Any) -> Any:
+        if isinstance(value, dict):
+            # Unsorted: the order of arms is the order of tables and figures.
+            return ConfigDict({key: restore(item) for key, item in value.items()}, sort_keys=False)
+        return tuple(restore(item) for item in value) if isinstance(value, list) else value
+
+    return restore(json.loads(text))
+
+
+def differences(saved: ConfigDict, asked: ConfigDict) -> list[str]:
+    """Fields in which two configs differ, apart from the sections that change no result, one line each."""
+
+    def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        leaves: dict[str, Any] = {}
+        for key, value in tree.items():
+            if isinstance(value, Mapping):
+                leaves |= flat(value, f"{prefix}{key}.")
+            else:
+                leaves[f"{prefix}{key}"] = value
+        return leaves
+
+    # Through JSON on both sides, so that a tuple and the list it was saved as are the same.
+    old, new = flat(json.loads(to_json(saved))), flat(json.loads(to_json(asked)))
+    missing = types.SimpleNamespace()
+    lines = []
+    for key in dict.fromkeys((*old, *new)):
+        before, after = old.get(key, missing), new.get(key, missing)
+        if key.split(".")[0] not in FREE_SECTIONS and before != after:
+            show = [repr(value) if value is not missing else "(absent)" for value in (before, after)]
+            lines.append(f"config.{key}: {show[0]} in the workdir, {show[1]} asked for")
+    return lines

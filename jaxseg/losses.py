@@ -1,0 +1,69 @@
+"""Segmentation losses. The pieces return one value per case and label; `make_loss` weighs and averages them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxseg.types import LossSettings, UserError
+
+LOSSES = ("dice_ce", "dice", "ce")
+
+
+def soft_dice(
+    probabilities: Float[Array, "batch *spatial classes"],
+    target: Float[Array, "batch *spatial classes"],
+    *,
+    smooth: float,
+) -> Float[Array, "batch classes"]:
+    """Soft Dice loss 1 - (2 sum(p y) + smooth) / (sum(p) + sum(y) + smooth), over each case's voxels (Milletari 2016).
+
+    Args:
+        probabilities: Softmax outputs.
+        target: One-hot labels.
+        smooth: Keeps the ratio defined when a class is absent from both; must be positive.
+    """
+    axes = tuple(range(1, probabilities.ndim - 1))
+    overlap = (probabilities * target).sum(axes)
+    sizes = probabilities.sum(axes) + target.sum(axes)
+    return 1.0 - (2.0 * overlap + smooth) / (sizes + smooth)
+
+
+def cross_entropy(
+    log_probabilities: Float[Array, "batch *spatial classes"], target: Float[Array, "batch *spatial classes"]
+) -> Float[Array, " batch"]:
+    """Mean over voxels of the negative log-probability of the true class."""
+    axes = tuple(range(1, log_probabilities.ndim - 1))
+    return -(log_probabilities * target).sum(-1).mean(axes)
+
+
+def make_loss(
+    settings: LossSettings,
+) -> Callable[[Float[Array, "batch *spatial classes"], Int[Array, "batch *spatial"]], Float[Array, ""]]:
+    """The training loss of logits and integer labels, averaged over the batch.
+
+    `dice` averages the soft Dice loss over foreground labels, `ce` is cross-entropy over all classes, `dice_ce` their
+    sum (as in nnU-Net, Isensee 2021).
+
+    Raises:
+        UserError: Unknown name.
+    """
+    if settings.name not in LOSSES:
+        raise UserError(f"loss.name = {settings.name!r}; allowed: {', '.join(map(repr, LOSSES))}")
+
+    def loss(logits: Float[Array, "batch *spatial classes"], label: Int[Array, "batch *spatial"]) -> Float[Array, ""]:
+        log_probabilities = jax.nn.log_softmax(logits)
+        # One-hot products instead of a gather along the class axis: gathers of single elements are slow on CPU.
+        target = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
+        value = jnp.zeros((), logits.dtype)
+        if "dice" in settings.name:
+            per_label = soft_dice(jnp.exp(log_probabilities), target, smooth=settings.smooth)
+            value = value + per_label[:, 1:].mean()
+        if "ce" in settings.name.split("_"):
+            value = value + cross_entropy(log_probabilities, target).mean()
+        return value
+
+    return loss

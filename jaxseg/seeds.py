@@ -1,0 +1,133 @@
+"""The run axis: the one place that maps single-seed functions over runs and devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxseg import trees
+from jaxseg.types import UserError
+
+STRATEGIES = ("vmap", "loop")
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedPlan:
+    """How the run axis is laid out: over which devices, and how runs on one device are mapped.
+
+    `vmap` batches the runs of a device into one set of operations, `loop` runs them one after another inside the
+    compiled program. Under `loop` a run's numbers are the same bits alone or among others.
+    """
+
+    devices: tuple[jax.Device, ...]
+    strategy: str
+
+    @property
+    def mesh(self) -> Mesh:
+        """A 1-D mesh; one device is a mesh of one."""
+        # Axes are Auto: inside the map nothing is sharded, and Explicit axes would put shardings into its types.
+        return jax.make_mesh((len(self.devices),), ("seed",), axis_types=(AxisType.Auto,), devices=self.devices)
+
+    def padded(self, num_runs: int) -> int:
+        """The run axis rounded up to a multiple of the devices."""
+        return -(-num_runs // len(self.devices)) * len(self.devices)
+
+
+def make_plan(num_runs: int, *, strategy: str = "auto", devices: int | None = None) -> SeedPlan:
+    """Chooses devices and strategy for a number of runs.
+
+    Args:
+        num_runs: Runs mapped together; no more devices are used than there are runs.
+        strategy: `vmap`, `loop`, or `auto`: `loop` on CPU, where a convolution batched over weights is slow, `vmap`
+            elsewhere.
+        devices: How many of the local devices to use; None for all.
+
+    Raises:
+        UserError: More devices asked for than there are, or an unknown strategy.
+    """
+    available = jax.local_devices()
+    if devices is not None and not 1 <= devices <= len(available):
+        raise UserError(
+            f"runtime.devices = {devices}, but this machine offers {len(available)} "
+            f"{available[0].platform} device(s); use a number from 1 to {len(available)}, or 'auto'"
+        )
+    if strategy == "auto":
+        strategy = "loop" if available[0].platform == "cpu" else "vmap"
+    if strategy not in STRATEGIES:
+        raise UserError(f"runtime.seed_map = {strategy!r}; allowed: 'auto', {', '.join(map(repr, STRATEGIES))}")
+    return SeedPlan(tuple(available[: min(devices or len(available), num_runs)]), strategy)
+
+
+def map_seeds(
+    fn: Callable[..., Any], *, plan: SeedPlan, shared: Sequence[int] = (), donate: Sequence[int] = ()
+) -> Callable[..., Any]:
+    """Maps a single-seed function over the run axis, as one compiled program over all devices of the plan.
+
+    The program is `jit(shard_map(inner))`: each device gets its share of the runs and maps them by the plan's
+    strategy, with no communication between devices.
+
+    Args:
+        fn: Function of single-seed arguments that returns a tree of arrays.
+        plan: Devices and strategy.
+        shared: Positions of arguments that all runs share; they have no run axis and are not copied per run.
+        donate: Positions of arguments whose memory the result may reuse.
+
+    Returns:
+        A function of the same arguments, each but the shared ones with a leading run axis whose size is a multiple of
+        the number of devices (see `put`); results have the run axis first.
+    """
+    common_positions = frozenset(shared)
+
+    def one_run(mapped: tuple[Any, ...], common: tuple[Any, ...]) -> Any:
+        mapped_args, common_args = iter(mapped), iter(common)
+        count = len(mapped) + len(common)
+        return fn(*(next(common_args) if index in common_positions else next(mapped_args) for index in range(count)))
+
+    def inner(*args: Any) -> Any:
+        mapped = tuple(arg for index, arg in enumerate(args) if index not in common_positions)
+        common = tuple(arg for index, arg in enumerate(args) if index in common_positions)
+        if plan.strategy == "vmap":
+            return jax.vmap(lambda *own: one_run(own, common))(*mapped)
+        return lax.map(lambda own: one_run(own, common), mapped)
+
+    def outer(*args: Any) -> Any:
+        in_specs = tuple(
+            PartitionSpec() if index in common_positions else PartitionSpec("seed") for index in range(len(args))
+        )
+        return jax.shard_map(
+            inner, mesh=plan.mesh, in_specs=in_specs, out_specs=PartitionSpec("seed"), check_vma=False
+        )(*args)
+
+    return jax.jit(outer, donate_argnums=tuple(donate))
+
+
+def put(tree: Any, plan: SeedPlan) -> Any:
+    """Places run-axis-first arrays on the plan's devices, repeating the last run to fill the axis."""
+    if not jax.tree.leaves(tree):
+        return tree
+    num_runs = trees.length(tree)
+    index = jnp.minimum(jnp.arange(plan.padded(num_runs)), num_runs - 1)
+    padded = tree if len(index) == num_runs else trees.take(jax.tree.map(jnp.asarray, tree), index)
+    return jax.device_put(padded, NamedSharding(plan.mesh, PartitionSpec("seed")))
+
+
+def replicate(tree: Any, plan: SeedPlan) -> Any:
+    """Places arrays that all runs share on every device of the plan, once each."""
+    return jax.device_put(tree, NamedSharding(plan.mesh, PartitionSpec()))
+
+
+def fetch(tree: Any, num_runs: int) -> Any:
+    """Copies run-axis-first arrays to the host as NumPy arrays, without the runs that only pad the axis."""
+
+    def to_host(leaf: jax.Array) -> np.ndarray:
+        data = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        return np.asarray(data)[:num_runs]
+
+    return jax.tree.map(to_host, tree)

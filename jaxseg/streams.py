@@ -1,0 +1,35 @@
+"""Named random streams: what a seed draws depends on its id, the stream's name and the step only.
+
+Never on how many seeds run beside it, on the number of devices, or on an interruption.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import jax
+from jaxtyping import Array, Key
+
+STREAMS = ("init", "order", "subset")
+
+
+def fold_in_name(key: Key[Array, ""], name: str) -> Key[Array, ""]:
+    """A key of its own for every name, the same on every machine and Python."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+
+
+def stream_key(stream_id: int | jax.Array, stream: str) -> Key[Array, ""]:
+    """The root key of one random stream.
+
+    threefry is named explicitly: with the `rbg` implementation, which users may set as JAX's default, the numbers of
+    a key depend on how many keys are mapped beside it.
+    """
+    return fold_in_name(jax.random.key(stream_id, impl="threefry2x32"), stream)
+
+
+def stream_id(seed: int, stream: str, *, vary: Sequence[str], base_seed: int) -> int:
+    """The id that feeds a stream: the seed's own if the study varies this stream, otherwise the base seed."""
+    if stream not in STREAMS:
+        raise ValueError(f"unknown stream {stream!r}; streams are {STREAMS}")
+    return seed if stream in vary else base_seed

@@ -1,0 +1,67 @@
+"""Files of a workdir: where they lie, and writing them whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from jaxseg.types import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file under a partial name, then renames it: a reader or a crash never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    write_text(path, json.dumps(tree, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON; an empty dict where there is no file."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Writes a CSV whose numbers read back to the same bits, whole or not at all."""
+    write_text(path, table.to_csv(index=False))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Reads a CSV exactly as it was written: names stay text, and only empty fields are missing."""
+    return pd.read_csv(
+        path,
+        keep_default_na=False,
+        na_values=[""],
+        float_precision="round_trip",
+        dtype=dict.fromkeys(("arm", "case", "group", "label", "unit", "hd_definition", "status"), str),
+    )
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Holds a workdir for one process.
+
+    Raises:
+        UserError: Another process works in it.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"workdir {workdir} is in use by another process; wait for it, or give another --workdir"
+            ) from None
+        yield

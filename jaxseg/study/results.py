@@ -1,0 +1,113 @@
+"""The tables of a finished study, from its jobs' files; the same files give the same tables, byte for byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxseg import loop
+from jaxseg.study import comparisons, evaluate, files
+from jaxseg.study.plan import Job, Plan
+from jaxseg.types import StudySettings
+
+KEYS = ["arm", "seed", "train_cases", "fold"]
+
+
+def curves_table(workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
+    """Loss and validation DSC of every run at every logged step.
+
+    `seconds` is steps times the job's median step time, without compiling or downtime: runs of one program have no
+    clock of their own.
+    """
+    rows = []
+    for job in jobs:
+        logged = loop.read_metrics(workdir / job.directory)
+        step_seconds = loop.median_step_seconds(logged)
+        for index, run in enumerate(job.runs):
+            for row in logged:
+                rows.append(
+                    {
+                        "arm": run.key.arm,
+                        "seed": run.key.seed,
+                        "train_cases": run.key.train_cases,
+                        "fold": run.key.fold,
+                        "step": row["step"],
+                        "seconds": row["step"] * step_seconds,
+                        "loss": np.nan if row["loss"] is None else row["loss"][index],
+                        "val_dsc": np.nan if row["val_dsc"] is None else row["val_dsc"][index],
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def cases_table(study: StudySettings, workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
+    """Part tables of all jobs, in the order of arms, whatever job trained them."""
+    parts = [files.read_table(workdir / job.directory / evaluate.PART) for job in jobs]
+    table = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    order = {arm.name: index for index, arm in enumerate(study.arms)}
+    return table.sort_values(
+        [*KEYS, "case", "label"],
+        key=lambda column: column.map(order) if column.name == "arm" else column,
+        kind="stable",
+    ).reset_index(drop=True)
+
+
+def merge_examples(
+    study: StudySettings, workdir: Path, jobs: tuple[Job, ...], shown: tuple[str, ...], labels: Any
+) -> None:
+    """One file of example slices from the jobs' files, and a list that says what they are."""
+    merged: dict[str, np.ndarray] = {}
+    for job in jobs:
+        with np.load(workdir / job.directory / evaluate.EXAMPLES) as part:
+            for name in part.files:
+                merged.setdefault(name, part[name])
+    arms = [arm.name for arm in study.arms]
+    entries: list[dict[str, Any]] = []
+    arrays: dict[str, np.ndarray] = {}
+    for index, case in enumerate(shown):
+        if f"image_{index}" not in merged:
+            continue
+        position = len(entries)
+        present = [arm for arm in arms if f"prediction_{index}_{arm}" in merged]
+        entries.append(
+            {
+                "case": case,
+                "label_names": list(labels),
+                "slice_axis": 2,
+                "slice_index": int(merged[f"slice_{index}"]),
+                "arms": present,
+                "seed": study.seeds[0],
+            }
+        )
+        arrays[f"image_{position}"] = merged[f"image_{index}"]
+        arrays[f"reference_{position}"] = merged[f"reference_{index}"]
+        for arm_index, arm in enumerate(present):
+            arrays[f"prediction_{position}_{arm_index}"] = merged[f"prediction_{index}_{arm}"]
+    results = workdir / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(results / "examples.npz", allow_pickle=False, **arrays)
+    files.write_json(results / "examples.json", entries)
+
+
+def write_curves(workdir: Path, plan: Plan) -> None:
+    """curves.csv of the target's runs, and pretrain_curves.csv of the source networks."""
+    for kind, name in (("train", "curves"), ("pretrain", "pretrain_curves")):
+        jobs = plan.of_kind(kind)
+        if jobs:
+            files.write_table(workdir / "results" / f"{name}.csv", curves_table(workdir, jobs))
+
+
+def write_comparisons(study: StudySettings, workdir: Path) -> None:
+    """summary.csv, comparisons.csv and convergence.csv from cases.csv and curves.csv."""
+    results = workdir / "results"
+    cases, curves = files.read_table(results / "cases.csv"), files.read_table(results / "curves.csv")
+    arms = [arm.name for arm in study.arms]
+    confidence = study.analysis.confidence
+    files.write_table(results / "summary.csv", comparisons.summary(cases, confidence=confidence))
+    paired = comparisons.comparisons(cases, arms, confidence=confidence, rng=np.random.default_rng(study.base_seed))
+    files.write_table(results / "comparisons.csv", paired)
+    target = study.analysis.target_fraction
+    files.write_table(results / "convergence.csv", comparisons.convergence(curves, arms, fraction=target))

@@ -1,0 +1,282 @@
+"""The stages of a study, each of which goes on where an earlier process stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxseg import config as config_module
+from jaxseg import loop, seeds, transfer
+from jaxseg.data import PreparedTask
+from jaxseg.study import build, evaluate, files, results
+from jaxseg.study.plan import Job, Plan, make_plan
+from jaxseg.study.tasks import Tasks, prepare_tasks
+from jaxseg.types import Progress, StudySettings, UserError
+
+STAGES = ("prepare", "pretrain", "train", "evaluate", "analyze", "report")
+RULE_VERSION = 1
+"""Version of the claims' rules, fixed before training; see docs."""
+
+VERSIONS = ("jaxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "scipy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A study whose config is checked, whose data is prepared and whose jobs are planned."""
+
+    study: StudySettings
+    workdir: Path
+    tasks: Tasks
+    plan: Plan
+
+
+def claim_workdir(config: ConfigDict, workdir: Path) -> StudySettings:
+    """Checks the config, and that the workdir is new or holds the same study; saves the config in it.
+
+    Raises:
+        UserError: A mistake in the config, or a workdir of another config, with the fields that differ.
+    """
+    study = config_module.parse(config)
+    path = workdir / "config.json"
+    if path.exists():
+        lines = config_module.differences(config_module.from_json(path.read_text()), config)
+        if lines:
+            raise UserError(
+                f"workdir {workdir} holds a study with another config; nothing was changed. Differences:\n  "
+                + "\n  ".join(lines)
+                + "\nGive another --workdir, or the config it was started with"
+            )
+    elif workdir.exists() and not workdir.is_dir():
+        raise UserError(f"workdir {workdir} is a file; give a folder")
+    files.write_text(path, config_module.to_json(config))
+    return study
+
+
+def memory_bytes() -> int:
+    """Memory of the local devices together; on CPU that of the machine."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] * jax.local_device_count()
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def prepare(study: StudySettings, workdir: Path, progress: Progress) -> Ready:
+    """Prepares data and plans the jobs.
+
+    Raises:
+        UserError: Data that cannot be used, or settings that do not fit it.
+    """
+    store_dir = Path(study.runtime.store_dir) if study.runtime.store_dir else workdir / "stores"
+    tasks = prepare_tasks(study, store_dir, progress)
+
+    def size(task: PreparedTask) -> tuple[int, int]:
+        return task.channels, len(task.labels) + 1
+
+    seed_plan = seeds.make_plan(10**9, strategy=study.runtime.seed_map, devices=study.runtime.devices)
+    source_sizes = {arm.source: (1, 2) for arm in study.arms}
+    source_sizes |= {task: size(ready) for task, ready in tasks.prepared.items()}
+    plan = make_plan(
+        study,
+        target_size=size(tasks.prepared[study.target]),
+        source_sizes=source_sizes,
+        memory_bytes=memory_bytes(),
+        devices=len(seed_plan.devices),
+        strategy=seed_plan.strategy,
+    )
+    return Ready(study, workdir, tasks, plan)
+
+
+def run_stages(
+    config: ConfigDict, workdir: Path, *, stages: Sequence[str], progress: Callable[[str], Progress]
+) -> Ready:
+    """Runs the stages up to `analyze` that are asked for, in order; each skips what is done.
+
+    Args:
+        config: As made by a file in configs/.
+        workdir: Folder of the study; created when new.
+        stages: Some of `STAGES`.
+        progress: Makes the progress of a stage or job from its title.
+
+    Returns:
+        The study as planned.
+
+    Raises:
+        UserError: A mistake in config, data or workdir, or a stage whose predecessor is not done.
+        loop.Interrupted: A signal came; what was done is saved.
+    """
+    for stage in stages:
+        if stage not in STAGES:
+            raise UserError(
+                f"--stages names {stage!r}{config_module.nearest(stage, STAGES)} Stages: {', '.join(STAGES)}"
+            )
+    study = claim_workdir(config, workdir)
+    with files.locked(workdir):
+        began = time.monotonic()
+        ready = prepare(study, workdir, progress("prepare"))
+        write_study(ready, {"prepare": time.monotonic() - began})
+        work: dict[str, Callable[[], None]] = {
+            "pretrain": lambda: train_jobs(ready, "pretrain", progress),
+            "train": lambda: train_jobs(ready, "train", progress),
+            "evaluate": lambda: evaluate_jobs(ready, progress),
+            "analyze": lambda: analyze(ready),
+        }
+        for stage, do in work.items():
+            if stage in stages:
+                began = time.monotonic()
+                do()
+                write_study(ready, {stage: time.monotonic() - began})
+    return ready
+
+
+def require_done(ready: Ready, kind: str, wanted_by: str) -> None:
+    """Refuses to go on without an earlier stage.
+
+    Raises:
+        UserError: Some job of this kind is not at its last step.
+    """
+    for job in ready.plan.of_kind(kind):
+        if not loop.is_done(ready.workdir / job.directory, job.program.train.steps):
+            raise UserError(
+                f"stage {wanted_by!r} needs stage {kind!r}, which is not finished in {ready.workdir} "
+                f"({job.directory}); run without --stages, or with --stages={kind},{wanted_by}"
+            )
+
+
+def train_jobs(ready: Ready, kind: str, progress: Callable[[str], Progress]) -> None:
+    """Trains every job of a kind that is not at its last step."""
+    if kind == "train":
+        require_done(ready, "pretrain", "train")
+    for job in ready.plan.of_kind(kind):
+        if kind == "train":
+            write_load_tables(ready, job)
+        if loop.is_done(ready.workdir / job.directory, job.program.train.steps):
+            continue
+        fit = build.make_fit(ready.study, ready.workdir, ready.plan, ready.tasks, job)
+        loop.fit(fit, progress(f"{job.group}/{job.chunk} ({len(job.runs)} runs)"))
+
+
+def write_load_tables(ready: Ready, job: Job) -> None:
+    """Writes what each transferred arm of a job loads; refuses a transfer that finds too little."""
+    tables = build.load_tables(ready.study, ready.workdir, ready.plan, job)
+    for (arm, variant), table in tables.items():
+        files.write_text(ready.workdir / "load_tables" / arm / f"{variant}.txt", transfer.format_load_table(table))
+
+
+def evaluate_jobs(ready: Ready, progress: Callable[[str], Progress]) -> None:
+    """Scores every job's runs on the test cases and writes cases.csv, the curves and the example pictures."""
+    require_done(ready, "train", "evaluate")
+    study, workdir, jobs = ready.study, ready.workdir, ready.plan.of_kind("train")
+    for job in jobs:
+        evaluate.evaluate_job(study, workdir, ready.tasks, job, progress(f"evaluate {job.group}/{job.chunk}"))
+    files.write_table(workdir / "results" / "cases.csv", results.cases_table(study, workdir, jobs))
+    results.write_curves(workdir, ready.plan)
+    shown = evaluate.example_cases(study, ready.tasks)
+    results.merge_examples(study, workdir, jobs, shown, ready.tasks.prepared[study.target].labels)
+
+
+def analyze(ready: Ready) -> None:
+    """Comparisons between arms, from the tables of the evaluation."""
+    if not (ready.workdir / "results" / "cases.csv").exists():
+        raise UserError(
+            f"stage 'analyze' needs stage 'evaluate', which is not finished in {ready.workdir}; "
+            f"run without --stages, or with --stages=evaluate,analyze"
+        )
+    results.write_comparisons(ready.study, ready.workdir)
+
+
+# ---------------------------------------------------------------------------------------------------------- study.json
+
+
+def _git_commit() -> str | None:
+    """The commit of the code that runs; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _task_summary(ready: Ready, task: Any) -> dict[str, Any]:
+    prepared, split = ready.tasks.prepared[task], ready.tasks.splits[task][0]
+    return {
+        "name": prepared.name,
+        "labels": list(prepared.labels),
+        "unit": task.unit,
+        "cases": {"train": len(split.train), "val": len(split.val), "test": len(split.test)},
+        "splits": [dataclasses.asdict(part) for part in ready.tasks.splits[task]],
+    }
+
+
+def write_study(ready: Ready, seconds: dict[str, float]) -> None:
+    """Writes study.json: what was planned, with which code, on what, and how it went so far.
+
+    Args:
+        ready: The study.
+        seconds: Time spent in a stage by this process, added to what earlier ones spent.
+    """
+    study, plan, workdir = ready.study, ready.plan, ready.workdir
+    path = workdir / "study.json"
+    timing = files.read_json(path).get("timing", {})
+    for stage, spent in seconds.items():
+        timing[stage] = round(timing.get(stage, 0.0) + spent, 2)
+    runs, exclusions = [], []
+    for job in plan.jobs:
+        died = loop.diverged_at(loop.read_metrics(workdir / job.directory), len(job.runs))
+        for index, run in enumerate(job.runs):
+            place = {"kind": job.kind, "directory": job.directory, "index": index, "diverged_at": died[index]}
+            source = None if run.source is None else run.source._asdict()
+            runs.append(run.key._asdict() | place | {"steps": job.program.train.steps, "source": source})
+            if died[index] is not None:
+                name = f"{run.key.arm}/{run.key.variant()}/seed_{run.key.seed}"
+                exclusions.append({"case": name, "reason": f"diverged at step {died[index]}"})
+    for prepared in ready.tasks.prepared.values():
+        exclusions += [{"case": name, "reason": reason} for name, reason in prepared.report.refused]
+    sources = [task for task in ready.tasks.prepared if task != study.target]
+    device = jax.local_devices()[0]
+    files.write_json(
+        path,
+        {
+            "name": study.name,
+            "rule_version": RULE_VERSION,
+            "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+            "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.local_device_count()},
+            "git_commit": _git_commit(),
+            "source": _task_summary(ready, sources[0]) if sources else None,
+            "target": _task_summary(ready, study.target),
+            "arms": {
+                arm.name: {
+                    "kind": arm.kind,
+                    "init": arm.init,
+                    "freeze": arm.freeze,
+                    "parameters": plan.networks[arm.name].parameters,
+                    "trainable": plan.networks[arm.name].trainable,
+                }
+                for arm in study.arms
+            },
+            "runs": runs,
+            "pretrain": {
+                "steps": study.arms[0].pretrain.steps,
+                "share": study.arms[0].pretrain.share,
+                "from_workdir": study.arms[0].pretrain.from_workdir,
+            },
+            "train": {"steps": study.train.steps},
+            "timing": timing,
+            "exclusions": exclusions,
+        },
+    )

@@ -1,0 +1,180 @@
+"""What all commands share: flags, JAX's set-up, exit statuses and progress on a terminal or in a log."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from jaxseg.loop import Interrupted
+from jaxseg.types import Progress, UserError
+
+
+def setup_jax() -> None:
+    """One CPU device per core, and programs cached on disk between processes; both yield to the environment."""
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(root / "jaxseg" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def config_flag() -> Any:
+    """Declares --config=FILE.py[:ARG] and --config.field=value."""
+    return config_flags.DEFINE_config_file("config", None, "Study: a file in configs/, FILE.py or FILE.py:ARG.")
+
+
+def _config_mistake(error: Exception, argv: Sequence[str]) -> str:
+    """What to say of an override that the config refused."""
+    text = str(error)
+    overrides = [word.split("=")[0].lstrip("-") for word in argv if word.lstrip("-").startswith("config.")]
+    known = _known_fields(argv)
+    for name in overrides:
+        if known and name.removeprefix("config.") not in known:
+            close = difflib.get_close_matches(name.removeprefix("config."), known, n=1, cutoff=0.4)
+            hint = f"; did you mean config.{close[0]}?" if close else "."
+            return f"unknown field {name}{hint} Fields are declared and explained in configs/default.py"
+    return text
+
+
+def _known_fields(argv: Sequence[str]) -> list[str]:
+    """Dotted fields of the config file named on the command line; empty when it cannot be loaded."""
+    files = [word.split("=", 1)[1] for word in argv if re.match(r"--?config=", word)]
+    if not files:
+        return []
+    path, _, argument = files[-1].partition(":")
+    holder: dict[str, Any] = {"__name__": "config"}
+    try:
+        exec(compile(Path(path).read_text(), path, "exec"), holder)
+        config = holder["get_config"](argument) if argument else holder["get_config"]()
+    except Exception:  # whatever the file raises was or will be told by the flag itself
+        return []
+
+    def names(tree: Any, prefix: str = "") -> list[str]:
+        found = []
+        for key, value in tree.items():
+            found.append(prefix + key)
+            if hasattr(value, "items"):
+                found += names(value, f"{prefix}{key}.")
+        return found
+
+    return names(config)
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise Interrupted(signum, "the same command goes on from what is saved")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the command line, runs a command and exits: 0 done, 2 the user's mistake, 1 anything else.
+
+    SIGINT exits with 130, SIGTERM with 143.
+    """
+    argv = sys.argv
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        try:
+            extra = flags.FLAGS(argv)[1:]
+            if extra:
+                raise UserError(f"unexpected argument {extra[0]!r}; options are --name=value, see --help")
+        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(_config_mistake(error, argv)) from None
+        setup_jax()
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except Interrupted as stop:
+        print(f"{stop}", file=sys.stderr)
+        status = 128 + stop.signum
+    except (app.UsageError, SystemExit) as error:
+        status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 2
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    else:
+        status = 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(status)
+
+
+def require(value: Any, flag: str, example: str) -> Any:
+    """A flag that must be given.
+
+    Raises:
+        UserError: It was not.
+    """
+    if value is None:
+        raise UserError(f"--{flag} is missing; for example --{flag}={example}")
+    return value
+
+
+def make_progress() -> Callable[[str], Progress]:
+    """Progress of one title after another: a live bar on a terminal, plain lines otherwise."""
+    return _bars() if sys.stdout.isatty() else _lines
+
+
+def _bars() -> Callable[[str], Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(highlight=False)
+
+    def titled(title: str) -> Progress:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        bars = Bars(*columns, console=console)
+        task = bars.add_task(title, total=None, note="")
+
+        def progress(what: str, done: int, total: int, note: str = "") -> None:
+            bars.start()
+            bars.update(task, description=f"{title}: {what}", completed=done, total=total)
+            if note:
+                bars.update(task, note=note)
+            if done == total and what not in ("validating", "compiling"):
+                bars.refresh()
+                bars.stop()
+
+        return progress
+
+    return titled
+
+
+def _lines(title: str) -> Progress:
+    told_at, told = -60.0, ""
+
+    def progress(what: str, done: int, total: int, note: str = "") -> None:
+        nonlocal told_at, told
+        now = time.monotonic()
+        if what == "validating" or (done < total and now - told_at < 10 and what == told):
+            return
+        told_at, told = now, what
+        print(f"{title}: {what} {done}/{total}" + (f"  {note}" if note else ""), flush=True)
+
+    return progress
