@@ -52,6 +52,7 @@ def build_cohort(prepared: PreparedTask, names: Sequence[str], *, seed: int = 0,
         shapes=jnp.asarray([prepared.record(name).shape for name in names], dtype=jnp.int32),
         foreground=jnp.asarray(foreground[:, :, :used]),
         num_foreground=jnp.asarray(counts),
+        spacing=jnp.asarray([prepared.record(name).spacing_mm for name in names], dtype=jnp.float32),
     )
 
 

@@ -3,7 +3,8 @@
 A patch start is uniform among those that keep the patch inside the case; where the case is smaller than the patch,
 among those that keep the case inside the patch. Outside the case the image is 0 (the mean, after z-scoring) and the
 label background; prediction pads in the same way. A share of the patches is drawn to contain a foreground voxel: a
-label is drawn uniformly among those the case has, then one of its voxels, then a start whose patch contains it.
+label is drawn uniformly among those the case has, then one of its voxels, then a start whose patch contains it
+(before any affine map).
 """
 
 from __future__ import annotations
@@ -15,23 +16,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxseg.data import augment
+from jaxseg.data import augment, spatial
 from jaxseg.streams import fold_in_name
-from jaxseg.types import Batch, Cohort, RunInputs, TaskSettings
+from jaxseg.types import Batch, Cohort, RunInputs, TaskSettings, UserError
 
 Sample = Callable[[Key[Array, ""], Cohort, RunInputs], Batch]
 
 
 @flax.struct.dataclass
-class RawPatch:
-    """A patch as it lies in the cohort, wide enough for the augmentation that follows."""
+class RawBatch:
+    """Patches as they were read, before their intensities are changed."""
 
-    image: Float[Array, "*wide channels"]
-    label: Int[Array, " *wide"]
-    inside: Bool[Array, " *wide"]
-    """Where the patch lies inside its case."""
-    spacing: Float[Array, " ndim"]
-    """Of the case, relative: only ratios matter."""
+    image: Float[Array, "batch *patch channels"]
+    label: Int[Array, " batch *patch"]
+    inside: Bool[Array, " batch *patch"]
+    """Where a patch lies inside its case."""
 
 
 def make_sample(task: TaskSettings, *, batch: int) -> Sample:
@@ -43,30 +42,57 @@ def make_sample(task: TaskSettings, *, batch: int) -> Sample:
 
     Returns:
         A pure function of a key, the cohort and the run's inputs; patch b depends on the key and b only.
+
+    Raises:
+        UserError: augmentation that does not fit the patch.
     """
-    gather, transform = make_gather(task), augment.make_augment(task)
+    gather, finish = make_gather(task, batch=batch), make_finish(task)
 
     def sample(key: Key[Array, ""], cohort: Cohort, run: RunInputs) -> Batch:
-        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(batch))
-        raw = jax.vmap(gather, in_axes=(0, None, None))(keys, cohort, run)
-        image, label = jax.vmap(transform)(keys, raw.image, raw.label, raw.inside, raw.spacing)
-        return Batch(image=image, label=label)
+        return finish(key, gather(key, cohort, run))
 
     return sample
 
 
-def make_gather(task: TaskSettings) -> Callable[[Key[Array, ""], Cohort, RunInputs], RawPatch]:
-    """The first half of sampling: choose a place and cut it out. Exact copies, whatever the device."""
+def make_gather(task: TaskSettings, *, batch: int) -> Callable[[Key[Array, ""], Cohort, RunInputs], RawBatch]:
+    """The first half of `make_sample`: choose places and read them, turned. Needs the cohort."""
     patch = tuple(task.patch)
-    wide = augment.wide_patch(task)
+    settings = task.augment
+    spatial.check_augment(settings, patch)
+    if not 0 <= task.foreground <= 1:
+        raise UserError(f"foreground is {task.foreground}; a share between 0 and 1 is allowed.")
 
-    def gather(key: Key[Array, ""], cohort: Cohort, run: RunInputs) -> RawPatch:
+    def one(key: Key[Array, ""], cohort: Cohort, run: RunInputs) -> RawBatch:
         case, start = draw_place(fold_in_name(key, "place"), cohort, run, patch=patch, foreground=task.foreground)
-        margin = jnp.asarray([(w - p) // 2 for w, p in zip(wide, patch, strict=True)], dtype=jnp.int32)
-        image, label, inside = cut(cohort, case, start - margin, wide)
-        return RawPatch(image, label, inside, jnp.ones(len(patch), dtype=jnp.float32))
+        turn = spatial.draw_turn(fold_in_name(key, "turn"), settings, len(patch))
+        if settings.affine == 0:
+            return RawBatch(*spatial.cut(cohort, case, start, patch, turn))
+        spacing = jnp.ones(len(patch), dtype=jnp.float32) if cohort.spacing is None else cohort.spacing[case]
+        matrix = spatial.draw_affine(fold_in_name(key, "affine"), settings, spacing)
+        return RawBatch(*spatial.cut_affine(cohort, case, start, patch, turn, matrix))
+
+    def gather(key: Key[Array, ""], cohort: Cohort, run: RunInputs) -> RawBatch:
+        return jax.vmap(one, in_axes=(0, None, None))(_patch_keys(key, batch), cohort, run)
 
     return gather
+
+
+def make_finish(task: TaskSettings) -> Callable[[Key[Array, ""], RawBatch], Batch]:
+    """The second half of `make_sample`: change intensities. Takes the same key and no cohort."""
+
+    def change(key: Key[Array, ""], image: Float[Array, "*patch channels"], inside: Bool[Array, " *patch"]) -> Array:
+        return augment.augment_intensity(key, image, inside, task.augment)
+
+    def finish(key: Key[Array, ""], raw: RawBatch) -> Batch:
+        keys = _patch_keys(key, raw.image.shape[0])
+        image = jax.vmap(change)(keys, raw.image, raw.inside)
+        return Batch(image=image, label=raw.label)
+
+    return finish
+
+
+def _patch_keys(key: Key[Array, ""], batch: int) -> Key[Array, " batch"]:
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(batch))
 
 
 def draw_place(
@@ -84,32 +110,7 @@ def draw_place(
     label = jnp.argmax(jnp.where(counts > 0, jax.random.uniform(keys["label"], counts.shape), -1.0))
     wanted = (jax.random.uniform(keys["foreground"]) < foreground) & (counts[label] > 0)
     pick = jax.random.randint(keys["voxel"], (), 0, jnp.maximum(counts[label], 1))
-    voxel = jnp.stack(jnp.unravel_index(cohort.foreground[case, label, pick], _as_tuple(shape)))
+    voxel = jnp.stack(jnp.unravel_index(cohort.foreground[case, label, pick], tuple(shape)))
     first = jnp.where(wanted, jnp.maximum(low, voxel - size + 1), low)
     last = jnp.where(wanted, jnp.minimum(high, voxel), high)
     return case, jax.random.randint(keys["start"], first.shape, first, last + 1)
-
-
-def _as_tuple(shape: Int[Array, " ndim"]) -> tuple[Array, ...]:
-    return tuple(shape[axis] for axis in range(shape.shape[0]))
-
-
-def cut(
-    cohort: Cohort, case: Int[Array, ""], start: Int[Array, " ndim"], size: Sequence[int]
-) -> tuple[Float[Array, "*patch channels"], Int[Array, " *patch"], Bool[Array, " *patch"]]:
-    """Voxels of a box of one case: image and label, 0 outside the case, and where inside it is."""
-    ndim = len(size)
-    shape = cohort.shapes[case]
-    position = jnp.zeros((1,) * ndim, dtype=jnp.int32)
-    inside = jnp.ones((1,) * ndim, dtype=bool)
-    for axis, count in enumerate(size):
-        along = [1] * ndim
-        along[axis] = count
-        index = (start[axis] + jnp.arange(count, dtype=jnp.int32)).reshape(along)
-        inside = inside & (index >= 0) & (index < shape[axis])
-        position = position * shape[axis] + index
-    # Positions outside the case are taken from voxel 0 and masked: reading there would be another case's voxels.
-    flat = cohort.offsets[case] + jnp.where(inside, position, 0)
-    image = cohort.image.at[flat].get(mode="promise_in_bounds").astype(jnp.float32)
-    label = cohort.label.at[flat].get(mode="promise_in_bounds").astype(jnp.int32)
-    return jnp.where(inside[..., None], image, 0.0), jnp.where(inside, label, 0), inside

@@ -1,0 +1,178 @@
+"""Where a patch's voxels come from: flips and right-angle turns as index arithmetic, affine maps by interpolation.
+
+A patch is read once, already turned: nothing is copied to flip it. Image and label use the same coordinates, the image
+linear interpolation and the label the nearest voxel.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxseg.streams import fold_in_name
+from jaxseg.types import AugmentSettings, Cohort, UserError
+
+
+@flax.struct.dataclass
+class Turn:
+    """A signed permutation of axes: output axis o runs along case axis `axis[o]`, backwards where `flip[o]`."""
+
+    axis: Int[Array, " ndim"]
+    flip: Bool[Array, " ndim"]
+
+
+def check_augment(augment: AugmentSettings, patch: Sequence[int]) -> None:
+    """Check flip and rotation axes against the patch.
+
+    Raises:
+        UserError: an axis that the patch lacks, or turns among axes with different patch sizes.
+    """
+    ndim = len(patch)
+    for name in ("flip", "rotate90"):
+        axes = getattr(augment, name)
+        if any(not 0 <= axis < ndim for axis in axes) or len(set(axes)) != len(axes):
+            raise UserError(f"augment.{name} is {axes}; different axes from 0 to {ndim - 1} are allowed.")
+    turned = augment.rotate90
+    if len(turned) == 1 or len({patch[axis] for axis in turned}) > 1:
+        raise UserError(
+            f"augment.rotate90 is {turned} and the patch {tuple(patch)}; it takes at least two axes, with equal patch "
+            "sizes. Make the patch equal along them, or leave out an axis."
+        )
+
+
+def draw_turn(key: Key[Array, ""], augment: AugmentSettings, ndim: int) -> Turn:
+    """A right-angle turn in a random plane of `rotate90`, then flips; the identity when both are off."""
+    axis = jnp.arange(ndim, dtype=jnp.int32)
+    flip = jnp.zeros(ndim, dtype=bool)
+    planes = list(itertools.combinations(augment.rotate90, 2))
+    if planes:
+        first, second = jnp.asarray(planes, dtype=jnp.int32)[
+            jax.random.randint(fold_in_name(key, "plane"), (), 0, len(planes))
+        ]
+        quarter = jax.random.randint(fold_in_name(key, "quarter"), (), 0, 4)
+        swapped = jnp.where(axis == first, second, jnp.where(axis == second, first, axis))
+        axis = jnp.where(quarter % 2 == 1, swapped, axis)
+        # One quarter turn is a swap and one flip, two are both flips, three a swap and the other flip.
+        place = jnp.arange(ndim, dtype=jnp.int32)
+        flip = ((place == first) & ((quarter == 1) | (quarter == 2))) | ((place == second) & (quarter >= 2))
+    if augment.flip:
+        drawn = jax.random.bernoulli(fold_in_name(key, "flip"), shape=(ndim,))
+        flip = flip ^ (drawn & jnp.asarray([place in augment.flip for place in range(ndim)]))
+    return Turn(axis, flip)
+
+
+def draw_affine(
+    key: Key[Array, ""], augment: AugmentSettings, spacing: Float[Array, " ndim"]
+) -> Float[Array, "ndim ndim"]:
+    """A small rotation and scaling in mm as a matrix on voxel offsets; the identity unless drawn."""
+    ndim = spacing.shape[0]
+    drawn = jax.random.bernoulli(fold_in_name(key, "affine"), augment.affine)
+    planes = list(itertools.combinations(range(ndim), 2))
+    angles = jax.random.uniform(fold_in_name(key, "angle"), (len(planes),), minval=-1.0, maxval=1.0)
+    angles = jnp.where(drawn, angles * jnp.deg2rad(augment.rotation_deg), 0.0)
+    exponent = jax.random.uniform(fold_in_name(key, "scale"), minval=-1.0, maxval=1.0)
+    matrix = jnp.eye(ndim) * jnp.where(drawn, (1.0 + augment.scale) ** exponent, 1.0)
+    for angle, (one, other) in zip(angles, planes, strict=True):
+        turn = jnp.eye(ndim).at[one, one].set(jnp.cos(angle)).at[other, other].set(jnp.cos(angle))
+        turn = turn.at[one, other].set(-jnp.sin(angle)).at[other, one].set(jnp.sin(angle))
+        # A few multiplications written out: a matrix product may run in reduced precision on accelerators.
+        matrix = (matrix[:, :, None] * turn[None, :, :]).sum(axis=1)
+    return matrix * spacing[None, :] / spacing[:, None]
+
+
+def cut(
+    cohort: Cohort, case: Int[Array, ""], start: Int[Array, " ndim"], size: Sequence[int], turn: Turn
+) -> tuple[Float[Array, "*patch channels"], Int[Array, " *patch"], Bool[Array, " *patch"]]:
+    """Voxels of a box of one case, turned: image and label, 0 outside the case, and where inside it is."""
+    ndim = len(size)
+    shape = cohort.shapes[case]
+    strides = _strides(shape)
+    position = jnp.zeros((1,) * ndim, dtype=jnp.int32)
+    inside = jnp.ones((1,) * ndim, dtype=bool)
+    for place, count in enumerate(size):
+        index = jnp.arange(count, dtype=jnp.int32)
+        index = start[turn.axis[place]] + jnp.where(turn.flip[place], count - 1 - index, index)
+        along = [1] * ndim
+        along[place] = count
+        inside = inside & ((index >= 0) & (index < shape[turn.axis[place]])).reshape(along)
+        position = position + (index * strides[turn.axis[place]]).reshape(along)
+    return *_read(cohort, case, position, inside), inside
+
+
+def cut_affine(
+    cohort: Cohort,
+    case: Int[Array, ""],
+    start: Int[Array, " ndim"],
+    size: Sequence[int],
+    turn: Turn,
+    matrix: Float[Array, "ndim ndim"],
+) -> tuple[Float[Array, "*patch channels"], Int[Array, " *patch"], Bool[Array, " *patch"]]:
+    """`cut` through an affine map about the box's centre; with the identity the result is the same bit for bit."""
+    ndim = len(size)
+    shape = cohort.shapes[case]
+    strides = _strides(shape)
+    half = jnp.asarray([(count - 1) / 2 for count in size], dtype=jnp.float32)
+    # Column o of the map: how far one step along output axis o moves in the case.
+    columns = matrix[:, turn.axis] * jnp.where(turn.flip, -1.0, 1.0)[None, :]
+    where = []
+    for axis in range(ndim):
+        value = jnp.broadcast_to(start[axis].astype(jnp.float32) + half[axis], tuple(size))
+        for place, count in enumerate(size):
+            along = [1] * ndim
+            along[place] = count
+            step = (jnp.arange(count, dtype=jnp.float32) - (count - 1) / 2) * columns[axis, place]
+            value = value + step.reshape(along)
+        where.append(value)
+    nearest = [jnp.rint(value).astype(jnp.int32) for value in where]
+    inside, position = _position(nearest, shape, strides)
+    _, label = _read(cohort, case, position, inside)
+
+    low = [jnp.floor(value) for value in where]
+    share = [value - base for value, base in zip(where, low, strict=True)]
+    image = jnp.zeros((*size, cohort.image.shape[1]), dtype=jnp.float32)
+    for corner in itertools.product((0, 1), repeat=ndim):
+        # Beyond the border the border voxel is repeated; voxels whose centre lies outside are masked below.
+        index = [
+            jnp.clip(base.astype(jnp.int32) + up, 0, shape[axis] - 1)
+            for axis, (base, up) in enumerate(zip(low, corner, strict=True))
+        ]
+        _, flat = _position(index, shape, strides)
+        weight = jnp.ones(tuple(size), dtype=jnp.float32)
+        for part, up in zip(share, corner, strict=True):
+            weight = weight * (part if up else 1.0 - part)
+        values = cohort.image.at[cohort.offsets[case] + flat].get(mode="promise_in_bounds")
+        image = image + weight[..., None] * values.astype(jnp.float32)
+    return jnp.where(inside[..., None], image, 0.0), label, inside
+
+
+def _strides(shape: Int[Array, " ndim"]) -> Int[Array, " ndim"]:
+    """Voxels between neighbours along each axis, C order."""
+    ones = jnp.ones((1,), dtype=jnp.int32)
+    return jnp.concatenate([jnp.cumprod(shape[:0:-1], dtype=jnp.int32)[::-1], ones])
+
+
+def _position(
+    index: Sequence[Int[Array, " *patch"]], shape: Int[Array, " ndim"], strides: Int[Array, " ndim"]
+) -> tuple[Bool[Array, " *patch"], Int[Array, " *patch"]]:
+    inside = jnp.ones((1,) * len(index), dtype=bool)
+    position = jnp.zeros((1,) * len(index), dtype=jnp.int32)
+    for axis, value in enumerate(index):
+        inside = inside & (value >= 0) & (value < shape[axis])
+        position = position + value * strides[axis]
+    return inside, position
+
+
+def _read(
+    cohort: Cohort, case: Int[Array, ""], position: Int[Array, " *patch"], inside: Bool[Array, " *patch"]
+) -> tuple[Float[Array, "*patch channels"], Int[Array, " *patch"]]:
+    # Positions outside the case are read at its voxel 0 and masked: there lies another case, or nothing. What a
+    # caller does not use of the pair is never computed.
+    flat = cohort.offsets[case] + jnp.where(inside, position, 0)
+    voxels = cohort.image.at[flat].get(mode="promise_in_bounds").astype(jnp.float32)
+    label = cohort.label.at[flat].get(mode="promise_in_bounds").astype(jnp.int32)
+    return jnp.where(inside[..., None], voxels, 0.0), jnp.where(inside, label, 0)
