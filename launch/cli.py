@@ -74,6 +74,21 @@ def _known_fields(argv: Sequence[str]) -> list[str]:
     return names(config)
 
 
+def load_config(holder: Any) -> Any:
+    """The config that --config names.
+
+    Raises:
+        UserError: The flag is missing, or its file cannot be loaded.
+    """
+    config = require(holder.value, "config", "configs/quickstart.py")
+    try:
+        config.keys()
+    except OSError as error:
+        cause = str(error).rsplit("Attempted", 1)[-1].strip()
+        raise UserError(f"--config cannot be loaded. Tried {cause}") from None
+    return config
+
+
 def _interrupt(signum: int, frame: Any) -> None:
     raise Interrupted(signum, "the same command goes on from what is saved")
 

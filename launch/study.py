@@ -25,9 +25,9 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Prepare the data, print the plan
 
 def main() -> None:
     """Runs the stages asked for."""
-    config = cli.require(_CONFIG.value, "config", "configs/quickstart.py")
+    config = cli.load_config(_CONFIG)
     workdir = Path(cli.require(_WORKDIR.value, "workdir", "runs/quickstart"))
-    stages = ["prepare"] if _DRY_RUN.value else _STAGES.value
+    stages = [] if _DRY_RUN.value else _STAGES.value
     ready = study_run.run_stages(config, workdir, stages=stages, progress=cli.make_progress())
     if _DRY_RUN.value:
         print(describe.describe(ready))

@@ -1,7 +1,7 @@
 """Tables drawn from scores and curves: what each arm reaches, how arms differ, when they converge.
 
-Tables in, tables out. All averages are those of `jaxseg.study.scores`, so the difference of two rows of `summary` is the
-difference in `comparisons`.
+Tables in, tables out. All averages are those of `jaxseg.study.scores`, so the difference of two rows of `summary` is
+the difference in `comparisons`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,13 @@ def baseline_of(arms: Sequence[str]) -> str:
     return BASELINE if BASELINE in arms else arms[0]
 
 
-def _finite_mean(values: np.ndarray) -> float:
+def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else math.nan
+
+
+def _run_means(groups: np.ndarray) -> np.ndarray:
+    """Mean of each run over the groups that it has a value for."""
+    return np.array([_mean(run[~np.isnan(run)]) for run in groups])
 
 
 SUMMARY_COLUMNS = (
@@ -64,8 +69,8 @@ def summary(cases: pd.DataFrame, *, confidence: float = 0.95, metrics: Sequence[
         for arm, counts in scores.counts.items():
             for metric in scores.metrics:
                 groups = group_means(scores.of(arm, metric), scores.groups)
-                known = groups[:, ~np.isnan(groups).all(0)]
-                by_seed = np.nanmean(known, axis=1) if known.size else np.zeros(0)
+                by_seed = _run_means(groups)
+                by_seed = by_seed[~np.isnan(by_seed)]
                 interval = statistics.t_interval(by_seed, confidence=confidence)
                 finite = len(by_seed) > 1 and bool(np.isfinite(by_seed).all())
                 rows.append(
@@ -73,11 +78,12 @@ def summary(cases: pd.DataFrame, *, confidence: float = 0.95, metrics: Sequence[
                         **{"arm": arm, "train_cases": scores.train_cases, "fold": scores.fold},
                         **{"label": scores.label, "metric": metric},
                         "unit": unit if metric in DISTANCES else "",
-                        "mean": float(by_seed.mean()) if len(by_seed) else math.nan,
+                        "mean": _mean(by_seed),
                         **{"ci_low": interval.low, "ci_high": interval.high},
                         "sd": float(by_seed.std(ddof=1)) if finite else math.nan,
                         "iqm": statistics.interquartile_mean(groups),
-                        **{"n_seeds": len(groups), "n_groups": known.shape[1], "n_cases": len(scores.groups)},
+                        **{"n_seeds": len(by_seed), "n_groups": int((~np.isnan(groups)).any(0).sum())},
+                        "n_cases": len(scores.groups),
                         **{f"n_{name}": number for name, number in counts._asdict().items()},
                     }
                 )
@@ -104,12 +110,8 @@ def _note(found: Contrast) -> str:
     return "; ".join(notes)
 
 
-def _run_means(scores: Scores, arm: str, metric: str) -> np.ndarray:
-    return np.array([_finite_mean(run[~np.isnan(run)]) for run in group_means(scores.of(arm, metric), scores.groups)])
-
-
 def _improvement(scores: Scores, arm: str, baseline: str, metric: str) -> float:
-    a, b = (_run_means(scores, name, metric) for name in (arm, baseline))
+    a, b = (_run_means(group_means(scores.of(name, metric), scores.groups)) for name in (arm, baseline))
     return statistics.probability_of_improvement(*((b, a) if metric in DISTANCES else (a, b)))
 
 
@@ -159,7 +161,7 @@ def comparisons(
                 interval = (
                     statistics.two_way_interval(found.d, confidence=confidence)
                     if finite
-                    else statistics.Interval(_finite_mean(found.d), math.nan, math.nan, math.nan)
+                    else statistics.Interval(_mean(found.d), math.nan, math.nan, math.nan)
                 )
                 by_seed = found.d.mean(1) if finite else np.full(len(found.d), math.nan)
                 # Flips go by the baseline's seed, which all comparisons of a family share.

@@ -39,8 +39,8 @@ class Ready:
     plan: Plan
 
 
-def claim_workdir(config: ConfigDict, workdir: Path) -> StudySettings:
-    """Checks the config, and that the workdir is new or holds the same study; saves the config in it.
+def check_workdir(config: ConfigDict, workdir: Path) -> StudySettings:
+    """Checks the config, and that the workdir is new or holds the same study.
 
     Raises:
         UserError: A mistake in the config, or a workdir of another config, with the fields that differ.
@@ -57,7 +57,6 @@ def claim_workdir(config: ConfigDict, workdir: Path) -> StudySettings:
             )
     elif workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir} is a file; give a folder")
-    files.write_text(path, config_module.to_json(config))
     return study
 
 
@@ -104,7 +103,7 @@ def run_stages(
     Args:
         config: As made by a file in configs/.
         workdir: Folder of the study; created when new.
-        stages: Some of `STAGES`.
+        stages: Some of `STAGES`; with none of them the study is only planned, and the workdir not claimed.
         progress: Makes the progress of a stage or job from its title.
 
     Returns:
@@ -119,10 +118,14 @@ def run_stages(
             raise UserError(
                 f"--stages names {stage!r}{config_module.nearest(stage, STAGES)} Stages: {', '.join(STAGES)}"
             )
-    study = claim_workdir(config, workdir)
+    study = check_workdir(config, workdir)
     with files.locked(workdir):
         began = time.monotonic()
         ready = prepare(study, workdir, progress("prepare"))
+        if not stages:
+            return ready
+        # Only now: a config whose data turned out unusable must not claim the workdir.
+        files.write_text(workdir / "config.json", config_module.to_json(config))
         write_study(ready, {"prepare": time.monotonic() - began})
         work: dict[str, Callable[[], None]] = {
             "pretrain": lambda: train_jobs(ready, "pretrain", progress),
@@ -218,6 +221,10 @@ def _task_summary(ready: Ready, task: Any) -> dict[str, Any]:
         "name": prepared.name,
         "labels": list(prepared.labels),
         "unit": task.unit,
+        "channels": prepared.channels,
+        "spacing_mm": prepared.spacing_mm,
+        "normalization": prepared.normalization,
+        "windows": prepared.windows,
         "cases": {"train": len(split.train), "val": len(split.val), "test": len(split.test)},
         "splits": [dataclasses.asdict(part) for part in ready.tasks.splits[task]],
     }

@@ -98,7 +98,7 @@ def _variant(table: pd.DataFrame, fold: int, metrics: tuple[str, ...]) -> Iterat
     if held_rows.empty:
         return
     train_cases = int(table["train_cases"].iloc[0])
-    labels = list(dict.fromkeys(table["label"]))
+    labels = [str(label) for label in table["label"].unique()]
     # Groups sort first, so that case numbers ascend with group numbers.
     by_case = held_rows.groupby(["group", "fold", "case"], sort=True)
     case_of, label_of = by_case.ngroup().to_numpy(), held_rows["label"].map(labels.index).to_numpy()
@@ -111,7 +111,7 @@ def _variant(table: pd.DataFrame, fold: int, metrics: tuple[str, ...]) -> Iterat
 
     numbers, seeds, values = held_rows[list(metrics)].to_numpy(np.float64), {}, {}
     arm_of, seed_of = held_rows["arm"].to_numpy(), held_rows["seed"].to_numpy()
-    for arm in dict.fromkeys(table["arm"]):
+    for arm in map(str, table["arm"].unique()):
         rows = np.flatnonzero(arm_of == arm)
         found, position = np.unique(seed_of[rows], return_inverse=True)
         cube = np.full((len(found), num_cases, len(labels), len(metrics)), np.nan)

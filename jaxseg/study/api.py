@@ -1,0 +1,262 @@
+"""A finished study, read from its workdir: parameters, predictions, activations, tables. No accelerator is needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Num
+
+from jaxseg import checkpoint, config, data, inference, trees
+from jaxseg.models import layer_names, make_model
+from jaxseg.study import files
+from jaxseg.types import ArmSettings, Params, StudySettings, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One variant (train size, fold) of an arm of a loaded study."""
+
+    workdir: Path
+    study: StudySettings
+    settings: ArmSettings
+    target: dict[str, Any]
+    """The target task as study.json describes it."""
+    runs: dict[int, dict[str, Any]]
+    """Entries of study.json by seed."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Ids of the arm's seeds."""
+        return tuple(self.runs)
+
+    def _place(self, seed: int) -> tuple[Path, int, int]:
+        if seed not in self.runs:
+            raise UserError(f"arm {self.settings.name!r} has no seed {seed}; its seeds are {self.seeds}")
+        run = self.runs[seed]
+        return self.workdir / run["directory"] / "checkpoints", run["index"], run["steps"]
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Steps with a checkpoint; 0 is the start."""
+        return checkpoint.saved_steps(self._place(self.seeds[0])[0])
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names that `activations` takes, in forward order."""
+        return layer_names(self.settings.model)
+
+    def params(self, seed: int, step: int | None = None) -> Params:
+        """Parameters of one seed as a nested dict of NumPy arrays, read without the other seeds'.
+
+        Args:
+            seed: One of `seeds`.
+            step: One of `steps`; None for the last.
+
+        Raises:
+            UserError: No such seed or step.
+        """
+        directory, index, last = self._place(seed)
+        return checkpoint.read_seed(directory, last if step is None else step, index)
+
+    def _stacked(self, seeds: Sequence[int] | None, step: int | None) -> Params:
+        chosen = self.seeds if seeds is None else tuple(seeds)
+        if not chosen:
+            raise UserError(f"no seed asked for; arm {self.settings.name!r} has {self.seeds}")
+        # Not one read of all: seeds may lie in different chunks.
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *(self.params(seed, step) for seed in chosen))
+
+    @functools.cached_property
+    def _model(self) -> Any:
+        return make_model(self.settings.model, classes=len(self.target["labels"]) + 1)
+
+    @functools.cached_property
+    def _predict(self) -> Any:
+        # Cached, so that a second image compiles nothing.
+        return jax.jit(jax.vmap(inference.make_window_predict(self._model), in_axes=(0, None, None)))
+
+    def read(self, image: Any) -> tuple[Float[np.ndarray, "*spatial channels"], Any]:
+        """An image prepared as the training data was, and the geometry to put a prediction back.
+
+        Args:
+            image: A path, one path a channel, a nibabel image, or a prepared array `[*spatial, channels]`, which is
+                taken as it is and has no geometry.
+        """
+        if isinstance(image, np.ndarray | jax.Array):
+            array = np.asarray(image, np.float32)
+            if array.ndim != self.settings.model.ndim + 1 or array.shape[-1] != self.target["channels"]:
+                raise UserError(
+                    f"a prepared array has shape [*spatial, channels] with {self.settings.model.ndim} spatial axes and "
+                    f"{self.target['channels']} channel(s), got {array.shape}"
+                )
+            return array, None
+        spacing = self.target["spacing_mm"]
+        return data.read_image(
+            image,
+            task=self.study.target,
+            ndim=self.settings.model.ndim,
+            spacing_mm=None if spacing is None else tuple(spacing),
+            normalization=tuple(self.target["normalization"]),
+            windows=tuple(tuple(window) for window in self.target["windows"]),
+        )
+
+    def probabilities(
+        self, image: Float[np.ndarray, "*spatial channels"], seeds: Sequence[int] | None = None
+    ) -> Float[np.ndarray, "seed *spatial classes"]:
+        """Class probabilities of a prepared array, by sliding window."""
+        params = self._stacked(seeds, None)
+
+        def predict(windows: np.ndarray) -> np.ndarray:
+            return np.asarray(self._predict(params, {}, windows))
+
+        settings = self.study.evaluate
+        (result,) = inference.predict_cases(
+            predict,
+            [image],
+            patch=self.study.target.patch,
+            overlap=settings.overlap,
+            window_batch=settings.window_batch,
+        )
+        return result
+
+    def predict(
+        self, image: Any, seeds: Sequence[int] | None = None, *, probabilities: bool = False
+    ) -> Num[np.ndarray, "seed *spatial"]:
+        """Label maps of an image, one a seed.
+
+        Args:
+            image: See `read`.
+            seeds: Some of `seeds`; None for all.
+            probabilities: Return class probabilities on the prepared grid instead, with a last axis of classes.
+
+        Returns:
+            Label maps (uint8) on the grid of the input, in the order of its own axes.
+        """
+        array, geometry = self.read(image)
+        result = self.probabilities(array, seeds)
+        if probabilities:
+            return result
+        if geometry is None:
+            return result.argmax(-1).astype(np.uint8)
+        return np.stack([np.asarray(data.to_nifti(one, geometry).dataobj).astype(np.uint8) for one in result])
+
+    def activations(
+        self,
+        volume: Any,
+        layers: Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
+        *,
+        step: int | None = None,
+    ) -> dict[str, Float[np.ndarray, "seed *spatial channels"]]:
+        """Outputs of levels, after the nonlinearity, for the central patch of a volume.
+
+        Args:
+            volume: See `read`.
+            layers: Some of `layers`; None for all.
+            seeds: Some of `seeds`; None for all.
+            step: One of `steps`; None for the last.
+        """
+        wanted = self.layers if layers is None else tuple(layers)
+        for name in wanted:
+            if name not in self.layers:
+                raise UserError(
+                    f"no layer {name!r}{config.nearest(name, self.layers)} Layers: {', '.join(self.layers)}"
+                )
+        array, _ = self.read(volume)
+        patch = np.zeros((1, *self.study.target.patch, array.shape[-1]), np.float32)
+        take, put = [], []
+        for have, want in zip(array.shape[:-1], self.study.target.patch, strict=True):
+            size, start = min(have, want), max((have - want) // 2, 0)
+            take.append(slice(start, start + size))
+            put.append(slice((want - size) // 2, (want - size) // 2 + size))
+        patch[0][tuple(put)] = array[tuple(take)]
+
+        def one(params: Params) -> Any:
+            _, state = self._model.apply({"params": params}, patch, train=False, mutable=["activations"])
+            return state["activations"]
+
+        values = trees.flatten(jax.jit(jax.vmap(one))(self._stacked(seeds, step)))
+        # Flax keeps each recorded value in a tuple of one.
+        found = {path.removesuffix("/0"): np.asarray(value)[:, 0] for path, value in values.items()}
+        return {name: found[name] for name in wanted}
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A study read from its workdir by `load`."""
+
+    workdir: Path
+    config: Any
+    """The resolved ConfigDict."""
+    settings: StudySettings
+    record: dict[str, Any]
+    """study.json: plan, versions, device, timing, exclusions."""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the arms."""
+        return tuple(self.record["arms"])
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Ids of the seeds, without the arms' offsets."""
+        return self.settings.seeds
+
+    def arm(self, name: str, *, train_cases: int | None = None, fold: int | None = None) -> Arm:
+        """One arm, in one variant.
+
+        Args:
+            name: One of `arms`.
+            train_cases: Train size; needed when there are several (0 stands for all cases).
+            fold: Needed when there are several.
+
+        Raises:
+            UserError: No such arm or variant, or several to choose from.
+        """
+        if name not in self.arms:
+            raise UserError(f"no arm {name!r}{config.nearest(name, self.arms)} Arms: {', '.join(self.arms)}")
+        runs = [run for run in self.record["runs"] if run["kind"] == "train" and run["arm"] == name]
+        for field, value in (("train_cases", train_cases), ("fold", fold)):
+            allowed = sorted({run[field] for run in runs})
+            if value is None and len(allowed) > 1:
+                raise UserError(f"arm {name!r} has several values of {field}: choose one of {allowed}")
+            chosen = allowed[0] if value is None else value
+            if chosen not in allowed:
+                raise UserError(f"arm {name!r} has no {field} = {chosen}; it has {allowed}")
+            runs = [run for run in runs if run[field] == chosen]
+        settings = next(arm for arm in self.settings.arms if arm.name == name)
+        by_seed = {run["seed"]: run for run in runs}
+        return Arm(self.workdir, self.settings, settings, self.record["target"], by_seed)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table of results: `cases`, `curves`, `summary`, `comparisons`, `convergence`...
+
+        Raises:
+            UserError: No such table.
+        """
+        path = self.workdir / "results" / f"{name}.csv"
+        if not path.exists():
+            known = sorted(entry.stem for entry in (self.workdir / "results").glob("*.csv"))
+            raise UserError(f"no table {name!r} in {path.parent}; it has {', '.join(known) or 'none'}")
+        return files.read_table(path)
+
+
+def load(workdir: str | Path) -> Study:
+    """Opens a workdir; nothing is unpickled, and parameters are read when asked for.
+
+    Raises:
+        UserError: No study there.
+    """
+    workdir = Path(workdir)
+    if not (workdir / "study.json").exists():
+        raise UserError(f"no study in {workdir}: it has no study.json; give the --workdir of a study")
+    saved = config.from_json((workdir / "config.json").read_text())
+    record = json.loads((workdir / "study.json").read_text())
+    return Study(workdir, saved, config.parse(saved), record)
