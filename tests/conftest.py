@@ -1,0 +1,30 @@
+"""Set-up shared by all tests: four CPU devices, strict ranks, cached programs, the real data when it is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Before anything touches a device.
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Compiling dominates the time of the tests; programs are kept between runs.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with real labelled image sets; in CI it must be there."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        if os.environ.get("CI"):
+            pytest.fail(f"in CI the real image sets must be in {folder}")
+        pytest.skip("the real image sets are not beside this checkout")
+    return folder
