@@ -256,13 +256,17 @@ def _cell(value: object, digits: int, missing: str) -> str:
     return str(value)
 
 
+def _holds_numbers(column: pd.Series) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column))
+
+
 def tables_text(table: pd.DataFrame, *, digits: int = 3) -> str:
     """A table as aligned text: numbers to the right with fixed digits, words to the left, a dash where undefined."""
     columns = []
     for name in table.columns:
         cells = [str(name), *(_cell(v, digits, "-") for v in table[name])]
         width = max(map(len, cells))
-        right = pd.api.types.is_numeric_dtype(table[name])
+        right = _holds_numbers(table[name])
         columns.append([c.rjust(width) if right else c.ljust(width) for c in cells])
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
@@ -288,7 +292,7 @@ def to_latex(table: pd.DataFrame, *, caption: str = "", label: str = "", digits:
     def escape(text: str) -> str:
         return "".join(_LATEX.get(c, c) for c in text)
 
-    align = "".join("r" if pd.api.types.is_numeric_dtype(table[c]) else "l" for c in table.columns)
+    align = "".join("r" if _holds_numbers(table[c]) else "l" for c in table.columns)
     lines = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", " & ".join(escape(str(c)) for c in table.columns) + r" \\"]
     lines.append(r"\midrule")
     for values in table.itertuples(index=False, name=None):
