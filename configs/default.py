@@ -40,17 +40,17 @@ def task() -> ConfigDict:
     return config
 
 
-def arm(init: str, freeze: str) -> ConfigDict:
+def arm(init: str, freeze: str, **overrides: dict) -> ConfigDict:
     """An arm: how the target network starts and what of it is trained.
 
-    Fields of model, optim, loss, train, source and pretrain can be overridden per arm:
-    `arm("pretrained", "none").update(optim={"lr": 1e-4})`.
+    Overrides are fields of model, optim, loss, train, source or pretrain: `arm("pretrained", "none", optim={"lr": 1e-4})`.
     """
     config = ConfigDict(sort_keys=False)
     config.kind = "network"
     config.init = init  # random, pretrained, pretrained:PATH_REGEX, mean_var
     config.freeze = freeze  # none, encoder, decoder, all_but_head, regex:PATH_REGEX
     config.seed_offset = 0  # added to the seed ids of this arm: a large number makes its seeds disjoint
+    config.update(overrides)
     return config
 
 

@@ -28,3 +28,16 @@ def shared_data() -> Path:
             pytest.fail(f"in CI the real image sets must be in {folder}")
         pytest.skip("the real image sets are not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a finished tiny study with its report; tests must not change it."""
+    from jaxseg.report import write_report
+    from jaxseg.study.run import STAGES, run_stages
+    from tests.tiny import silent, tiny_config
+
+    workdir = tmp_path_factory.mktemp("tiny") / "study"
+    run_stages(tiny_config(), workdir, stages=STAGES, progress=silent)
+    write_report(workdir)
+    return workdir

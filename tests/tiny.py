@@ -5,6 +5,8 @@ from __future__ import annotations
 from configs import default
 from ml_collections import ConfigDict
 
+from jaxseg.types import Progress
+
 
 def tiny_config() -> ConfigDict:
     """A config whose whole study takes seconds; tests change what they need."""
@@ -29,3 +31,13 @@ def tiny_config() -> ConfigDict:
     config.report.examples = 1
     config.arms = default.pick_arms("scratch", "transfer", "frozen_random_encoder")
     return config
+
+
+def silent(title: str) -> Progress:
+    """Progress that nobody watches."""
+    return lambda what, done, total, note="": None
+
+
+def get_config() -> ConfigDict:
+    """For --config=tests/tiny.py."""
+    return tiny_config()

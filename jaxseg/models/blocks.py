@@ -61,7 +61,7 @@ class ConvNormRelu(nn.Module):
         y = functools.reduce(jnp.add, terms)
         if self.norm == "none":
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            return nn.relu(y + bias.astype(y.dtype))
+            return nn.relu(y + lax.expand_dims(bias.astype(y.dtype), tuple(range(y.ndim - 1))))
         scale = self.param("scale", nn.initializers.ones, (self.features,))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return nn.relu(instance_norm(y, scale, bias))

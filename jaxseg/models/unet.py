@@ -116,7 +116,8 @@ class Head(nn.Module):
         """Logits."""
         kernel = self.param("kernel", nn.initializers.he_normal(), (x.shape[-1], self.classes))
         bias = self.param("bias", nn.initializers.zeros, (self.classes,))
-        return jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32) + bias
+        logits = jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+        return logits + jnp.expand_dims(bias, tuple(range(x.ndim - 1)))
 
 
 def level_strides(settings: ModelSettings) -> tuple[tuple[int, ...], ...]:

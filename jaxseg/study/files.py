@@ -44,7 +44,6 @@ def read_table(path: Path) -> pd.DataFrame:
         path,
         keep_default_na=False,
         na_values=[""],
-        float_precision="round_trip",
         dtype=dict.fromkeys(("arm", "case", "group", "label", "unit", "hd_definition", "status"), str),
     )
 

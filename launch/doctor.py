@@ -1,0 +1,66 @@
+"""Says what this machine offers, what jaxseg will use, and what is missing.
+
+python -m launch.doctor
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxseg import seeds
+from jaxseg.study.run import VERSIONS, memory_bytes
+from launch import cli
+
+OPTIONAL = {
+    "torch": "the peer in launch.benchmark",
+    "submitit": "launch.sweep --cluster=slurm (pip install 'jaxseg[slurm]')",
+}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def main() -> None:
+    """Prints the findings; a missing required package is an error of the installation, exit status 1."""
+    missing = []
+    print(f"python {sys.version.split()[0]}")
+    for name in (*VERSIONS, "nibabel", "ml-collections", "array-record", "pandas", "matplotlib"):
+        version = _version(name)
+        print(f"{name} {version or 'MISSING'}")
+        missing += [] if version else [name]
+    for name, use in OPTIONAL.items():
+        print(f"{name} {_version(name) or f'not installed; used by {use}'}")
+
+    devices = jax.local_devices()
+    print(f"\ndevices: {len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
+    print(f"memory: {memory_bytes() / 2**30:.1f} GiB; CPU cores: {len(os.sched_getaffinity(0))}")
+    print(f"free disk here: {shutil.disk_usage('.').free / 2**30:.1f} GiB")
+    if devices[0].platform == "cpu" and shutil.which("nvidia-smi"):
+        print("an NVIDIA driver is here but JAX sees no GPU: pip install 'jaxseg[cuda]'")
+    plan = seeds.make_plan(10**9)
+    print(f"seeds will be mapped by {plan.strategy!r} over {len(plan.devices)} device(s)")
+    cache = jax.config.values["jax_compilation_cache_dir"]
+    print(f"compiled programs are kept in {cache} ({'there' if Path(cache).exists() else 'empty'})")
+    data = os.environ.get("JAXSEG_DATA")
+    print(f"JAXSEG_DATA: {data or 'not set; msd: tasks are fetched when asked for'}")
+
+    mapped = seeds.map_seeds(lambda seed: jnp.square(seed), plan=seeds.make_plan(4))
+    values = seeds.fetch(mapped(seeds.put(jnp.arange(4.0), seeds.make_plan(4))), 4)
+    print(f"a mapped program runs: {'yes' if values.tolist() == [0, 1, 4, 9] else 'NO, it gave ' + str(values)}")
+    if missing:
+        raise RuntimeError(f"required packages are missing: {', '.join(missing)}; pip install -e . mends it")
+
+
+if __name__ == "__main__":
+    cli.run(main)
