@@ -1,0 +1,185 @@
+"""The accuracy section: scores by arm, label and train size, single runs, paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from jaxseg.report import figures
+from jaxseg.report.blocks import (
+    Block,
+    Cell,
+    Chart,
+    Fold,
+    Missing,
+    Prose,
+    Section,
+    Styles,
+    Table,
+    TableGroup,
+    arm_name,
+    described,
+)
+from jaxseg.report.effects import NO_SCORES, baseline_of, overall_dsc, seed_scores
+from jaxseg.report.tables import Tables, of_variant, variants_of
+from jaxseg.report.text import MISSING, cases, count, interval, number, p_value, plain, signed
+
+_MANY_LABELS = 4
+
+_NAMES = {"dsc": "DSC", "hd95": "HD95", "assd": "ASSD", "nsd": "NSD"}
+_SHARES = frozenset({"dsc", "nsd"})
+"""Metrics between 0 and 1, the higher the better; the others are distances in the task's unit."""
+
+
+def accuracy_section(tables: Tables, styles: Styles) -> Section:
+    """Show DSC per arm, label and train size, single runs, and paired differences."""
+    return Section("accuracy", "Accuracy on the test cases", tuple(_accuracy(tables, styles)))
+
+
+def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
+    sure = f"{100 * tables.confidence:g} %"
+    unit = str((tables.study.get("target") or {}).get("unit", ""))
+    if tables.summary is None:
+        yield Missing("There is no results/summary.csv: scores of the arms are left out.")
+    else:
+        overall = overall_dsc(tables.summary)
+        yield Prose(
+            "The Dice similarity coefficient (DSC) is twice the overlap of prediction and reference over their total "
+            "size: 1 is perfect, 0 is no overlap. A structure that a network misses altogether counts as 0."
+        )
+        if not overall.empty:
+            runs = seed_scores(tables.cases) if tables.cases is not None else NO_SCORES
+            yield Chart(
+                "scores",
+                partial(figures.scores, overall, runs, styles),
+                described("Mean DSC", overall.itertuples(), lambda r: f"{r.arm} {number(r.mean)}"),
+                f"DSC of each arm: mean and {sure} interval over seeds (large mark, line)"
+                + (", every seed below it (dots)." if tables.cases is not None else "."),
+            )
+        labels = set(tables.summary["label"]) - {"mean"}
+        by_label = _score_table(tables.summary, "dsc", styles, f"DSC by label: mean over seeds and {sure} interval.")
+        if len(labels) > _MANY_LABELS:
+            yield _score_table(overall, "dsc", styles, f"DSC, mean of labels: mean over seeds and {sure} interval.")
+            yield Fold("DSC by label", (by_label,))
+        else:
+            yield by_label
+        if overall.groupby("arm")["train_cases"].nunique().max() > 1:
+            yield Chart(
+                "train_size",
+                partial(figures.by_size, overall, styles, baseline=baseline_of(tables)),
+                described("DSC by number of training cases", overall.itertuples(), _size_words),
+                f"DSC against the number of training cases: mean and {sure} interval over seeds.",
+            )
+        for metric, name in _NAMES.items():
+            own = tables.summary[tables.summary["metric"] == metric]
+            if metric != "dsc" and own["mean"].notna().any():
+                caption = f"{name}{'' if metric == 'nsd' else f', {unit}'}: mean over seeds and {sure} interval."
+                table = _score_table(tables.summary, metric, styles, caption + _empty_rule(tables, metric))
+                yield Fold(f"{name} by label", (table,))
+    if tables.comparisons is None:
+        yield Missing("There is no results/comparisons.csv: paired differences between arms are left out.")
+        return
+    overall = overall_dsc(tables.comparisons)
+    if not overall.empty:
+        yield Chart(
+            "differences",
+            partial(figures.differences, overall, styles),
+            described(
+                "Differences in mean DSC",
+                overall.itertuples(),
+                _difference_words,
+            ),
+            f"Paired differences in DSC, seed by seed and case by case, with {sure} intervals. The grey band, "
+            f"±{figures.RELEVANT_DSC} DSC, holds differences too small to matter.",
+        )
+    yield Fold("Differences by label, with p-values", tuple(_difference_blocks(tables.comparisons, unit, styles, sure)))
+
+
+def _difference_words(row: Any) -> str:
+    return f"{row.arm_a} minus {row.arm_b} {signed(row.mean_diff)}"
+
+
+def _size_words(row: Any) -> str:
+    return f"{row.arm}, {cases(row.train_cases)}, {number(row.mean)}"
+
+
+def _empty_rule(tables: Tables, metric: str) -> str:
+    rule = tables.config.get("evaluate", {}).get("surface_empty")
+    if metric == "nsd" or rule is None:
+        return ""
+    meaning = {"diagonal": "the image diagonal", "nan": "nothing (left out)", "inf": "infinity"}.get(rule, str(rule))
+    return f" A structure found in only one of prediction and reference counts as {meaning}."
+
+
+def _score_table(summary: pd.DataFrame, metric: str, styles: Styles, caption: str) -> Table:
+    own = summary[summary["metric"] == metric]
+    labels = [label for label in dict.fromkeys(own["label"]) if label != "mean"]
+    shown = labels if len(labels) == 1 else ["mean", *labels]
+    variants = variants_of(own)
+    heading = figures.titles(variants)
+    groups = []
+    for variant in variants:
+        part = of_variant(own, variant)
+        rows = []
+        for arm in (arm for arm in styles if (part["arm"] == arm).any()):
+            of_arm = part[part["arm"] == arm].drop_duplicates("label").set_index("label")
+            cells = [_score_cell(of_arm.loc[label]) if label in of_arm.index else Cell(MISSING) for label in shown]
+            main = of_arm.loc["mean" if "mean" in of_arm.index else of_arm.index[0]]
+            counts = (main["n_seeds"], main["n_cases"], main["n_missed"], main["n_spurious"])
+            rows.append((Cell(arm_name(arm, styles)), *cells, *(Cell(count(n)) for n in counts)))
+        groups.append(TableGroup(f"Trained on {heading[variant]}" if len(variants) > 1 else "", tuple(rows)))
+    head = ("Arm", *("Mean of labels" if label == "mean" else label for label in shown))
+    caption += " Missed: in the reference only. Spurious: in the prediction only."
+    return Table(caption, (*head, "Seeds", "Cases", "Missed", "Spurious"), tuple(groups))
+
+
+def _score_cell(row: pd.Series) -> Cell:
+    digits = 3 if row["metric"] in _SHARES else 2
+    return Cell(number(row["mean"], digits), interval(row["ci_low"], row["ci_high"], digits))
+
+
+def _difference_blocks(comparisons: pd.DataFrame, unit: str, styles: Styles, sure: str) -> Iterator[Block]:
+    for metric in (metric for metric in _NAMES if (comparisons["metric"] == metric).any()):
+        yield _difference_table(comparisons[comparisons["metric"] == metric], metric, unit, styles, sure)
+    yield Prose(
+        "The p-values flip signs over seeds and speak of these cases; the second holds for the whole family of "
+        "comparisons at once. The intervals are what a verdict goes by."
+    )
+    if "note" in comparisons:
+        parts = dict.fromkeys(part for note in comparisons["note"] for part in str(note).split("; ") if part)
+        notes = [part for part in parts if not part.startswith("fewer than")]  # the summary says so already
+        if notes:
+            yield Prose(f"Notes: {'; '.join(notes)}.")
+
+
+def _difference_table(own: pd.DataFrame, metric: str, unit: str, styles: Styles, sure: str) -> Table:
+    one_base = own["arm_b"].nunique() == 1
+    variants = variants_of(own)
+    heading = figures.titles(variants)
+    digits = 3 if metric in _SHARES else 2
+    groups = []
+    for variant in variants:
+        rows = tuple(
+            (
+                Cell(arm_name(row.arm_a, styles)),
+                *(() if one_base else (Cell(row.arm_b),)),
+                Cell("mean of labels" if row.label == "mean" else row.label),
+                Cell(signed(row.mean_diff, digits), interval(row.ci_low, row.ci_high, digits)),
+                Cell(p_value(row.p)),
+                Cell(p_value(getattr(row, "p_maxt", float("nan")))),
+                Cell(count(row.n_seeds)),
+                Cell(count(row.n_groups)),
+                Cell(getattr(row, "inference", "")),
+            )
+            for row in of_variant(own, variant).itertuples()
+        )
+        groups.append(TableGroup(f"Trained on {heading[variant]}" if len(variants) > 1 else "", rows))
+    against = () if one_base else ("Against",)
+    head = ("Arm", *against, "Label", "Difference", "p, these cases", "p, family", "Seeds", "Groups", "Inference")
+    base = plain(own["arm_b"].iloc[0]) if one_base else "another arm"
+    better = "higher is better" if metric in _SHARES else f"in {unit}, lower is better"
+    caption = f"Paired differences in {_NAMES[metric]} to {base} ({better}), with {sure} intervals."
+    return Table(caption, head, tuple(groups), text_columns=(0, 1, 7) if one_base else (0, 1, 2, 8))

@@ -1,0 +1,106 @@
+"""Put the sections on one self-contained page, and every figure beside it as SVG and PNG."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from jaxseg.report.accuracy import accuracy_section
+from jaxseg.report.blocks import Block, Chart, Fold, Section
+from jaxseg.report.examples import examples_section
+from jaxseg.report.provenance import load_section, provenance_section
+from jaxseg.report.style import NARROW_INCHES, WIDE_INCHES, arm_styles, inline_svg, to_png, to_svg
+from jaxseg.report.summary import standfirst, summary_section
+from jaxseg.report.tables import Tables, read_tables
+from jaxseg.report.text import plain
+from jaxseg.report.training import training_section
+
+SECTIONS = (summary_section, accuracy_section, training_section, examples_section, load_section, provenance_section)
+"""In the order of the page; each takes the tables and the arms' styles. A new analysis adds its own here."""
+
+
+def write_report(workdir: Path) -> Path:
+    """Write `report.html` and `figures/*.svg|png` from a workdir's tables.
+
+    The page needs no network and no script. Sections whose tables are missing say so.
+
+    Args:
+        workdir: a study's folder with study.json, and what there is of config.json, results/ and load_tables/.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UserError: there is no readable study.json, or a table lacks a column.
+    """
+    tables = read_tables(workdir)
+    styles = arm_styles(tables.arms)
+    sections = [build(tables, styles) for build in SECTIONS]
+    folder = workdir / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {chart.stem: _draw(chart, folder) for section in sections for chart in _charts(section.blocks)}
+    page = workdir / "report.html"
+    _write(page, render(tables, sections, drawn).encode("utf-8"))
+    return page
+
+
+def render(tables: Tables, sections: Iterable[Section], drawn: dict[str, Markup]) -> str:
+    """Fill the template.
+
+    Args:
+        tables: a workdir's tables.
+        sections: the page's parts, in order.
+        drawn: figure stem -> its inline SVG.
+
+    Returns:
+        An HTML document; everything that comes from data is escaped.
+    """
+    files = resources.files("jaxseg.report")
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(lambda name: (files / name).read_text(encoding="utf-8")),
+    )
+    environment.filters["plain"] = lambda text: text if isinstance(text, Markup) else plain(text)
+    return environment.get_template("template.html").render(
+        name=tables.study.get("name", "study"),
+        standfirst=standfirst(tables),
+        sections=list(sections),
+        drawn=drawn,
+        style=Markup((files / "style.css").read_text(encoding="utf-8")),
+    )
+
+
+def _charts(blocks: Iterable[Block]) -> Iterator[Chart]:
+    for block in blocks:
+        if isinstance(block, Chart):
+            yield block
+        elif isinstance(block, Fold):
+            yield from _charts(block.blocks)
+
+
+def _draw(chart: Chart, folder: Path) -> Markup:
+    """Write a figure's files and return it for the page, once for its column and once for phones."""
+    wide = chart.draw(width=WIDE_INCHES)
+    document = to_svg(wide)
+    _write(folder / f"{chart.stem}.svg", document.encode("utf-8"))
+    _write(folder / f"{chart.stem}.png", to_png(wide))
+    alt = plain(chart.alt)
+    narrow = inline_svg(to_svg(chart.draw(width=NARROW_INCHES)), prefix=f"{chart.stem}-narrow", alt=alt)
+    return Markup('<div class="wide">{}</div>\n<div class="narrow">{}</div>').format(
+        Markup(inline_svg(document, prefix=chart.stem, alt=alt)), Markup(narrow)
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    os.replace(part, path)

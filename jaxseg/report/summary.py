@@ -1,0 +1,364 @@
+"""The page's first section: what was compared, the plain answer, and how far it can be trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from jaxseg.report.blocks import (
+    Block,
+    Cell,
+    KeyFigure,
+    Missing,
+    Notice,
+    Prose,
+    Section,
+    Strip,
+    Styles,
+    Table,
+    TableGroup,
+    arm_name,
+    sentence,
+)
+from jaxseg.report.effects import MIN_SEEDS, Speed, baseline_of, main_variant, overall_dsc, speeds, uses_pretraining
+from jaxseg.report.figures import titles
+from jaxseg.report.tables import Tables, Variant, of_variant, variants_of
+from jaxseg.report.text import (
+    MISSING,
+    TIMES,
+    cases,
+    count,
+    interval,
+    limit,
+    listing,
+    number,
+    p_value,
+    plain,
+    plural,
+    ratio,
+    signed,
+)
+
+_WORDS = (
+    "An arm is one way of training: how the weights start and which of them are trained. A seed repeats an arm with "
+    "other random numbers. An interval says how far the mean might lie from the truth, given how runs differ."
+)
+
+
+def summary_section(tables: Tables, styles: Styles) -> Section:
+    """Say what was compared and what came out."""
+    answer = _answer(tables, styles) if tables.comparisons is not None else _single_arm(tables, styles)
+    blocks = (*answer, *_notices(tables), Prose(_WORDS), _arms_table(tables, styles))
+    return Section("summary", "Summary", blocks)
+
+
+def standfirst(tables: Tables) -> str:
+    """Return what was compared in a sentence or two."""
+    study = tables.study
+    source, target = study.get("source") or {}, study.get("target") or {}
+    n_seeds = len(seed_ids(study))
+    sizes = {int(run["train_cases"]) for run in study.get("runs", ()) if run.get("kind") != "pretrain"}
+    named = [count(n) for n in sorted(sizes - {0})] + (["all"] if 0 in sizes else [])
+    trained = f"{listing(named)} training cases" if named else "its training cases"
+    pretrained = any(uses_pretraining(study, arm) for arm in tables.arms)
+    first = (
+        "Does starting from a network pretrained on <b>{source}</b> help to segment <b>{target}</b>?"
+        if pretrained
+        else "How well do networks learn to segment <b>{target}</b>?"
+    )
+    tested = target.get("cases", {}).get("test")
+    return sentence(
+        first + " {arms}, {seeds} each, trained on {trained}{tested}.",
+        source=source.get("name", "the source task"),
+        target=target.get("name", "the target task"),
+        arms=plural(len(tables.arms), "arm"),
+        seeds=plural(n_seeds, "seed"),
+        trained=trained,
+        tested=f" and scored on {plural(int(tested), 'test case')} held out from training" if tested else "",
+    )
+
+
+def seed_ids(study: dict[str, Any]) -> list[int]:
+    """Return the seeds of the target task's runs."""
+    return sorted({int(run["seed"]) for run in study.get("runs", ()) if run.get("kind") != "pretrain"})
+
+
+# ------------------------------------------------------------------------------------------------------ the answer
+
+
+def _answer(tables: Tables, styles: Styles) -> Iterator[Block]:
+    assert tables.comparisons is not None
+    overall = overall_dsc(tables.comparisons)
+    if overall.empty:
+        yield Missing("comparisons.csv holds no comparison of mean DSC, so there is no plain answer.")
+        return
+    variants = variants_of(overall)
+    heading = titles(variants)
+    main = main_variant(variants)
+    rows = of_variant(overall, main)
+    against = rows["arm_b"] == baseline_of(tables)
+    rows = rows[against] if against.any() else rows
+    arm = _arm_of_interest(list(rows["arm_a"]), tables)
+    row = next(rows[rows["arm_a"] == arm].itertuples())
+    baseline = str(row.arm_b)
+    by_key = {(speed.arm, speed.variant): speed for speed in speeds(tables, baseline)}
+    speed = by_key.get((arm, main))
+    yield Strip(_key_figures(row, speed, tables.confidence))
+    yield Prose(_plain_answer(row, speed, arm, baseline, heading[main], tables, styles))
+    if len(overall) > 1:
+        yield _effects_table(overall, variants, heading, by_key, tables, styles)
+
+
+def _arm_of_interest(candidates: list[str], tables: Tables) -> str:
+    """Return `transfer`, else the first arm that starts from a source network, else the first."""
+    pretrained = [arm for arm in candidates if uses_pretraining(tables.study, arm)]
+    return "transfer" if "transfer" in candidates else (pretrained or candidates)[0]
+
+
+def _key_figures(row: Any, speed: Speed | None, confidence: float) -> tuple[KeyFigure, ...]:
+    sure = f"{100 * confidence:g} % interval"
+    gained = _to(sure, row.ci_low, row.ci_high, 3)
+    figures = [KeyFigure(f"{signed(row.mean_diff)} DSC", f"{row.arm_a} against {row.arm_b}", gained)]
+    if speed is not None and speed.n_censored + speed.n_censored_baseline < 2 * speed.n_runs:
+        pairs = (
+            (speed.ratio, speed.low, speed.high, "to the target, in training steps"),
+            (speed.total_ratio, speed.total_low, speed.total_high, "to the target, pretraining counted"),
+        )
+        for value, low, high, meaning in pairs:
+            if math.isfinite(value):
+                value, low, high, word = _sooner(value, low, high)
+                sure_ratio = _to(sure, low, high, 1 if high < 10 else 0)
+                figures.append(KeyFigure(ratio(value) + TIMES, f"{word} {meaning}", sure_ratio))
+    return tuple(figures)
+
+
+def _sooner(value: float, low: float, high: float) -> tuple[float, float, float, str]:
+    """Turn a ratio of speeds below 1 around, so that the number is always how many times."""
+    if 0.95 < value < 1.05:
+        return value, low, high, "as soon"
+    return (value, low, high, "sooner") if value > 1 else (1 / value, 1 / high, 1 / low, "later")
+
+
+def _to(what: str, low: float, high: float, digits: int) -> str:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "one seed, so no interval"
+    return f"{what} {limit(low, digits)} to {limit(high, digits)}"
+
+
+def _plain_answer(
+    row: Any, speed: Speed | None, arm: str, baseline: str, heading: str, tables: Tables, styles: Styles
+) -> str:
+    gain = sentence(
+        "<b>{arm} here: {diff} DSC {interval}</b> against {baseline}, trained on {heading}{certainty}.",
+        arm=arm_name(arm, styles),
+        diff=signed(row.mean_diff),
+        interval=interval(row.ci_low, row.ci_high),
+        baseline=baseline,
+        heading=heading,
+        certainty=_certainty(row.ci_low, row.ci_high, tables.confidence),
+    )
+    return gain if speed is None else gain + " " + _speed_sentence(speed, tables)
+
+
+def _certainty(low: float, high: float, confidence: float) -> str:
+    sure = f"{100 * confidence:g} %"
+    if math.isnan(low) or math.isnan(high):
+        return "; one seed gives no interval, so this may be chance"
+    if low > 0:
+        return f"; the {sure} interval lies above zero"
+    if high < 0:
+        return f"; the {sure} interval lies below zero"
+    return f"; the {sure} interval includes zero, so neither can be said to be better"
+
+
+def _speed_sentence(speed: Speed, tables: Tables) -> str:
+    n = speed.n_runs
+    if speed.n_censored == n and speed.n_censored_baseline == n:
+        return sentence(
+            "No run of {arm} or {baseline} reached the target validation DSC.", arm=speed.arm, baseline=speed.baseline
+        )
+    value, low, high, word = _sooner(speed.ratio, speed.low, speed.high)
+    text = sentence(
+        "It reaches the target {ratio} times {word} {interval}",
+        ratio=ratio(value),
+        word=word,
+        interval=interval(low, high, 1),
+    )
+    if math.isfinite(speed.total_ratio):
+        value, low, high, word = _sooner(speed.total_ratio, speed.total_low, speed.total_high)
+        text += sentence(
+            "; with the {steps} steps of pretraining counted, {ratio} times {word} {interval}",
+            steps=count(tables.study.get("pretrain", {}).get("steps", 0)),
+            ratio=ratio(value),
+            word=word,
+            interval=interval(low, high, 1),
+        )
+    text += "."
+    if speed.n_censored or speed.n_censored_baseline:
+        text += sentence(
+            " {a} of {n} {arm} runs and {b} of {n} {baseline} runs never reached it; they count as twice the length of "
+            "training and as its length.",
+            a=speed.n_censored,
+            b=speed.n_censored_baseline,
+            n=n,
+            arm=speed.arm,
+            baseline=speed.baseline,
+        )
+    return text
+
+
+def _effects_table(
+    overall: pd.DataFrame,
+    variants: list[Variant],
+    heading: dict[Variant, str],
+    by_key: dict[tuple[str, Variant], Speed],
+    tables: Tables,
+    styles: Styles,
+) -> Table:
+    one_base = overall["arm_b"].nunique() == 1
+    has_speed = bool(by_key) and one_base
+    groups = []
+    for variant in variants:
+        own = of_variant(overall, variant)
+        order = {arm: i for i, arm in enumerate(tables.arms)}
+        own = own.sort_values("arm_a", key=lambda names: names.map(order), kind="stable")
+        rows = []
+        for row in own.itertuples():
+            cells = [
+                Cell(arm_name(row.arm_a, styles)),
+                *(() if one_base else (Cell(row.arm_b),)),
+                Cell(signed(row.mean_diff), interval(row.ci_low, row.ci_high)),
+                Cell(p_value(row.p)),
+            ]
+            if has_speed:
+                speed = by_key.get((row.arm_a, variant))
+                cells += [_ratio_cell(speed, total=False), _ratio_cell(speed, total=True)]
+            rows.append(tuple(cells))
+        groups.append(TableGroup(f"Trained on {heading[variant]}" if len(variants) > 1 else "", tuple(rows)))
+    speed_head = ("Speed to target", "Pretraining counted") if has_speed else ()
+    head = ("Arm", *(() if one_base else ("Against",)), "DSC difference", "p, these cases", *speed_head)
+    against = plain(overall["arm_b"].iloc[0]) if one_base else "another"
+    meaning = " Speed: steps of the compared arm until the target, divided by this arm's; above 1 is sooner."
+    note = meaning if has_speed else ""
+    caption = f"Each arm against {against}, with {100 * tables.confidence:g} % intervals.{note}"
+    return Table(caption, head, tuple(groups), text_columns=(0,) if one_base else (0, 1))
+
+
+def _ratio_cell(speed: Speed | None, *, total: bool) -> Cell:
+    if speed is None:
+        return Cell(MISSING)
+    if speed.n_censored == speed.n_censored_baseline == speed.n_runs:
+        return Cell("none reached it")
+    value, low, high = (
+        (speed.total_ratio, speed.total_low, speed.total_high) if total else (speed.ratio, speed.low, speed.high)
+    )
+    return Cell(ratio(value) + TIMES if math.isfinite(value) else MISSING, interval(low, high, 2))
+
+
+def _single_arm(tables: Tables, styles: Styles) -> Iterator[Block]:
+    if tables.summary is None:
+        yield Missing("There is no summary.csv and no comparisons.csv, so there is no result to state yet.")
+        return
+    overall = overall_dsc(tables.summary)
+    if overall.empty:
+        yield Missing("summary.csv holds no mean DSC, so there is no result to state.")
+        return
+    row = next(of_variant(overall, main_variant(variants_of(overall))).itertuples())
+    text = sentence(
+        "{arm} reaches a mean DSC of <b>{mean}</b>, trained on {size}. There is no comparisons.csv, so "
+        "nothing is compared with it.",
+        arm=arm_name(row.arm, styles),
+        mean=f"{number(row.mean)} {interval(row.ci_low, row.ci_high)}".strip(),
+        size=cases(row.train_cases),
+    )
+    yield Prose(text)
+
+
+# ----------------------------------------------------------------------------------------------- what limits the answer
+
+
+def _notices(tables: Tables) -> Iterator[Block]:
+    n = len(seed_ids(tables.study))
+    if 0 < n < MIN_SEEDS:
+        yield Notice(
+            sentence(
+                "<b>{seeds}: too few for a verdict.</b> The study's rules ask for at least {least}; with {seeds} a "
+                "sign-flip p-value cannot fall below {smallest}. Read the intervals as a first impression.",
+                seeds=plural(n, "seed"),
+                least=MIN_SEEDS,
+                smallest=number(min(1.0, 2 / 2**n)),
+            )
+        )
+    diverged = [run for run in tables.study.get("runs", ()) if run.get("diverged_at") is not None]
+    if diverged:
+        names = [f"{run['arm']} seed {run['seed']}" for run in diverged[:5]]
+        names += [f"{len(diverged) - 5} more"] if len(diverged) > 5 else []
+        yield Notice(
+            sentence(
+                "<b>{n} diverged</b> ({names}). {scored} Learning curves leave them out of means.",
+                n=plural(len(diverged), "run"),
+                names=listing(names),
+                scored=_fate_of(diverged, tables),
+            )
+        )
+    one_source = tables.study.get("pretrain", {}).get("share") == "one"
+    if one_source and any(uses_pretraining(tables.study, arm) for arm in tables.arms):
+        text = (
+            "All seeds start from one and the same source network (<code>pretrain.share = one</code>): the intervals "
+            "do not hold what another source network would have changed."
+        )
+        yield Notice(sentence(text))
+
+
+def _fate_of(diverged: list[dict[str, Any]], tables: Tables) -> str:
+    if tables.cases is None:
+        return ""
+    columns = ["arm", "train_cases", "fold", "seed"]
+    scored = set(tables.cases[columns].drop_duplicates().itertuples(index=False, name=None))
+    n_scored = sum(tuple(run.get(name) for name in columns) in scored for run in diverged)
+    if n_scored == len(diverged):
+        return "The last weights they had are scored with the others."
+    return "They have no scores." if not n_scored else f"{n_scored} of them are scored with the others."
+
+
+# ------------------------------------------------------------------------------------------------------------ the arms
+
+
+def _arms_table(tables: Tables, styles: Styles) -> Table:
+    rows = []
+    for arm, settings in tables.study.get("arms", {}).items():
+        is_prior = settings.get("kind") == "prior"
+        parameters, trainable = settings.get("parameters"), settings.get("trainable")
+        rows.append(
+            (
+                Cell(arm_name(arm, styles)),
+                Cell("no network: mean label map" if is_prior else _start(str(settings.get("init", "")))),
+                Cell("nothing" if is_prior else _trained(str(settings.get("freeze", "")))),
+                Cell(
+                    MISSING if trainable is None else count(trainable), f"of {count(parameters)}" if parameters else ""
+                ),
+            )
+        )
+    head = ("Arm", "Weights start as", "Trained", "Trained parameters")
+    return Table(
+        "The arms and their marks in all figures.", head, (TableGroup("", tuple(rows)),), text_columns=(0, 1, 2)
+    )
+
+
+def _start(init: str) -> str:
+    named = {
+        "random": "random",
+        "pretrained": "pretrained",
+        "mean_var": "random, with the pretrained mean and variance",
+    }
+    if init.startswith("pretrained:"):
+        return f"pretrained where {init.removeprefix('pretrained:')} matches, the rest random"
+    return named.get(init, init)
+
+
+def _trained(freeze: str) -> str:
+    named = {"none": "all", "encoder": "decoder and head", "decoder": "encoder and head", "all_but_head": "head"}
+    return f"all but {freeze.removeprefix('regex:')}" if freeze.startswith("regex:") else named.get(freeze, freeze)

@@ -1,0 +1,262 @@
+"""The page stands alone, escapes every name, and says what is missing."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from jaxseg.report import write_report
+from tests.report.tables_builder import NASTY, write_workdir
+
+VOID = {"meta", "link", "wbr", "br", "hr", "img"}
+ARMS = (
+    *("scratch", "transfer", "frozen_random_encoder", "frozen_pretrained_encoder", "transfer_encoder", "mean_var"),
+    *("first_2", "no_skip_transfer", "head_only", "scratch_b", "pooled_encoder", "shuffled_source"),
+)
+
+
+class Page(html.parser.HTMLParser):
+    """What a page consists of; an element that is not closed in its place is an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        """All words, spaces between elements kept to one."""
+        return " ".join("".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = write_workdir(tmp_path_factory.mktemp("plain"), sizes=(8, 0), diverged=True)
+    write_report(workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = write_workdir(
+        tmp_path_factory.mktemp("nasty"),
+        arms=NASTY,
+        labels=("<i>lv</i>", '$\\alpha$ & "myo"', "nan"),
+        case_name="<img src=x onerror=alert({})>",
+        name="</title><script>alert(1)</script> \u202eevil\x00",
+        seeds=2,
+        folds=2,
+    )
+    write_report(workdir)
+    return workdir
+
+
+def _page(workdir: Path) -> Page:
+    return Page((workdir / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("study", ["plain", "nasty"])
+def test_page_needs_no_script_and_no_network(study: str, request: pytest.FixtureRequest):
+    page = _page(request.getfixturevalue(study))
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "iframe", "object", "embed", "form", "base", "i", "foreignobject"}
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+        for name in ("href", "xlink:href", "src", "srcset", "action"):
+            target = attributes.get(name)
+            assert target is None or target.startswith(("#", "data:image/png;base64,", "data:,")), (tag, target)
+        assert "url(http" not in (attributes.get("style") or "")
+    (policy,) = (a["content"] for t, a in page.elements if t == "meta" and "http-equiv" in a)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    text = (request.getfixturevalue(study) / "report.html").read_text(encoding="utf-8")
+    style = text.split("<style>")[1].split("</style>")[0]
+    assert "@import" not in style
+    assert "url(" not in style
+    assert len(text.encode()) < 8e6
+
+
+@pytest.mark.parametrize("study", ["plain", "nasty"])
+def test_ids_are_unique_and_links_lead_somewhere(study: str, request: pytest.FixtureRequest):
+    page = _page(request.getfixturevalue(study))
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = {str(a.get("href") or a.get("xlink:href"))[1:] for t, a in page.elements if t in ("a", "use")}
+    assert links <= set(ids)
+
+
+def test_every_figure_is_described_for_those_who_cannot_see_it(plain: Path):
+    page = _page(plain)
+    charts = [a for tag, a in page.elements if tag == "svg" and a.get("class") == "chart"]
+    assert charts
+    assert all(chart["role"] == "img" and len(chart["aria-label"] or "") > 20 for chart in charts)
+    assert all("aria-hidden" in a for tag, a in page.elements if tag == "svg" and a.get("class") != "chart")
+    headers = [a for tag, a in page.elements if tag == "th"]
+    assert headers
+    assert all("scope" in a for a in headers)
+
+
+def test_names_from_data_are_shown_and_never_run(nasty: Path):
+    page = _page(nasty)
+    assert "</title><script>alert(1)</script> evil\ufffd" in page.text
+    for name in (*NASTY, "<i>lv</i>", '$\\alpha$ & "myo"', "<b><img src=x onerror=alert(99)></b>", "</pre><b>bold</b>"):
+        assert name in page.text
+    raw = (nasty / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"<script|<img|<i>|\u202e|\x00", raw)
+
+
+@pytest.mark.parametrize("study", ["plain", "nasty"])
+def test_every_figure_of_the_page_lies_beside_it_as_svg_and_png(study: str, request: pytest.FixtureRequest):
+    workdir = request.getfixturevalue(study)
+    names = {str(a["id"]).removeprefix("figure-") for tag, a in _page(workdir).elements if tag == "figure"}
+    assert {path.stem for path in (workdir / "figures").glob("*.svg")} == names
+    assert {path.stem for path in (workdir / "figures").glob("*.png")} == names
+    assert {path.suffix for path in (workdir / "figures").iterdir()} == {".svg", ".png"}
+    for path in (workdir / "figures").glob("*.svg"):
+        root = ET.fromstring(path.read_bytes())
+        assert not [e for e in root.iter() if e.tag.endswith("script")]
+
+
+def test_the_same_tables_give_the_same_page(plain: Path, tmp_path: Path):
+    again = shutil.copytree(plain, tmp_path / "again")
+    shutil.rmtree(again / "figures")
+    assert write_report(again).read_bytes() == (plain / "report.html").read_bytes()
+
+
+def test_the_answer_states_the_numbers_of_the_tables(plain: Path):
+    page = _page(plain).text
+    table = pd.read_csv(plain / "results" / "comparisons.csv").query("label == 'mean' and arm_a == 'transfer'")
+    row = table[table["train_cases"] == 0].iloc[0]
+    expected = f"transfer here: {row['mean_diff']:+.3f} DSC [{row['ci_low']:.3f}, {row['ci_high']:.3f}] against scratch"
+    assert expected.replace("-", "\N{MINUS SIGN}") in page
+    assert "It reaches the target" in page
+    assert "steps of pretraining counted" in page
+    assert "4 seeds: too few for a verdict." in page
+    assert "1 run diverged (frozen_random_encoder seed 3)." in page
+
+
+def test_enough_seeds_earn_no_warning_and_a_late_arm_is_called_later(tmp_path: Path):
+    arms = ("scratch", "slow_pretrained")
+    workdir = write_workdir(tmp_path, arms=arms, seeds=8, examples=0)
+    study = json.loads((workdir / "study.json").read_text())
+    study["arms"]["slow_pretrained"]["init"] = "pretrained"
+    (workdir / "study.json").write_text(json.dumps(study))
+    path = workdir / "results" / "convergence.csv"
+    table = pd.read_csv(path)
+    table["step"] = table["arm"].map({"scratch": 100, "slow_pretrained": 200})
+    table.assign(censored=False).to_csv(path, index=False)
+    write_report(workdir)
+    page = _page(workdir).text
+    assert "too few" not in page
+    assert "It reaches the target 2.0 times later [2.0, 2.0]" in page
+    assert "with the 300 steps of pretraining counted, 5.0 times later" in page
+
+
+def test_two_arms_that_never_converge_are_not_given_a_speed(tmp_path: Path):
+    workdir = write_workdir(tmp_path, arms=("scratch", "transfer"), examples=0)
+    path = workdir / "results" / "convergence.csv"
+    pd.read_csv(path).assign(censored=True).to_csv(path, index=False)
+    write_report(workdir)
+    page = _page(workdir).text
+    assert "No run of transfer or scratch reached the target" in page
+    assert "sooner" not in page
+
+
+def _drop(*names: str) -> Callable[[Path], None]:
+    def remove(workdir: Path) -> None:
+        for name in names:
+            path = workdir / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return remove
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence", "gone"),
+    [
+        ("results/cases.csv", "the list of worst cases is left out", "The structures segmented worst"),
+        ("results/curves.csv", "learning curves are left out", "Learning curves, trained on"),
+        ("results/convergence.csv", "steps to the target are left out", "First step at which"),
+        ("results/comparisons.csv", "paired differences between arms are left out", "Paired differences in DSC"),
+        ("results/summary.csv", "scores of the arms are left out", "DSC by label"),
+        ("results/examples.npz", "example slices are left out", "White: reference"),
+        ("load_tables", "There are no load tables", "re-initialised"),
+        ("config.json", "the configuration is left out", "The whole configuration"),
+    ],
+)
+def test_a_missing_table_leaves_a_sentence(tmp_path: Path, name: str, sentence: str, gone: str):
+    workdir = write_workdir(tmp_path, seeds=2, examples=1, n_cases=4, steps=120)
+    _drop(name)(workdir)
+    write_report(workdir)
+    page = _page(workdir).text
+    assert sentence in page
+    assert gone not in page
+
+
+def test_study_json_alone_makes_a_page(tmp_path: Path):
+    workdir = write_workdir(tmp_path, seeds=1, examples=1)
+    _drop("results", "load_tables", "config.json")(workdir)
+    (workdir / "study.json").write_text('{"name": "bare", "arms": {}, "source": null}')
+    assert "there is no result to state yet" in Page(write_report(workdir).read_text(encoding="utf-8")).text
+
+
+def test_one_arm_and_one_seed_make_a_page(tmp_path: Path):
+    workdir = write_workdir(tmp_path, arms=("scratch",), seeds=1, labels=("tumour",), examples=1)
+    write_report(workdir)
+    page = _page(workdir).text
+    assert "so nothing is compared with it" in page
+    assert "1 seed: too few for a verdict." in page
+    assert "nan" not in page.lower()
+
+
+def test_undefined_numbers_become_dashes(tmp_path: Path):
+    workdir = write_workdir(tmp_path, seeds=2, examples=1)
+    for name, columns in (
+        ("summary", ["mean", "ci_low", "ci_high", "sd"]),
+        ("comparisons", ["mean_diff", "ci_low", "ci_high", "p", "p_maxt"]),
+        ("curves", ["loss", "val_dsc"]),
+        ("convergence", ["target_dsc", "step"]),
+        ("cases", ["dsc"]),
+    ):
+        path = workdir / "results" / f"{name}.csv"
+        pd.read_csv(path).assign(**dict.fromkeys(columns, float("nan"))).to_csv(path, index=False)
+    write_report(workdir)
+    page = _page(workdir).text
+    assert "nan" not in page.lower()
+    assert "\N{EN DASH}" in page
+
+
+@pytest.mark.slow
+def test_a_page_of_many_arms_and_sizes_stays_light(tmp_path: Path):
+    workdir = write_workdir(
+        tmp_path, arms=ARMS, sizes=(4, 8, 16, 32), seeds=16, labels=tuple("ABCDEFGH"), steps=1500, n_cases=10
+    )
+    assert write_report(workdir).stat().st_size < 8e6
+    assert _page(workdir)
