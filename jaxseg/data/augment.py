@@ -46,42 +46,35 @@ def augment_intensity(key: Key[Array, ""], image: Image, inside: Inside, setting
         inside: where it lies inside its case.
         settings: probabilities; 0 leaves a change out of the compiled program.
     """
-    channels = image.shape[-1]
     mask = inside[..., None]
+    # A fixed place for every number: what is switched on or off does not change the others' draws.
+    names = ("gamma", "contrast", "brightness", "blur", "low_resolution", "noise")
+    numbers = jax.random.uniform(fold_in_name(key, "strength"), (len(names), 1 + image.shape[-1]))
+
+    def draw(name: str, low: float, high: float, otherwise: float) -> Float[Array, " channels"]:
+        """Strengths for each channel with the setting's probability (decided once), else what changes nothing."""
+        row = numbers[names.index(name)]
+        return jnp.where(row[0] < getattr(settings, name), low + (high - low) * row[1:], otherwise)
+
     if settings.gamma > 0:
-        limits = (math.log(GAMMA[0]), math.log(GAMMA[1]))
-        exponent = jnp.exp(_draw(key, "gamma", settings.gamma, (channels,), limits, 0.0))
-        image = _gamma(image, mask, exponent)
+        image = _gamma(image, mask, jnp.exp(draw("gamma", math.log(GAMMA[0]), math.log(GAMMA[1]), 0.0)))
     if settings.contrast > 0 or settings.brightness > 0:
         mean, deviation = _moments(image, mask)
-        factor = _draw(key, "contrast", settings.contrast, (channels,), CONTRAST, 1.0)
-        shift = _draw(key, "brightness", settings.brightness, (channels,), (-BRIGHTNESS, BRIGHTNESS), 0.0)
+        factor = draw("contrast", *CONTRAST, 1.0)
+        shift = draw("brightness", -BRIGHTNESS, BRIGHTNESS, 0.0)
         # Written as a change of the image: factor 1 and shift 0 leave it as it is, bit for bit.
         image = image + _spread(factor - 1.0, image) * (image - mean) + _spread(shift, image) * deviation
     if settings.blur > 0 or settings.low_resolution > 0:
-        sigma = _draw(key, "blur", settings.blur, (), BLUR, 0.0)
-        coarse = _draw(key, "low_resolution", settings.low_resolution, (), (1.0, LOW_RESOLUTION), 1.0)
+        sigma, coarse = draw("blur", *BLUR, 0.0)[0], draw("low_resolution", 1.0, LOW_RESOLUTION, 1.0)[0]
+        filtered = image
         for axis in range(image.ndim - 1):
-            image = _along(image, _resolution_matrix(image.shape[axis], sigma, coarse), axis)
+            filtered = _along(filtered, _resolution_matrix(image.shape[axis], sigma, coarse), axis)
+        image = jnp.where((sigma > 0) | (coarse > 1), filtered, image)
     if settings.noise > 0:
         _, deviation = _moments(image, mask)
-        level = _draw(key, "noise", settings.noise, (), (0.0, NOISE), 0.0)
-        image = image + level * deviation * jax.random.normal(fold_in_name(key, "noise values"), image.shape)
+        level = _spread(draw("noise", 0.0, NOISE, 0.0), image)
+        image = image + level * deviation * jax.random.normal(fold_in_name(key, "noise"), image.shape)
     return jnp.where(mask, image, 0.0)
-
-
-def _draw(
-    key: Key[Array, ""],
-    name: str,
-    probability: float,
-    shape: tuple[int, ...],
-    limits: tuple[float, float],
-    otherwise: float,
-) -> Float[Array, " *shape"]:
-    """Uniform numbers with the given probability (one decision a patch), otherwise the value that changes nothing."""
-    happens = jax.random.bernoulli(fold_in_name(key, f"{name}?"), probability)
-    values = jax.random.uniform(fold_in_name(key, name), shape, minval=limits[0], maxval=limits[1])
-    return jnp.where(happens, values, otherwise)
 
 
 def _spread(values: Float[Array, " channels"], image: Image) -> Float[Array, "*ones channels"]:

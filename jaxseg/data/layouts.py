@@ -58,7 +58,7 @@ def read_folder(folder: Path) -> CaseList:
     description = _read_json(folder / "dataset.json", folder)
     labels, ignore = _labels(description, folder)
     modality = _modality(description, folder)
-    groups = description.get("groups") or {}
+    groups = description.get("groups", {})
     if not isinstance(groups, Mapping):
         raise UserError(f"{folder / 'dataset.json'}: `groups` must map cases to patients, got {type(groups).__name__}")
     listed = description.get("training")

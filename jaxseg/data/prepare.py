@@ -62,6 +62,8 @@ class PreparedTask:
     report: PrepareReport
     splits: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] | None
     """(train, val) names of each fold of splits_final.json."""
+    ignore_index: int | None
+    """Class index of voxels without a known label (nnU-Net's `ignore`), one above the last label's; None: no such."""
     windows: tuple[normalize.Window, ...] = ()
     """Statistics of the training cases, from `fit_intensity`; empty until then."""
 
@@ -288,7 +290,7 @@ def _prepare_case(
 
 
 def _class_indices(label: Num[np.ndarray, " *spatial"], recipe: _Recipe) -> Num[np.ndarray, " *spatial"]:
-    """File values to class indices; known labels that are not segmented become background."""
+    """File values to class indices: known labels that are not segmented become background, `ignore` the last index."""
     found = np.unique(label)
     unknown = sorted(set(found.tolist()) - set(recipe.known))
     if unknown:
@@ -296,11 +298,11 @@ def _class_indices(label: Num[np.ndarray, " *spatial"], recipe: _Recipe) -> Num[
             f"its label holds the value(s) {', '.join(map(str, unknown[:10]))}, which dataset.json does not name "
             f"(it names {', '.join(map(str, recipe.known))})"
         )
-    if recipe.ignore is not None and (found == recipe.ignore).any():
-        raise volume.BadCaseError("it holds voxels labelled `ignore`, which are not supported yet")
     table = np.zeros(max(recipe.known) + 1, dtype=np.uint8 if len(recipe.labels) < 254 else np.uint16)
     for index, (_, value) in enumerate(recipe.labels, start=1):
         table[value] = index
+    if recipe.ignore is not None:
+        table[recipe.ignore] = len(recipe.labels) + 1
     return table[label]
 
 
@@ -339,6 +341,7 @@ def _read_prepared(directory: Path, task: TaskSettings, listing: CaseList) -> Pr
             refused=tuple((name, reason) for name, reason in notes["refused"]),
         ),
         splits=listing.splits,
+        ignore_index=None if recipe["ignore"] is None else len(recipe["labels"]) + 1,
     )
 
 

@@ -99,18 +99,24 @@ def draw_place(
     key: Key[Array, ""], cohort: Cohort, run: RunInputs, *, patch: Sequence[int], foreground: float
 ) -> tuple[Int[Array, ""], Int[Array, " ndim"]]:
     """A cohort index and the first voxel of a patch (negative where the case is smaller than the patch)."""
-    keys = {name: fold_in_name(key, name) for name in ("case", "start", "foreground", "label", "voxel")}
-    case = run.cases[jax.random.randint(keys["case"], (), 0, run.num_cases)]
+    # One call for all numbers of a patch: every further one would lengthen compilation.
+    numbers = jax.random.uniform(key, (4 + len(patch),))
+    case = run.cases[uniform_index(numbers[0], run.num_cases)]
     shape = cohort.shapes[case]
     size = jnp.asarray(patch, dtype=jnp.int32)
     low, high = jnp.minimum(shape - size, 0), jnp.maximum(shape - size, 0)
 
     counts = cohort.num_foreground[case]
-    # A uniform draw among the labels that the case has, without a shape that depends on how many they are.
-    label = jnp.argmax(jnp.where(counts > 0, jax.random.uniform(keys["label"], counts.shape), -1.0))
-    wanted = (jax.random.uniform(keys["foreground"]) < foreground) & (counts[label] > 0)
-    pick = jax.random.randint(keys["voxel"], (), 0, jnp.maximum(counts[label], 1))
+    rank = jnp.cumsum(counts > 0, dtype=jnp.int32)
+    label = jnp.argmax(rank == uniform_index(numbers[1], jnp.maximum(rank[-1], 1)) + 1)
+    wanted = (numbers[2] < foreground) & (rank[-1] > 0)
+    pick = uniform_index(numbers[3], jnp.maximum(counts[label], 1))
     voxel = jnp.stack(jnp.unravel_index(cohort.foreground[case, label, pick], tuple(shape)))
     first = jnp.where(wanted, jnp.maximum(low, voxel - size + 1), low)
     last = jnp.where(wanted, jnp.minimum(high, voxel), high)
-    return case, jax.random.randint(keys["start"], first.shape, first, last + 1)
+    return case, first + uniform_index(numbers[4:], last - first + 1)
+
+
+def uniform_index(number: Float[Array, " *any"], count: Int[Array, " *any"]) -> Int[Array, " *any"]:
+    """An index below `count` from a number in [0, 1); even to count / 2^23."""
+    return jnp.minimum((number * count.astype(jnp.float32)).astype(jnp.int32), count - 1)

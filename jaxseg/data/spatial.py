@@ -7,6 +7,7 @@ linear interpolation and the label the nearest voxel.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import flax.struct
@@ -14,7 +15,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxseg.streams import fold_in_name
 from jaxseg.types import AugmentSettings, Cohort, UserError
 
 
@@ -49,20 +49,18 @@ def draw_turn(key: Key[Array, ""], augment: AugmentSettings, ndim: int) -> Turn:
     """A right-angle turn in a random plane of `rotate90`, then flips; the identity when both are off."""
     axis = jnp.arange(ndim, dtype=jnp.int32)
     flip = jnp.zeros(ndim, dtype=bool)
+    numbers = jax.random.uniform(key, (2 + ndim,))
     planes = list(itertools.combinations(augment.rotate90, 2))
     if planes:
-        first, second = jnp.asarray(planes, dtype=jnp.int32)[
-            jax.random.randint(fold_in_name(key, "plane"), (), 0, len(planes))
-        ]
-        quarter = jax.random.randint(fold_in_name(key, "quarter"), (), 0, 4)
+        first, second = jnp.asarray(planes, dtype=jnp.int32)[(numbers[0] * len(planes)).astype(jnp.int32)]
+        quarter = (numbers[1] * 4).astype(jnp.int32)
         swapped = jnp.where(axis == first, second, jnp.where(axis == second, first, axis))
         axis = jnp.where(quarter % 2 == 1, swapped, axis)
         # One quarter turn is a swap and one flip, two are both flips, three a swap and the other flip.
         place = jnp.arange(ndim, dtype=jnp.int32)
         flip = ((place == first) & ((quarter == 1) | (quarter == 2))) | ((place == second) & (quarter >= 2))
     if augment.flip:
-        drawn = jax.random.bernoulli(fold_in_name(key, "flip"), shape=(ndim,))
-        flip = flip ^ (drawn & jnp.asarray([place in augment.flip for place in range(ndim)]))
+        flip = flip ^ ((numbers[2:] < 0.5) & jnp.asarray([place in augment.flip for place in range(ndim)]))
     return Turn(axis, flip)
 
 
@@ -71,12 +69,11 @@ def draw_affine(
 ) -> Float[Array, "ndim ndim"]:
     """A small rotation and scaling in mm as a matrix on voxel offsets; the identity unless drawn."""
     ndim = spacing.shape[0]
-    drawn = jax.random.bernoulli(fold_in_name(key, "affine"), augment.affine)
     planes = list(itertools.combinations(range(ndim), 2))
-    angles = jax.random.uniform(fold_in_name(key, "angle"), (len(planes),), minval=-1.0, maxval=1.0)
-    angles = jnp.where(drawn, angles * jnp.deg2rad(augment.rotation_deg), 0.0)
-    exponent = jax.random.uniform(fold_in_name(key, "scale"), minval=-1.0, maxval=1.0)
-    matrix = jnp.eye(ndim) * jnp.where(drawn, (1.0 + augment.scale) ** exponent, 1.0)
+    numbers = jax.random.uniform(key, (2 + len(planes),), minval=-1.0, maxval=1.0)
+    drawn = numbers[0] < 2.0 * augment.affine - 1.0
+    angles = jnp.where(drawn, numbers[2:] * math.radians(augment.rotation_deg), 0.0)
+    matrix = jnp.eye(ndim) * jnp.where(drawn, (1.0 + augment.scale) ** numbers[1], 1.0)
     for angle, (one, other) in zip(angles, planes, strict=True):
         turn = jnp.eye(ndim).at[one, one].set(jnp.cos(angle)).at[other, other].set(jnp.cos(angle))
         turn = turn.at[one, other].set(-jnp.sin(angle)).at[other, one].set(jnp.sin(angle))

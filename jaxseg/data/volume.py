@@ -111,6 +111,12 @@ def open_image(path: str) -> Any:
         image: Any = nib.load(path)
         if not isinstance(image, nib.Nifti1Pair):
             raise BadCaseError(f"{path} is {type(image).__name__}; only NIfTI files are read")
+        # nibabel mends some fields while loading; what the file says is checked.
+        with nib.openers.ImageOpener(path) as stream:
+            stored = type(image.header).from_fileobj(stream, check=False)
+        zooms = np.asarray(stored["pixdim"][1:4], dtype=float)[[n > 1 for n in (*image.shape, 1, 1)[:3]]]
+        if not (np.isfinite(zooms).all() and (zooms > 0).all()):
+            raise BadCaseError(f"{path} has voxel sizes {zooms.tolist()} mm; they must be positive")
         check_header(image.header, image.shape, path)
         claimed = int(np.prod([int(n) for n in image.shape], dtype=object)) * image.get_data_dtype().itemsize
         if claimed > (size if path.endswith(".nii") else size * _GZIP_LIMIT):
@@ -125,15 +131,10 @@ def check_header(header: Any, shape: Sequence[int], where: str) -> None:
     """Check the sizes in a NIfTI header.
 
     Raises:
-        BadCaseError: an empty axis, voxel sizes that are not positive, a singular affine, or voxels that are not
-            plain numbers.
+        BadCaseError: an empty axis, a singular affine, or voxels that are not plain numbers.
     """
     if len(shape) < 2 or any(n < 1 for n in shape):
         raise BadCaseError(f"{where} has shape {tuple(shape)}; at least two axes, none empty, are needed")
-    # The raw field: get_zooms() of a damaged header has been mended by nibabel already.
-    zooms = np.asarray(header["pixdim"][1 : 1 + min(3, len(shape))], dtype=float)
-    if not (np.isfinite(zooms).all() and (zooms > 0).all()):
-        raise BadCaseError(f"{where} has voxel sizes {zooms.tolist()} mm; they must be positive")
     affine = header.get_best_affine()
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise BadCaseError(f"{where} has an affine that maps the volume to a plane or to nothing: {affine.tolist()}")
