@@ -1,0 +1,152 @@
+"""The run axis: plans, padding, both strategies, any number of devices, and programs without communication."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from jaxseg import seeds, trees
+from jaxseg.models import conv
+from jaxseg.types import UserError
+from tests import small
+
+COLLECTIVES = re.compile(r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast")
+GROUPED = re.compile(r"feature_group_count ?= ?(?!1\b)\d+")
+
+
+# ------------------------------------------------------------------------------------------------------------- plans
+
+
+def test_no_more_devices_than_runs():
+    assert len(jax.local_devices()) == 4  # conftest
+    assert [len(seeds.make_plan(runs).devices) for runs in (1, 3, 4, 9)] == [1, 3, 4, 4]
+    assert len(seeds.make_plan(9, devices=2).devices) == 2
+    assert seeds.make_plan(9).strategy == "loop"  # on CPU
+    assert seeds.make_plan(9, strategy="vmap").strategy == "vmap"
+
+
+@pytest.mark.parametrize("devices", [0, -1, 5])
+def test_devices_that_are_not_there(devices):
+    with pytest.raises(
+        UserError, match=rf"runtime.devices = {devices}, .* offers 4 cpu device.* from 1 to 4, or 'auto"
+    ):
+        seeds.make_plan(2, devices=devices)
+
+
+def test_an_unknown_strategy():
+    with pytest.raises(UserError, match=r"runtime.seed_map = 'pmap'; allowed: 'auto', 'vmap', 'loop'"):
+        seeds.make_plan(2, strategy="pmap")
+
+
+@pytest.mark.parametrize(("runs", "devices", "padded"), [(1, 1, 1), (5, 1, 5), (5, 4, 8), (8, 4, 8), (2, 3, 3)])
+def test_padding_fills_the_devices_with_the_last_run(runs, devices, padded):
+    plan = small.plan_of(devices=devices)
+    assert plan.padded(runs) == padded
+    tree = {"x": np.arange(runs, dtype=np.float32)[:, None] * np.ones(3), "key": seed_keys(runs)}
+    placed = seeds.put(tree, plan)
+    assert trees.length(placed) == padded
+    assert placed["x"].sharding.spec == PartitionSpec("seed")
+    assert {shard.data.shape[0] for shard in placed["x"].addressable_shards} == {padded // devices}
+    index = [*range(runs), *[runs - 1] * (padded - runs)]
+    np.testing.assert_array_equal(placed["x"], tree["x"][np.array(index)])
+    fetched = seeds.fetch(placed, runs)
+    assert isinstance(fetched["x"], np.ndarray)
+    np.testing.assert_array_equal(fetched["x"], tree["x"])
+    np.testing.assert_array_equal(fetched["key"], jax.random.key_data(tree["key"]))
+
+
+def seed_keys(count):
+    return jax.vmap(jax.random.key)(np.arange(count, dtype=np.uint32))
+
+
+def test_nothing_to_place():
+    assert seeds.put({}, small.plan_of(devices=4)) == {}
+
+
+# -------------------------------------------------------------------------------------------------------- map_seeds
+
+
+def one_run(key, weight, shared, count):
+    """A function of one run with keys, arrays, a shared argument and a traced number."""
+    noise = jax.random.normal(jax.random.fold_in(key, count), weight.shape)
+    return {"sum": weight * 2 + shared["bias"] * count, "noise": noise, "count": count + jnp.int32(weight[0])}
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("strategy", seeds.STRATEGIES)
+def test_mapped_equals_a_python_loop(strategy, devices):
+    plan = small.plan_of(strategy, devices)
+    # Small whole numbers: the sums are exact, so that every way must give the same bits.
+    keys, weights = seed_keys(6), np.arange(18, dtype=np.float32).reshape(6, 3)
+    shared, count = {"bias": np.float32(3) * np.ones(3, np.float32)}, np.int32(4)
+    mapped = seeds.map_seeds(one_run, plan=plan, shared=(2, 3))
+    placed = seeds.put(keys, plan), seeds.put(weights, plan), seeds.replicate(shared, plan), count
+    got = seeds.fetch(mapped(*placed), 6)
+    single = jax.jit(one_run)
+    rows = [single(keys[i], weights[i], shared, count) for i in range(6)]
+    assert small.bits(got) == small.bits(trees.stack(rows))
+
+
+@pytest.mark.parametrize("strategy", seeds.STRATEGIES)
+def test_arguments_keep_their_places_whichever_are_shared(strategy):
+    plan = small.plan_of(strategy)
+    mapped = seeds.map_seeds(lambda a, b, c: {"a": a, "b": b, "c": c}, plan=plan, shared=(0, 2))
+    got = mapped(jnp.float32(1), jnp.arange(3.0), jnp.float32(5))
+    np.testing.assert_array_equal(got["a"], [1, 1, 1])
+    np.testing.assert_array_equal(got["b"], [0, 1, 2])
+    np.testing.assert_array_equal(got["c"], [5, 5, 5])
+
+
+def test_donated_arguments_are_given_away():
+    plan = small.plan_of(devices=2)
+    mapped = seeds.map_seeds(lambda x: x + 1, plan=plan, donate=(0,))
+    given = seeds.put(np.arange(8, dtype=np.float32).reshape(4, 2), plan)
+    np.testing.assert_array_equal(mapped(given), np.arange(1, 9, dtype=np.float32).reshape(4, 2))
+    assert given.is_deleted()
+
+
+# ----------------------------------------------------------------------------------------------- the training chunk
+
+
+@pytest.mark.parametrize("strategy", seeds.STRATEGIES)
+def test_the_compiled_training_has_no_communication_and_no_convolution_of_runs(strategy):
+    training, plan = small.Training(), small.plan_of(strategy, 4)
+    chunk, args = training.lower(plan, training.states(range(8)), small.run_inputs(8), 0, 2)
+    lowered = chunk.lower(*args)
+    compiled = lowered.compile().as_text()
+    assert " while(" in compiled
+    assert not COLLECTIVES.search(compiled)
+    assert not GROUPED.search(lowered.as_text())
+    # On CPU there is no convolution of any kind: all are matrix products.
+    assert "stablehlo.convolution" not in lowered.as_text()
+    assert " convolution(" not in compiled
+
+
+def test_one_device_gives_the_bits_of_four_under_loop():
+    training = small.Training()
+    states, runs = training.states(range(8)), small.run_inputs(8)
+    one, four = (training.run(small.plan_of("loop", devices), states, runs, 0, 5) for devices in (1, 4))
+    assert small.bits(one) == small.bits(four)
+    assert np.unique(one[1]["loss"]).size == 8
+
+
+def test_the_search_finds_communication_where_there_is_some():
+    mesh = small.plan_of(devices=4).mesh
+    summed = jax.jit(
+        jax.shard_map(
+            lambda x: jax.lax.psum(x, "seed"), mesh=mesh, in_specs=PartitionSpec("seed"), out_specs=PartitionSpec()
+        )
+    )
+    assert COLLECTIVES.search(summed.lower(jnp.ones(4)).compile().as_text())
+
+
+def test_the_search_finds_the_grouped_convolution_of_weights_mapped_over_runs():
+    def native(x, kernel):
+        return conv.conv(x, kernel, form="native")
+
+    shapes = jnp.ones((3, 1, 8, 8, 2)), jnp.ones((3, 3, 3, 2, 4))
+    mapped = seeds.map_seeds(native, plan=small.plan_of("vmap")).lower(*shapes)
+    assert GROUPED.search(mapped.as_text())
