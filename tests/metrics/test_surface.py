@@ -69,24 +69,38 @@ def test_equals_medpy_2d(spacing):
 @pytest.mark.parametrize("route", ["tree", "transform"])
 def test_both_routes_equal_all_pairs(route, monkeypatch):
     """The search tree and the feature transform are each exact, whichever the sizes would pick."""
-    calls = []
-    original = surface.cKDTree
-    monkeypatch.setattr(surface, "cKDTree", lambda *a, **k: calls.append(1) or original(*a, **k))
+    transforms = []
+    original = surface.ndimage.distance_transform_edt
+    monkeypatch.setattr(
+        surface.ndimage, "distance_transform_edt", lambda *a, **k: transforms.append(1) or original(*a, **k)
+    )
+    monkeypatch.setattr(surface, "_tree_is_cheaper", lambda *_: route == "tree")
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        shape = (24, 22, 26) if route == "tree" else (9, 8, 7)
-        pred, ref = np.zeros(shape, bool), np.zeros(shape, bool)
+        shape = (24, 22, 26)
+        pred, ref = np.zeros((2, *shape), bool)
         for mask in (pred, ref):
-            if route == "tree":
-                mask[tuple(rng.integers(0, n, 25) for n in shape)] = True
-                mask[0, 0, 0] = mask[-1, -1, -1] = True
-            else:
-                mask |= _blob(rng, shape)
+            mask[tuple(rng.integers(0, n, 25) for n in shape)] = True
+            mask[0, 0, 0] = mask[-1, -1, -1] = True
         spacing = SPACINGS[seed % 4]
         got = metrics.surface_distances(pred, ref, spacing_mm=spacing)
         for ours, expected in zip(got, _all_pairs(pred, ref, spacing), strict=True):
             np.testing.assert_allclose(ours, expected, atol=1e-12)
-    assert bool(calls) == (route == "tree")
+    assert len(transforms) == (0 if route == "tree" else 40)
+
+
+def test_the_cheaper_route_is_found():
+    """Searching is cheap beside a near surface, dear from the middle of a ball and not tried for noise."""
+    grid = np.indices((64, 64, 64)) - 32
+    radius = np.sqrt((grid**2).sum(0))
+
+    def cheaper(points, targets):
+        tree = surface.cKDTree(np.argwhere(surface.border(targets)))
+        return surface._tree_is_cheaper(tree, np.argwhere(points) * 1.0, np.ones(3), 64**3)
+
+    ball = radius < 28
+    assert cheaper(surface.border(radius < 27) & (grid[0] > 10), ball)
+    assert not cheaper(radius < 6, ball)
 
 
 masks = hnp.array_shapes(min_dims=1, max_dims=3, max_side=7).flatmap(
