@@ -9,7 +9,7 @@ from jaxseg.report import overlays
 from jaxseg.report.blocks import Block, Cell, Chart, Missing, Section, Styles, Table, TableGroup, arm_name, described
 from jaxseg.report.effects import main_variant, seed_scores, worst_cases
 from jaxseg.report.tables import Example, Tables, of_variant, variants_of
-from jaxseg.report.text import MISSING, cases, count, number
+from jaxseg.report.text import cases, count, number
 
 
 def examples_section(tables: Tables, styles: Styles) -> Section:
@@ -38,10 +38,11 @@ def _examples(tables: Tables, styles: Styles) -> Iterator[Block]:
         return
     main = main_variant(variants_of(tables.cases))
     ranked = worst_cases(of_variant(tables.cases, main))
+    grouped = tables.cases["case"].nunique() > tables.cases["group"].nunique()
     rows = tuple(
         (
             Cell(row.case),
-            Cell(row.group if row.group != row.case else MISSING),
+            *((Cell(row.group),) if grouped else ()),
             Cell(row.label),
             Cell(number(row.mean), f"[{number(row.low)}, {number(row.high)}]" if row.n_runs > 1 else ""),
             Cell(arm_name(row.low_arm, styles), f"seed {row.low_seed}"),
@@ -50,9 +51,9 @@ def _examples(tables: Tables, styles: Styles) -> Iterator[Block]:
         for row in ranked.itertuples()
     )
     if rows:
-        head = ("Case", "Group", "Label", "DSC, mean and range", "Lowest in", "Missed by")
+        head = ("Case", *(("Group",) if grouped else ()), "Label", "DSC, mean and range", "Lowest in", "Missed by")
         caption = f"The structures segmented worst, over all runs trained on {cases(main.train_cases)}."
-        yield Table(caption, head, (TableGroup("", rows),), text_columns=(0, 1, 2, 4))
+        yield Table(caption, head, (TableGroup("", rows),), text_columns=(0, 1, 2, 4) if grouped else (0, 1, 3))
 
 
 def _note(notes: dict[str, str], arm: str) -> str:

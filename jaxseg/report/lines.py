@@ -90,9 +90,10 @@ def line_chart(
         axes = place_axes(figure, x0, y0, panel_width, panel_height)
         for series in panel.series:
             _draw_series(axes, series)
-        _dress(axes, panel, xlabel, xticks, heading=panel.ylabel)
-        if names and column == columns - 1:
-            _name_lines(axes, panel.series, letters)
+        named = bool(names) and column == columns - 1
+        _dress(axes, panel, xlabel, xticks, _reach(panels), heading=panel.ylabel, label_level=not named)
+        if named:
+            _name_lines(axes, panel, letters)
     if key_rows:
         _draw_key(figure, panels[0].series, letters)
     return figure
@@ -132,7 +133,7 @@ def _small_multiples(
                 colour = by_label[label].style.ink
             else:
                 colour = MUTED
-            _dress(axes, panel, "", xticks, heading="", small=True)
+            _dress(axes, panel, "", xticks, _reach(panels), heading="", label_level=False, small=True)
             axes.set_ylim(*limits)
             axes.text(
                 *(0, 1),
@@ -179,8 +180,10 @@ def _dress(
     panel: Panel,
     xlabel: str,
     xticks: tuple[Sequence[float], Sequence[str]] | None,
+    reach: float,
     *,
     heading: str,
+    label_level: bool,
     small: bool = False,
 ) -> None:
     axes.grid(axis="y", color=RULE, linewidth=0.5)
@@ -191,7 +194,7 @@ def _dress(
         axes.set_xticks(xticks[0], xticks[1])
         axes.set_xlim(min(xticks[0]) - 0.4, max(xticks[0]) + 0.4)
     else:
-        axes.margins(x=0.01)
+        axes.set_xlim(-0.01 * reach, 1.01 * reach)
         place_ticks(axes.xaxis, 2 if small else 4, number)
     if xlabel:
         axes.set_xlabel(xlabel, labelpad=4)
@@ -200,9 +203,14 @@ def _dress(
         axes.text(0, 1, heading, transform=at, weight="bold", va="bottom")
     if panel.level is not None and np.isfinite(panel.level):
         axes.axhline(panel.level, color=INK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=2)
-        if not small:
-            at = axes.get_yaxis_transform() + shift(axes, 0.04, 0.03)
-            axes.text(0, panel.level, panel.level_label, transform=at, va="bottom", fontsize=FONT_PT - 1)
+        if label_level:
+            at = axes.get_yaxis_transform() + shift(axes, -0.03, 0.03)
+            axes.text(1, panel.level, panel.level_label, transform=at, ha="right", va="bottom", fontsize=FONT_PT - 1)
+
+
+def _reach(panels: Sequence[Panel]) -> float:
+    """The last step of any series: panels side by side share their axis."""
+    return max((float(s.x.max()) for panel in panels for s in panel.series if len(s.x)), default=1.0) or 1.0
 
 
 def _limits(series: Sequence[Series], level: float | None = None) -> tuple[float, float]:
@@ -228,20 +236,22 @@ def _finite(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def _name_lines(axes: Axes, series: Sequence[Series], letters: int) -> None:
-    """Write each arm's name at the height where its line ends, moved apart where they would touch."""
-    ended = [(s, s.mean[np.isfinite(s.mean)]) for s in series]
-    named = sorted(((s, float(mean[-1])) for s, mean in ended if len(mean)), key=lambda pair: pair[1])
-    if not named:
-        return
+def _name_lines(axes: Axes, panel: Panel, letters: int) -> None:
+    """Write each arm's name at the height where its line ends, moved apart where they would touch; the level's too."""
+    ended = [(s, s.mean[np.isfinite(s.mean)]) for s in panel.series]
+    named = [(float(mean[-1]), shorten(s.label, letters), readable(s.style.colour)) for s, mean in ended if len(mean)]
+    if panel.level is not None and np.isfinite(panel.level):
+        named.append((panel.level, panel.level_label, INK))
+    named.sort()
     low, high = axes.get_ylim()
     figure = axes.get_figure(root=True)
     assert figure is not None
     inches = axes.get_position().height * figure.get_figheight()
     gap = 0.16 * (high - low) / inches
     at = axes.get_yaxis_transform() + shift(axes, 0.08, 0)
-    for (s, _), y in zip(named, spread([y for _, y in named], gap), strict=True):
-        axes.text(1, y, shorten(s.label, letters), transform=at, color=readable(s.style.colour), va="center")
+    heights = spread([height for height, _, _ in named], gap)
+    for (_, name, colour), height in zip(named, heights, strict=True):
+        axes.text(1, height, name, transform=at, color=colour, va="center")
 
 
 def spread(sorted_values: Sequence[float], gap: float) -> list[float]:

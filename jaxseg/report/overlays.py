@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -88,7 +89,8 @@ def _outline(axes: Axes, label_map: UInt8[np.ndarray, "h w"], colours: Sequence[
     for label in np.unique(label_map[label_map > 0]):
         path = pixel_outline(label_map == label)
         colour = colours[(int(label) - 1) % len(colours)]
-        axes.add_patch(PathPatch(path, facecolor="none", edgecolor=colour, linewidth=linewidth, capstyle="projecting"))
+        line: dict[str, Any] = {"edgecolor": colour, "linewidth": linewidth, "capstyle": "projecting"}
+        axes.add_patch(PathPatch(path, facecolor="none", clip_on=False, **line))
 
 
 def pixel_outline(mask: Bool[np.ndarray, "h w"]) -> Outline:

@@ -155,12 +155,22 @@ def _draw_row(axes: Axes, row: Row, y: float, height: float, *, narrow: bool, la
         )
     dots: dict[str, Any] = {"linestyle": "", "zorder": 3, "markeredgewidth": 0.6, "clip_on": False}
     if row.points:
-        below = [centre + spread] * len(row.points)
+        below = [centre + spread + aside for aside in _asides(row.points, axes.get_xlim())]
         colours: dict[str, Any] = {"color": row.style.colour, "markeredgecolor": "white"}
         axes.plot(row.points, below, "o", alpha=0.6, markersize=3.4, **colours, **dots)
     if row.beyond:
-        below = [centre + spread] * len(row.beyond)
+        below = [centre + spread + aside for aside in _asides(row.beyond, axes.get_xlim())]
         axes.plot(row.beyond, below, ">", color="white", markersize=4.4, **dots | {"markeredgecolor": row.style.colour})
+
+
+def _asides(values: Sequence[float], limits: tuple[float, float]) -> list[float]:
+    """How far to move each value up or down so that those that would hide each other show."""
+    places = [round(80 * value / (limits[1] - limits[0])) if np.isfinite(value) else 0 for value in values]
+    asides = []
+    for i, place in enumerate(places):
+        hidden, rank = places.count(place), places[:i].count(place)
+        asides.append((rank - (hidden - 1) / 2) * min(0.045, 0.11 / max(hidden - 1, 1)))
+    return asides
 
 
 def _marker(style: ArmStyle) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def summary_section(tables: Tables, styles: Styles) -> Section:
 def standfirst(tables: Tables) -> str:
     """Return what was compared in a sentence or two."""
     study = tables.study
-    source, target = study.get("source") or {}, study.get("target") or {}
+    target = study.get("target") or {}
+    source_name, target_name = _task_names(tables)
     n_seeds = len(seed_ids(study))
     sizes = {int(run["train_cases"]) for run in study.get("runs", ()) if run.get("kind") != "pretrain"}
     named = [count(n) for n in sorted(sizes - {0})] + (["all"] if 0 in sizes else [])
@@ -72,13 +73,22 @@ def standfirst(tables: Tables) -> str:
     tested = target.get("cases", {}).get("test")
     return sentence(
         first + " {arms}, {seeds} each, trained on {trained}{tested}.",
-        source=source.get("name", "the source task"),
-        target=target.get("name", "the target task"),
+        source=source_name,
+        target=target_name,
         arms=plural(len(tables.arms), "arm"),
         seeds=plural(n_seeds, "seed"),
         trained=trained,
         tested=f" and scored on {plural(int(tested), 'test case')} held out from training" if tested else "",
     )
+
+
+def _task_names(tables: Tables) -> tuple[str, str]:
+    """Names of source and target; where both are called the same, where their data comes from."""
+    parts = [(tables.study.get(task) or {}).get("name") or f"the {task} task" for task in ("source", "target")]
+    if parts[0] == parts[1]:
+        data = [(tables.config.get(task) or {}).get("data") for task in ("source", "target")]
+        parts = data if all(data) and data[0] != data[1] else parts
+    return parts[0], parts[1]
 
 
 def seed_ids(study: dict[str, Any]) -> list[int]:
@@ -124,8 +134,8 @@ def _key_figures(row: Any, speed: Speed | None, confidence: float) -> tuple[KeyF
     figures = [KeyFigure(f"{signed(row.mean_diff)} DSC", f"{row.arm_a} against {row.arm_b}", gained)]
     if speed is not None and speed.n_censored + speed.n_censored_baseline < 2 * speed.n_runs:
         pairs = (
-            (speed.ratio, speed.low, speed.high, "to the target, in training steps"),
-            (speed.total_ratio, speed.total_low, speed.total_high, "to the target, pretraining counted"),
+            (speed.ratio, speed.low, speed.high, "at the target, in training steps"),
+            (speed.total_ratio, speed.total_low, speed.total_high, "at the target, pretraining counted"),
         )
         for value, low, high, meaning in pairs:
             if math.isfinite(value):
@@ -197,16 +207,14 @@ def _speed_sentence(speed: Speed, tables: Tables) -> str:
             interval=interval(low, high, 1),
         )
     text += "."
-    if speed.n_censored or speed.n_censored_baseline:
-        text += sentence(
-            " {a} of {n} {arm} runs and {b} of {n} {baseline} runs never reached it; they count as twice the length of "
-            "training and as its length.",
-            a=speed.n_censored,
-            b=speed.n_censored_baseline,
-            n=n,
-            arm=speed.arm,
-            baseline=speed.baseline,
-        )
+    censored = (
+        (speed.n_censored_baseline, speed.baseline, "the length"),
+        (speed.n_censored, speed.arm, "twice the length"),
+    )
+    for missing, arm, length in censored:
+        if missing:
+            pattern = " {missing} of {n} {arm} runs never reached it and count as {length} of training."
+            text += sentence(pattern, missing=missing, n=n, arm=arm, length=length)
     return text
 
 
