@@ -56,8 +56,8 @@ def _provenance(tables: Tables, styles: Styles) -> Iterator[Block]:
     seeds = seed_ids(study)
     facts = {
         "Study": study.get("name"),
-        "Target": _task_words(study.get("target")),
-        "Source": _task_words(study.get("source")),
+        "Target": _task_words(study.get("target"), tables.config.get("target")),
+        "Source": _task_words(study.get("source"), tables.config.get("source")),
         "Runs": f"{plural(len(runs), 'run')} of {plural(len(tables.arms), 'arm')}",
         "Seeds": ", ".join(str(seed) for seed in seeds),
         "Training": plural(int(train["steps"]), "step") if "steps" in train else None,
@@ -121,10 +121,11 @@ def _device_words(device: dict[str, Any] | None) -> str | None:
     return f"{device.get('count', 1)} {TIMES} {device.get('kind', '')} ({device.get('platform', '')})"
 
 
-def _task_words(task: dict[str, Any] | None) -> str | None:
+def _task_words(task: dict[str, Any] | None, settings: dict[str, Any] | None) -> str | None:
     if not task or not task.get("name"):
         return None
     used = task.get("cases", {})
     split = ", ".join(f"{count(n)} {what}" for what, n in used.items() if n)
     labels = ", ".join(str(label) for label in task.get("labels", ()))
-    return f"{task['name']}; labels: {labels}; cases: {split}; unit: {task.get('unit', '')}"
+    data = f" from {settings['data']}" if settings and settings.get("data") else ""
+    return f"{task['name']}{data}; labels: {labels}; cases: {split}; unit: {task.get('unit', '')}"

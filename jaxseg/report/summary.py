@@ -83,12 +83,12 @@ def standfirst(tables: Tables) -> str:
 
 
 def _task_names(tables: Tables) -> tuple[str, str]:
-    """Names of source and target; where both are called the same, where their data comes from."""
-    parts = [(tables.study.get(task) or {}).get("name") or f"the {task} task" for task in ("source", "target")]
-    if parts[0] == parts[1]:
-        data = [(tables.config.get(task) or {}).get("data") for task in ("source", "target")]
-        parts = data if all(data) and data[0] != data[1] else parts
-    return parts[0], parts[1]
+    """Names of source and target; of two tasks called the same, what sets the source apart."""
+    source, target = ((tables.study.get(task) or {}).get("name") or f"the {task} task" for task in ("source", "target"))
+    if source != target:
+        return source, target
+    data = [(tables.config.get(task) or {}).get("data") for task in ("source", "target")]
+    return f"{source} itself" if data[0] == data[1] else f"another {source}", target
 
 
 def seed_ids(study: dict[str, Any]) -> list[int]:

@@ -260,3 +260,19 @@ def test_a_page_of_many_arms_and_sizes_stays_light(tmp_path: Path):
     )
     assert write_report(workdir).stat().st_size < 8e6
     assert _page(workdir)
+
+
+def test_a_source_called_like_the_target_is_told_apart(tmp_path: Path):
+    workdir = write_workdir(tmp_path, seeds=1, examples=0)
+    study = json.loads((workdir / "study.json").read_text())
+    study["source"]["name"] = study["target"]["name"] = "blobs"
+    (workdir / "study.json").write_text(json.dumps(study))
+    config = {"source": {"data": "synthetic:blobs?seed=1"}, "target": {"data": "synthetic:blobs"}}
+    (workdir / "config.json").write_text(json.dumps(config))
+    write_report(workdir)
+    page = _page(workdir).text
+    assert "pretrained on another blobs help to segment blobs?" in page
+    assert "blobs from synthetic:blobs?seed=1; labels" in page
+    (workdir / "config.json").write_text(json.dumps({"source": {"data": "x"}, "target": {"data": "x"}}))
+    write_report(workdir)
+    assert "pretrained on blobs itself help" in _page(workdir).text
