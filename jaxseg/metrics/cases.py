@@ -87,6 +87,7 @@ def case_metrics(
     surface_empty: str,
     tolerance_mm: float | None,
     regions: Mapping[str, Sequence[str]] | None = None,
+    ignore_index: int | None = None,
 ) -> list[dict[str, float | str]]:
     """Scores one predicted label map against its reference, on the case's own grid.
 
@@ -101,6 +102,7 @@ def case_metrics(
         surface_empty: distance of a missed label, `diagonal`, `nan` or `inf`.
         tolerance_mm: of NSD, in `unit`; None where the task has none, and NSD is NaN.
         regions: unions of labels to score as well, region name to label names (`{"whole": ("core", "edema")}`).
+        ignore_index: value of reference voxels without a known label, left out of both maps; None: there are none.
 
     Returns:
         One dict a label, then one a region, with the keys `COLUMNS`. `volume_pred` and `volume_ref` are in unit^ndim.
@@ -111,13 +113,16 @@ def case_metrics(
         UserError: if a map holds other values than labels, the maps differ in shape, or an option is unknown.
     """
     num_labels = len(labels)
-    _check_label_map("pred_labels", pred_labels, num_labels)
-    _check_label_map("ref_labels", ref_labels, num_labels)
     if pred_labels.shape != ref_labels.shape:
         raise UserError(
             f"metrics: prediction and reference must lie on one grid, got shapes {pred_labels.shape} and "
             f"{ref_labels.shape}. Resample the prediction to the case's own grid first."
         )
+    if ignore_index is not None:
+        unknown_voxels = ref_labels == ignore_index
+        pred_labels, ref_labels = (np.where(unknown_voxels, 0, m).astype(m.dtype) for m in (pred_labels, ref_labels))
+    _check_label_map("pred_labels", pred_labels, num_labels)
+    _check_label_map("ref_labels", ref_labels, num_labels)
     check_choice("unit", unit, UNITS)
     check_choice("hd_definition", hd_definition, HD_DEFINITIONS)
     check_choice("surface_empty", surface_empty, SURFACE_EMPTY)

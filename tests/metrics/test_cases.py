@@ -90,6 +90,18 @@ def test_regions_are_unions(maps):
     assert row["hd95"] == metrics.hd95(pred > 0, ref > 0, spacing_mm=SPACING)
 
 
+def test_voxels_without_a_known_label_count_nowhere(maps):
+    pred, ref = maps
+    marked = ref.copy()
+    marked[:, :, 5:] = 4
+    known = np.zeros(ref.shape, bool)
+    known[:, :, :5] = True
+    expected = metrics.case_metrics(np.where(known, pred, 0), np.where(known, ref, 0), **OPTIONS)
+    np.testing.assert_equal(metrics.case_metrics(pred, marked, **OPTIONS, ignore_index=4), expected)
+    with pytest.raises(UserError, match="values from 0 to 4"):
+        metrics.case_metrics(pred, marked, **OPTIONS)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
