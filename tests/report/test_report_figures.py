@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from jaxseg.report import figures
+from jaxseg.report.blocks import Chart
 from jaxseg.report.effects import NO_SCORES
 from jaxseg.report.overlays import crop, overlay, pixel_outline
 from jaxseg.report.style import (
@@ -28,7 +30,9 @@ from jaxseg.report.style import (
     to_png,
     to_svg,
 )
-from jaxseg.report.tables import Example
+from jaxseg.report.tables import Example, read_tables
+from jaxseg.report.training import training_section
+from tests.report.tables_builder import write_workdir
 
 ARMS = tuple(f"arm_{i}" for i in range(12))
 WIDTHS = pytest.mark.parametrize("width", [WIDE_INCHES, NARROW_INCHES])
@@ -152,6 +156,14 @@ def test_a_diverged_run_is_drawn_but_moves_no_mean():
     assert any(np.nanmax(line.get_ydata()) == 50 for line in figure.axes[0].lines)
 
 
+def test_loss_is_drawn_between_evaluations_too(tmp_path: Path):
+    tables = read_tables(write_workdir(tmp_path, arms=("scratch",), seeds=1, steps=300))
+    chart = training_section(tables, arm_styles(tables.arms)).blocks[0]
+    assert isinstance(chart, Chart)
+    loss, dsc = chart.draw(width=WIDE_INCHES).axes
+    assert (len(loss.lines[-1].get_xdata()), len(dsc.lines[0].get_xdata())) == (31, 11)  # every 10 and every 30 steps
+
+
 @WIDTHS
 def test_many_arms_get_a_panel_each_beside_the_baseline(width: float):
     summary = _summary([(arm, size, 0.5 + 0.02 * i) for i, arm in enumerate(ARMS) for size in (4, 8, 0)])
@@ -173,7 +185,7 @@ def test_arms_can_be_told_apart_without_colour_and_read_on_white():
 
 def test_figures_leave_the_users_matplotlib_alone():
     before = dict(matplotlib.rcParams)
-    with matplotlib.rc_context({"font.size": 30, "text.usetex": False, "axes.grid": True}):
+    with matplotlib.rc_context({"font.size": 30, "axes.spines.bottom": False, "xtick.direction": "in"}):
         small = to_svg(figures.scores(_summary([("a", 8, 0.8)]), NO_SCORES, arm_styles(["a"]), width=WIDE_INCHES))
     same = to_svg(figures.scores(_summary([("a", 8, 0.8)]), NO_SCORES, arm_styles(["a"]), width=WIDE_INCHES))
     assert small == same
