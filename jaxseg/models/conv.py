@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxseg.models import products
+from jaxseg.models import products, slices
 
 FORMS = ("auto", "native", "products")
 
@@ -58,7 +58,7 @@ def conv(
     kernel = kernel.astype(x.dtype)
     if resolve_form(form) == "native":
         return _native(x, kernel, strides, "SAME", (1,) * len(strides))
-    return products.conv(x, kernel, strides)
+    return slices.conv(x, kernel) if slices.fits(x, kernel, strides) else products.conv(x, kernel, strides)
 
 
 def conv_transpose(
