@@ -63,7 +63,18 @@ def restore(manager: ocp.CheckpointManager, step: int, like: TrainState) -> Trai
         UserError: The saved state has another structure: it comes from other settings.
     """
     raw = jax.eval_shape(_with_raw_key, like)
-    num_saved = _open_arrays(Path(manager.directory), step, "step")["step"].shape[0]
+    # Orbax itself pads or cuts an array of another shape, and fills what is not there with None.
+    found = {path: tuple(array.shape) for path, array in _open_arrays(Path(manager.directory), step).items()}
+    num_saved = found["step"][0]
+    wanted = {path: (num_saved, *leaf.shape) for path, leaf in trees.flatten(raw).items()}
+    wrong = [path for path in dict.fromkeys((*wanted, *found)) if wanted.get(path) != found.get(path)]
+    if wrong:
+        path = wrong[0]
+        raise _of_another_study(
+            manager.directory,
+            step,
+            f"{path} is {found.get(path, 'absent')} there and {wanted.get(path, 'absent')} here",
+        )
 
     def as_saved(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         return np.empty((num_saved, *leaf.shape), leaf.dtype)
@@ -72,11 +83,15 @@ def restore(manager: ocp.CheckpointManager, step: int, like: TrainState) -> Trai
         items = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(as_saved, raw)))
         state = manager.restore(step, args=items)["state"]
     except ValueError as error:
-        raise UserError(
-            f"checkpoint {manager.directory}/{step} does not hold what this study trains; "
-            f"use another workdir, or the settings it was made with"
-        ) from error
+        raise _of_another_study(manager.directory, step, "its structure is another") from error
     return dataclasses.replace(state, key=jax.random.wrap_key_data(jnp.asarray(state.key), impl="threefry2x32"))
+
+
+def _of_another_study(directory: Any, step: int, difference: str) -> UserError:
+    return UserError(
+        f"checkpoint {directory}/{step} does not hold what this study trains ({difference}, run axis first); "
+        f"use another workdir, or the settings it was made with"
+    )
 
 
 def saved_steps(directory: Path) -> tuple[int, ...]:
@@ -86,8 +101,8 @@ def saved_steps(directory: Path) -> tuple[int, ...]:
     return tuple(sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdigit()))
 
 
-def _open_arrays(directory: Path, step: int, prefix: str) -> dict[str, ts.TensorStore]:
-    """Handles on the arrays at or below a name of the saved state, by slash-joined path."""
+def _open_arrays(directory: Path, step: int, prefix: str = "") -> dict[str, ts.TensorStore]:
+    """Handles on the arrays at or below a name of the saved state (all for an empty name), by slash-joined path."""
     base = f"file://{(directory / str(step) / 'state').absolute()}/"
     if step not in saved_steps(directory):
         raise UserError(
@@ -100,7 +115,7 @@ def _open_arrays(directory: Path, step: int, prefix: str) -> dict[str, ts.Tensor
             {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"}}, open=True, read=True
         )
         for name in names
-        if f"{name}.".startswith(f"{prefix}.")
+        if not prefix or f"{name}.".startswith(f"{prefix}.")
     }
     return {name.replace(".", "/"): array.result() for name, array in opening.items()}
 
