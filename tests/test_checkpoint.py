@@ -1,0 +1,150 @@
+"""Checkpoints: the same bits back, other devices, one run without the others, retention, mistakes."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg import checkpoint, optim, seeds, trees
+from jaxseg.types import UserError
+from tests import small
+
+TX = optim.make_optimizer(small.OPTIM, small.labels_of(freeze="encoder"), small.STEPS)
+LIKE = jax.eval_shape(lambda: small.make_state(small.MODEL, TX, 0))
+
+
+def states_of(count):
+    """Stacked states in which every leaf has numbers of its own, -0 and NaN among them."""
+    rng = np.random.default_rng(0)
+
+    def fill(leaf):
+        if leaf.dtype != np.float32:
+            return leaf
+        values = rng.normal(size=leaf.shape).astype(np.float32)
+        values.flat[0], values.flat[-1] = np.nan, -0.0
+        return jnp.asarray(values)
+
+    state = trees.stack([small.make_state(small.MODEL, TX, seed) for seed in range(count)])
+    return dataclasses.replace(
+        state,
+        params=jax.tree.map(fill, state.params),
+        opt_state=jax.tree.map(fill, state.opt_state),
+        step=jnp.arange(count, dtype=jnp.int32),
+        alive=jnp.arange(count) != 1,
+    )
+
+
+def raw(state):
+    return small.bits(dataclasses.replace(state, key=jax.random.key_data(state.key)))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A directory with steps 0 and 4 of three runs, as saved."""
+    directory = tmp_path_factory.mktemp("job") / "checkpoints"
+    states = {0: states_of(3), 4: changed(states_of(3))}
+    with checkpoint.open_manager(directory, keep=2) as manager:
+        for step, state in states.items():
+            checkpoint.save(manager, step, state, {"runs": ["a", "b", "c"]})
+    return directory, states
+
+
+def changed(state):
+    return dataclasses.replace(state, params=jax.tree.map(lambda leaf: leaf + 1, state.params))
+
+
+def test_a_state_comes_back_bit_for_bit(saved):
+    directory, states = saved
+    with checkpoint.open_manager(directory, keep=2) as manager:
+        assert manager.latest_step() == 4
+        for step, state in states.items():
+            restored = checkpoint.restore(manager, step, LIKE)
+            assert jax.tree.structure(restored) == jax.tree.structure(state)
+            assert raw(restored) == raw(state)
+            assert restored.key.dtype == state.key.dtype
+            np.testing.assert_array_equal(
+                jax.random.uniform(restored.key[1], (3,)), jax.random.uniform(state.key[1], (3,))
+            )
+
+
+def test_a_state_is_continued_on_another_number_of_devices(saved, tmp_path):
+    _, states = saved
+    four, two = small.plan_of(devices=4), small.plan_of(devices=2)
+    with checkpoint.open_manager(tmp_path, keep=1) as manager:
+        checkpoint.save(manager, 0, seeds.put(states[4], four), {})  # four runs, of which one is padding
+    with checkpoint.open_manager(tmp_path, keep=1) as manager:
+        restored = checkpoint.restore(manager, 0, LIKE)
+    assert trees.length(restored.params) == 4
+    placed = seeds.put(trees.take(restored, slice(0, 3)), two)
+    assert trees.length(placed.params) == 4
+    assert small.bits(seeds.fetch(placed, 3)) == raw(states[4])
+
+
+def test_one_run_is_read_without_the_others(saved):
+    directory, states = saved
+    for step in (0, 4):
+        for run in (0, 2):
+            got = checkpoint.read_seed(directory, step, run)
+            assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(got))
+            assert small.bits(got) == small.bits(trees.take(states[step].params, run))
+            assert jax.tree.structure(got) == jax.tree.structure(LIKE.params)
+    some = checkpoint.read_params(directory, 4, [2, 0])
+    assert small.bits(some) == small.bits(trees.take(states[4].params, np.array([2, 0])))
+
+
+def test_step_0_and_the_last_steps_are_kept(tmp_path):
+    state = states_of(1)
+    with checkpoint.open_manager(tmp_path, keep=2) as manager:
+        for step in (0, 2, 4, 6, 8):
+            checkpoint.save(manager, step, state, {})
+    assert checkpoint.saved_steps(tmp_path) == (0, 6, 8)
+    assert checkpoint.saved_steps(tmp_path / "nothing") == ()
+
+
+def test_saving_a_step_again_keeps_the_first(tmp_path):
+    state = states_of(1)
+    with checkpoint.open_manager(tmp_path, keep=1) as manager:
+        checkpoint.save(manager, 0, state, {})
+        checkpoint.save(manager, 0, changed(state), {})
+    assert small.bits(checkpoint.read_seed(tmp_path, 0, 0)) == small.bits(trees.take(state.params, 0))
+
+
+def test_a_missing_step_names_the_saved_ones(saved):
+    directory, _ = saved
+    with pytest.raises(UserError, match=r"no checkpoint of step 3 in .*; saved steps: 0, 4"):
+        checkpoint.read_seed(directory, 3, 0)
+    with (
+        checkpoint.open_manager(directory, keep=2) as manager,
+        pytest.raises(UserError, match=r"no checkpoint of step 3 in .*; saved steps: 0, 4"),
+    ):
+        checkpoint.restore(manager, 3, LIKE)
+
+
+def start_of(*, freeze="encoder", **changes):
+    """Shapes of a state whose network or trained part may differ from the saved one's."""
+    model = dataclasses.replace(small.MODEL, **changes)
+    tx = optim.make_optimizer(small.OPTIM, small.labels_of(model, freeze), small.STEPS)
+    return jax.eval_shape(lambda: small.make_state(model, tx, 0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"freeze": "none"}, r"mu/encoder/level_0/conv_0/bias is absent there and \(3, 2\) here"),
+        ({"freeze": "all_but_head"}, r"mu/decoder/level_0/conv_0/bias is \(3, 2\) there and absent here"),
+        ({"widths": (2, 4)}, r"kernel is \(3, 3, 3, 5, 2\) there and \(3, 3, 3, 6, 2\) here"),
+        ({"widths": (3, 3)}, r"level_0/conv_0/bias is \(3, 2\) there and \(3, 3\) here"),
+        ({"widths": (2, 3, 3)}, r"level_1/conv_0/bias is absent there and \(3, 3\) here"),
+    ],
+    ids=["trained-more", "trained-less", "wider", "wider-first", "deeper"],
+)
+def test_a_state_of_another_study_is_refused(saved, changes, difference):
+    directory, _ = saved
+    with checkpoint.open_manager(directory, keep=2) as manager, pytest.raises(UserError) as caught:
+        checkpoint.restore(manager, 4, start_of(**changes))
+    text = str(caught.value)
+    assert re.search(r"checkpoints/4 does not hold what this study trains .*; use another workdir", text)
+    assert re.search(difference, text)
