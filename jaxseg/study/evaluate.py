@@ -114,6 +114,7 @@ def _score(
         hd_definition=study.evaluate.hd_definition,
         surface_empty=study.evaluate.surface_empty,
         tolerance_mm=study.evaluate.tolerance_mm or None,
+        ignore_index=prepared.ignore_index,
     )
 
 
@@ -122,10 +123,16 @@ def _keep_example(
 ) -> None:
     """Keeps one slice of the image, the reference, and the prediction of each arm's first run."""
     where = example_slice(case.reference)
+
+    def picture(array: np.ndarray) -> np.ndarray:
+        # Rows of a picture run down along y. Canonical volumes have y to the front, which belongs on top; a 2-D image's
+        # axes are its columns and rows already.
+        return array.T if case.reference.ndim == 2 else array.T[::-1]
+
     image = resize_image(case.image, case.record.own_shape, case.record.spacing_mm)[..., 0][where]
     low, high = np.percentile(image, (0.5, 99.5))
-    examples[f"image_{index}"] = np.clip(255 * (image - low) / max(high - low, 1e-6), 0, 255).astype(np.uint8)
-    examples[f"reference_{index}"] = case.reference[where].astype(np.uint8)
+    examples[f"image_{index}"] = picture(np.clip(255 * (image - low) / max(high - low, 1e-6), 0, 255).astype(np.uint8))
+    examples[f"reference_{index}"] = picture(case.reference[where].astype(np.uint8))
     for run, labels in zip(runs, maps, strict=True):
-        examples.setdefault(f"prediction_{index}_{run.key.arm}", labels[where].astype(np.uint8))
+        examples.setdefault(f"prediction_{index}_{run.key.arm}", picture(labels[where].astype(np.uint8)))
         examples.setdefault(f"slice_{index}", np.array(where[-1] if case.reference.ndim == 3 else 0))

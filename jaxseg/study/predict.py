@@ -55,8 +55,9 @@ def make_predict_cases(
 def confusion(
     prediction: Int[np.ndarray, "run *spatial"], label: Num[np.ndarray, " *spatial"], classes: int
 ) -> Int[np.ndarray, "run truth predicted"]:
-    """Voxel counts of every pair of true and predicted class, for each run."""
-    pairs = label.ravel().astype(np.int64) * classes + prediction.reshape(len(prediction), -1)
+    """Voxel counts of every pair of true and predicted class, for each run; voxels of unknown label left out."""
+    known = label.ravel() < classes  # the index after the last class marks voxels to ignore
+    pairs = label.ravel()[known].astype(np.int64) * classes + prediction.reshape(len(prediction), -1)[:, known]
     counts = [np.bincount(row, minlength=classes**2).reshape(classes, classes) for row in pairs]
     return np.stack(counts)
 
