@@ -161,12 +161,10 @@ def _native(x: jax.Array, kernel: jax.Array, strides, padding, dilation) -> jax.
 def _upsample_fold(taps: int, factor: int) -> products.Fold:
     """Tap t of output `factor * i + p` reads coarse voxel `i + floor((p + t - low) / factor)`."""
     low = (taps - 1) // 2
-    return products.Fold.of({p: {t: (p + t - low) // factor for t in range(taps)} for p in range(factor)}, taps)
+    return products.Fold.of([{t: (p + t - low) // factor for t in range(taps)} for p in range(factor)], taps)
 
 
 def _transpose_fold(taps: int, stride: int, low: int) -> products.Fold:
     """Tap t of output `stride * i + p` reads voxel `i + (p + t - low) / stride` where that is whole."""
-    return products.Fold.of(
-        {p: {t: (p + t - low) // stride for t in range(taps) if (p + t - low) % stride == 0} for p in range(stride)},
-        taps,
-    )
+    reads = [{t: (p + t - low) // stride for t in range(taps) if (p + t - low) % stride == 0} for p in range(stride)]
+    return products.Fold.of(reads, taps)

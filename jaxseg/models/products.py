@@ -13,31 +13,48 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxseg.models import winograd
+
+NARROW = 64
+"""Input channels times taps up to which one gather of all taps beats blocks: the first convolution of an image."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
     """How one axis of a kernel acts on a coarse grid when the output is `factor` times finer.
 
-    Output `factor * i + p` reads coarse voxels `i + starts[p] + a` for a < `window`, with the kernel's taps summed
-    by `matrix[p, a, tap]`.
+    The finer voxel `factor * j + first_output + q`, for q < factor, reads coarse voxels `j + first_input + a` for
+    a < `window`, with the kernel's taps summed by `matrix[q, a, tap]`. So all finer voxels of one j share a window,
+    and lie together.
     """
 
-    starts: tuple[int, ...]
+    first_output: int
+    first_input: int
     window: int
     matrix: tuple[tuple[tuple[float, ...], ...], ...]
 
+    @property
+    def factor(self) -> int:
+        """Finer voxels per coarse voxel."""
+        return len(self.matrix)
+
     @staticmethod
-    def of(reads: dict[int, dict[int, int]], taps: int) -> Fold:
-        """From the coarse offset that each tap reads, per output parity."""
-        starts = tuple(min(read.values(), default=0) for read in reads.values())
-        window = max(
-            max(read.values(), default=0) - start + 1 for read, start in zip(reads.values(), starts, strict=True)
-        )
-        matrix = np.zeros((len(reads), window, taps), np.float32)
-        for parity, read in reads.items():
-            for tap, offset in read.items():
-                matrix[parity, offset - starts[parity], tap] += 1
-        return Fold(starts, window, tuple(tuple(map(tuple, m.tolist())) for m in matrix))
+    def of(reads: Sequence[dict[int, int]], taps: int) -> Fold:
+        """From what finer voxel `factor * i + p` reads: for every p, coarse voxel `i + offset` by tap."""
+        factor = len(reads)
+        candidates = []
+        for first in range(1 - factor, 1):
+            # Finer voxel factor * j + first + q is parity p of coarse voxel i = j - shift.
+            places = [divmod(first + q, factor) for q in range(factor)]
+            read = [{t: offset + shift for t, offset in reads[p].items()} for shift, p in places]
+            offsets = [offset for taps_read in read for offset in taps_read.values()] or [0]
+            candidates.append((max(offsets) - min(offsets) + 1, -first, min(offsets), read))
+        window, minus_first, first_input, read = min(candidates, key=lambda c: c[:2])
+        matrix = np.zeros((factor, window, taps), np.float32)
+        for q, taps_read in enumerate(read):
+            for tap, offset in taps_read.items():
+                matrix[q, offset - first_input, tap] += 1
+        return Fold(-minus_first, first_input, window, tuple(tuple(map(tuple, m.tolist())) for m in matrix))
 
 
 def same_padding(size: int, taps: int, stride: int) -> tuple[int, int]:
@@ -48,20 +65,38 @@ def same_padding(size: int, taps: int, stride: int) -> tuple[int, int]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
-    """A SAME convolution as one product of gathered taps."""
+    """A SAME convolution: by blocks where `_blocked` says so, else one product of gathered taps."""
     spatial, taps = x.shape[1:-1], kernel.shape[:-2]
+    if _blocked(x, kernel, strides):
+        x, kernel = (x, kernel) if x.ndim == 5 else (x[:, :, :, None], kernel[:, :, None])
+        y, _ = winograd.sweep(x, kernel)
+        return y.reshape(y.shape[0], *spatial, y.shape[-1])
     padding = [same_padding(n, k, s) for n, k, s in zip(spatial, taps, strides, strict=True)]
     out = [-(-n // s) for n, s in zip(spatial, strides, strict=True)]
     return _dot(gather_taps(_pad(x, padding), taps, out, strides), kernel.reshape(-1, kernel.shape[-1]))
 
 
-def _conv_forward(x, kernel, strides):
+def _conv_forward(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return conv(x, kernel, strides), (x, kernel)
 
 
-def _conv_backward(strides, residuals, g):
+def _conv_backward(
+    strides: tuple[int, ...], residuals: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     spatial, taps = x.shape[1:-1], kernel.shape[:-2]
+    if _blocked(x, kernel, strides):
+        # dx is the convolution of g with the flipped kernel, and linear in it: its gradient in that kernel at
+        # cotangent x is the flipped dk. Both share one transform and one gather of g.
+        flipped = jnp.flip(kernel, range(len(taps))).swapaxes(-1, -2)
+        if x.ndim == 4:
+            x, g, flipped = x[:, :, None], g[:, :, None], flipped[:, None]
+        d_x, d_flipped = winograd.sweep(g, flipped, x)
+        assert d_flipped is not None
+        d_kernel = jnp.flip(d_flipped.reshape(*taps, *d_flipped.shape[-2:]), range(len(taps))).swapaxes(-1, -2)
+        return d_x.reshape(residuals[0].shape), d_kernel.astype(kernel.dtype)
     padding = [same_padding(n, k, s) for n, k, s in zip(spatial, taps, strides, strict=True)]
     gathered = gather_taps(_pad(x, padding), taps, g.shape[1:-1], strides)
     d_kernel = _dot_rows(gathered, g).reshape(kernel.shape).astype(kernel.dtype)
@@ -74,71 +109,112 @@ def _conv_backward(strides, residuals, g):
 conv.defvjp(_conv_forward, _conv_backward)
 
 
+def _blocked(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> bool:
+    taps = kernel.shape[:-2]
+    odd = all(k % 2 for k in taps)
+    return odd and set(strides) == {1} and len(taps) in (2, 3) and x.shape[-1] * math.prod(taps) > NARROW
+
+
 def subpixel(low: jax.Array, kernel: jax.Array, folds: Sequence[Fold]) -> jax.Array:
-    """The convolution that `folds` describe: every parity of the finer output by one product on the coarse grid."""
-    batch, *spatial, channels = low.shape
-    features = kernel.shape[-1]
+    """The convolution that `folds` describe: all finer voxels of a coarse one from one product."""
     folded = kernel
-    for fold in folds:  # each axis of taps becomes (parity, window) at the back, in axis order
+    for fold in folds:  # each axis of taps becomes (finer voxel, window) at the back, in axis order
         folded = jnp.tensordot(folded, jnp.asarray(fold.matrix, kernel.dtype), ((0,), (2,)))
     ndim = len(folds)
-    # now [channels, features, p0, a0, p1, a1, ...] -> [a..., channels, p..., features]
+    # from [channels, features, q0, a0, q1, a1, ...] to [a..., channels, q..., features]
     order = (*range(3, 3 + 2 * ndim, 2), 0, *range(2, 2 + 2 * ndim, 2), 1)
-    windows, parities = [f.window for f in folds], [len(f.starts) for f in folds]
-    folded = folded.transpose(order).reshape(math.prod(windows) * channels, -1).astype(low.dtype)
-    first = [min(f.starts) for f in folds]
-    span = [max(f.starts) - min(f.starts) for f in folds]
-    positions = [n + s for n, s in zip(spatial, span, strict=True)]
-    padding = [(-a, a + s + f.window - 1) for a, s, f in zip(first, span, folds, strict=True)]
-    y = _dot(gather_taps(_pad(low, padding), windows, positions, (1,) * ndim), folded)
-    y = y.reshape(batch, *positions, *parities, features)
-    return _interleave(y, spatial, [[s - a for s in f.starts] for f, a in zip(folds, first, strict=True)], ())
+    folded = folded.transpose(order).reshape(math.prod(f.window for f in folds) * low.shape[-1], -1)
+    return _subpixel(low, folded.astype(low.dtype), tuple(folds))
 
 
-def _interleave(y, spatial, starts, chosen):
-    axis = len(chosen)
-    ndim = len(spatial)
-    if axis == ndim:
-        corner = [starts[i][p] for i, p in enumerate(chosen)]
-        begin = (0, *corner, *chosen, 0)
-        end = (
-            y.shape[0],
-            *(c + n for c, n in zip(corner, spatial, strict=True)),
-            *(p + 1 for p in chosen),
-            y.shape[-1],
-        )
-        return lax.slice(y, begin, end).reshape(y.shape[0], *spatial, y.shape[-1])
-    parts = [_interleave(y, spatial, starts, (*chosen, p)) for p in range(len(starts[axis]))]
-    stacked = jnp.stack(parts, axis + 2)
-    return stacked.reshape(*stacked.shape[: axis + 1], -1, *stacked.shape[axis + 3 :])
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _subpixel(low: jax.Array, folded: jax.Array, folds: tuple[Fold, ...]) -> jax.Array:
+    y = _dot(_windows(low, folds), folded)
+    batch, *positions = y.shape[:-1]
+    factors = [f.factor for f in folds]
+    features = y.shape[-1] // math.prod(factors)
+    ndim = len(folds)
+    y = y.reshape(batch, *positions, *factors, features)
+    pairs = [axis for i in range(ndim) for axis in (1 + i, 1 + ndim + i)]
+    fine = y.transpose(0, *pairs, 1 + 2 * ndim)
+    fine = fine.reshape(batch, *(p * f for p, f in zip(positions, factors, strict=True)), features)
+    begin = [-f.first_output for f in folds]
+    end = [b + n * f.factor for b, n, f in zip(begin, low.shape[1:-1], folds, strict=True)]
+    return lax.slice(fine, (0, *begin, 0), (batch, *end, features))
 
 
-def gather_taps(padded: jax.Array, taps, out, strides) -> jax.Array:
-    """The windows that each output reads, as channels: `[batch, *out, prod(taps) * channels]`."""
-    slices = [
-        lax.slice(
-            padded,
-            (0, *offset, 0),
-            (
-                padded.shape[0],
-                *(o + (n - 1) * s + 1 for o, n, s in zip(offset, out, strides, strict=True)),
-                padded.shape[-1],
-            ),
-            (1, *strides, 1),
-        )
-        for offset in itertools.product(*map(range, taps))
+def _subpixel_forward(
+    low: jax.Array, folded: jax.Array, folds: tuple[Fold, ...]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _subpixel(low, folded, folds), (low, folded)
+
+
+def _subpixel_backward(
+    folds: tuple[Fold, ...], residuals: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    low, folded = residuals
+    batch, *coarse, channels = low.shape
+    ndim = len(folds)
+    positions = [_positions(n, f) for n, f in zip(coarse, folds, strict=True)]
+    padding = [
+        (-f.first_output, p * f.factor - n * f.factor + f.first_output)
+        for n, p, f in zip(coarse, positions, folds, strict=True)
     ]
+    pairs = [side for p, f in zip(positions, folds, strict=True) for side in (p, f.factor)]
+    g = _pad(g, padding).reshape(batch, *pairs, g.shape[-1])
+    g = g.transpose(0, *range(1, 2 * ndim, 2), *range(2, 2 * ndim + 1, 2), 1 + 2 * ndim)
+    g = g.reshape(batch, *positions, -1)
+    d_folded = _dot_rows(_windows(low, folds), g).astype(folded.dtype)
+    d_windows = _dot(g, folded.T).reshape(batch, *positions, *(f.window for f in folds), channels)
+    # Coarse voxel i was read by position j as window a = i - j - first_input.
+    spread = [
+        (max(0, f.first_input + f.window - 1), max(0, n - f.first_input - p))
+        for n, p, f in zip(coarse, positions, folds, strict=True)
+    ]
+    spread_windows = jnp.pad(d_windows, ((0, 0), *spread, *((0, 0),) * (ndim + 1)))
+
+    def read_as(window: tuple[int, ...]) -> jax.Array:
+        begin = [before - f.first_input - a for (before, _), f, a in zip(spread, folds, window, strict=True)]
+        return spread_windows[(slice(None), *(slice(b, b + n) for b, n in zip(begin, coarse, strict=True)), *window)]
+
+    d_low = functools.reduce(jnp.add, map(read_as, itertools.product(*(range(f.window) for f in folds))))
+    return d_low, d_folded
+
+
+_subpixel.defvjp(_subpixel_forward, _subpixel_backward)
+
+
+def _positions(size: int, fold: Fold) -> int:
+    """Windows that cover `size` coarse voxels: one more where a window's finer voxels begin before its own."""
+    return size + (fold.first_output < 0)
+
+
+def _windows(low: jax.Array, folds: Sequence[Fold]) -> jax.Array:
+    positions = [_positions(n, f) for n, f in zip(low.shape[1:-1], folds, strict=True)]
+    padding = [
+        (-f.first_input, p - 1 + f.first_input + f.window - n)
+        for n, p, f in zip(low.shape[1:-1], positions, folds, strict=True)
+    ]
+    return gather_taps(_pad(low, padding), [f.window for f in folds], positions, (1,) * len(folds))
+
+
+def gather_taps(padded: jax.Array, taps: Sequence[int], out: Sequence[int], strides: Sequence[int]) -> jax.Array:
+    """The windows that each output reads, as channels: `[batch, *out, prod(taps) * channels]`."""
+    slices = []
+    for offset in itertools.product(*map(range, taps)):
+        end = [o + (n - 1) * s + 1 for o, n, s in zip(offset, out, strides, strict=True)]
+        bounds = (0, *offset, 0), (padded.shape[0], *end, padded.shape[-1])
+        slices.append(lax.slice(padded, *bounds, (1, *strides, 1)))
     return jnp.concatenate(slices, -1)
 
 
 def _gradient_fold(taps: int, stride: int, low: int) -> Fold:
-    return Fold.of(
-        {p: {t: (p + low - t) // stride for t in range(taps) if (p + low - t) % stride == 0} for p in range(stride)},
-        taps,
-    )
+    reads = [{t: (p + low - t) // stride for t in range(taps) if (p + low - t) % stride == 0} for p in range(stride)]
+    return Fold.of(reads, taps)
 
 
 def _pad(x: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
+    """Zero padding; a negative amount crops."""
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((a, b, 0) for a, b in padding), (0, 0, 0)])
 
 

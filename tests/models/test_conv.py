@@ -12,6 +12,7 @@ from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
 from jaxseg.models import conv as convs
+from jaxseg.models import winograd
 
 TOLERANCE = 2e-5  # of the largest value; float32 sums of a few hundred products
 
@@ -48,6 +49,7 @@ SHAPES = [
     pytest.param((8, 8, 8), (3, 3, 3), (2, 2, 2), id="3d-stride-2"),
     pytest.param((5, 6, 4), (1, 3, 3), (1, 2, 2), id="thick-slices"),
     pytest.param((9, 12), (3, 3), (1, 1), id="2d"),
+    pytest.param((12, 9), (3, 5), (1, 1), id="2d-five-taps"),
     pytest.param((7, 9), (5, 2), (2, 3), id="2d-odd-sizes-even-taps"),
     pytest.param((2, 3), (3, 3), (1, 1), id="smaller-than-the-kernel"),
 ]
@@ -56,7 +58,7 @@ SHAPES = [
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize(("spatial", "taps", "factors"), SHAPES)
 def test_products_equal_xla(operation, spatial, taps, factors):
-    x, k = draw(spatial, taps)
+    x, k = draw(spatial, taps, channels=8)  # wide enough for blocks
     got = value_and_gradients(operation, factors, "products", x, k)
     assert_close(got, value_and_gradients(operation, factors, "native", x, k))
 
@@ -153,3 +155,27 @@ def test_shapes_that_do_not_fit_are_refused():
         convs.conv(x, k[0])
     with pytest.raises(ValueError, match="2 spatial axes"):
         convs.conv_upsampled(x, k, factors=(2,))
+
+
+@pytest.mark.parametrize(("taps", "outputs"), [(3, 1), (3, 2), (3, 4), (5, 1)])
+def test_minimal_filtering_is_a_correlation(taps, outputs):
+    algorithm = winograd.filtering(taps, outputs)
+    rng = np.random.default_rng(0)
+    kernel, data = rng.normal(size=taps), rng.normal(size=outputs + taps - 1)
+    got = algorithm.back @ ((algorithm.kernel @ kernel) * (algorithm.data @ data))
+    np.testing.assert_allclose(got, np.correlate(data, kernel), rtol=1e-5, atol=1e-6)
+
+
+def test_the_cheapest_filtering_is_chosen():
+    assert [winograd.choose_filtering(3, size).outputs for size in (1, 2, 4, 6, 32)] == [1, 2, 4, 2, 4]
+    assert winograd.choose_filtering(1, 32).outputs == 1
+
+
+@pytest.mark.parametrize("rows", [1, 12, 40, 10_000])
+def test_blocks_of_any_size_give_the_same(rows, monkeypatch):
+    x, k = draw((8, 8, 6), (3, 3, 3), channels=3)
+    want, _ = jax.vjp(lambda k: convs.conv(x, k, form="native"), k)
+    monkeypatch.setattr(winograd, "ROWS", rows)
+    got, gradient = winograd.sweep(x, k, jnp.ones_like(want))
+    assert_close(got, want)
+    assert_close(gradient, jax.vjp(lambda k: convs.conv(x, k, form="native"), k)[1](jnp.ones_like(want))[0])

@@ -129,7 +129,7 @@ def test_instance_norm_gradients():
 
     def plain(x, scale, bias):
         z = (x - x.mean((1, 2), keepdims=True)) / jnp.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
-        return z * scale + bias
+        return z * scale[None, None, None] + bias[None, None, None]
 
     scale, bias = jnp.asarray([1.5, -0.5]), jnp.asarray([0.1, 0.2])
     got, want = (
@@ -143,7 +143,9 @@ def test_instance_norm_gradients():
 def test_max_pool():
     x = jnp.arange(24.0).reshape(1, 4, 6, 1)
     np.testing.assert_array_equal(blocks.max_pool(x, (2, 3))[0, ..., 0], [[8, 11], [20, 23]])
-    gradient = jax.grad(lambda x: (blocks.max_pool(x, (2, 3)) * jnp.asarray([[1.0, 2], [3, 4]])[..., None]).sum())(x)
+    gradient = jax.grad(
+        lambda x: (blocks.max_pool(x, (2, 3)) * jnp.asarray([[1.0, 2], [3, 4]])[None, ..., None]).sum()
+    )(x)
     want = np.zeros((4, 6))
     want[1, 2], want[1, 5], want[3, 2], want[3, 5] = 1, 2, 3, 4
     np.testing.assert_array_equal(gradient[0, ..., 0], want)

@@ -1,0 +1,205 @@
+"""Stride-1 convolutions as matrix products with Winograd's minimal filtering along one axis, block by block.
+
+The first axis is filtered by F(m, 3) (Winograd 1980; Lavin and Gray 2016, arXiv:1509.09308): m outputs take m + 2
+products instead of 3m. Of the other two, the taps of the last are gathered as input channels and those of the middle
+one are scattered as output channels, so that every product is wide in both directions. Transforms are products too:
+on CPU a product is what keeps XLA from fusing a transform into the gather after it, which costs ten times more.
+
+Blocks are chosen so that everything between two products stays in cache.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+ROWS = 1400
+"""Rows of one product that a block aims at: enough to be efficient, few enough to stay in a 1-2 MB cache."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Filtering:
+    """A bilinear algorithm: `outputs` results of a `taps`-tap filter are `back @ ((kernel @ k) * (data @ x))`."""
+
+    outputs: int
+    data: np.ndarray
+    kernel: np.ndarray
+    back: np.ndarray
+
+    @property
+    def reads(self) -> int:
+        """Inputs of one tile."""
+        return self.data.shape[1]
+
+
+def filtering(taps: int, outputs: int) -> Filtering:
+    """F(2, 3) and F(4, 3) of Lavin and Gray; the plain sum over taps for one output."""
+    if outputs == 1:
+        return Filtering(
+            1, np.eye(taps, dtype=np.float32), np.eye(taps, dtype=np.float32), np.ones((1, taps), np.float32)
+        )
+    if (taps, outputs) == (3, 2):
+        data = [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]
+        kernel = [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]
+        back = [[1, 1, 1, 0], [0, 1, -1, -1]]
+    elif (taps, outputs) == (3, 4):
+        data = [
+            [4, 0, -5, 0, 1, 0],
+            [0, -4, -4, 1, 1, 0],
+            [0, 4, -4, -1, 1, 0],
+            [0, -2, -1, 2, 1, 0],
+            [0, 2, -1, -2, 1, 0],
+            [0, 4, 0, -5, 0, 1],
+        ]
+        sixth, half_sixth, quarter_sixth = 1 / 6, 1 / 12, 1 / 24
+        kernel = [
+            [0.25, 0, 0],
+            [-sixth, -sixth, -sixth],
+            [-sixth, sixth, -sixth],
+            [quarter_sixth, half_sixth, sixth],
+            [quarter_sixth, -half_sixth, sixth],
+            [0, 0, 1],
+        ]
+        back = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+    else:
+        raise ValueError(f"no algorithm for {outputs} outputs of {taps} taps")
+    return Filtering(
+        outputs, np.asarray(data, np.float32), np.asarray(kernel, np.float32), np.asarray(back, np.float32)
+    )
+
+
+def choose_filtering(taps: int, size: int) -> Filtering:
+    """The algorithm with the fewest products on an axis of `size`."""
+    options = (1, 2, 4) if taps == 3 else (1,)
+    return filtering(taps, min(options, key=lambda m: (-(-size // m) * (m + taps - 1 if m > 1 else taps), m)))
+
+
+def sweep(x: jax.Array, kernel: jax.Array, cotangent: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
+    """`y`, the SAME convolution of `x` with `kernel`, and, when asked for, a gradient in `kernel`.
+
+    Args:
+        x: `[batch, a, b, c, channels]`; axis a is filtered, b scattered, c gathered.
+        kernel: `[taps_a, taps_b, taps_c, channels, features]`, odd or even taps.
+        cotangent: Of the shape of y, or None.
+
+    Returns:
+        `y` `[batch, a, b, c, features]` and the gradient of `sum(y * cotangent)` in `kernel`, float32 (or None).
+    """
+    batch, size_a, size_b, size_c, channels = x.shape
+    taps_a, taps_b, taps_c, _, features = kernel.shape
+    algorithm = choose_filtering(taps_a, size_a)
+    m, reads, points = algorithm.outputs, algorithm.reads, len(algorithm.data)
+    tiles = -(-size_a // m)
+    images, group, rows = block_shape(batch, tiles, size_b, size_c, taps_b)
+    halo = [((k - 1) // 2, k // 2) for k in kernel.shape[:3]]
+    pad_a = (halo[0][0], tiles * m - size_a + halo[0][1])
+    padded = jnp.pad(x, ((0, 0), pad_a, *halo[1:], (0, 0)))
+    folded = jnp.tensordot(algorithm.kernel, kernel.astype(jnp.float32), 1)  # [points, b, c, channels, features]
+    folded = folded.transpose(0, 2, 3, 1, 4).reshape(points, taps_c * channels, taps_b * features).astype(x.dtype)
+    counts = (batch // images, size_b // rows, tiles // group)
+
+    def block(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        index = jnp.unravel_index(i, counts)
+        start = (index[0] * images, index[2] * group * m, index[1] * rows, 0, 0)
+        shape = (images, (group - 1) * m + reads, rows + taps_b - 1, size_c + taps_c - 1, channels)
+        slab = _tiles(lax.dynamic_slice(padded, start, shape), group, m, reads)
+        gathered = [_gather(part, -2, taps_c, size_c) for part in _combine(algorithm.data, slab)]
+        products = [_dot(part, folded[p]) for p, part in enumerate(gathered)]
+        scattered = jnp.stack([_scatter(part, taps_b, rows) for part in products])
+        y = _untile(_combine(algorithm.back, scattered), group, m)
+        out = (lax.dynamic_update_slice(carry[0], y, start),)
+        if cotangent is None:
+            return out
+        shape = (images, group * m, rows, size_c, features)
+        slab = _tiles(lax.dynamic_slice(whole, start, shape), group, m, m)
+        other = _combine(algorithm.back.T, slab)
+        d_folded = []
+        for p in range(points):
+            wide = jnp.pad(other[p], ((0, 0), (0, 0), (taps_b - 1, taps_b - 1), (0, 0), (0, 0)))
+            # Row r of the gathered input meets cotangent rows r - t: taps in reverse order.
+            wide = _gather(wide, -3, taps_b, rows + taps_b - 1)
+            d_folded.append(_dot_rows(gathered[p], wide))
+        return (*out, carry[1] + jnp.stack(d_folded))
+
+    carry: tuple[jax.Array, ...] = (jnp.zeros((batch, tiles * m, size_b, size_c, features), x.dtype),)
+    if cotangent is not None:
+        whole = jnp.pad(cotangent, ((0, 0), (0, tiles * m - size_a), (0, 0), (0, 0), (0, 0)))
+        carry = (*carry, jnp.zeros((points, taps_c * channels, taps_b * features), jnp.float32))
+    carry = lax.fori_loop(0, math.prod(counts), block, carry)
+    y = lax.slice_in_dim(carry[0], 0, size_a, axis=1)
+    if cotangent is None:
+        return y, None
+    d_folded = carry[1].reshape(points, taps_c, channels, taps_b, features)[:, :, :, ::-1]
+    return y, jnp.tensordot(algorithm.kernel.T, d_folded, 1).transpose(0, 3, 1, 2, 4)
+
+
+def block_shape(batch: int, tiles: int, size_b: int, size_c: int, taps_b: int) -> tuple[int, int, int]:
+    """Images, tiles of the filtered axis, and rows of the scattered axis in one block; each divides its whole."""
+    rows = max(r for r in _divisors(size_b) if r == 1 or (r + taps_b - 1) * size_c <= ROWS)
+    if rows < size_b and rows < 8:  # a long axis with no good divisor: the halo would cost more than the cache saves
+        rows = size_b
+    plane = (rows + taps_b - 1) * size_c
+    group = max(g for g in _divisors(tiles) if g == 1 or g * plane <= ROWS) if rows == size_b else 1
+    images = max(n for n in _divisors(batch) if n == 1 or n * tiles * plane <= ROWS) if group == tiles else 1
+    return images, group, rows
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def _tiles(slab: jax.Array, group: int, step: int, reads: int) -> jax.Array:
+    """`[images, a, ...]` to `[reads, images, group, ...]`: the j-th input of every tile."""
+    if group == 1:  # without a copy where there is one image
+        return jnp.moveaxis(slab, 1, 0)[:, :, None]
+    return jnp.stack([lax.slice_in_dim(slab, j, j + (group - 1) * step + 1, step, axis=1) for j in range(reads)])
+
+
+def _untile(y: jax.Array, group: int, m: int) -> jax.Array:
+    """`[m, images, group, ...]` to `[images, group * m, ...]`."""
+    y = jnp.moveaxis(y, 0, 2)
+    return y.reshape(y.shape[0], group * m, *y.shape[3:])
+
+
+def _combine(matrix: np.ndarray, parts: jax.Array) -> jax.Array:
+    """Linear combinations over the first axis, as a product."""
+    if len(matrix) == matrix.shape[1] and (matrix == np.eye(len(matrix))).all():
+        return parts
+    flat = lax.dot_general(
+        jnp.asarray(matrix, parts.dtype),
+        parts.reshape(len(parts), -1),
+        (((1,), (0,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+    return flat.reshape(len(matrix), *parts.shape[1:]).astype(parts.dtype)
+
+
+def _gather(x: jax.Array, axis: int, taps: int, size: int) -> jax.Array:
+    """Windows of `taps` along `axis`, as channels."""
+    return jnp.concatenate([lax.slice_in_dim(x, t, t + size, axis=axis % x.ndim) for t in range(taps)], -1)
+
+
+def _scatter(y: jax.Array, taps: int, rows: int) -> jax.Array:
+    """Sum over taps t of the t-th group of channels, read t rows further on; rows are the third axis from the back."""
+    features = y.shape[-1] // taps
+
+    def part(t: int) -> jax.Array:
+        shifted = lax.slice_in_dim(y, t, t + rows, axis=y.ndim - 3)
+        return lax.slice_in_dim(shifted, t * features, (t + 1) * features, axis=-1)
+
+    return functools.reduce(jnp.add, map(part, range(taps)))
+
+
+def _dot(rows: jax.Array, matrix: jax.Array) -> jax.Array:
+    return lax.dot_general(rows, matrix, (((rows.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _dot_rows(left: jax.Array, right: jax.Array) -> jax.Array:
+    axes = tuple(range(left.ndim - 1))
+    return lax.dot_general(left, right, ((axes, axes), ((), ())), preferred_element_type=jnp.float32)

@@ -1,0 +1,140 @@
+"""Our side of the benchmark: the real train step of several seeds, in a process of its own.
+
+    python -m launch.benchmark_step '{"ndim": 3, "widths": [16, 32, 64], "patch": 32, "batch": 2, ...}'
+
+Prints one line of JSON when compiled; then runs `steps` steps of all seeds for every line it reads and prints the
+seconds of one step of one seed. `launch.benchmark` starts it beside `launch.torch_peer`.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg import data, losses, optim, seeds, train, trees
+from jaxseg.models import make_model
+from jaxseg.streams import stream_key
+from jaxseg.types import (
+    AugmentSettings,
+    Cohort,
+    LossSettings,
+    ModelSettings,
+    OptimSettings,
+    RunInputs,
+    TaskSettings,
+    TrainState,
+)
+
+CASES = 4
+
+
+def random_cohort(ndim: int, side: int, classes: int) -> Cohort:
+    """Cases of random voxels and labels, a few voxels larger than the patch."""
+    rng = np.random.default_rng(0)
+    voxels = side**ndim
+    label = rng.integers(0, classes, size=CASES * voxels).astype(np.uint8)
+    foreground = np.stack(
+        [np.stack([np.flatnonzero(case == c)[:64] for c in range(1, classes)]) for case in label.reshape(CASES, voxels)]
+    )
+    return Cohort(
+        image=jnp.asarray(rng.normal(size=(CASES * voxels, 1)), jnp.float32),
+        label=jnp.asarray(label),
+        offsets=jnp.arange(CASES, dtype=jnp.int32) * voxels,
+        shapes=jnp.full((CASES, ndim), side, jnp.int32),
+        foreground=jnp.asarray(foreground, jnp.int32),
+        num_foreground=jnp.full((CASES, classes - 1), 64, jnp.int32),
+    )
+
+
+def model_settings(settings: dict[str, Any]) -> ModelSettings:
+    """The workload's U-Net."""
+    return ModelSettings(
+        name="unet",
+        ndim=settings["ndim"],
+        widths=tuple(settings["widths"]),
+        norm="instance",
+        strides=(),
+        kernels=(),
+        skips=True,
+        precision=settings["precision"],
+    )
+
+
+def make_run(settings: dict[str, Any]) -> tuple[Callable[[int, int], None], float]:
+    """A function that trains all seeds from one step to another, and the seconds its compilation took."""
+    ndim, patch, batch, classes = (settings[name] for name in ("ndim", "patch", "batch", "classes"))
+    model = make_model(model_settings(settings), classes=classes)
+    image = jnp.zeros((batch, *(patch,) * ndim, 1), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    labels = trees.label_params(params, optim.freeze_rules("encoder" if settings["frozen"] else "none"))
+    total = 10**6
+    tx = optim.make_optimizer(OptimSettings("adam", 1e-3, 0.0, 0.9, "constant", 10, 0.0), labels, total)
+    augment = AugmentSettings(flip=(), gamma=0.0, brightness=0.0, noise=0.0)
+    task = TaskSettings("", (), "native", "mm", (0,), 0, 0, 1, (patch,) * ndim, "zscore", 0.5, augment)
+    sample = data.make_sample(task, batch=batch)
+    step = train.make_train_step(model, tx, losses.make_loss(LossSettings("dice_ce", 1e-5)), sample, labels)
+    count = settings["seeds"]
+    plan = seeds.make_plan(count, strategy=settings["strategy"], devices=settings["devices"])
+    chunk = seeds.map_seeds(train.make_train_chunk(step), plan=plan, shared=(2, 3, 4, 5), donate=(0,))
+
+    def init(seed: jax.Array) -> TrainState:
+        return train.init_state(stream_key(seed, "init"), stream_key(seed, "order"), model, tx, image)
+
+    one = jax.jit(init)
+    state = seeds.put(trees.stack([one(np.uint32(seed)) for seed in range(count)]), plan)
+    runs = RunInputs(
+        cases=jnp.tile(jnp.arange(CASES, dtype=jnp.int32)[None], (count, 1)),
+        num_cases=jnp.full(count, CASES, jnp.int32),
+        rate=jnp.full(count, 1e-3, jnp.float32),
+    )
+    runs, cohort = seeds.put(runs, plan), seeds.replicate(random_cohort(ndim, patch + 8, classes), plan)
+    bound = seeds.replicate(jnp.zeros((), jnp.int32), plan)
+    start = time.perf_counter()
+    compiled = chunk.lower(state, runs, cohort, {}, bound, bound).compile()  # type: ignore[attr-defined]
+    compile_seconds = time.perf_counter() - start
+    holder = [state]
+
+    def run(first: int, last: int) -> None:
+        bounds = (seeds.replicate(jnp.asarray(step, jnp.int32), plan) for step in (first, last))
+        holder[0], metrics = compiled(holder[0], runs, cohort, {}, *bounds)
+        jax.block_until_ready(metrics)
+        if not bool(np.all(np.asarray(metrics["steps_alive"]) == last - first)):
+            raise FloatingPointError("a seed of the benchmark diverged: its time means nothing")
+
+    return run, compile_seconds
+
+
+def main() -> None:
+    """Compile and warm up, then train for every line read."""
+    settings = json.loads(sys.argv[1])
+    if settings["platform"] == "cpu":
+        jax.config.update("jax_num_cpu_devices", settings["devices"])
+    run, compile_seconds = make_run(settings)
+    steps, step = settings["steps"], 1
+    run(0, 1)
+    ready = {"ready": True, "compile_seconds": compile_seconds, "version": jax.__version__}
+    print(json.dumps({**ready, "device": jax.devices()[0].device_kind}), flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        if line.strip():
+            with jax.profiler.trace(line.strip()):
+                run(step, step + steps)
+        else:
+            run(step, step + steps)
+        seconds = (time.perf_counter() - start) / steps / settings["seeds"]
+        step += steps
+        stats = jax.devices()[0].memory_stats() or {}
+        peak = stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        print(json.dumps({"seconds": seconds, "peak_bytes": peak}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

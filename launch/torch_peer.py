@@ -1,0 +1,130 @@
+"""The PyTorch side of the benchmark: the same network, loss and optimizer, one seed, in a process of its own.
+
+    python -m launch.torch_peer '{"ndim": 3, "widths": [16, 32, 64], "patch": 32, "batch": 2, ...}'
+
+Prints one line of JSON when ready; then takes one training step and prints its seconds for every line it reads.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Block(nn.Module):
+    """Two convolutions, each with instance norm and ReLU."""
+
+    def __init__(self, ndim: int, channels: int, features: int):
+        super().__init__()
+        conv, norm = (nn.Conv3d, nn.InstanceNorm3d) if ndim == 3 else (nn.Conv2d, nn.InstanceNorm2d)
+        self.layers = nn.Sequential(
+            conv(channels, features, 3, padding=1, bias=False),
+            norm(features, affine=True),
+            nn.ReLU(inplace=True),
+            conv(features, features, 3, padding=1, bias=False),
+            norm(features, affine=True),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features `[batch, features, *spatial]`."""
+        return self.layers(x)
+
+
+class UNet(nn.Module):
+    """The network of `jaxseg.models.unet` with its default strides, kernels and norm."""
+
+    def __init__(self, ndim: int, channels: int, widths: list[int], classes: int):
+        super().__init__()
+        sizes = list(zip([channels, *widths[:-1]], widths, strict=True))
+        self.encoder = nn.ModuleList([Block(ndim, a, b) for a, b in sizes])
+        self.decoder = nn.ModuleList(
+            [Block(ndim, b + a, a) for a, b in list(zip(widths, widths[1:], strict=False))[::-1]]
+        )
+        self.head = (nn.Conv3d if ndim == 3 else nn.Conv2d)(widths[0], classes, 1)
+        self.pool = functional.max_pool3d if ndim == 3 else functional.max_pool2d
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits `[batch, classes, *spatial]`."""
+        skips = []
+        for i, block in enumerate(self.encoder):
+            x = block(self.pool(x, 2) if i else x)
+            skips.append(x)
+        for block, skip in zip(self.decoder, skips[-2::-1], strict=True):
+            x = block(torch.cat([functional.interpolate(x, scale_factor=2, mode="nearest"), skip], 1))
+        return self.head(x)
+
+
+def dice_ce(logits: torch.Tensor, label: torch.Tensor, smooth: float = 1e-5) -> torch.Tensor:
+    """Soft Dice over foreground labels plus cross-entropy, as `jaxseg.losses.make_loss`."""
+    axes = tuple(range(2, logits.ndim))
+    probabilities = functional.softmax(logits.float(), 1)
+    target = functional.one_hot(label, logits.shape[1]).movedim(-1, 1).to(probabilities.dtype)
+    overlap, sizes = (probabilities * target).sum(axes), probabilities.sum(axes) + target.sum(axes)
+    dice = 1 - (2 * overlap + smooth) / (sizes + smooth)
+    return dice[:, 1:].mean() + functional.cross_entropy(logits.float(), label)
+
+
+def make_step(settings: dict[str, Any]) -> Any:
+    """A function that takes one training step and returns after it is done."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(settings["threads"])
+    torch.manual_seed(0)
+    ndim, patch, batch = settings["ndim"], settings["patch"], settings["batch"]
+    model = UNet(ndim, 1, settings["widths"], settings["classes"]).to(device)
+    if settings["frozen"]:
+        model.encoder.requires_grad_(False)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    layout = {}
+    if settings["channels_last"]:
+        layout = {"memory_format": torch.channels_last_3d if ndim == 3 else torch.channels_last}
+        model = model.to(**layout)
+    network: Any = torch.compile(model) if settings["compiled"] else model
+    rng = np.random.default_rng(0)
+    spatial = (patch,) * ndim
+    images = torch.tensor(rng.normal(size=(4, batch, 1, *spatial)), dtype=torch.float32)
+    labels = torch.tensor(rng.integers(0, settings["classes"], size=(4, batch, *spatial)))
+    half = settings["precision"] == "bfloat16"
+
+    def step(i: int) -> None:
+        image, label = images[i % 4].to(device, **layout), labels[i % 4].to(device)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+            logits = network(image)
+        dice_ce(logits, label).backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def main() -> None:
+    """Warm up, then one step for every line read."""
+    settings = json.loads(sys.argv[1])
+    start = time.perf_counter()
+    step = make_step(settings)
+    step(0)
+    first = time.perf_counter() - start
+    step(1)
+    print(json.dumps({"ready": True, "compile_seconds": first, "version": torch.__version__}), flush=True)
+    for i, _ in enumerate(sys.stdin):
+        start = time.perf_counter()
+        for j in range(settings["steps"]):
+            step(i + j)
+        seconds = (time.perf_counter() - start) / settings["steps"]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"seconds": seconds, "peak_bytes": peak}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
