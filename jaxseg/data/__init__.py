@@ -1,6 +1,7 @@
 """Folders of images, TFDS stores or synthetic volumes become arrays that compiled code samples from."""
 
 from jaxseg.data.cohort import build_cohort
+from jaxseg.data.contact import case_table, write_contact_sheet
 from jaxseg.data.layouts import list_images
 from jaxseg.data.prepare import (
     PreparedTask,
@@ -22,6 +23,7 @@ __all__ = [
     "PreparedTask",
     "Split",
     "build_cohort",
+    "case_table",
     "fit_intensity",
     "held_out_groups",
     "list_images",
@@ -34,5 +36,6 @@ __all__ = [
     "split_cases",
     "to_nifti",
     "to_own_grid",
+    "write_contact_sheet",
     "write_prediction",
 ]

@@ -102,7 +102,7 @@ def prepare_task(task: TaskSettings, *, ndim: int, store_dir: Path, progress: Pr
         UserError: no data, unusable settings, or cases that cannot be used (all named).
     """
     with volume.quiet_nibabel():
-        source = sources.open_source(task.data, ndim=ndim)
+        source = sources.open_source(task.data, ndim=ndim, cache=Path(store_dir))
         recipe = _recipe(task, source, ndim)
         directory = Path(store_dir) / f"{_slug(source.listing.name)}-{_fingerprint(recipe, source)}"
         if not store.exists(directory):

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Num
 
-from jaxseg.data import layouts, synthetic, volume
+from jaxseg.data import decathlon, layouts, synthetic, volume
 from jaxseg.types import CaseFiles, UserError
 
 
@@ -40,8 +40,13 @@ class Source:
     """Changes when any input changes."""
 
 
-def open_source(data: str, *, ndim: int) -> Source:
-    """Resolve a `data` string: `synthetic:NAME[?...]`, or a folder in Decathlon or nnU-Net layout.
+def open_source(data: str, *, ndim: int, cache: Path) -> Source:
+    """Resolve a `data` string.
+
+    Args:
+        data: a folder in Decathlon or nnU-Net layout, `synthetic:FAMILY[?...]`, `msd:TaskNN_Name` or `tfds:NAME?...`.
+        ndim: 2 or 3.
+        cache: where downloads are kept.
 
     Raises:
         UserError: nothing there, or not usable for `ndim` axes.
@@ -49,8 +54,16 @@ def open_source(data: str, *, ndim: int) -> Source:
     scheme, separator, rest = data.partition(":")
     if separator and scheme == "synthetic":
         return _synthetic(rest, ndim)
+    if separator and scheme == "msd":
+        return _folder(decathlon.find_task(rest, cache=cache), ndim)
+    if separator and scheme == "tfds":
+        from jaxseg.data import tfds_source  # it builds on this module
+
+        return tfds_source.open_tfds(rest, ndim=ndim)
     if not data:
-        raise UserError("`data` is empty; it takes a folder in Decathlon or nnU-Net layout, or synthetic:NAME.")
+        raise UserError(
+            "`data` is empty; it takes a folder (Decathlon or nnU-Net layout), synthetic:FAMILY, msd:TASK or tfds:NAME."
+        )
     return _folder(Path(data).expanduser(), ndim)
 
 

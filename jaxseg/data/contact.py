@@ -1,0 +1,107 @@
+"""Contact sheets: slices with label outlines, so that a person sees whether image and label agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.figure
+import matplotlib.lines
+import numpy as np
+from jaxtyping import Float, Num
+
+from jaxseg.data import store
+from jaxseg.data.prepare import PreparedTask
+
+# Okabe and Ito's colours without black, so that neighbouring labels differ for colour-blind readers too.
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+COLUMNS = 6
+
+
+def write_contact_sheet(prepared: PreparedTask, path: Path, *, cases: int = 24) -> Path:
+    """Write a picture of evenly spaced cases: of each the slice with most foreground, labels outlined.
+
+    Args:
+        prepared: the task; images are shown as they are stored, so no statistics of other cases are needed.
+        path: of the picture; its ending decides the format.
+        cases: how many at most.
+
+    Returns:
+        The path.
+    """
+    chosen = np.unique(np.linspace(0, len(prepared.cases) - 1, min(cases, len(prepared.cases))).astype(int))
+    rows = math.ceil(len(chosen) / COLUMNS)
+    figure = matplotlib.figure.Figure(figsize=(2 * COLUMNS, 2.2 * rows + 0.8), layout="constrained")
+    axes = np.asarray(figure.subplots(rows, COLUMNS, squeeze=False)).ravel()
+    for place in axes:
+        place.set_axis_off()
+    for place, position in zip(axes, chosen.tolist(), strict=False):
+        (arrays,) = store.read_cases(prepared.directory, [position])
+        record = prepared.cases[position]
+        image, label = slice_of(arrays["image"][..., 0], arrays["label"])
+        aspect = record.spacing_mm[1] / record.spacing_mm[0]
+        low, high = np.percentile(image, (1, 99))
+        place.imshow(image.T, cmap="gray", origin="lower", vmin=low, vmax=max(high, low + 1e-6), aspect=aspect)
+        for value in range(1, len(prepared.labels) + 1):
+            if (label == value).any():
+                place.contour((label == value).T, levels=[0.5], colors=[_colour(value)], linewidths=0.8)
+        place.set_title(_plain(record.name), fontsize=7)
+    handles = [
+        matplotlib.lines.Line2D([], [], color=_colour(value), label=_plain(name))
+        for value, name in enumerate(prepared.labels, start=1)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def slice_of(
+    image: Float[np.ndarray, " *spatial"], label: Num[np.ndarray, " *spatial"]
+) -> tuple[Float[np.ndarray, "x y"], Num[np.ndarray, "x y"]]:
+    """The axial slice with most foreground (the middle one where there is none); 2-D images as they are."""
+    if image.ndim == 2:
+        return image, label
+    counts = (label > 0).sum(axis=(0, 1))
+    index = int(counts.argmax()) if counts.any() else image.shape[2] // 2
+    return image[:, :, index], label[:, :, index]
+
+
+def _colour(value: int) -> str:
+    return COLOURS[(value - 1) % len(COLOURS)]
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def case_table(prepared: PreparedTask) -> list[dict[str, object]]:
+    """One row a case for the preparation's report: group, shape, spacing, voxels a label, foreground share, warnings.
+
+    Cases that were refused follow, with the reason as their status.
+    """
+    rows: list[dict[str, object]] = []
+    for record in prepared.cases:
+        voxels = record.voxels_per_label
+        rows.append(
+            {
+                "case": record.name,
+                "group": record.group,
+                "status": "ok",
+                "own_shape": _joined(record.own_shape),
+                "own_spacing_mm": _joined(record.own_spacing_mm),
+                "shape": _joined(record.shape),
+                "spacing_mm": _joined(record.spacing_mm),
+                **{f"voxels {name}": count for name, count in zip(prepared.labels, voxels[1:], strict=True)},
+                "foreground_share": sum(voxels[1:]) / max(1, sum(voxels)),
+                "warnings": "; ".join(record.warnings),
+            }
+        )
+    rows += [{"case": name, "status": f"refused: {reason}"} for name, reason in prepared.report.refused]
+    return rows
+
+
+def _joined(values: Sequence[float]) -> str:
+    return "x".join(f"{value:g}" for value in values)

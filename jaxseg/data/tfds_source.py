@@ -1,0 +1,140 @@
+"""TFDS datasets as tasks: `tfds:NAME_OR_FOLDER?labels=a,b[&key=value...]`.
+
+| key | default | meaning |
+| --- | --- | --- |
+| `labels` | needed | names of the label values 1, 2, ..., separated by commas |
+| `image` | `image` | feature with the image, `[*spatial]` or `[*spatial, channels]` |
+| `label` | `label` | feature with the label map, `[*spatial]` or `[*spatial, 1]` |
+| `split` | `train` | split whose examples are the cases |
+| `name`, `group` | | text features with the case's name and its patient; without, the position is the name |
+| `modality` | `unknown` | one word a channel, separated by commas |
+| `spacing` | 1 an axis | voxel size in mm, such as `1x1x3` |
+
+The dataset must already lie on disk in ArrayRecord files (`file_format="array_record"`); TensorFlow is not needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxseg.data.layouts import CaseList
+from jaxseg.data.sources import RawCase, Source
+from jaxseg.data.volume import BadCaseError
+from jaxseg.types import CaseFiles, UserError
+
+KEYS = {"labels": "", "image": "image", "label": "label", "split": "train", "name": "", "group": "",
+        "modality": "unknown", "spacing": ""}  # fmt: skip
+
+
+def open_tfds(text: str, *, ndim: int) -> Source:
+    """A source over what follows `tfds:`.
+
+    Raises:
+        UserError: an unknown key, no such dataset on disk, or features that are no image and label.
+    """
+    where = f"data 'tfds:{text}'"
+    dataset, _, query = text.partition("?")
+    keys = dict(KEYS)
+    for key, value in urllib.parse.parse_qsl(query, keep_blank_values=True):
+        if key not in keys:
+            raise UserError(f"{where}: unknown key {key!r}; allowed are {', '.join(KEYS)}.")
+        keys[key] = value
+    labels = tuple(name for name in keys["labels"].split(",") if name)
+    if not labels:
+        raise UserError(f"{where}: labels=NAME,NAME,... must name the label values 1, 2, ...")
+    builder = _builder(dataset, where)
+    _check(builder, keys, where)
+    examples = builder.as_data_source(split=keys["split"])
+    spacing = _spacing(keys["spacing"], ndim, where)
+
+    def text_feature(key: str, index: int, otherwise: str) -> str:
+        value = examples[index][keys[key]] if keys[key] else otherwise
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    names = [text_feature("name", index, f"case_{index:05d}") for index in range(len(examples))]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{where}: several examples have the name {', '.join(twice[:5])}.")
+    index_of = {name: index for index, name in enumerate(names)}
+    cases = [CaseFiles(name, text_feature("group", index, name), (), None) for name, index in index_of.items()]
+
+    def read(files: CaseFiles) -> RawCase:
+        example = examples[index_of[files.name]]
+        return _raw_case(example[keys["image"]], example[keys["label"]], spacing)
+
+    listing = CaseList(
+        name=builder.info.name,
+        labels=tuple((name, value) for value, name in enumerate(labels, start=1)),
+        ignore=None,
+        modality=tuple(keys["modality"].split(",")),
+        cases=tuple(sorted(cases, key=lambda case: case.name)),
+        refused=(),
+        warnings=(),
+        splits=None,
+    )
+    return Source(listing, read, lambda files: spacing, _identity(builder, text))
+
+
+def _builder(dataset: str, where: str) -> Any:
+    try:
+        if (Path(dataset).expanduser() / "dataset_info.json").exists():
+            return tfds.builder_from_directory(str(Path(dataset).expanduser()))
+        return tfds.core.read_only_builder.builder_from_files(dataset)
+    except Exception as error:  # TFDS raises its own and others' errors; all mean that it is not there
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"{where}: no prepared TFDS dataset {dataset!r} ({reason[0]}). Give its folder (the one that holds "
+            "dataset_info.json) or prepare it with file_format='array_record' first."
+        ) from None
+
+
+def _check(builder: Any, keys: dict[str, str], where: str) -> None:
+    if builder.info.file_format is None or builder.info.file_format.value != "array_record":
+        raise UserError(f"{where}: its files are {builder.info.file_format}; only array_record is read.")
+    if keys["split"] not in builder.info.splits:
+        raise UserError(f"{where}: no split {keys['split']!r}; it has {', '.join(builder.info.splits)}.")
+    for key in ("image", "label", "name", "group"):
+        if keys[key] and keys[key] not in builder.info.features:
+            raise UserError(f"{where}: no feature {keys[key]!r}; it has {', '.join(builder.info.features)}.")
+
+
+def _spacing(text: str, ndim: int, where: str) -> tuple[float, ...]:
+    if not text:
+        return (1.0,) * ndim
+    try:
+        spacing = tuple(float(part) for part in text.split("x"))
+    except ValueError:
+        spacing = ()
+    if len(spacing) != ndim or min(spacing) <= 0:
+        raise UserError(f"{where}: spacing is {text!r}; {ndim} positive numbers such as 1x1x3 are needed.")
+    return spacing
+
+
+def _raw_case(image: np.ndarray, label: np.ndarray, spacing: tuple[float, ...]) -> RawCase:
+    ndim = len(spacing)
+    if image.ndim == ndim:
+        image = image[..., None]
+    if label.ndim == ndim + 1 and label.shape[-1] == 1:
+        label = label[..., 0]
+    if image.ndim != ndim + 1 or label.shape != image.shape[:-1]:
+        raise BadCaseError(f"its image has shape {image.shape} and its label {label.shape}; {ndim} axes are needed")
+    image = image.astype(np.float32)
+    if not np.isfinite(image).all():
+        raise BadCaseError("its image holds values that are NaN or infinite")
+    if (np.rint(label) != label).any() or label.min(initial=0) < 0:
+        raise BadCaseError("its label holds values that are not whole numbers from 0")
+    return RawCase(image, label.astype(np.int32), spacing, ())
+
+
+def _identity(builder: Any, text: str) -> str:
+    folder = Path(builder.data_path)
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    entries = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return hashlib.sha256(json.dumps([text, entries]).encode()).hexdigest()
