@@ -43,7 +43,8 @@ def task() -> ConfigDict:
 def arm(init: str, freeze: str, **overrides: dict) -> ConfigDict:
     """An arm: how the target network starts and what of it is trained.
 
-    Overrides are fields of model, optim, loss, train, source or pretrain: `arm("pretrained", "none", optim={"lr": 1e-4})`.
+    Overrides are fields of model, optim, loss, train, source or pretrain:
+    `arm("pretrained", "none", optim={"lr": 1e-4})`.
     """
     config = ConfigDict(sort_keys=False)
     config.kind = "network"

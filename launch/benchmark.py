@@ -10,6 +10,7 @@ PyTorch trains one seed in eager mode with its default layout; it is left out wh
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import statistics
@@ -92,7 +93,7 @@ def convolution_flops(workload: dict[str, Any], frozen: bool) -> float:
         product = 2.0 * 3**ndim * voxels[i]
         first, second = product * channels * width, product * width * width
         total += (first + second) if frozen else (2 if i == 0 else 3) * first + 3 * second
-    for i, (width, below) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (width, below) in enumerate(itertools.pairwise(widths)):
         product = 2.0 * 3**ndim * voxels[i]
         first, second = product * (below + width) * width, product * width * width
         below_is_frozen = frozen and i == len(widths) - 2

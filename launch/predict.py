@@ -31,9 +31,7 @@ _ENSEMBLE = flags.DEFINE_bool("ensemble", False, "One label map from the mean pr
 def main() -> None:
     """Predicts every image of the input."""
     study = jaxseg.load(cli.require(_WORKDIR.value, "workdir", "runs/quickstart"))
-    arm = study.arm(
-        cli.require(_ARM.value, "arm", study.arms[0]), train_cases=_TRAIN_CASES.value, fold=_FOLD.value
-    )
+    arm = study.arm(cli.require(_ARM.value, "arm", study.arms[0]), train_cases=_TRAIN_CASES.value, fold=_FOLD.value)
     try:
         seeds = tuple(int(seed) for seed in _SEEDS.value) or arm.seeds
     except ValueError:

@@ -7,6 +7,7 @@ Prints one line of JSON when ready; then takes one training step and prints its 
 
 from __future__ import annotations
 
+import itertools
 import json
 import resource
 import sys
@@ -46,9 +47,7 @@ class UNet(nn.Module):
         super().__init__()
         sizes = list(zip([channels, *widths[:-1]], widths, strict=True))
         self.encoder = nn.ModuleList([Block(ndim, a, b) for a, b in sizes])
-        self.decoder = nn.ModuleList(
-            [Block(ndim, b + a, a) for a, b in list(zip(widths, widths[1:], strict=False))[::-1]]
-        )
+        self.decoder = nn.ModuleList([Block(ndim, b + a, a) for a, b in list(itertools.pairwise(widths))[::-1]])
         self.head = (nn.Conv3d if ndim == 3 else nn.Conv2d)(widths[0], classes, 1)
         self.pool = functional.max_pool3d if ndim == 3 else functional.max_pool2d
 
@@ -84,7 +83,7 @@ def make_step(settings: dict[str, Any]) -> Any:
     if settings["frozen"]:
         model.encoder.requires_grad_(False)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    layout = {}
+    layout: Any = {}
     if settings["channels_last"]:
         layout = {"memory_format": torch.channels_last_3d if ndim == 3 else torch.channels_last}
         model = model.to(**layout)

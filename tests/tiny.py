@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from configs import default
 from ml_collections import ConfigDict
 
+from configs import default
 from jaxseg.types import Progress
 
 

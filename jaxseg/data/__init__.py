@@ -2,6 +2,7 @@
 
 from jaxseg.data.cohort import build_cohort
 from jaxseg.data.contact import case_table, write_contact_sheet
+from jaxseg.data.images import read_image, to_own_grid
 from jaxseg.data.layouts import list_images
 from jaxseg.data.prepare import (
     PreparedTask,
@@ -10,8 +11,6 @@ from jaxseg.data.prepare import (
     load_case,
     load_cases,
     prepare_task,
-    read_image,
-    to_own_grid,
 )
 from jaxseg.data.sampling import make_sample
 from jaxseg.data.splits import Split, held_out_groups, nested_subset, split_cases

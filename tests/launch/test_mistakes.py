@@ -56,9 +56,7 @@ def folder(tmp_path: Path) -> Path:
         "modality": {"0": "MRI"},
         "labels": {"0": "background", "1": "organ"},
         "tensorImageSize": "2D",
-        "training": [
-            {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names
-        ],
+        "training": [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names],
     }
     (tmp_path / "task" / "dataset.json").write_text(json.dumps(description))
     return tmp_path / "task"
@@ -142,9 +140,7 @@ def test_a_workdir_of_another_config_keeps_what_it_has(
     assert before == after
 
 
-def test_a_dry_run_trains_nothing_and_claims_nothing(
-    command: Callable[..., tuple[int, str]], tmp_path: Path
-) -> None:
+def test_a_dry_run_trains_nothing_and_claims_nothing(command: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     workdir = tmp_path / "work"
     status, _ = command(CONFIG, f"--workdir={workdir}", "--dry_run")
     assert status == 0

@@ -14,7 +14,7 @@ from jaxseg.models.unet import UNet
 from jaxseg.types import ModelSettings, UserError
 
 SETTINGS = ModelSettings(
-    name="unet", ndim=2, widths=(2, 3, 4), norm="instance", strides=(), kernels=(), skips=True, precision="float32"
+    name="unet", ndim=2, widths=(2, 3), norm="instance", strides=(), kernels=(), skips=True, precision="float32"
 )
 
 
@@ -47,23 +47,33 @@ def test_every_option_gives_logits_and_activations(change, spatial):
     settings = dataclasses.replace(SETTINGS, **change)
     image = image_of(*spatial)
     model = make_model(settings, classes=3)
-    params = params_of(settings, image)
+
+    @jax.jit
+    def run(image):
+        params = model.init(jax.random.key(0), image)["params"]
+        logits, state = model.apply({"params": params}, image, train=True, mutable=["activations"])
+        return params, logits, state, model.apply({"params": params}, image)
+
+    params, logits, state, plain_logits = run(image)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    apply = jax.jit(model.apply, static_argnames=("train", "mutable"))
-    logits, state = apply({"params": params}, image, train=True, mutable=("activations",))
     assert logits.shape == (2, *spatial, 3)
     assert logits.dtype == jnp.float32
     assert set(paths(state["activations"])) == set(layer_names(settings))
     assert all(float(leaf.min()) == 0 for leaf in jax.tree.leaves(state["activations"]))  # after the nonlinearity
     finest = flatten_dict(state["activations"], sep="/")["encoder/level_0"]
     assert finest.shape == (2, *spatial, settings.widths[0])
-    np.testing.assert_allclose(logits, apply({"params": params}, image), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits, plain_logits, rtol=1e-5, atol=1e-5)
+
+
+def shapes_of(settings):
+    return jax.eval_shape(make_model(settings, classes=3).init, jax.random.key(0), image_of(8, 8))["params"]
 
 
 def test_parameter_names_and_shapes():
-    shapes = {path: leaf.shape for path, leaf in flatten_dict(params_of(SETTINGS, image_of(8, 8)), sep="/").items()}
+    settings = dataclasses.replace(SETTINGS, widths=(2, 3, 4))
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(shapes_of(settings), sep="/").items()}
     assert set(shapes) == {
-        *(f"{level}/conv_{i}/{leaf}" for level in layer_names(SETTINGS) for i in range(2)
+        *(f"{level}/conv_{i}/{leaf}" for level in layer_names(settings) for i in range(2)
           for leaf in ("kernel", "scale", "bias")),
         "head/kernel",
         "head/bias",
@@ -71,9 +81,9 @@ def test_parameter_names_and_shapes():
     assert shapes["encoder/level_0/conv_0/kernel"] == (3, 3, 2, 2)
     assert shapes["decoder/level_1/conv_0/kernel"] == (3, 3, 4 + 3, 3)
     assert shapes["head/kernel"] == (2, 3)
-    no_norm = flatten_dict(params_of(dataclasses.replace(SETTINGS, norm="none"), image_of(8, 8)), sep="/")
+    no_norm = flatten_dict(shapes_of(dataclasses.replace(settings, norm="none")), sep="/")
     assert not any(path.endswith("scale") for path in no_norm)
-    no_skips = params_of(dataclasses.replace(SETTINGS, skips=False), image_of(8, 8))
+    no_skips = shapes_of(dataclasses.replace(settings, skips=False))
     assert no_skips["decoder"]["level_1"]["conv_0"]["kernel"].shape == (3, 3, 4, 3)
 
 
@@ -91,13 +101,13 @@ def test_without_skips_the_encoder_reaches_the_decoder_only_through_the_bottom()
     image = image_of(4, 4)
     for skips, zero in ((True, False), (False, True)):
         model = make_model(dataclasses.replace(settings, skips=skips), classes=2)
-        params = model.init(jax.random.key(0), image)["params"]
-        features = model.apply({"params": params}, image, method="encode")
+        params = jax.jit(model.init)(jax.random.key(0), image)["params"]
+        features = jax.jit(functools.partial(model.apply, method="encode"))({"params": params}, image)
 
         def logits(finest, rest, model=model, params=params):
             return model.apply({"params": params}, (finest, *rest), method="decode").sum()
 
-        assert (not jax.grad(logits)(features[0], features[1:]).any()) is zero
+        assert (not jax.jit(jax.grad(logits))(features[0], features[1:]).any()) is zero
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -152,14 +162,15 @@ def test_max_pool():
 
 
 def test_check_patch():
-    check_patch(SETTINGS, (8, 12))
+    settings = dataclasses.replace(SETTINGS, widths=(2, 3, 4))
+    check_patch(settings, (8, 12))
     with pytest.raises(UserError, match=r"\(8, 12\) or \(12, 12\)"):
-        check_patch(SETTINGS, (10, 12))
+        check_patch(settings, (10, 12))
     with pytest.raises(UserError, match=r"\(4, 4\)"):
-        check_patch(SETTINGS, (3, 4))
+        check_patch(settings, (3, 4))
     with pytest.raises(UserError, match="2 axes, the patch has 3"):
-        check_patch(SETTINGS, (8, 8, 8))
-    check_patch(dataclasses.replace(SETTINGS, strides=((2, 1), (2, 1))), (4, 7))
+        check_patch(settings, (8, 8, 8))
+    check_patch(dataclasses.replace(settings, strides=((2, 1), (2, 1))), (4, 7))
 
 
 def test_unknown_network():

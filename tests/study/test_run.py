@@ -71,9 +71,7 @@ def test_a_study_leaves_what_the_contract_names(tiny_study: Path) -> None:
 def test_transferred_runs_start_from_their_own_source_network(tiny_study: Path) -> None:
     record = json.loads((tiny_study / "study.json").read_text())
     for run in (run for run in record["runs"] if run["arm"] == "transfer"):
-        source = next(
-            entry for entry in record["runs"] if entry["kind"] == "pretrain" and entry["seed"] == run["seed"]
-        )
+        source = next(entry for entry in record["runs"] if entry["kind"] == "pretrain" and entry["seed"] == run["seed"])
         start = checkpoint.read_seed(tiny_study / run["directory"] / "checkpoints", 0, run["index"])
         given = checkpoint.read_seed(tiny_study / source["directory"] / "checkpoints", 8, source["index"])
         for path, leaf in trees.flatten(given).items():
@@ -136,7 +134,7 @@ def test_a_stage_needs_the_one_before(stage: str, tmp_path: Path) -> None:
         run_stages(tiny_config(), tmp_path / "study", stages=[stage], progress=silent)
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """Stands for a process that died."""
 
 
@@ -145,12 +143,12 @@ def test_a_crash_anywhere_costs_nothing(job: str, step: int, tiny_study: Path, t
     def crashing(title: str):
         def progress(what: str, done: int, total: int, note: str = "") -> None:
             if job in title and done == step and what in ("training", "scoring"):
-                raise Crash
+                raise CrashError
 
         return progress
 
     workdir = tmp_path / "study"
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         run_stages(tiny_config(), workdir, stages=STAGES, progress=crashing)
     run_stages(tiny_config(), workdir, stages=STAGES, progress=silent)
     assert_same_results(workdir, tiny_study)
@@ -177,9 +175,7 @@ def test_a_signal_saves_and_stops(tiny_study: Path, tmp_path: Path) -> None:
 def start(workdir: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "launch.study", "--config=tests/tiny.py", f"--workdir={workdir}"]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla-kill")}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def kill_and_resume(workdir: Path, delay: float) -> None:

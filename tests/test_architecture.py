@@ -1,0 +1,122 @@
+"""What may import what, and other promises about the shape of the code."""
+
+import ast
+import functools
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "jaxseg"
+
+# Every module or package of jaxseg, from the bottom up, and what of jaxseg it may import beside itself. A module may
+# import what the rows above it state, never what stands below it: there are no cycles.
+BOTTOM = {"types", "trees", "streams"}
+MAY_IMPORT = {
+    "types": set(),
+    "streams": set(),
+    "trees": {"types"},
+    "losses": BOTTOM,
+    "metrics": BOTTOM,
+    "models": BOTTOM,
+    "optim": BOTTOM,
+    "transfer": BOTTOM,
+    "data": BOTTOM,
+    "seeds": BOTTOM,
+    "checkpoint": BOTTOM,
+    "config": BOTTOM,
+    "train": BOTTOM | {"models", "losses", "optim", "transfer"},
+    "inference": BOTTOM | {"models"},
+    "analysis": BOTTOM | {"models", "metrics", "seeds", "inference"},
+    "loop": BOTTOM | {"train", "seeds", "data", "checkpoint", "config"},
+    "report": {"types"},
+}
+MAY_IMPORT["study"] = set(MAY_IMPORT) - {"report"}
+MAY_IMPORT["__init__"] = {"study"}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
+
+
+@functools.cache
+def imports(path):
+    """Dotted names that a file imports, `from a import b` as `a.b`; relative imports resolved."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = path.relative_to(ROOT).parts[: -node.level]
+                base = ".".join((*parent, base)).rstrip(".")
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def unit_of(path):
+    """The module or package right below jaxseg."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_module_is_in_the_table():
+    assert {unit_of(path) for path in FILES} == set(MAY_IMPORT)
+
+
+def test_the_table_has_no_cycles():
+    above = []
+    for unit, allowed in MAY_IMPORT.items():
+        assert allowed <= set(above), unit
+        above.append(unit)
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_imports_are_those_of_the_table(path):
+    unit = unit_of(path)
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("jaxseg.")}
+    assert "jaxseg" not in imports(path)
+    assert used <= MAY_IMPORT[unit] | {unit}
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_the_library_imports_neither_configs_nor_launch_nor_tests(path):
+    assert not {name.split(".")[0] for name in imports(path)} & {"configs", "launch", "tests"}
+
+
+def test_config_dicts_stop_at_the_config():
+    users = {str(path.relative_to(PACKAGE)) for path in FILES if any("ml_collections" in n for n in imports(path))}
+    assert users <= {"config.py", "study/run.py", "study/api.py"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.name)
+def test_configs_import_ml_collections_and_each_other(path):
+    assert {name.split(".")[0] for name in imports(path)} <= {"ml_collections", "configs"}
+
+
+def jax_settings(path):
+    """Uses of jax.config and jax.distributed in a file, however they are imported."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "jax":
+            names.add(f"jax.{node.attr}")
+    return {
+        name
+        for name in names | imports(path)
+        if any(f"{name}.".startswith(f"jax.{part}.") for part in ("config", "distributed"))
+    }
+
+
+def test_jax_is_configured_in_launch_and_conftest_alone():
+    files = [*FILES, *(ROOT / "configs").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    users = {str(path.relative_to(ROOT)) for path in files if jax_settings(path)}
+    assert users == {"tests/conftest.py"}  # which the search must find
+
+
+def test_no_file_is_long():
+    lengths = {name: len(path.read_text().splitlines()) for name, path in zip(NAMES, FILES, strict=True)}
+    assert {name: length for name, length in lengths.items() if length > 450} == {}
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_every_module_says_what_it_is(path):
+    assert ast.get_docstring(ast.parse(path.read_text()))
