@@ -136,17 +136,18 @@ def test_a_seeds_patches_do_not_depend_on_the_batch_or_on_other_seeds(cohort, ma
     assert not np.array_equal(together.image[1], together.image[0])
 
 
-def test_every_start_is_equally_likely(cohort, make_task):
-    task = make_task("unused", patch=(8, 8, 8), foreground=0.0)
+def test_every_start_is_equally_likely_in_large_and_small_cases(cohort):
     draw = jax.jit(
-        jax.vmap(lambda key: sampling.draw_place(key, cohort, run_of(0), patch=task.patch, foreground=0.0)[1])
+        jax.vmap(lambda key, run: sampling.draw_place(key, cohort, run, patch=(8, 8, 8), foreground=0.0)[1], (0, None))
     )
-    starts = np.asarray(draw(jax.random.split(KEY, 6000)))
-    for axis, options in enumerate((5, 4, 3)):
-        counts = np.bincount(starts[:, axis], minlength=options)
-        expected = 6000 / options
-        assert len(counts) == options
-        assert ((counts - expected) ** 2 / expected).sum() < 20
+    keys = jax.random.split(KEY, 6000)
+    for case, ranges in ((0, ((0, 4), (0, 3), (0, 2))), (1, ((-2, 0), (0, 5), (0, 1)))):
+        starts = np.asarray(draw(keys, run_of(case)))
+        for axis, (low, high) in enumerate(ranges):
+            counts = np.bincount(starts[:, axis] - low)
+            expected = 6000 / (high - low + 1)
+            assert len(counts) == high - low + 1
+            assert ((counts - expected) ** 2 / expected).sum() < 20
 
 
 def test_foreground_patches_contain_the_drawn_voxel_and_labels_are_equally_likely(prepared, cohort, make_task):
