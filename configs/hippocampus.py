@@ -3,8 +3,8 @@
     python -m launch.study --config=configs/hippocampus.py --workdir=runs/hippocampus \
         --config.target.data=PATH/Task04_Hippocampus --config.source.data=PATH/OTHER_TASK
 
-Scratch alone, which needs no source (four seeds x 1,500 steps take about 20 minutes on two CPU cores; a random fifth held
-out): `--config=configs/hippocampus.py:scratch`.
+Scratch alone, which needs no source (four seeds x 1,500 steps take about 20 minutes on two CPU cores; a random fifth
+held out): `--config=configs/hippocampus.py:scratch`.
 """
 
 from ml_collections import ConfigDict

@@ -60,7 +60,9 @@ def make_loss(
         target = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
         value = jnp.zeros((), logits.dtype)
         if "dice" in settings.name:
-            per_label = soft_dice(jnp.exp(log_probabilities), target, smooth=settings.smooth)
+            # Voxels of unknown label (the index after the last class) are in no class and count for nothing.
+            known = target.sum(-1, keepdims=True)
+            per_label = soft_dice(jnp.exp(log_probabilities) * known, target, smooth=settings.smooth)
             value = value + per_label[:, 1:].mean()
         if "ce" in settings.name.split("_"):
             value = value + cross_entropy(log_probabilities, target).mean()

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -133,3 +134,12 @@ def test_the_gradient_of_cross_entropy_is_the_error():
 def test_an_unknown_name_is_refused():
     with pytest.raises(UserError, match=r"loss.name = 'dise'; allowed: 'dice_ce', 'dice', 'ce'"):
         losses.make_loss(LossSettings("dise", 1.0))
+
+
+@pytest.mark.parametrize("name", ["dice", "ce", "dice_ce"])
+def test_voxels_of_unknown_label_have_no_gradient(name):
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 3)), jnp.float32)
+    label = jnp.zeros((1, 4, 4), jnp.int32).at[0, 0, 0].set(3).at[0, 1, 1].set(2)
+    gradient = jax.grad(losses.make_loss(LossSettings(name, 1.0)))(logits, label)
+    np.testing.assert_array_equal(gradient[0, 0, 0], 0)
+    assert (gradient[0, 1, 1] != 0).any()
