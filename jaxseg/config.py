@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import re
 import types
 import typing
@@ -35,6 +36,20 @@ from jaxseg.types import (
 
 ARM_OVERRIDES = ("model", "optim", "loss", "train", "source", "pretrain")
 STREAMS = ("init", "order", "subset")
+
+# What fields that name a choice take. The modules that offer the choices are not imported here, so that a mistake is
+# found before any of them does work; a test holds these names against theirs.
+MODELS = ("unet",)
+NORMS = ("none", "instance")
+PRECISIONS = ("float32", "bfloat16")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "cosine", "polynomial")
+LOSSES = ("dice_ce", "dice", "ce")
+NORMALIZATIONS = ("zscore", "zscore_nonzero", "percentile", "none", "dataset", "auto")
+INITS = ("random", "pretrained", "mean_var")
+FREEZES = ("none", "encoder", "decoder", "all_but_head")
+MAX_SEED = 2**32 - 1
+"""Random streams take 32-bit ids."""
 
 # Sections that change no result: a workdir may be continued with other values of these.
 FREE_SECTIONS = ("runtime", "report")
@@ -71,7 +86,7 @@ def parse_spacing(value: Any, path: str) -> str | tuple[float, ...]:
         spacing = tuple(float(part) for part in parts)
     except (TypeError, ValueError):
         spacing = ()
-    if len(spacing) not in (2, 3) or min(spacing) <= 0:
+    if len(spacing) not in (2, 3) or not all(0 < size < math.inf for size in spacing):
         raise _bad(path, value, "'native', 'median', or 2 or 3 positive numbers such as '1.0, 1.0, 3.0'")
     return spacing
 
@@ -101,6 +116,8 @@ PARSERS: dict[tuple[type, str], Any] = {
 
 def _fill(cls: type, section: Mapping[str, Any], path: str, **given: Any) -> Any:
     """Builds a settings dataclass from a config section with exactly its fields, apart from those given."""
+    if not isinstance(section, Mapping):
+        raise _bad(path, section, "a section of fields, as in configs/default.py")
     hints = typing.get_type_hints(cls)
     expected = [field.name for field in dataclasses.fields(cls) if field.name not in given]
     for name in section:
@@ -134,6 +151,8 @@ def _train(section: Mapping[str, Any], path: str) -> TrainSettings:
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any], path: str) -> dict[str, Any]:
     """A section with an arm's overrides laid over it."""
+    if not isinstance(over, Mapping):
+        raise _bad(path, over, f"a section of overrides, such as {{{next(iter(base))!r}: ...}}")
     merged = dict(base)
     for key, value in over.items():
         if key not in base:
@@ -144,6 +163,8 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any], path: str) -> dict
 
 def _arm(name: str, arm: Mapping[str, Any], config: Mapping[str, Any]) -> ArmSettings:
     own = ("kind", "init", "freeze", "seed_offset")
+    if not isinstance(arm, Mapping):
+        raise _bad(f"arms.{name}", arm, "a section of fields, as default.arm(INIT, FREEZE) makes it")
     for key in arm:
         if key not in own + ARM_OVERRIDES:
             known = own + ARM_OVERRIDES
@@ -151,6 +172,9 @@ def _arm(name: str, arm: Mapping[str, Any], config: Mapping[str, Any]) -> ArmSet
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UserError(f"arm name {name!r}: allowed are letters, digits, '_', '-' and '.', as it names folders")
     path = f"arms.{name}"
+    for key in own:
+        if key not in arm:
+            raise UserError(f"config.{path}.{key} is missing; make arms with default.arm(INIT, FREEZE)")
     sections = {key: _merged(config[key], arm.get(key, {}), f"{path}.{key}") for key in ARM_OVERRIDES}
     return ArmSettings(
         name=name,
@@ -170,6 +194,10 @@ def _arm(name: str, arm: Mapping[str, Any], config: Mapping[str, Any]) -> ArmSet
 # ---------------------------------------------------------------------------------------------------- cross checks
 
 
+def _one_of(names: typing.Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
 def _check_task(task: TaskSettings, ndim: int, path: str) -> None:
     def need(ok: bool, field: str, allowed: str) -> None:
         if not ok:
@@ -183,31 +211,63 @@ def _check_task(task: TaskSettings, ndim: int, path: str) -> None:
     need(task.test_cases >= 0, "test_cases", "a number from 1, or 0 for a share of the cases")
     need(task.folds >= 1, "folds", "a number from 1")
     need(len(task.patch) == ndim and min(task.patch) >= 1, "patch", f"{ndim} sizes, as model.ndim = {ndim}")
+    sizes = task.spacing_mm
+    need(isinstance(sizes, str) or len(sizes) == ndim, "spacing_mm", f"{ndim} numbers, as model.ndim = {ndim}")
     need(0 <= task.foreground <= 1, "foreground", "a share from 0 to 1")
-    need(all(0 <= axis < ndim for axis in task.augment.flip), "augment", f"flip axes from 0 to {ndim - 1}")
-    for name in ("gamma", "brightness", "noise"):
-        if not 0 <= getattr(task.augment, name) <= 1:
-            raise _bad(f"{path}.augment.{name}", getattr(task.augment, name), "a probability from 0 to 1")
+    need(task.normalization in NORMALIZATIONS, "normalization", _one_of(NORMALIZATIONS))
+    need(task.bad_cases in ("error", "skip"), "bad_cases", "'error' or 'skip'")
+    _check_augment(task, ndim, f"{path}.augment")
 
 
-def _check_arm(arm: ArmSettings, target: TaskSettings) -> None:
-    path = f"arms.{arm.name}"
+def _check_augment(task: TaskSettings, ndim: int, path: str) -> None:
+    augment = task.augment
+
+    def need(ok: bool, field: str, allowed: str) -> None:
+        if not ok:
+            raise _bad(f"{path}.{field}", getattr(augment, field), allowed)
+
+    for field in ("flip", "rotate90"):
+        axes = getattr(augment, field)
+        distinct = len(set(axes)) == len(axes)
+        need(distinct and all(0 <= axis < ndim for axis in axes), field, f"different axes from 0 to {ndim - 1}")
+    turned = augment.rotate90
+    equal = len(turned) != 1 and len({task.patch[axis] for axis in turned}) <= 1
+    need(equal, "rotate90", f"two or more axes of equal patch size; the patch is {task.patch}")
+    for field in ("affine", "contrast", "blur", "low_resolution", "gamma", "brightness", "noise"):
+        need(0 <= getattr(augment, field) <= 1, field, "a probability from 0 to 1")
+    need(0 <= augment.rotation_deg <= 180, "rotation_deg", "degrees from 0 to 180")
+    need(0 <= augment.scale < math.inf, "scale", "0 or more")
+
+
+def _check_training(settings: StudySettings | ArmSettings, note: str) -> None:
+    """What a study and each of its arms have: model, optim, loss, train and source."""
 
     def need(ok: bool, field: str, value: Any, allowed: str) -> None:
         if not ok:
-            raise _bad(f"{path}.{field}" if field in ("kind",) else field, value, f"{allowed} (arm {arm.name!r})")
+            raise _bad(field, value, f"{allowed}{note}")
 
-    need(arm.kind == "network", "kind", arm.kind, "'network'")
-    need(arm.model.ndim in (2, 3), "model.ndim", arm.model.ndim, "2 or 3")
-    need(bool(arm.model.widths) and min(arm.model.widths) >= 1, "model.widths", arm.model.widths, "positive widths")
-    need(
-        arm.model.precision in ("float32", "bfloat16"), "train.precision", arm.model.precision, "'float32', 'bfloat16'"
-    )
-    need(arm.optim.lr > 0, "optim.lr", arm.optim.lr, "a positive rate")
-    need(arm.optim.weight_decay >= 0, "optim.weight_decay", arm.optim.weight_decay, "0 or more")
-    need(arm.optim.warmup_steps >= 0, "optim.warmup_steps", arm.optim.warmup_steps, "0 or more")
-    need(arm.loss.smooth > 0, "loss.smooth", arm.loss.smooth, "a positive number")
-    train = arm.train
+    model, optim, loss, train = settings.model, settings.optim, settings.loss, settings.train
+    need(model.name in MODELS, "model.name", model.name, _one_of(MODELS))
+    need(model.ndim in (2, 3), "model.ndim", model.ndim, "2 or 3")
+    need(bool(model.widths) and min(model.widths) >= 1, "model.widths", model.widths, "positive widths")
+    need(model.norm in NORMS, "model.norm", model.norm, _one_of(NORMS))
+    for field, count, of in (("strides", len(model.widths) - 1, "below the first"), ("kernels", len(model.widths), "")):
+        levels = getattr(model, field)
+        sound = all(len(axes) == model.ndim and min(axes) >= 1 for axes in levels)
+        allowed = f"() or {count} tuples, one a level {of}".rstrip() + f", each of {model.ndim} numbers from 1"
+        need(not levels or (len(levels) == count and sound), f"model.{field}", levels, allowed)
+    need(model.precision in PRECISIONS, "train.precision", model.precision, _one_of(PRECISIONS))
+    need(optim.name in OPTIMIZERS, "optim.name", optim.name, _one_of(OPTIMIZERS))
+    need(0 < optim.lr < math.inf, "optim.lr", optim.lr, "a positive rate")
+    need(0 <= optim.weight_decay < math.inf, "optim.weight_decay", optim.weight_decay, "0 or more")
+    decays = optim.name != "adam" or optim.weight_decay == 0
+    need(decays, "optim.weight_decay", optim.weight_decay, "0 with 'adam', which has no decay; 'adamw' and 'sgd' have")
+    need(0 <= optim.momentum < 1, "optim.momentum", optim.momentum, "a share from 0 to below 1")
+    need(optim.schedule in SCHEDULES, "optim.schedule", optim.schedule, _one_of(SCHEDULES))
+    need(optim.warmup_steps >= 0, "optim.warmup_steps", optim.warmup_steps, "0 or more")
+    need(0 <= optim.clip_norm < math.inf, "optim.clip_norm", optim.clip_norm, "a positive norm, or 0 for no clipping")
+    need(loss.name in LOSSES, "loss.name", loss.name, _one_of(LOSSES))
+    need(0 < loss.smooth < math.inf, "loss.smooth", loss.smooth, "a positive number")
     need(train.steps >= 1, "train.steps", train.steps, "a number from 1")
     need(train.batch >= 1, "train.batch", train.batch, "a number from 1")
     need(train.log_every >= 1, "train.log_every", train.log_every, "a number from 1")
@@ -215,12 +275,35 @@ def _check_arm(arm: ArmSettings, target: TaskSettings) -> None:
         value = getattr(train, field)
         allowed = f"a positive multiple of train.log_every = {train.log_every}"
         need(value >= 1 and value % train.log_every == 0, f"train.{field}", value, allowed)
-    need(arm.pretrain.steps >= 1, "pretrain.steps", arm.pretrain.steps, "a number from 1")
-    need(arm.pretrain.share in ("per_seed", "one"), "pretrain.share", arm.pretrain.share, "'per_seed' or 'one'")
-    need(0 <= arm.pretrain.min_loaded <= 1, "pretrain.min_loaded", arm.pretrain.min_loaded, "a share from 0 to 1")
-    need(arm.seed_offset >= 0, "seed_offset", arm.seed_offset, "0 or more")
-    _check_task(arm.source, arm.model.ndim, "source")
-    _check_task(target, arm.model.ndim, "target")
+    _check_task(settings.source, model.ndim, "source")
+
+
+def _check_arm(arm: ArmSettings, study: StudySettings) -> None:
+    path, note = f"arms.{arm.name}", f" (arm {arm.name!r})"
+
+    def need(ok: bool, field: str, value: Any, allowed: str) -> None:
+        if not ok:
+            raise _bad(field, value, f"{allowed}{note}")
+
+    need(arm.kind == "network", f"{path}.kind", arm.kind, "'network'")
+    for field, names, prefix in (("init", INITS, "pretrained:"), ("freeze", FREEZES, "regex:")):
+        value = getattr(arm, field)
+        allowed = f"{_one_of(names)}, '{prefix}PATH_REGEX'"
+        need(value in names or value.startswith(prefix), f"{path}.{field}", value, allowed)
+    need(arm.seed_offset >= 0, f"{path}.seed_offset", arm.seed_offset, "0 or more")
+    largest = max(study.seeds) + arm.seed_offset
+    need(largest <= MAX_SEED, f"{path}.seed_offset", arm.seed_offset, f"seed ids up to {MAX_SEED}, not {largest}")
+    _check_training(arm, note)
+    _check_task(study.target, arm.model.ndim, "target")
+    pretrain, warmup = arm.pretrain, arm.optim.warmup_steps
+    need(warmup < arm.train.steps, "optim.warmup_steps", warmup, f"fewer than train.steps = {arm.train.steps}")
+    need(pretrain.steps >= 1, "pretrain.steps", pretrain.steps, "a number from 1")
+    need(pretrain.share in ("per_seed", "one"), "pretrain.share", pretrain.share, "'per_seed' or 'one'")
+    need(0 <= pretrain.min_loaded <= 1, "pretrain.min_loaded", pretrain.min_loaded, "a share from 0 to 1")
+    if arm.init != "random" and not pretrain.from_workdir:
+        # Source networks are trained with the study's own optimizer.
+        warmup = study.optim.warmup_steps
+        need(warmup < pretrain.steps, "optim.warmup_steps", warmup, f"fewer than pretrain.steps = {pretrain.steps}")
 
 
 def _check_study(study: StudySettings) -> None:
@@ -228,8 +311,10 @@ def _check_study(study: StudySettings) -> None:
         if not ok:
             raise _bad(field, value, allowed)
 
+    need(0 <= study.base_seed <= MAX_SEED, "base_seed", study.base_seed, f"a number from 0 to {MAX_SEED}")
+    _check_training(study, "")
     for arm in study.arms:
-        _check_arm(arm, study.target)
+        _check_arm(arm, study)
     evaluate, analysis, runtime = study.evaluate, study.analysis, study.runtime
     need(0 <= evaluate.overlap < 1, "evaluate.overlap", evaluate.overlap, "a share from 0 to below 1")
     val_overlap = evaluate.val_overlap
@@ -272,12 +357,14 @@ def parse(config: ConfigDict) -> StudySettings:
         if count < 1:
             raise _bad("num_seeds", count, "a number from 1; comparisons between arms need at least 2, verdicts 8")
         seeds = tuple(range(count))
-    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise _bad("seed_ids", seeds, "different numbers from 0")
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) > MAX_SEED:
+        raise _bad("seed_ids", seeds, f"different numbers from 0 to {MAX_SEED}")
     vary = tuple(word.strip() for word in _convert(tree["vary"], str, "vary").split(",") if word.strip())
     for word in vary:
         if word not in STREAMS:
             raise UserError(f"config.vary names {word!r}{nearest(word, STREAMS)} Allowed: {', '.join(STREAMS)}")
+    if not isinstance(tree["arms"], Mapping):
+        raise _bad("arms", tree["arms"], "a section of arms, as default.pick_arms makes it")
     if not tree["arms"]:
         raise UserError("config.arms is empty: name at least one arm, e.g. default.pick_arms('scratch')")
     study = StudySettings(
