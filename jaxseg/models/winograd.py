@@ -83,6 +83,8 @@ def choose_filtering(taps: int, size: int) -> Filtering:
 def sweep(x: jax.Array, kernel: jax.Array, cotangent: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
     """`y`, the SAME convolution of `x` with `kernel`, and, when asked for, a gradient in `kernel`.
 
+    Transforms are float32 whatever the dtype of `x`; the products between them take operands of that dtype.
+
     Args:
         x: `[batch, a, b, c, channels]`; axis a is filtered, b scattered, c gathered.
         kernel: `[taps_a, taps_b, taps_c, channels, features]`, odd or even taps.
@@ -108,22 +110,22 @@ def sweep(x: jax.Array, kernel: jax.Array, cotangent: jax.Array | None = None) -
         index = jnp.unravel_index(i, counts)
         start = (index[0] * images, index[2] * group * m, index[1] * rows, 0, 0)
         shape = (images, (group - 1) * m + reads, rows + taps_b - 1, size_c + taps_c - 1, channels)
-        slab = _tiles(lax.dynamic_slice(padded, start, shape), group, m, reads)
-        gathered = [_gather(part, -2, taps_c, size_c) for part in _combine(algorithm.data, slab)]
+        slab = _tiles(lax.dynamic_slice(padded, start, shape).astype(jnp.float32), group, m, reads)
+        gathered = [_gather(part, -2, taps_c, size_c).astype(x.dtype) for part in _combine(algorithm.data, slab)]
         products = [_dot(part, folded[p]) for p, part in enumerate(gathered)]
         scattered = jnp.stack([_scatter(part, taps_b, rows) for part in products])
         y = _untile(_combine(algorithm.back, scattered), group, m)
-        out = (lax.dynamic_update_slice(carry[0], y, start),)
+        out = (lax.dynamic_update_slice(carry[0], y.astype(x.dtype), start),)
         if cotangent is None:
             return out
         shape = (images, group * m, rows, size_c, features)
-        slab = _tiles(lax.dynamic_slice(whole, start, shape), group, m, m)
+        slab = _tiles(lax.dynamic_slice(whole, start, shape).astype(jnp.float32), group, m, m)
         other = _combine(algorithm.back.T, slab)
         d_folded = []
         for p in range(points):
             wide = jnp.pad(other[p], ((0, 0), (0, 0), (taps_b - 1, taps_b - 1), (0, 0), (0, 0)))
             # Row r of the gathered input meets cotangent rows r - t: taps in reverse order.
-            wide = _gather(wide, -3, taps_b, rows + taps_b - 1)
+            wide = _gather(wide, -3, taps_b, rows + taps_b - 1).astype(x.dtype)
             d_folded.append(_dot_rows(gathered[p], wide))
         return (*out, carry[1] + jnp.stack(d_folded))
 
@@ -168,16 +170,11 @@ def _untile(y: jax.Array, group: int, m: int) -> jax.Array:
 
 
 def _combine(matrix: np.ndarray, parts: jax.Array) -> jax.Array:
-    """Linear combinations over the first axis, as a product."""
+    """Linear combinations over the first axis, as a product in float32."""
     if len(matrix) == matrix.shape[1] and (matrix == np.eye(len(matrix))).all():
         return parts
-    flat = lax.dot_general(
-        jnp.asarray(matrix, parts.dtype),
-        parts.reshape(len(parts), -1),
-        (((1,), (0,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    )
-    return flat.reshape(len(matrix), *parts.shape[1:]).astype(parts.dtype)
+    flat = jnp.dot(jnp.asarray(matrix), parts.reshape(len(parts), -1))
+    return flat.reshape(len(matrix), *parts.shape[1:])
 
 
 def _gather(x: jax.Array, axis: int, taps: int, size: int) -> jax.Array:
