@@ -24,7 +24,7 @@ from jaxseg.report.blocks import (
     described,
 )
 from jaxseg.report.effects import NO_SCORES, baseline_of, overall_dsc, seed_scores
-from jaxseg.report.tables import Tables, of_variant, variants_of
+from jaxseg.report.tables import Tables, of_variant, rows_of, variants_of
 from jaxseg.report.text import MISSING, cases, count, interval, number, p_value, plain, signed
 
 _MANY_LABELS = 4
@@ -55,7 +55,7 @@ def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
             yield Chart(
                 "scores",
                 partial(figures.scores, overall, runs, styles),
-                described("Mean DSC", overall.itertuples(), lambda r: f"{r.arm} {number(r.mean)}"),
+                described("Mean DSC", rows_of(overall), lambda r: f"{r.arm} {number(r.mean)}"),
                 f"DSC of each arm: mean and {sure} interval over seeds (large mark, line)"
                 + (", every seed below it (dots)." if tables.cases is not None else "."),
             )
@@ -70,7 +70,7 @@ def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
             yield Chart(
                 "train_size",
                 partial(figures.by_size, overall, styles, baseline=baseline_of(tables)),
-                described("DSC by number of training cases", overall.itertuples(), _size_words),
+                described("DSC by number of training cases", rows_of(overall), _size_words),
                 f"DSC against the number of training cases: mean and {sure} interval over seeds.",
             )
         for metric, name in _NAMES.items():
@@ -89,7 +89,7 @@ def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
             partial(figures.differences, overall, styles),
             described(
                 "Differences in mean DSC",
-                overall.itertuples(),
+                rows_of(overall),
                 _difference_words,
             ),
             f"Paired differences in DSC, seed by seed and case by case, with {sure} intervals. The grey band, "
@@ -125,10 +125,10 @@ def _score_table(summary: pd.DataFrame, metric: str, styles: Styles, caption: st
         part = of_variant(own, variant)
         rows = []
         for arm in (arm for arm in styles if (part["arm"] == arm).any()):
-            of_arm = part[part["arm"] == arm].drop_duplicates("label").set_index("label")
-            cells = [_score_cell(of_arm.loc[label]) if label in of_arm.index else Cell(MISSING) for label in shown]
-            main = of_arm.loc["mean" if "mean" in of_arm.index else of_arm.index[0]]
-            counts = (main["n_seeds"], main["n_cases"], main["n_missed"], main["n_spurious"])
+            of_arm = {row.label: row for row in rows_of(part[part["arm"] == arm].drop_duplicates("label"))}
+            cells = [_score_cell(of_arm[label]) if label in of_arm else Cell(MISSING) for label in shown]
+            main = of_arm["mean"] if "mean" in of_arm else next(iter(of_arm.values()))
+            counts = (main.n_seeds, main.n_cases, main.n_missed, main.n_spurious)
             rows.append((Cell(arm_name(arm, styles)), *cells, *(Cell(count(n)) for n in counts)))
         groups.append(TableGroup(f"Trained on {heading[variant]}" if len(variants) > 1 else "", tuple(rows)))
     head = ("Arm", *("Mean of labels" if label == "mean" else label for label in shown))
@@ -136,9 +136,9 @@ def _score_table(summary: pd.DataFrame, metric: str, styles: Styles, caption: st
     return Table(caption, (*head, "Seeds", "Cases", "Missed", "Spurious"), tuple(groups))
 
 
-def _score_cell(row: pd.Series) -> Cell:
-    digits = 3 if row["metric"] in _SHARES else 2
-    return Cell(number(row["mean"], digits), interval(row["ci_low"], row["ci_high"], digits))
+def _score_cell(row: Any) -> Cell:
+    digits = 3 if row.metric in _SHARES else 2
+    return Cell(number(row.mean, digits), interval(row.ci_low, row.ci_high, digits))
 
 
 def _difference_blocks(comparisons: pd.DataFrame, unit: str, styles: Styles, sure: str) -> Iterator[Block]:
@@ -174,7 +174,7 @@ def _difference_table(own: pd.DataFrame, metric: str, unit: str, styles: Styles,
                 Cell(count(row.n_groups)),
                 Cell(getattr(row, "inference", "")),
             )
-            for row in of_variant(own, variant).itertuples()
+            for row in rows_of(of_variant(own, variant))
         )
         groups.append(TableGroup(f"Trained on {heading[variant]}" if len(variants) > 1 else "", rows))
     against = () if one_base else ("Against",)

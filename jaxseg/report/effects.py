@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from jaxseg.report.style import BASELINE_ARM
-from jaxseg.report.tables import Tables, Variant, of_variant, variants_of
+from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, variants_of
 
 MIN_SEEDS = 8
 """Below this many seeds the study's rules give no verdict."""
@@ -106,7 +106,7 @@ def speeds(tables: Tables, baseline: str) -> list[Speed]:
             pairs = rows[rows["arm"] == arm].join(reference, how="inner")
             if pairs.empty:
                 continue
-            steps = np.array([_capped_steps(pair, lengths) for pair in pairs.itertuples()])
+            steps = np.array([_capped_steps(pair, lengths) for pair in rows_of(pairs)])
             spent = pretrain_steps if uses_pretraining(tables.study, arm) else math.nan
             seeds = pairs.index.get_level_values("seed")
             ratio = _geometric(steps[:, 1] / steps[:, 0], seeds, tables.confidence)
@@ -158,7 +158,7 @@ def training_steps(tables: Tables) -> dict[tuple[str, int], float]:
         if run.get("kind") != "pretrain" and "steps" in run
     }
     planned = float(tables.study.get("train", {}).get("steps", math.nan))
-    keys = [] if tables.convergence is None else tables.convergence[["arm", "train_cases"]].itertuples(index=False)
+    keys = [] if tables.convergence is None else rows_of(tables.convergence[["arm", "train_cases"]])
     return {(arm, int(size)): known.get((arm, int(size)), planned) for arm, size in keys}
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from jaxseg.report import overlays
 from jaxseg.report.blocks import Block, Cell, Chart, Missing, Section, Styles, Table, TableGroup, arm_name, described
 from jaxseg.report.effects import main_variant, seed_scores, worst_cases
-from jaxseg.report.tables import Example, Tables, of_variant, variants_of
+from jaxseg.report.tables import Example, Tables, of_variant, rows_of, variants_of
 from jaxseg.report.text import cases, count, number
 
 
@@ -48,7 +48,7 @@ def _examples(tables: Tables, styles: Styles) -> Iterator[Block]:
             Cell(arm_name(row.low_arm, styles), f"seed {row.low_seed}"),
             Cell(f"{count(row.n_missed)} of {count(row.n_runs)}"),
         )
-        for row in ranked.itertuples()
+        for row in rows_of(ranked)
     )
     if rows:
         head = ("Case", *(("Group",) if grouped else ()), "Label", "DSC, mean and range", "Lowest in", "Missed by")
@@ -76,6 +76,6 @@ def _case_scores(tables: Tables, example: Example) -> tuple[dict[str, str], str]
     if own.empty or len(own[["train_cases", "fold"]].drop_duplicates()) > 1:
         return {}, ""
     runs = seed_scores(own)
-    notes = {row.arm: f"DSC {number(row.value)}" for row in runs.itertuples()}
+    notes = {row.arm: f"DSC {number(row.value)}" for row in rows_of(runs)}
     several = len(variants_of(tables.cases)) > 1
     return notes, f", trained on {cases(int(own['train_cases'].iloc[0]))}" if several else ""

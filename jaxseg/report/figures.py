@@ -13,7 +13,7 @@ from jaxseg.report.blocks import Styles
 from jaxseg.report.lines import MANY_ARMS, Panel, Series, line_chart
 from jaxseg.report.rows import Group, Row, row_chart
 from jaxseg.report.style import ArmStyle, drawing
-from jaxseg.report.tables import POOLED, Variant, of_variant, variants_of
+from jaxseg.report.tables import POOLED, Variant, of_variant, rows_of, variants_of
 from jaxseg.report.text import MINUS, cases, count, interval, number, signed
 
 RELEVANT_DSC = 0.01
@@ -188,7 +188,7 @@ def _by_arm(table: pd.DataFrame, column: str, styles: Styles) -> list:
     """Rows as named tuples, in the order of the arms."""
     order = {arm: i for i, arm in enumerate(styles)}
     known = table[table[column].isin(order.keys())]
-    return list(known.sort_values(column, key=lambda names: names.map(order), kind="stable").itertuples(index=False))
+    return list(rows_of(known.sort_values(column, key=lambda names: names.map(order), kind="stable")))
 
 
 def _series(

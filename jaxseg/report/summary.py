@@ -25,7 +25,7 @@ from jaxseg.report.blocks import (
 )
 from jaxseg.report.effects import MIN_SEEDS, Speed, baseline_of, main_variant, overall_dsc, speeds, uses_pretraining
 from jaxseg.report.figures import titles
-from jaxseg.report.tables import Tables, Variant, of_variant, variants_of
+from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, variants_of
 from jaxseg.report.text import (
     MISSING,
     TIMES,
@@ -112,7 +112,7 @@ def _answer(tables: Tables, styles: Styles) -> Iterator[Block]:
     against = rows["arm_b"] == baseline_of(tables)
     rows = rows[against] if against.any() else rows
     arm = _arm_of_interest(list(rows["arm_a"]), tables)
-    row = next(rows[rows["arm_a"] == arm].itertuples())
+    row = next(rows_of(rows[rows["arm_a"] == arm]))
     baseline = str(row.arm_b)
     by_key = {(speed.arm, speed.variant): speed for speed in speeds(tables, baseline)}
     speed = by_key.get((arm, main))
@@ -234,7 +234,7 @@ def _effects_table(
         order = {arm: i for i, arm in enumerate(tables.arms)}
         own = own.sort_values("arm_a", key=lambda names: names.map(order), kind="stable")
         rows = []
-        for row in own.itertuples():
+        for row in rows_of(own):
             cells = [
                 Cell(arm_name(row.arm_a, styles)),
                 *(() if one_base else (Cell(row.arm_b),)),
@@ -274,7 +274,7 @@ def _single_arm(tables: Tables, styles: Styles) -> Iterator[Block]:
     if overall.empty:
         yield Missing("summary.csv holds no mean DSC, so there is no result to state.")
         return
-    row = next(of_variant(overall, main_variant(variants_of(overall))).itertuples())
+    row = next(rows_of(of_variant(overall, main_variant(variants_of(overall)))))
     text = sentence(
         "{arm} reaches a mean DSC of <b>{mean}</b>, trained on {size}. There is no comparisons.csv, so "
         "nothing is compared with it.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,6 +127,11 @@ def of_variant(table: pd.DataFrame, variant: Variant) -> pd.DataFrame:
     own = table[table["train_cases"] == variant.train_cases]
     pooled = own["fold"] == POOLED
     return own[pooled] if pooled.any() else own
+
+
+def rows_of(table: pd.DataFrame) -> Iterator[Any]:
+    """Rows as named tuples; untyped, as a column's type is known at run time only."""
+    return iter(table.itertuples(index=False))
 
 
 def _read_json(path: Path) -> Any:
