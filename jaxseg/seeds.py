@@ -23,7 +23,9 @@ class SeedPlan:
     """How the run axis is laid out: over which devices, and how runs on one device are mapped.
 
     `vmap` batches the runs of a device into one set of operations, `loop` runs them one after another inside the
-    compiled program. Under `loop` a run's numbers are the same bits alone or among others.
+    compiled program. Under `loop` a run's numbers are the same bits alone or among others on as many devices. For
+    one device and for several XLA may arrange a program differently, which can change a last bit; it does not change
+    the U-Net's training (tests/test_train.py).
     """
 
     devices: tuple[jax.Device, ...]

@@ -140,4 +140,4 @@ def test_probabilities_of_a_network_merge_shared_parameters():
     shared = {"encoder": params["encoder"]}
     own = {name: params[name] for name in ("decoder", "head")}
     np.testing.assert_array_equal(predict(own, shared, windows), whole)
-    np.testing.assert_allclose(whole, softmax(np.asarray(model.apply({"params": params}, windows))), atol=1e-6)
+    np.testing.assert_allclose(whole, softmax(np.asarray(jax.jit(model.apply)({"params": params}, windows))), atol=1e-6)

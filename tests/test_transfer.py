@@ -66,7 +66,8 @@ def test_every_named_arm_is_in_the_table():
 def test_what_each_named_arm_takes_from_its_source(arm):
     start, source = small.random_params(MODEL), small.random_params(MODEL, seed=1)
     rules = transfer.transfer_rules(default.named_arms()[arm].init)
-    params, table = transfer.transfer_params(start, source, rules, key=jax.random.key(0))
+    table = transfer.make_load_table(start, source, rules)
+    params = jax.jit(transfer.make_start(rules))(start, source, jax.random.key(0))
     assert jax.tree.structure(params) == jax.tree.structure(start)
     own, given, got = map(trees.flatten, (start, source, params))
     for path, value in got.items():

@@ -34,12 +34,14 @@ class ConvNormRelu(nn.Module):
         kernel: Taps per axis.
         norm: `instance` or `none`. A norm subtracts the mean, so only `none` has a bias.
         form: Of the convolution.
+        precision: What the operands of products are rounded to.
     """
 
     features: int
     kernel: tuple[int, ...]
     norm: str
     form: str = "auto"
+    precision: str = "float32"
 
     @nn.compact
     def __call__(
@@ -55,9 +57,13 @@ class ConvNormRelu(nn.Module):
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         terms = []
         if x is not None:
-            terms.append(conv.conv(x, kernel[..., from_low:, :], form=self.form))
+            terms.append(conv.conv(x, kernel[..., from_low:, :], form=self.form, dtype=self.precision))
         if low is not None:
-            terms.append(conv.conv_upsampled(low, kernel[..., :from_low, :], factors=factors, form=self.form))
+            terms.append(
+                conv.conv_upsampled(
+                    low, kernel[..., :from_low, :], factors=factors, form=self.form, dtype=self.precision
+                )
+            )
         y = functools.reduce(jnp.add, terms)
         if self.norm == "none":
             bias = self.param("bias", nn.initializers.zeros, (self.features,))

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxseg.models import products, slices
@@ -41,24 +42,26 @@ def conv(
     kernel: Float[Array, "*taps channels features"],
     *,
     strides: Sequence[int] = (),
+    dtype: DTypeLike | None = None,
     form: str = "auto",
 ) -> Float[Array, "batch *out features"]:
     """A convolution with SAME padding, as `lax.conv_general_dilated` defines it; `out` is ceil(spatial / strides).
 
     Args:
-        x: Input; its dtype is the compute and the output dtype.
-        kernel: Cast to the dtype of `x`.
+        x: Input; the output has its dtype.
+        kernel: Taps of every channel pair.
         strides: Per axis; empty means 1 everywhere.
+        dtype: What the operands of products may be rounded to (XLA can keep more); None for that of the input.
         form: `native`, `products` or `auto`.
 
     Raises:
         ValueError: Ranks or channels do not fit, or an unknown form.
     """
     strides = _check(x, kernel, strides, "strides")
-    kernel = kernel.astype(x.dtype)
+    dtype = dtype or x.dtype
     if resolve_form(form) == "native":
-        return _native(x, kernel, strides, "SAME", (1,) * len(strides))
-    return slices.conv(x, kernel) if slices.fits(x, kernel, strides) else products.conv(x, kernel, strides)
+        return _native(x, kernel, strides, "SAME", (1,) * len(strides), dtype)
+    return slices.conv(x, kernel) if slices.fits(x, kernel, strides) else products.conv(x, kernel, strides, dtype)
 
 
 def conv_transpose(
@@ -66,14 +69,16 @@ def conv_transpose(
     kernel: Float[Array, "*taps channels features"],
     *,
     strides: Sequence[int] = (),
+    dtype: DTypeLike | None = None,
     form: str = "auto",
 ) -> Float[Array, "batch *out features"]:
     """A transposed convolution with SAME padding, as `lax.conv_transpose` defines it; `out` is spatial * strides.
 
     Args:
-        x: Input; its dtype is the compute and the output dtype.
-        kernel: Cast to the dtype of `x`.
+        x: Input; the output has its dtype.
+        kernel: Taps of every channel pair.
         strides: Per axis; empty means 1 everywhere.
+        dtype: What the operands of products may be rounded to (XLA can keep more); None for that of the input.
         form: `native`, `products` or `auto`.
 
     Raises:
@@ -82,9 +87,9 @@ def conv_transpose(
     strides = _check(x, kernel, strides, "strides")
     padding = [transpose_padding(k, s) for k, s in zip(kernel.shape, strides, strict=False)]
     if resolve_form(form) == "native":
-        return _native(x, kernel.astype(x.dtype), (1,) * len(strides), padding, strides)
+        return _native(x, kernel, (1,) * len(strides), padding, strides, dtype or x.dtype)
     folds = [_transpose_fold(k, s, lo) for (k, s, (lo, _)) in zip(kernel.shape, strides, padding, strict=False)]
-    return products.subpixel(x, kernel, folds)
+    return products.subpixel(x, kernel, folds, dtype or x.dtype)
 
 
 def conv_upsampled(
@@ -92,6 +97,7 @@ def conv_upsampled(
     kernel: Float[Array, "*taps channels features"],
     *,
     factors: Sequence[int],
+    dtype: DTypeLike | None = None,
     form: str = "auto",
 ) -> Float[Array, "batch *out features"]:
     """`conv(upsample_nearest(low, factors), kernel)` without the upsampled tensor; `out` is coarse * factors.
@@ -100,9 +106,10 @@ def conv_upsampled(
     factor 2 a 3^n kernel becomes 2^n kernels of 2^n taps, 64 products a coarse voxel in 3-D where there were 216.
 
     Args:
-        low: Coarse input; its dtype is the compute and the output dtype.
-        kernel: Of the convolution at full resolution; cast to the dtype of `low`.
+        low: Coarse input; the output has its dtype.
+        kernel: Of the convolution at full resolution.
         factors: Upsampling per axis.
+        dtype: What the operands of products may be rounded to (XLA can keep more); None for that of the input.
         form: `native`, `products` or `auto`.
 
     Raises:
@@ -110,9 +117,9 @@ def conv_upsampled(
     """
     factors = _check(low, kernel, factors, "factors")
     if resolve_form(form) == "native":
-        return conv(upsample(low, factors), kernel, form="native")
+        return conv(upsample(low, factors), kernel, dtype=dtype, form="native")
     folds = [_upsample_fold(k, s) for k, s in zip(kernel.shape, factors, strict=False)]
-    return products.subpixel(low, kernel, folds)
+    return products.subpixel(low, kernel, folds, dtype or low.dtype)
 
 
 def upsample(
@@ -151,11 +158,21 @@ def _check(x: jax.Array, kernel: jax.Array, factors: Sequence[int], name: str) -
     return factors
 
 
-def _native(x: jax.Array, kernel: jax.Array, strides, padding, dilation) -> jax.Array:
+def _native(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    dtype: DTypeLike,
+) -> jax.Array:
     ndim = x.ndim - 2
     axes = "DHW"[-ndim:] if ndim <= 3 else "".join(chr(ord("0") + i) for i in range(ndim))
     numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
-    return lax.conv_general_dilated(x, kernel, strides, padding, lhs_dilation=dilation, dimension_numbers=numbers)
+    y = lax.conv_general_dilated(
+        x.astype(dtype), kernel.astype(dtype), strides, padding, lhs_dilation=dilation, dimension_numbers=numbers
+    )
+    return y.astype(x.dtype)
 
 
 def _upsample_fold(taps: int, factor: int) -> products.Fold:

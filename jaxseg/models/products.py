@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from jaxseg.models import winograd
 
@@ -63,27 +64,27 @@ def same_padding(size: int, taps: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
     """A SAME convolution: by blocks where `_blocked` says so, else one product of gathered taps."""
     spatial, taps = x.shape[1:-1], kernel.shape[:-2]
     if _blocked(x, kernel, strides):
         x, kernel = (x, kernel) if x.ndim == 5 else (x[:, :, :, None], kernel[:, :, None])
-        y, _ = winograd.sweep(x, kernel)
+        y, _ = winograd.sweep(x, kernel, dtype=dtype)
         return y.reshape(y.shape[0], *spatial, y.shape[-1])
     padding = [same_padding(n, k, s) for n, k, s in zip(spatial, taps, strides, strict=True)]
     out = [-(-n // s) for n, s in zip(spatial, strides, strict=True)]
-    return _dot(gather_taps(_pad(x, padding), taps, out, strides), kernel.reshape(-1, kernel.shape[-1]))
+    return _dot(gather_taps(_pad(x, padding), taps, out, strides), kernel.reshape(-1, kernel.shape[-1]), dtype)
 
 
 def _conv_forward(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], dtype: DTypeLike
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return conv(x, kernel, strides), (x, kernel)
+    return conv(x, kernel, strides, dtype), (x, kernel)
 
 
 def _conv_backward(
-    strides: tuple[int, ...], residuals: tuple[jax.Array, jax.Array], g: jax.Array
+    strides: tuple[int, ...], dtype: DTypeLike, residuals: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     spatial, taps = x.shape[1:-1], kernel.shape[:-2]
@@ -93,16 +94,16 @@ def _conv_backward(
         flipped = jnp.flip(kernel, range(len(taps))).swapaxes(-1, -2)
         if x.ndim == 4:
             x, g, flipped = x[:, :, None], g[:, :, None], flipped[:, None]
-        d_x, d_flipped = winograd.sweep(g, flipped, x)
+        d_x, d_flipped = winograd.sweep(g, flipped, x, dtype)
         assert d_flipped is not None
         d_kernel = jnp.flip(d_flipped.reshape(*taps, *d_flipped.shape[-2:]), range(len(taps))).swapaxes(-1, -2)
         return d_x.reshape(residuals[0].shape), d_kernel.astype(kernel.dtype)
     padding = [same_padding(n, k, s) for n, k, s in zip(spatial, taps, strides, strict=True)]
     gathered = gather_taps(_pad(x, padding), taps, g.shape[1:-1], strides)
-    d_kernel = _dot_rows(gathered, g).reshape(kernel.shape).astype(kernel.dtype)
+    d_kernel = _dot_rows(gathered, g, dtype).reshape(kernel.shape).astype(kernel.dtype)
     # dx[s * i + p] = sum over taps t of g[(s * i + p + low - t) / s] k[t]^T, where that is whole
     folds = [_gradient_fold(k, s, low) for k, s, (low, _) in zip(taps, strides, padding, strict=True)]
-    d_x = subpixel(g, jnp.swapaxes(kernel, -1, -2), folds)
+    d_x = subpixel(g, jnp.swapaxes(kernel, -1, -2), folds, dtype)
     return lax.slice(d_x, (0,) * x.ndim, x.shape), d_kernel
 
 
@@ -115,7 +116,7 @@ def _blocked(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> bool:
     return odd and set(strides) == {1} and len(taps) in (2, 3) and x.shape[-1] * math.prod(taps) > NARROW
 
 
-def subpixel(low: jax.Array, kernel: jax.Array, folds: Sequence[Fold]) -> jax.Array:
+def subpixel(low: jax.Array, kernel: jax.Array, folds: Sequence[Fold], dtype: DTypeLike) -> jax.Array:
     """The convolution that `folds` describe: all finer voxels of a coarse one from one product."""
     folded = kernel
     for fold in folds:  # each axis of taps becomes (finer voxel, window) at the back, in axis order
@@ -124,12 +125,12 @@ def subpixel(low: jax.Array, kernel: jax.Array, folds: Sequence[Fold]) -> jax.Ar
     # from [channels, features, q0, a0, q1, a1, ...] to [a..., channels, q..., features]
     order = (*range(3, 3 + 2 * ndim, 2), 0, *range(2, 2 + 2 * ndim, 2), 1)
     folded = folded.transpose(order).reshape(math.prod(f.window for f in folds) * low.shape[-1], -1)
-    return _subpixel(low, folded.astype(low.dtype), tuple(folds))
+    return _subpixel(low, folded, tuple(folds), dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _subpixel(low: jax.Array, folded: jax.Array, folds: tuple[Fold, ...]) -> jax.Array:
-    y = _dot(_windows(low, folds), folded)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _subpixel(low: jax.Array, folded: jax.Array, folds: tuple[Fold, ...], dtype: DTypeLike) -> jax.Array:
+    y = _dot(_windows(low, folds), folded, dtype)
     batch, *positions = y.shape[:-1]
     factors = [f.factor for f in folds]
     features = y.shape[-1] // math.prod(factors)
@@ -144,13 +145,13 @@ def _subpixel(low: jax.Array, folded: jax.Array, folds: tuple[Fold, ...]) -> jax
 
 
 def _subpixel_forward(
-    low: jax.Array, folded: jax.Array, folds: tuple[Fold, ...]
+    low: jax.Array, folded: jax.Array, folds: tuple[Fold, ...], dtype: DTypeLike
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _subpixel(low, folded, folds), (low, folded)
+    return _subpixel(low, folded, folds, dtype), (low, folded)
 
 
 def _subpixel_backward(
-    folds: tuple[Fold, ...], residuals: tuple[jax.Array, jax.Array], g: jax.Array
+    folds: tuple[Fold, ...], dtype: DTypeLike, residuals: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     low, folded = residuals
     batch, *coarse, channels = low.shape
@@ -164,8 +165,8 @@ def _subpixel_backward(
     g = _pad(g, padding).reshape(batch, *pairs, g.shape[-1])
     g = g.transpose(0, *range(1, 2 * ndim, 2), *range(2, 2 * ndim + 1, 2), 1 + 2 * ndim)
     g = g.reshape(batch, *positions, -1)
-    d_folded = _dot_rows(_windows(low, folds), g).astype(folded.dtype)
-    d_windows = _dot(g, folded.T).reshape(batch, *positions, *(f.window for f in folds), channels)
+    d_folded = _dot_rows(_windows(low, folds), g, dtype).astype(folded.dtype)
+    d_windows = _dot(g, folded.T, dtype).reshape(batch, *positions, *(f.window for f in folds), channels)
     # Coarse voxel i was read by position j as window a = i - j - first_input.
     spread = [
         (max(0, f.first_input + f.window - 1), max(0, n - f.first_input - p))
@@ -218,12 +219,15 @@ def _pad(x: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((a, b, 0) for a, b in padding), (0, 0, 0)])
 
 
-def _dot(rows: jax.Array, matrix: jax.Array) -> jax.Array:
-    y = lax.dot_general(rows, matrix, (((rows.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+def _dot(rows: jax.Array, matrix: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Products of operands rounded to `dtype`, summed in float32; the result has the dtype of `rows`."""
+    axes = (((rows.ndim - 1,), (0,)), ((), ()))
+    y = lax.dot_general(rows.astype(dtype), matrix.astype(dtype), axes, preferred_element_type=jnp.float32)
     return y.astype(rows.dtype)
 
 
-def _dot_rows(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Sum over all positions of the outer products, in float32."""
+def _dot_rows(left: jax.Array, right: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Sum over all positions of the outer products of operands rounded to `dtype`, in float32."""
     axes = tuple(range(left.ndim - 1))
+    left, right = left.astype(dtype), right.astype(dtype)
     return lax.dot_general(left, right, ((axes, axes), ((), ())), preferred_element_type=jnp.float32)

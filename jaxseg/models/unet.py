@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxseg.models import blocks
+from jaxseg.models import blocks, conv
 from jaxseg.types import ModelSettings
 
 
@@ -23,12 +23,19 @@ class Level(nn.Module):
     kernel: tuple[int, ...]
     norm: str
     form: str
+    precision: str
 
     @nn.compact
     def __call__(self, x: jax.Array | None, low: jax.Array | None = None, factors: tuple[int, ...] = ()) -> jax.Array:
         """Features `[batch, *spatial, features]` of `x`, of upsampled `low`, or of both."""
-        part = functools.partial(blocks.ConvNormRelu, self.features, self.kernel, self.norm, self.form)
+        part = functools.partial(blocks.ConvNormRelu, self.features, self.kernel, self.norm, self.form, self.precision)
         return part(name="conv_1")(part(name="conv_0")(x, low, factors))
+
+
+def _level(settings: ModelSettings, i: int, form: str) -> Level:
+    """Level i, counted from the finest, of the module that calls."""
+    kernel = level_kernels(settings)[i]
+    return Level(settings.widths[i], kernel, settings.norm, form, settings.precision, name=f"level_{i}")
 
 
 class Encoder(nn.Module):
@@ -41,12 +48,11 @@ class Encoder(nn.Module):
     def __call__(self, x: Float[Array, "batch *spatial channels"]) -> tuple[jax.Array, ...]:
         """Features of every level, finest first."""
         levels = []
-        for i, width in enumerate(self.settings.widths):
-            name = f"level_{i}"
+        for i in range(len(self.settings.widths)):
             if i:
                 x = blocks.max_pool(x, level_strides(self.settings)[i - 1])
-            x = Level(width, level_kernels(self.settings)[i], self.settings.norm, self.form, name=name)(x)
-            blocks.record(self, name, x)
+            x = _level(self.settings, i, self.form)(x)
+            blocks.record(self, f"level_{i}", x)
             levels.append(x)
         return tuple(levels)
 
@@ -62,12 +68,10 @@ class Decoder(nn.Module):
         """Features at full resolution from the encoder's levels."""
         x = features[-1]
         for i in reversed(range(len(self.settings.widths) - 1)):
-            name = f"level_{i}"
-            level = Level(
-                self.settings.widths[i], level_kernels(self.settings)[i], self.settings.norm, self.form, name=name
+            x = _level(self.settings, i, self.form)(
+                features[i] if self.settings.skips else None, x, level_strides(self.settings)[i]
             )
-            x = level(features[i] if self.settings.skips else None, x, level_strides(self.settings)[i])
-            blocks.record(self, name, x)
+            blocks.record(self, f"level_{i}", x)
         return x
 
 
@@ -99,7 +103,9 @@ class UNet(nn.Module):
 
     def encode(self, image: Float[Array, "batch *spatial channels"]) -> tuple[jax.Array, ...]:
         """Features of every encoder level, finest first: what a shared frozen encoder computes once for all seeds."""
-        return self.encoder(image.astype(jnp.dtype(self.settings.precision)))
+        # The products form rounds operands only: on CPU all other work on bfloat16 is slower than on float32.
+        rounded = conv.resolve_form(self.form) == "native"
+        return self.encoder(image.astype(self.settings.precision if rounded else jnp.float32))
 
     def decode(self, features: tuple[jax.Array, ...]) -> Float[Array, "batch *spatial classes"]:
         """Logits from the encoder's features."""

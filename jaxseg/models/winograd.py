@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 ROWS = 1400
 """Rows of one product that a block aims at: enough to be efficient, few enough to stay in a 1-2 MB cache."""
@@ -80,19 +81,23 @@ def choose_filtering(taps: int, size: int) -> Filtering:
     return filtering(taps, min(options, key=lambda m: (-(-size // m) * (m + taps - 1 if m > 1 else taps), m)))
 
 
-def sweep(x: jax.Array, kernel: jax.Array, cotangent: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
+def sweep(
+    x: jax.Array, kernel: jax.Array, cotangent: jax.Array | None = None, dtype: DTypeLike | None = None
+) -> tuple[jax.Array, jax.Array | None]:
     """`y`, the SAME convolution of `x` with `kernel`, and, when asked for, a gradient in `kernel`.
 
-    Transforms are float32 whatever the dtype of `x`; the products between them take operands of that dtype.
+    Transforms are float32 whatever the dtype of the products between them.
 
     Args:
         x: `[batch, a, b, c, channels]`; axis a is filtered, b scattered, c gathered.
         kernel: `[taps_a, taps_b, taps_c, channels, features]`, odd or even taps.
         cotangent: Of the shape of y, or None.
+        dtype: Of the operands of products; None for that of `x`.
 
     Returns:
         `y` `[batch, a, b, c, features]` and the gradient of `sum(y * cotangent)` in `kernel`, float32 (or None).
     """
+    dtype = dtype or x.dtype
     batch, size_a, size_b, size_c, channels = x.shape
     taps_a, taps_b, taps_c, _, features = kernel.shape
     algorithm = choose_filtering(taps_a, size_a)
@@ -103,7 +108,7 @@ def sweep(x: jax.Array, kernel: jax.Array, cotangent: jax.Array | None = None) -
     pad_a = (halo[0][0], tiles * m - size_a + halo[0][1])
     padded = jnp.pad(x, ((0, 0), pad_a, *halo[1:], (0, 0)))
     folded = jnp.tensordot(algorithm.kernel, kernel.astype(jnp.float32), 1)  # [points, b, c, channels, features]
-    folded = folded.transpose(0, 2, 3, 1, 4).reshape(points, taps_c * channels, taps_b * features).astype(x.dtype)
+    folded = folded.transpose(0, 2, 3, 1, 4).reshape(points, taps_c * channels, taps_b * features).astype(dtype)
     counts = (batch // images, size_b // rows, tiles // group)
 
     def block(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -111,7 +116,7 @@ def sweep(x: jax.Array, kernel: jax.Array, cotangent: jax.Array | None = None) -
         start = (index[0] * images, index[2] * group * m, index[1] * rows, 0, 0)
         shape = (images, (group - 1) * m + reads, rows + taps_b - 1, size_c + taps_c - 1, channels)
         slab = _tiles(lax.dynamic_slice(padded, start, shape).astype(jnp.float32), group, m, reads)
-        gathered = [_gather(part, -2, taps_c, size_c).astype(x.dtype) for part in _combine(algorithm.data, slab)]
+        gathered = [_gather(part, -2, taps_c, size_c).astype(dtype) for part in _combine(algorithm.data, slab)]
         products = [_dot(part, folded[p]) for p, part in enumerate(gathered)]
         scattered = jnp.stack([_scatter(part, taps_b, rows) for part in products])
         y = _untile(_combine(algorithm.back, scattered), group, m)
@@ -125,7 +130,7 @@ def sweep(x: jax.Array, kernel: jax.Array, cotangent: jax.Array | None = None) -
         for p in range(points):
             wide = jnp.pad(other[p], ((0, 0), (0, 0), (taps_b - 1, taps_b - 1), (0, 0), (0, 0)))
             # Row r of the gathered input meets cotangent rows r - t: taps in reverse order.
-            wide = _gather(wide, -3, taps_b, rows + taps_b - 1).astype(x.dtype)
+            wide = _gather(wide, -3, taps_b, rows + taps_b - 1).astype(dtype)
             d_folded.append(_dot_rows(gathered[p], wide))
         return (*out, carry[1] + jnp.stack(d_folded))
 
@@ -194,9 +199,11 @@ def _scatter(y: jax.Array, taps: int, rows: int) -> jax.Array:
 
 
 def _dot(rows: jax.Array, matrix: jax.Array) -> jax.Array:
-    return lax.dot_general(rows, matrix, (((rows.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    flat = rows.reshape(-1, rows.shape[-1])
+    y = lax.dot_general(flat, matrix, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    return y.reshape(*rows.shape[:-1], matrix.shape[-1])
 
 
 def _dot_rows(left: jax.Array, right: jax.Array) -> jax.Array:
-    axes = tuple(range(left.ndim - 1))
-    return lax.dot_general(left, right, ((axes, axes), ((), ())), preferred_element_type=jnp.float32)
+    left, right = left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1])
+    return lax.dot_general(left, right, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)

@@ -142,6 +142,16 @@ def test_half_precision_keeps_its_dtype_and_sums_in_float32(spatial):
     assert_close([a.astype(jnp.float32) for a in got], want, tolerance=1.2e-2)
 
 
+def test_operands_alone_may_be_rounded():
+    x, k = draw((6, 6, 6), (3, 3, 3), channels=16)
+    for operation in (convs.conv, functools.partial(convs.conv_upsampled, factors=(2, 2, 2))):
+        exact = operation(x, k, form="products")
+        rounded = operation(x, k, form="products", dtype="bfloat16")
+        assert rounded.dtype == jnp.float32
+        assert_close(rounded, exact, tolerance=1.2e-2)  # XLA may keep more than was asked for
+        assert_close(operation(x, k, form="native", dtype="bfloat16"), exact, tolerance=1.2e-2)
+
+
 def test_form_follows_the_backend():
     assert convs.resolve_form("auto") == ("products" if jax.default_backend() == "cpu" else "native")
     with pytest.raises(ValueError, match="allowed are auto, native, products"):
