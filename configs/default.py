@@ -135,6 +135,10 @@ def get_config() -> ConfigDict:
     config.evaluate.overlap = 0.5  # least shared part of neighbouring windows, along each axis
     config.evaluate.val_overlap = 0.25  # the same for validation during training, where speed matters more
     config.evaluate.window_batch = 8  # windows in one compiled call
+    config.evaluate.weights = "gaussian"  # of a window's voxels where windows overlap: gaussian or flat
+    config.evaluate.flips = ()  # axes mirrored at test time, predictions averaged; k axes cost 2^k as much
+    config.evaluate.largest_component = ""  # labels of which only the largest component is kept: 'a, b', or 'all'
+    config.evaluate.regions = ""  # unions of labels scored as well: 'whole=core+edema, ...'
     config.evaluate.hd_definition = "pooled"  # of HD95: pooled (MedPy) or directed (MONAI)
     config.evaluate.surface_empty = "diagonal"  # distance of a missed label: diagonal (of the image), nan or inf
     config.evaluate.tolerance_mm = 0.0  # of NSD; 0: not computed

@@ -6,8 +6,6 @@ on a network's shape (labels that exist, patches that divide) is checked where i
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import json
 import math
 import re
@@ -18,6 +16,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxseg.fields import bad_value as _bad
+from jaxseg.fields import convert as _convert
+from jaxseg.fields import fill as _fill
+from jaxseg.fields import nearest
 from jaxseg.types import (
     AnalysisSettings,
     ArmSettings,
@@ -46,6 +48,7 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "polynomial")
 LOSSES = ("dice_ce", "dice", "ce")
 NORMALIZATIONS = ("zscore", "zscore_nonzero", "percentile", "none", "dataset", "auto")
+WINDOW_WEIGHTS = ("gaussian", "flat")
 INITS = ("random", "pretrained", "mean_var")
 FREEZES = ("none", "encoder", "decoder", "all_but_head")
 MAX_SEED = 2**32 - 1
@@ -55,90 +58,7 @@ MAX_SEED = 2**32 - 1
 FREE_SECTIONS = ("runtime", "report")
 
 
-def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """`; did you mean ...?` for a misspelt name, or a full stop."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "."
-
-
-def _bad(path: str, value: Any, allowed: str) -> UserError:
-    return UserError(f"config.{path} = {value!r}; allowed: {allowed}")
-
-
-# ---------------------------------------------------------------------------------------------- fields of mixed type
-
-
-def parse_number_or(word: str, value: Any, path: str) -> int | None:
-    """A positive whole number, or None for the word that stands for an automatic choice."""
-    if value == word:
-        return None
-    if (isinstance(value, int) or (isinstance(value, str) and value.isdigit())) and int(value) >= 1:
-        return int(value)
-    raise _bad(path, value, f"{word!r} or a number from 1")
-
-
-def parse_spacing(value: Any, path: str) -> str | tuple[float, ...]:
-    """`native`, `median`, or one positive number an axis."""
-    if value in ("native", "median"):
-        return str(value)
-    parts = re.findall(r"[^\s,()]+", value) if isinstance(value, str) else list(value)
-    try:
-        spacing = tuple(float(part) for part in parts)
-    except (TypeError, ValueError):
-        spacing = ()
-    if len(spacing) not in (2, 3) or not all(0 < size < math.inf for size in spacing):
-        raise _bad(path, value, "'native', 'median', or 2 or 3 positive numbers such as '1.0, 1.0, 3.0'")
-    return spacing
-
-
-# ------------------------------------------------------------------------------------------------------ typed filling
-
-
-def _convert(value: Any, kind: Any, path: str) -> Any:
-    """Checks a value against a dataclass field's type; whole numbers pass for floats, single values for tuples."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        items = value if isinstance(value, (tuple, list)) else (value,)
-        return tuple(_convert(item, arguments[0], f"{path}[{index}]") for index, item in enumerate(items))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if (isinstance(value, bool) and kind is not bool) or not isinstance(value, kind):
-        raise _bad(path, value, f"a value of type {getattr(kind, '__name__', kind)}")
-    return value
-
-
-PARSERS: dict[tuple[type, str], Any] = {
-    (TaskSettings, "spacing_mm"): parse_spacing,
-    (RuntimeSettings, "seeds_per_chunk"): lambda value, path: parse_number_or("auto", value, path),
-    (RuntimeSettings, "devices"): lambda value, path: parse_number_or("auto", value, path),
-}
-
-
-def _fill(cls: type, section: Mapping[str, Any], path: str, **given: Any) -> Any:
-    """Builds a settings dataclass from a config section with exactly its fields, apart from those given."""
-    if not isinstance(section, Mapping):
-        raise _bad(path, section, "a section of fields, as in configs/default.py")
-    hints = typing.get_type_hints(cls)
-    expected = [field.name for field in dataclasses.fields(cls) if field.name not in given]
-    for name in section:
-        if name not in expected:
-            raise UserError(
-                f"unknown field config.{path}.{name}{nearest(name, expected)} Fields: {', '.join(expected)}"
-            )
-    values = dict(given)
-    for name in expected:
-        if name not in section:
-            raise UserError(
-                f"config.{path}.{name} is missing; start from configs/default.py, which declares every field"
-            )
-        where, value, kind = f"{path}.{name}", section[name], hints[name]
-        if (cls, name) in PARSERS:
-            values[name] = PARSERS[cls, name](value, where)
-        elif dataclasses.is_dataclass(kind):
-            values[name] = _fill(typing.cast(type, kind), value, where)
-        else:
-            values[name] = _convert(value, kind, where)
-    return cls(**values)
+# ---------------------------------------------------------------------------------------------------- from sections
 
 
 def _model(section: Mapping[str, Any], train: Mapping[str, Any], path: str) -> ModelSettings:
@@ -320,6 +240,10 @@ def _check_study(study: StudySettings) -> None:
     val_overlap = evaluate.val_overlap
     need(0 <= val_overlap < 1, "evaluate.val_overlap", val_overlap, "a share from 0 to below 1")
     need(evaluate.window_batch >= 1, "evaluate.window_batch", evaluate.window_batch, "a number from 1")
+    need(evaluate.weights in WINDOW_WEIGHTS, "evaluate.weights", evaluate.weights, _one_of(WINDOW_WEIGHTS))
+    flips, ndim = evaluate.flips, study.model.ndim
+    distinct = len(set(flips)) == len(flips) and all(0 <= axis < ndim for axis in flips)
+    need(distinct, "evaluate.flips", flips, f"different axes from 0 to {ndim - 1}")
     definitions, empties = ("pooled", "directed"), ("diagonal", "nan", "inf")
     need(evaluate.hd_definition in definitions, "evaluate.hd_definition", evaluate.hd_definition, str(definitions))
     need(evaluate.surface_empty in empties, "evaluate.surface_empty", evaluate.surface_empty, str(empties))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -9,10 +10,13 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+import scipy.ndimage
+from jaxtyping import Array, Float, Integer
 
 from jaxseg import trees
 from jaxseg.types import Frozen, Params
+
+WEIGHTS = ("gaussian", "flat")
 
 
 def make_window_predict(
@@ -32,7 +36,8 @@ def make_window_predict(
 def window_starts(shape: Sequence[int], patch: Sequence[int], overlap: float) -> list[tuple[int, ...]]:
     """Corners of the windows that cover a case, evenly spread, neighbours sharing at least `overlap` of a window.
 
-    An axis shorter than the patch has one window, centred: its start is negative and the outside is padding.
+    They ascend, the first axis slowest. An axis shorter than the patch has one window, centred: its start is negative
+    and the outside is padding.
     """
     axes = []
     for length, size in zip(shape, patch, strict=True):
@@ -45,13 +50,32 @@ def window_starts(shape: Sequence[int], patch: Sequence[int], overlap: float) ->
     return list(itertools.product(*axes))
 
 
-def window_weight(patch: Sequence[int]) -> Float[np.ndarray, "*patch"]:
-    """Weights of a window's voxels: a Gaussian of sd 1/8 of the patch around its centre (as nnU-Net), at least 1e-3."""
+def window_weight(patch: Sequence[int], kind: str = "gaussian") -> Float[np.ndarray, "*patch"]:
+    """Weights of a window's voxels, symmetric along every axis.
+
+    Args:
+        patch: size of a window.
+        kind: `gaussian`, of sd 1/8 of the patch around its centre (as nnU-Net) and at least 1e-3, so that what is near
+            a window's border counts little; or `flat`, all 1.
+    """
+    if kind == "flat":
+        return np.ones(tuple(patch), np.float32)
     axes = [np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / (size / 8)) ** 2) for size in patch]
     weight = np.ones(())
     for axis in axes:
         weight = np.multiply.outer(weight, axis)
     return np.maximum(weight, 1e-3).astype(np.float32)
+
+
+class Slab(NamedTuple):
+    """Finished planes of one case: those from `start` on along its first axis, for all runs."""
+
+    case: int
+    """Position of the case in the order given."""
+    start: int
+    last: bool
+    """Whether these are the case's last planes."""
+    probabilities: Float[np.ndarray, "run planes *rest classes"]
 
 
 class _Window(NamedTuple):
@@ -60,29 +84,73 @@ class _Window(NamedTuple):
     """The part of the window inside the case, in window coordinates."""
     target: tuple[slice, ...]
     """The same part in case coordinates."""
+    mirrored: tuple[int, ...]
+    """Axes along which it is shown to the network mirrored."""
 
 
-def _cut(shape: Sequence[int], patch: Sequence[int], start: Sequence[int], case: int) -> _Window:
+def _cut(shape: Sequence[int], patch: Sequence[int], start: Sequence[int]) -> tuple[tuple[slice, ...], ...]:
     low = [max(-begin, 0) for begin in start]
     high = [min(length - begin, size) for length, size, begin in zip(shape, patch, start, strict=True)]
     inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    target = tuple(slice(begin + a, begin + b) for begin, a, b in zip(start, low, high, strict=True))
-    return _Window(case, inside, target)
+    return inside, tuple(slice(begin + a, begin + b) for begin, a, b in zip(start, low, high, strict=True))
 
 
-def predict_cases(
+class _Stitch:
+    """Weighted sums of one case's windows over the planes that later windows may still reach.
+
+    Windows come in ascending order along the first axis, so everything below the next window is finished: a window's
+    depth of planes is all that is ever held.
+    """
+
+    def __init__(self, shape: tuple[int, ...], weight: np.ndarray, starts: Iterable[int]) -> None:
+        self.length, self.weight = shape[0], weight
+        self.begin = 0
+        self.to_come = collections.deque(starts)
+        """First plane of every window, and of every mirrored copy, that is still to come."""
+        self.sums: np.ndarray = np.zeros(0, np.float32)
+        self.totals = np.zeros((min(len(weight), self.length), *shape[1:]), np.float32)
+
+    def add(self, window: _Window, probabilities: Float[np.ndarray, "run *patch classes"]) -> Slab | None:
+        """Adds a window; returns the planes that it finishes, if any."""
+        if not self.sums.size:
+            self.sums = np.zeros((len(probabilities), *self.totals.shape, probabilities.shape[-1]), np.float32)
+        part = self.weight[window.inside]
+        planes, *rest = window.target
+        where = (slice(planes.start - self.begin, planes.stop - self.begin), *rest)
+        for total, prediction in zip(self.sums, probabilities, strict=True):
+            total[where] += np.flip(prediction, window.mirrored)[window.inside] * part[..., None]
+        self.totals[where] += part
+        self.to_come.popleft()
+        count = (self.to_come[0] if self.to_come else self.length) - self.begin
+        return self._finish(window.case, count) if count > 0 else None
+
+    def _finish(self, case: int, count: int) -> Slab:
+        slab = Slab(case, self.begin, not self.to_come, self.sums[:, :count] / self.totals[None, :count, ..., None])
+        self.begin += count
+        if not slab.last:
+            depth = min(len(self.weight), self.length - self.begin)
+            for planes in (np.moveaxis(self.sums, 1, 0), self.totals):
+                planes[:-count] = planes[count:].copy()
+                planes[-count:] = 0
+            self.sums, self.totals = self.sums[:, :depth], self.totals[:depth]
+        return slab
+
+
+def predict_slabs(
     predict: Callable[[Float[np.ndarray, "windows *patch channels"]], Float[np.ndarray, "run windows *patch classes"]],
     images: Iterable[Float[np.ndarray, "*spatial channels"]],
     *,
     patch: tuple[int, ...],
     overlap: float,
     window_batch: int,
-) -> Iterator[Float[np.ndarray, "run *spatial classes"]]:
-    """Probabilities of whole cases, for all runs at once, case after case.
+    weights: str = "gaussian",
+    flips: Sequence[int] = (),
+) -> Iterator[Slab]:
+    """Probabilities of cases, for all runs at once, in slabs along the first axis, case after case.
 
     Windows of successive cases share batches, so that the compiled program always sees `window_batch` windows. Where
-    a case is smaller than the patch the outside is 0, as in training. Memory beside one batch is one case's
-    probabilities per run.
+    a case is smaller than the patch the outside is 0, as in training. Memory beside one batch is `patch[0]` planes
+    of each case that is under way, however many planes a case has.
 
     Args:
         predict: Compiled prediction of a batch of windows for all runs.
@@ -90,51 +158,66 @@ def predict_cases(
         patch: Window size.
         overlap: Least shared part of neighbouring windows, in [0, 1).
         window_batch: Windows in one call.
+        weights: Of a window's voxels, see `window_weight`.
+        flips: Axes to mirror at test time: every window is shown once for each subset of them, and what the network
+            answers is mirrored back and averaged. k axes cost 2^k as much.
 
     Yields:
-        One array per case, in order; probabilities sum to 1 over classes.
+        Slabs; those of a case ascend and cover it. Probabilities sum to 1 over classes.
     """
-    weight = window_weight(patch)
+    weight = window_weight(patch, weights)
+    copies = [axes for count in range(len(flips) + 1) for axes in itertools.combinations(flips, count)]
     batch: list[tuple[_Window, np.ndarray]] = []
-    sums: dict[int, np.ndarray] = {}
-    totals: dict[int, np.ndarray] = {}
-    left: dict[int, int] = {}
-    done = 0
+    stitches: dict[int, _Stitch] = {}
 
-    def flush() -> None:
+    def flush() -> Iterator[Slab]:
         windows = np.zeros((window_batch, *patch, batch[0][1].shape[-1]), np.float32)
-        for row, (window, voxels) in enumerate(batch):
-            windows[row][window.inside] = voxels
+        for shown, (window, voxels) in zip(windows, batch, strict=False):
+            # Into a mirrored view: the window lands in the batch mirrored.
+            np.flip(shown, window.mirrored)[window.inside] = voxels
         probabilities = np.asarray(predict(windows))
         for row, (window, _) in enumerate(batch):
-            part = weight[window.inside]
-            case = window.case
-            if case not in sums:
-                shape = totals[case].shape
-                sums[case] = np.zeros((len(probabilities), *shape, probabilities.shape[-1]), np.float32)
-            for total, prediction in zip(sums[case], probabilities[:, row], strict=True):
-                total[window.target] += prediction[window.inside] * part[..., None]
-            totals[case][window.target] += part
-            left[case] -= 1
+            slab = stitches[window.case].add(window, probabilities[:, row])
+            if slab is not None:
+                if slab.last:
+                    del stitches[window.case]
+                yield slab
         batch.clear()
-
-    def finished() -> Iterator[np.ndarray]:
-        nonlocal done
-        while left.get(done) == 0:
-            yield sums.pop(done) / totals.pop(done)[..., None]
-            del left[done]
-            done += 1
 
     for case, image in enumerate(images):
         shape = image.shape[:-1]
         starts = window_starts(shape, patch, overlap)
-        totals[case], left[case] = np.zeros(shape, np.float32), len(starts)
+        stitches[case] = _Stitch(shape, weight, (start[0] for start in starts for _ in copies))
         for start in starts:
-            window = _cut(shape, patch, start, case)
-            batch.append((window, image[window.target]))
-            if len(batch) == window_batch:
-                flush()
-                yield from finished()
+            inside, target = _cut(shape, patch, start)
+            for axes in copies:
+                batch.append((_Window(case, inside, target, axes), image[target]))
+                if len(batch) == window_batch:
+                    yield from flush()
     if batch:
-        flush()
-    yield from finished()
+        yield from flush()
+
+
+def join_slabs(slabs: Iterable[Slab]) -> Iterator[Float[np.ndarray, "run *spatial classes"]]:
+    """Probabilities of whole cases, one after another, from their slabs."""
+    for _, of_case in itertools.groupby(slabs, key=lambda slab: slab.case):
+        yield np.concatenate([slab.probabilities for slab in of_case], axis=1)
+
+
+def largest_component(
+    labels: Integer[np.ndarray, "*spatial"], values: Iterable[int]
+) -> Integer[np.ndarray, "*spatial"]:
+    """A label map with only the largest connected component of some labels; the rest of them becomes background.
+
+    Voxels that share a face are connected. Of components of one size the first in C order stays.
+
+    >>> largest_component(np.array([1, 1, 0, 1, 2]), [1]).tolist()
+    [1, 1, 0, 0, 2]
+    """
+    cleaned = labels.copy()
+    for value in values:
+        components, count = scipy.ndimage.label(labels == value)
+        if count > 1:
+            sizes = np.bincount(components.ravel())
+            cleaned[(components > 0) & (components != 1 + np.argmax(sizes[1:]))] = 0
+    return cleaned

@@ -302,6 +302,14 @@ class EvaluateSettings:
     """The same for validation during training."""
     window_batch: int
     """Windows in one compiled call."""
+    weights: str
+    """Of a window's voxels where windows overlap: `gaussian` or `flat`."""
+    flips: tuple[int, ...]
+    """Axes mirrored at test time; validation during training mirrors none."""
+    largest_component: tuple[str, ...]
+    """Labels of which only the largest connected component is kept; `all` stands for every label."""
+    regions: tuple[tuple[str, tuple[str, ...]], ...]
+    """Unions of labels that are scored as well: (name, labels)."""
     hd_definition: str
     """Of HD95: `pooled` or `directed`."""
     surface_empty: str

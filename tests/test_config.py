@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from jaxseg import config, losses, models, optim, streams, transfer
+from jaxseg import config, fields, inference, losses, models, optim, streams, transfer
 from jaxseg import types as t
 from jaxseg.data import normalize
 from jaxseg.types import UserError
@@ -73,12 +73,12 @@ def test_every_field_of_a_section_is_declared_with_its_type(section):
     assert set(declared) == expected
     for name, value in declared.items():
         kind = hints.get(name, str)
-        if typing.get_origin(kind) is tuple:
+        if (SECTIONS[section], name) in fields.PARSERS:
+            kind = str  # what is parsed is text
+        elif typing.get_origin(kind) is tuple:
             kind = tuple
         elif dataclasses.is_dataclass(kind):
             kind = ConfigDict
-        elif (SECTIONS[section], name) in config.PARSERS:
-            kind = str  # values of mixed type are text
         assert type(value) is kind, name
 
 
@@ -115,6 +115,7 @@ def test_choices_are_those_of_the_modules_that_offer_them():
     assert config.SCHEDULES == optim.SCHEDULES
     assert config.LOSSES == losses.LOSSES
     assert config.NORMALIZATIONS == normalize.NAMES
+    assert config.WINDOW_WEIGHTS == inference.WEIGHTS
     assert set(config.FREEZES) == set(optim.FREEZE_RULES)
     for init in config.INITS:
         transfer.transfer_rules(init)
@@ -190,7 +191,15 @@ def test_values_arrive_in_their_types():
 
 @pytest.mark.parametrize("text", ["1 1 3", "1.0,1.0,3.0", "(1, 1, 3)", (1.0, 1.0, 3.0), [1, 1, 3]])
 def test_a_spacing_may_be_written_in_several_ways(text):
-    assert config.parse_spacing(text, "x") == (1.0, 1.0, 3.0)
+    assert fields.parse_spacing(text, "x") == (1.0, 1.0, 3.0)
+
+
+def test_labels_and_regions_are_lists_in_words():
+    settings = config.parse(
+        changed(evaluate__largest_component="a, b", evaluate__regions="whole=a+b, rim = b")
+    ).evaluate
+    assert settings.largest_component == ("a", "b")
+    assert settings.regions == (("whole", ("a", "b")), ("rim", ("b",)))
 
 
 def test_an_arm_s_overrides_reach_that_arm_alone():
@@ -354,6 +363,12 @@ OUT_OF_RANGE = [
     ("evaluate.overlap", 1.0, "a share from 0 to below 1"),
     ("evaluate.val_overlap", -0.1, "a share from 0 to below 1"),
     ("evaluate.window_batch", 0, "a number from 1"),
+    ("evaluate.weights", "gauss", "'gaussian', 'flat'"),
+    ("evaluate.flips", (0, 2), "different axes from 0 to 1"),
+    ("evaluate.largest_component", "a, a", "different names"),
+    ("evaluate.regions", "whole", "unions of labels such as"),
+    ("evaluate.regions", "whole=a+", "unions of labels such as"),
+    ("evaluate.regions", "x=a, x=b", "regions of different names"),
     ("evaluate.hd_definition", "max", "('pooled', 'directed')"),
     ("evaluate.surface_empty", "0", "('diagonal', 'nan', 'inf')"),
     ("evaluate.tolerance_mm", -1.0, "0 or more"),

@@ -1,6 +1,7 @@
 """Sliding windows: cover, overlap, stitching, fixed batches, order."""
 
 import itertools
+import tracemalloc
 
 import jax
 import numpy as np
@@ -73,7 +74,11 @@ def images_of(*shapes, channels=2):
     return [rng.normal(size=(*shape, channels)).astype(np.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize(
+    ("overlap", "options"),
+    [(0.0, {}), (0.5, {}), (0.9, {}), (0.0, {"flips": (1,)}), (0.5, {"flips": (0, 1)}), (0.7, {"weights": "flat"})],
+    ids=str,
+)
 @pytest.mark.parametrize(
     ("shapes", "patch"),
     [
@@ -82,9 +87,10 @@ def images_of(*shapes, channels=2):
     ],
     ids=["2d", "3d"],
 )
-def test_a_pointwise_network_stitches_to_its_whole_volume_prediction(shapes, patch, overlap):
+def test_a_pointwise_network_stitches_to_its_whole_volume_prediction(shapes, patch, overlap, options):
     network, images = Pointwise(), images_of(*shapes)
-    found = list(inference.predict_cases(network, iter(images), patch=patch, overlap=overlap, window_batch=5))
+    slabs = inference.predict_slabs(network, iter(images), patch=patch, overlap=overlap, window_batch=5, **options)
+    found = list(inference.join_slabs(slabs))
     assert len(found) == len(images)
     for image, got in zip(images, found, strict=True):
         whole = network.probabilities(image)
@@ -94,6 +100,7 @@ def test_a_pointwise_network_stitches_to_its_whole_volume_prediction(shapes, pat
     # Cases of all shapes share full batches of one shape.
     assert set(network.shapes) == {(5, *patch, 2)}
     windows = sum(len(inference.window_starts(shape, patch, overlap)) for shape in shapes)
+    windows *= 2 ** len(options.get("flips", ()))
     assert len(network.shapes) == -(-windows // 5)
 
 
@@ -105,13 +112,82 @@ def test_cases_come_as_soon_as_they_are_done_and_are_read_one_by_one():
             read.append(index)
             yield image
 
-    stream = inference.predict_cases(network, reading(), patch=(8, 8), overlap=0.0, window_batch=2)
+    stream = inference.predict_slabs(network, reading(), patch=(8, 8), overlap=0.0, window_batch=2)
     widths = []
-    for result in stream:
-        widths.append((result.shape[2], len(read)))
+    for slab in stream:
+        assert slab.last
+        assert slab.case == len(widths)
+        widths.append((slab.probabilities.shape[2], len(read)))
     # Case 0 and half of case 1 fill the first batch, the rest of it and case 2 the second: none waits for the end.
     assert widths == [(8, 2), (16, 3), (8, 3), (8, 4)]
-    assert not list(inference.predict_cases(network, [], patch=(8, 8), overlap=0.0, window_batch=2))
+    assert not list(inference.predict_slabs(network, [], patch=(8, 8), overlap=0.0, window_batch=2))
+
+
+def test_a_case_comes_in_slabs_no_thicker_than_a_window():
+    """Planes are given out as soon as no window to come reaches them, and each exactly once."""
+    network, (image,) = Pointwise(), images_of((50, 9))
+    slabs = list(inference.predict_slabs(network, [image], patch=(8, 8), overlap=0.5, window_batch=3))
+    depths = [slab.probabilities.shape[1] for slab in slabs]
+    assert max(depths) <= 8
+    assert [slab.start for slab in slabs] == np.cumsum([0, *depths[:-1]]).tolist()
+    assert [slab.last for slab in slabs] == [False] * (len(slabs) - 1) + [True]
+    assert sum(depths) == 50
+
+
+def test_memory_does_not_grow_with_the_number_of_planes():
+    def answer(windows):
+        return np.full((1, *windows.shape[:-1], 4), 0.25, np.float32)
+
+    def peak(planes):
+        image = np.zeros((planes, 48, 48, 1), np.float32)
+        options = {"patch": (16, 16, 16), "overlap": 0.5, "window_batch": 4}
+        tracemalloc.start()
+        for _ in inference.predict_slabs(answer, [image], **options):
+            pass
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak(256) < 1.2 * peak(32)
+
+
+def test_flips_average_over_the_mirrored_windows():
+    """A network that answers by position alone: the mean over mirrored copies is its mean over mirrored answers."""
+    rng = np.random.default_rng(0)
+    answers = softmax(rng.normal(size=(1, 4, 6, 2)))
+
+    def network(windows):
+        return np.broadcast_to(answers[:, None], (1, len(windows), 4, 6, 2))
+
+    image = np.zeros((4, 6, 1), np.float32)
+    options = {"patch": (4, 6), "overlap": 0.0, "window_batch": 3}
+    for flips, copies in (((0,), [(), (0,)]), ((0, 1), [(), (0,), (1,), (0, 1)])):
+        (got,) = inference.join_slabs(inference.predict_slabs(network, [image], **options, flips=flips))
+        expected = np.mean([np.flip(answers[0], axes) for axes in copies], 0)
+        np.testing.assert_allclose(got[0], expected, atol=1e-6)
+
+
+def test_what_the_network_sees_is_mirrored():
+    seen = []
+
+    def network(windows):
+        seen.extend(windows[..., 0].copy())
+        return np.full((1, *windows.shape[:-1], 2), 0.5, np.float32)
+
+    image = np.arange(6, dtype=np.float32).reshape(2, 3, 1)
+    list(inference.predict_slabs(network, [image], patch=(2, 4), overlap=0.0, window_batch=2, flips=(1,)))
+    np.testing.assert_array_equal(seen[0], [[0, 1, 2, 0], [3, 4, 5, 0]])
+    np.testing.assert_array_equal(seen[1], [[0, 2, 1, 0], [0, 5, 4, 3]])
+
+
+def test_the_largest_component_stays():
+    labels = np.array([[1, 1, 0, 1], [1, 0, 0, 0], [2, 0, 2, 2]], np.uint8)
+    got = inference.largest_component(labels, [1])
+    np.testing.assert_array_equal(got, [[1, 1, 0, 0], [1, 0, 0, 0], [2, 0, 2, 2]])
+    np.testing.assert_array_equal(inference.largest_component(labels, [1, 2])[2], [0, 0, 2, 2])
+    np.testing.assert_array_equal(inference.largest_component(labels, []), labels)
+    diagonal = np.eye(3, dtype=np.uint8)  # corners do not connect
+    assert inference.largest_component(diagonal, [1]).sum() == 1
 
 
 def test_outside_a_small_case_the_window_is_zero():
@@ -122,7 +198,8 @@ def test_outside_a_small_case_the_window_is_zero():
         return np.ones((1, *windows.shape[:-1], 2), np.float32) / 2
 
     image = np.full((3, 10, 1), 5, np.float32)
-    (result,) = inference.predict_cases(note, [image], patch=(6, 8), overlap=0.0, window_batch=3)
+    slabs = inference.predict_slabs(note, [image], patch=(6, 8), overlap=0.0, window_batch=3)
+    (result,) = inference.join_slabs(slabs)
     assert result.shape == (1, 3, 10, 2)
     np.testing.assert_array_equal(seen[0][:2, 1:4], 5)
     np.testing.assert_array_equal(seen[0][:2, [0, 4, 5]], 0)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Float
 
 from jaxseg.data import normalize, resample, volume
 from jaxseg.types import CaseRecord, TaskSettings, UserError
@@ -67,10 +67,10 @@ def _read_any(image: Any, ndim: int) -> tuple[np.ndarray, volume.Geometry, tuple
 
 
 def to_own_grid(
-    probabilities: Num[np.ndarray, "*spatial classes"], record: CaseRecord
-) -> Num[np.ndarray, " *own_spatial"]:
-    """Class indices on the case's own grid (canonical axes) from probabilities on its training grid.
+    parts: Iterable[Float[np.ndarray, "run planes *rest classes"]], record: CaseRecord | volume.Geometry
+) -> Iterator[Float[np.ndarray, "run own_planes *own_rest classes"]]:
+    """Probabilities on a case's own grid (canonical axes) from those on its training grid, slab after slab.
 
-    Probabilities are resampled linearly and the largest wins; where the grids are the same they are only compared.
+    They are resampled linearly; where the grids are the same slabs pass as they are.
     """
-    return resample.labels_from_probabilities(probabilities, record.own_shape)
+    return resample.resize_planes(parts, record.shape, record.own_shape)

@@ -6,7 +6,7 @@ aligned and a round trip has no drift. Outside the field of view the border voxe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import scipy.ndimage
@@ -79,6 +79,41 @@ def labels_from_probabilities(
     if probabilities.shape[:-1] != tuple(shape):
         probabilities = _resize_linear(np.asarray(probabilities, dtype=np.float32), shape)
     return probabilities.argmax(axis=-1).astype(kind)
+
+
+def resize_planes(
+    parts: Iterable[Float[np.ndarray, "run planes *rest classes"]], old: Sequence[int], new: Sequence[int]
+) -> Iterator[Float[np.ndarray, "run new_planes *new_rest classes"]]:
+    """Resample volumes linearly that arrive in slabs along their first spatial axis.
+
+    Only the planes that the next new plane lies between are kept, so memory does not grow with the first axis.
+
+    Args:
+        parts: consecutive slabs that together cover the old grid.
+        old: spatial shape that the slabs make.
+        new: spatial shape wanted, over the same extent.
+
+    Yields:
+        Consecutive slabs of the new grid.
+    """
+    if tuple(old) == tuple(new):
+        yield from parts
+        return
+    weights = _weights(old[0], new[0])
+    used = weights > 0
+    first, last = used.argmax(1), used.shape[1] - 1 - used[:, ::-1].argmax(1)
+    held, begin, made = None, 0, 0
+    for part in parts:
+        held = part if held is None else np.concatenate([held, part], axis=1)
+        end = begin + held.shape[1]
+        stop = int(np.searchsorted(last, end))
+        if stop > made:
+            rows = weights[made:stop, begin:end]
+            planes = (np.tensordot(rows, volume, axes=(1, 0)) for volume in held)
+            yield np.stack([_resize_linear(volume, (stop - made, *new[1:])) for volume in planes])
+            made = stop
+        needed = int(first[made]) if made < len(first) else end
+        held, begin = held[:, max(needed - begin, 0) :], min(max(needed, begin), end)
 
 
 def _resize_linear(image: Float[np.ndarray, "*spatial channels"], shape: Sequence[int]) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Segmentation metrics on boolean masks, in physical units."""
 
-from jaxseg.metrics.cases import case_metrics
+from jaxseg.metrics.calibration import CalibrationBins, calibration_error, count_bins, expected_calibration_error
+from jaxseg.metrics.cases import case_metrics, members_of
 from jaxseg.metrics.overlap import (
     Counts,
+    bounding_box,
     count_voxels,
     dsc,
     iou,
@@ -15,16 +17,22 @@ from jaxseg.metrics.overlap import (
 from jaxseg.metrics.surface import SurfaceDistances, assd, hd, hd95, nsd, surface_distances
 
 __all__ = [
+    "CalibrationBins",
     "Counts",
     "SurfaceDistances",
     "assd",
+    "bounding_box",
+    "calibration_error",
     "case_metrics",
+    "count_bins",
     "count_voxels",
     "dsc",
+    "expected_calibration_error",
     "hd",
     "hd95",
     "iou",
     "mask_status",
+    "members_of",
     "nsd",
     "overlap_scores",
     "precision",

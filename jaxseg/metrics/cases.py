@@ -71,9 +71,25 @@ def _row(
 
 COLUMNS = (
     *("label", "dsc", "hd95", "assd", "nsd", "unit", "hd_definition", "status"),
-    *("iou", "precision", "recall", "hd", "volume_error", "volume_pred", "volume_ref", "tolerance"),
+    *("iou", "precision", "recall", "hd", "volume_error", "volume_pred", "volume_ref", "tolerance", "region"),
 )
 """Keys of a row of `case_metrics`, in the order of cases.csv."""
+
+
+def members_of(labels: Sequence[str], regions: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """What is scored, name to labels: every label by itself, then every region.
+
+    Raises:
+        UserError: if a region has the name of a label, or is made of what is none.
+    """
+    members = {name: (name,) for name in labels} | {name: tuple(group) for name, group in regions.items()}
+    unknown = {label for group in members.values() for label in group} - set(labels)
+    if unknown or len(members) != len(labels) + len(regions):
+        raise UserError(
+            f"metrics: regions must have names of their own and be made of the labels {tuple(labels)}, got "
+            f"{dict(regions)!r}."
+        )
+    return members
 
 
 def case_metrics(
@@ -105,9 +121,9 @@ def case_metrics(
         ignore_index: value of reference voxels without a known label, left out of both maps; None: there are none.
 
     Returns:
-        One dict a label, then one a region, with the keys `COLUMNS`. `volume_pred` and `volume_ref` are in unit^ndim.
-        `status` is `ok`, `missed`, `spurious` or `both_empty`; what is undefined is NaN (see `overlap.overlap_scores`
-        and `surface.empty_distance`), and NSD of a missed or spurious label is 0.
+        One dict a label, then one a region (`region` is true), with the keys `COLUMNS`. `volume_pred` and `volume_ref`
+        are in unit^ndim. `status` is `ok`, `missed`, `spurious` or `both_empty`; what is undefined is NaN (see
+        `overlap.overlap_scores` and `surface.empty_distance`), and NSD of a missed or spurious label is 0.
 
     Raises:
         UserError: if a map holds other values than labels, the maps differ in shape, or an option is unknown.
@@ -132,12 +148,7 @@ def case_metrics(
     if tolerance_mm is not None and not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise UserError(f"metrics: `tolerance_mm` must be a number of at least 0, got {tolerance_mm!r}.")
 
-    members = {name: (name,) for name in labels} | {name: tuple(m) for name, m in (regions or {}).items()}
-    unknown = sorted({m for group in members.values() for m in group} - set(labels))
-    if unknown or len(members) != num_labels + len(regions or {}):
-        raise UserError(
-            f"metrics: regions must have names of their own and be made of the labels {tuple(labels)}, got {regions!r}."
-        )
+    members = members_of(labels, regions or {})
     rows = []
     for name, group in members.items():
         values = [labels.index(m) + 1 for m in group]
@@ -151,7 +162,7 @@ def case_metrics(
             surface_empty=surface_empty,
             tolerance_mm=tolerance_mm,
         )
-        row |= {"label": name, "unit": unit, "hd_definition": hd_definition}
+        row |= {"label": name, "unit": unit, "hd_definition": hd_definition, "region": name not in labels}
         row["tolerance"] = math.nan if tolerance_mm is None else float(tolerance_mm)
         rows.append({column: row[column] for column in COLUMNS})
     return rows

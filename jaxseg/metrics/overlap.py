@@ -42,6 +42,15 @@ def check_masks(pred: np.ndarray, ref: np.ndarray) -> None:
         )
 
 
+def bounding_box(mask: Bool[np.ndarray, "*spatial"], *, margin: int = 0) -> tuple[slice, ...]:
+    """The smallest box that holds a mask, widened by some voxels as far as the array goes; empty for an empty mask."""
+    box = []
+    for axis in range(mask.ndim):
+        hit = np.flatnonzero(mask.any(axis=tuple(k for k in range(mask.ndim) if k != axis)))
+        box.append(slice(max(int(hit[0]) - margin, 0), int(hit[-1]) + 1 + margin) if len(hit) else slice(0, 0))
+    return tuple(box)
+
+
 def count_voxels(pred: Bool[np.ndarray, "*spatial"], ref: Bool[np.ndarray, "*spatial"]) -> Counts:
     """Counts the voxels of two masks on one grid.
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from jaxseg.metrics.overlap import check_masks
+from jaxseg.metrics.overlap import bounding_box, check_masks
 from jaxseg.types import UserError
 
 HD_DEFINITIONS = ("pooled", "directed")
@@ -73,14 +73,6 @@ def border(mask: Bool[np.ndarray, "*spatial"]) -> Bool[np.ndarray, "*spatial"]:
         inner[:1] = False
         inner[-1:] = False
     return mask & ~interior
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    box = []
-    for axis in range(mask.ndim):
-        hit = np.flatnonzero(mask.any(axis=tuple(k for k in range(mask.ndim) if k != axis)))
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)
 
 
 _TREE_COST, _CROWD_COST, _TRANSFORM_COST = 0.9, 0.04, 0.085
@@ -150,7 +142,7 @@ def surface_distances(
     pred, ref = (mask.reshape([mask.shape[axis] for axis in kept]) for mask in (pred, ref))
     if not (pred.any() and ref.any()):
         raise UserError("metrics: a surface distance needs two masks that both hold a voxel; see `mask_status`.")
-    box = _bounding_box(pred | ref)
+    box = bounding_box(pred | ref)
     borders = border(pred[box]), border(ref[box])
     sampling = np.array([spacing[axis] for axis in kept])
     return SurfaceDistances(_directed(borders[0], borders[1], sampling), _directed(borders[1], borders[0], sampling))

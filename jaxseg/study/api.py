@@ -117,13 +117,16 @@ class Arm:
             return np.asarray(self._predict(params, {}, windows))
 
         settings = self.study.evaluate
-        (result,) = inference.predict_cases(
+        slabs = inference.predict_slabs(
             predict,
             [image],
             patch=self.study.target.patch,
             overlap=settings.overlap,
             window_batch=settings.window_batch,
+            weights=settings.weights,
+            flips=settings.flips,
         )
+        (result,) = inference.join_slabs(slabs)
         return result
 
     def predict(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import pandas as pd
 from jaxseg import checkpoint, data, loop, metrics, seeds
 from jaxseg.data import PreparedTask
 from jaxseg.data.resample import resize_image
+from jaxseg.fields import nearest
 from jaxseg.study import files
 from jaxseg.study.plan import Job, Run
-from jaxseg.study.predict import make_predict_cases
+from jaxseg.study.predict import case_maps, make_predict_slabs
 from jaxseg.study.tasks import Tasks
-from jaxseg.types import CaseArrays, Progress, StudySettings
+from jaxseg.types import CaseArrays, EvaluateSettings, Progress, StudySettings, TaskSettings, UserError
 
 PART = "cases.csv"
 EXAMPLES = "examples.npz"
@@ -29,6 +31,27 @@ def example_cases(study: StudySettings, tasks: Tasks) -> tuple[str, ...]:
     names = tasks.splits[study.target][0].test
     count = min(study.report.examples, len(names))
     return tuple(names[(2 * index + 1) * len(names) // (2 * count)] for index in range(count))
+
+
+def check_labels(study: StudySettings, prepared: PreparedTask) -> None:
+    """Checks the labels that the settings of the evaluation name against those of the target.
+
+    Raises:
+        UserError: a label that the task does not have.
+    """
+    settings = study.evaluate
+    named = {
+        "largest_component": settings.largest_component,
+        "regions": [m for _, group in settings.regions for m in group],
+    }
+    for field, names in named.items():
+        for name in names:
+            if name not in prepared.labels and (field, name) != ("largest_component", "all"):
+                raise UserError(
+                    f"config.evaluate.{field} names the label {name!r}{nearest(name, prepared.labels)} "
+                    f"{prepared.name} has {', '.join(map(repr, prepared.labels))}"
+                )
+    metrics.members_of(prepared.labels, dict(settings.regions))
 
 
 def example_slice(reference: np.ndarray) -> tuple[Any, ...]:
@@ -51,12 +74,15 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
     dead = loop.diverged_at(loop.read_metrics(directory), len(job.runs))
     plan = seeds.make_plan(len(job.runs), strategy=study.runtime.seed_map, devices=study.runtime.devices)
     params = checkpoint.read_params(directory / "checkpoints", job.program.train.steps, range(len(job.runs)))
-    predict = make_predict_cases(
+    settings = study.evaluate
+    predict = make_predict_slabs(
         job.program,
         plan=plan,
         num_runs=len(job.runs),
-        overlap=study.evaluate.overlap,
-        window_batch=study.evaluate.window_batch,
+        overlap=settings.overlap,
+        window_batch=settings.window_batch,
+        weights=settings.weights,
+        flips=settings.flips,
     )
     waiting: list[CaseArrays] = []
 
@@ -69,22 +95,31 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
     examples: dict[str, np.ndarray] = {}
     shown = example_cases(study, tasks)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, probabilities in enumerate(predict(seeds.put(params, plan), {}, images()), start=1):
+        scoring: list[concurrent.futures.Future[list[dict[str, Any]]]] = []
+
+        def collect() -> None:
+            for future in scoring:
+                rows.extend(future.result())
+            scoring.clear()
+
+        slabs = predict(seeds.put(params, plan), {}, images())
+        for done, (_, of_case) in enumerate(itertools.groupby(slabs, key=lambda slab: slab.case), start=1):
             case = waiting.pop(0)
             name = case.record.name
             scored = [
-                (index, run)
-                for index, run in enumerate(job.runs)
-                if dead[index] is None and name in splits[run.key.fold].test
+                index for index, run in enumerate(job.runs) if dead[index] is None and name in splits[run.key.fold].test
             ]
-            maps = [data.to_own_grid(probabilities[index], case.record) for index, _ in scored]
-            for (_, run), row in zip(
-                scored, pool.map(lambda labels, case=case: _score(study, prepared, case, labels), maps), strict=True
-            ):
-                rows += [_identity(run, case) | line for line in row]
+            probabilities = (slab.probabilities[scored] for slab in of_case)
+            maps = case_maps(probabilities, case, prepared, settings, pool)
+            # The next case is predicted while this one is scored; no more than one case waits.
+            collect()
+            for index, labels, errors in zip(scored, maps.labels, maps.calibration_errors, strict=True):
+                identity = _identity(job.runs[index], case)
+                scoring.append(pool.submit(_score, study, prepared, case, identity, labels, errors))
             if name in shown:
-                _keep_example(examples, shown.index(name), case, [run for _, run in scored], maps)
+                _keep_example(examples, shown.index(name), case, [job.runs[index] for index in scored], maps.labels)
             progress("scoring", done, len(names), name)
+        collect()
     with open(directory / f"{EXAMPLES}.partial", "wb") as handle:
         np.savez_compressed(handle, allow_pickle=False, **examples)
     os.replace(directory / f"{EXAMPLES}.partial", directory / EXAMPLES)
@@ -103,23 +138,50 @@ def _identity(run: Run, case: CaseArrays) -> dict[str, Any]:
 
 
 def _score(
-    study: StudySettings, prepared: PreparedTask, case: CaseArrays, labels: np.ndarray
-) -> Sequence[dict[str, Any]]:
-    return metrics.case_metrics(
+    study: StudySettings,
+    prepared: PreparedTask,
+    case: CaseArrays,
+    identity: Mapping[str, Any],
+    labels: np.ndarray,
+    calibration_errors: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    rows = score_case(
         labels,
         case.reference,
-        labels=prepared.labels,
         spacing_mm=case.record.own_spacing_mm,
-        unit=study.target.unit,
-        hd_definition=study.evaluate.hd_definition,
-        surface_empty=study.evaluate.surface_empty,
-        tolerance_mm=study.evaluate.tolerance_mm or None,
+        task=study.target,
+        prepared=prepared,
+        settings=study.evaluate,
+    )
+    return [{**identity, **row, "calibration_error": calibration_errors[str(row["label"])]} for row in rows]
+
+
+def score_case(
+    labels: np.ndarray,
+    reference: np.ndarray,
+    *,
+    spacing_mm: Sequence[float],
+    task: TaskSettings,
+    prepared: PreparedTask,
+    settings: EvaluateSettings,
+) -> list[dict[str, Any]]:
+    """Scores of one label map of class indices, as a study's settings say, see `metrics.case_metrics`."""
+    return metrics.case_metrics(
+        labels,
+        reference,
+        labels=prepared.labels,
+        spacing_mm=spacing_mm,
+        unit=task.unit,
+        hd_definition=settings.hd_definition,
+        surface_empty=settings.surface_empty,
+        tolerance_mm=settings.tolerance_mm or None,
+        regions=dict(settings.regions),
         ignore_index=prepared.ignore_index,
     )
 
 
 def _keep_example(
-    examples: dict[str, np.ndarray], index: int, case: CaseArrays, runs: Sequence[Run], maps: Sequence[np.ndarray]
+    examples: dict[str, np.ndarray], index: int, case: CaseArrays, runs: Sequence[Run], maps: Iterable[np.ndarray]
 ) -> None:
     """Keeps one slice of the image, the reference, and the prediction of each arm's first run."""
     where = example_slice(case.reference)

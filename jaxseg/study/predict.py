@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int, Integer, Num
 
-from jaxseg import data, inference, seeds
+from jaxseg import data, inference, metrics, seeds
 from jaxseg.data import PreparedTask
 from jaxseg.models import make_model
 from jaxseg.study.plan import Job, Program
-from jaxseg.types import EvaluateSettings, Frozen, Params
+from jaxseg.types import CaseArrays, EvaluateSettings, Frozen, Params
 
-PredictCases = Callable[
-    [Params, Frozen, Iterable[Float[np.ndarray, "*spatial channels"]]],
-    Iterator[Float[np.ndarray, "run *spatial classes"]],
-]
+PredictSlabs = Callable[[Params, Frozen, Iterable[Float[np.ndarray, "*spatial channels"]]], Iterator[inference.Slab]]
 
 
-def make_predict_cases(
-    program: Program, *, plan: seeds.SeedPlan, num_runs: int, overlap: float, window_batch: int
-) -> PredictCases:
+def make_predict_slabs(
+    program: Program,
+    *,
+    plan: seeds.SeedPlan,
+    num_runs: int,
+    overlap: float,
+    window_batch: int,
+    weights: str,
+    flips: Sequence[int] = (),
+) -> PredictSlabs:
     """Prediction of cases by all runs at once; compiled on first use, once for all cases.
 
     Args:
@@ -32,21 +38,30 @@ def make_predict_cases(
         num_runs: Runs without those that pad the axis.
         overlap: Of neighbouring windows.
         window_batch: Windows in one call.
+        weights: Of a window's voxels.
+        flips: Axes mirrored at test time.
 
     Returns:
-        `predict(params, frozen, images)`: params stacked and placed by `seeds.put`, images read one by one.
+        `predict(params, frozen, images)`: params stacked and placed by `seeds.put`, images read one by one; see
+        `inference.predict_slabs`.
     """
     model = make_model(program.model, classes=program.classes)
     mapped = seeds.map_seeds(inference.make_window_predict(model), plan=plan, shared=(1, 2))
 
     def predict(
         params: Params, frozen: Frozen, images: Iterable[Float[np.ndarray, "*spatial channels"]]
-    ) -> Iterator[Float[np.ndarray, "run *spatial classes"]]:
+    ) -> Iterator[inference.Slab]:
         def batch(windows: np.ndarray) -> np.ndarray:
             return seeds.fetch(mapped(params, frozen, seeds.replicate(windows, plan)), num_runs)
 
-        return inference.predict_cases(
-            batch, images, patch=program.task.patch, overlap=overlap, window_batch=window_batch
+        return inference.predict_slabs(
+            batch,
+            images,
+            patch=program.task.patch,
+            overlap=overlap,
+            window_batch=window_batch,
+            weights=weights,
+            flips=flips,
         )
 
     return predict
@@ -84,19 +99,25 @@ def make_validate(
     """
     names = tuple(sorted({name for run in job.runs for name in folds[run.key.fold]}))
     cases = [data.load_case(prepared, name) for name in names]
-    predict = make_predict_cases(
+    predict = make_predict_slabs(
         job.program,
         plan=plan,
         num_runs=len(job.runs),
         overlap=settings.val_overlap,
         window_batch=settings.window_batch,
+        weights=settings.weights,
     )
     of_run = np.array([[name in folds[run.key.fold] for name in names] for run in job.runs])
 
     def validate(params: Params) -> Float[np.ndarray, " run"]:
         scores = []
-        for case, probabilities in zip(cases, predict(params, {}, [case.image for case in cases]), strict=True):
-            counts = confusion(probabilities.argmax(-1), case.label, job.program.classes)
+        slabs = predict(params, {}, [case.image for case in cases])
+        for index, of_case in itertools.groupby(slabs, key=lambda slab: slab.case):
+            label, counts = cases[index].label, np.zeros((), np.int64)
+            for slab in of_case:
+                predicted = slab.probabilities.argmax(-1)
+                truth = label[slab.start : slab.start + predicted.shape[1]]
+                counts = counts + confusion(predicted, truth, job.program.classes)
             labels = dsc_from_confusion(counts)
             present = ~np.isnan(labels)
             scores.append(np.where(present, labels, 0).sum(-1) / np.maximum(present.sum(-1), 1))
@@ -108,6 +129,80 @@ def make_validate(
     return validate
 
 
-def place_params(params: Any, plan: seeds.SeedPlan) -> Any:
-    """Stacked parameters read from a checkpoint, on the devices of the plan."""
-    return seeds.put(jax.tree.map(np.asarray, params), plan)
+# ------------------------------------------------------------------------------------------ on the case's own grid
+
+CALIBRATION_MARGIN = 5
+"""Voxels around the reference's foreground. Far from every label all is background with certainty, and how much of
+that an image shows would decide a calibration error taken over all of it."""
+
+
+class CaseMaps(NamedTuple):
+    """What several runs make of one case, on its own grid."""
+
+    labels: Integer[np.ndarray, "run *own"]
+    calibration_errors: tuple[dict[str, float], ...]
+    """Of each run, by label or region, in the box around the reference's foreground."""
+
+
+def case_maps(
+    probabilities: Iterable[Float[np.ndarray, "run planes *rest classes"]],
+    case: CaseArrays,
+    prepared: PreparedTask,
+    settings: EvaluateSettings,
+    pool: concurrent.futures.Executor,
+) -> CaseMaps:
+    """Label maps of a case, and how well the probabilities behind them are calibrated.
+
+    Probabilities come in slabs and are gone when the next one comes: only label maps have the size of the case.
+
+    Args:
+        probabilities: slabs on the training grid, along the first axis, that cover the case.
+        case: its grids and reference.
+        prepared: its labels.
+        settings: regions, and labels to clean up.
+        pool: shares the runs among its threads.
+    """
+    members = metrics.members_of(prepared.labels, dict(settings.regions))
+    classes = {name: [prepared.labels.index(label) + 1 for label in group] for name, group in members.items()}
+    reference = case.reference
+    known = reference <= len(prepared.labels)  # the index after the last label's marks voxels to ignore
+    box = metrics.bounding_box(known & (reference > 0), margin=CALIBRATION_MARGIN)
+
+    def reduce(part: np.ndarray, begin: int) -> tuple[np.ndarray, dict[str, metrics.CalibrationBins]]:
+        planes = slice(max(box[0].start, begin), min(box[0].stop, begin + len(part)))
+        if planes.start >= planes.stop:
+            return part.argmax(-1), {}
+        where = (planes, *box[1:])
+        inside = known[where]
+        shown, truth = (
+            part[(slice(planes.start - begin, planes.stop - begin), *box[1:])][inside],
+            reference[where][inside],
+        )
+        return part.argmax(-1), {
+            name: metrics.count_bins(shown[:, values].sum(-1), np.isin(truth, values))
+            for name, values in classes.items()
+        }
+
+    pieces: list[list[np.ndarray]] = []
+    bins: list[dict[str, metrics.CalibrationBins]] = []
+    begin = 0
+    kind = np.uint8 if len(prepared.labels) < 256 else np.uint16
+    for slab in data.to_own_grid(probabilities, case.record):
+        pieces = pieces or [[] for _ in slab]
+        bins = bins or [{} for _ in slab]
+        for run, (labels, found) in enumerate(pool.map(reduce, slab, itertools.repeat(begin))):
+            pieces[run].append(labels.astype(kind))
+            bins[run] |= {name: b.merge(bins[run][name]) if name in bins[run] else b for name, b in found.items()}
+        begin += slab.shape[1]
+    clean = _class_indices(settings.largest_component, prepared.labels)
+    whole = [inference.largest_component(np.concatenate(parts), clean) for parts in pieces]
+    errors = tuple(
+        {name: metrics.expected_calibration_error(of_run[name]) if name in of_run else math.nan for name in members}
+        for of_run in bins
+    )
+    return CaseMaps(np.stack(whole) if whole else np.zeros((0, *reference.shape), kind), errors)
+
+
+def _class_indices(names: Sequence[str], labels: Sequence[str]) -> list[int]:
+    """Indices of the labels named; `all` stands for every one."""
+    return [index for index, label in enumerate(labels, start=1) if label in names or "all" in names]

@@ -77,6 +77,7 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> Ready:
     """
     store_dir = Path(study.runtime.store_dir) if study.runtime.store_dir else workdir / "stores"
     tasks = prepare_tasks(study, store_dir, progress)
+    evaluate.check_labels(study, tasks.prepared[study.target])
 
     def size(task: PreparedTask) -> tuple[int, int]:
         return task.channels, len(task.labels) + 1

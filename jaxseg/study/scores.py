@@ -1,7 +1,8 @@
 """From rows of cases.csv to arrays [seed, case] that are the same cases for every arm, and to contrasts of arms.
 
 A label counts where the case's *reference* holds it, whatever was predicted. Averages are taken in one order
-everywhere: labels within a case, cases within their group, then groups and seeds alike.
+everywhere: labels within a case, cases within their group, then groups and seeds alike. Regions (unions of labels)
+have scores of their own and are no part of the mean over labels.
 """
 
 from __future__ import annotations
@@ -99,6 +100,8 @@ def _variant(table: pd.DataFrame, fold: int, metrics: tuple[str, ...]) -> Iterat
         return
     train_cases = int(table["train_cases"].iloc[0])
     labels = [str(label) for label in table["label"].unique()]
+    regions = set(table["label"][table["region"]]) if "region" in table else set()
+    alone = np.array([label not in regions for label in labels])
     # Groups sort first, so that case numbers ascend with group numbers.
     by_case = held_rows.groupby(["group", "fold", "case"], sort=True)
     case_of, label_of = by_case.ngroup().to_numpy(), held_rows["label"].map(labels.index).to_numpy()
@@ -122,12 +125,14 @@ def _variant(table: pd.DataFrame, fold: int, metrics: tuple[str, ...]) -> Iterat
         seeds[arm], values[arm] = found[everywhere], cube[everywhere]
 
     for index, label in enumerate([*labels, MEAN]):
-        of_label = table if label == MEAN else table[table["label"] == label]
+        of_label = table[~table["label"].isin(regions)] if label == MEAN else table[table["label"] == label]
         counts = {str(arm): _status_counts(rows) for arm, rows in of_label.groupby("arm", sort=False)}
         counts = {arm: counts.get(arm, Counts()) for arm in seeds}
-        kept = held.any(1) if label == MEAN else held[:, index]
+        kept = held[:, alone].any(1) if label == MEAN else held[:, index]
         of_cases = {
-            arm: _mean_over_labels(v[:, kept], held[kept]) if label == MEAN else v[:, kept, index]
+            arm: _mean_over_labels(v[:, kept][:, :, alone], held[kept][:, alone])
+            if label == MEAN
+            else v[:, kept, index]
             for arm, v in values.items()
         }
         dense = np.unique(groups[kept], return_inverse=True)[1]

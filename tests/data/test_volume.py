@@ -165,6 +165,16 @@ def test_many_classes_are_written_as_uint16(make_task, tmp_path):
     assert nib.load(tmp_path / "x.nii.gz").get_data_dtype() == np.uint16
 
 
+@pytest.mark.parametrize("new", [(7, 5, 9), (23, 6, 4), (1, 6, 9), (11, 6, 9), (40, 2, 2)])
+@pytest.mark.parametrize("depth", [1, 3, 20])
+def test_slabs_resample_as_the_whole_volume_does(new, depth):
+    volumes = np.random.default_rng(0).random((2, 11, 6, 9, 3)).astype(np.float32)
+    parts = [volumes[:, start : start + depth] for start in range(0, 11, depth)]
+    got = list(resample.resize_planes(iter(parts), (11, 6, 9), new))
+    expected = np.stack([resample._resize_linear(volume, new) for volume in volumes])
+    np.testing.assert_allclose(np.concatenate(got, axis=1), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 1, 5), (1, 6, 5)])
 def test_two_dimensional_images_come_back_in_their_own_shape(make_task, shape):
     array = np.arange(30, dtype=np.float32).reshape(shape)
@@ -198,7 +208,8 @@ def test_an_image_to_predict_is_prepared_as_the_store_would(make_task, write_set
         np.testing.assert_array_equal(image, case.image)
         # And a label map on the training grid goes back to where the case's own label lies.
         probabilities = np.eye(3, dtype=np.float32)[case.label]
-        own = data.to_own_grid(probabilities, case.record)
+        slabs = (probabilities[None, start : start + 3] for start in range(0, len(probabilities), 3))
+        own = np.concatenate(list(data.to_own_grid(slabs, case.record)), axis=1)[0].argmax(-1)
         stored = np.asarray(nib.load(folder / "labelsTr" / "case_1.nii.gz").dataobj)
         written = np.asarray(data.to_nifti(probabilities, geometry).dataobj)
         np.testing.assert_array_equal(
