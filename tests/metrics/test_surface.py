@@ -66,15 +66,30 @@ def test_equals_medpy_2d(spacing):
         _check_against_medpy(seed, (31, 23), spacing[:2])
 
 
-@pytest.mark.parametrize("route", ["tree", "transform"])
-def test_both_routes_equal_all_pairs(route, monkeypatch):
-    """The search tree and the feature transform are each exact, whichever the sizes would pick."""
-    transforms = []
-    original = surface.ndimage.distance_transform_edt
-    monkeypatch.setattr(
-        surface.ndimage, "distance_transform_edt", lambda *a, **k: transforms.append(1) or original(*a, **k)
-    )
-    monkeypatch.setattr(surface, "_tree_is_cheaper", lambda *_: route == "tree")
+COSTS = {
+    "near": {},
+    "pairs": {"_PAIR_COST": 0.0},
+    "tree": {"_TREE_COST": 0.0, "_CROWD_COST": 0.0},
+    "transform": {"_TRANSFORM_COST": 0.0},
+}
+
+
+@pytest.mark.parametrize("route", COSTS)
+def test_every_route_equals_all_pairs(route, monkeypatch):
+    """Looking around, all pairs, the search tree and the feature transform are each exact, whichever costs least."""
+    taken = []
+
+    def noted(place, name):
+        original = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *a, **k: taken.append(name) or original(*a, **k))
+
+    noted(surface, "_nearest_of_all")
+    noted(surface, "_tree_cost")
+    noted(surface.ndimage, "distance_transform_edt")
+    for name, value in COSTS[route].items():
+        monkeypatch.setattr(surface, name, value)
+    if route != "near":
+        monkeypatch.setattr(surface, "_NEAR_RADIUS", {3: 0})
     for seed in range(20):
         rng = np.random.default_rng(seed)
         shape = (24, 22, 26)
@@ -82,25 +97,44 @@ def test_both_routes_equal_all_pairs(route, monkeypatch):
         for mask in (pred, ref):
             mask[tuple(rng.integers(0, n, 25) for n in shape)] = True
             mask[0, 0, 0] = mask[-1, -1, -1] = True
+        if route == "near":
+            ref = pred ^ (rng.random(shape) < 0.01)
         spacing = SPACINGS[seed % 4]
         got = metrics.surface_distances(pred, ref, spacing_mm=spacing)
         for ours, expected in zip(got, _all_pairs(pred, ref, spacing), strict=True):
             np.testing.assert_allclose(ours, expected, atol=1e-12)
-    assert len(transforms) == (0 if route == "tree" else 40)
+    names = {"pairs": "_nearest_of_all", "tree": "_tree_cost", "transform": "distance_transform_edt"}
+    if route != "near":
+        assert taken == [names[route]] * 40
 
 
-def test_the_cheaper_route_is_found():
-    """Searching is cheap beside a near surface, dear from the middle of a ball and not tried for noise."""
+@given(st.integers(1, 3), st.lists(st.floats(0.3, 4), min_size=3, max_size=3), st.integers(0, 3))
+def test_offsets_around_a_voxel_are_all_that_are_as_near(ndim, spacing, radius):
+    """No voxel outside the box of offsets, nor one left out of it, is nearer than the last one taken."""
+    spacing = np.array(spacing[:ndim])
+    shape = (9,) * ndim
+    near = surface._near_offsets(radius, shape, spacing)
+    every = np.stack(np.meshgrid(*(np.arange(-4, 5),) * ndim, indexing="ij"), -1).reshape(-1, ndim)
+    lengths = np.linalg.norm(every * spacing, axis=1)
+    expected = sorted(length for length in lengths if 0 < length < (radius + 1) * spacing.min())
+    np.testing.assert_allclose(near.distance, expected)
+    assert (np.diff(near.distance) >= 0).all()
+    steps = every @ np.cumprod([1, *shape[:0:-1]])[::-1]
+    assert set(near.flat) <= set(steps)
+
+
+def test_the_cost_of_a_search_tells_near_surfaces_from_a_ball_s_middle():
     grid = np.indices((64, 64, 64)) - 32
     radius = np.sqrt((grid**2).sum(0))
 
-    def cheaper(points, targets):
+    def cost(points, targets):
         tree = surface.cKDTree(np.argwhere(surface.border(targets)))
-        return surface._tree_is_cheaper(tree, np.argwhere(points) * 1.0, np.ones(3), 64**3)
+        found = np.argwhere(points) * 1.0
+        return surface._tree_cost(tree, found, np.ones(3)) / len(found)
 
     ball = radius < 28
-    assert cheaper(surface.border(radius < 27) & (grid[0] > 10), ball)
-    assert not cheaper(radius < 6, ball)
+    assert cost(surface.border(radius < 27) & (grid[0] > 10), ball) < 3
+    assert cost(radius < 6, ball) > 10
 
 
 masks = hnp.array_shapes(min_dims=1, max_dims=3, max_side=7).flatmap(
