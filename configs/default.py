@@ -142,6 +142,7 @@ def get_config() -> ConfigDict:
     config.evaluate.hd_definition = "pooled"  # of HD95: pooled (MedPy) or directed (MONAI)
     config.evaluate.surface_empty = "diagonal"  # distance of a missed label: diagonal (of the image), nan or inf
     config.evaluate.tolerance_mm = 0.0  # of NSD; 0: not computed
+    config.evaluate.save_predictions = False  # keep the label maps of the test cases as NIfTI, on their images' grids
 
     config.analysis = ConfigDict(sort_keys=False)
     config.analysis.confidence = 0.95

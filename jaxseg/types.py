@@ -316,6 +316,8 @@ class EvaluateSettings:
     """Distance of a missed label: `diagonal`, `nan` or `inf`."""
     tolerance_mm: float
     """Of NSD, in the task's unit; 0: not computed."""
+    save_predictions: bool
+    """Keep the label maps of the test cases, as NIfTI on the grids of their images."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,13 @@ def config_flag() -> Any:
     return config_flags.DEFINE_config_file("config", None, "Study: a file in configs/, FILE.py or FILE.py:ARG.")
 
 
+def workdir_flag() -> Any:
+    """Declares --workdir, which several commands have, once a process."""
+    if "workdir" in flags.FLAGS:
+        return flags.FlagHolder(flags.FLAGS, flags.FLAGS["workdir"])
+    return flags.DEFINE_string("workdir", None, "Folder of the study; launch.study creates a new one.")
+
+
 def _config_mistake(error: Exception, argv: Sequence[str]) -> str:
     """What to say of an override that the config refused."""
     text = str(error)

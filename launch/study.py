@@ -12,13 +12,13 @@ from pathlib import Path
 from absl import flags
 
 from jaxseg.report import write_report
-from jaxseg.study import describe
+from jaxseg.study import describe, results
 from jaxseg.study import run as study_run
 from jaxseg.types import UserError
 from launch import cli
 
 _CONFIG = cli.config_flag()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study; created when new.")
+_WORKDIR = cli.workdir_flag()
 _STAGES = flags.DEFINE_list("stages", list(study_run.STAGES), f"Some of {','.join(study_run.STAGES)}.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Prepare the data, print the plan, train nothing.")
 
@@ -34,6 +34,8 @@ def main() -> None:
     elif "report" in stages:
         if not (workdir / "results" / "cases.csv").exists():
             raise UserError(f"stage 'report' needs stage 'evaluate', which is not finished in {workdir}")
+        if (workdir / "results" / "comparisons.csv").exists():
+            print(results.format_results(workdir))
         print(f"report: {write_report(workdir).absolute()}")
 
 

@@ -393,7 +393,15 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(path, value, allowed
 
 def test_every_checked_field_is_tried_above():
     """Fields whose every value of the right type is allowed; all others must have a row."""
-    free = {"name", "vary", "arms", "runtime.store_dir", "pretrain.from_workdir", "model.skips"}
+    free = {
+        "name",
+        "vary",
+        "arms",
+        "runtime.store_dir",
+        "pretrain.from_workdir",
+        "model.skips",
+        "evaluate.save_predictions",
+    }
     free |= {f"{task}.labels" for task in ("source", "target")}
     tried = {path.replace("source.", "target.") for path, _, _ in OUT_OF_RANGE} | free
 

@@ -12,16 +12,19 @@ from jaxseg.data.prepare import (
     load_cases,
     prepare_task,
 )
+from jaxseg.data.references import References, case_geometries, open_references
 from jaxseg.data.sampling import make_sample
 from jaxseg.data.splits import Split, held_out_groups, nested_subset, split_cases
-from jaxseg.data.volume import Geometry, to_nifti, write_prediction
+from jaxseg.data.volume import Geometry, to_nifti, write_map, write_prediction
 
 __all__ = [
     "Geometry",
     "PrepareReport",
     "PreparedTask",
+    "References",
     "Split",
     "build_cohort",
+    "case_geometries",
     "case_table",
     "fit_intensity",
     "held_out_groups",
@@ -30,11 +33,13 @@ __all__ = [
     "load_cases",
     "make_sample",
     "nested_subset",
+    "open_references",
     "prepare_task",
     "read_image",
     "split_cases",
     "to_nifti",
     "to_own_grid",
     "write_contact_sheet",
+    "write_map",
     "write_prediction",
 ]

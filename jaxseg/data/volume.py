@@ -322,11 +322,28 @@ def write_prediction(prediction: Num[np.ndarray, " *grid"], geometry: Geometry, 
     Raises:
         ValueError: the prediction lies on neither grid, or the path has another ending.
     """
-    path = Path(path)
+    _save(to_nifti(prediction, geometry), Path(path))
+
+
+def write_map(values: Float[np.ndarray, " *own"], geometry: Geometry, path: str | Path) -> None:
+    """Write numbers (entropies, probabilities) as float32 NIfTI on the grid of the input; see `write_prediction`.
+
+    Args:
+        values: on the input's own grid, canonical axes.
+        geometry: from `read_image`.
+        path: ends in `.nii` or `.nii.gz`.
+
+    Raises:
+        ValueError: the path has another ending.
+    """
+    _save(_on_file_grid(values, geometry, np.float32), Path(path))
+
+
+def _save(image: Any, path: Path) -> None:
+    """Write an image, whole or not at all."""
     suffix = next((extension for extension in EXTENSIONS if path.name.endswith(extension)), None)
     if suffix is None:
         raise ValueError(f"a prediction's file name ends in .nii.gz or .nii, got {path.name}")
-    image = to_nifti(prediction, geometry)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(suffix=suffix, prefix=f".{strip_extension(path.name)}-", dir=path.parent)
     os.close(handle)
@@ -349,19 +366,24 @@ def to_nifti(prediction: Num[np.ndarray, " *grid"], geometry: Geometry) -> Any:
     """The image that `write_prediction` writes, in memory."""
     labels = to_own_labels(np.asarray(prediction), geometry)
     kind = np.uint8 if labels.size == 0 or labels.max() <= 255 else np.uint16
-    labels = labels.astype(kind)
+    return _on_file_grid(labels, geometry, kind)
+
+
+def _on_file_grid(values: Num[np.ndarray, " *own"], geometry: Geometry, kind: type[np.generic]) -> Any:
+    """An image with the grid and header of the input, from an array on canonical axes."""
+    values = values.astype(kind)
     if geometry.slice_axis is not None:
-        labels = np.expand_dims(labels, geometry.slice_axis)
+        values = np.expand_dims(values, geometry.slice_axis)
     orientation = nib.orientations.io_orientation(geometry.affine)
     back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), orientation)
-    labels = nib.orientations.apply_orientation(labels, back).reshape(geometry.file_shape)
+    values = nib.orientations.apply_orientation(values, back).reshape(geometry.file_shape)
     header = geometry.header.copy()
     header.set_data_dtype(kind)
     header.set_data_shape(geometry.file_shape)
     header.set_slope_inter(1, 0)
     header.set_intent("none")
     header["cal_min"] = header["cal_max"] = 0
-    return geometry.image_class(labels, geometry.affine, header)
+    return geometry.image_class(values, geometry.affine, header)
 
 
 def to_own_labels(prediction: Num[np.ndarray, " *grid"], geometry: Geometry) -> Num[np.ndarray, " *own"]:

@@ -167,6 +167,9 @@ def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
         table["fold"] = 0
     if "censored" in table:
         table["censored"] = table["censored"].astype(str).str.lower().isin(["true", "1", "1.0"])
+    if "region" in table:
+        # Regions are unions of labels: a mean over labels would count theirs twice.
+        table = table[table["region"].astype(str) != "True"]
     table["fold"] = pd.to_numeric(table["fold"], errors="coerce").fillna(POOLED).astype(int)
     return None if table.empty else table
 

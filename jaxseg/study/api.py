@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from jaxtyping import Float, Num
 from jaxseg import checkpoint, config, data, inference, trees
 from jaxseg.models import layer_names, make_model
 from jaxseg.study import files
+from jaxseg.study.predict import Segmentation, classes_of, scoring_options, segment
 from jaxseg.types import ArmSettings, Params, StudySettings, UserError
 
 
@@ -107,18 +108,14 @@ class Arm:
             windows=tuple(tuple(window) for window in self.target["windows"]),
         )
 
-    def probabilities(
-        self, image: Float[np.ndarray, "*spatial channels"], seeds: Sequence[int] | None = None
-    ) -> Float[np.ndarray, "seed *spatial classes"]:
-        """Class probabilities of a prepared array, by sliding window."""
+    def _slabs(
+        self, image: Float[np.ndarray, "*spatial channels"], seeds: Sequence[int] | None
+    ) -> Iterator[Float[np.ndarray, "seed planes *rest classes"]]:
+        """Class probabilities of a prepared array by sliding window, slab after slab along the first axis."""
         params = self._stacked(seeds, None)
-
-        def predict(windows: np.ndarray) -> np.ndarray:
-            return np.asarray(self._predict(params, {}, windows))
-
         settings = self.study.evaluate
         slabs = inference.predict_slabs(
-            predict,
+            lambda windows: np.asarray(self._predict(params, {}, windows)),
             [image],
             patch=self.study.target.patch,
             overlap=settings.overlap,
@@ -126,8 +123,23 @@ class Arm:
             weights=settings.weights,
             flips=settings.flips,
         )
-        (result,) = inference.join_slabs(slabs)
-        return result
+        return (slab.probabilities for slab in slabs)
+
+    def segment(self, image: Any, seeds: Sequence[int] | None = None) -> tuple[Segmentation, Any]:
+        """Label maps of each seed and of their ensemble, and the voxel entropy over seeds.
+
+        Args:
+            image: See `read`.
+            seeds: Some of `seeds`; None for all.
+
+        Returns:
+            Class indices and entropies on the input's own grid in canonical axes, and its geometry, with which
+            `jaxseg.data.write_prediction` and `write_map` put them back; of a prepared array, its own grid and None.
+        """
+        array, geometry = self.read(image)
+        slabs = self._slabs(array, seeds)
+        clean = classes_of(self.study.evaluate.largest_component, self.target["labels"])
+        return segment(slabs if geometry is None else data.to_own_grid(slabs, geometry), clean=clean), geometry
 
     def predict(
         self, image: Any, seeds: Sequence[int] | None = None, *, probabilities: bool = False
@@ -142,13 +154,12 @@ class Arm:
         Returns:
             Label maps (uint8) on the grid of the input, in the order of its own axes.
         """
-        array, geometry = self.read(image)
-        result = self.probabilities(array, seeds)
         if probabilities:
-            return result
+            return np.concatenate(list(self._slabs(self.read(image)[0], seeds)), axis=1)
+        made, geometry = self.segment(image, seeds)
         if geometry is None:
-            return result.argmax(-1).astype(np.uint8)
-        return np.stack([np.asarray(data.to_nifti(one, geometry).dataobj).astype(np.uint8) for one in result])
+            return made.labels
+        return np.stack([np.asarray(data.to_nifti(one, geometry).dataobj) for one in made.labels])
 
     def activations(
         self,
@@ -237,6 +248,33 @@ class Study:
         settings = next(arm for arm in self.settings.arms if arm.name == name)
         by_seed = {run["seed"]: run for run in runs}
         return Arm(self.workdir, self.settings, settings, self.record["target"], by_seed)
+
+    def references(self, *, fold: int | None = None) -> tuple[data.References, frozenset[str], dict[str, Any]]:
+        """What label maps made elsewhere are scored against, see `study.elsewhere.score_folder`.
+
+        Args:
+            fold: Test cases of this fold; None for those of all folds.
+
+        Returns:
+            References of the target task, its test cases, and how the study scores.
+
+        Raises:
+            UserError: No such fold.
+        """
+        splits = self.record["target"]["splits"]
+        if fold is not None and not 0 <= fold < len(splits):
+            raise UserError(f"no fold {fold}; the study has {len(splits)}, from 0")
+        chosen = splits if fold is None else [splits[fold]]
+        target, settings = self.settings.target, self.settings.evaluate
+        store = self.settings.runtime.store_dir or self.workdir / "stores"
+        references = data.open_references(
+            target.data, ndim=self.settings.model.ndim, cache=Path(store), labels=self.record["target"]["labels"]
+        )
+        return (
+            references,
+            frozenset(name for split in chosen for name in split["test"]),
+            scoring_options(target, settings),
+        )
 
     def table(self, name: str) -> pd.DataFrame:
         """A table of results: `cases`, `curves`, `summary`, `comparisons`, `convergence`...

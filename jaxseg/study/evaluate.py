@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from jaxseg.data.resample import resize_image
 from jaxseg.fields import nearest
 from jaxseg.study import files
 from jaxseg.study.plan import Job, Run
-from jaxseg.study.predict import case_maps, make_predict_slabs
+from jaxseg.study.predict import case_maps, make_predict_slabs, scoring_options
 from jaxseg.study.tasks import Tasks
-from jaxseg.types import CaseArrays, EvaluateSettings, Progress, StudySettings, TaskSettings, UserError
+from jaxseg.types import CaseArrays, CaseRecord, Progress, StudySettings, UserError
 
 PART = "cases.csv"
 EXAMPLES = "examples.npz"
@@ -94,13 +94,18 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
     rows: list[dict[str, Any]] = []
     examples: dict[str, np.ndarray] = {}
     shown = example_cases(study, tasks)
+    save = _make_save(study, workdir, prepared) if settings.save_predictions else None
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         scoring: list[concurrent.futures.Future[list[dict[str, Any]]]] = []
+        saving: list[concurrent.futures.Future[None]] = []
 
         def collect() -> None:
             for future in scoring:
                 rows.extend(future.result())
+            for written in saving:
+                written.result()
             scoring.clear()
+            saving.clear()
 
         slabs = predict(seeds.put(params, plan), {}, images())
         for done, (_, of_case) in enumerate(itertools.groupby(slabs, key=lambda slab: slab.case), start=1):
@@ -116,6 +121,8 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
             for index, labels, errors in zip(scored, maps.labels, maps.calibration_errors, strict=True):
                 identity = _identity(job.runs[index], case)
                 scoring.append(pool.submit(_score, study, prepared, case, identity, labels, errors))
+                if save is not None:
+                    saving.append(pool.submit(save, job.runs[index], case.record, labels))
             if name in shown:
                 _keep_example(examples, shown.index(name), case, [job.runs[index] for index in scored], maps.labels)
             progress("scoring", done, len(names), name)
@@ -124,6 +131,22 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
         np.savez_compressed(handle, allow_pickle=False, **examples)
     os.replace(directory / f"{EXAMPLES}.partial", directory / EXAMPLES)
     files.write_table(directory / PART, pd.DataFrame(rows))
+
+
+def _make_save(
+    study: StudySettings, workdir: Path, prepared: PreparedTask
+) -> Callable[[Run, CaseRecord, np.ndarray], None]:
+    """Writes a run's label map of a case, with the values of the reference's file, on the grid of the case's image."""
+    source, ndim, cache = study.target.data, prepared.ndim, prepared.directory.parent
+    geometry_of = data.case_geometries(source, ndim=ndim, cache=cache)
+    labels = data.open_references(source, ndim=ndim, cache=cache, labels=prepared.labels).labels
+    values = np.array([0, *(value for _, value in labels)])
+
+    def save(run: Run, record: CaseRecord, predicted: np.ndarray) -> None:
+        folder = workdir / "predictions" / run.key.arm / run.key.variant() / f"seed_{run.key.seed}"
+        data.write_prediction(values[predicted], geometry_of(record), folder / f"{record.name}.nii.gz")
+
+    return save
 
 
 def _identity(run: Run, case: CaseArrays) -> dict[str, Any]:
@@ -145,39 +168,15 @@ def _score(
     labels: np.ndarray,
     calibration_errors: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    rows = score_case(
+    rows = metrics.case_metrics(
         labels,
         case.reference,
+        labels=prepared.labels,
         spacing_mm=case.record.own_spacing_mm,
-        task=study.target,
-        prepared=prepared,
-        settings=study.evaluate,
+        ignore_index=prepared.ignore_index,
+        **scoring_options(study.target, study.evaluate),
     )
     return [{**identity, **row, "calibration_error": calibration_errors[str(row["label"])]} for row in rows]
-
-
-def score_case(
-    labels: np.ndarray,
-    reference: np.ndarray,
-    *,
-    spacing_mm: Sequence[float],
-    task: TaskSettings,
-    prepared: PreparedTask,
-    settings: EvaluateSettings,
-) -> list[dict[str, Any]]:
-    """Scores of one label map of class indices, as a study's settings say, see `metrics.case_metrics`."""
-    return metrics.case_metrics(
-        labels,
-        reference,
-        labels=prepared.labels,
-        spacing_mm=spacing_mm,
-        unit=task.unit,
-        hd_definition=settings.hd_definition,
-        surface_empty=settings.surface_empty,
-        tolerance_mm=settings.tolerance_mm or None,
-        regions=dict(settings.regions),
-        ignore_index=prepared.ignore_index,
-    )
 
 
 def _keep_example(

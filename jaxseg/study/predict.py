@@ -6,16 +6,17 @@ import concurrent.futures
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.special
 from jaxtyping import Float, Int, Integer, Num
 
 from jaxseg import data, inference, metrics, seeds
 from jaxseg.data import PreparedTask
 from jaxseg.models import make_model
 from jaxseg.study.plan import Job, Program
-from jaxseg.types import CaseArrays, EvaluateSettings, Frozen, Params
+from jaxseg.types import CaseArrays, EvaluateSettings, Frozen, Params, TaskSettings
 
 PredictSlabs = Callable[[Params, Frozen, Iterable[Float[np.ndarray, "*spatial channels"]]], Iterator[inference.Slab]]
 
@@ -131,6 +132,38 @@ def make_validate(
 
 # ------------------------------------------------------------------------------------------ on the case's own grid
 
+
+class Segmentation(NamedTuple):
+    """What several runs make of one image, on its own grid (canonical axes)."""
+
+    labels: Integer[np.ndarray, "run *own"]
+    """Class indices of each run."""
+    ensemble: Integer[np.ndarray, " *own"]
+    """Class indices from the mean of the runs' probabilities."""
+    entropy: Float[np.ndarray, " *own"]
+    """Of the mean of the runs' probabilities, in nats: 0 where all runs are sure of one class, at most ln(classes)."""
+
+
+def segment(
+    probabilities: Iterable[Float[np.ndarray, "run planes *rest classes"]], *, clean: Sequence[int] = ()
+) -> Segmentation:
+    """Label maps of all runs and of their ensemble, with the voxel entropy over runs.
+
+    Args:
+        probabilities: slabs along the first axis that cover the image, on the grid wanted.
+        clean: classes of which only the largest component is kept.
+    """
+    parts = []
+    for slab in probabilities:
+        kind = np.uint8 if slab.shape[-1] <= 256 else np.uint16
+        mean = slab.mean(0)
+        entropy = -scipy.special.xlogy(mean, mean).sum(-1)
+        parts.append((slab.argmax(-1).astype(kind), mean.argmax(-1).astype(kind)[None], entropy[None]))
+    labels, ensemble, entropy = (np.concatenate(pieces, axis=1) for pieces in zip(*parts, strict=True))
+    cleaned = np.stack([inference.largest_component(one, clean) for one in labels])
+    return Segmentation(cleaned, inference.largest_component(ensemble[0], clean), entropy[0])
+
+
 CALIBRATION_MARGIN = 5
 """Voxels around the reference's foreground. Far from every label all is background with certainty, and how much of
 that an image shows would decide a calibration error taken over all of it."""
@@ -194,7 +227,7 @@ def case_maps(
             pieces[run].append(labels.astype(kind))
             bins[run] |= {name: b.merge(bins[run][name]) if name in bins[run] else b for name, b in found.items()}
         begin += slab.shape[1]
-    clean = _class_indices(settings.largest_component, prepared.labels)
+    clean = classes_of(settings.largest_component, prepared.labels)
     whole = [inference.largest_component(np.concatenate(parts), clean) for parts in pieces]
     errors = tuple(
         {name: metrics.expected_calibration_error(of_run[name]) if name in of_run else math.nan for name in members}
@@ -203,6 +236,17 @@ def case_maps(
     return CaseMaps(np.stack(whole) if whole else np.zeros((0, *reference.shape), kind), errors)
 
 
-def _class_indices(names: Sequence[str], labels: Sequence[str]) -> list[int]:
+def classes_of(names: Sequence[str], labels: Sequence[str]) -> list[int]:
     """Indices of the labels named; `all` stands for every one."""
     return [index for index, label in enumerate(labels, start=1) if label in names or "all" in names]
+
+
+def scoring_options(task: TaskSettings, settings: EvaluateSettings) -> dict[str, Any]:
+    """How a study scores, as arguments of `metrics.case_metrics`."""
+    return {
+        "unit": task.unit,
+        "hd_definition": settings.hd_definition,
+        "surface_empty": settings.surface_empty,
+        "tolerance_mm": settings.tolerance_mm or None,
+        "regions": dict(settings.regions),
+    }

@@ -9,11 +9,21 @@ import numpy as np
 import pandas as pd
 
 from jaxseg import loop
-from jaxseg.study import comparisons, evaluate, files
+from jaxseg.study import comparisons, evaluate, files, formats, planning
 from jaxseg.study.plan import Job, Plan
+from jaxseg.study.scores import MEAN, POOLED
 from jaxseg.types import StudySettings
 
 KEYS = ["arm", "seed", "train_cases", "fold"]
+WORST = 50
+"""Rows of worst_cases.csv."""
+
+VARIANTS = ("train_cases", "label", "unit")
+READING = (
+    *("arm", "arm_a", "arm_b", "train_cases", "label", "metric", "unit", "mean", "mean_diff", "ci_low", "ci_high"),
+    *("p", "p_maxt", "n_seeds", "n_groups", "n_missed", "inference"),
+)
+"""Columns of the tables on the terminal and in LaTeX, in order; those of `VARIANTS` where they differ."""
 
 
 def curves_table(workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
@@ -101,13 +111,45 @@ def write_curves(workdir: Path, plan: Plan) -> None:
 
 
 def write_comparisons(study: StudySettings, workdir: Path) -> None:
-    """summary.csv, comparisons.csv and convergence.csv from cases.csv and curves.csv."""
+    """All tables that are drawn from cases.csv and curves.csv; the first two also as LaTeX."""
     results = workdir / "results"
     cases, curves = files.read_table(results / "cases.csv"), files.read_table(results / "curves.csv")
     arms = [arm.name for arm in study.arms]
     confidence = study.analysis.confidence
-    files.write_table(results / "summary.csv", comparisons.summary(cases, confidence=confidence))
-    paired = comparisons.comparisons(cases, arms, confidence=confidence, rng=np.random.default_rng(study.base_seed))
-    files.write_table(results / "comparisons.csv", paired)
-    target = study.analysis.target_fraction
-    files.write_table(results / "convergence.csv", comparisons.convergence(curves, arms, fraction=target))
+    rng = np.random.default_rng(study.base_seed)
+    tables = {
+        "summary": comparisons.summary(cases, confidence=confidence),
+        "comparisons": comparisons.comparisons(cases, arms, confidence=confidence, rng=rng),
+        "convergence": comparisons.convergence(curves, arms, fraction=study.analysis.target_fraction),
+        "worst_cases": comparisons.worst_cases(cases, limit=WORST),
+        "variance": planning.variance(cases),
+        "planning": planning.planning(cases, arms, confidence=confidence),
+    }
+    for name, table in tables.items():
+        files.write_table(results / f"{name}.csv", table)
+    for name in ("summary", "comparisons"):
+        short = for_reading(tables[name])
+        caption = f"{study.name}: {name}, {confidence:.0%} intervals"
+        files.write_text(results / f"{name}.tex", formats.to_latex(short, caption=caption, label=f"tab:{name}"))
+
+
+def for_reading(table: pd.DataFrame) -> pd.DataFrame:
+    """A summary or comparison with the rows and columns that a reader wants first.
+
+    All folds together where there are several; columns that say the same in every row are left out.
+    """
+    if (table["fold"] == POOLED).any():
+        table = table[table["fold"] == POOLED]
+    columns = [c for c in READING if c in table and (c not in VARIANTS or table[c].nunique() > 1)]
+    return table[columns].reset_index(drop=True)
+
+
+def format_results(workdir: Path) -> str:
+    """What each arm reaches and how arms differ, averaged over labels, as text for a terminal."""
+    parts = []
+    for name, title in (("summary", "scores"), ("comparisons", "differences")):
+        table = files.read_table(workdir / "results" / f"{name}.csv")
+        table = for_reading(table[table["label"] == MEAN])
+        if len(table):
+            parts.append(f"{title} (all of them: {workdir / 'results' / name}.csv)\n{formats.to_text(table)}\n")
+    return "\n".join(parts)

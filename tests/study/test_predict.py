@@ -1,11 +1,19 @@
-"""Scores of whole cases on the training grid."""
+"""Scores of whole cases on the training grid, and what becomes of probabilities on the case's own grid."""
 
 from __future__ import annotations
 
-import numpy as np
+import concurrent.futures
+import math
+from pathlib import Path
 
-from jaxseg.metrics import dsc
-from jaxseg.study.predict import confusion, dsc_from_confusion
+import numpy as np
+import pytest
+
+from jaxseg.data import PreparedTask, PrepareReport, resample
+from jaxseg.inference import largest_component
+from jaxseg.metrics import calibration_error, dsc
+from jaxseg.study.predict import case_maps, confusion, dsc_from_confusion, segment
+from jaxseg.types import CaseArrays, CaseRecord, EvaluateSettings
 
 
 def test_dsc_of_all_runs_at_once_is_the_metric_of_each() -> None:
@@ -29,3 +37,92 @@ def test_voxels_of_unknown_label_count_for_nothing() -> None:
     extended = np.append(known, [3, 3]).astype(np.uint8)
     counts = confusion(np.append(prediction, [[1, 2]], axis=1), extended, 3)
     np.testing.assert_array_equal(counts, confusion(prediction, known, 3))
+
+
+LABELS = ("rim", "core")
+
+
+def prepared_of(ignore_index: int | None) -> PreparedTask:
+    return PreparedTask(
+        name="task",
+        directory=Path("unused"),
+        cases=(),
+        labels=LABELS,
+        channels=1,
+        ndim=3,
+        unit="mm",
+        modality=("MR",),
+        normalization=("none",),
+        spacing_mm=None,
+        report=PrepareReport((), ()),
+        splits=None,
+        ignore_index=ignore_index,
+    )
+
+
+def settings_of(**changes: object) -> EvaluateSettings:
+    values = {
+        **{"overlap": 0.5, "val_overlap": 0.5, "window_batch": 1, "weights": "gaussian", "flips": ()},
+        **{"largest_component": (), "regions": (("both", LABELS),), "hd_definition": "pooled"},
+        **{"surface_empty": "nan", "tolerance_mm": 0.0, "save_predictions": False},
+    }
+    return EvaluateSettings(**(values | changes))
+
+
+@pytest.mark.parametrize("depth", [1, 4, 20])
+@pytest.mark.parametrize("ignore_index", [None, 3])
+def test_maps_and_calibration_from_slabs_are_those_of_the_whole_case(depth: int, ignore_index: int | None) -> None:
+    """Two runs on a training grid of 11 planes, back on an own grid of 17; a box around the foreground counts."""
+    rng = np.random.default_rng(0)
+    shape, own = (11, 9, 8), (17, 14, 20)
+    probabilities = rng.dirichlet((1, 1, 1), size=(2, *shape)).astype(np.float32)
+    reference = np.zeros(own, np.uint8)
+    reference[7:9, 6:8, 2:4], reference[9, 6:8, 2:4] = 1, 2
+    if ignore_index:
+        reference[8] = ignore_index
+    spacing = (1.0, 1.0, 1.0)
+    record = CaseRecord("case", "case", shape, spacing, own, spacing, (0, 0, 0), ())
+    case = CaseArrays(record, np.zeros((*shape, 1), np.float32), np.zeros(shape, np.uint8), reference)
+    parts = (probabilities[:, start : start + depth] for start in range(0, shape[0], depth))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        maps = case_maps(parts, case, prepared_of(ignore_index), settings_of(), pool)
+
+    whole = np.stack([resample._resize_linear(one, own) for one in probabilities])
+    np.testing.assert_array_equal(maps.labels, whole.argmax(-1))
+    box = (slice(7 - 5, 10 + 5), slice(6 - 5, 8 + 5), slice(0, 4 + 5))
+    known = reference[box] != 3
+    for run, errors in enumerate(maps.calibration_errors):
+        assert set(errors) == {"rim", "core", "both"}
+        for name, values in (("rim", [1]), ("core", [2]), ("both", [1, 2])):
+            probability = whole[run][box][..., values].sum(-1)[known]
+            expected = calibration_error(np.clip(probability, 0, 1), np.isin(reference[box][known], values))
+            assert errors[name] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_reference_without_any_label_has_no_calibration() -> None:
+    record = CaseRecord("case", "case", (3, 3, 3), (1.0,) * 3, (3, 3, 3), (1.0,) * 3, (0, 0, 0), ())
+    empty = np.zeros((3, 3, 3), np.uint8)
+    case = CaseArrays(record, np.zeros((3, 3, 3, 1), np.float32), empty, empty)
+    probabilities = np.full((1, 3, 3, 3, 3), 1 / 3, np.float32)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        maps = case_maps(iter([probabilities]), case, prepared_of(None), settings_of(), pool)
+    assert all(math.isnan(value) for value in maps.calibration_errors[0].values())
+
+
+def test_ensemble_and_entropy() -> None:
+    """Two sure runs that disagree, two that agree: entropy ln 2 and 0; the mean decides, not the vote."""
+    sure = np.eye(3)[[[0, 1], [1, 1]]]
+    made = segment(iter([sure[:, :1], sure[:, 1:]]))
+    np.testing.assert_array_equal(made.labels, [[0, 1], [1, 1]])
+    np.testing.assert_allclose(made.entropy, [math.log(2), 0])
+    votes = np.array([[[0.0, 1.0, 0.0]], [[0.6, 0.4, 0.0]], [[0.6, 0.4, 0.0]]])
+    assert segment(iter([votes])).ensemble.tolist() == [1]
+    flat = segment(iter([np.full((2, 4, 3), 1 / 3)]))
+    np.testing.assert_allclose(flat.entropy, math.log(3))
+
+
+def test_clean_up_keeps_the_largest_component_of_every_map() -> None:
+    row = np.eye(2)[np.array([1, 1, 0, 1])]
+    made = segment(iter([np.stack([row, row])]), clean=[1])
+    np.testing.assert_array_equal(made.labels, [[1, 1, 0, 0]] * 2)
+    np.testing.assert_array_equal(made.ensemble, largest_component(np.array([1, 1, 0, 1]), [1]))

@@ -16,13 +16,16 @@ import pandas as pd
 import pytest
 
 from jaxseg import checkpoint, loop, trees
-from jaxseg.study import files
+from jaxseg.study import files, results
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.types import UserError
 from tests.conftest import ROOT
 from tests.tiny import silent, tiny_config
 
-TABLES = ("cases", "curves", "pretrain_curves", "summary", "comparisons", "convergence")
+TABLES = (
+    *("cases", "curves", "pretrain_curves", "summary", "comparisons", "convergence"),
+    *("worst_cases", "variance", "planning"),
+)
 
 
 def last_params(workdir: Path) -> dict[str, np.ndarray]:
@@ -55,6 +58,11 @@ def test_a_study_leaves_what_the_contract_names(tiny_study: Path) -> None:
     cases = files.read_table(tiny_study / "results" / "cases.csv")
     assert len(cases) == 3 * 2 * 2 * 2, "arms x seeds x test cases x labels"
     assert cases["dsc"].between(0, 1).all()
+    assert cases["calibration_error"].between(0, 1).all()
+    shown = results.format_results(tiny_study)
+    assert "scores" in shown
+    assert "transfer" in shown
+    assert (tiny_study / "results" / "comparisons.tex").read_text().startswith(r"\begin{table}")
     record = json.loads((tiny_study / "study.json").read_text())
     places = {(run["directory"], run["index"]) for run in record["runs"]}
     assert len(places) == len(record["runs"]) == 3 * 2 + 2, "every run, source networks too, has a place of its own"

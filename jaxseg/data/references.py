@@ -1,0 +1,113 @@
+"""Label maps as files hold them: references of a task, predictions to compare with them, and the grids of its cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Float, Num
+
+from jaxseg.data import layouts, sources, volume
+from jaxseg.types import CaseFiles, CaseRecord, UserError
+
+
+class LabelMap(NamedTuple):
+    """A label map on canonical axes, three of them whatever the task."""
+
+    values: Num[np.ndarray, "x y z"]
+    """As in the file."""
+    spacing_mm: tuple[float, ...]
+    affine: Float[np.ndarray, "4 4"] | None
+    """Canonical; None where there is no file."""
+
+
+class References(NamedTuple):
+    """The reference label maps of a task, or of a folder of label maps."""
+
+    labels: tuple[tuple[str, int], ...]
+    """Names with their values in the files."""
+    known: frozenset[int]
+    """Every value that a file may hold."""
+    ignore: int | None
+    """Value of voxels without a known label."""
+    cases: tuple[CaseFiles, ...]
+    read: Callable[[CaseFiles], LabelMap]
+
+
+def read_label_map(path: str | Path) -> LabelMap:
+    """A label map from a file.
+
+    Raises:
+        UserError: it cannot be read as one.
+    """
+    try:
+        values, affine, _ = volume.read_label(str(path))
+    except volume.BadCaseError as error:
+        raise UserError(str(error)) from None
+    return LabelMap(values, tuple(float(s) for s in np.round(nib.affines.voxel_sizes(affine), 6)), affine)
+
+
+def open_references(data: str, *, ndim: int, cache: Path, labels: Sequence[str] = ()) -> References:
+    """The references that a `data` string names.
+
+    Args:
+        data: what a task's `data` takes, or a folder of nothing but label maps, whose labels are then named by value.
+        ndim: 2 or 3.
+        cache: where downloads are kept.
+        labels: names of some of its labels, in class order; empty for all.
+
+    Raises:
+        UserError: nothing there, or not usable for `ndim` axes.
+    """
+    folder = Path(data).expanduser()
+    if folder.is_dir() and not (folder / "dataset.json").exists():
+        return _label_folder(folder)
+    source = sources.open_source(data, ndim=ndim, cache=cache)
+
+    def read(files: CaseFiles) -> LabelMap:
+        if files.label is not None:
+            return read_label_map(files.label)
+        raw = source.read(files)
+        shape, spacing = (*raw.label.shape, 1)[:3], (*raw.spacing_mm, 1.0)[:3]
+        return LabelMap(raw.label.reshape(shape), spacing, None)
+
+    listing = source.listing
+    values = dict(listing.labels)
+    chosen = tuple((name, values[name]) for name in labels or values)
+    known = frozenset({0, *(value for _, value in listing.labels)})
+    return References(chosen, known, listing.ignore, listing.cases, read)
+
+
+def _label_folder(folder: Path) -> References:
+    cases = tuple(CaseFiles(c.name, c.name, (), c.images[0]) for c in layouts.list_images(folder, 1))
+    found = sorted({int(v) for case in cases for v in np.unique(read_label_map(str(case.label)).values)} - {0})
+    labels = tuple((str(value), value) for value in found)
+    return References(labels, frozenset({0, *found}), None, cases, lambda files: read_label_map(str(files.label)))
+
+
+def case_geometries(data: str, *, ndim: int, cache: Path) -> Callable[[CaseRecord], volume.Geometry]:
+    """The grids on which predictions of a task's cases are written: those of their images.
+
+    Cases without image files (synthetic, or from a TFDS store) get a grid of their own, with its origin at 0.
+
+    Args:
+        data: of the task.
+        ndim: 2 or 3.
+        cache: where downloads are kept.
+    """
+    source = sources.open_source(data, ndim=ndim, cache=cache)
+    files = {case.name: case for case in source.listing.cases}
+
+    def geometry(record: CaseRecord) -> volume.Geometry:
+        images = files[record.name].images
+        if images:
+            with volume.quiet_nibabel():
+                return volume.geometry_of(volume.open_image(images[0]), ndim, images[0])
+        affine = np.diag([*(*record.own_spacing_mm, 1.0)[:3], 1.0])
+        shape = (*record.own_shape, 1)[:3]
+        return volume.geometry_of(nib.Nifti1Image(np.zeros(shape, np.uint8), affine), ndim, record.name)
+
+    return geometry
