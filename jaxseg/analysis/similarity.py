@@ -1,0 +1,307 @@
+"""Similarity of two representations of the same datapoints: linear CKA, SVCCA, PWCCA and Procrustes.
+
+A representation is `[datapoints, neurons]`: voxel positions by channels. All four are blind to where the origin lies,
+to the overall scale and to the order of the neurons, all but PWCCA to their rotations too (its weights are sums over
+single neurons), and none needs equally many neurons on both sides. 1 means equal up to that; what two unrelated
+networks reach is far above 0 and has to be measured (a floor), not assumed.
+
+A measure is two functions: `prepare`, once for each representation, and `compare`, once for each pair, which gets the
+product of the two prepared feature matrices. So all pairs of runs cost a preparation a run and a few large products.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+BLOCKS = 6
+"""Blocks of runs that all pairs are computed in: enough that little of the symmetric half is computed twice."""
+
+
+class Prepared(NamedTuple):
+    """What one side brings to every comparison."""
+
+    features: Float[Array, "datapoints features"]
+    side: Any
+    """What else a measure needs of it."""
+
+
+class Measure(NamedTuple):
+    """A similarity: `compare(a.side, b.side, a.features^T b.features)` for prepared `a` and `b`."""
+
+    prepare: Callable[[Float[Array, "datapoints neurons"]], Prepared]
+    compare: Callable[[Any, Any, Float[Array, "features_a features_b"]], Float[Array, ""]]
+
+
+def between(
+    measure: Measure, x: Float[Array, "runs datapoints neurons"], y: Float[Array, "others datapoints neurons_y"]
+) -> Float[Array, "runs others"]:
+    """A measure between each of `x` and each of `y`; the datapoints are the same, the widths may differ."""
+    return _compare_all(measure, jax.vmap(measure.prepare)(x), jax.vmap(measure.prepare)(y))
+
+
+def all_pairs(measure: Measure, x: Float[Array, "runs datapoints neurons"]) -> Float[Array, "runs runs"]:
+    """A measure between every two of several representations of the same width."""
+    ready = jax.vmap(measure.prepare)(x)
+    bounds = np.linspace(0, len(x), min(BLOCKS, len(x)) + 1).astype(int).tolist()
+    rows = []
+    for low, high in itertools.pairwise(bounds):
+        block = jax.tree.map(lambda leaf, part=slice(low, high): leaf[part], ready)
+        rest = jax.tree.map(lambda leaf, part=slice(low, None): leaf[part], ready)
+        rows.append(jnp.pad(_compare_all(measure, block, rest), ((0, 0), (low, 0))))
+    upper = jnp.triu(jnp.concatenate(rows))
+    return upper + jnp.triu(upper, 1).T
+
+
+def _compare_all(measure: Measure, a: Prepared, b: Prepared) -> Float[Array, "runs others"]:
+    """All of `a` against all of `b`, from one product."""
+    columns = [jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1) for x in (a.features, b.features)]
+    product = _product(*columns).reshape(len(a.features), -1, len(b.features), b.features.shape[-1])
+    pair = jax.vmap(jax.vmap(measure.compare, (None, 0, 1)), (0, None, 0))
+    return pair(a.side, b.side, product)
+
+
+def centred(x: Float[Array, "datapoints neurons"]) -> Float[Array, "datapoints neurons"]:
+    """Every neuron's mean taken off, then scaled to Frobenius norm 1; NaN where no neuron varies."""
+    x = x - x.mean(0, keepdims=True)
+    return x / jnp.linalg.norm(x)
+
+
+def _product(x: Float[Array, "datapoints a"], y: Float[Array, "datapoints b"]) -> Float[Array, "a b"]:
+    """`x^T y` in full precision, on accelerators too."""
+    return jnp.matmul(x.T, y, precision=lax.Precision.HIGHEST)
+
+
+# ------------------------------------------------------------------------------------------------------------------ CKA
+
+
+def _rows(x: Float[Array, "datapoints neurons"]) -> Float[Array, " datapoints"]:
+    return jnp.sum(jnp.square(x), 1)
+
+
+def _hsic(
+    a_rows: Float[Array, " datapoints"],
+    b_rows: Float[Array, " datapoints"],
+    product: Float[Array, "neurons_a neurons_b"],
+    debiased: bool,
+) -> Float[Array, ""]:
+    """HSIC of linear kernels of centred features, up to a factor of the number of datapoints.
+
+    Debiased: Song et al. 2012 (JMLR 13, equation 4), written for features; for centred ones the sum over all pairs of
+    datapoints is minus that over the diagonal. As in Kornblith et al. 2019.
+
+    Args:
+        a_rows: Squared norm of each datapoint.
+        b_rows: The same of the other side.
+        product: Of the features.
+        debiased: Which of the two.
+    """
+    value = jnp.sum(jnp.square(product))
+    if not debiased:
+        return value
+    n = len(a_rows)
+    return value - n / (n - 2) * (a_rows @ b_rows) + a_rows.sum() * b_rows.sum() / ((n - 1) * (n - 2))
+
+
+def cka_measure(debiased: bool) -> Measure:
+    """Linear CKA as a measure (see `cka`)."""
+
+    def prepare(x: Float[Array, "datapoints neurons"]) -> Prepared:
+        x = centred(x)
+        rows = _rows(x)
+        return Prepared(x, (rows, _hsic(rows, rows, _product(x, x), debiased)))
+
+    def compare(a: Any, b: Any, product: Float[Array, "neurons_a neurons_b"]) -> Float[Array, ""]:
+        (a_rows, a_self), (b_rows, b_self) = a, b
+        return _hsic(a_rows, b_rows, product, debiased) / jnp.sqrt(a_self * b_self)
+
+    return Measure(prepare, compare)
+
+
+def cka(
+    x: Float[Array, "datapoints neurons_x"], y: Float[Array, "datapoints neurons_y"], debiased: bool = False
+) -> Float[Array, ""]:
+    """Linear centred kernel alignment (Kornblith et al. 2019, arXiv:1905.00414).
+
+    Args:
+        x: A representation.
+        y: Another, of the same datapoints.
+        debiased: Use the unbiased estimator of HSIC: near 0 for unrelated representations, where the biased one grows
+            with neurons / datapoints. It can be slightly negative.
+
+    Returns:
+        At most 1; NaN where one side does not vary.
+    """
+    return _one(cka_measure(debiased), x, y)
+
+
+class Hsic(NamedTuple):
+    """Sums over batches of datapoints, from which CKA follows; sums of disjoint batches add up."""
+
+    cross: Float[Array, "runs others"]
+    self_x: Float[Array, " runs"]
+    self_y: Float[Array, " others"]
+
+
+def batch_hsic(x: Float[Array, "runs batch neurons_x"], y: Float[Array, "others batch neurons_y"]) -> Hsic:
+    """The sums of one batch of datapoints, unbiased (Nguyen et al. 2020, arXiv:2010.15327, equation 3).
+
+    Batches have equally many datapoints and should each mix cases. No scaling is applied inside a batch: it would
+    differ from batch to batch.
+
+    Returns:
+        Sums to be added over batches, then given to `cka_of`.
+    """
+
+    def prepare(x: Float[Array, "batch neurons"]) -> Prepared:
+        x = x - x.mean(0, keepdims=True)
+        return Prepared(x, _rows(x))
+
+    def own(one: Prepared) -> Float[Array, ""]:
+        return _hsic(one.side, one.side, _product(one.features, one.features), debiased=True)
+
+    ours, theirs = jax.vmap(prepare)(x), jax.vmap(prepare)(y)
+    cross = _compare_all(Measure(prepare, functools.partial(_hsic, debiased=True)), ours, theirs)
+    return Hsic(cross, jax.vmap(own)(ours), jax.vmap(own)(theirs))
+
+
+def cka_of(sums: Hsic) -> Float[Array, "runs others"]:
+    """Minibatch CKA from sums over all batches, divided once."""
+    return sums.cross / jnp.sqrt(sums.self_x[:, None] * sums.self_y[None, :])
+
+
+# ------------------------------------------------------------------------------------------- canonical correlations
+
+
+class Basis(NamedTuple):
+    """Which of a representation's principal directions count, and where its neurons lie among them."""
+
+    kept: Bool[Array, " rank"]
+    neurons: Float[Array, "rank neurons"]
+    """Coordinates of each neuron."""
+
+
+def _basis(x: Float[Array, "datapoints neurons"], variance: float) -> Prepared:
+    """Orthonormal principal directions that hold a share of the variance; others, and those of rounding, are zero."""
+    q, r = jnp.linalg.qr(centred(x))
+    u, scale, vt = jnp.linalg.svd(r, full_matrices=False)
+    power = jnp.square(scale)
+    before = jnp.cumsum(power) - power
+    noise = jnp.finfo(x.dtype).eps * max(x.shape) * scale[:1]
+    kept = (before < variance * power.sum()) & (scale > noise)
+    directions = jnp.matmul(q, u, precision=lax.Precision.HIGHEST)
+    neurons = jnp.where(kept[:, None], scale[:, None] * vt, 0)
+    return Prepared(jnp.where(kept[None, :], directions, 0), Basis(kept, neurons))
+
+
+def _rank(a: Basis, b: Basis) -> Float[Array, ""]:
+    return jnp.minimum(a.kept.sum(), b.kept.sum()).astype(a.neurons.dtype)
+
+
+def _defined(a: Basis, b: Basis, value: Float[Array, ""]) -> Float[Array, ""]:
+    return jnp.where(a.kept.any() & b.kept.any(), value, jnp.nan)
+
+
+def _mean_correlation(a: Basis, b: Basis, product: Float[Array, "rank_a rank_b"]) -> Float[Array, ""]:
+    rho = jnp.linalg.svd(product, compute_uv=False)
+    return _defined(a, b, jnp.minimum(rho, 1).sum() / jnp.maximum(_rank(a, b), 1))
+
+
+def svcca_measure(variance: float = 0.99) -> Measure:
+    """SVCCA as a measure (see `svcca`)."""
+    return Measure(functools.partial(_basis, variance=variance), _mean_correlation)
+
+
+def svcca(
+    x: Float[Array, "datapoints neurons_x"], y: Float[Array, "datapoints neurons_y"], variance: float = 0.99
+) -> Float[Array, ""]:
+    """Mean canonical correlation of the directions that hold a share of the variance (Raghu et al. 2017).
+
+    The mean is over as many directions as the side with fewer has kept (arXiv:1706.05806). With `variance` 1 this is
+    plain CCA, blind to every invertible linear map of the neurons.
+
+    Args:
+        x: A representation.
+        y: Another, of the same datapoints.
+        variance: Share that the kept principal directions hold, in (0, 1].
+
+    Returns:
+        In [0, 1]; NaN where one side does not vary.
+    """
+    return _one(svcca_measure(variance), x, y)
+
+
+def _weighted_correlation(a: Basis, b: Basis, product: Float[Array, "rank_a rank_b"]) -> Float[Array, ""]:
+    left, rho, right = jnp.linalg.svd(product, full_matrices=False)
+    counts = jnp.arange(rho.shape[0]) < _rank(a, b)
+    rho = jnp.where(counts, jnp.minimum(rho, 1), 0)
+
+    def weighted(own: Float[Array, "rank pairs"], basis: Basis) -> Float[Array, ""]:
+        # Canonical variate h_i is `directions @ own[:, i]`, so <h_i, neuron j> is `own[:, i] @ neurons[:, j]`.
+        weights = jnp.where(counts, jnp.sum(jnp.abs(_product(own, basis.neurons)), 1), 0)
+        return (weights * rho).sum() / weights.sum()
+
+    return _defined(a, b, (weighted(left, a) + weighted(right.T, b)) / 2)
+
+
+PWCCA = Measure(functools.partial(_basis, variance=1.0), _weighted_correlation)
+"""PWCCA as a measure (see `pwcca`)."""
+
+
+def pwcca(x: Float[Array, "datapoints neurons_x"], y: Float[Array, "datapoints neurons_y"]) -> Float[Array, ""]:
+    """Canonical correlations weighted by how much of the neurons they account for (Morcos et al. 2018).
+
+    Weights as in arXiv:1806.05759, section 2.2, taken from either side in turn; the result is the mean of both, so
+    that it is symmetric. A rotation of the neurons changes it a little.
+
+    Returns:
+        In [0, 1]; NaN where one side does not vary.
+    """
+    return _one(PWCCA, x, y)
+
+
+# ------------------------------------------------------------------------------------------------------- Procrustes
+
+
+PROCRUSTES = Measure(
+    lambda x: Prepared(centred(x), ()), lambda a, b, product: jnp.linalg.svd(product, compute_uv=False).sum()
+)
+"""Procrustes similarity as a measure (see `procrustes`)."""
+
+
+def procrustes(x: Float[Array, "datapoints neurons_x"], y: Float[Array, "datapoints neurons_y"]) -> Float[Array, ""]:
+    """How well one representation can be rotated onto the other (Ding et al. 2021, arXiv:2108.01661).
+
+    The nuclear norm of x^T y, both centred and of Frobenius norm 1; the squared Procrustes distance is 2 - 2 times it.
+
+    Returns:
+        In [0, 1]; NaN where one side does not vary.
+    """
+    return _one(PROCRUSTES, x, y)
+
+
+def _one(measure: Measure, x: jax.Array, y: jax.Array) -> Float[Array, ""]:
+    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise ValueError(
+            f"representations are [datapoints, neurons] arrays of the same datapoints, got {x.shape} and {y.shape}"
+        )
+    a, b = measure.prepare(x), measure.prepare(y)
+    return measure.compare(a.side, b.side, _product(a.features, b.features))
+
+
+def above_floor(similarity: Float[Array, "*shape"], floor: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """How far a similarity stands above that of unrelated networks: 0 at the floor, 1 where equal.
+
+    `(s - floor) / (1 - floor)`; NaN where the floor is above 0.95, since little is left to tell apart there.
+    """
+    usable = floor <= 0.95
+    return jnp.where(usable, (similarity - floor) / jnp.where(usable, 1 - floor, 1), jnp.nan)
