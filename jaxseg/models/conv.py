@@ -19,7 +19,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxseg.models import products, slices
+from jaxseg.models import products
 
 FORMS = ("auto", "native", "products")
 
@@ -61,7 +61,7 @@ def conv(
     dtype = dtype or x.dtype
     if resolve_form(form) == "native":
         return _native(x, kernel, strides, "SAME", (1,) * len(strides), dtype)
-    return slices.conv(x, kernel) if slices.fits(x, kernel, strides) else products.conv(x, kernel, strides, dtype)
+    return products.conv(x, kernel, strides, dtype)
 
 
 def conv_transpose(

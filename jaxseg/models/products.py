@@ -130,18 +130,27 @@ def subpixel(low: jax.Array, kernel: jax.Array, folds: Sequence[Fold], dtype: DT
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _subpixel(low: jax.Array, folded: jax.Array, folds: tuple[Fold, ...], dtype: DTypeLike) -> jax.Array:
-    y = _dot(_windows(low, folds), folded, dtype)
-    batch, *positions = y.shape[:-1]
-    factors = [f.factor for f in folds]
-    features = y.shape[-1] // math.prod(factors)
-    ndim = len(folds)
-    y = y.reshape(batch, *positions, *factors, features)
-    pairs = [axis for i in range(ndim) for axis in (1 + i, 1 + ndim + i)]
-    fine = y.transpose(0, *pairs, 1 + 2 * ndim)
-    fine = fine.reshape(batch, *(p * f for p, f in zip(positions, factors, strict=True)), features)
-    begin = [-f.first_output for f in folds]
-    end = [b + n * f.factor for b, n, f in zip(begin, low.shape[1:-1], folds, strict=True)]
-    return lax.slice(fine, (0, *begin, 0), (batch, *end, features))
+    """One product for every position along the first spatial axis, so that what lies between stays in cache."""
+    batch, *coarse, _ = low.shape
+    positions, windows = _positions(low, folds), _window_planes(low, folds)
+    first, *rest = folds
+    features = folded.shape[-1] // math.prod(f.factor for f in folds)
+    crop = [(-f.first_output, n * f.factor - f.first_output) for n, f in zip(coarse[1:], rest, strict=True)]
+
+    def position(j: jax.Array, fine: jax.Array) -> jax.Array:
+        y = _dot(_window_rows(windows, j, folds, positions), folded, dtype)
+        y = y.reshape(batch, *positions[1:], *(f.factor for f in folds), features)
+        n = len(rest)
+        pairs = [axis for i in range(n) for axis in (1 + i, 2 + n + i)]  # of [batch, *rest, first, *factors, features]
+        y = y.transpose(1 + n, 0, *pairs, 2 + 2 * n)
+        y = y.reshape(first.factor, batch, *(p * f.factor for p, f in zip(positions[1:], rest, strict=True)), features)
+        y = y[(slice(None), slice(None), *(slice(*bounds) for bounds in crop))]
+        return lax.dynamic_update_slice_in_dim(fine, y, j * first.factor, axis=0)
+
+    shape = (positions[0] * first.factor, batch, *(b - a for a, b in crop), features)
+    fine = lax.fori_loop(0, positions[0], position, jnp.zeros(shape, low.dtype))
+    fine = lax.slice_in_dim(fine, -first.first_output, coarse[0] * first.factor - first.first_output, axis=0)
+    return jnp.moveaxis(fine, 0, 1)
 
 
 def _subpixel_forward(
@@ -155,48 +164,76 @@ def _subpixel_backward(
 ) -> tuple[jax.Array, jax.Array]:
     low, folded = residuals
     batch, *coarse, channels = low.shape
-    ndim = len(folds)
-    positions = [_positions(n, f) for n, f in zip(coarse, folds, strict=True)]
+    positions, windows = _positions(low, folds), _window_planes(low, folds)
+    first, *rest = folds
     padding = [
         (-f.first_output, p * f.factor - n * f.factor + f.first_output)
         for n, p, f in zip(coarse, positions, folds, strict=True)
     ]
-    pairs = [side for p, f in zip(positions, folds, strict=True) for side in (p, f.factor)]
-    g = _pad(g, padding).reshape(batch, *pairs, g.shape[-1])
-    g = g.transpose(0, *range(1, 2 * ndim, 2), *range(2, 2 * ndim + 1, 2), 1 + 2 * ndim)
-    g = g.reshape(batch, *positions, -1)
-    d_folded = _dot_rows(_windows(low, folds), g, dtype).astype(folded.dtype)
-    d_windows = _dot(g, folded.T, dtype).reshape(batch, *positions, *(f.window for f in folds), channels)
+    fine = jnp.pad(jnp.moveaxis(g, 1, 0), (padding[0], *((0, 0),) * (g.ndim - 1)))
     # Coarse voxel i was read by position j as window a = i - j - first_input.
     spread = [
         (max(0, f.first_input + f.window - 1), max(0, n - f.first_input - p))
-        for n, p, f in zip(coarse, positions, folds, strict=True)
+        for n, p, f in zip(coarse[1:], positions[1:], rest, strict=True)
     ]
-    spread_windows = jnp.pad(d_windows, ((0, 0), *spread, *((0, 0),) * (ndim + 1)))
 
-    def read_as(window: tuple[int, ...]) -> jax.Array:
-        begin = [before - f.first_input - a for (before, _), f, a in zip(spread, folds, window, strict=True)]
-        return spread_windows[(slice(None), *(slice(b, b + n) for b, n in zip(begin, coarse, strict=True)), *window)]
+    def position(j: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        planes = lax.dynamic_slice_in_dim(fine, j * first.factor, first.factor, axis=0)
+        planes = _pad(planes, [(0, 0), *padding[1:]])
+        pairs = [side for p, f in zip(positions[1:], rest, strict=True) for side in (p, f.factor)]
+        n = len(rest)
+        planes = planes.reshape(first.factor, batch, *pairs, g.shape[-1])
+        planes = planes.transpose(1, *range(2, 2 + 2 * n, 2), 0, *range(3, 3 + 2 * n, 2), 2 + 2 * n)
+        rows = planes.reshape(batch, *positions[1:], -1)
+        d_folded = carry[1] + _dot_rows(_window_rows(windows, j, folds, positions), rows, dtype)
+        d_windows = _dot(rows, folded.T, dtype).reshape(
+            batch, *positions[1:], first.window, *(f.window for f in rest), channels
+        )
+        d_windows = jnp.pad(d_windows, ((0, 0), *spread, *((0, 0),) * (n + 2)))
 
-    d_low = functools.reduce(jnp.add, map(read_as, itertools.product(*(range(f.window) for f in folds))))
-    return d_low, d_folded
+        def read_as(window: tuple[int, ...]) -> jax.Array:
+            begin = [before - f.first_input - a for (before, _), f, a in zip(spread, rest, window, strict=True)]
+            ranges = (slice(b, b + size) for b, size in zip(begin, coarse[1:], strict=True))
+            return d_windows[(slice(None), *ranges, slice(None), *window)]
+
+        d_planes = functools.reduce(jnp.add, map(read_as, itertools.product(*(range(f.window) for f in rest))))
+        d_planes = jnp.moveaxis(d_planes, -2, 0)
+        d_planes += lax.dynamic_slice_in_dim(carry[0], j, first.window, axis=0)
+        return lax.dynamic_update_slice_in_dim(carry[0], d_planes, j, axis=0), d_folded
+
+    start = (
+        jnp.zeros((positions[0] + first.window - 1, batch, *coarse[1:], channels), low.dtype),
+        jnp.zeros(folded.shape, jnp.float32),
+    )
+    d_low, d_folded = lax.fori_loop(0, positions[0], position, start)
+    d_low = _pad(jnp.moveaxis(d_low, 0, 1), [_read_range(coarse[0], first, positions[0]), *((0, 0),) * len(rest)])
+    return d_low, d_folded.astype(folded.dtype)
 
 
 _subpixel.defvjp(_subpixel_forward, _subpixel_backward)
 
 
-def _positions(size: int, fold: Fold) -> int:
-    """Windows that cover `size` coarse voxels: one more where a window's finer voxels begin before its own."""
-    return size + (fold.first_output < 0)
+def _positions(low: jax.Array, folds: Sequence[Fold]) -> list[int]:
+    """Windows that cover each axis: one more than coarse voxels where a window's finer voxels begin before its own."""
+    return [n + (f.first_output < 0) for n, f in zip(low.shape[1:-1], folds, strict=True)]
 
 
-def _windows(low: jax.Array, folds: Sequence[Fold]) -> jax.Array:
-    positions = [_positions(n, f) for n, f in zip(low.shape[1:-1], folds, strict=True)]
-    padding = [
-        (-f.first_input, p - 1 + f.first_input + f.window - n)
-        for n, p, f in zip(low.shape[1:-1], positions, folds, strict=True)
-    ]
-    return gather_taps(_pad(low, padding), [f.window for f in folds], positions, (1,) * len(folds))
+def _read_range(size: int, fold: Fold, positions: int) -> tuple[int, int]:
+    """Cropping (negative: padding) that leads from the coarse voxels that windows read to the `size` that exist."""
+    return fold.first_input, size - fold.first_input - (positions + fold.window - 1)
+
+
+def _window_planes(low: jax.Array, folds: Sequence[Fold]) -> jax.Array:
+    """The coarse voxels that windows read, zeros outside the image, the first spatial axis in front."""
+    ranges = [_read_range(n, f, p) for n, f, p in zip(low.shape[1:-1], folds, _positions(low, folds), strict=True)]
+    return jnp.moveaxis(_pad(low, [(-a, -b) for a, b in ranges]), 1, 0)
+
+
+def _window_rows(planes: jax.Array, j: jax.Array, folds: Sequence[Fold], positions: Sequence[int]) -> jax.Array:
+    """The windows at position j of the first axis, as channels: `[batch, *positions[1:], windows * channels]`."""
+    near = lax.dynamic_slice_in_dim(planes, j, folds[0].window, axis=0)
+    taps = [f.window for f in folds[1:]]
+    return jnp.concatenate([gather_taps(plane, taps, positions[1:], (1,) * len(taps)) for plane in near], -1)
 
 
 def gather_taps(padded: jax.Array, taps: Sequence[int], out: Sequence[int], strides: Sequence[int]) -> jax.Array:

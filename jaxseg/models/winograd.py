@@ -106,24 +106,25 @@ def sweep(
     images, group, rows = block_shape(batch, tiles, size_b, size_c, taps_b)
     halo = [((k - 1) // 2, k // 2) for k in kernel.shape[:3]]
     pad_a = (halo[0][0], tiles * m - size_a + halo[0][1])
-    padded = jnp.pad(x, ((0, 0), pad_a, *halo[1:], (0, 0)))
+    # The filtered axis first: then the inputs of one tile are contiguous, and need no copy before their transform.
+    padded = jnp.pad(jnp.moveaxis(x, 1, 0), (pad_a, (0, 0), *halo[1:], (0, 0)))
     folded = jnp.tensordot(algorithm.kernel, kernel.astype(jnp.float32), 1)  # [points, b, c, channels, features]
     folded = folded.transpose(0, 2, 3, 1, 4).reshape(points, taps_c * channels, taps_b * features).astype(dtype)
-    counts = (batch // images, size_b // rows, tiles // group)
+    counts = (tiles // group, batch // images, size_b // rows)
 
     def block(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         index = jnp.unravel_index(i, counts)
-        start = (index[0] * images, index[2] * group * m, index[1] * rows, 0, 0)
-        shape = (images, (group - 1) * m + reads, rows + taps_b - 1, size_c + taps_c - 1, channels)
+        start = (index[0] * group * m, index[1] * images, index[2] * rows, 0, 0)
+        shape = ((group - 1) * m + reads, images, rows + taps_b - 1, size_c + taps_c - 1, channels)
         slab = _tiles(lax.dynamic_slice(padded, start, shape).astype(jnp.float32), group, m, reads)
         gathered = [_gather(part, -2, taps_c, size_c).astype(dtype) for part in _combine(algorithm.data, slab)]
         products = [_dot(part, folded[p]) for p, part in enumerate(gathered)]
         scattered = jnp.stack([_scatter(part, taps_b, rows) for part in products])
-        y = _untile(_combine(algorithm.back, scattered), group, m)
+        y = _untile(_combine(algorithm.back, scattered))
         out = (lax.dynamic_update_slice(carry[0], y.astype(x.dtype), start),)
         if cotangent is None:
             return out
-        shape = (images, group * m, rows, size_c, features)
+        shape = (group * m, images, rows, size_c, features)
         slab = _tiles(lax.dynamic_slice(whole, start, shape).astype(jnp.float32), group, m, m)
         other = _combine(algorithm.back.T, slab)
         d_folded = []
@@ -134,12 +135,13 @@ def sweep(
             d_folded.append(_dot_rows(gathered[p], wide))
         return (*out, carry[1] + jnp.stack(d_folded))
 
-    carry: tuple[jax.Array, ...] = (jnp.zeros((batch, tiles * m, size_b, size_c, features), x.dtype),)
+    carry: tuple[jax.Array, ...] = (jnp.zeros((tiles * m, batch, size_b, size_c, features), x.dtype),)
     if cotangent is not None:
-        whole = jnp.pad(cotangent, ((0, 0), (0, tiles * m - size_a), (0, 0), (0, 0), (0, 0)))
+        pad_tiles = ((0, tiles * m - size_a), *((0, 0),) * 4)
+        whole = jnp.pad(jnp.moveaxis(cotangent, 1, 0), pad_tiles)
         carry = (*carry, jnp.zeros((points, taps_c * channels, taps_b * features), jnp.float32))
     carry = lax.fori_loop(0, math.prod(counts), block, carry)
-    y = lax.slice_in_dim(carry[0], 0, size_a, axis=1)
+    y = jnp.moveaxis(lax.slice_in_dim(carry[0], 0, size_a, axis=0), 0, 1)
     if cotangent is None:
         return y, None
     d_folded = carry[1].reshape(points, taps_c, channels, taps_b, features)[:, :, :, ::-1]
@@ -152,8 +154,9 @@ def block_shape(batch: int, tiles: int, size_b: int, size_c: int, taps_b: int) -
     if rows < size_b and rows < 8:  # a long axis with no good divisor: the halo would cost more than the cache saves
         rows = size_b
     plane = (rows + taps_b - 1) * size_c
-    group = max(g for g in _divisors(tiles) if g == 1 or g * plane <= ROWS) if rows == size_b else 1
-    images = max(n for n in _divisors(batch) if n == 1 or n * tiles * plane <= ROWS) if group == tiles else 1
+    images = max(n for n in _divisors(batch) if n == 1 or n * plane <= ROWS) if rows == size_b else 1
+    whole = rows == size_b and images == batch
+    group = max(g for g in _divisors(tiles) if g == 1 or g * images * plane <= ROWS) if whole else 1
     return images, group, rows
 
 
@@ -162,16 +165,15 @@ def _divisors(n: int) -> list[int]:
 
 
 def _tiles(slab: jax.Array, group: int, step: int, reads: int) -> jax.Array:
-    """`[images, a, ...]` to `[reads, images, group, ...]`: the j-th input of every tile."""
-    if group == 1:  # without a copy where there is one image
-        return jnp.moveaxis(slab, 1, 0)[:, :, None]
-    return jnp.stack([lax.slice_in_dim(slab, j, j + (group - 1) * step + 1, step, axis=1) for j in range(reads)])
+    """`[a, ...]` to `[reads, group, ...]`: the j-th input of every tile; no copy where there is one tile."""
+    if group == 1:
+        return slab[:, None]
+    return jnp.stack([lax.slice_in_dim(slab, j, j + (group - 1) * step + 1, step, axis=0) for j in range(reads)])
 
 
-def _untile(y: jax.Array, group: int, m: int) -> jax.Array:
-    """`[m, images, group, ...]` to `[images, group * m, ...]`."""
-    y = jnp.moveaxis(y, 0, 2)
-    return y.reshape(y.shape[0], group * m, *y.shape[3:])
+def _untile(y: jax.Array) -> jax.Array:
+    """`[m, group, ...]` to `[group * m, ...]`."""
+    return jnp.moveaxis(y, 0, 1).reshape(y.shape[0] * y.shape[1], *y.shape[2:])
 
 
 def _combine(matrix: np.ndarray, parts: jax.Array) -> jax.Array:
