@@ -68,6 +68,7 @@ def named_arms() -> dict[str, ConfigDict]:
         "mean_var": arm("mean_var", "none"),
         "head_only": arm("pretrained", "all_but_head"),
         "frozen_random_decoder": arm("random", "decoder"),
+        "pooled_encoder": arm("random", "none", model={"encoder": "pooled"}),
         "scratch_b": arm("random", "none"),
     }
     arms["scratch_b"].seed_offset = 1000  # an A/A placebo: whatever differs from scratch is chance
@@ -94,12 +95,15 @@ def get_config() -> ConfigDict:
     config.source.data = "synthetic:blobs?seed=1"
 
     config.model = ConfigDict(sort_keys=False)
-    config.model.name = "unet"
+    config.model.name = "unet"  # unet, multiscale_fcn, vnet; docs/networks.md describes them
     config.model.ndim = 3  # 2 or 3
     config.model.widths = (16, 32, 64)  # channels per level, finest first
-    config.model.norm = "instance"  # instance or none
+    config.model.norm = "instance"  # none, instance, group, batch
+    config.model.groups = 0  # of the group norm; 0 with the others
+    config.model.dropout = 0.0  # share of features zeroed after each nonlinearity in training; not in frozen parts
+    config.model.encoder = "learned"  # pooled: block means of the image instead of the encoder, without weights
     config.model.strides = ()  # per level below the first, per axis, e.g. ((1, 2, 2), (2, 2, 2)); () means 2
-    config.model.kernels = ()  # per level, per axis; () means 3
+    config.model.kernels = ()  # per level, per axis; () means 3, in vnet 5
     config.model.skips = True  # False: encoder features reach the decoder only through the bottom
 
     config.optim = ConfigDict(sort_keys=False)
@@ -122,6 +126,7 @@ def get_config() -> ConfigDict:
     config.train.eval_every = 100  # validation DSC on whole cases; a multiple of log_every
     config.train.save_every = 200  # checkpoints; a multiple of log_every
     config.train.precision = "float32"  # compute type: float32 or bfloat16; parameters stay float32
+    config.train.remat = False  # the backward pass computes levels again: less memory, about a third more time
 
     config.pretrain = ConfigDict(sort_keys=False)
     config.pretrain.steps = 1000

@@ -41,8 +41,9 @@ STREAMS = ("init", "order", "subset")
 
 # What fields that name a choice take. The modules that offer the choices are not imported here, so that a mistake is
 # found before any of them does work; a test holds these names against theirs.
-MODELS = ("unet",)
-NORMS = ("none", "instance")
+MODELS = ("unet", "multiscale_fcn", "vnet")
+NORMS = ("none", "instance", "group", "batch")
+ENCODERS = ("learned", "pooled")
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "polynomial")
@@ -62,11 +63,17 @@ FREE_SECTIONS = ("runtime", "report")
 
 
 def _model(section: Mapping[str, Any], train: Mapping[str, Any], path: str) -> ModelSettings:
-    return _fill(ModelSettings, section, path, precision=_convert(train["precision"], str, "train.precision"))
+    given = {
+        "precision": _convert(train["precision"], str, "train.precision"),
+        "remat": _convert(train["remat"], bool, "train.remat"),
+    }
+    return _fill(ModelSettings, section, path, **given)
 
 
 def _train(section: Mapping[str, Any], path: str) -> TrainSettings:
-    return _fill(TrainSettings, {key: value for key, value in section.items() if key != "precision"}, path)
+    return _fill(
+        TrainSettings, {key: value for key, value in section.items() if key not in ("precision", "remat")}, path
+    )
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -176,6 +183,14 @@ def _check_training(settings: StudySettings | ArmSettings, note: str) -> None:
         sound = all(len(axes) == model.ndim and min(axes) >= 1 for axes in levels)
         allowed = f"() or {count} tuples, one a level {of}".rstrip() + f", each of {model.ndim} numbers from 1"
         need(not levels or (len(levels) == count and sound), f"model.{field}", levels, allowed)
+    groups = model.groups
+    if model.norm == "group":
+        divide = groups >= 1 and all(width % groups == 0 for width in model.widths)
+        need(divide, "model.groups", groups, f"a number that divides every width in {model.widths}")
+    else:
+        need(groups == 0, "model.groups", groups, f"0 with model.norm = {model.norm!r}; it is of the group norm")
+    need(0 <= model.dropout < 1, "model.dropout", model.dropout, "a share from 0 to below 1")
+    need(model.encoder in ENCODERS, "model.encoder", model.encoder, _one_of(ENCODERS))
     need(model.precision in PRECISIONS, "train.precision", model.precision, _one_of(PRECISIONS))
     need(optim.name in OPTIMIZERS, "optim.name", optim.name, _one_of(OPTIMIZERS))
     need(0 < optim.lr < math.inf, "optim.lr", optim.lr, "a positive rate")

@@ -38,6 +38,22 @@ def freeze_rules(freeze: str) -> trees.Rules:
     return FREEZE_RULES[freeze]
 
 
+def freeze_labels(params: Any, freeze: str) -> Any:
+    """What moves each parameter in training: `train` (gradients), `statistics` (batches) or `frozen` (nothing).
+
+    Args:
+        params: Parameters or their shapes.
+        freeze: See `freeze_rules`; a frozen part's running statistics are frozen with it.
+
+    Raises:
+        UserError: An unknown `freeze`, or one that freezes nothing.
+    """
+    labels = trees.label_params(params, freeze_rules(freeze))
+    return trees.map_with_path(
+        lambda path, label: "statistics" if label == "train" and trees.is_statistic(path) else label, labels
+    )
+
+
 def make_schedule(settings: OptimSettings, total_steps: int) -> optax.Schedule:
     """Share of the peak rate at each step: linear warm-up from 0, then constant, cosine or polynomial to 0.
 
@@ -85,12 +101,13 @@ def make_optimizer(settings: OptimSettings, labels: Any, total_steps: int) -> op
 
     Args:
         settings: Name, rate, decay, schedule, clipping.
-        labels: Tree of `train` / `frozen` with the structure of the parameters (`trees.label_params`).
+        labels: Tree of `train` / `statistics` / `frozen` with the structure of the parameters (`freeze_labels`).
         total_steps: Length of the schedule.
 
     Returns:
         A transformation whose `update` takes an optional `rate`, the peak learning rate of the run (default
-        `settings.lr`). Frozen leaves hold no state and get zero updates. Clipping uses the norm over trained leaves.
+        `settings.lr`). Leaves that are not trained hold no state and get zero updates. Clipping uses the norm over
+        trained leaves.
 
     Raises:
         UserError: Unknown optimizer or schedule, or warm-up too long.
@@ -112,4 +129,4 @@ def make_optimizer(settings: OptimSettings, labels: Any, total_steps: int) -> op
         optax.scale_by_schedule(lambda step: -schedule(step)),
         scale_by_rate(settings.lr),
     )
-    return optax.partition({"train": trained, "frozen": optax.set_to_zero()}, labels)
+    return optax.partition({"train": trained, "statistics": optax.set_to_zero(), "frozen": optax.set_to_zero()}, labels)

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxseg import trees
+from jaxseg.models import norms
 from jaxseg.streams import fold_in_name
 from jaxseg.types import Batch, Cohort, Frozen, Metrics, Params, RunInputs, TrainState
 
@@ -62,7 +63,8 @@ def make_train_step(
     """One training step of one run.
 
     The gradient is taken with respect to the trained leaves alone, so that the backward pass of frozen parts is never
-    built. A non-finite loss or gradient clears `alive`; from then on the run's parameters and moments stay as they
+    built; beside frozen parameters there is no dropout. Running statistics of batch norms follow the batch unless they
+    are frozen. A non-finite loss or gradient clears `alive`; from then on the run's parameters and moments stay as they
     were before that step, while its step counter goes on with the others'.
 
     Args:
@@ -70,25 +72,28 @@ def make_train_step(
         tx: From `optim.make_optimizer`, for the same labels.
         loss: Of logits and integer labels.
         sample: Draws a batch; see `data.make_sample`.
-        labels: Tree of `train` / `frozen` with the structure of a state's params.
+        labels: Tree of `train` / `statistics` / `frozen` with the structure of a state's params; see
+            `optim.freeze_labels`.
 
     Returns:
         `step(state, run, cohort, frozen) -> (state, metrics)` where `frozen` holds parameters that all runs share,
         or `{}`; metrics are scalars `loss` and `alive`.
     """
+    frozen_paths = [path for path, label in trees.flatten(labels).items() if label == "frozen"]
 
     def step(state: TrainState, run: RunInputs, cohort: Cohort, frozen: Frozen) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         batch = sample(fold_in_name(key, "sample"), cohort, run)
         rngs = {"dropout": fold_in_name(key, "dropout")}
         trained, fixed = trees.partition(state.params, labels, "train")
+        network = model.clone(frozen=frozenset((*frozen_paths, *trees.flatten(frozen))))
 
-        def objective(trained: Params) -> Float[Array, ""]:
+        def objective(trained: Params) -> tuple[Float[Array, ""], Params]:
             variables = {"params": trees.merge(trained, fixed, frozen)}
-            logits: Any = model.apply(variables, batch.image, train=True, rngs=rngs)
-            return loss(logits, batch.label)
+            logits, seen = network.apply(variables, batch.image, train=True, rngs=rngs, mutable=[norms.STATISTICS])
+            return loss(logits, batch.label), seen.get(norms.STATISTICS, {})
 
-        value, grads = jax.value_and_grad(objective)(trained)
+        (value, statistics), grads = jax.value_and_grad(objective, has_aux=True)(trained)
         # A plain sum of squares is finite if and only if every gradient is (up to overflow, which is as bad).
         finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grads, squared=True))
         alive = state.alive & finite
@@ -98,6 +103,7 @@ def make_train_step(
         updates, _ = trees.partition(updates, labels, "train")
         keep = lambda new, old: jnp.where(alive, new, old)  # noqa: E731
         trained = jax.tree.map(keep, optax.apply_updates(trained, updates), trained)
+        fixed = jax.tree.map(keep, trees.replace(fixed, statistics), fixed)
         new_state = TrainState(
             step=state.step + 1,
             params=trees.merge(trained, fixed),

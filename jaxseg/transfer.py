@@ -70,6 +70,10 @@ def make_load_table(start: Params, source: Params, rules: trees.Rules) -> LoadTa
         UserError: A rule that matches nothing.
     """
     wanted = trees.flatten(trees.label_params(start, rules))
+    # Running statistics belong to the source's weights, of which `mean_var` takes none.
+    wanted = {
+        path: "random" if label == "mean_var" and trees.is_statistic(path) else label for path, label in wanted.items()
+    }
     own = {path: tuple(leaf.shape) for path, leaf in trees.flatten(start).items()}
     other = {path: tuple(leaf.shape) for path, leaf in trees.flatten(source).items()}
     rows = []

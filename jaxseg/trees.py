@@ -14,6 +14,14 @@ from jaxseg.types import UserError
 
 Rules = Sequence[tuple[str, str]]
 
+STATISTICS = ("running_mean", "running_variance")
+"""Names of parameters that batches set and gradients do not: what batch norms keep of the batches they saw."""
+
+
+def is_statistic(path: str) -> bool:
+    """Whether a path is that of a running statistic."""
+    return path.rpartition("/")[2] in STATISTICS
+
 
 def path_name(path: Sequence[Any]) -> str:
     """Joins a JAX key path with slashes: `encoder/level_0/conv_0/kernel`."""
@@ -101,6 +109,12 @@ def merge(*trees: Any) -> dict[str, Any]:
                 raise ValueError(f"parameter {path!r} is in two of the merged trees")
             leaves[path] = leaf
     return unflatten(leaves)
+
+
+def replace(tree: Any, new: Any) -> Any:
+    """The tree with the leaves of another, which holds some of its paths, in place of its own."""
+    leaves = flatten(new)
+    return map_with_path(lambda path, leaf: leaves.get(path, leaf), tree)
 
 
 def count(tree: Any) -> int:

@@ -209,15 +209,23 @@ class ModelSettings:
     ndim: int
     widths: tuple[int, ...]
     norm: str
-    """`none` or `instance`."""
+    """`none`, `instance`, `group` or `batch`."""
     strides: tuple[tuple[int, ...], ...]
     """Per level below the first, per axis; empty means 2 everywhere."""
     kernels: tuple[tuple[int, ...], ...]
-    """Per level, per axis; empty means 3 everywhere."""
+    """Per level, per axis; empty means the network's own: 3, of `vnet` 5."""
     skips: bool
     """False: encoder features reach the decoder only through the bottom."""
     precision: str
     """Compute type, `float32` or `bfloat16` (from `train.precision`); parameters are float32."""
+    groups: int = 0
+    """Of the group norm; 0 with the others."""
+    dropout: float = 0.0
+    """Share of features zeroed after each nonlinearity in training; not beside frozen kernels."""
+    encoder: str = "learned"
+    """`pooled`: block means of the image take the place of the encoder's features; it has no weights."""
+    remat: bool = False
+    """From `train.remat`: the backward pass computes the inside of a level again, which saves memory."""
 
 
 @dataclasses.dataclass(frozen=True)

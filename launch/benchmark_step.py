@@ -74,7 +74,7 @@ def make_run(settings: dict[str, Any]) -> tuple[Callable[[int, int], None], floa
     model = make_model(model_settings(settings), classes=classes)
     image = jnp.zeros((batch, *(patch,) * ndim, 1), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
-    labels = trees.label_params(params, optim.freeze_rules("encoder" if settings["frozen"] else "none"))
+    labels = optim.freeze_labels(params, "encoder" if settings["frozen"] else "none")
     total = 10**6
     tx = optim.make_optimizer(OptimSettings("adam", 1e-3, 0.0, 0.9, "constant", 10, 0.0), labels, total)
     augment = AugmentSettings(flip=(), gamma=0.0, brightness=0.0, noise=0.0)

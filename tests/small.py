@@ -62,10 +62,14 @@ def abstract_params(model: ModelSettings = MODEL, *, classes: int = CLASSES, cha
 
 
 def random_params(model: ModelSettings = MODEL, *, classes: int = CLASSES, channels: int = 1, seed: int = 0) -> Any:
-    """Parameters of a network, every leaf with numbers of its own (no zeros, no ones)."""
+    """Parameters of a network, every leaf with numbers of its own (no zeros, no ones; variances are positive)."""
     rng = np.random.default_rng(seed)
-    shapes = abstract_params(model, classes=classes, channels=channels)
-    return jax.tree.map(lambda leaf: rng.normal(scale=0.5, size=leaf.shape).astype(np.float32), shapes)
+
+    def draw(path: str, leaf: Any) -> np.ndarray:
+        values = rng.normal(scale=0.5, size=leaf.shape).astype(np.float32)
+        return np.exp(values) if path.endswith("variance") else values
+
+    return trees.map_with_path(draw, abstract_params(model, classes=classes, channels=channels))
 
 
 @functools.cache
@@ -146,7 +150,7 @@ def _chunk(training: Training, plan: seeds.SeedPlan) -> Any:
 @functools.cache
 def labels_of(model: ModelSettings = MODEL, freeze: str = "none") -> Any:
     """The tree of `train` / `frozen`."""
-    return trees.label_params(abstract_params(model), optim.freeze_rules(freeze))
+    return optim.freeze_labels(abstract_params(model), freeze)
 
 
 def make_state(model: ModelSettings, tx: Any, seed: int) -> TrainState:

@@ -66,13 +66,12 @@ def test_every_field_of_a_section_is_declared_with_its_type(section):
     declared = dict(at(default.get_config(), section))
     hints = typing.get_type_hints(SECTIONS[section])
     expected = {field.name for field in dataclasses.fields(SECTIONS[section])}
-    # The compute type is declared beside the steps and the batch, and belongs to the network.
-    expected = (
-        expected - {"precision"} if section == "model" else expected | {"precision"} if section == "train" else expected
-    )
+    # How a network computes is declared beside the steps and the batch, and belongs to it.
+    how = {"precision", "remat"}
+    expected = expected - how if section == "model" else expected | how if section == "train" else expected
     assert set(declared) == expected
     for name, value in declared.items():
-        kind = hints.get(name, str)
+        kind = hints.get(name, typing.get_type_hints(t.ModelSettings).get(name))
         if (SECTIONS[section], name) in fields.PARSERS:
             kind = str  # what is parsed is text
         elif typing.get_origin(kind) is tuple:
@@ -175,6 +174,7 @@ def test_values_arrive_in_their_types():
         changed(
             seed_ids=(3, 1), vary=" order , init", optim__lr=1, target__spacing_mm="1, 2.5", runtime__devices="2",
             runtime__seeds_per_chunk="auto", model__strides=((2, 1),), train__precision="bfloat16",
+            train__remat=True,
         )
     )  # fmt: skip
     assert study.seeds == (3, 1)
@@ -185,6 +185,7 @@ def test_values_arrive_in_their_types():
     assert (study.runtime.devices, study.runtime.seeds_per_chunk) == (2, None)
     assert study.model.strides == ((2, 1),)
     assert study.model.precision == study.arms[0].model.precision == "bfloat16"
+    assert study.model.remat is study.arms[0].model.remat is True
     assert config.parse(changed(num_seeds=3)).seeds == (0, 1, 2)
     hash(study)  # settings are keys of dicts
 
@@ -329,7 +330,12 @@ OUT_OF_RANGE = [
     ("model.ndim", 4, "2 or 3"),
     ("model.widths", (), "positive widths"),
     ("model.widths", (4, 0), "positive widths"),
-    ("model.norm", "batch", "'none', 'instance'"),
+    ("model.norm", "layer", "'none', 'instance', 'group', 'batch'"),
+    ("model.groups", 2, "0 with model.norm = 'instance'"),
+    ("model.groups", -1, "0 with model.norm = 'instance'"),
+    ("model.dropout", 1.0, "a share from 0 to below 1"),
+    ("model.dropout", -0.1, "a share from 0 to below 1"),
+    ("model.encoder", "none", "'learned', 'pooled'"),
     ("model.strides", ((2, 2), (2, 2)), "() or 1 tuples, one a level below the first, each of 2 numbers"),
     ("model.strides", ((2,),), "() or 1 tuples"),
     ("model.strides", ((0, 2),), "each of 2 numbers from 1"),
@@ -391,6 +397,13 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(path, value, allowed
     assert allowed in str(caught.value)
 
 
+@pytest.mark.parametrize("groups", [0, 3])
+def test_a_group_norm_needs_groups_that_divide_the_widths(groups):
+    with pytest.raises(UserError, match=r"model.groups = \d; allowed: a number that divides every width in \(2, 4\)"):
+        config.parse(changed(model__norm="group", model__groups=groups))
+    assert config.parse(changed(model__norm="group", model__groups=2)).arms[0].model.groups == 2
+
+
 def test_every_checked_field_is_tried_above():
     """Fields whose every value of the right type is allowed; all others must have a row."""
     free = {
@@ -400,6 +413,7 @@ def test_every_checked_field_is_tried_above():
         "runtime.store_dir",
         "pretrain.from_workdir",
         "model.skips",
+        "train.remat",
         "evaluate.save_predictions",
     }
     free |= {f"{task}.labels" for task in ("source", "target")}

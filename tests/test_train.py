@@ -101,6 +101,36 @@ def test_frozen_leaves_keep_their_bits_and_all_others_move(freeze):
     assert jax.tree.structure(after) == jax.tree.structure(before)
 
 
+@pytest.mark.parametrize(("freeze", "still"), [("encoder", "encoder/"), ("regex:conv_1/running", "conv_1/running")])
+def test_running_statistics_follow_the_batches_unless_they_are_frozen(freeze, still):
+    model = dataclasses.replace(small.MODEL, norm="batch", dropout=0.2)
+    step, tx = step_of(freeze, model)
+    before = small.make_state(model, tx, 0)
+    after, metrics = jax.jit(step)(before, trees.take(RUNS, 0), TRAINING.cohort, {})
+    assert bool(metrics["alive"])
+    old, new = small.bits(before.params), small.bits(after.params)
+    statistics = {path for path in old if trees.is_statistic(path)}
+    assert {path for path in statistics if old[path] == new[path]} == {path for path in statistics if still in path}
+    assert all(old[path] == new[path] for path in old if still in path)
+    assert not any(trees.is_statistic(path) for path in trees.flatten(after.opt_state))
+    # A run that has diverged keeps its statistics too.
+    dead = dataclasses.replace(before, alive=jnp.asarray(False))
+    kept, _ = jax.jit(step)(dead, trees.take(RUNS, 0), TRAINING.cohort, {})
+    assert small.bits(kept.params) == old
+
+
+def test_dropout_follows_the_step_and_the_order_stream():
+    model = dataclasses.replace(small.MODEL, dropout=0.5)
+    step, tx = step_of("none", model)
+    state, run = small.make_state(model, tx, 0), trees.take(RUNS, 0)
+    compiled = jax.jit(step)
+    later = dataclasses.replace(state, step=jnp.int32(1))
+    other = dataclasses.replace(state, key=stream_key(np.uint32(1), "order"))
+    found = [float(compiled(one, run, TRAINING.cohort, {})[1]["loss"]) for one in (state, state, later, other)]
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
 def test_shared_frozen_parameters_train_the_rest_as_their_own_would():
     step, tx = step_of("encoder")
     state, run = small.make_state(small.MODEL, tx, 0), trees.take(RUNS, 0)
@@ -270,13 +300,17 @@ def test_a_gradient_without_bound_ends_a_run_whose_loss_is_finite():
     tx = optim.make_optimizer(dataclasses.replace(small.OPTIM, name="sgd"), labels, small.STEPS)
 
     class Root:
-        @staticmethod
-        def apply(variables, image, train, rngs):
+        def clone(self, frozen):
+            assert not frozen
+            return self
+
+        def apply(self, variables, image, train, rngs, mutable):
             assert train
             assert set(rngs) == {"dropout"}
-            return jnp.sqrt(variables["params"]["w"]) * image
+            assert mutable == ["statistics"]
+            return jnp.sqrt(variables["params"]["w"]) * image, {}
 
-    step = train.make_train_step(Root, tx, lambda logits, label: logits.sum() + label.sum(), fixed_sample, labels)
+    step = train.make_train_step(Root(), tx, lambda logits, label: logits.sum() + label.sum(), fixed_sample, labels)
     params = {"w": jnp.zeros(())}  # the root's slope is infinite here, its value 0
     state = dataclasses.replace(trees.take(states(), 0), params=params, opt_state=tx.init(params))
     after, metrics = jax.jit(step)(state, trees.take(RUNS, 0), TRAINING.cohort, {})

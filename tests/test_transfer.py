@@ -52,6 +52,7 @@ TAKEN = {
     "mean_var": (),
     "head_only": (ENCODER, DECODER, HEADS),
     "frozen_random_decoder": (),
+    "pooled_encoder": (),
     "scratch_b": (),
 }
 MODEL = dataclasses.replace(small.MODEL, widths=(2, 2, 3))
@@ -99,6 +100,17 @@ def test_mean_var_has_the_source_s_mean_and_deviation_and_nothing_else():
     assert small.bits(again) == small.bits(params)
     other = transfer.make_start(rules)(start, source, jax.random.key(2))
     assert not np.array_equal(other["a"]["kernel"], kernel)
+
+
+def test_running_statistics_come_with_weights_but_not_with_their_moments():
+    batch = dataclasses.replace(MODEL, norm="batch")
+    start, source = small.random_params(batch), small.random_params(batch, seed=1)
+    own, given = trees.flatten(start), trees.flatten(source)
+    path = "encoder/level_0/conv_0/running_variance"
+    for init, status, expected in (("pretrained:^encoder/", "loaded", given), ("mean_var", "random", own)):
+        params, table = transfer.transfer_params(start, source, transfer.transfer_rules(init), key=jax.random.key(0))
+        assert statuses(table)[path] == status
+        np.testing.assert_array_equal(trees.flatten(params)[path], expected[path])
 
 
 def test_mean_var_needs_a_key():

@@ -5,39 +5,61 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import flax.linen as nn
-
-from jaxseg.models.unet import UNet, level_strides
+from jaxseg.models.layout import level_strides
+from jaxseg.models.multiscale_fcn import MultiscaleFCN
+from jaxseg.models.network import Network
+from jaxseg.models.unet import UNet
+from jaxseg.models.vnet import VNet
 from jaxseg.types import ModelSettings, UserError
 
-MODELS = {"unet": UNet}
+MODELS: dict[str, type[Network]] = {"unet": UNet, "multiscale_fcn": MultiscaleFCN, "vnet": VNet}
 """Networks by the name that `model.name` takes. One is built as `MODELS[name](settings, classes)`."""
 
 
-def make_model(settings: ModelSettings, *, classes: int) -> nn.Module:
+def make_model(settings: ModelSettings, *, classes: int) -> Network:
     """The network that `settings` name, with `classes` output channels (background included).
 
     `model.init(key, image)["params"]` has the sub-trees `encoder`, `decoder` and `head`;
     `model.apply({"params": params}, image, train=False)` gives float32 logits `[batch, *spatial, classes]`; with
-    `mutable=["activations"]` it also returns the features of the levels that `layer_names` lists.
+    `mutable=["activations"]` it also returns the features of the levels that `layer_names` lists. Training with
+    dropout needs `rngs={"dropout": key}`.
 
     Raises:
-        UserError: No network has this name.
+        UserError: See `check_model`.
     """
-    if settings.name not in MODELS:
-        raise UserError(f"model.name: got {settings.name!r}; allowed are {', '.join(sorted(MODELS))}")
+    check_model(settings)
     return MODELS[settings.name](settings, classes)
 
 
 def layer_names(settings: ModelSettings) -> tuple[str, ...]:
     """Paths of the recorded activations, in forward order; decoder levels are numbered by resolution, 0 the finest."""
     depth = len(settings.widths)
-    encoder = tuple(f"encoder/level_{i}" for i in range(depth))
+    encoder = tuple(f"encoder/level_{i}" for i in range(depth)) if settings.encoder == "learned" else ()
     return encoder + tuple(f"decoder/level_{i}" for i in reversed(range(depth - 1)))
 
 
+def check_model(settings: ModelSettings) -> None:
+    """Check that there is such a network.
+
+    Raises:
+        UserError: No network has this name, its widths are not of its kind, or an option would change nothing.
+    """
+    if settings.name not in MODELS:
+        raise UserError(f"model.name: got {settings.name!r}; allowed are {', '.join(sorted(MODELS))}")
+    widths = settings.widths
+    doubled = tuple(widths[0] * 2**i for i in range(len(widths)))
+    if settings.name == "multiscale_fcn" and widths != doubled:
+        raise UserError(
+            f"model.widths = {widths}: in multiscale_fcn the features of all finer levels add up to a level's, so "
+            f"widths double; with {widths[0]} at the finest level they are {doubled}"
+        )
+    if len(widths) == 1 and (settings.encoder == "pooled" or not settings.skips):
+        option = "model.encoder = 'pooled'" if settings.encoder == "pooled" else "model.skips = False"
+        raise UserError(f"{option} needs a decoder, and with model.widths = {widths} there is none; give two widths")
+
+
 def check_patch(settings: ModelSettings, patch: Sequence[int]) -> None:
-    """Check that the network's pooling divides a patch.
+    """Check that the network's strides divide a patch.
 
     Raises:
         UserError: The patch has another number of axes than the network, or an axis that the product of its strides

@@ -9,9 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from jaxseg.models import conv
+from jaxseg.models import conv, norms
+from jaxseg.models.layout import Layout
 
 ACTIVATIONS = "activations"
 """Collection that holds the features of every level while it is mutable."""
@@ -26,22 +27,31 @@ def record(module: nn.Module, name: str, value: jax.Array) -> None:
         module.put_variable(ACTIVATIONS, name, value)
 
 
-class ConvNormRelu(nn.Module):
-    """Convolution, instance norm (or a bias) and ReLU; over the channels of [upsampled, x] when `low` is given.
+class ConvBlock(nn.Module):
+    """Convolution, norm or bias, nonlinearity and dropout, in this order.
+
+    Dropout is off where the kernel is frozen, and at prediction. A norm subtracts the mean, so only `none` has a bias.
 
     Attributes:
         features: Output channels.
         kernel: Taps per axis.
-        norm: `instance` or `none`. A norm subtracts the mean, so only `none` has a bias.
-        form: Of the convolution.
-        precision: What the operands of products are rounded to.
+        layout: What the network's layers share.
+        strides: Of the convolution, per axis; empty means 1.
+        transposed: The convolution is transposed: strides make the output finer.
+        nonlinearity: `relu`, or `prelu` with one slope a channel that starts at 0.25 (He et al. 2015,
+            arXiv:1502.01852).
+        kernel_init: Of the kernel.
+        bias_init: Constant that biases start at; with a norm they start at 0.
     """
 
     features: int
     kernel: tuple[int, ...]
-    norm: str
-    form: str = "auto"
-    precision: str = "float32"
+    layout: Layout
+    strides: tuple[int, ...] = ()
+    transposed: bool = False
+    nonlinearity: str = "relu"
+    kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+    bias_init: float = 0.0
 
     @nn.compact
     def __call__(
@@ -49,53 +59,84 @@ class ConvNormRelu(nn.Module):
         x: Float[Array, "batch *spatial channels"] | None,
         low: Float[Array, "batch *coarse coarse_channels"] | None = None,
         factors: Sequence[int] = (),
-    ) -> Float[Array, "batch *spatial features"]:
-        """Either input may be missing; `factors` upsample `low` to the grid of `x`."""
+        residual: Float[Array, "batch *out features"] | None = None,
+    ) -> Float[Array, "batch *out features"]:
+        """Features of `x`, of `low` upsampled to the grid of `x` by `factors`, or of the channels of [upsampled, x].
+
+        `residual` is added before the nonlinearity.
+        """
+        y = self._convolve(x, low, factors)
+        y = norms.normalise(self, self.layout, y, self.bias_init)
+        y = self._activate(y if residual is None else y + residual)
+        if self.layout.train and self.layout.settings.dropout > 0 and not self.layout.is_frozen(self, "kernel"):
+            y = dropout(y, self.make_rng("dropout"), self.layout.settings.dropout)
+        return y
+
+    def _convolve(self, x: jax.Array | None, low: jax.Array | None, factors: Sequence[int]) -> jax.Array:
         from_low = 0 if low is None else low.shape[-1]
         from_x = 0 if x is None else x.shape[-1]
         shape = (*self.kernel, from_low + from_x, self.features)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        operation = conv.conv_transpose if self.transposed else conv.conv
+        how = {"form": self.layout.form, "dtype": self.layout.settings.precision}
         terms = []
         if x is not None:
-            terms.append(conv.conv(x, kernel[..., from_low:, :], form=self.form, dtype=self.precision))
+            terms.append(operation(x, kernel[..., from_low:, :], strides=self.strides, **how))
         if low is not None:
-            terms.append(
-                conv.conv_upsampled(
-                    low, kernel[..., :from_low, :], factors=factors, form=self.form, dtype=self.precision
-                )
-            )
-        y = functools.reduce(jnp.add, terms)
-        if self.norm == "none":
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            return nn.relu(y + lax.expand_dims(bias.astype(y.dtype), tuple(range(y.ndim - 1))))
-        scale = self.param("scale", nn.initializers.ones, (self.features,))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return nn.relu(instance_norm(y, scale, bias))
+            terms.append(conv.conv_upsampled(low, kernel[..., :from_low, :], factors=factors, **how))
+        return functools.reduce(jnp.add, terms)
+
+    def _activate(self, y: jax.Array) -> jax.Array:
+        if self.nonlinearity == "relu":
+            return nn.relu(y)
+        slope = self.param("slope", nn.initializers.constant(0.25), (self.features,))
+        return jnp.where(y >= 0, y, norms.over_channels(slope.astype(y.dtype), y.ndim) * y)
 
 
-def instance_norm(
-    x: Float[Array, "batch *spatial channels"],
-    scale: Float[Array, " channels"],
-    bias: Float[Array, " channels"],
-    epsilon: float = 1e-5,
-) -> Float[Array, "batch *spatial channels"]:
-    """Each channel of each image at mean 0 and variance 1, then scaled and shifted.
+def dropout(x: Float[Array, "*any"], key: Key[Array, ""], rate: float) -> Float[Array, "*any"]:
+    """Zero each element with probability `rate` (to 16 bits) and scale the others so that the mean stays.
 
-    Source: Ulyanov et al. 2016, arXiv:1607.08022. Statistics are float32 whatever the dtype of `x`; the variance is
-    the biased one.
+    Source: Srivastava et al. 2014. Half a random word an element: drawing them is what dropout costs on CPU.
     """
-    axes = tuple(range(1, x.ndim - 1))
-    wide = x.astype(jnp.float32)
-    mean = wide.mean(axes, keepdims=True)
-    variance = jnp.square(wide - mean).mean(axes, keepdims=True)
-    factor = lax.rsqrt(variance + epsilon) * lax.expand_dims(scale, tuple(range(x.ndim - 1)))
-    return ((wide - mean) * factor + lax.expand_dims(bias, tuple(range(x.ndim - 1)))).astype(x.dtype)
+    kept = round((1.0 - rate) * 2**16)
+    words = jax.random.bits(key, (-(-x.size // 2),), jnp.uint32)
+    halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
+    return jnp.where(halves < kept, x * (2**16 / kept), jnp.zeros((), x.dtype))
 
 
 def max_pool(
     x: Float[Array, "batch *spatial channels"], strides: Sequence[int]
 ) -> Float[Array, "batch *coarse channels"]:
     """The maximum of each block of `strides` voxels; the spatial shape must be divisible by `strides`."""
+    return _blocks(x, strides).max(tuple(range(2, 2 * x.ndim - 2, 2)))
+
+
+def average_pyramid(
+    image: Float[Array, "batch *spatial channels"], strides: Sequence[Sequence[int]]
+) -> tuple[Float[Array, "batch *coarse channels"], ...]:
+    """Block means of an image on the grid of every level, finest first: an encoder without weights."""
+    levels = [image]
+    for step in strides:
+        levels.append(_blocks(levels[-1], step).mean(tuple(range(2, 2 * image.ndim - 2, 2))))
+    return tuple(levels)
+
+
+def _blocks(x: jax.Array, strides: Sequence[int]) -> jax.Array:
+    """`[batch, coarse_0, stride_0, coarse_1, stride_1, ..., channels]`."""
     coarse = [n // s for n, s in zip(x.shape[1:-1], strides, strict=True)]
-    blocks = [side for pair in zip(coarse, strides, strict=True) for side in pair]
-    return x.reshape(x.shape[0], *blocks, x.shape[-1]).max(tuple(range(2, 2 + 2 * len(coarse), 2)))
+    return x.reshape(x.shape[0], *(side for pair in zip(coarse, strides, strict=True) for side in pair), x.shape[-1])
+
+
+class Head(nn.Module):
+    """A convolution of one tap to the classes, in float32."""
+
+    classes: int
+    layout: Layout
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch *spatial width"]) -> Float[Array, "batch *spatial classes"]:
+        """Logits."""
+        kernel = self.param("kernel", nn.initializers.he_normal(), (x.shape[-1], self.classes))
+        bias = self.param("bias", nn.initializers.zeros, (self.classes,))
+        logits = jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+        return logits + norms.over_channels(bias, x.ndim)

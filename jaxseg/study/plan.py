@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import optim, trees
-from jaxseg.models import check_patch, make_model
+from jaxseg.models import check_model, check_patch, make_model
 from jaxseg.streams import stream_id
 from jaxseg.transfer import transfer_rules
 from jaxseg.types import (
@@ -84,6 +84,7 @@ class Network:
     """Sizes of an arm's network."""
 
     parameters: int
+    """Without running statistics of batch norms."""
     trainable: int
     state_bytes: int
     """Parameters and optimizer state of one run."""
@@ -116,8 +117,8 @@ def abstract_params(program: Program) -> Any:
 
 
 def param_labels(program: Program) -> Any:
-    """The tree of `train` / `frozen` labels."""
-    return trees.label_params(abstract_params(program), optim.freeze_rules(program.freeze))
+    """The tree of `train` / `statistics` / `frozen` labels."""
+    return optim.freeze_labels(abstract_params(program), program.freeze)
 
 
 def measure(program: Program) -> Network:
@@ -135,11 +136,28 @@ def measure(program: Program) -> Network:
 
     values = jax.tree.leaves(jax.eval_shape(outputs, params, image))
     return Network(
-        parameters=trees.count(params),
+        parameters=trees.count(params) - trees.count(trees.partition(params, labels, "statistics")[0]),
         trainable=trees.count(trained),
         state_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in state),
         activation_bytes=2 * sum(leaf.size * leaf.dtype.itemsize for leaf in values),
     )
+
+
+def check_networks(study: StudySettings) -> None:
+    """Checks that there are such networks and that they divide the patches: what is known before data is read.
+
+    Raises:
+        UserError: The arm, and what is wrong.
+    """
+    for arm in study.arms:
+        for role, task in (("target", study.target), ("source", arm.source)):
+            if role == "source" and arm.init == "random":
+                continue
+            try:
+                check_model(arm.model)
+                check_patch(arm.model, task.patch)
+            except UserError as error:
+                raise UserError(f"arm {arm.name!r}, {role}: {error}") from error
 
 
 def _program(study: StudySettings, arm: ArmSettings, kind: str, channels: int, classes: int) -> Program:
@@ -149,7 +167,6 @@ def _program(study: StudySettings, arm: ArmSettings, kind: str, channels: int, c
     else:
         settings = (study.target, arm.model, arm.optim, arm.loss, arm.train, arm.freeze)
     task, model, optimizer, loss, train, freeze = settings
-    check_patch(model, task.patch)
     return Program(task, model, dataclasses.replace(optimizer, lr=0.0), loss, train, freeze, channels, classes)
 
 
@@ -198,7 +215,7 @@ def make_plan(
         strategy: `loop` or `vmap`: under `loop` one run a device computes at a time.
 
     Raises:
-        UserError: A network that does not fit the patch, an `init` or `freeze` that matches nothing.
+        UserError: A network that makes nothing of the patch, an `init` or `freeze` that matches nothing.
     """
     groups: dict[tuple[str, Program], list[Run]] = {}
     networks: dict[str, Network] = {}

@@ -18,7 +18,7 @@ from jaxseg import config as config_module
 from jaxseg import loop, seeds, transfer
 from jaxseg.data import PreparedTask
 from jaxseg.study import build, evaluate, files, results
-from jaxseg.study.plan import Job, Plan, make_plan
+from jaxseg.study.plan import Job, Plan, check_networks, make_plan
 from jaxseg.study.tasks import Tasks, prepare_tasks
 from jaxseg.types import Progress, StudySettings, UserError
 
@@ -75,6 +75,7 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> Ready:
     Raises:
         UserError: Data that cannot be used, or settings that do not fit it.
     """
+    check_networks(study)
     store_dir = Path(study.runtime.store_dir) if study.runtime.store_dir else workdir / "stores"
     tasks = prepare_tasks(study, store_dir, progress)
     evaluate.check_labels(study, tasks.prepared[study.target])

@@ -1,0 +1,107 @@
+"""Normalisation of features: none (a bias), instance, group, batch.
+
+Statistics are float32 whatever the dtype of the features; variances are the biased ones. Those that a batch norm keeps
+from the batches it saw are parameters like others (`running_mean`, `running_variance`), so that transfer, freezing,
+checkpoints and evaluation treat them by their path; what sets them apart is that training moves them by the batch and
+not by a gradient.
+"""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxseg.models.layout import Layout
+from jaxseg.types import UserError
+
+NORMS = ("none", "instance", "group", "batch")
+STATISTICS = "statistics"
+"""Collection in which a training pass leaves the next running statistics, at the paths of the present ones."""
+MOMENTUM = 0.9
+"""Share of the running statistics that one batch leaves in place."""
+EPSILON = 1e-5
+
+
+def normalise(module: nn.Module, layout: Layout, x: jax.Array, bias_init: float) -> jax.Array:
+    """`x` with the norm of the layout, or with a bias where that is `none`; parameters are the module's own.
+
+    Raises:
+        UserError: A norm over a single value, which would be its bias whatever the input.
+    """
+    features = x.shape[-1]
+    settings = layout.settings
+    if settings.norm == "none":
+        bias = module.param("bias", nn.initializers.constant(bias_init), (features,))
+        return x + over_channels(bias.astype(x.dtype), x.ndim)
+    scale = module.param("scale", nn.initializers.ones, (features,))
+    bias = module.param("bias", nn.initializers.zeros, (features,))
+    if settings.norm != "batch":
+        groups = features if settings.norm == "instance" else settings.groups
+        _check_count(math.prod(x.shape[1:-1]) * features // groups, module, settings.norm, x)
+        return group_norm(x, scale, bias, groups)
+    mean = module.param("running_mean", nn.initializers.zeros, (features,))
+    variance = module.param("running_variance", nn.initializers.ones, (features,))
+    if layout.train and not layout.is_frozen(module, "running_mean"):
+        _check_count(x.size // features, module, settings.norm, x)
+        batch_mean, batch_variance = _moments(x.astype(jnp.float32), tuple(range(x.ndim - 1)))
+        if module.is_mutable_collection(STATISTICS):
+            for name, old, new in (
+                ("running_mean", mean, batch_mean),
+                ("running_variance", variance, batch_variance),
+            ):
+                module.put_variable(STATISTICS, name, MOMENTUM * old + (1 - MOMENTUM) * new.reshape(features))
+        mean, variance = batch_mean, batch_variance
+    else:
+        mean, variance = over_channels(mean, x.ndim), over_channels(variance, x.ndim)
+    return _standardise(x.astype(jnp.float32), mean, variance, scale, bias).astype(x.dtype)
+
+
+def group_norm(
+    x: Float[Array, "batch *spatial channels"],
+    scale: Float[Array, " channels"],
+    bias: Float[Array, " channels"],
+    groups: int,
+) -> Float[Array, "batch *spatial channels"]:
+    """Each group of channels of each image at mean 0 and variance 1, then every channel scaled and shifted.
+
+    Groups are of consecutive channels. One group is a layer norm, as many as channels an instance norm.
+
+    Sources: Wu and He 2018, arXiv:1803.08494; Ulyanov et al. 2016, arXiv:1607.08022.
+    """
+    wide = x.astype(jnp.float32)
+    if groups == x.shape[-1]:  # no reshape: an instance norm reduces over the spatial axes as they lie
+        mean, variance = _moments(wide, tuple(range(1, x.ndim - 1)))
+        return _standardise(wide, mean, variance, scale, bias).astype(x.dtype)
+    grouped = wide.reshape(*x.shape[:-1], groups, -1)
+    mean, variance = _moments(grouped, (*range(1, x.ndim - 1), x.ndim))
+    parts = (part.reshape(groups, -1) for part in (scale, bias))
+    return _standardise(grouped, mean, variance, *parts).reshape(x.shape).astype(x.dtype)
+
+
+def over_channels(values: jax.Array, ndim: int) -> jax.Array:
+    """Values along the last axes of an array of `ndim` axes."""
+    return lax.expand_dims(values, tuple(range(ndim - values.ndim)))
+
+
+def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    mean = x.mean(axes, keepdims=True)
+    return mean, jnp.square(x - mean).mean(axes, keepdims=True)
+
+
+def _standardise(x: jax.Array, mean: jax.Array, variance: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    factor = lax.rsqrt(variance + EPSILON) * over_channels(scale, x.ndim)
+    return (x - mean) * factor + over_channels(bias, x.ndim)
+
+
+def _check_count(count: int, module: nn.Module, norm: str, x: jax.Array) -> None:
+    if count < 2:
+        raise UserError(
+            f"model.norm = {norm!r}: at {'/'.join(module.path)} the features are {x.shape[1:-1]} voxels, one value for "
+            "each mean, and what is left of it is 0. Use a larger patch, fewer levels (model.widths), smaller "
+            "model.strides, or model.norm = 'none'"
+        )

@@ -1,0 +1,57 @@
+"""Every file in configs/ at reduced size: it builds, and takes two steps."""
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import default
+from jaxseg import config, data, losses, optim, train, trees
+from jaxseg.models import make_model
+from tests import small
+
+FILES = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def reduced(name):
+    """Two levels of width 2 and 4 on 2-D patches of 8 voxels; all else as the file has it."""
+    made = importlib.import_module(f"configs.{name}").get_config()
+    made.arms = default.pick_arms("scratch")
+    made.model.ndim = 2
+    made.model.widths = (2, 4)
+    for task in (made.source, made.target):
+        task.patch = (8, 8)
+        task.augment.flip = tuple(axis for axis in task.augment.flip if axis < 2)
+    return config.parse(made)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_two_steps_of_every_config_file(name):
+    (arm,) = (study := reduced(name)).arms
+    model = make_model(arm.model, classes=small.CLASSES)
+    sample = data.make_sample(study.target, batch=arm.train.batch)
+    labels = optim.freeze_labels(small.abstract_params(arm.model), arm.freeze)
+    tx = optim.make_optimizer(arm.optim, labels, arm.train.steps)
+    step = train.make_train_step(model, tx, losses.make_loss(arm.loss), sample, labels)
+    state, run = small.make_state(arm.model, tx, 0), trees.take(small.run_inputs(1, rate=arm.optim.lr), 0)
+    compiled, found = jax.jit(step), []
+    for _ in range(2):
+        state, metrics = compiled(state, run, small.make_cohort(), {})
+        found.append(float(metrics["loss"]))
+    assert bool(state.alive)
+    assert np.isfinite(found).all()
+    moved = small.bits(state.params)
+    assert all(moved[path] != start for path, start in small.bits(small.random_params(arm.model)).items())
+
+
+def test_the_paper_s_preset_is_their_setting():
+    study = config.parse(importlib.import_module("configs.paper").get_config())
+    model = study.model
+    assert (model.name, model.widths, model.norm, model.dropout) == ("multiscale_fcn", (14, 28, 56, 112), "none", 0.1)
+    assert (study.optim.name, study.optim.lr, study.optim.warmup_steps) == ("adam", 1e-4, 0)
+    assert dataclasses.astuple(study.loss)[:2] == ("dice", 1e-5)
+    assert (study.train.batch, study.target.patch, study.target.foreground) == (1, (96, 96, 96), 0.0)
+    assert 96 * (1 - study.evaluate.overlap) == 24
