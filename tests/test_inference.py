@@ -1,5 +1,6 @@
 """Sliding windows: cover, overlap, stitching, fixed batches, order."""
 
+import dataclasses
 import itertools
 import tracemalloc
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg import inference
+from jaxseg import inference, seeds, trees
 from jaxseg.models import make_model
 from tests import small
 
@@ -102,6 +103,54 @@ def test_a_pointwise_network_stitches_to_its_whole_volume_prediction(shapes, pat
     windows = sum(len(inference.window_starts(shape, patch, overlap)) for shape in shapes)
     windows *= 2 ** len(options.get("flips", ()))
     assert len(network.shapes) == -(-windows // 5)
+
+
+def test_a_network_of_1x1x1_kernels_stitches_to_its_whole_volume_prediction():
+    """A U-Net of one level, two runs mapped as in a study: 1e-6 in probabilities, label maps to the voxel."""
+    kernels = dataclasses.replace(small.MODEL, ndim=3, widths=(4,), norm="none", kernels=((1, 1, 1),))
+    model = make_model(kernels, classes=3)
+    plan = small.plan_of("loop")
+    params = seeds.put(trees.stack([small.random_params(kernels, seed=seed) for seed in (0, 1)]), plan)
+    mapped = seeds.map_seeds(inference.make_window_predict(model), plan=plan, shared=(1, 2))
+
+    def predict(windows):
+        return np.asarray(mapped(params, {}, windows))
+
+    images = images_of((17, 9, 21), (5, 30, 8), channels=1)
+    found = inference.join_slabs(
+        inference.predict_slabs(predict, images, patch=(8, 10, 12), overlap=0.5, window_batch=4)
+    )
+    for image, got in zip(images, found, strict=True):
+        whole = predict(image[None])[:, 0]
+        np.testing.assert_allclose(got, whole, atol=1e-6)
+        np.testing.assert_array_equal(got.argmax(-1), whole.argmax(-1))
+
+
+def test_two_hundred_shapes_are_one_program_and_hold_no_more_of_the_device():
+    """What is compiled and what lies on the device depend on the batch of windows alone."""
+    model = make_model(small.MODEL, classes=3)
+    network = jax.jit(inference.make_window_predict(model))
+    params = small.random_params()
+    held = []
+
+    def predict(windows):
+        result = network(params, {}, windows)
+        held.append(sum(array.nbytes for array in jax.live_arrays()))
+        return np.asarray(result)[None]
+
+    def largest(shapes):
+        held.clear()
+        slabs = inference.predict_slabs(
+            predict, images_of(*shapes, channels=1), patch=(8, 8), overlap=0.0, window_batch=16
+        )
+        assert sum(slab.last for slab in slabs) == len(shapes)
+        return max(held)
+
+    shapes = {(3 + index % 17, 4 + index % 23) for index in range(300)}
+    assert len(shapes) >= 200
+    small_cases, large_case = largest(sorted(shapes)[:200]), largest([(160, 160)])
+    assert network._cache_size() == 1
+    assert large_case == small_cases
 
 
 def test_cases_come_as_soon_as_they_are_done_and_are_read_one_by_one():
