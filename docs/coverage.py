@@ -1,8 +1,8 @@
-"""How often the intervals cover the truth and the tests cry wolf, by simulation; prints the tables of docs/statistics.
+"""How often the intervals cover the truth and the tests cry wolf, by simulation; prints Markdown tables.
 
     python docs/coverage.py [--draws 4000] [--tables 400] [--seed 0]
 
-Takes about 6 minutes on one core. Every number comes from the functions that the study itself calls.
+Takes about 15 minutes on one core. Every number comes from the functions that the study itself calls.
 """
 
 from __future__ import annotations
@@ -220,7 +220,8 @@ def main() -> None:
     error = 100 * math.sqrt(0.05 * 0.95 / options.draws)
     sections = (
         (f"Two-way interval, nominal 95 %: coverage in % (standard error {error:.2f})", two_way(rng, options.draws)),
-        ("Jackknife over seeds, nominal 95 %: coverage in %", pairs(rng, options.draws)),
+        # More draws: the lowest of 36 settings is compared with a bound, and is low by chance as well.
+        ("Jackknife over seeds, nominal 95 %: coverage in %", pairs(rng, options.draws * 5 // 2)),
         ("Comparisons where no arm differs: false positives in %", false_positives(rng, options.tables)),
     )
     for title, table in sections:

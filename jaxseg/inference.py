@@ -128,11 +128,9 @@ class _Stitch:
         slab = Slab(case, self.begin, not self.to_come, self.sums[:, :count] / self.totals[None, :count, ..., None])
         self.begin += count
         if not slab.last:
-            depth = min(len(self.weight), self.length - self.begin)
             for planes in (np.moveaxis(self.sums, 1, 0), self.totals):
                 planes[:-count] = planes[count:].copy()
                 planes[-count:] = 0
-            self.sums, self.totals = self.sums[:, :depth], self.totals[:depth]
         return slab
 
 

@@ -91,7 +91,8 @@ def _label_folder(folder: Path) -> References:
 def case_geometries(data: str, *, ndim: int, cache: Path) -> Callable[[CaseRecord], volume.Geometry]:
     """The grids on which predictions of a task's cases are written: those of their images.
 
-    Cases without image files (synthetic, or from a TFDS store) get a grid of their own, with its origin at 0.
+    Cases without image files (synthetic, or from a TFDS store) get a grid of their own, with its origin at 0. Not for
+    use inside threads.
 
     Args:
         data: of the task.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jaxseg.data.resample import resize_image
 from jaxseg.fields import nearest
 from jaxseg.study import files
 from jaxseg.study.plan import Job, Run
-from jaxseg.study.predict import case_maps, make_predict_slabs, scoring_options
+from jaxseg.study.predict import CaseMaps, case_maps, make_predict_slabs, scoring_options
 from jaxseg.study.tasks import Tasks
 from jaxseg.types import CaseArrays, CaseRecord, Progress, StudySettings, UserError
 
@@ -70,11 +71,48 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
     if (directory / PART).exists():
         return
     prepared, splits = tasks.prepared[study.target], tasks.splits[study.target]
-    names = tuple(sorted({name for run in job.runs for name in splits[run.key.fold].test}))
     dead = loop.diverged_at(loop.read_metrics(directory), len(job.runs))
-    plan = seeds.make_plan(len(job.runs), strategy=study.runtime.seed_map, devices=study.runtime.devices)
-    params = checkpoint.read_params(directory / "checkpoints", job.program.train.steps, range(len(job.runs)))
+    tested = [() if died is not None else splits[run.key.fold].test for run, died in zip(job.runs, dead, strict=True)]
+    names = sorted({name for of_run in tested for name in of_run})
+    shown = example_cases(study, tasks)
+    saving = _make_save(study, workdir, prepared) if study.evaluate.save_predictions else None
+    rows: list[dict[str, Any]] = []
+    examples: dict[str, np.ndarray] = {}
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting: list[concurrent.futures.Future[list[dict[str, Any]]]] = []
+        predicted = _predict(study, workdir, prepared, job, names, tested, pool)
+        for done, (case, runs, maps) in enumerate(predicted, start=1):
+            # The next case is predicted while this one is scored; no more than one case waits.
+            rows += [row for scored in waiting for row in scored.result()]
+            save = None if saving is None else saving(case.record)
+            waiting = [
+                pool.submit(_score, study, prepared, case, run, labels, errors, save)
+                for run, labels, errors in zip(runs, maps.labels, maps.calibration_errors, strict=True)
+            ]
+            if case.record.name in shown:
+                _keep_example(examples, shown.index(case.record.name), case, runs, maps.labels)
+            progress("scoring", done, len(names), case.record.name)
+        rows += [row for scored in waiting for row in scored.result()]
+    with open(directory / f"{EXAMPLES}.partial", "wb") as handle:
+        np.savez_compressed(handle, allow_pickle=False, **examples)
+    os.replace(directory / f"{EXAMPLES}.partial", directory / EXAMPLES)
+    files.write_table(directory / PART, pd.DataFrame(rows))
+
+
+def _predict(
+    study: StudySettings,
+    workdir: Path,
+    prepared: PreparedTask,
+    job: Job,
+    names: Sequence[str],
+    tested: Sequence[Collection[str]],
+    pool: concurrent.futures.Executor,
+) -> Iterator[tuple[CaseArrays, list[Run], CaseMaps]]:
+    """Cases by name, each with the runs that are tested on it and what they make of it."""
     settings = study.evaluate
+    plan = seeds.make_plan(len(job.runs), strategy=study.runtime.seed_map, devices=study.runtime.devices)
+    directory = workdir / job.directory / "checkpoints"
+    params = checkpoint.read_params(directory, job.program.train.steps, range(len(job.runs)))
     predict = make_predict_slabs(
         job.program,
         plan=plan,
@@ -84,90 +122,55 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
         weights=settings.weights,
         flips=settings.flips,
     )
-    waiting: list[CaseArrays] = []
+    cut: collections.deque[CaseArrays] = collections.deque()
 
     def images() -> Iterator[np.ndarray]:
         for name in names:
-            waiting.append(data.load_case(prepared, name))
-            yield waiting[-1].image
+            cut.append(data.load_case(prepared, name))
+            yield cut[-1].image
 
-    rows: list[dict[str, Any]] = []
-    examples: dict[str, np.ndarray] = {}
-    shown = example_cases(study, tasks)
-    save = _make_save(study, workdir, prepared) if settings.save_predictions else None
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        scoring: list[concurrent.futures.Future[list[dict[str, Any]]]] = []
-        saving: list[concurrent.futures.Future[None]] = []
-
-        def collect() -> None:
-            for future in scoring:
-                rows.extend(future.result())
-            for written in saving:
-                written.result()
-            scoring.clear()
-            saving.clear()
-
-        slabs = predict(seeds.put(params, plan), {}, images())
-        for done, (_, of_case) in enumerate(itertools.groupby(slabs, key=lambda slab: slab.case), start=1):
-            case = waiting.pop(0)
-            name = case.record.name
-            scored = [
-                index for index, run in enumerate(job.runs) if dead[index] is None and name in splits[run.key.fold].test
-            ]
-            probabilities = (slab.probabilities[scored] for slab in of_case)
-            maps = case_maps(probabilities, case, prepared, settings, pool)
-            # The next case is predicted while this one is scored; no more than one case waits.
-            collect()
-            for index, labels, errors in zip(scored, maps.labels, maps.calibration_errors, strict=True):
-                identity = _identity(job.runs[index], case)
-                scoring.append(pool.submit(_score, study, prepared, case, identity, labels, errors))
-                if save is not None:
-                    saving.append(pool.submit(save, job.runs[index], case.record, labels))
-            if name in shown:
-                _keep_example(examples, shown.index(name), case, [job.runs[index] for index in scored], maps.labels)
-            progress("scoring", done, len(names), name)
-        collect()
-    with open(directory / f"{EXAMPLES}.partial", "wb") as handle:
-        np.savez_compressed(handle, allow_pickle=False, **examples)
-    os.replace(directory / f"{EXAMPLES}.partial", directory / EXAMPLES)
-    files.write_table(directory / PART, pd.DataFrame(rows))
+    slabs = predict(seeds.put(params, plan), {}, images())
+    for _, of_case in itertools.groupby(slabs, key=lambda slab: slab.case):
+        case = cut.popleft()
+        runs = [index for index, of_run in enumerate(tested) if case.record.name in of_run]
+        maps = case_maps((slab.probabilities[runs] for slab in of_case), case, prepared, settings, pool)
+        yield case, [job.runs[index] for index in runs], maps
 
 
-def _make_save(
-    study: StudySettings, workdir: Path, prepared: PreparedTask
-) -> Callable[[Run, CaseRecord, np.ndarray], None]:
-    """Writes a run's label map of a case, with the values of the reference's file, on the grid of the case's image."""
+Save = Callable[[Run, np.ndarray], None]
+
+
+def _make_save(study: StudySettings, workdir: Path, prepared: PreparedTask) -> Callable[[CaseRecord], Save]:
+    """For each case, what writes a run's label map: the reference's label values, on the grid of the case's image."""
     source, ndim, cache = study.target.data, prepared.ndim, prepared.directory.parent
     geometry_of = data.case_geometries(source, ndim=ndim, cache=cache)
     labels = data.open_references(source, ndim=ndim, cache=cache, labels=prepared.labels).labels
     values = np.array([0, *(value for _, value in labels)])
 
-    def save(run: Run, record: CaseRecord, predicted: np.ndarray) -> None:
-        folder = workdir / "predictions" / run.key.arm / run.key.variant() / f"seed_{run.key.seed}"
-        data.write_prediction(values[predicted], geometry_of(record), folder / f"{record.name}.nii.gz")
+    def of_case(record: CaseRecord) -> Save:
+        geometry = geometry_of(record)
 
-    return save
+        def save(run: Run, predicted: np.ndarray) -> None:
+            folder = workdir / "predictions" / run.key.arm / run.key.variant() / f"seed_{run.key.seed}"
+            data.write_prediction(values[predicted], geometry, folder / f"{record.name}.nii.gz")
 
+        return save
 
-def _identity(run: Run, case: CaseArrays) -> dict[str, Any]:
-    return {
-        "arm": run.key.arm,
-        "seed": run.key.seed,
-        "train_cases": run.key.train_cases,
-        "fold": run.key.fold,
-        "case": case.record.name,
-        "group": case.record.group,
-    }
+    return of_case
 
 
 def _score(
     study: StudySettings,
     prepared: PreparedTask,
     case: CaseArrays,
-    identity: Mapping[str, Any],
+    run: Run,
     labels: np.ndarray,
     calibration_errors: Mapping[str, float],
+    save: Save | None,
 ) -> list[dict[str, Any]]:
+    """Rows of one run and case; the label map is saved where that is asked for."""
+    if save is not None:
+        save(run, labels)
     rows = metrics.case_metrics(
         labels,
         case.reference,
@@ -176,6 +179,11 @@ def _score(
         ignore_index=prepared.ignore_index,
         **scoring_options(study.target, study.evaluate),
     )
+    key, record = run.key, case.record
+    identity = {
+        **{"arm": key.arm, "seed": key.seed, "train_cases": key.train_cases, "fold": key.fold},
+        **{"case": record.name, "group": record.group},
+    }
     return [{**identity, **row, "calibration_error": calibration_errors[str(row["label"])]} for row in rows]
 
 
