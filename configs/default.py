@@ -14,13 +14,17 @@ def task() -> ConfigDict:
     # A folder in Medical Segmentation Decathlon or nnU-Net layout, or synthetic:NAME[?n=..&shape=..].
     config.data = "synthetic:blobs"
     config.labels = ()  # names of the labels to segment, in this order; () means all of dataset.json
-    config.spacing_mm = "native"  # native, median (of the task), or one number per axis: '(1.0, 1.0, 3.0)'
+    config.spacing_mm = "native"  # native, median (of the task), or a number per axis: '(1.0, 1.0, 3.0)'; 0: as it is
+    config.as_slices = ""  # axial, coronal, sagittal: a 2-D network takes volumes slice by slice; empty: images are 2-D
     config.unit = "mm"  # mm, or voxel where the true spacing is unknown: the unit of every distance
     config.train_cases = (0,)  # training set sizes, each a variant of every arm; 0 means all
     config.val_cases = 8  # cases for learning curves, taken from the training side of each fold
     config.test_cases = 0  # cases held out in each fold; 0 means a share of 1 / folds (a fifth when folds is 1)
     config.folds = 1  # 1: a single split; k: every case is tested once
     config.patch = (32, 32, 32)  # voxels per axis
+    config.image_interpolation = "cubic"  # to another spacing: cubic (linear across thick slices), linear
+    config.label_interpolation = "linear"  # linear (of each label's indicator, the largest wins), nearest
+    config.clip = ()  # intensities are cut to this range first, such as a CT window: '(-160.0, 240.0)'
     # Per case: zscore, zscore_nonzero, percentile, none; dataset: statistics of the training cases; auto: by modality.
     config.normalization = "zscore"
     config.bad_cases = "error"  # error: a case that cannot be used stops the study; skip: left out and reported
@@ -158,6 +162,8 @@ def get_config() -> ConfigDict:
     config.runtime.seeds_per_chunk = "auto"  # runs trained at once: a number, or auto: what fits in memory
     config.runtime.devices = "auto"  # how many: a number, or auto: all
     config.runtime.store_dir = ""  # prepared data; empty: inside the workdir. Share one between studies to prepare once
+    # Where training images are: device, host (what steps need is sent ahead), or auto: host where they would not fit.
+    config.runtime.data_residence = "auto"
     config.runtime.keep_checkpoints = 2  # the last ones; step 0 is always kept
 
     config.report = ConfigDict(sort_keys=False)

@@ -21,6 +21,7 @@ from jaxseg.fields import convert as _convert
 from jaxseg.fields import fill as _fill
 from jaxseg.fields import nearest
 from jaxseg.types import (
+    SLICE_AXES,
     AnalysisSettings,
     ArmSettings,
     EvaluateSettings,
@@ -50,6 +51,9 @@ SCHEDULES = ("constant", "cosine", "polynomial")
 LOSSES = ("dice_ce", "dice", "ce")
 NORMALIZATIONS = ("zscore", "zscore_nonzero", "percentile", "none", "dataset", "auto")
 WINDOW_WEIGHTS = ("gaussian", "flat")
+IMAGE_INTERPOLATIONS = ("cubic", "linear")
+LABEL_INTERPOLATIONS = ("linear", "nearest")
+RESIDENCES = ("auto", "device", "host")
 INITS = ("random", "pretrained", "mean_var")
 FREEZES = ("none", "encoder", "decoder", "all_but_head")
 MAX_SEED = 2**32 - 1
@@ -138,10 +142,16 @@ def _check_task(task: TaskSettings, ndim: int, path: str) -> None:
     need(task.test_cases >= 0, "test_cases", "a number from 1, or 0 for a share of the cases")
     need(task.folds >= 1, "folds", "a number from 1")
     need(len(task.patch) == ndim and min(task.patch) >= 1, "patch", f"{ndim} sizes, as model.ndim = {ndim}")
-    sizes = task.spacing_mm
-    need(isinstance(sizes, str) or len(sizes) == ndim, "spacing_mm", f"{ndim} numbers, as model.ndim = {ndim}")
+    slices = ("", *SLICE_AXES) if ndim == 2 else ("",)
+    need(task.as_slices in slices, "as_slices", f"{_one_of(slices)} with model.ndim = {ndim}")
+    sizes, axes, of = task.spacing_mm, len(task.window), "as the volumes have" if task.as_slices else "as model.ndim"
+    need(isinstance(sizes, str) or len(sizes) == axes, "spacing_mm", f"{axes} numbers, {of}")
     need(0 <= task.foreground <= 1, "foreground", "a share from 0 to 1")
     need(task.normalization in NORMALIZATIONS, "normalization", _one_of(NORMALIZATIONS))
+    need(task.image_interpolation in IMAGE_INTERPOLATIONS, "image_interpolation", _one_of(IMAGE_INTERPOLATIONS))
+    need(task.label_interpolation in LABEL_INTERPOLATIONS, "label_interpolation", _one_of(LABEL_INTERPOLATIONS))
+    limits = task.clip
+    need(not limits or (len(limits) == 2 and limits[0] < limits[1]), "clip", "() or a lower and a higher intensity")
     need(task.bad_cases in ("error", "skip"), "bad_cases", "'error' or 'skip'")
     _check_augment(task, ndim, f"{path}.augment")
 
@@ -267,6 +277,8 @@ def _check_study(study: StudySettings) -> None:
     fraction = analysis.target_fraction
     need(0 < fraction <= 1, "analysis.target_fraction", fraction, "a share above 0 and up to 1")
     need(runtime.seed_map in ("auto", "vmap", "loop"), "runtime.seed_map", runtime.seed_map, "auto, vmap or loop")
+    residence = runtime.data_residence
+    need(residence in RESIDENCES, "runtime.data_residence", residence, _one_of(RESIDENCES))
     need(runtime.keep_checkpoints >= 1, "runtime.keep_checkpoints", runtime.keep_checkpoints, "a number from 1")
     need(study.report.examples >= 0, "report.examples", study.report.examples, "0 or more")
 

@@ -40,7 +40,7 @@ def parse_number_or(word: str, value: Any, path: str) -> int | None:
 
 
 def parse_spacing(value: Any, path: str) -> str | tuple[float, ...]:
-    """`native`, `median`, or one positive number an axis."""
+    """`native`, `median`, or one number an axis, 0 where it stays as it is."""
     if value in ("native", "median"):
         return str(value)
     parts = re.findall(r"[^\s,()]+", value) if isinstance(value, str) else list(value)
@@ -48,8 +48,9 @@ def parse_spacing(value: Any, path: str) -> str | tuple[float, ...]:
         spacing = tuple(float(part) for part in parts)
     except (TypeError, ValueError):
         spacing = ()
-    if len(spacing) not in (2, 3) or not all(0 < size < math.inf for size in spacing):
-        raise bad_value(path, value, "'native', 'median', or 2 or 3 positive numbers such as '1.0, 1.0, 3.0'")
+    if len(spacing) not in (2, 3) or not all(0 <= size < math.inf for size in spacing):
+        allowed = "'native', 'median', or 2 or 3 positive numbers such as '1.0, 1.0, 3.0' (0 keeps an axis as it is)"
+        raise bad_value(path, value, allowed)
     return spacing
 
 

@@ -33,6 +33,21 @@ def make_window_predict(
     return predict
 
 
+def by_slices(
+    predict: Callable[[np.ndarray], np.ndarray], slice_axis: int | None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Prediction of windows `[windows, x, y, z, channels]` one voxel thick by a network that takes slices.
+
+    Args:
+        predict: takes windows without the axis, returns `[run, windows, *patch, classes]` without it.
+        slice_axis: spatial axis across the slices; None leaves `predict` as it is.
+    """
+    if slice_axis is None:
+        return predict
+    axis = slice_axis
+    return lambda windows: np.expand_dims(predict(windows.squeeze(1 + axis)), 2 + axis)
+
+
 def window_starts(shape: Sequence[int], patch: Sequence[int], overlap: float) -> list[tuple[int, ...]]:
     """Corners of the windows that cover a case, evenly spread, neighbours sharing at least `overlap` of a window.
 

@@ -69,7 +69,9 @@ class Fit:
     """Makes the start of all runs; called only when no checkpoint is there."""
     chunk: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     """`train.make_train_chunk`, mapped over runs."""
-    runs: RunInputs
+    feed: Callable[[int], Iterator[tuple[int, RunInputs]]]
+    """From a step on: the step at which each compiled call ends, and the runs' inputs for it. Calls end at multiples of
+    `settings.log_every` and at the last step, and may end more often."""
     cohort: Cohort
     frozen: Frozen
     validate: Callable[[Params], np.ndarray]
@@ -156,11 +158,11 @@ def fit(job: Fit, progress: Progress) -> None:
             open(job.directory / METRICS_FILE, "a") as log,
             SummaryWriter(str(job.directory), purge_step=saved + 1) as board,
         ):
+            feed = job.feed(saved)
             for step in range(saved, settings.steps, settings.log_every):
                 stop = min(step + settings.log_every, settings.steps)
                 began = time.perf_counter()
-                state, metrics = job.chunk(state, job.runs, job.cohort, job.frozen, np.int32(step), np.int32(stop))
-                loss, alive = seeds.fetch((metrics["loss"], metrics["steps_alive"]), count)
+                state, loss, alive = _advance(job, feed, state, step, stop)
                 seconds = (time.perf_counter() - began) / (stop - step)
                 last = stop == settings.steps
                 dsc = None
@@ -188,6 +190,23 @@ def fit(job: Fit, progress: Progress) -> None:
                     raise Interrupted(
                         came, f"saved step {stop} of {job.directory}; the same command goes on from there"
                     )
+
+
+def _advance(
+    job: Fit, feed: Iterator[tuple[int, RunInputs]], state: TrainState, start: int, stop: int
+) -> tuple[TrainState, np.ndarray, np.ndarray]:
+    """Trains from one step to another; the mean loss of each run, and how many of the steps it was alive after."""
+    count = len(job.names)
+    loss_sum, alive = np.zeros(count), np.zeros(count, int)
+    done = start
+    while done < stop:
+        end, runs = next(feed)
+        state, metrics = job.chunk(state, runs, job.cohort, job.frozen, np.int32(done), np.int32(end))
+        loss, steps_alive = seeds.fetch((metrics["loss"], metrics["steps_alive"]), count)
+        loss_sum += loss * np.float64(end - done)
+        alive += steps_alive
+        done = end
+    return state, (loss_sum / (stop - start)).astype(np.float32), alive
 
 
 def _to_board(

@@ -28,6 +28,11 @@ def stream_key(stream_id: int | jax.Array, stream: str) -> Key[Array, ""]:
     return fold_in_name(jax.random.key(stream_id, impl="threefry2x32"), stream)
 
 
+def step_key(root: Key[Array, ""], step: int | jax.Array, purpose: str) -> Key[Array, ""]:
+    """The key for one purpose of one training step of the run that has this root key."""
+    return fold_in_name(jax.random.fold_in(root, step), purpose)
+
+
 def stream_id(seed: int, stream: str, *, vary: Sequence[str], base_seed: int) -> int:
     """The id that feeds a stream: the seed's own if the study varies this stream, otherwise the base seed."""
     if stream not in STREAMS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxseg import trees
 from jaxseg.models import norms
-from jaxseg.streams import fold_in_name
+from jaxseg.streams import fold_in_name, step_key
 from jaxseg.types import Batch, Cohort, Frozen, Metrics, Params, RunInputs, TrainState
 
 Sample = Callable[[Key[Array, ""], Cohort, RunInputs], Batch]
@@ -82,9 +83,8 @@ def make_train_step(
     frozen_paths = [path for path, label in trees.flatten(labels).items() if label == "frozen"]
 
     def step(state: TrainState, run: RunInputs, cohort: Cohort, frozen: Frozen) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(state.key, state.step)
-        batch = sample(fold_in_name(key, "sample"), cohort, run)
-        rngs = {"dropout": fold_in_name(key, "dropout")}
+        batch = sample(step_key(state.key, state.step, "sample"), cohort, run)
+        rngs = {"dropout": step_key(state.key, state.step, "dropout")}
         trained, fixed = trees.partition(state.params, labels, "train")
         network = model.clone(frozen=frozenset((*frozen_paths, *trees.flatten(frozen))))
 
@@ -137,9 +137,10 @@ def make_train_chunk(
         start: Int[Array, ""],
         stop: Int[Array, ""],
     ) -> tuple[TrainState, Metrics]:
-        def body(_: Any, carry: tuple[TrainState, jax.Array, jax.Array]) -> tuple[TrainState, jax.Array, jax.Array]:
+        def body(index: Any, carry: tuple[TrainState, jax.Array, jax.Array]) -> tuple[TrainState, jax.Array, jax.Array]:
             state, loss_sum, steps_alive = carry
-            state, metrics = step(state, run, cohort, frozen)
+            boxes = None if run.boxes is None else jax.tree.map(lambda leaf: leaf[index - start], run.boxes)
+            state, metrics = step(state, dataclasses.replace(run, boxes=boxes), cohort, frozen)
             return state, loss_sum + metrics["loss"], steps_alive + metrics["alive"]
 
         zero = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)

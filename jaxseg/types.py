@@ -82,6 +82,19 @@ class Cohort:
 
 
 @flax.struct.dataclass
+class Boxes:
+    """Voxels around the patches of some steps of one run, brought from a cohort that stays on the host."""
+
+    image: Float[Array, "steps batch voxels channels"]
+    """Each box flat, C order."""
+    label: Num[Array, "steps batch voxels"]
+    corner: Int[Array, "steps batch ndim"]
+    """Case coordinates of a box's first voxel."""
+    extent: Int[Array, "steps batch ndim"]
+    """Of a box; all have the same."""
+
+
+@flax.struct.dataclass
 class RunInputs:
     """What distinguishes one run inside a compiled program, apart from its state."""
 
@@ -90,6 +103,8 @@ class RunInputs:
     num_cases: Int[Array, ""]
     rate: Float[Array, ""]
     """Peak learning rate."""
+    boxes: Boxes | None = None
+    """Where the cohort's voxels stay on the host: those of one compiled call. Inside a step, of this step alone."""
 
 
 @flax.struct.dataclass
@@ -174,6 +189,10 @@ class AugmentSettings:
     """Probabilities per patch."""
 
 
+SLICE_AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
+"""Canonical axes (right, anterior, superior) that slices lie across."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskSettings:
     """A task: where its cases come from and how they become training data."""
@@ -182,7 +201,7 @@ class TaskSettings:
     labels: tuple[str, ...]
     """Names of the labels to segment, in this order; empty means all of dataset.json."""
     spacing_mm: str | tuple[float, ...]
-    """`native`, `median`, or one number an axis."""
+    """`native`, `median`, or one number an axis, 0 where it stays as it is."""
     unit: str
     """`mm`, or `voxel` where the true spacing is unknown."""
     train_cases: tuple[int, ...]
@@ -199,6 +218,29 @@ class TaskSettings:
     augment: AugmentSettings
     bad_cases: str = "error"
     """`error`: a case that cannot be used stops the study (all are named); `skip`: it is left out and reported."""
+    clip: tuple[float, ...] = ()
+    """Lowest and highest intensity, in the files' unit: values beyond are cut before anything else; empty: none are."""
+    image_interpolation: str = "cubic"
+    """To the training grid: `cubic` or `linear`."""
+    label_interpolation: str = "linear"
+    """`linear` (of each label's indicator, the largest wins) or `nearest`."""
+    as_slices: str = ""
+    """`axial`, `coronal` or `sagittal`: a 2-D network segments volumes slice by slice; empty: images are 2-D."""
+
+    @property
+    def slice_axis(self) -> int | None:
+        """The canonical axis across which volumes are cut into slices; None where they are not."""
+        return SLICE_AXES.get(self.as_slices)
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The patch along the axes of a case: one voxel thick across slices."""
+        axis = self.slice_axis
+        return self.patch if axis is None else (*self.patch[:axis], 1, *self.patch[axis:])
+
+    def window_axes(self, axes: tuple[int, ...]) -> tuple[int, ...]:
+        """Axes of a patch as those of a case."""
+        return tuple(axis if self.slice_axis is None or axis < self.slice_axis else axis + 1 for axis in axes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,6 +392,8 @@ class RuntimeSettings:
     store_dir: str
     """Where prepared data is kept; empty means inside the workdir."""
     keep_checkpoints: int
+    data_residence: str = "auto"
+    """Of training voxels: `device`, `host` (sent as they are needed) or `auto`; batches are the same, bit for bit."""
 
 
 @dataclasses.dataclass(frozen=True)

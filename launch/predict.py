@@ -4,9 +4,9 @@ python -m launch.predict --workdir=runs/quickstart --arm=transfer --input=DIR|FI
     [--train_cases=8 --fold=0] [--ensemble] [--uncertainty]
 python -m launch.predict --score=DIR (--workdir=runs/quickstart | --references=DIR) [--output=FILE.csv]
 
-The first writes NIfTI label maps on each input's own grid: OUTPUT/seed_<id>/<case>.nii.gz, or with --ensemble one map
-from the mean of the seeds' probabilities, OUTPUT/<case>.nii.gz; with --uncertainty also the voxel entropy over seeds,
-OUTPUT/entropy/<case>.nii.gz.
+The first writes NIfTI label maps on each input's own grid, with the label values of the target's dataset.json:
+OUTPUT/seed_<id>/<case>.nii.gz, or with --ensemble one map from the mean of the seeds' probabilities,
+OUTPUT/<case>.nii.gz; with --uncertainty also the voxel entropy over seeds, OUTPUT/entropy/<case>.nii.gz.
 
 The second scores DIR/<case>.nii.gz, or DIR/seed_<id>/<case>.nii.gz, whoever made them: against the test cases of a
 study, by its settings, or against a folder (Decathlon or nnU-Net layout, or nothing but label maps). Rows as in
@@ -73,10 +73,14 @@ def predict(arm: Arm) -> None:
     for done, case in enumerate(cases, start=1):
         made, geometry = arm.segment(list(case.images), seeds)
         if _ENSEMBLE.value:
-            data.write_prediction(made.ensemble, geometry, output / f"{case.name}.nii.gz")
+            maps = {output / f"{case.name}.nii.gz": made.ensemble}
         else:
-            for seed, labels in zip(seeds, made.labels, strict=True):
-                data.write_prediction(labels, geometry, output / f"seed_{seed}" / f"{case.name}.nii.gz")
+            maps = {
+                output / f"seed_{seed}" / f"{case.name}.nii.gz": labels
+                for seed, labels in zip(seeds, made.labels, strict=True)
+            }
+        for path, labels in maps.items():
+            data.write_prediction(labels, geometry, path, label_values=arm.label_values)
         if _UNCERTAINTY.value:
             data.write_map(made.entropy, geometry, output / "entropy" / f"{case.name}.nii.gz")
         progress("predicting", done, len(cases), case.name)

@@ -28,7 +28,7 @@ def main() -> None:
     config = cli.load_config(_CONFIG)
     workdir = Path(cli.require(_WORKDIR.value, "workdir", "runs/quickstart"))
     stages = [] if _DRY_RUN.value else _STAGES.value
-    ready = study_run.run_stages(config, workdir, stages=stages, progress=cli.make_progress())
+    ready = study_run.run_stages(config, workdir, stages=stages, progress=cli.make_progress(), tell=print)
     if _DRY_RUN.value:
         print(describe.describe(ready))
     elif "report" in stages:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from configs import default
 from jaxseg import config, fields, inference, losses, models, optim, streams, transfer
 from jaxseg import types as t
-from jaxseg.data import normalize
+from jaxseg.data import normalize, resample, residence
 from jaxseg.types import UserError
 from tests.tiny import tiny_config
 
@@ -115,6 +115,9 @@ def test_choices_are_those_of_the_modules_that_offer_them():
     assert config.LOSSES == losses.LOSSES
     assert config.NORMALIZATIONS == normalize.NAMES
     assert config.WINDOW_WEIGHTS == inference.WEIGHTS
+    assert config.IMAGE_INTERPOLATIONS == resample.IMAGE_INTERPOLATIONS
+    assert config.LABEL_INTERPOLATIONS == resample.LABEL_INTERPOLATIONS
+    assert config.RESIDENCES == residence.RESIDENCES
     assert set(config.FREEZES) == set(optim.FREEZE_RULES)
     for init in config.INITS:
         transfer.transfer_rules(init)
@@ -311,8 +314,14 @@ OUT_OF_RANGE = [
     ("target.folds", 0, "a number from 1"),
     ("target.patch", (8, 8, 8), "2 sizes, as model.ndim = 2"),
     ("source.patch", (8, 0), "2 sizes, as model.ndim = 2"),
+    ("target.as_slices", "transverse", "'', 'sagittal', 'coronal', 'axial' with model.ndim = 2"),
+    ("target.image_interpolation", "quintic", "'cubic', 'linear'"),
+    ("target.label_interpolation", "cubic", "'linear', 'nearest'"),
+    ("target.clip", (240.0, -160.0), "a lower and a higher intensity"),
+    ("target.clip", (1.0,), "a lower and a higher intensity"),
+    ("runtime.data_residence", "disk", "'auto', 'device', 'host'"),
     ("target.spacing_mm", "nativ", "'native', 'median', or 2 or 3 positive numbers"),
-    ("target.spacing_mm", "1, 0", "2 or 3 positive numbers"),
+    ("target.spacing_mm", "1, -2", "2 or 3 positive numbers"),
     ("target.spacing_mm", "1, nan", "2 or 3 positive numbers"),
     ("target.foreground", 1.1, "a share from 0 to 1"),
     ("target.normalization", "z", "'zscore'"),

@@ -1,17 +1,11 @@
 """Folders of images, TFDS stores or synthetic volumes become arrays that compiled code samples from."""
 
-from jaxseg.data.cohort import build_cohort
+from jaxseg.data.cohort import build_cohort, load_cohort
 from jaxseg.data.contact import case_table, write_contact_sheet
 from jaxseg.data.images import read_image, to_own_grid
 from jaxseg.data.layouts import list_images
-from jaxseg.data.prepare import (
-    PreparedTask,
-    PrepareReport,
-    fit_intensity,
-    load_case,
-    load_cases,
-    prepare_task,
-)
+from jaxseg.data.prepare import prepare_task
+from jaxseg.data.prepared import PreparedTask, PrepareReport, fit_intensity, load_case, load_cases
 from jaxseg.data.references import References, case_geometries, open_references
 from jaxseg.data.sampling import make_sample
 from jaxseg.data.splits import Split, held_out_groups, nested_subset, split_cases
@@ -31,6 +25,7 @@ __all__ = [
     "list_images",
     "load_case",
     "load_cases",
+    "load_cohort",
     "make_sample",
     "nested_subset",
     "open_references",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, Num
 
-from jaxseg.data.prepare import PreparedTask, load_case
+from jaxseg.data.prepared import PreparedTask, load_case
 from jaxseg.types import Cohort, UserError
 
 INT32_VOXELS = 2**31 - 1
@@ -27,12 +31,17 @@ def build_cohort(prepared: PreparedTask, names: Sequence[str], *, seed: int = 0,
     Raises:
         UserError: more voxels than 32-bit positions can address.
     """
-    sizes = [int(np.prod(prepared.record(name).shape, dtype=np.int64)) for name in names]
-    check_size(sum(sizes), prepared.name, len(names))
-    offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
-    kind = np.uint8 if len(prepared.labels) < 256 else np.uint16
+    check_size(sum(math.prod(prepared.record(name).shape) for name in names), prepared.name, len(names))
+    cohort = load_cohort(prepared, names, seed=seed, points=points)
+    return jax.tree.map(jnp.asarray, dataclasses.replace(cohort, offsets=cohort.offsets.astype(np.int32)))
+
+
+def load_cohort(prepared: PreparedTask, names: Sequence[str], *, seed: int = 0, points: int = 4096) -> Cohort:
+    """`build_cohort` on the host, of any size: NumPy arrays, offsets of 64 bits."""
+    sizes = [math.prod(prepared.record(name).shape) for name in names]
+    offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
     image = np.empty((sum(sizes), prepared.channels), dtype=np.float32)
-    label = np.empty(sum(sizes), dtype=kind)
+    label = np.empty(sum(sizes), dtype=label_kind(prepared))
     foreground = np.zeros((len(names), len(prepared.labels), max(1, points)), dtype=np.int32)
     counts = np.zeros((len(names), len(prepared.labels)), dtype=np.int32)
     for index, name in enumerate(names):
@@ -45,15 +54,27 @@ def build_cohort(prepared: PreparedTask, names: Sequence[str], *, seed: int = 0,
             foreground[index, row, : chosen.size] = chosen
             counts[index, row] = chosen.size
     used = max(1, int(counts.max(initial=0)))
-    return Cohort(
-        image=jnp.asarray(image),
-        label=jnp.asarray(label),
-        offsets=jnp.asarray(offsets),
-        shapes=jnp.asarray([prepared.record(name).shape for name in names], dtype=jnp.int32),
-        foreground=jnp.asarray(foreground[:, :, :used]),
-        num_foreground=jnp.asarray(counts),
-        spacing=jnp.asarray([prepared.record(name).spacing_mm for name in names], dtype=jnp.float32),
-    )
+    arrays: dict[str, Any] = {
+        "image": image,
+        "label": label,
+        "offsets": offsets,
+        "shapes": np.asarray([prepared.record(name).shape for name in names], dtype=np.int32),
+        "foreground": foreground[:, :, :used],
+        "num_foreground": counts,
+        "spacing": np.asarray([prepared.record(name).spacing_mm for name in names], dtype=np.float32),
+    }
+    return Cohort(**arrays)
+
+
+def label_kind(prepared: PreparedTask) -> type[np.uint8] | type[np.uint16]:
+    """The smallest type that holds every class index, that of unknown voxels too."""
+    return np.uint8 if len(prepared.labels) < 255 else np.uint16
+
+
+def cohort_bytes(prepared: PreparedTask, names: Sequence[str]) -> int:
+    """Size of the voxels of these cases in a cohort."""
+    voxels = sum(math.prod(prepared.record(name).shape) for name in names)
+    return voxels * (4 * prepared.channels + np.dtype(label_kind(prepared)).itemsize)
 
 
 def check_size(voxels: int, name: str, cases: int) -> None:
@@ -65,7 +86,7 @@ def check_size(voxels: int, name: str, cases: int) -> None:
     if voxels > INT32_VOXELS:
         raise UserError(
             f"{name}: {cases} training cases have {voxels:,} voxels together; a cohort holds at most {INT32_VOXELS:,}. "
-            "Use a coarser spacing_mm or fewer train_cases."
+            "Set runtime.data_residence to 'host' (or 'auto'), use a coarser spacing_mm, or fewer train_cases."
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import matplotlib.figure
 import matplotlib.lines
@@ -12,15 +13,19 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from jaxseg.data import store
-from jaxseg.data.prepare import PreparedTask
+from jaxseg.data.prepared import PreparedTask
 
 # Okabe and Ito's colours without black, so that neighbouring labels differ for colour-blind readers too.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+DASHES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
 COLUMNS = 6
 
 
 def write_contact_sheet(prepared: PreparedTask, path: Path, *, cases: int = 24) -> Path:
-    """Write a picture of evenly spaced cases: of each the slice with most foreground, labels outlined.
+    """Write a picture of evenly spaced cases: of each the axial slice with most foreground, labels outlined.
+
+    Volumes are drawn with the patient's right on the right and the front up, images as their rows run, top first.
+    Cases with warnings are marked with (!).
 
     Args:
         prepared: the task; images are shown as they are stored, so no statistics of other cases are needed.
@@ -42,15 +47,20 @@ def write_contact_sheet(prepared: PreparedTask, path: Path, *, cases: int = 24) 
         image, label = slice_of(arrays["image"][..., 0], arrays["label"])
         aspect = record.spacing_mm[1] / record.spacing_mm[0]
         low, high = np.percentile(image, (1, 99))
-        place.imshow(image.T, cmap="gray", origin="lower", vmin=low, vmax=max(high, low + 1e-6), aspect=aspect)
-        for value in range(1, len(prepared.labels) + 1):
-            if (label == value).any():
-                place.contour((label == value).T, levels=[0.5], colors=[_colour(value)], linewidths=0.8)
-        place.set_title(_plain(record.name), fontsize=7)
-    handles = [
-        matplotlib.lines.Line2D([], [], color=_colour(value), label=_plain(name))
-        for value, name in enumerate(prepared.labels, start=1)
-    ]
+        origin: Literal["lower", "upper"] = "lower" if prepared.ndim == 3 else "upper"
+        place.imshow(image.T, cmap="gray", origin=origin, vmin=low, vmax=max(high, low + 1e-6), aspect=aspect)
+        masks = {value: label == value for value in range(1, len(prepared.labels) + 1) if (label == value).any()}
+        # What is enclosed last: where outlines fall together, as a ring's and its content's, the inner one is seen.
+        for value in sorted(masks, key=lambda value: -np.ptp(np.nonzero(masks[value]), axis=1).prod()):
+            colour, dashes = _line(value)
+            mask = masks[value].astype(float).T
+            place.contour(mask, levels=[0.7], colors=[colour], linestyles=[dashes], linewidths=0.8)
+        place.set_title(_plain(record.name) + (" (!)" if record.warnings else ""), fontsize=7)
+    handles = []
+    for value, name in enumerate(prepared.labels, start=1):
+        colour, dashes = _line(value)
+        handles.append(matplotlib.lines.Line2D([], [], color=colour, linestyle=dashes, label=_plain(name)))
+    figure.suptitle(f"{_plain(prepared.name)}: {len(chosen)} of {len(prepared.cases)} cases", fontsize=9)
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
@@ -68,8 +78,10 @@ def slice_of(
     return image[:, :, index], label[:, :, index]
 
 
-def _colour(value: int) -> str:
-    return COLOURS[(value - 1) % len(COLOURS)]
+def _line(value: int) -> tuple[str, Literal["-", "--", ":"]]:
+    """Colour and dashes of a label's outline."""
+    rounds, index = divmod(value - 1, len(COLOURS))
+    return COLOURS[index], DASHES[rounds % len(DASHES)]
 
 
 def _plain(text: str) -> str:
@@ -78,7 +90,7 @@ def _plain(text: str) -> str:
 
 
 def case_table(prepared: PreparedTask) -> list[dict[str, object]]:
-    """One row a case for the preparation's report: group, shape, spacing, voxels a label, foreground share, warnings.
+    """One row a case for the preparation's report: group, grids, labels, voxels a label, foreground share, warnings.
 
     Cases that were refused follow, with the reason as their status.
     """
@@ -94,6 +106,7 @@ def case_table(prepared: PreparedTask) -> list[dict[str, object]]:
                 "own_spacing_mm": _joined(record.own_spacing_mm),
                 "shape": _joined(record.shape),
                 "spacing_mm": _joined(record.spacing_mm),
+                "labels": ", ".join(name for name, count in zip(prepared.labels, voxels[1:], strict=True) if count),
                 **{f"voxels {name}": count for name, count in zip(prepared.labels, voxels[1:], strict=True)},
                 "foreground_share": sum(voxels[1:]) / max(1, sum(voxels)),
                 "warnings": "; ".join(record.warnings),

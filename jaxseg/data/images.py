@@ -27,8 +27,8 @@ def read_image(
 
     Args:
         image: a path, one path a channel, or a nibabel image.
-        task: its spacing and normalisation are used.
-        ndim: 2 or 3.
+        task: its spacing, interpolation, clipping and normalisation are used.
+        ndim: of the network, 2 or 3.
         spacing_mm: of the training grid (`PreparedTask.spacing_mm`); needed when the task says `median`.
         normalization: one entry a channel (`PreparedTask.normalization`); needed when the task says `auto`.
         windows: `PreparedTask.windows`; needed for `dataset`.
@@ -41,13 +41,14 @@ def read_image(
     """
     with volume.quiet_nibabel():
         try:
-            voxels, geometry, _ = _read_any(image, ndim)
+            voxels, geometry, _ = _read_any(image, 3 if task.as_slices else ndim)
         except volume.BadCaseError as error:
             raise UserError(str(error)) from None
+    voxels = normalize.clip(voxels, task.clip)
     wanted = spacing_mm if spacing_mm is not None else task.spacing_mm
     if isinstance(wanted, tuple):
         shape, _ = resample.new_grid(geometry.own_shape, geometry.own_spacing_mm, wanted)
-        voxels = resample.resize_image(voxels, shape, geometry.own_spacing_mm)
+        voxels = resample.resize_image(voxels, shape, geometry.own_spacing_mm, task.image_interpolation)
         geometry = dataclasses.replace(geometry, shape=shape)
     elif wanted == "median":
         raise ValueError("spacing `median` is known after preparation: pass PreparedTask.spacing_mm")

@@ -9,8 +9,9 @@
 | `auto` | `dataset` for channels whose modality is CT, else `zscore` |
 | `none` | unchanged |
 
-All but `dataset` look at one case alone. `dataset` is for CT, whose numbers mean the same in every scan (Isensee et al.
-2021, doi:10.1038/s41592-020-01008-z); it is applied when cases are loaded, after the split is known.
+Before any of them, a task's `clip` cuts intensities to a fixed range, such as a CT window. All but `dataset` look at
+one case alone. `dataset` is for CT, whose numbers mean the same in every scan (Isensee et al. 2021,
+doi:10.1038/s41592-020-01008-z); it is applied when cases are loaded, after the split is known.
 """
 
 from __future__ import annotations
@@ -28,6 +29,17 @@ LOW, HIGH = 0.5, 99.5
 
 Window = tuple[float, float, float, float]
 """Of one channel: lower and upper clip, mean, standard deviation."""
+
+
+def clip(
+    image: Float[np.ndarray, "*spatial channels"], limits: Sequence[float]
+) -> Float[np.ndarray, "*spatial channels"]:
+    """Cut intensities to a range, such as a CT window in Hounsfield units; () leaves them.
+
+    >>> clip(np.array([-900.0, 30.0, 700.0]), (-160, 240)).tolist()
+    [-160.0, 30.0, 240.0]
+    """
+    return np.clip(image, limits[0], limits[1]) if limits else image
 
 
 def per_channel(normalization: str, modality: Sequence[str]) -> tuple[str, ...]:

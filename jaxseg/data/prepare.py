@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import difflib
-import functools
 import hashlib
 import json
 import os
@@ -19,69 +18,16 @@ from jaxtyping import Num
 
 from jaxseg.data import normalize, resample, sources, store, volume
 from jaxseg.data.layouts import CaseList, Refused
-from jaxseg.types import CaseArrays, CaseFiles, CaseRecord, TaskSettings, UserError
+from jaxseg.data.prepared import PreparedTask, PrepareReport
+from jaxseg.types import CaseFiles, CaseRecord, TaskSettings, UserError
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever prepared arrays change their meaning, so that older stores are built anew."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many cases are done and how many there are."""
 
 _MAX_VOXELS = 2**31 - 1
-
-
-@dataclasses.dataclass(frozen=True)
-class PrepareReport:
-    """What the preparation found."""
-
-    warnings: tuple[tuple[str, str], ...]
-    """(case, what is doubtful); the case is empty where the whole task is meant."""
-    refused: Refused
-    """(case, reason) of the cases that were left out."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PreparedTask:
-    """A task whose cases lie in a finished store."""
-
-    name: str
-    directory: Path
-    cases: tuple[CaseRecord, ...]
-    """In name order."""
-    labels: tuple[str, ...]
-    """Names, background left out: the class index of `labels[i]` is i + 1."""
-    channels: int
-    ndim: int
-    unit: str
-    modality: tuple[str, ...]
-    """One entry a channel."""
-    normalization: tuple[str, ...]
-    """One entry a channel, `auto` resolved."""
-    spacing_mm: tuple[float, ...] | None
-    """Of the training grid; None when every case keeps its own."""
-    report: PrepareReport
-    splits: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] | None
-    """(train, val) names of each fold of splits_final.json."""
-    ignore_index: int | None
-    """Class index of voxels without a known label (nnU-Net's `ignore`), one above the last label's; None: no such."""
-    windows: tuple[normalize.Window, ...] = ()
-    """Statistics of the training cases, from `fit_intensity`; empty until then."""
-
-    def record(self, name: str) -> CaseRecord:
-        """The record of a case.
-
-        Raises:
-            KeyError: no case of this name.
-        """
-        return self.cases[self._position(name)]
-
-    def _position(self, name: str) -> int:
-        return _positions(self.cases)[name]
-
-
-@functools.lru_cache(maxsize=64)
-def _positions(cases: tuple[CaseRecord, ...]) -> Mapping[str, int]:
-    return {record.name: position for position, record in enumerate(cases)}
 
 
 # ----------------------------------------------------------------------------------------------------------- prepare
@@ -93,14 +39,15 @@ def prepare_task(task: TaskSettings, *, ndim: int, store_dir: Path, progress: Pr
     Every case is checked, whatever the others are like; the bad ones are reported together.
 
     Args:
-        task: `data`, `labels`, `spacing_mm`, `unit` and `normalization` decide what is stored.
-        ndim: 2 (one-slice volumes lose their slice axis) or 3.
+        task: `data`, `labels`, `spacing_mm`, the interpolations, `clip` and `normalization` decide what is stored.
+        ndim: of the network, 2 or 3: in 2-D one-slice volumes lose their slice axis, unless `task.as_slices`.
         store_dir: stores of all tasks; created.
         progress: told about every case while the store is built.
 
     Raises:
         UserError: no data, unusable settings, or cases that cannot be used (all named).
     """
+    ndim = 3 if task.as_slices else ndim
     with volume.quiet_nibabel():
         source = sources.open_source(task.data, ndim=ndim, cache=Path(store_dir))
         recipe = _recipe(task, source, ndim)
@@ -110,7 +57,23 @@ def prepare_task(task: TaskSettings, *, ndim: int, store_dir: Path, progress: Pr
     prepared = _read_prepared(directory, task, source.listing)
     if prepared.report.refused and task.bad_cases == "error":
         raise UserError(_refusal(prepared.report.refused, len(source.listing.cases), task.data))
-    return prepared
+    warnings = prepared.report.warnings + _slice_warnings(prepared.cases, task)
+    return dataclasses.replace(prepared, report=dataclasses.replace(prepared.report, warnings=warnings))
+
+
+def _slice_warnings(cases: Sequence[CaseRecord], task: TaskSettings) -> tuple[tuple[str, str], ...]:
+    """Cases that are cut into slices although another axis has the thickest voxels."""
+    axis = task.slice_axis
+    if axis is None:
+        return ()
+    return tuple(
+        (
+            case.name,
+            f"as_slices {task.as_slices!r}, but its voxels are longer across another axis: {case.spacing_mm} mm",
+        )
+        for case in cases
+        if case.spacing_mm[axis] < 0.99 * max(case.spacing_mm)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +89,9 @@ class _Recipe:
     modality: tuple[str, ...]
     normalization: tuple[str, ...]
     spacing_mm: tuple[float, ...] | None
+    image_interpolation: str
+    label_interpolation: str
+    clip: tuple[float, ...]
 
 
 def _recipe(task: TaskSettings, source: sources.Source, ndim: int) -> _Recipe:
@@ -142,6 +108,9 @@ def _recipe(task: TaskSettings, source: sources.Source, ndim: int) -> _Recipe:
         modality=listing.modality,
         normalization=normalize.per_channel(task.normalization, listing.modality),
         spacing_mm=_wanted_spacing(task.spacing_mm, source, ndim),
+        image_interpolation=task.image_interpolation,
+        label_interpolation=task.label_interpolation,
+        clip=task.clip,
     )
 
 
@@ -167,8 +136,10 @@ def _wanted_spacing(wanted: str | tuple[float, ...], source: sources.Source, ndi
         if not found:
             return None
         return tuple(float(value) for value in np.round(np.median(np.array(found), axis=0), 6))
-    if isinstance(wanted, str) or len(wanted) != ndim or min(wanted) <= 0:
-        raise UserError(f"spacing_mm is {wanted!r}; allowed are native, median, or {ndim} positive numbers.")
+    if isinstance(wanted, str) or len(wanted) != ndim or min(wanted) < 0:
+        raise UserError(
+            f"spacing_mm is {wanted!r}; allowed are native, median, or {ndim} positive numbers (0: as the case has it)."
+        )
     return tuple(float(value) for value in wanted)
 
 
@@ -245,6 +216,8 @@ def _in_parallel(
                     yield files, future.result()
                 except volume.BadCaseError as error:
                     yield files, str(error)
+                except MemoryError as error:
+                    yield files, f"it does not fit into memory ({error})"
         finally:
             for _, future in waiting:
                 future.cancel()
@@ -309,12 +282,14 @@ def _class_indices(label: Num[np.ndarray, " *spatial"], recipe: _Recipe) -> Num[
 def _on_training_grid(
     raw: sources.RawCase, reference: np.ndarray, recipe: _Recipe
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+    image = normalize.clip(raw.image, recipe.clip)
     if recipe.spacing_mm is None:
-        return raw.image, reference, raw.spacing_mm
+        return image, reference, raw.spacing_mm
     shape, spacing = resample.new_grid(reference.shape, raw.spacing_mm, recipe.spacing_mm)
     if int(np.prod(shape, dtype=object)) > _MAX_VOXELS:
         raise volume.BadCaseError(f"at spacing {recipe.spacing_mm} mm it would have {shape} voxels")
-    return resample.resize_image(raw.image, shape, raw.spacing_mm), resample.resize_labels(reference, shape), spacing
+    image = resample.resize_image(image, shape, raw.spacing_mm, recipe.image_interpolation)
+    return image, resample.resize_labels(reference, shape, recipe.label_interpolation), spacing
 
 
 # -------------------------------------------------------------------------------------------------------------- read
@@ -330,6 +305,7 @@ def _read_prepared(directory: Path, task: TaskSettings, listing: CaseList) -> Pr
         directory=directory,
         cases=records,
         labels=tuple(name for name, _ in recipe["labels"]),
+        label_values=tuple(value for _, value in recipe["labels"]),
         channels=len(recipe["modality"]),
         ndim=recipe["ndim"],
         unit=task.unit,
@@ -348,46 +324,3 @@ def _read_prepared(directory: Path, task: TaskSettings, listing: CaseList) -> Pr
 def _record(entry: Mapping[str, Any]) -> CaseRecord:
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
     return CaseRecord(**values)
-
-
-def load_case(prepared: PreparedTask, name: str) -> CaseArrays:
-    """One case from the store, in memory.
-
-    Raises:
-        KeyError: no case of this name.
-        ValueError: its normalisation needs statistics of the training cases, see `fit_intensity`.
-    """
-    return load_cases(prepared, (name,))[0]
-
-
-def load_cases(prepared: PreparedTask, names: Sequence[str]) -> list[CaseArrays]:
-    """Several cases from the store, in this order; see `load_case`."""
-    if "dataset" in prepared.normalization and not prepared.windows:
-        raise ValueError("normalization `dataset` needs statistics of the training cases: call fit_intensity first")
-    positions = _positions(prepared.cases)
-    read = store.read_cases(prepared.directory, [positions[name] for name in names])
-    return [_case(prepared, prepared.cases[positions[name]], arrays) for name, arrays in zip(names, read, strict=True)]
-
-
-def _case(prepared: PreparedTask, record: CaseRecord, arrays: Mapping[str, np.ndarray]) -> CaseArrays:
-    image = arrays["image"]
-    if prepared.windows:
-        image = normalize.apply_windows(image, prepared.normalization, prepared.windows)
-    return CaseArrays(record, image, arrays["label"], arrays.get("reference", arrays["label"]))
-
-
-def fit_intensity(prepared: PreparedTask, train: Sequence[str]) -> PreparedTask:
-    """The task with intensity statistics of these training cases, where its normalisation uses any.
-
-    Neither images nor labels of other cases are looked at.
-    """
-    if "dataset" not in prepared.normalization:
-        return prepared
-    positions = _positions(prepared.cases)
-    samples = []
-    for name in sorted(train):
-        (arrays,) = store.read_cases(prepared.directory, [positions[name]])
-        samples.append(normalize.sample_foreground(arrays["image"], arrays["label"]))
-    if not sum(len(sample) for sample in samples):
-        raise UserError("normalization `dataset`: none of the training cases holds a voxel of any label.")
-    return dataclasses.replace(prepared, windows=normalize.fit_windows(samples))

@@ -12,6 +12,9 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Float, Num
 
+IMAGE_INTERPOLATIONS = ("cubic", "linear")
+LABEL_INTERPOLATIONS = ("linear", "nearest")
+
 THICK = 3.0
 """A voxel this many times longer than wide is resampled linearly: a cubic spline rings across thick slices."""
 
@@ -19,7 +22,7 @@ THICK = 3.0
 def new_grid(
     shape: Sequence[int], spacing_mm: Sequence[float], wanted_mm: Sequence[float]
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Shape and spacing of the grid with about the wanted spacing over the same extent.
+    """Shape and spacing of the grid with about the wanted spacing over the same extent; 0 keeps an axis as it is.
 
     >>> new_grid((10, 9), (1.0, 2.0), (2.0, 2.0))
     ((5, 9), (2.0, 2.0))
@@ -30,22 +33,30 @@ def new_grid(
 
 def _new_axis(size: int, spacing: float, wanted: float) -> tuple[int, float]:
     # Spacings that differ by header rounding (0.799999) are the same grid.
-    if abs(spacing - wanted) <= 1e-4 * wanted:
+    if wanted == 0 or abs(spacing - wanted) <= 1e-4 * wanted:
         return size, spacing
     new = max(1, round(size * spacing / wanted))
     return new, size * spacing / new
 
 
 def resize_image(
-    image: Float[np.ndarray, "*spatial channels"], shape: Sequence[int], spacing_mm: Sequence[float]
+    image: Float[np.ndarray, "*spatial channels"],
+    shape: Sequence[int],
+    spacing_mm: Sequence[float],
+    interpolation: str = "cubic",
 ) -> Float[np.ndarray, "*new channels"]:
-    """Resample an image with cubic splines, or linearly where its voxels are much longer than wide.
+    """Resample an image.
 
-    Cubic results are clipped to the image's own range: an overshoot is no measurement.
+    Args:
+        image: what is resampled.
+        shape: of the new grid, over the same extent.
+        spacing_mm: of the image's own grid.
+        interpolation: one of `IMAGE_INTERPOLATIONS`. `cubic` splines are clipped to the image's own range (an overshoot
+            is no measurement) and give way to `linear` where voxels are much longer than wide.
     """
     if image.shape[:-1] == tuple(shape):
         return image
-    if max(spacing_mm) > THICK * min(spacing_mm):
+    if interpolation == "linear" or max(spacing_mm) > THICK * min(spacing_mm):
         return _resize_linear(image, shape)
     factors = [new / old for new, old in zip(shape, image.shape[:-1], strict=True)]
     parts = []
@@ -55,10 +66,23 @@ def resize_image(
     return np.stack(parts, axis=-1)
 
 
-def resize_labels(label: Num[np.ndarray, " *spatial"], shape: Sequence[int]) -> Num[np.ndarray, " *new"]:
-    """Resample a label map: the label whose linearly resampled indicator is largest; ties go to the lower label."""
+def resize_labels(
+    label: Num[np.ndarray, " *spatial"], shape: Sequence[int], interpolation: str = "linear"
+) -> Num[np.ndarray, " *new"]:
+    """Resample a label map.
+
+    Args:
+        label: what is resampled.
+        shape: of the new grid, over the same extent.
+        interpolation: one of `LABEL_INTERPOLATIONS`. `linear`: the label whose linearly resampled indicator is largest,
+            ties to the lower label; `nearest`: the label of the voxel that the new voxel's centre lies in.
+    """
     if label.shape == tuple(shape):
         return label
+    if interpolation == "nearest":
+        for axis, (old, new) in enumerate(zip(label.shape, shape, strict=True)):
+            label = label.take(((np.arange(new) + 0.5) * old / new).astype(int), axis=axis)
+        return np.ascontiguousarray(label)
     best = np.full(tuple(shape), -1.0, dtype=np.float32)
     out = np.zeros(tuple(shape), dtype=label.dtype)
     for value in np.unique(label):

@@ -4,7 +4,7 @@ A patch start is uniform among those that keep the patch inside the case; where 
 among those that keep the case inside the patch. Outside the case the image is 0 (the mean, after z-scoring) and the
 label background; prediction pads in the same way. A share of the patches is drawn to contain a foreground voxel: a
 label is drawn uniformly among those the case has, then one of its voxels, then a start whose patch contains it
-(before any affine map).
+(before any affine map). A task that takes volumes slice by slice draws patches one voxel thick and drops that axis.
 """
 
 from __future__ import annotations
@@ -21,6 +21,19 @@ from jaxseg.streams import fold_in_name
 from jaxseg.types import Batch, Cohort, RunInputs, TaskSettings, UserError
 
 Sample = Callable[[Key[Array, ""], Cohort, RunInputs], Batch]
+
+
+@flax.struct.dataclass
+class Place:
+    """Where a patch comes from."""
+
+    case: Int[Array, ""]
+    """Cohort index."""
+    start: Int[Array, " ndim"]
+    """First voxel, along the axes of the case; negative where the case is smaller than the patch."""
+    turn: spatial.Turn
+    matrix: Float[Array, "ndim ndim"] | None
+    """Of an affine map about the centre; None where there are none."""
 
 
 @flax.struct.dataclass
@@ -55,26 +68,60 @@ def make_sample(task: TaskSettings, *, batch: int) -> Sample:
 
 
 def make_gather(task: TaskSettings, *, batch: int) -> Callable[[Key[Array, ""], Cohort, RunInputs], RawBatch]:
-    """The first half of `make_sample`: choose places and read them, turned. Needs the cohort."""
-    patch = tuple(task.patch)
-    settings = task.augment
-    spatial.check_augment(settings, patch)
-    if not 0 <= task.foreground <= 1:
-        raise UserError(f"foreground is {task.foreground}; a share between 0 and 1 is allowed.")
+    """The first half of `make_sample`: choose places and read them, turned.
 
-    def one(key: Key[Array, ""], cohort: Cohort, run: RunInputs) -> RawBatch:
-        case, start = draw_place(fold_in_name(key, "place"), cohort, run, patch=patch, foreground=task.foreground)
-        turn = spatial.draw_turn(fold_in_name(key, "turn"), settings, len(patch))
-        if settings.affine == 0:
-            return RawBatch(*spatial.cut(cohort, case, start, patch, turn))
-        spacing = jnp.ones(len(patch), dtype=jnp.float32) if cohort.spacing is None else cohort.spacing[case]
-        matrix = spatial.draw_affine(fold_in_name(key, "affine"), settings, spacing)
-        return RawBatch(*spatial.cut_affine(cohort, case, start, patch, turn, matrix))
+    Voxels come from the cohort, or from the run's boxes where it has them.
+    """
+    draw = make_draw(task)
+    axis = task.slice_axis
+
+    def one(key: Key[Array, ""], patch: Int[Array, ""], cohort: Cohort, run: RunInputs) -> RawBatch:
+        place = draw(key, cohort, run)
+        if run.boxes is None:
+            voxels = spatial.whole_case(cohort, place.case)
+        else:
+            voxels = spatial.boxed_case(run.boxes, patch, cohort.shapes[place.case])
+        if place.matrix is None:
+            image, label, inside = spatial.cut(voxels, place.start, task.window, place.turn)
+        else:
+            image, label, inside = spatial.cut_affine(voxels, place.start, task.window, place.turn, place.matrix)
+        if axis is None:
+            return RawBatch(image, label, inside)
+        return RawBatch(image.squeeze(axis), label.squeeze(axis), inside.squeeze(axis))
 
     def gather(key: Key[Array, ""], cohort: Cohort, run: RunInputs) -> RawBatch:
-        return jax.vmap(one, in_axes=(0, None, None))(_patch_keys(key, batch), cohort, run)
+        keys, patches = patch_keys(key, batch), jnp.arange(batch)
+        return jax.vmap(one, in_axes=(0, 0, None, None))(keys, patches, cohort, run)
 
     return gather
+
+
+def make_draw(task: TaskSettings) -> Callable[[Key[Array, ""], Cohort, RunInputs], Place]:
+    """Where one patch comes from, a function of its key; no voxel of the cohort is read.
+
+    Raises:
+        UserError: augmentation that does not fit the patch.
+    """
+    settings, axis = task.augment, task.slice_axis
+    spatial.check_augment(settings, task.patch)
+    if not 0 <= task.foreground <= 1:
+        raise UserError(f"foreground is {task.foreground}; a share between 0 and 1 is allowed.")
+    plane = [place for place in range(len(task.window)) if place != axis]
+
+    def draw(key: Key[Array, ""], cohort: Cohort, run: RunInputs) -> Place:
+        foreground = task.foreground
+        case, start = draw_place(fold_in_name(key, "place"), cohort, run, patch=task.window, foreground=foreground)
+        turn = spatial.draw_turn(fold_in_name(key, "turn"), settings, len(plane))
+        matrix = None
+        if settings.affine > 0:
+            spacing = jnp.ones(len(plane)) if cohort.spacing is None else cohort.spacing[case][jnp.asarray(plane)]
+            matrix = spatial.draw_affine(fold_in_name(key, "affine"), settings, spacing)
+        if axis is not None:
+            turn = spatial.lift_turn(turn, axis)
+            matrix = None if matrix is None else spatial.lift_matrix(matrix, axis)
+        return Place(case, start, turn, matrix)
+
+    return draw
 
 
 def make_finish(task: TaskSettings) -> Callable[[Key[Array, ""], RawBatch], Batch]:
@@ -84,14 +131,15 @@ def make_finish(task: TaskSettings) -> Callable[[Key[Array, ""], RawBatch], Batc
         return augment.augment_intensity(key, image, inside, task.augment)
 
     def finish(key: Key[Array, ""], raw: RawBatch) -> Batch:
-        keys = _patch_keys(key, raw.image.shape[0])
+        keys = patch_keys(key, raw.image.shape[0])
         image = jax.vmap(change)(keys, raw.image, raw.inside)
         return Batch(image=image, label=raw.label)
 
     return finish
 
 
-def _patch_keys(key: Key[Array, ""], batch: int) -> Key[Array, " batch"]:
+def patch_keys(key: Key[Array, ""], batch: int) -> Key[Array, " batch"]:
+    """A key for every patch of a batch, whatever the batch's size."""
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(batch))
 
 

@@ -1,7 +1,8 @@
 """Where a patch's voxels come from: flips and right-angle turns as index arithmetic, affine maps by interpolation.
 
 A patch is read once, already turned: nothing is copied to flip it. Image and label use the same coordinates, the image
-linear interpolation and the label the nearest voxel.
+linear interpolation and the label the nearest voxel. What is read may be a whole case inside a cohort or a box around
+the patch: the arithmetic is the same, and so are the bits.
 """
 
 from __future__ import annotations
@@ -13,9 +14,38 @@ from collections.abc import Sequence
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from jaxseg.types import AugmentSettings, Cohort, UserError
+from jaxseg.types import AugmentSettings, Boxes, Cohort, UserError
+
+
+@flax.struct.dataclass
+class Voxels:
+    """One case as far as it can be read: a box of it, C order, somewhere in a flat buffer."""
+
+    image: Float[Array, "voxels channels"]
+    label: Num[Array, " voxels"]
+    offset: Int[Array, ""]
+    """Of the box in the buffer."""
+    corner: Int[Array, " ndim"]
+    """Case coordinates of the box's first voxel."""
+    extent: Int[Array, " ndim"]
+    """Of the box."""
+    shape: Int[Array, " ndim"]
+    """Of the case."""
+
+
+def whole_case(cohort: Cohort, case: Int[Array, ""]) -> Voxels:
+    """A case of a cohort that lies on the device."""
+    shape = cohort.shapes[case]
+    return Voxels(cohort.image, cohort.label, cohort.offsets[case], jnp.zeros_like(shape), shape, shape)
+
+
+def boxed_case(boxes: Boxes, patch: Int[Array, ""], shape: Int[Array, " ndim"]) -> Voxels:
+    """The box that was brought for one patch of one step."""
+    here = jax.tree.map(lambda leaf: leaf[patch], boxes)
+    return Voxels(here.image, here.label, jnp.zeros((), jnp.int32), here.corner, here.extent, shape)
 
 
 @flax.struct.dataclass
@@ -82,13 +112,66 @@ def draw_affine(
     return matrix * spacing[None, :] / spacing[:, None]
 
 
+def lift_turn(turn: Turn, slice_axis: int) -> Turn:
+    """A turn of slices as one of the volume they lie in."""
+    plane = _plane(slice_axis)
+    axis = jnp.arange(3, dtype=jnp.int32).at[plane].set(plane[turn.axis])
+    return Turn(axis, jnp.zeros(3, dtype=bool).at[plane].set(turn.flip))
+
+
+def lift_matrix(matrix: Float[Array, "2 2"], slice_axis: int) -> Float[Array, "3 3"]:
+    """An affine map within slices as one of the volume they lie in."""
+    plane = _plane(slice_axis)
+    return jnp.eye(3).at[plane[:, None], plane[None, :]].set(matrix)
+
+
+def _plane(slice_axis: int) -> Int[Array, " 2"]:
+    return jnp.asarray([axis for axis in range(3) if axis != slice_axis], dtype=jnp.int32)
+
+
+def box_size(
+    augment: AugmentSettings, size: Sequence[int], spacing_mm: Float[np.ndarray, "cases ndim"], slice_axis: int | None
+) -> tuple[int, ...]:
+    """Voxels along each axis of a box around a patch's centre that holds whatever the patch may read.
+
+    Args:
+        augment: turns need equal patch sizes, so they change nothing; an affine map widens the box.
+        size: of the patch, along the axes of a case.
+        spacing_mm: of every case that patches are cut from.
+        slice_axis: the axis that affine maps leave alone; None for none.
+    """
+    if augment.affine == 0:
+        return tuple(size)
+    sine = math.sin(math.radians(min(augment.rotation_deg, 90.0)))
+    # Three rotations by at most this angle one after another: every entry off the diagonal is a sum of at most two
+    # products, each with a sine in it.
+    mixed = min(1.0, sine * (1.0 + sine))
+    extents = []
+    for axis, count in enumerate(size):
+        if axis == slice_axis:
+            extents.append(count)
+            continue
+        reach = float(count)
+        for other, length in enumerate(size):
+            if other not in (axis, slice_axis):
+                reach += mixed * length * float((spacing_mm[:, other] / spacing_mm[:, axis]).max())
+        # A voxel more on either side, for interpolation and rounding.
+        extents.append(math.ceil((1.0 + augment.scale) * reach) + 3)
+    return tuple(extents)
+
+
+def box_corner(start: Int[Array, " ndim"], size: Sequence[int], extent: Sequence[int]) -> Int[Array, " ndim"]:
+    """The first voxel of the box around a patch that starts here; its centre is the patch's, to half a voxel."""
+    margin = jnp.asarray([(wide - count) // 2 for wide, count in zip(extent, size, strict=True)], dtype=jnp.int32)
+    return start - margin
+
+
 def cut(
-    cohort: Cohort, case: Int[Array, ""], start: Int[Array, " ndim"], size: Sequence[int], turn: Turn
+    voxels: Voxels, start: Int[Array, " ndim"], size: Sequence[int], turn: Turn
 ) -> tuple[Float[Array, "*patch channels"], Int[Array, " *patch"], Bool[Array, " *patch"]]:
     """Voxels of a box of one case, turned: image and label, 0 outside the case, and where inside it is."""
     ndim = len(size)
-    shape = cohort.shapes[case]
-    strides = _strides(shape)
+    strides = _strides(voxels.extent)
     position = jnp.zeros((1,) * ndim, dtype=jnp.int32)
     inside = jnp.ones((1,) * ndim, dtype=bool)
     for place, count in enumerate(size):
@@ -96,14 +179,14 @@ def cut(
         index = start[turn.axis[place]] + jnp.where(turn.flip[place], count - 1 - index, index)
         along = [1] * ndim
         along[place] = count
-        inside = inside & ((index >= 0) & (index < shape[turn.axis[place]])).reshape(along)
-        position = position + (index * strides[turn.axis[place]]).reshape(along)
-    return *_read(cohort, case, position, inside), inside
+        axis = turn.axis[place]
+        inside = inside & ((index >= 0) & (index < voxels.shape[axis])).reshape(along)
+        position = position + ((index - voxels.corner[axis]) * strides[axis]).reshape(along)
+    return *_read(voxels, position, inside), inside
 
 
 def cut_affine(
-    cohort: Cohort,
-    case: Int[Array, ""],
+    voxels: Voxels,
     start: Int[Array, " ndim"],
     size: Sequence[int],
     turn: Turn,
@@ -111,8 +194,7 @@ def cut_affine(
 ) -> tuple[Float[Array, "*patch channels"], Int[Array, " *patch"], Bool[Array, " *patch"]]:
     """`cut` through an affine map about the box's centre; with the identity the result is the same bit for bit."""
     ndim = len(size)
-    shape = cohort.shapes[case]
-    strides = _strides(shape)
+    strides = _strides(voxels.extent)
     half = jnp.asarray([(count - 1) / 2 for count in size], dtype=jnp.float32)
     # Column o of the map: how far one step along output axis o moves in the case.
     columns = matrix[:, turn.axis] * jnp.where(turn.flip, -1.0, 1.0)[None, :]
@@ -126,23 +208,23 @@ def cut_affine(
             value = value + step.reshape(along)
         where.append(value)
     nearest = [jnp.rint(value).astype(jnp.int32) for value in where]
-    inside, position = _position(nearest, shape, strides)
-    _, label = _read(cohort, case, position, inside)
+    inside, position = _position(nearest, voxels, strides)
+    _, label = _read(voxels, position, inside)
 
     low = [jnp.floor(value) for value in where]
     share = [value - base for value, base in zip(where, low, strict=True)]
-    image = jnp.zeros((*size, cohort.image.shape[1]), dtype=jnp.float32)
+    image = jnp.zeros((*size, voxels.image.shape[1]), dtype=jnp.float32)
     for corner in itertools.product((0, 1), repeat=ndim):
         # Beyond the border the border voxel is repeated; voxels whose centre lies outside are masked below.
         index = [
-            jnp.clip(base.astype(jnp.int32) + up, 0, shape[axis] - 1)
+            jnp.clip(base.astype(jnp.int32) + up, 0, voxels.shape[axis] - 1)
             for axis, (base, up) in enumerate(zip(low, corner, strict=True))
         ]
-        _, flat = _position(index, shape, strides)
+        _, flat = _position(index, voxels, strides)
         weight = jnp.ones(tuple(size), dtype=jnp.float32)
         for part, up in zip(share, corner, strict=True):
             weight = weight * (part if up else 1.0 - part)
-        values = cohort.image.at[cohort.offsets[case] + flat].get(mode="promise_in_bounds")
+        values = voxels.image.at[voxels.offset + flat].get(mode="promise_in_bounds")
         image = image + weight[..., None] * values.astype(jnp.float32)
     return jnp.where(inside[..., None], image, 0.0), label, inside
 
@@ -154,22 +236,22 @@ def _strides(shape: Int[Array, " ndim"]) -> Int[Array, " ndim"]:
 
 
 def _position(
-    index: Sequence[Int[Array, " *patch"]], shape: Int[Array, " ndim"], strides: Int[Array, " ndim"]
+    index: Sequence[Int[Array, " *patch"]], voxels: Voxels, strides: Int[Array, " ndim"]
 ) -> tuple[Bool[Array, " *patch"], Int[Array, " *patch"]]:
     inside = jnp.ones((1,) * len(index), dtype=bool)
     position = jnp.zeros((1,) * len(index), dtype=jnp.int32)
     for axis, value in enumerate(index):
-        inside = inside & (value >= 0) & (value < shape[axis])
-        position = position + value * strides[axis]
+        inside = inside & (value >= 0) & (value < voxels.shape[axis])
+        position = position + (value - voxels.corner[axis]) * strides[axis]
     return inside, position
 
 
 def _read(
-    cohort: Cohort, case: Int[Array, ""], position: Int[Array, " *patch"], inside: Bool[Array, " *patch"]
+    voxels: Voxels, position: Int[Array, " *patch"], inside: Bool[Array, " *patch"]
 ) -> tuple[Float[Array, "*patch channels"], Int[Array, " *patch"]]:
-    # Positions outside the case are read at its voxel 0 and masked: there lies another case, or nothing. What a
+    # Positions outside the case are read at the first voxel and masked: there lies another case, or nothing. What a
     # caller does not use of the pair is never computed.
-    flat = cohort.offsets[case] + jnp.where(inside, position, 0)
-    voxels = cohort.image.at[flat].get(mode="promise_in_bounds").astype(jnp.float32)
-    label = cohort.label.at[flat].get(mode="promise_in_bounds").astype(jnp.int32)
-    return jnp.where(inside[..., None], voxels, 0.0), jnp.where(inside, label, 0)
+    flat = voxels.offset + jnp.where(inside, position, 0)
+    image = voxels.image.at[flat].get(mode="promise_in_bounds").astype(jnp.float32)
+    label = voxels.label.at[flat].get(mode="promise_in_bounds").astype(jnp.int32)
+    return jnp.where(inside[..., None], image, 0.0), jnp.where(inside, label, 0)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from jaxseg.data.prepare import PreparedTask
+from jaxseg.data.prepared import PreparedTask
 from jaxseg.types import UserError
 
 

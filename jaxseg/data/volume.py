@@ -111,13 +111,13 @@ def open_image(path: str) -> Any:
         image: Any = nib.load(path)
         if not isinstance(image, nib.Nifti1Pair):
             raise BadCaseError(f"{path} is {type(image).__name__}; only NIfTI files are read")
+        check_header(image.header, image.shape, path)
         # nibabel mends some fields while loading; what the file says is checked.
         with nib.openers.ImageOpener(path) as stream:
             stored = type(image.header).from_fileobj(stream, check=False)
         zooms = np.asarray(stored["pixdim"][1:4], dtype=float)[[n > 1 for n in (*image.shape, 1, 1)[:3]]]
         if not (np.isfinite(zooms).all() and (zooms > 0).all()):
             raise BadCaseError(f"{path} has voxel sizes {zooms.tolist()} mm; they must be positive")
-        check_header(image.header, image.shape, path)
         claimed = int(np.prod([int(n) for n in image.shape], dtype=object)) * image.get_data_dtype().itemsize
         if claimed > (size if path.endswith(".nii") else size * _GZIP_LIMIT):
             raise BadCaseError(
@@ -185,7 +185,10 @@ def slice_axis_of(shape: Sequence[int], ndim: int, where: str) -> int | None:
         return None
     single = [axis for axis in range(3) if shape[axis] == 1]
     if not single:
-        raise BadCaseError(f"{where} has {tuple(shape)} voxels, several slices; a 2-D task takes volumes of one slice")
+        raise BadCaseError(
+            f"{where} has {tuple(shape)} voxels, several slices; a 2-D network takes volumes of one slice, or "
+            "slices of them: set the task's as_slices to axial, coronal or sagittal"
+        )
     return single[-1]
 
 
@@ -308,7 +311,13 @@ def compare_grids(
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
-def write_prediction(prediction: Num[np.ndarray, " *grid"], geometry: Geometry, path: str | Path) -> None:
+def write_prediction(
+    prediction: Num[np.ndarray, " *grid"],
+    geometry: Geometry,
+    path: str | Path,
+    *,
+    label_values: Sequence[int] | None = None,
+) -> None:
     """Write a label map as NIfTI on the grid of the input, with its sform, qform, codes and units.
 
     The file appears whole or not at all.
@@ -318,11 +327,12 @@ def write_prediction(prediction: Num[np.ndarray, " *grid"], geometry: Geometry, 
             resampled) or on the input's own grid, canonical axes.
         geometry: from `read_image`.
         path: ends in `.nii` or `.nii.gz`.
+        label_values: see `to_nifti`.
 
     Raises:
         ValueError: the prediction lies on neither grid, or the path has another ending.
     """
-    _save(to_nifti(prediction, geometry), Path(path))
+    _save(to_nifti(prediction, geometry, label_values=label_values), Path(path))
 
 
 def write_map(values: Float[np.ndarray, " *own"], geometry: Geometry, path: str | Path) -> None:
@@ -362,9 +372,20 @@ def _umask() -> int:
     return mask
 
 
-def to_nifti(prediction: Num[np.ndarray, " *grid"], geometry: Geometry) -> Any:
-    """The image that `write_prediction` writes, in memory."""
+def to_nifti(
+    prediction: Num[np.ndarray, " *grid"], geometry: Geometry, *, label_values: Sequence[int] | None = None
+) -> Any:
+    """The image that `write_prediction` writes, in memory.
+
+    Args:
+        prediction: see `write_prediction`.
+        geometry: from `read_image`.
+        label_values: what the file holds for class 1, 2, ... (`PreparedTask.label_values`: the values of dataset.json);
+            None for the class indices themselves.
+    """
     labels = to_own_labels(np.asarray(prediction), geometry)
+    if label_values is not None:
+        labels = np.array([0, *label_values])[labels]
     kind = np.uint8 if labels.size == 0 or labels.max() <= 255 else np.uint16
     return _on_file_grid(labels, geometry, kind)
 

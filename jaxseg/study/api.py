@@ -38,6 +38,16 @@ class Arm:
         """Ids of the arm's seeds."""
         return tuple(self.runs)
 
+    @property
+    def fold(self) -> int:
+        """The fold whose training cases the arm's networks have seen."""
+        return next(iter(self.runs.values()))["fold"]
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """What the files of the target task hold for class 1, 2, ..."""
+        return tuple(self.target["label_values"])
+
     def _place(self, seed: int) -> tuple[Path, int, int]:
         if seed not in self.runs:
             raise UserError(f"arm {self.settings.name!r} has no seed {seed}; its seeds are {self.seeds}")
@@ -92,9 +102,10 @@ class Arm:
         """
         if isinstance(image, np.ndarray | jax.Array):
             array = np.asarray(image, np.float32)
-            if array.ndim != self.settings.model.ndim + 1 or array.shape[-1] != self.target["channels"]:
+            axes = len(self.study.target.window)
+            if array.ndim != axes + 1 or array.shape[-1] != self.target["channels"]:
                 raise UserError(
-                    f"a prepared array has shape [*spatial, channels] with {self.settings.model.ndim} spatial axes and "
+                    f"a prepared array has shape [*spatial, channels] with {axes} spatial axes and "
                     f"{self.target['channels']} channel(s), got {array.shape}"
                 )
             return array, None
@@ -105,7 +116,7 @@ class Arm:
             ndim=self.settings.model.ndim,
             spacing_mm=None if spacing is None else tuple(spacing),
             normalization=tuple(self.target["normalization"]),
-            windows=tuple(tuple(window) for window in self.target["windows"]),
+            windows=tuple(tuple(window) for window in self.target["windows"][self.fold]),
         )
 
     def _slabs(
@@ -114,14 +125,18 @@ class Arm:
         """Class probabilities of a prepared array by sliding window, slab after slab along the first axis."""
         params = self._stacked(seeds, None)
         settings = self.study.evaluate
+
+        def predict(windows: np.ndarray) -> np.ndarray:
+            return np.asarray(self._predict(params, {}, windows))
+
         slabs = inference.predict_slabs(
-            lambda windows: np.asarray(self._predict(params, {}, windows)),
+            inference.by_slices(predict, self.study.target.slice_axis),
             [image],
-            patch=self.study.target.patch,
+            patch=self.study.target.window,
             overlap=settings.overlap,
             window_batch=settings.window_batch,
             weights=settings.weights,
-            flips=settings.flips,
+            flips=self.study.target.window_axes(settings.flips),
         )
         return (slab.probabilities for slab in slabs)
 
@@ -152,14 +167,16 @@ class Arm:
             probabilities: Return class probabilities on the prepared grid instead, with a last axis of classes.
 
         Returns:
-            Label maps (uint8) on the grid of the input, in the order of its own axes.
+            Label maps on the grid of the input, in the order of its own axes, with the label values of dataset.json;
+            of a prepared array, which has neither, class indices on its own grid.
         """
         if probabilities:
             return np.concatenate(list(self._slabs(self.read(image)[0], seeds)), axis=1)
         made, geometry = self.segment(image, seeds)
         if geometry is None:
             return made.labels
-        return np.stack([np.asarray(data.to_nifti(one, geometry).dataobj) for one in made.labels])
+        maps = [data.to_nifti(one, geometry, label_values=self.label_values) for one in made.labels]
+        return np.stack([np.asarray(one.dataobj) for one in maps])
 
     def activations(
         self,
@@ -170,6 +187,8 @@ class Arm:
         step: int | None = None,
     ) -> dict[str, Float[np.ndarray, "seed *spatial channels"]]:
         """Outputs of levels, after the nonlinearity, for the central patch of a volume.
+
+        A network that takes slices is given the central slice.
 
         Args:
             volume: See `read`.
@@ -184,13 +203,15 @@ class Arm:
                     f"no layer {name!r}{config.nearest(name, self.layers)} Layers: {', '.join(self.layers)}"
                 )
         array, _ = self.read(volume)
-        patch = np.zeros((1, *self.study.target.patch, array.shape[-1]), np.float32)
+        window = self.study.target.window
+        patch = np.zeros((1, *window, array.shape[-1]), np.float32)
         take, put = [], []
-        for have, want in zip(array.shape[:-1], self.study.target.patch, strict=True):
+        for have, want in zip(array.shape[:-1], window, strict=True):
             size, start = min(have, want), max((have - want) // 2, 0)
             take.append(slice(start, start + size))
             put.append(slice((want - size) // 2, (want - size) // 2 + size))
         patch[0][tuple(put)] = array[tuple(take)]
+        patch = patch.reshape(1, *self.study.target.patch, -1)  # a slice without the axis across it
 
         def one(params: Params) -> Any:
             _, state = self._model.apply({"params": params}, patch, train=False, mutable=["activations"])
@@ -268,7 +289,7 @@ class Study:
         target, settings = self.settings.target, self.settings.evaluate
         store = self.settings.runtime.store_dir or self.workdir / "stores"
         references = data.open_references(
-            target.data, ndim=self.settings.model.ndim, cache=Path(store), labels=self.record["target"]["labels"]
+            target.data, ndim=len(target.window), cache=Path(store), labels=self.record["target"]["labels"]
         )
         return (
             references,

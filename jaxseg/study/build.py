@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import checkpoint, data, loop, losses, optim, seeds, train, transfer, trees
+from jaxseg.data import residence
 from jaxseg.models import make_model
 from jaxseg.streams import stream_key
 from jaxseg.study.plan import Job, Plan, Run, abstract_params, find, image_shape, param_labels
 from jaxseg.study.predict import make_validate
 from jaxseg.study.tasks import Tasks, cohort_names, run_inputs
-from jaxseg.types import ArmSettings, Params, RunKey, StudySettings, TrainState, UserError
+from jaxseg.types import ArmSettings, Cohort, Params, RunInputs, RunKey, StudySettings, TrainState, UserError
 
 LocateSource = Callable[[RunKey], tuple[Path, int, int]]
 """Checkpoint directory, last step and position of a source network."""
@@ -125,10 +126,43 @@ def make_init(
     return like, lambda: trees.stack([start_of(run) for run in job.runs])
 
 
-def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job: Job) -> loop.Fit:
-    """Everything `loop.fit` needs for a job; compiles nothing yet."""
+def make_feed(
+    study: StudySettings, tasks: Tasks, job: Job, seed_plan: seeds.SeedPlan, *, device_bytes: int
+) -> tuple[Cohort, Callable[[int], Iterator[tuple[int, RunInputs]]]]:
+    """The cohort as the devices hold it, and what brings the runs' inputs: see `loop.Fit.feed`."""
+    program, prepared, names = job.program, tasks.of(job), cohort_names(tasks, job)
+    runs = run_inputs(tasks, job)
+    steps, every = program.train.steps, program.train.log_every
+    where = residence.choose_residence(study.runtime.data_residence, prepared, names, device_bytes=device_bytes)
+    if where == "device":
+        cohort, placed = data.build_cohort(prepared, names, seed=study.base_seed), seeds.put(runs, seed_plan)
+        return cohort, lambda start: ((end, placed) for end in residence.call_ends(start, steps, every, every))
+    cohort = data.load_cohort(prepared, names, seed=study.base_seed)
+    roots = jnp.stack([stream_key(jnp.uint32(run.order_id), "order") for run in job.runs])
+    send, step_bytes = residence.make_send(
+        program.task, batch=program.train.batch, cohort=cohort, roots=roots, runs=runs
+    )
+    most = max(1, residence.SENT_BYTES // step_bytes)
+
+    def feed(start: int) -> Iterator[tuple[int, RunInputs]]:
+        ends = residence.call_ends(start, steps, every, most)
+        return residence.ahead(lambda first, last: seeds.put(send(first, last), seed_plan), start, ends)
+
+    return residence.without_voxels(cohort), feed
+
+
+def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job: Job, *, device_bytes: int) -> loop.Fit:
+    """Everything `loop.fit` needs for a job; compiles nothing yet.
+
+    Args:
+        study: Settings.
+        workdir: Folder of the study.
+        plan: All jobs.
+        tasks: Prepared data.
+        job: One of the plan's.
+        device_bytes: Memory of one device, which decides where the data stays.
+    """
     program = job.program
-    prepared = tasks.prepared[program.task]
     seed_plan = seeds.make_plan(len(job.runs), strategy=study.runtime.seed_map, devices=study.runtime.devices)
     labels = param_labels(program)
     tx = optim.make_optimizer(program.optim, labels, program.train.steps)
@@ -136,7 +170,7 @@ def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job:
     sample = data.make_sample(program.task, batch=program.train.batch)
     step = train.make_train_step(model, tx, losses.make_loss(program.loss), sample, labels)
     chunk = seeds.map_seeds(train.make_train_chunk(step), plan=seed_plan, shared=(2, 3, 4, 5), donate=(0,))
-    cohort = data.build_cohort(prepared, cohort_names(tasks, job), seed=study.base_seed)
+    cohort, feed = make_feed(study, tasks, job, seed_plan, device_bytes=device_bytes)
     folds = [split.val for split in tasks.splits[program.task]]
     like, init = make_init(study, workdir, plan, job, tx)
     return loop.Fit(
@@ -146,10 +180,10 @@ def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job:
         like=like,
         init=init,
         chunk=chunk,
-        runs=seeds.put(run_inputs(tasks, job), seed_plan),
+        feed=feed,
         cohort=seeds.replicate(cohort, seed_plan),
         frozen={},
-        validate=make_validate(job, prepared, folds, study.evaluate, seed_plan),
+        validate=make_validate(job, tasks.of(job), folds, study.evaluate, seed_plan),
         settings=program.train,
         keep=study.runtime.keep_checkpoints,
         meta={"runs": [run.key._asdict() for run in job.runs]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jaxseg.study import preparation
 from jaxseg.study.plan import Plan
 from jaxseg.study.run import Ready
 
@@ -29,12 +30,7 @@ def describe(ready: Ready) -> str:
     study, plan = ready.study, ready.plan
     lines = [f"study {study.name!r} in {ready.workdir}", ""]
     for task, prepared in ready.tasks.prepared.items():
-        split = ready.tasks.splits[task][0]
-        role = "target" if task == study.target else "source"
-        lines.append(
-            f"{role}: {prepared.name}, {len(prepared.cases)} cases ({len(split.train)} train, {len(split.val)} "
-            f"validation, {len(split.test)} test), {prepared.channels} channel(s), labels {', '.join(prepared.labels)}"
-        )
+        lines += preparation.summary(ready.tasks.role(task), prepared, ready.tasks.splits[task])
     lines += [
         f"seeds: {', '.join(map(str, study.seeds))}; varied: {', '.join(study.vary) or 'nothing'}",
         f"train sizes: {', '.join('all' if n == 0 else str(n) for n in study.target.train_cases)}; "

@@ -70,7 +70,7 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
     directory = workdir / job.directory
     if (directory / PART).exists():
         return
-    prepared, splits = tasks.prepared[study.target], tasks.splits[study.target]
+    prepared, splits = tasks.of(job), tasks.splits[study.target]
     dead = loop.diverged_at(loop.read_metrics(directory), len(job.runs))
     tested = [() if died is not None else splits[run.key.fold].test for run, died in zip(job.runs, dead, strict=True)]
     names = sorted({name for of_run in tested for name in of_run})
@@ -142,17 +142,15 @@ Save = Callable[[Run, np.ndarray], None]
 
 def _make_save(study: StudySettings, workdir: Path, prepared: PreparedTask) -> Callable[[CaseRecord], Save]:
     """For each case, what writes a run's label map: the reference's label values, on the grid of the case's image."""
-    source, ndim, cache = study.target.data, prepared.ndim, prepared.directory.parent
-    geometry_of = data.case_geometries(source, ndim=ndim, cache=cache)
-    labels = data.open_references(source, ndim=ndim, cache=cache, labels=prepared.labels).labels
-    values = np.array([0, *(value for _, value in labels)])
+    geometry_of = data.case_geometries(study.target.data, ndim=prepared.ndim, cache=prepared.directory.parent)
 
     def of_case(record: CaseRecord) -> Save:
         geometry = geometry_of(record)
 
         def save(run: Run, predicted: np.ndarray) -> None:
             folder = workdir / "predictions" / run.key.arm / run.key.variant() / f"seed_{run.key.seed}"
-            data.write_prediction(values[predicted], geometry, folder / f"{record.name}.nii.gz")
+            path = folder / f"{record.name}.nii.gz"
+            data.write_prediction(predicted, geometry, path, label_values=prepared.label_values)
 
         return save
 

@@ -60,6 +60,8 @@ class Program:
     freeze: str
     channels: int
     classes: int
+    fold: int | None = None
+    """Whose training cases gave the intensity statistics; None where a case looks the same in every fold."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +201,7 @@ def make_plan(
     *,
     target_size: tuple[int, int],
     source_sizes: dict[TaskSettings, tuple[int, int]],
+    fold_statistics: bool = False,
     memory_bytes: int,
     devices: int,
     strategy: str,
@@ -209,6 +212,7 @@ def make_plan(
         study: Settings.
         target_size: Channels and classes (background included) of the target task.
         source_sizes: The same for each source task that is pretrained on.
+        fold_statistics: Whether the target's images depend on the fold; then each fold has jobs of its own.
         memory_bytes: What the devices together can hold; bounds the runs of a job when `runtime.seeds_per_chunk` is
             automatic.
         devices: Devices that runs are spread over.
@@ -236,7 +240,9 @@ def make_plan(
             for key in dict.fromkeys(run.source for run in runs if run.source is not None):
                 if key not in known:
                     wanted.append(_source_run(key, study.optim.lr))
-        groups.setdefault(("train", program), []).extend(runs)
+        for run in runs:
+            own = dataclasses.replace(program, fold=run.key.fold) if fold_statistics else program
+            groups.setdefault(("train", own), []).append(run)
 
     jobs: list[Job] = []
     for kind in ("pretrain", "train"):

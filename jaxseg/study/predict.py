@@ -29,7 +29,7 @@ def make_predict_slabs(
     overlap: float,
     window_batch: int,
     weights: str,
-    flips: Sequence[int] = (),
+    flips: tuple[int, ...] = (),
 ) -> PredictSlabs:
     """Prediction of cases by all runs at once; compiled on first use, once for all cases.
 
@@ -56,13 +56,13 @@ def make_predict_slabs(
             return seeds.fetch(mapped(params, frozen, seeds.replicate(windows, plan)), num_runs)
 
         return inference.predict_slabs(
-            batch,
+            inference.by_slices(batch, program.task.slice_axis),
             images,
-            patch=program.task.patch,
+            patch=program.task.window,
             overlap=overlap,
             window_batch=window_batch,
             weights=weights,
-            flips=flips,
+            flips=program.task.window_axes(flips),
         )
 
     return predict

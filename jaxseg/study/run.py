@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from jaxseg import config as config_module
 from jaxseg import loop, seeds, transfer
 from jaxseg.data import PreparedTask
-from jaxseg.study import build, evaluate, files, results
+from jaxseg.study import build, evaluate, files, preparation, results
 from jaxseg.study.plan import Job, Plan, check_networks, make_plan
-from jaxseg.study.tasks import Tasks, prepare_tasks
+from jaxseg.study.tasks import Tasks, prepare_tasks, training_cases
 from jaxseg.types import Progress, StudySettings, UserError
 
 STAGES = ("prepare", "pretrain", "train", "evaluate", "analyze", "report")
@@ -90,6 +90,7 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> Ready:
         study,
         target_size=size(tasks.prepared[study.target]),
         source_sizes=source_sizes,
+        fold_statistics=tasks.fold_statistics(study.target),
         memory_bytes=memory_bytes(),
         devices=len(seed_plan.devices),
         strategy=seed_plan.strategy,
@@ -98,7 +99,12 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> Ready:
 
 
 def run_stages(
-    config: ConfigDict, workdir: Path, *, stages: Sequence[str], progress: Callable[[str], Progress]
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    stages: Sequence[str],
+    progress: Callable[[str], Progress],
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Ready:
     """Runs the stages up to `analyze` that are asked for, in order; each skips what is done.
 
@@ -107,6 +113,7 @@ def run_stages(
         workdir: Folder of the study; created when new.
         stages: Some of `STAGES`; with none of them the study is only planned, and the workdir not claimed.
         progress: Makes the progress of a stage or job from its title.
+        tell: Takes lines that a person should see when they become known, such as warnings about cases.
 
     Returns:
         The study as planned.
@@ -128,6 +135,9 @@ def run_stages(
             return ready
         # Only now: a config whose data turned out unusable must not claim the workdir.
         files.write_text(workdir / "config.json", config_module.to_json(config))
+        if "prepare" in stages:
+            for line in preparation.write_preparation(ready.tasks, workdir, progress("prepare")):
+                tell(line)
         write_study(ready, {"prepare": time.monotonic() - began})
         work: dict[str, Callable[[], None]] = {
             "pretrain": lambda: train_jobs(ready, "pretrain", progress),
@@ -166,7 +176,8 @@ def train_jobs(ready: Ready, kind: str, progress: Callable[[str], Progress]) -> 
             write_load_tables(ready, job)
         if loop.is_done(ready.workdir / job.directory, job.program.train.steps):
             continue
-        fit = build.make_fit(ready.study, ready.workdir, ready.plan, ready.tasks, job)
+        device_bytes = memory_bytes() // jax.local_device_count()
+        fit = build.make_fit(ready.study, ready.workdir, ready.plan, ready.tasks, job, device_bytes=device_bytes)
         loop.fit(fit, progress(f"{job.group}/{job.chunk} ({len(job.runs)} runs)"))
 
 
@@ -222,14 +233,30 @@ def _task_summary(ready: Ready, task: Any) -> dict[str, Any]:
     return {
         "name": prepared.name,
         "labels": list(prepared.labels),
+        "label_values": list(prepared.label_values),
         "unit": task.unit,
         "channels": prepared.channels,
         "spacing_mm": prepared.spacing_mm,
         "normalization": prepared.normalization,
-        "windows": prepared.windows,
+        "windows": [fold.windows for fold in ready.tasks.fitted[task]],
         "cases": {"train": len(split.train), "val": len(split.val), "test": len(split.test)},
         "splits": [dataclasses.asdict(part) for part in ready.tasks.splits[task]],
+        "subsets": _subsets(ready, task),
     }
+
+
+def _subsets(ready: Ready, task: Any) -> list[dict[str, Any]]:
+    """Training cases of every train size, fold and draw that is smaller than the training set."""
+    drawn: dict[tuple[int, int, int], tuple[str, ...]] = {}
+    for job in ready.plan.jobs:
+        for run in job.runs:
+            where = run.key.train_cases, run.key.fold, run.subset_id
+            if job.program.task == task and run.key.train_cases and where not in drawn:
+                drawn[where] = training_cases(ready.tasks, job, run)
+    return [
+        {"train_cases": size, "fold": fold, "subset_id": draw, "cases": cases}
+        for (size, fold, draw), cases in drawn.items()
+    ]
 
 
 def write_study(ready: Ready, seconds: dict[str, float]) -> None:

@@ -18,8 +18,24 @@ class Tasks:
     """Prepared data of the target and of every source task."""
 
     prepared: dict[TaskSettings, PreparedTask]
+    """The target first; without intensity statistics of training cases, which differ between folds."""
     splits: dict[TaskSettings, tuple[Split, ...]]
     """One per fold; a source has one."""
+    fitted: dict[TaskSettings, tuple[PreparedTask, ...]]
+    """One per fold, with the statistics of its training cases."""
+
+    def role(self, task: TaskSettings) -> str:
+        """`target`, `source`, `source_2`, ...: what a task is called in the workdir."""
+        place = list(self.prepared).index(task)
+        return ("target", "source")[place] if place < 2 else f"source_{place}"
+
+    def fold_statistics(self, task: TaskSettings) -> bool:
+        """Whether the voxels of a case depend on the fold."""
+        return len(self.splits[task]) > 1 and "dataset" in self.prepared[task].normalization
+
+    def of(self, job: Job) -> PreparedTask:
+        """The task of a job, as its runs see it."""
+        return self.fitted[job.program.task][job.program.fold or 0]
 
 
 def prepare_tasks(study: StudySettings, store_dir: Path, progress: Progress) -> Tasks:
@@ -38,9 +54,9 @@ def prepare_tasks(study: StudySettings, store_dir: Path, progress: Progress) -> 
         ready = data.prepare_task(task, ndim=study.model.ndim, store_dir=store_dir, progress=progress)
         held = frozenset[str]()
         if task != study.target and _same_patients(prepared[study.target], ready, task.data == study.target.data):
-            held = frozenset().union(
-                *(data.held_out_groups(prepared[study.target], split) for split in splits[study.target])
-            )
+            held = _held_out(prepared[study.target], splits[study.target], ready)
+        elif task != study.target:
+            ready = _with_name_warning(prepared[study.target], ready)
         splits[task] = tuple(
             data.split_cases(
                 ready,
@@ -53,8 +69,12 @@ def prepare_tasks(study: StudySettings, store_dir: Path, progress: Progress) -> 
             )
             for fold in range(folds)
         )
-        prepared[task] = _with_intensity(ready, task, splits[task])
-    return Tasks(prepared, splits)
+        prepared[task] = ready
+    fitted = {
+        task: tuple(data.fit_intensity(prepared[task], split.train) for split in parts)
+        for task, parts in splits.items()
+    }
+    return Tasks(prepared, splits, fitted)
 
 
 def _same_patients(target: PreparedTask, source: PreparedTask, same_data: bool) -> bool:
@@ -70,18 +90,34 @@ def _same_patients(target: PreparedTask, source: PreparedTask, same_data: bool) 
     return same_data or bool(published(target) & published(source))
 
 
-def _with_intensity(prepared: PreparedTask, task: TaskSettings, splits: tuple[Split, ...]) -> PreparedTask:
-    """The task with intensity statistics of its training cases, where its normalisation uses any.
+def _with_name_warning(target: PreparedTask, source: PreparedTask) -> PreparedTask:
+    """The source with a warning where it has case names of the target, which alone prove nothing."""
+    shared = sorted({record.group for record in target.cases} & {record.group for record in source.cases})
+    if not shared:
+        return source
+    text = (
+        f"it shares {len(shared)} case name(s) with the target {target.name}, such as {shared[0]}, and no groups are "
+        "published: if they are the same patients, networks are pretrained on cases they are tested on; name the "
+        "patients in `groups` of both dataset.json files"
+    )
+    report = dataclasses.replace(source.report, warnings=(("", text), *source.report.warnings))
+    return dataclasses.replace(source, report=report)
+
+
+def _held_out(target: PreparedTask, splits: tuple[Split, ...], source: PreparedTask) -> frozenset[str]:
+    """Patients that some fold of the target validates or tests on: no source network may see them.
 
     Raises:
-        UserError: Several folds: the statistics of one fold's training cases have seen another's test cases.
+        UserError: None of the source's patients is left.
     """
-    if len(splits) > 1 and "dataset" in prepared.normalization:
+    held = frozenset[str]().union(*(data.held_out_groups(target, split) for split in splits))
+    if all(record.group in held for record in source.cases):
         raise UserError(
-            f"{prepared.name}: normalization {task.normalization!r} uses statistics of the training cases, which "
-            f"differ between the {len(splits)} folds; use folds = 1, or a normalization per case such as 'zscore'"
+            f"{source.name} has the same patients as the target {target.name}, and every one of them is held out in "
+            f"some of its {len(splits)} fold(s), so that no network could be pretrained without having seen them. "
+            "Set target.folds to 1, ask for fewer val_cases and test_cases, or take another source"
         )
-    return data.fit_intensity(prepared, splits[0].train)
+    return held
 
 
 def training_cases(tasks: Tasks, job: Job, run: Run) -> tuple[str, ...]:

@@ -1,13 +1,9 @@
-"""Builders of small image sets, shared by the tests of jaxseg.data."""
+"""Settings and small image sets, shared by the tests of jaxseg.data."""
 
-import json
-from pathlib import Path
-
-import nibabel as nib
-import numpy as np
 import pytest
 
 from jaxseg.types import AugmentSettings, TaskSettings
+from tests import image_sets
 
 
 @pytest.fixture(scope="session")
@@ -33,57 +29,16 @@ def make_task():
     return make
 
 
-def make_volume(seed=0, shape=(10, 9, 8), classes=3):
-    """A noisy image whose label blocks are brighter."""
-    rng = np.random.default_rng(seed)
-    label = np.zeros(shape, np.uint8)
-    for value in range(1, classes):
-        corner = [int(rng.integers(0, max(1, n - 4))) for n in shape]
-        label[tuple(slice(c, c + 4) for c in corner)] = value
-    return (rng.standard_normal(shape) + label).astype(np.float32), label
-
-
-def save(path: Path, array, affine=None, *, code=1, zooms=None):
-    """Write a NIfTI file with both codes set, the affine given, and nothing else."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    affine = np.diag([*(zooms or (1.0, 1.0, 1.0)), 1.0]) if affine is None else affine
-    image = nib.Nifti1Image(array, affine)
-    image.set_sform(affine, code)
-    image.set_qform(affine, code)
-    nib.save(image, path)
-    return path
-
-
 @pytest.fixture(scope="session")
 def write_set():
-    """Write a Decathlon folder; `volumes` maps case names to (image, label)."""
-
-    def write(folder: Path, volumes=None, *, labels=("a", "b"), listed=True, suffix=".nii.gz", affine=None, **more):
-        volumes = volumes or {f"case_{index}": make_volume(index) for index in range(4)}
-        for name, (image, label) in volumes.items():
-            save(folder / "imagesTr" / f"{name}{suffix}", image, affine)
-            save(folder / "labelsTr" / f"{name}{suffix}", label, affine)
-        description = {
-            "name": folder.name,
-            "modality": {"0": "MRI"},
-            "labels": {"0": "background", **{str(i): name for i, name in enumerate(labels, 1)}},
-            **more,
-        }
-        if listed:
-            description["training"] = [
-                {"image": f"./imagesTr/{name}{suffix}", "label": f"./labelsTr/{name}{suffix}"} for name in volumes
-            ]
-        (folder / "dataset.json").write_text(json.dumps(description))
-        return folder
-
-    return write
+    return image_sets.write_set
 
 
 @pytest.fixture(scope="session")
 def volume_of():
-    return make_volume
+    return image_sets.make_volume
 
 
 @pytest.fixture(scope="session")
 def save_nifti():
-    return save
+    return image_sets.save

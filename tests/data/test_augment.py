@@ -89,10 +89,13 @@ def test_flips_of_uneven_patches_keep_every_voxel(make_task):
 
 @pytest.fixture(scope="module")
 def cutters():
-    return (
-        jax.jit(spatial.cut, static_argnames=("size",)),
-        jax.jit(spatial.cut_affine, static_argnames=("size",)),
-    )
+    def of_case(cut):
+        def read(cohort, case, start, size, turn, *matrix):
+            return cut(spatial.whole_case(cohort, case), start, size, turn, *matrix)
+
+        return jax.jit(read, static_argnames=("size",))
+
+    return of_case(spatial.cut), of_case(spatial.cut_affine)
 
 
 def test_the_identity_map_reads_the_same_voxels_bit_for_bit(cutters):

@@ -71,6 +71,7 @@ def test_chosen_labels_get_class_indices_in_their_order(make_task, write_set, tm
     prepared = data.prepare_task(make_task(folder, labels=("c", "a")), ndim=3, store_dir=tmp_path / "store")
     case = data.load_case(prepared, "x")
     assert prepared.labels == ("c", "a")
+    assert prepared.label_values == (3, 1)
     np.testing.assert_array_equal(case.label == 1, label == 3)
     np.testing.assert_array_equal(case.label == 2, label == 1)
     assert not case.label[label == 2].any()

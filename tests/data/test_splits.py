@@ -32,6 +32,7 @@ def prepared_with(groups, splits=None):
         directory=Path("unused"),
         cases=records,
         labels=("a",),
+        label_values=(1,),
         channels=1,
         ndim=2,
         unit="mm",

@@ -1,5 +1,7 @@
 """Orientation and grids: what goes in canonical comes out on the input's own grid."""
 
+import contextlib
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -125,6 +127,30 @@ def test_resampling_keeps_linear_ramps_and_the_range():
     assert cubic.max() <= image.max()
 
 
+def test_interpolation_can_be_chosen(make_task, write_set, volume_of, tmp_path):
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((6, 5, 4, 2)).astype(np.float32)
+    linear = resample.resize_image(image, (12, 5, 4), (1.0, 1.0, 1.0), "linear")
+    np.testing.assert_allclose(linear[1::2][:-1], 0.75 * image[:-1] + 0.25 * image[1:], atol=1e-6)
+    assert np.abs(linear - resample.resize_image(image, (12, 5, 4), (1.0, 1.0, 1.0))).max() > 0.01
+    label = rng.integers(0, 9, (6, 5, 4)).astype(np.uint8)
+    np.testing.assert_array_equal(resample.resize_labels(label, (3, 5, 4), "nearest"), label[1::2])
+    np.testing.assert_array_equal(resample.resize_labels(label, (12, 5, 4), "nearest"), label.repeat(2, axis=0))
+
+    folder = write_set(tmp_path / "set", {"x": volume_of(0), "y": volume_of(1)})
+    spacing = (2.0, 1.0, 0.0)
+    stores = {}
+    for change in ({}, {"image_interpolation": "linear"}, {"label_interpolation": "nearest"}, {"clip": (0.0, 1.0)}):
+        task = make_task(folder, spacing_mm=spacing, normalization="none", **change)
+        prepared = data.prepare_task(task, ndim=3, store_dir=tmp_path / "store")
+        stores[prepared.directory] = data.load_case(prepared, "x")
+    plain, straight, nearest, clipped = stores.values()
+    assert plain.record.shape == (5, 9, 8)
+    assert np.abs(plain.image - straight.image).max() > 0.01
+    np.testing.assert_array_equal(nearest.label, nearest.reference[1::2])
+    assert (clipped.image.min(), clipped.image.max()) == (0.0, 1.0)
+
+
 def test_labels_that_tie_go_to_the_lower_one():
     label = np.array([0, 0, 1, 1], np.uint8)
     np.testing.assert_array_equal(resample.resize_labels(label, (2,)), [0, 1])
@@ -175,6 +201,17 @@ def test_slabs_resample_as_the_whole_volume_does(new, depth):
     np.testing.assert_allclose(np.concatenate(got, axis=1), expected, atol=1e-6)
 
 
+def test_a_label_map_carries_the_values_of_dataset_json(make_task, tmp_path):
+    image = nifti(np.zeros((2, 2, 1), np.float32), np.eye(4))
+    _, geometry = data.read_image(image, task=make_task("unused"), ndim=3)
+    classes = np.array([0, 1, 2, 1]).reshape(2, 2, 1)
+    data.write_prediction(classes, geometry, tmp_path / "x.nii", label_values=(420, 8))
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "x.nii").dataobj).ravel(), [0, 420, 8, 420])
+    probabilities = np.eye(3, dtype=np.float32)[classes]
+    written = data.to_nifti(probabilities, geometry, label_values=(5, 8))
+    np.testing.assert_array_equal(np.asarray(written.dataobj).ravel(), [0, 5, 8, 5])
+
+
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 1, 5), (1, 6, 5)])
 def test_two_dimensional_images_come_back_in_their_own_shape(make_task, shape):
     array = np.arange(30, dtype=np.float32).reshape(shape)
@@ -192,6 +229,7 @@ def test_an_image_to_predict_is_prepared_as_the_store_would(make_task, write_set
         {"normalization": "zscore", "spacing_mm": (1.3, 1.3, 1.3)},
         {"normalization": "auto", "spacing_mm": "median"},
         {"normalization": "percentile"},
+        {"normalization": "none", "clip": (-0.5, 1.0), "spacing_mm": (0.9, 0.0, 1.6), "image_interpolation": "linear"},
     ):
         task = make_task(folder, **change)
         prepared = data.prepare_task(task, ndim=3, store_dir=tmp_path / "store")
@@ -215,7 +253,9 @@ def test_an_image_to_predict_is_prepared_as_the_store_would(make_task, write_set
         np.testing.assert_array_equal(
             np.asarray(nib.as_closest_canonical(nifti(written, geometry.affine)).dataobj), own
         )
-        if change.get("spacing_mm") != (1.3, 1.3, 1.3):
+        if "clip" in change:
+            assert (image.min(), image.max()) == (-0.5, 1.0)
+        if change.get("spacing_mm") in (None, "median"):
             np.testing.assert_array_equal(written, stored)
 
 
@@ -242,3 +282,20 @@ def test_grids_close_together_are_told_apart_from_grids_that_differ():
     moved[0, 3] = 0.5
     with pytest.raises(volume.BadCaseError, match=r"0\.25 voxels"):
         volume.compare_grids((5, 5, 5), affine, (5, 5, 5), moved, "label")
+
+
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 355), st.sampled_from([0, 1, 7, 127, 128, 255])), min_size=1, max_size=6),
+    length=st.integers(0, 600),
+)
+@settings(max_examples=300, deadline=None)
+def test_any_damage_to_a_file_is_read_or_refused(tmp_path_factory, changes, length):
+    content = bytearray(nifti(np.ones((6, 5, 4), np.int16), np.diag([1.0, 2.0, 3.0, 1.0])).to_bytes())
+    for place, value in changes:
+        content[place] = value
+    path = tmp_path_factory.getbasetemp() / "damaged.nii"
+    path.write_bytes(content[:length] if length < 590 else content)
+    with volume.quiet_nibabel():
+        for read in (lambda: volume.read_channels((str(path),), 3), lambda: volume.read_label(str(path))):
+            with contextlib.suppress(volume.BadCaseError):
+                read()

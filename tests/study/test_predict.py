@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import math
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
+import jaxseg
 from jaxseg.data import PreparedTask, PrepareReport, resample
 from jaxseg.inference import largest_component
 from jaxseg.metrics import calibration_error, dsc
@@ -48,6 +51,7 @@ def prepared_of(ignore_index: int | None) -> PreparedTask:
         directory=Path("unused"),
         cases=(),
         labels=LABELS,
+        label_values=(1, 2),
         channels=1,
         ndim=3,
         unit="mm",
@@ -126,3 +130,13 @@ def test_clean_up_keeps_the_largest_component_of_every_map() -> None:
     made = segment(iter([np.stack([row, row])]), clean=[1])
     np.testing.assert_array_equal(made.labels, [[1, 1, 0, 0]] * 2)
     np.testing.assert_array_equal(made.ensemble, largest_component(np.array([1, 1, 0, 1]), [1]))
+
+
+def test_label_maps_of_files_carry_the_label_values_of_the_task(tiny_study: Path) -> None:
+    arm = jaxseg.load(tiny_study).arm("scratch")
+    assert arm.label_values == (1, 2)
+    other = dataclasses.replace(arm, target=arm.target | {"label_values": [7, 300]})
+    image = nib.Nifti1Image(np.random.default_rng(0).normal(size=(16, 16, 1)).astype(np.float32), np.eye(4))
+    (own,), (named,) = (each.predict(image, seeds=(0,)) for each in (arm, other))
+    assert own.shape == (16, 16, 1)
+    np.testing.assert_array_equal(named, np.array([0, 7, 300])[own])

@@ -1,0 +1,145 @@
+"""Where the voxels of a cohort are while networks train: on the device, or on the host, which sends what is read.
+
+On the host a cohort may be larger than the device's memory. For every compiled call the host works out which patches
+each run will draw (their places are a function of the run's key, so nothing has to come back from the device), copies a
+box of voxels around each, and sends them while the device still trains on those before. The compiled step then reads
+the same numbers with the same arithmetic: batches are the same, bit for bit, wherever the voxels are.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from jaxseg.data import sampling, spatial
+from jaxseg.data.cohort import INT32_VOXELS, cohort_bytes
+from jaxseg.data.prepared import PreparedTask
+from jaxseg.streams import step_key
+from jaxseg.types import Boxes, Cohort, RunInputs, TaskSettings
+
+RESIDENCES = ("auto", "device", "host")
+DEVICE_SHARE = 0.5
+"""A cohort that fills more of a device's memory than this stays on the host; networks need the rest."""
+SENT_BYTES = 2**28
+"""Voxels of one compiled call, all runs together; twice as much is in flight."""
+
+Sent = TypeVar("Sent")
+
+
+def choose_residence(setting: str, prepared: PreparedTask, names: Sequence[str], *, device_bytes: int) -> str:
+    """`device` or `host`.
+
+    Args:
+        setting: one of `RESIDENCES`.
+        prepared: the task.
+        names: of the cases of the cohort.
+        device_bytes: memory of one device.
+    """
+    if setting != "auto":
+        return setting
+    voxels = sum(math.prod(prepared.record(name).shape) for name in names)
+    fits = voxels <= INT32_VOXELS and cohort_bytes(prepared, names) <= DEVICE_SHARE * device_bytes
+    return "device" if fits else "host"
+
+
+def without_voxels(cohort: Cohort) -> Cohort:
+    """What a device needs of a cohort whose voxels stay on the host."""
+    # Offsets are those of voxels, which it has none of; on the host they may exceed 32 bits.
+    offsets = jnp.zeros(len(cohort.offsets), jnp.int32)
+    index = dataclasses.replace(cohort, image=cohort.image[:0], label=cohort.label[:0], offsets=offsets)
+    return jax.tree.map(jnp.asarray, index)
+
+
+def call_ends(start: int, total: int, every: int, most: int) -> Iterator[int]:
+    """Steps at which compiled calls end: multiples of `every`, the last step, and between them `most` steps a call.
+
+    >>> list(call_ends(4, 21, 10, 4))
+    [8, 10, 14, 18, 20, 21]
+    """
+    while start < total:
+        start = min(start + most, (start // every + 1) * every, total)
+        yield start
+
+
+def make_send(
+    task: TaskSettings, *, batch: int, cohort: Cohort, roots: Key[Array, " run"], runs: RunInputs
+) -> tuple[Callable[[int, int], RunInputs], int]:
+    """The function that makes the inputs of one compiled call on the host.
+
+    Args:
+        task: its patch and augmentation are used.
+        batch: patches in a batch.
+        cohort: on the host, as NumPy arrays.
+        roots: the `order` stream of each run.
+        runs: their inputs, without boxes.
+
+    Returns:
+        `send(start, stop)`, the runs' inputs for these steps with boxes as NumPy arrays, and the bytes of one step.
+    """
+    processor = jax.local_devices(backend="cpu")[0]
+    extent = spatial.box_size(task.augment, task.window, np.asarray(cohort.spacing), task.slice_axis)
+    voxels, channels = math.prod(extent), cohort.image.shape[1]
+    draw = sampling.make_draw(task)
+    index, roots, placed = jax.device_put((without_voxels(cohort), roots, runs), processor)
+
+    @jax.jit
+    def places(index: Cohort, roots: Key[Array, " run"], runs: RunInputs, steps: Int[Array, " steps"]) -> Array:
+        def one(root: Key[Array, ""], run: RunInputs, step: Int[Array, ""]) -> Array:
+            keys = sampling.patch_keys(step_key(root, step, "sample"), batch)
+            place = jax.vmap(draw, in_axes=(0, None, None))(keys, index, run)
+            corner = jax.vmap(lambda start: spatial.box_corner(start, task.window, extent))(place.start)
+            return jnp.concatenate([place.case[:, None], corner], axis=1)
+
+        return jax.vmap(jax.vmap(one, in_axes=(None, None, 0)), in_axes=(0, 0, None))(roots, runs, steps)
+
+    def send(start: int, stop: int) -> RunInputs:
+        steps = jax.device_put(np.arange(start, stop, dtype=np.int32), processor)
+        drawn = np.asarray(places(index, roots, placed, steps))
+        image: Any = np.zeros((*drawn.shape[:-1], voxels, channels), cohort.image.dtype)
+        label: Any = np.zeros((*drawn.shape[:-1], voxels), cohort.label.dtype)
+        for where in np.ndindex(drawn.shape[:-1]):
+            case, *first = drawn[where].tolist()
+            copy_box(cohort, case, first, extent, image[where], label[where])
+        corner: Any = drawn[..., 1:]
+        extents: Any = np.broadcast_to(np.asarray(extent, np.int32), corner.shape)
+        boxes = Boxes(image, label, corner, extents)
+        return dataclasses.replace(runs, boxes=boxes)
+
+    step_bytes = len(roots) * batch * voxels * (channels * cohort.image.dtype.itemsize + cohort.label.dtype.itemsize)
+    return send, step_bytes
+
+
+def copy_box(
+    cohort: Cohort, case: int, corner: Sequence[int], extent: Sequence[int], image: np.ndarray, label: np.ndarray
+) -> None:
+    """Copy a box of one case into flat arrays of zeros; what lies outside the case stays 0."""
+    shape = np.asarray(cohort.shapes[case]).tolist()
+    first = int(cohort.offsets[case])
+    here = slice(first, first + math.prod(shape))
+    inside = [(max(0, low), min(low + wide, size)) for low, wide, size in zip(corner, extent, shape, strict=True)]
+    source = tuple(slice(low, high) for low, high in inside)
+    target = tuple(slice(low - base, high - base) for (low, high), base in zip(inside, corner, strict=True))
+    image.reshape(*extent, -1)[target] = cohort.image[here].reshape(*shape, -1)[source]
+    label.reshape(extent)[target] = cohort.label[here].reshape(shape)[source]
+
+
+def ahead(make: Callable[[int, int], Sent], start: int, ends: Iterator[int]) -> Iterator[tuple[int, Sent]]:
+    """`(end, make(start, end))` for successive spans, each made in a thread while the one before is in use."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting: list[tuple[int, concurrent.futures.Future[Sent]]] = []
+        for end in ends:
+            waiting.append((end, pool.submit(make, start, end)))
+            start = end
+            if len(waiting) == 2:
+                done, future = waiting.pop(0)
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()

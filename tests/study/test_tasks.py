@@ -1,0 +1,192 @@
+"""Who trains on what, what intensity statistics have seen, and what the prepare stage leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import jaxseg
+from jaxseg import config, data
+from jaxseg.study.files import read_table
+from jaxseg.study.run import prepare, run_stages
+from jaxseg.study.tasks import prepare_tasks, training_cases
+from jaxseg.types import UserError
+from tests.image_sets import write_set
+from tests.tiny import silent, tiny_config
+
+
+def two_dimensional(seed: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy one-slice volume and its label."""
+    rng = np.random.default_rng(seed)
+    label = np.zeros((16, 16, 1), np.uint8)
+    label[3:9, 4:11], label[10:14, 10:14] = 1, 2
+    return (scale * (rng.standard_normal(label.shape) + label)).astype(np.float32), label
+
+
+def on_folders(target: Path, source: Path | None = None, **fields: object) -> ConfigDict:
+    made = tiny_config()
+    made.target.data, made.source.data = str(target), str(source or target)
+    for task in (made.target, made.source):
+        task.update(fields)
+    return made
+
+
+def patients_of(prepared: data.PreparedTask, names: tuple[str, ...]) -> set[str]:
+    return {prepared.record(name).group for name in names}
+
+
+# ------------------------------------------------------------------------------------------------------------ leakage
+
+
+@pytest.mark.parametrize("folds", [1, 2])
+def test_sources_with_the_targets_patients_never_see_those_it_is_tested_on(tmp_path: Path, folds: int) -> None:
+    """As the end-diastolic and end-systolic sets: other names, the same patients."""
+    patients = [f"p{index:02d}" for index in range(12)]
+    folders = {
+        phase: write_set(
+            tmp_path / phase,
+            {f"{name}_{phase}": two_dimensional(index) for index, name in enumerate(patients)},
+            groups={f"{name}_{phase}": name for name in patients},
+        )
+        for phase in ("ed", "es")
+    }
+    made = on_folders(folders["es"], folders["ed"], val_cases=1, test_cases=3)
+    made.target.folds = folds
+    study = config.parse(made)
+    tasks = prepare_tasks(study, tmp_path / "stores", silent("prepare"))
+    (source,) = tasks.splits[study.source]
+    seen = patients_of(tasks.prepared[study.source], (*source.train, *source.val))
+    held = set()
+    for split in tasks.splits[study.target]:
+        parts = [patients_of(tasks.prepared[study.target], names) for names in (split.train, split.val, split.test)]
+        assert sum(map(len, parts)) == len(set.union(*parts))
+        held |= parts[1] | parts[2]
+    assert len(held) >= 4
+    assert seen
+    assert not seen & held
+
+
+def test_a_source_whose_patients_are_all_tested_in_some_fold_is_refused(tmp_path: Path) -> None:
+    volumes = {f"case_{index}": two_dimensional(index) for index in range(8)}
+    made = on_folders(write_set(tmp_path / "set", volumes), val_cases=1, test_cases=0)
+    made.target.folds = 4
+    made.source.labels = ("a",)
+    with pytest.raises(UserError, match=r"same patients as the target.*Set target\.folds to 1"):
+        prepare_tasks(config.parse(made), tmp_path / "stores", silent("prepare"))
+
+
+def test_equal_case_names_without_groups_are_doubtful(tmp_path: Path) -> None:
+    volumes = {f"case_{index}": two_dimensional(index) for index in range(6)}
+    folders = [write_set(tmp_path / name, volumes) for name in ("one", "two")]
+    study = config.parse(on_folders(*folders, val_cases=1, test_cases=1))
+    tasks = prepare_tasks(study, tmp_path / "stores", silent("prepare"))
+    ((case, text),) = tasks.prepared[study.source].report.warnings
+    assert case == ""
+    assert "6 case name(s) with the target one" in text
+    assert not tasks.prepared[study.target].report.warnings
+    assert len(tasks.splits[study.source][0].train) == 4, "nothing is held out on such evidence"
+
+
+def test_intensity_statistics_of_a_fold_have_seen_its_training_cases_alone(tmp_path: Path) -> None:
+    volumes = {f"case_{index}": two_dimensional(index) for index in range(9)}
+    windows, tested = [], []
+    for name, change in (("one", None), ("two", "case_4")):
+        if change:
+            volumes[change] = two_dimensional(4, scale=100.0)
+        made = on_folders(write_set(tmp_path / name, volumes, modality={"0": "CT"}), normalization="auto", val_cases=1)
+        made.target.folds = 3
+        made.arms = ConfigDict({"scratch": made.arms.scratch})
+        study = config.parse(made)
+        ready = prepare(study, tmp_path / "work", silent("prepare"))
+        fitted = ready.tasks.fitted[study.target]
+        windows.append([part.windows for part in fitted])
+        tested.append([change_is_out(split) for split in ready.tasks.splits[study.target]])
+        for job in ready.plan.jobs:
+            folds = {run.key.fold for run in job.runs}
+            assert folds == {job.program.fold}
+            assert ready.tasks.of(job) is fitted[job.program.fold]
+    assert len(set(windows[0])) == 3
+    assert tested[0] == tested[1]
+    assert [one == other for one, other in zip(*windows, strict=True)] == tested[0]
+    assert sum(tested[0]) >= 1
+    assert not all(tested[0])
+
+
+def change_is_out(split: data.Split) -> bool:
+    return "case_4" not in split.train
+
+
+def test_folds_whose_images_are_the_same_share_their_jobs(tmp_path: Path) -> None:
+    made = tiny_config()
+    made.target.folds = 2
+    ready = prepare(config.parse(made), tmp_path, silent("prepare"))
+    assert {job.program.fold for job in ready.plan.jobs} == {None}
+
+
+# ------------------------------------------------------------------------------------------------------ prepare stage
+
+
+def test_the_prepare_stage_alone_leaves_a_table_and_a_picture_of_every_task(tmp_path: Path) -> None:
+    volumes = {f"case_{index}": two_dimensional(index) for index in range(8)}
+    volumes["case_3"] = volumes["case_3"][0], np.zeros_like(volumes["case_3"][1])
+    folder = write_set(tmp_path / "set", volumes)
+    (folder / "imagesTr" / "case_6.nii.gz").write_bytes(b"")
+    made = on_folders(folder, bad_cases="skip", val_cases=1)
+    made.source.data = "synthetic:blobs?n=9&shape=16x16"
+    made.target.train_cases = (2, 0)
+    made.vary = "init,order,subset"
+    told: list[str] = []
+    workdir = tmp_path / "work"
+    run_stages(made, workdir, stages=("prepare",), progress=silent, tell=told.append)
+
+    assert not (workdir / "train").exists()
+    for role in ("target", "source"):
+        assert (workdir / "figures" / f"contact_{role}.png").read_bytes().startswith(b"\x89PNG")
+    table = read_table(workdir / "results" / "prepared_target.csv").set_index("case")
+    assert len(table) == 8
+    assert table.loc["case_6", "status"].startswith("refused: ")
+    assert table.loc["case_3", "warnings"] == "it holds none of the labels"
+    assert table.loc["case_0", "labels"] == "a, b"
+    assert table.loc["case_0", "own_shape"] == "16x16"
+    record = json.loads((workdir / "study.json").read_text())
+    (split,) = record["target"]["splits"]
+    for part in ("train", "val", "test"):
+        assert sorted(table.index[table["fold_0"] == part]) == split[part]
+    assert table["fold_0"].notna().sum() == 7
+    draws = {entry["subset_id"]: entry["cases"] for entry in record["target"]["subsets"]}
+    assert sorted(draws) == [0, 1]
+    for cases in draws.values():
+        assert len(cases) == 2
+        assert set(cases) < set(split["train"])
+    text = "\n".join(told)
+    assert "target: set, 7 cases" in text
+    assert "refused: case_6: " in text
+    assert "warning: case_3: it holds none of the labels" in text
+    assert "contact_source.png" in text
+    assert len(jaxseg.load(workdir).table("prepared_source")) == 9
+
+    told.clear()
+    run_stages(made, workdir, stages=("prepare",), progress=silent, tell=told.append)
+    assert not told, "pictures of the same store are not drawn again"
+
+
+def test_draws_of_training_cases_differ_between_seeds_only_where_subsets_vary(tmp_path: Path) -> None:
+    counts = {}
+    for vary in ("init", "init,subset"):
+        made = tiny_config()
+        made.target.train_cases, made.vary, made.num_seeds = (2, 4), vary, 6
+        ready = prepare(config.parse(made), tmp_path, silent("prepare"))
+        drawn = {}
+        for job in ready.plan.of_kind("train"):
+            for run in job.runs:
+                drawn[run.subset_id, run.key.train_cases] = set(training_cases(ready.tasks, job, run))
+        for draw, size in drawn:
+            if size == 2:
+                assert drawn[draw, 2] < drawn[draw, 4]
+        counts[vary] = len({tuple(sorted(cases)) for cases in drawn.values() if len(cases) == 2})
+    assert counts["init"] == 1
+    assert counts["init,subset"] > 1
