@@ -5,6 +5,7 @@ import contextlib
 import nibabel as nib
 import numpy as np
 import pytest
+import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,10 +77,10 @@ def test_canonical_axes_point_right_anterior_superior_and_name_the_same_places(m
     np.testing.assert_allclose(geometry.own_spacing_mm, expected.header.get_zooms(), rtol=1e-5)
 
 
-@given(affine=affines(), factors=st.tuples(*[st.sampled_from([0.6, 0.8, 1.0, 1.25])] * 3))
+@given(affine=affines(), factors=st.tuples(*[st.sampled_from([0.6, 0.8, 0.999, 1.0, 1.001, 1.25])] * 3))
 @settings(max_examples=40, deadline=None)
 def test_resampled_labels_come_back(make_task, affine, factors):
-    """DSC of a label map taken to a training grid and back; exact where the spacing is the same."""
+    """A label map taken to a training grid and back: the same where the spacing is, and never moved by over a voxel."""
     shape = (24, 26, 22)
     label = blob(shape)
     image = nifti(label.astype(np.float32), affine)
@@ -94,9 +95,13 @@ def test_resampled_labels_come_back(make_task, affine, factors):
         np.testing.assert_array_equal(there, canonical)
     back = np.asarray(data.to_nifti(there, geometry).dataobj)
     assert back.shape == shape
-    for value in (1, 2):
-        both = np.sum((back == value) & (label == value))
-        assert 2 * both / (np.sum(back == value) + np.sum(label == value)) > 0.97
+    surface = scipy.ndimage.maximum_filter(label, 3) != scipy.ndimage.minimum_filter(label, 3)
+    np.testing.assert_array_equal(back[~surface], label[~surface])
+    # A coarser grid cannot hold a surface better than that; on an equal or finer one next to nothing is lost.
+    if max(factors) < 1.25:
+        for value in (1, 2):
+            both = np.sum((back == value) & (label == value))
+            assert 2 * both / (np.sum(back == value) + np.sum(label == value)) > 0.97
 
 
 def test_probabilities_are_resampled_before_the_largest_wins():

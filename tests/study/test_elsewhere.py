@@ -212,7 +212,7 @@ def test_ensemble_and_entropy_come_from_the_mean_probabilities(
     canonical = np.asarray(nib.as_closest_canonical(entropy).dataobj)
     np.testing.assert_array_equal(canonical, made.entropy.astype(np.float32))
     written = nib.as_closest_canonical(nib.load(tmp_path / "oblique_0.nii.gz"))
-    np.testing.assert_array_equal(np.asarray(written.dataobj), made.ensemble)
+    np.testing.assert_array_equal(np.asarray(written.dataobj), np.array([0, *arm.label_values])[made.ensemble])
     # Where both seeds agree so does their mean.
     agree = made.labels[0] == made.labels[1]
     np.testing.assert_array_equal(made.ensemble[agree], made.labels[0][agree])
