@@ -144,8 +144,9 @@ def _check_task(task: TaskSettings, ndim: int, path: str) -> None:
     need(len(task.patch) == ndim and min(task.patch) >= 1, "patch", f"{ndim} sizes, as model.ndim = {ndim}")
     slices = ("", *SLICE_AXES) if ndim == 2 else ("",)
     need(task.as_slices in slices, "as_slices", f"{_one_of(slices)} with model.ndim = {ndim}")
-    sizes, axes, of = task.spacing_mm, len(task.window), "as the volumes have" if task.as_slices else "as model.ndim"
-    need(isinstance(sizes, str) or len(sizes) == axes, "spacing_mm", f"{axes} numbers, {of}")
+    sizes, axes = task.spacing_mm, len(task.window)
+    reason = "as the volumes that are cut into slices" if task.as_slices else f"as model.ndim = {ndim}"
+    need(isinstance(sizes, str) or len(sizes) == axes, "spacing_mm", f"{axes} numbers, {reason}")
     need(0 <= task.foreground <= 1, "foreground", "a share from 0 to 1")
     need(task.normalization in NORMALIZATIONS, "normalization", _one_of(NORMALIZATIONS))
     need(task.image_interpolation in IMAGE_INTERPOLATIONS, "image_interpolation", _one_of(IMAGE_INTERPOLATIONS))

@@ -442,6 +442,9 @@ def test_every_checked_field_is_tried_above():
 def test_a_spacing_has_one_number_an_axis_of_the_network():
     with pytest.raises(UserError, match=r"spacing_mm = \(1.0, 1.0, 1.0\); allowed: 2 numbers, as model.ndim = 2"):
         config.parse(changed(target__spacing_mm="1, 1, 1"))
+    with pytest.raises(UserError, match="allowed: 3 numbers, as the volumes that are cut into slices"):
+        config.parse(changed(target__spacing_mm="1, 1", target__as_slices="axial"))
+    assert config.parse(changed(target__spacing_mm="1, 1, 0", target__as_slices="axial")).target.window == (8, 8, 1)
 
 
 def test_turns_need_equal_patch_sizes():
