@@ -28,7 +28,6 @@ from jaxseg.types import Cohort, RunInputs, TrainState
 
 SEEDS = 4
 CHANGES = ("affine", "gamma", "contrast", "brightness", "blur", "low_resolution", "noise")
-LEVELS = {"none": 0.0, "each kind with probability 0.2": 0.2, "every kind on every patch": 1.0}
 
 
 def make_fit(options: argparse.Namespace, probability: float, workdir: Path) -> tuple[loop.Fit, Any]:
@@ -100,14 +99,15 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=32)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--probabilities", type=float, nargs="+", default=[0.0, 0.2, 1.0], help="of each augmentation")
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     print(f"{options.data}, patch {options.patch}^{options.ndim}, batch {options.batch}, {SEEDS} seeds")  # noqa: T201
-    print("| augmentation | input, ms | step, ms | share |\n| --- | --- | --- | --- |")  # noqa: T201
+    print("| probability of each augmentation | input, ms | step, ms | share |\n| --- | --- | --- | --- |")  # noqa: T201
     with tempfile.TemporaryDirectory() as folder:
-        for name, probability in LEVELS.items():
+        for probability in options.probabilities:
             cost, step = measure(options, probability, Path(folder))
-            print(f"| {name} | {1e3 * cost:.2f} | {1e3 * step:.1f} | {cost / step:.1%} |", flush=True)  # noqa: T201
+            print(f"| {probability:g} | {1e3 * cost:.2f} | {1e3 * step:.1f} | {cost / step:.1%} |", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
