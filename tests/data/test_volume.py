@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import scipy.ndimage
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxseg import data
@@ -293,6 +293,7 @@ def test_grids_close_together_are_told_apart_from_grids_that_differ():
     changes=st.lists(st.tuples(st.integers(0, 355), st.sampled_from([0, 1, 7, 127, 128, 255])), min_size=1, max_size=6),
     length=st.integers(0, 600),
 )
+@example(changes=[(40, 0)], length=600)  # no axes
 @settings(max_examples=300, deadline=None)
 def test_any_damage_to_a_file_is_read_or_refused(tmp_path_factory, changes, length):
     content = bytearray(nifti(np.ones((6, 5, 4), np.int16), np.diag([1.0, 2.0, 3.0, 1.0])).to_bytes())
