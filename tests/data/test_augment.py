@@ -247,3 +247,23 @@ def test_a_constant_patch_stays_finite_under_everything():
     np.testing.assert_allclose(out, image, atol=1e-5)
     empty = changed((image * 0, np.zeros((6, 6, 6), bool)), **dict.fromkeys(INTENSITY, 1.0))
     assert not empty.any()
+
+
+@pytest.mark.parametrize(("slices", "axis"), [("sagittal", 0), ("coronal", 1), ("axial", 2)])
+def test_a_slice_is_augmented_as_an_image_is(make_task, slices, axis):
+    """A volume of one slice in any direction, against the same image in a 2-D task: the same draws, turns and maps."""
+    rng = np.random.default_rng(0)
+    image, label = rng.standard_normal((8, 8)).astype(np.float32), rng.integers(0, 4, (8, 8), np.uint8)
+    spacing = [1.0, 1.5]
+    flat = cohort_of(image[..., None], label, spacing)
+    thick = cohort_of(
+        np.expand_dims(image, axis)[..., None], np.expand_dims(label, axis), np.insert(spacing, axis, 5.0)
+    )
+    changes = {"flip": (1,), "rotate90": (0, 1), "affine": 0.7}
+    expected = draw(make_task, flat, (8, 8), 24, **changes)
+    task = make_task("unused", patch=(8, 8), as_slices=slices, foreground=0.0, augment=changes)
+    got = jax.jit(data.make_sample(task, batch=24))(KEY, thick, RUN)
+    np.testing.assert_allclose(got.image, expected.image, atol=1e-5)
+    agree = np.asarray(got.label == expected.label)
+    assert agree.mean() > 0.995  # half-way between two voxels rounding decides
+    assert len({patch.tobytes() for patch in np.asarray(got.label)}) > 12
