@@ -55,6 +55,23 @@ def softmax(logits):
     return powers / powers.sum(-1, keepdims=True)
 
 
+def test_overlapping_windows_are_averaged_with_their_weights():
+    """Two windows of 4 that share 2 voxels and answer 0 and 1: flat weights give 1/2, a Gaussian the nearer centre."""
+    answers = iter([0.0, 1.0])
+
+    def network(windows):
+        share = np.full((1, 1, 4), next(answers), np.float32)
+        return np.stack([1 - share, share], -1)
+
+    image, options = np.zeros((6, 1), np.float32), {"patch": (4,), "overlap": 0.5, "window_batch": 1}
+    (flat,) = inference.join_slabs(inference.predict_slabs(network, [image], **options, weights="flat"))
+    np.testing.assert_allclose(flat[0, :, 1], [0, 0, 0.5, 0.5, 1, 1])
+    answers = iter([0.0, 1.0])
+    (bell,) = inference.join_slabs(inference.predict_slabs(network, [image], **options))
+    inner, outer = np.exp(-0.5 * (np.array([0.5, 1.5]) / 0.5) ** 2)
+    np.testing.assert_allclose(bell[0, 2:4, 1], [outer / (inner + outer), inner / (inner + outer)], rtol=1e-5)
+
+
 class Pointwise:
     """A 1x1 network of two runs in NumPy that notes the shapes it is called with."""
 

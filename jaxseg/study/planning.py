@@ -69,7 +69,7 @@ def planning(
     Returns:
         The columns `PLANNING_COLUMNS`, one row for each comparison and number of seeds (`SEEDS` and the study's own).
         The spread of the difference is estimated from this study (`statistics.components`, itself uncertain with few
-        seeds); `half_width` is what to expect, and `half_width_limit` what no number of seeds falls below with these
+        seeds); `half_width` is what to expect, and `half_width_limit` what endless seeds would leave with these
         groups. Comparisons with fewer than two seeds or groups, or with infinite distances, give no rows.
     """
     baseline = baseline_of(arms)
@@ -82,18 +82,19 @@ def planning(
                     continue
                 spread, num_groups = statistics.components(d), d.shape[1]
 
-                def half_width(
-                    num_seeds: int, spread: statistics.Components = spread, num_groups: int = num_groups
-                ) -> float:
-                    return statistics.expected_half_width(spread, num_seeds, num_groups, confidence=confidence)
-
+                # Averaged over endless seeds a difference is that of the groups alone, whatever their number.
+                groups_alone = statistics.Components(0.0, spread.group, 0.0)
+                limit = statistics.expected_half_width(groups_alone, 2, num_groups, confidence=confidence)
                 rows += [
                     {
                         **{"metric": metric, "label": scores.label, "train_cases": scores.train_cases},
                         **{"fold": scores.fold, "arm_a": arm, "arm_b": baseline},
                         **{f"sd_{name}": value**0.5 for name, value in spread._asdict().items()},
-                        **{"n_groups": num_groups, "n_seeds": num_seeds, "half_width": half_width(num_seeds)},
-                        "half_width_limit": half_width(10**6),
+                        **{"n_groups": num_groups, "n_seeds": num_seeds},
+                        "half_width": statistics.expected_half_width(
+                            spread, num_seeds, num_groups, confidence=confidence
+                        ),
+                        "half_width_limit": limit,
                     }
                     for num_seeds in sorted({*SEEDS, len(d)})
                 ]

@@ -108,6 +108,15 @@ def test_every_route_equals_all_pairs(route, monkeypatch):
         assert taken == [names[route]] * 40
 
 
+@pytest.mark.parametrize(("num_points", "num_targets"), [(1, 1), (130, 1030), (300, 5)])
+def test_all_pairs_in_blocks_find_the_nearest(num_points, num_targets):
+    rng = np.random.default_rng(0)
+    points, targets = rng.random((num_points, 3)) * 100, rng.random((num_targets, 3)) * 100
+    np.testing.assert_allclose(
+        surface._nearest_of_all(points, targets), cdist(points, targets).min(1), rtol=1e-12, atol=1e-12
+    )
+
+
 @given(st.integers(1, 3), st.lists(st.floats(0.3, 4), min_size=3, max_size=3), st.integers(0, 3))
 def test_offsets_around_a_voxel_are_all_that_are_as_near(ndim, spacing, radius):
     """No voxel outside the box of offsets, nor one left out of it, is nearer than the last one taken."""

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from jaxseg.analysis import statistics
 from jaxseg.study import planning
@@ -37,7 +38,18 @@ def test_the_plan_looks_ahead_from_the_spread_of_the_difference(cases):
     one = got[(got["metric"] == "dsc") & (got["label"] == "mean")]
     assert one["n_seeds"].tolist() == [4, 8, 16, 32, 64]
     assert one["half_width"].is_monotonic_decreasing
-    assert (one["half_width"] >= one["half_width_limit"]).all()
+    assert (one["half_width"] > one["half_width_limit"]).all()
+
+
+def test_endless_seeds_leave_what_the_groups_make(cases):
+    """A gain that differs between groups: endless seeds leave a t interval over the three groups."""
+    gains = cases["group"].map({"f0g0": 0.0, "f0g1": 0.1, "f0g2": 0.3})
+    changed = cases.assign(dsc=cases["dsc"] + gains * (cases["arm"] == "transfer"))
+    row = planning.planning(changed, ARMS[:2], confidence=0.95, metrics=("dsc",)).iloc[0]
+    assert row["sd_group"] > 0.1
+    assert row["half_width_limit"] == pytest.approx(stats.t.ppf(0.975, 2) * row["sd_group"] / 3**0.5)
+    spread = statistics.Components(row["sd_seed"] ** 2, row["sd_group"] ** 2, row["sd_residual"] ** 2)
+    assert row["half_width_limit"] == pytest.approx(statistics.expected_half_width(spread, 10**7, 3), rel=1e-4)
 
 
 def test_the_plan_comes_true_on_average():

@@ -119,7 +119,7 @@ def test_ensemble_and_entropy() -> None:
     made = segment(iter([sure[:, :1], sure[:, 1:]]))
     np.testing.assert_array_equal(made.labels, [[0, 1], [1, 1]])
     np.testing.assert_allclose(made.entropy, [math.log(2), 0])
-    votes = np.array([[[0.0, 1.0, 0.0]], [[0.6, 0.4, 0.0]], [[0.6, 0.4, 0.0]]])
+    votes = np.array([[[0.6, 0.4, 0.0]], [[0.0, 1.0, 0.0]], [[0.6, 0.4, 0.0]]])
     assert segment(iter([votes])).ensemble.tolist() == [1]
     flat = segment(iter([np.full((2, 4, 3), 1 / 3)]))
     np.testing.assert_allclose(flat.entropy, math.log(3))
