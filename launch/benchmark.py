@@ -10,7 +10,6 @@ PyTorch trains one seed in eager mode with its default layout; it is left out wh
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 import os
 import statistics
@@ -25,12 +24,17 @@ import jax
 import numpy as np
 from absl import app, flags
 
+from launch.benchmark_step import convolution_flops
+
 WORKLOADS: dict[str, dict[str, Any]] = {
-    "unet3d_32": {"ndim": 3, "widths": [16, 32, 64], "patch": 32, "batch": 2},
-    "unet3d_48": {"ndim": 3, "widths": [16, 32, 64], "patch": 48, "batch": 2},
-    "unet3d_64": {"ndim": 3, "widths": [16, 32, 64, 128], "patch": 64, "batch": 1},
-    "unet3d_96": {"ndim": 3, "widths": [16, 32, 64, 128], "patch": 96, "batch": 1},
-    "unet2d_128": {"ndim": 2, "widths": [16, 32, 64, 128], "patch": 128, "batch": 8},
+    "unet3d_32": {"network": "unet", "ndim": 3, "widths": [16, 32, 64], "patch": 32, "batch": 2},
+    "unet3d_48": {"network": "unet", "ndim": 3, "widths": [16, 32, 64], "patch": 48, "batch": 2},
+    "unet3d_64": {"network": "unet", "ndim": 3, "widths": [16, 32, 64, 128], "patch": 64, "batch": 1},
+    "unet3d_96": {"network": "unet", "ndim": 3, "widths": [16, 32, 64, 128], "patch": 96, "batch": 1},
+    "unet2d_128": {"network": "unet", "ndim": 2, "widths": [16, 32, 64, 128], "patch": 128, "batch": 8},
+    "multiscale3d_32": {"network": "multiscale_fcn", "ndim": 3, "widths": [14, 28, 56, 112], "patch": 32, "batch": 2},
+    "multiscale3d_64": {"network": "multiscale_fcn", "ndim": 3, "widths": [14, 28, 56, 112], "patch": 64, "batch": 1},
+    "vnet3d_32": {"network": "vnet", "ndim": 3, "widths": [16, 32, 64, 128, 256], "patch": 32, "batch": 2},
 }
 TARGETS = ("unet3d_32", "unet3d_64", "unet3d_96", "unet2d_128")
 CLASSES = 3
@@ -79,30 +83,6 @@ class Contestant:
         self.process.wait()
 
 
-def convolution_flops(workload: dict[str, Any], frozen: bool) -> float:
-    """Floating-point operations of one step's convolutions, counted directly: 2 per product, taps in full.
-
-    Three passes (output, input gradient, kernel gradient), but no input gradient of the first convolution, and with a
-    frozen encoder none of the gradients below the decoder. What folding and filtering save is not taken off, so that
-    the figure says how fast a plain convolution would have to be.
-    """
-    ndim, widths = workload["ndim"], workload["widths"]
-    voxels = [workload["batch"] * (workload["patch"] // 2**i) ** ndim for i in range(len(widths))]
-    total = 0.0
-    for i, (channels, width) in enumerate(zip([1, *widths[:-1]], widths, strict=True)):
-        product = 2.0 * 3**ndim * voxels[i]
-        first, second = product * channels * width, product * width * width
-        total += (first + second) if frozen else (2 if i == 0 else 3) * first + 3 * second
-    for i, (width, below) in enumerate(itertools.pairwise(widths)):
-        product = 2.0 * 3**ndim * voxels[i]
-        first, second = product * (below + width) * width, product * width * width
-        below_is_frozen = frozen and i == len(widths) - 2
-        skip_share = width / (below + width)
-        input_gradient = 0.0 if below_is_frozen else (1 - skip_share if frozen else 1.0)
-        total += (2 + input_gradient) * first + 3 * second
-    return total + 3 * 2.0 * voxels[0] * widths[0] * CLASSES
-
-
 def product_ceiling() -> float:
     """Floating-point operations a second of a large float32 product on this machine, all cores."""
     rng = np.random.default_rng(0)
@@ -134,7 +114,7 @@ def compare(name: str, precision: str) -> list[dict[str, Any]]:
     for _ in range(_REPEATS.value):
         for contestant in contestants:
             contestant.samples.append(contestant.sample())
-    rows = []
+    rows, flops = [], convolution_flops(common)
     for contestant in contestants:
         settings = contestant.settings
         framework = "torch" if settings["strategy"] == "eager" else "jaxseg"
@@ -155,7 +135,7 @@ def compare(name: str, precision: str) -> list[dict[str, Any]]:
                 "slowest": max(sample["seconds"] for sample in contestant.samples),
                 "compile_seconds": contestant.ready["compile_seconds"],
                 "peak_bytes": max(sample["peak_bytes"] for sample in contestant.samples),
-                "convolution_flops": convolution_flops(workload, settings["frozen"]),
+                "convolution_flops": flops,
             }
         )
     return rows
@@ -176,7 +156,7 @@ def main(argv: Sequence[str]) -> None:
     ceiling = product_ceiling()
     device = jax.devices()[0].device_kind
     print(f"{device}, {len(os.sched_getaffinity(0))} cores; large float32 products: {ceiling / 1e9:.0f} GFLOP/s")
-    print(f"{'workload':12}{'framework':10}{'strategy':9}{'seeds':>6}{'precision':>10}{'s/seed-step':>13}"
+    print(f"{'workload':16}{'framework':10}{'strategy':9}{'seeds':>6}{'precision':>10}{'s/seed-step':>13}"
           f"{'range':>18}{'of torch':>9}{'compile s':>10}{'peak GB':>8}{'roofline':>9}")  # fmt: skip
     rows: list[dict[str, Any]] = []
     for name in _WORKLOAD.value:
@@ -188,7 +168,7 @@ def main(argv: Sequence[str]) -> None:
                 row["ratio_to_torch"] = seconds / peer
                 # Above 1 where fewer operations were done than a plain convolution needs.
                 row["roofline_share"] = row["convolution_flops"] / seconds / ceiling
-                print(f"{name:12}{row['framework']:10}{row['strategy']:9}{row['seeds']:6}{precision:>10}"
+                print(f"{name:16}{row['framework']:10}{row['strategy']:9}{row['seeds']:6}{precision:>10}"
                       f"{seconds:13.4f}{row['fastest']:9.4f}-{row['slowest']:8.4f}{row['ratio_to_torch']:9.2f}"
                       f"{row['compile_seconds']:10.1f}{row['peak_bytes'] / 1e9:8.2f}{row['roofline_share']:9.2f}",
                       flush=True)  # fmt: skip

@@ -1,6 +1,6 @@
 """Our side of the benchmark: the real train step of several seeds, in a process of its own.
 
-    python -m launch.benchmark_step '{"ndim": 3, "widths": [16, 32, 64], "patch": 32, "batch": 2, ...}'
+    python -m launch.benchmark_step '{"network": "unet", "ndim": 3, "widths": [16, 32, 64], "patch": 32, ...}'
 
 Prints one line of JSON when compiled; then runs `steps` steps of all seeds for every line it reads and prints the
 seconds of one step of one seed. `launch.benchmark` starts it beside `launch.torch_peer`.
@@ -8,7 +8,9 @@ seconds of one step of one seed. `launch.benchmark` starts it beside `launch.tor
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import resource
 import sys
 import time
@@ -20,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import data, losses, optim, seeds, train, trees
-from jaxseg.models import make_model
+from jaxseg.models import MODELS, make_model
 from jaxseg.streams import stream_key
 from jaxseg.types import (
     AugmentSettings,
@@ -28,6 +30,7 @@ from jaxseg.types import (
     LossSettings,
     ModelSettings,
     OptimSettings,
+    Params,
     RunInputs,
     TaskSettings,
     TrainState,
@@ -55,17 +58,55 @@ def random_cohort(ndim: int, side: int, classes: int) -> Cohort:
 
 
 def model_settings(settings: dict[str, Any]) -> ModelSettings:
-    """The workload's U-Net."""
+    """The workload's network, as its source has it."""
     return ModelSettings(
-        name="unet",
+        name=settings["network"],
         ndim=settings["ndim"],
         widths=tuple(settings["widths"]),
-        norm="instance",
+        norm="instance" if settings["network"] == "unet" else "none",
         strides=(),
         kernels=(),
         skips=True,
         precision=settings["precision"],
+        dropout=0.1 if settings["network"] == "multiscale_fcn" else 0.0,
     )
+
+
+def convolution_flops(settings: dict[str, Any]) -> float:
+    """Floating-point operations of one seed's convolutions in one step, counted directly: 2 per product, taps in full.
+
+    Counted in the traced gradient of the native form, so that there is no input gradient of the first convolution, and
+    none below the decoder with a frozen encoder. What folding and filtering save is not taken off: the figure says how
+    fast a plain convolution would have to be.
+    """
+    plain = model_settings({**settings, "precision": "float32"})
+    model = MODELS[plain.name](dataclasses.replace(plain, dropout=0.0), settings["classes"], "native")
+    image = jnp.zeros((settings["batch"], *(settings["patch"],) * settings["ndim"], 1), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    fixed = {"encoder": params.pop("encoder")} if settings["frozen"] else {}
+
+    def total(trained: Params, fixed: Params) -> jax.Array:
+        logits: Any = model.apply({"params": trained | fixed}, image)
+        return jnp.square(logits).sum()
+
+    return _products(jax.make_jaxpr(jax.grad(total))(params, fixed).jaxpr)
+
+
+def _products(program: Any) -> float:
+    """Operations of all convolutions and matrix products of a traced program."""
+    total = 0.0
+    for equation in program.eqns:
+        out = equation.outvars[0].aval.shape
+        if equation.primitive.name == "conv_general_dilated":
+            rhs, spec = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec
+            taps = math.prod(rhs[axis] for axis in spec[1:]) / math.prod(equation.params["lhs_dilation"])
+            total += 2.0 * math.prod(out) * taps
+        elif equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            total += 2.0 * math.prod(out) * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        inner = (getattr(value, "jaxpr", None) for value in equation.params.values())
+        total += sum(_products(part) for part in inner if part is not None)
+    return total
 
 
 def make_run(settings: dict[str, Any]) -> tuple[Callable[[int, int], None], float]:

@@ -1,13 +1,12 @@
 """The PyTorch side of the benchmark: the same network, loss and optimizer, one seed, in a process of its own.
 
-    python -m launch.torch_peer '{"ndim": 3, "widths": [16, 32, 64], "patch": 32, "batch": 2, ...}'
+    python -m launch.torch_peer '{"network": "unet", "ndim": 3, "widths": [16, 32, 64], "patch": 32, ...}'
 
 Prints one line of JSON when ready; then takes one training step and prints its seconds for every line it reads.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import resource
 import sys
@@ -16,50 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 
-
-class Block(nn.Module):
-    """Two convolutions, each with instance norm and ReLU."""
-
-    def __init__(self, ndim: int, channels: int, features: int):
-        super().__init__()
-        conv, norm = (nn.Conv3d, nn.InstanceNorm3d) if ndim == 3 else (nn.Conv2d, nn.InstanceNorm2d)
-        self.layers = nn.Sequential(
-            conv(channels, features, 3, padding=1, bias=False),
-            norm(features, affine=True),
-            nn.ReLU(inplace=True),
-            conv(features, features, 3, padding=1, bias=False),
-            norm(features, affine=True),
-            nn.ReLU(inplace=True),
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Features `[batch, features, *spatial]`."""
-        return self.layers(x)
-
-
-class UNet(nn.Module):
-    """The network of `jaxseg.models.unet` with its default strides, kernels and norm."""
-
-    def __init__(self, ndim: int, channels: int, widths: list[int], classes: int):
-        super().__init__()
-        sizes = list(zip([channels, *widths[:-1]], widths, strict=True))
-        self.encoder = nn.ModuleList([Block(ndim, a, b) for a, b in sizes])
-        self.decoder = nn.ModuleList([Block(ndim, b + a, a) for a, b in list(itertools.pairwise(widths))[::-1]])
-        self.head = (nn.Conv3d if ndim == 3 else nn.Conv2d)(widths[0], classes, 1)
-        self.pool = functional.max_pool3d if ndim == 3 else functional.max_pool2d
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits `[batch, classes, *spatial]`."""
-        skips = []
-        for i, block in enumerate(self.encoder):
-            x = block(self.pool(x, 2) if i else x)
-            skips.append(x)
-        for block, skip in zip(self.decoder, skips[-2::-1], strict=True):
-            x = block(torch.cat([functional.interpolate(x, scale_factor=2, mode="nearest"), skip], 1))
-        return self.head(x)
+from launch.torch_networks import NETWORKS
 
 
 def dice_ce(logits: torch.Tensor, label: torch.Tensor, smooth: float = 1e-5) -> torch.Tensor:
@@ -79,7 +37,7 @@ def make_step(settings: dict[str, Any]) -> Any:
         torch.set_num_threads(settings["threads"])
     torch.manual_seed(0)
     ndim, patch, batch = settings["ndim"], settings["patch"], settings["batch"]
-    model = UNet(ndim, 1, settings["widths"], settings["classes"]).to(device)
+    model = NETWORKS[settings["network"]](ndim, 1, settings["widths"], settings["classes"]).to(device)
     if settings["frozen"]:
         model.encoder.requires_grad_(False)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
