@@ -42,9 +42,17 @@ def test_group_norm_has_its_closed_form(shape, groups):
     assert half.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("groups", [2, 1], ids=["instance", "layer"])
-def test_gradients(groups):
-    x = draw(1, 3, 3, 2)
+@pytest.mark.parametrize(
+    ("groups", "norm"),
+    [
+        (2, norms.group_norm),
+        (1, norms.group_norm),
+        (2, lambda x, scale, bias, groups: norms.instance_norm(x, scale, bias)),
+    ],
+    ids=["instance", "layer", "instance-as-products"],
+)
+def test_gradients(groups, norm):
+    x = draw(2, 3, 3, 2)
 
     def plain(x, scale, bias):
         axes = (1, 2) if groups == 2 else (1, 2, 3)
@@ -52,14 +60,14 @@ def test_gradients(groups):
         return z * scale[None, None, None] + bias[None, None, None]
 
     def ours(x, scale, bias):
-        return norms.group_norm(x, scale, bias, groups)
+        return norm(x, scale, bias, groups)
 
     scale, bias = jnp.asarray([1.5, -0.5]), jnp.asarray([0.1, 0.2])
     got, want = (
         jax.jit(jax.grad(lambda *args, f=f: jnp.sum(jnp.sin(f(*args))), (0, 1, 2)))(x, scale, bias)
         for f in (ours, plain)
     )
-    for a, b in zip(got, want, strict=True):
+    for a, b in zip((*got, ours(x, scale, bias)), (*want, plain(x, scale, bias)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
