@@ -12,7 +12,7 @@ def task() -> ConfigDict:
     """A task: where its cases come from and how they become training data."""
     config = ConfigDict(sort_keys=False)
     # A folder in Medical Segmentation Decathlon or nnU-Net layout, or synthetic:NAME[?n=..&shape=..].
-    config.data = "synthetic:blobs"
+    config.data = "synthetic:blobs"  # of a source also `target`: the target's cases that its runs do not see
     config.labels = ()  # names of the labels to segment, in this order; () means all of dataset.json
     config.spacing_mm = "native"  # native, median (of the task), or a number per axis: '(1.0, 1.0, 3.0)'; 0: as it is
     config.as_slices = ""  # axial, coronal, sagittal: a 2-D network takes volumes slice by slice; empty: images are 2-D
@@ -28,6 +28,7 @@ def task() -> ConfigDict:
     # Per case: zscore, zscore_nonzero, percentile, none; dataset: statistics of the training cases; auto: by modality.
     config.normalization = "zscore"
     config.bad_cases = "error"  # error: a case that cannot be used stops the study; skip: left out and reported
+    config.shuffle_labels = False  # of a source: train on other cases' label maps (control: nothing fits together)
     config.foreground = 0.5  # share of patches that contain a voxel of a label drawn uniformly
     config.augment = ConfigDict(sort_keys=False)
     config.augment.flip = ()  # axes that may be flipped
@@ -44,23 +45,30 @@ def task() -> ConfigDict:
     return config
 
 
-def arm(init: str, freeze: str, **overrides: dict) -> ConfigDict:
+def arm(init: str, freeze: str, **overrides: object) -> ConfigDict:
     """An arm: how the target network starts and what of it is trained.
 
     Overrides are fields of model, optim, loss, train, source or pretrain:
     `arm("pretrained", "none", optim={"lr": 1e-4})`.
     """
     config = ConfigDict(sort_keys=False)
-    config.kind = "network"
+    config.kind = "network"  # network, or prior: the mean label map of the training cases, with no network
     config.init = init  # random, pretrained, pretrained:PATH_REGEX, mean_var
     config.freeze = freeze  # none, encoder, decoder, all_but_head, regex:PATH_REGEX
     config.seed_offset = 0  # added to the seed ids of this arm: a large number makes its seeds disjoint
+    config.vary = "study"  # study: config.vary; or some of init,order,subset for this arm alone; empty: nothing
+    config.cross = ""  # two or three of init,order,subset: every id of one with every id of the others
+    config.cross_ids = ()  # ids that are crossed; () means the study's seeds
     config.update(overrides)
     return config
 
 
-def named_arms() -> dict[str, ConfigDict]:
-    """Arms with established names; a config picks from them."""
+def named_arms(config: ConfigDict | None = None) -> dict[str, ConfigDict]:
+    """Arms with established names (docs/arms.md says what each controls for); a config picks from them.
+
+    Args:
+        config: The study, whose fields the longer arms refer to; without it these are left out.
+    """
     arms = {
         "scratch": arm("random", "none"),
         "transfer": arm("pretrained", "none"),
@@ -73,15 +81,30 @@ def named_arms() -> dict[str, ConfigDict]:
         "head_only": arm("pretrained", "all_but_head"),
         "frozen_random_decoder": arm("random", "decoder"),
         "pooled_encoder": arm("random", "none", model={"encoder": "pooled"}),
-        "scratch_b": arm("random", "none"),
+        "scratch_no_skip": arm("random", "none", model={"skips": False}),
+        "frozen_random_encoder_no_skip": arm("random", "encoder", model={"skips": False}),
+        # An A/A placebo: whatever differs from scratch is chance.
+        "scratch_b": arm("random", "none", seed_offset=1000),
+        "shuffled_source": arm("pretrained", "none", source={"shuffle_labels": True}),
+        "self_transfer": arm("pretrained", "none", source={"data": "target"}),
+        "prior": arm("random", "none", kind="prior"),
     }
-    arms["scratch_b"].seed_offset = 1000  # an A/A placebo: whatever differs from scratch is chance
+    if config is not None:
+        # References, so that they follow the study's own lengths wherever these are set.
+        steps = config.train.get_oneway_ref("steps")
+        arms["scratch_long"] = arm("random", "none", train={"steps": steps + config.pretrain.get_oneway_ref("steps")})
+        arms["scratch_double"] = arm("random", "none", train={"steps": steps * 2})
     return arms
 
 
-def pick_arms(*names: str) -> ConfigDict:
-    """Some of the named arms, in this order."""
-    named = named_arms()
+def pick_arms(*names: str, config: ConfigDict | None = None) -> ConfigDict:
+    """Some of the named arms, in this order; `config` is needed for `scratch_long` and `scratch_double`."""
+    named = named_arms(config)
+    for name in names:
+        if name not in named:
+            later = {*named_arms(get_config())} - {*named}
+            hint = "pass config=config, whose steps it follows" if name in later else f"named arms: {', '.join(named)}"
+            raise ValueError(f"pick_arms: no arm {name!r}; {hint}")
     return ConfigDict({name: named[name] for name in names}, sort_keys=False)
 
 
@@ -113,30 +136,45 @@ def get_config() -> ConfigDict:
     config.optim = ConfigDict(sort_keys=False)
     config.optim.name = "adam"  # adam, adamw, sgd
     config.optim.lr = 1e-3  # peak rate
-    config.optim.weight_decay = 0.0  # of kernels; adamw and sgd
+    config.optim.lr_grid = ()  # rates to choose from for each arm on validation data; (): lr
+    config.optim.lr_seeds = ()  # seeds of these trials, used for nothing else, e.g. (9001, 9002)
+    config.optim.weight_decay = 0.0  # adamw and sgd
+    config.optim.decay = "kernel$"  # pattern of the parameter paths that decay
     config.optim.momentum = 0.9  # of sgd (Nesterov)
-    config.optim.schedule = "cosine"  # constant, cosine, polynomial (power 0.9); after the warm-up
+    config.optim.schedule = "cosine"  # constant, cosine, polynomial (power 0.9), plateau; after the warm-up
     config.optim.warmup_steps = 20
     config.optim.clip_norm = 0.0  # global norm over trained parameters; 0: no clipping
+    config.optim.plateau_ratio = 0.995  # plateau: where a run's validation DSC falls below this share of its last ...
+    config.optim.plateau_factor = 0.9  # ... its rate is multiplied by this
 
     config.loss = ConfigDict(sort_keys=False)
-    config.loss.name = "dice_ce"  # dice_ce, dice, ce
+    config.loss.name = "dice_ce"  # dice_ce, dice, ce, focal, dice_focal
     config.loss.smooth = 1.0  # of the Dice ratio
+    config.loss.dice_over = "case"  # case: one Dice ratio a patch; batch: one over all patches of a step
+    config.loss.focal_gamma = 2.0  # exponent of focal; 0 makes it cross-entropy
 
     config.train = ConfigDict(sort_keys=False)
     config.train.steps = 1000
     config.train.batch = 2
+    config.train.accumulate = 1  # batches whose gradients are averaged into one step
     config.train.log_every = 20  # steps of one compiled call; the loss is averaged over them
     config.train.eval_every = 100  # validation DSC on whole cases; a multiple of log_every
     config.train.save_every = 200  # checkpoints; a multiple of log_every
+    config.train.snapshots = ()  # steps whose checkpoints are kept for good; step 0 and the last always are
+    config.train.keep_best = False  # keep each run's parameters of its best validation too (scores use the last)
     config.train.precision = "float32"  # compute type: float32 or bfloat16; parameters stay float32
     config.train.remat = False  # the backward pass computes levels again: less memory, about a third more time
 
     config.pretrain = ConfigDict(sort_keys=False)
     config.pretrain.steps = 1000
     config.pretrain.share = "per_seed"  # per_seed: seed i starts from source network i; one: all from the same
-    config.pretrain.from_workdir = ""  # take source networks from this finished study instead of pretraining
+    # Instead of pretraining: a study's workdir, or a folder of its checkpoints, or one checkpoint in it.
+    config.pretrain.from_workdir = ""
+    config.pretrain.from_arm = ""  # whose networks are taken from there; empty: its source networks
     config.pretrain.min_loaded = 0.5  # a transfer that finds a smaller share of the parameters is an error
+    config.pretrain.adapt_channels = (
+        False  # other image channels: True takes the source kernel's mean, False starts anew
+    )
 
     config.arms = pick_arms("scratch", "transfer", "frozen_random_encoder", "frozen_pretrained_encoder")
 

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from jaxseg.fields import bad_value as _bad
 from jaxseg.fields import convert as _convert
 from jaxseg.fields import fill as _fill
-from jaxseg.fields import nearest
+from jaxseg.fields import is_pattern, nearest, parse_streams
 from jaxseg.types import (
     SLICE_AXES,
     AnalysisSettings,
@@ -38,7 +38,7 @@ from jaxseg.types import (
 )
 
 ARM_OVERRIDES = ("model", "optim", "loss", "train", "source", "pretrain")
-STREAMS = ("init", "order", "subset")
+
 
 # What fields that name a choice take. The modules that offer the choices are not imported here, so that a mistake is
 # found before any of them does work; a test holds these names against theirs.
@@ -47,8 +47,8 @@ NORMS = ("none", "instance", "group", "batch")
 ENCODERS = ("learned", "pooled")
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("constant", "cosine", "polynomial")
-LOSSES = ("dice_ce", "dice", "ce")
+SCHEDULES = ("constant", "cosine", "polynomial", "plateau")
+LOSSES = ("dice_ce", "dice", "ce", "focal", "dice_focal")
 NORMALIZATIONS = ("zscore", "zscore_nonzero", "percentile", "none", "dataset", "auto")
 WINDOW_WEIGHTS = ("gaussian", "flat")
 IMAGE_INTERPOLATIONS = ("cubic", "linear")
@@ -56,6 +56,9 @@ LABEL_INTERPOLATIONS = ("linear", "nearest")
 RESIDENCES = ("auto", "device", "host")
 INITS = ("random", "pretrained", "mean_var")
 FREEZES = ("none", "encoder", "decoder", "all_but_head")
+KINDS = ("network", "prior")
+MAX_CROSSED = 999
+"""Of crossed ids: three of them make one seed number."""
 MAX_SEED = 2**32 - 1
 """Random streams take 32-bit ids."""
 
@@ -92,8 +95,17 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any], path: str) -> dict
     return merged
 
 
-def _arm(name: str, arm: Mapping[str, Any], config: Mapping[str, Any]) -> ArmSettings:
-    own = ("kind", "init", "freeze", "seed_offset")
+def _source(config: Mapping[str, Any], over: Mapping[str, Any], path: str) -> TaskSettings:
+    """The source task; with `data = "target"` the target's own settings, for cases that its runs do not see."""
+    base = config["source"]
+    if "target" in (over.get("data"), base["data"]) and over.get("data", "target") == "target":
+        # One fold, and nothing held out beyond what the target holds out already.
+        base = dict(config["target"]) | {"data": "target", "train_cases": (0,), "folds": 1, "test_cases": 1}
+    return _fill(TaskSettings, _merged(base, over, path), path)
+
+
+def _arm(name: str, arm: Mapping[str, Any], config: Mapping[str, Any], seeds: tuple[int, ...]) -> ArmSettings:
+    own = ("kind", "init", "freeze", "seed_offset", "vary", "cross", "cross_ids")
     if not isinstance(arm, Mapping):
         raise _bad(f"arms.{name}", arm, "a section of fields, as default.arm(INIT, FREEZE) makes it")
     for key in arm:
@@ -106,18 +118,23 @@ def _arm(name: str, arm: Mapping[str, Any], config: Mapping[str, Any]) -> ArmSet
     for key in own:
         if key not in arm:
             raise UserError(f"config.{path}.{key} is missing; make arms with default.arm(INIT, FREEZE)")
-    sections = {key: _merged(config[key], arm.get(key, {}), f"{path}.{key}") for key in ARM_OVERRIDES}
+    changed = [key for key in ARM_OVERRIDES if key != "source"]
+    sections = {key: _merged(config[key], arm.get(key, {}), f"{path}.{key}") for key in changed}
+    cross = parse_streams(arm["cross"], f"{path}.cross")
     return ArmSettings(
         name=name,
         kind=_convert(arm["kind"], str, f"{path}.kind"),
         init=_convert(arm["init"], str, f"{path}.init"),
         freeze=_convert(arm["freeze"], str, f"{path}.freeze"),
         seed_offset=_convert(arm["seed_offset"], int, f"{path}.seed_offset"),
+        vary=parse_streams(config["vary"] if arm["vary"] == "study" else arm["vary"], f"{path}.vary"),
+        cross=cross,
+        cross_ids=_convert(arm["cross_ids"], tuple[int, ...], f"{path}.cross_ids") or (seeds if cross else ()),
         model=_model(sections["model"], sections["train"], f"{path}.model"),
         optim=_fill(OptimSettings, sections["optim"], f"{path}.optim"),
         loss=_fill(LossSettings, sections["loss"], f"{path}.loss"),
         train=_train(sections["train"], f"{path}.train"),
-        source=_fill(TaskSettings, sections["source"], f"{path}.source"),
+        source=_source(config, arm.get("source", {}), f"{path}.source"),
         pretrain=_fill(PretrainSettings, sections["pretrain"], f"{path}.pretrain"),
     )
 
@@ -213,7 +230,13 @@ def _check_training(settings: StudySettings | ArmSettings, note: str) -> None:
     need(optim.warmup_steps >= 0, "optim.warmup_steps", optim.warmup_steps, "0 or more")
     need(0 <= optim.clip_norm < math.inf, "optim.clip_norm", optim.clip_norm, "a positive norm, or 0 for no clipping")
     need(loss.name in LOSSES, "loss.name", loss.name, _one_of(LOSSES))
+    need(is_pattern(optim.decay), "optim.decay", optim.decay, "a regular expression over parameter paths")
+    ratio, factor = optim.plateau_ratio, optim.plateau_factor
+    need(0 < ratio <= 1, "optim.plateau_ratio", ratio, "a share above 0 and up to 1")
+    need(0 < factor < 1, "optim.plateau_factor", factor, "a share between 0 and 1")
     need(0 < loss.smooth < math.inf, "loss.smooth", loss.smooth, "a positive number")
+    need(loss.dice_over in ("case", "batch"), "loss.dice_over", loss.dice_over, "'case' or 'batch'")
+    need(0 <= loss.focal_gamma < math.inf, "loss.focal_gamma", loss.focal_gamma, "0 or more")
     need(train.steps >= 1, "train.steps", train.steps, "a number from 1")
     need(train.batch >= 1, "train.batch", train.batch, "a number from 1")
     need(train.log_every >= 1, "train.log_every", train.log_every, "a number from 1")
@@ -221,6 +244,10 @@ def _check_training(settings: StudySettings | ArmSettings, note: str) -> None:
         value = getattr(train, field)
         allowed = f"a positive multiple of train.log_every = {train.log_every}"
         need(value >= 1 and value % train.log_every == 0, f"train.{field}", value, allowed)
+    need(train.accumulate >= 1, "train.accumulate", train.accumulate, "a number from 1")
+    for step in train.snapshots:
+        allowed = f"multiples of train.log_every = {train.log_every}, below train.steps = {train.steps}"
+        need(0 < step < train.steps and step % train.log_every == 0, "train.snapshots", train.snapshots, allowed)
     _check_task(settings.source, model.ndim, "source")
 
 
@@ -231,12 +258,16 @@ def _check_arm(arm: ArmSettings, study: StudySettings) -> None:
         if not ok:
             raise _bad(field, value, f"{allowed}{note}")
 
-    need(arm.kind == "network", f"{path}.kind", arm.kind, "'network'")
+    need(arm.kind in KINDS, f"{path}.kind", arm.kind, _one_of(KINDS))
+    if arm.kind == "prior":
+        need(arm.init == "random", f"{path}.init", arm.init, "'random' with kind 'prior', which has no network")
+        need(arm.freeze == "none", f"{path}.freeze", arm.freeze, "'none' with kind 'prior', which has no network")
     for field, names, prefix in (("init", INITS, "pretrained:"), ("freeze", FREEZES, "regex:")):
         value = getattr(arm, field)
         allowed = f"{_one_of(names)}, '{prefix}PATH_REGEX'"
         need(value in names or value.startswith(prefix), f"{path}.{field}", value, allowed)
     need(arm.seed_offset >= 0, f"{path}.seed_offset", arm.seed_offset, "0 or more")
+    _check_cross(arm, path, need)
     largest = max(study.seeds) + arm.seed_offset
     need(largest <= MAX_SEED, f"{path}.seed_offset", arm.seed_offset, f"seed ids up to {MAX_SEED}, not {largest}")
     _check_training(arm, note)
@@ -246,10 +277,36 @@ def _check_arm(arm: ArmSettings, study: StudySettings) -> None:
     need(pretrain.steps >= 1, "pretrain.steps", pretrain.steps, "a number from 1")
     need(pretrain.share in ("per_seed", "one"), "pretrain.share", pretrain.share, "'per_seed' or 'one'")
     need(0 <= pretrain.min_loaded <= 1, "pretrain.min_loaded", pretrain.min_loaded, "a share from 0 to 1")
+    named = pretrain.from_workdir or not pretrain.from_arm
+    need(bool(named), "pretrain.from_arm", pretrain.from_arm, "an arm of the study that pretrain.from_workdir names")
+    _check_rates(arm, study, need)
     if arm.init != "random" and not pretrain.from_workdir:
         # Source networks are trained with the study's own optimizer.
         warmup = study.optim.warmup_steps
         need(warmup < pretrain.steps, "optim.warmup_steps", warmup, f"fewer than pretrain.steps = {pretrain.steps}")
+
+
+def _check_cross(arm: ArmSettings, path: str, need: Any) -> None:
+    ids, allowed = arm.cross_ids, f"at least two different ids from 0 to {MAX_CROSSED}, with cross"
+    sound = len(ids) >= 2 and len(set(ids)) == len(ids) and min(ids) >= 0 and max(ids) <= MAX_CROSSED
+    need(sound if arm.cross else not ids, f"{path}.cross_ids", ids, allowed)
+    streams = arm.cross
+    need(len(set(streams)) == len(streams) != 1, f"{path}.cross", ",".join(streams), "'', or two or three streams")
+    need(not streams or arm.seed_offset == 0, f"{path}.seed_offset", arm.seed_offset, "0 with cross: use cross_ids")
+
+
+def _check_rates(arm: ArmSettings, study: StudySettings, need: Any) -> None:
+    optim = arm.optim
+    grid, trials = optim.lr_grid, optim.lr_seeds
+    need(all(0 < rate < math.inf for rate in grid), "optim.lr_grid", grid, "positive rates")
+    need(len(set(grid)) == len(grid) != 1, "optim.lr_grid", grid, "(), or at least two different rates")
+    need(bool(grid) <= bool(trials), "optim.lr_seeds", trials, "at least one seed for the trials of optim.lr_grid")
+    sound = len(set(trials)) == len(trials) and all(0 <= seed <= MAX_SEED for seed in trials)
+    need(sound, "optim.lr_seeds", trials, f"different numbers from 0 to {MAX_SEED}")
+    used = {seed + other.seed_offset for other in study.arms for seed in study.seeds}
+    used |= {seed for other in study.arms for seed in other.cross_ids} | {study.base_seed}
+    allowed = "seeds that no run uses: a rate chosen on a run's own seed would favour it"
+    need(not used & set(trials), "optim.lr_seeds", trials, allowed)
 
 
 def _check_study(study: StudySettings) -> None:
@@ -259,6 +316,10 @@ def _check_study(study: StudySettings) -> None:
 
     need(0 <= study.base_seed <= MAX_SEED, "base_seed", study.base_seed, f"a number from 0 to {MAX_SEED}")
     _check_training(study, "")
+    if study.target.shuffle_labels:
+        raise _bad("target.shuffle_labels", True, "False: it is a control for source tasks")
+    if study.target.data == "target":
+        raise _bad("target.data", "target", "a folder, or synthetic:NAME; 'target' is for the source task")
     for arm in study.arms:
         _check_arm(arm, study)
     evaluate, analysis, runtime = study.evaluate, study.analysis, study.runtime
@@ -311,10 +372,7 @@ def parse(config: ConfigDict) -> StudySettings:
         seeds = tuple(range(count))
     if len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) > MAX_SEED:
         raise _bad("seed_ids", seeds, f"different numbers from 0 to {MAX_SEED}")
-    vary = tuple(word.strip() for word in _convert(tree["vary"], str, "vary").split(",") if word.strip())
-    for word in vary:
-        if word not in STREAMS:
-            raise UserError(f"config.vary names {word!r}{nearest(word, STREAMS)} Allowed: {', '.join(STREAMS)}")
+    vary = parse_streams(tree["vary"], "vary")
     if not isinstance(tree["arms"], Mapping):
         raise _bad("arms", tree["arms"], "a section of arms, as default.pick_arms makes it")
     if not tree["arms"]:
@@ -324,13 +382,13 @@ def parse(config: ConfigDict) -> StudySettings:
         seeds=seeds,
         base_seed=_convert(tree["base_seed"], int, "base_seed"),
         vary=vary,
-        source=_fill(TaskSettings, tree["source"], "source"),
+        source=_source(tree, {}, "source"),
         target=_fill(TaskSettings, tree["target"], "target"),
         model=_model(tree["model"], tree["train"], "model"),
         optim=_fill(OptimSettings, tree["optim"], "optim"),
         loss=_fill(LossSettings, tree["loss"], "loss"),
         train=_train(tree["train"], "train"),
-        arms=tuple(_arm(name, arm, tree) for name, arm in tree["arms"].items()),
+        arms=tuple(_arm(name, arm, tree, seeds) for name, arm in tree["arms"].items()),
         evaluate=_fill(EvaluateSettings, tree["evaluate"], "evaluate"),
         analysis=_fill(AnalysisSettings, tree["analysis"], "analysis"),
         runtime=_fill(RuntimeSettings, tree["runtime"], "runtime"),

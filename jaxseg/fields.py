@@ -15,6 +15,8 @@ from typing import Any
 
 from jaxseg.types import EvaluateSettings, RuntimeSettings, TaskSettings, UserError
 
+STREAMS = ("init", "order", "subset")
+
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
     """`; did you mean ...?` for a misspelt name, or a full stop."""
@@ -128,3 +130,21 @@ def fill(cls: type, section: Mapping[str, Any], path: str, **given: Any) -> Any:
         else:
             values[name] = convert(value, kind, where)
     return cls(**values)
+
+
+def parse_streams(value: Any, path: str) -> tuple[str, ...]:
+    """Random streams, separated by commas."""
+    words = tuple(word.strip() for word in convert(value, str, path).split(",") if word.strip())
+    for word in words:
+        if word not in STREAMS:
+            raise UserError(f"config.{path} names {word!r}{nearest(word, STREAMS)} Allowed: {', '.join(STREAMS)}")
+    return words
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a text is a regular expression."""
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True

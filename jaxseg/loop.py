@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from jaxseg import checkpoint, seeds, trees
-from jaxseg.types import Cohort, Frozen, Params, Progress, RunInputs, TrainSettings, TrainState
+from jaxseg.types import Cohort, Frozen, Params, Progress, RunInputs, RunLine, TrainSettings, TrainState
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -62,19 +63,22 @@ class Fit:
     directory: Path
     plan: seeds.SeedPlan
     names: tuple[str, ...]
-    """One per run, for logs."""
+    """One per run, for logs: `ARM/VARIANT/seed_ID`."""
     like: TrainState
     """Shapes of one run's state."""
     init: Callable[[], TrainState]
     """Makes the start of all runs; called only when no checkpoint is there."""
+    shared: Callable[[], Frozen]
+    """Makes the frozen parameters that all runs share, or `{}`; called when `init` is."""
     chunk: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     """`train.make_train_chunk`, mapped over runs."""
+    observe: Callable[[TrainState, jax.Array], TrainState] | None
+    """`train.make_observe`, mapped over runs; None where validation changes nothing."""
     feed: Callable[[int], Iterator[tuple[int, RunInputs]]]
     """From a step on: the step at which each compiled call ends, and the runs' inputs for it. Calls end at multiples of
     `settings.log_every` and at the last step, and may end more often."""
     cohort: Cohort
-    frozen: Frozen
-    validate: Callable[[Params], np.ndarray]
+    validate: Callable[[Params, Frozen], np.ndarray]
     """Mean validation DSC of each run."""
     settings: TrainSettings
     keep: int
@@ -127,64 +131,58 @@ def is_done(directory: Path, steps: int) -> bool:
 
 
 def fit(job: Fit, progress: Progress) -> None:
-    """Trains all runs of a job to their last step, from the last checkpoint if there is one.
+    """Trains all runs of a job to their last step, from the last sound checkpoint if there is one.
 
-    Steps between two host events run in one compiled call. Checkpoints hold step 0, the last few and the final step.
-    On SIGINT or SIGTERM the compiled call in flight is finished and saved before `Interrupted` is raised.
+    Steps between two host events run in one compiled call. What a call measured is fetched and written after the next
+    call is dispatched, so that the devices need not wait for the host unless it validates or saves. Checkpoints hold
+    step 0, snapshots, the last few and the final step. On SIGINT or SIGTERM the compiled call in flight is finished
+    and saved before `Interrupted` is raised.
 
     Raises:
         Interrupted: A signal came; the next call goes on where this one stopped.
     """
     settings, count = job.settings, len(job.names)
+    folder = job.directory / "checkpoints"
     job.directory.mkdir(parents=True, exist_ok=True)
-    with checkpoint.open_manager(job.directory / "checkpoints", keep=job.keep) as manager, held_signals() as signalled:
+    saved = checkpoint.latest_sound(folder)
+    with (
+        checkpoint.open_manager(folder, keep=job.keep, snapshots=settings.snapshots) as manager,
+        held_signals() as signalled,
+    ):
         progress("compiling", 0, settings.steps)
-        saved = manager.latest_step()
+        shared = job.shared() if saved is None else checkpoint.read_shared(folder, saved)
         if saved is None:
-            saved = 0
-            state = seeds.put(job.init(), job.plan)
-            checkpoint.save(manager, saved, state, job.meta)
+            saved, state = 0, seeds.put(job.init(), job.plan)
+            checkpoint.save(manager, saved, state, job.meta, shared)
         else:
             # The saved axis may be padded for another number of devices.
             restored = checkpoint.restore(manager, saved, job.like)
             state = seeds.put(trees.take(restored, slice(0, count)), job.plan)
+        frozen = seeds.replicate(shared, job.plan)
         rows = [row for row in read_metrics(job.directory) if row["step"] <= saved]
         if not rows:
-            start_dsc = job.validate(state.params).tolist()
+            start_dsc = job.validate(state.params, frozen).tolist()
             rows = [{"step": 0, "loss": None, "val_dsc": start_dsc, "steps_alive": [0] * count, "step_seconds": None}]
         _replace_lines(job.directory / METRICS_FILE, rows)
 
-        with (
-            open(job.directory / METRICS_FILE, "a") as log,
-            SummaryWriter(str(job.directory), purge_step=saved + 1) as board,
-        ):
+        with _Log(job, saved, progress) as log:
             feed = job.feed(saved)
             for step in range(saved, settings.steps, settings.log_every):
                 stop = min(step + settings.log_every, settings.steps)
-                began = time.perf_counter()
-                state, loss, alive = _advance(job, feed, state, step, stop)
-                seconds = (time.perf_counter() - began) / (stop - step)
-                last = stop == settings.steps
-                dsc = None
-                if last or stop % settings.eval_every == 0:
-                    progress("validating", stop, settings.steps)
-                    dsc = job.validate(state.params)
-                row = {
-                    "step": stop,
-                    "loss": loss.tolist(),
-                    "val_dsc": None if dsc is None else dsc.tolist(),
-                    "steps_alive": alive.tolist(),
-                    # The first call of a process compiles, so its time says nothing about a step.
-                    "step_seconds": None if step == saved else seconds,
-                }
-                log.write(json.dumps(row) + "\n")
-                log.flush()
-                _to_board(board, job.names, stop, loss, dsc)
-                note = f"loss {np.nanmean(loss):.3f}" + ("" if dsc is None else f", DSC {np.nanmean(dsc):.3f}")
-                progress("training", stop, settings.steps, f"{note}, {count / seconds:.1f} seed-steps/s")
-                came = signalled()
-                if last or came is not None or stop % settings.save_every == 0:
-                    checkpoint.save(manager, stop, state, job.meta)
+                log.dispatched(step, stop)
+                state, parts = _advance(job, feed, state, frozen, step, stop)
+                log.measured(parts)
+                came, last = signalled(), stop == settings.steps
+                validates = last or stop % settings.eval_every == 0
+                saves = last or came is not None or stop % settings.save_every == 0 or stop in settings.snapshots
+                if validates:
+                    dsc = log.validated(functools.partial(job.validate, state.params, frozen))
+                    if job.observe is not None:
+                        state = job.observe(state, seeds.put(dsc.astype(np.float32), job.plan))
+                if saves:
+                    # Rows first: a checkpoint whose rows are missing could not be resumed exactly.
+                    log.flush()
+                    checkpoint.save(manager, stop, state, job.meta, shared)
                 if came is not None and not last:
                     manager.wait_until_finished()
                     raise Interrupted(
@@ -192,28 +190,135 @@ def fit(job: Fit, progress: Progress) -> None:
                     )
 
 
+Parts = list[tuple[int, dict[str, jax.Array]]]
+"""Steps and metrics of the compiled calls between two rows."""
+
+
 def _advance(
-    job: Fit, feed: Iterator[tuple[int, RunInputs]], state: TrainState, start: int, stop: int
-) -> tuple[TrainState, np.ndarray, np.ndarray]:
-    """Trains from one step to another; the mean loss of each run, and how many of the steps it was alive after."""
-    count = len(job.names)
-    loss_sum, alive = np.zeros(count), np.zeros(count, int)
-    done = start
+    job: Fit, feed: Iterator[tuple[int, RunInputs]], state: TrainState, frozen: Frozen, start: int, stop: int
+) -> tuple[TrainState, Parts]:
+    """Dispatches the calls from one step to another; what they measure is not waited for."""
+    done, parts = start, []
     while done < stop:
         end, runs = next(feed)
-        state, metrics = job.chunk(state, runs, job.cohort, job.frozen, np.int32(done), np.int32(end))
-        loss, steps_alive = seeds.fetch((metrics["loss"], metrics["steps_alive"]), count)
-        loss_sum += loss * np.float64(end - done)
-        alive += steps_alive
+        state, metrics = job.chunk(state, runs, job.cohort, frozen, np.int32(done), np.int32(end))
+        parts.append((end - done, metrics))
         done = end
-    return state, (loss_sum / (stop - start)).astype(np.float32), alive
+    return state, parts
+
+
+def _totals(parts: Parts, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mean loss of each run over the steps of some calls, and how many of the steps it was alive after."""
+    loss_sum, alive = np.zeros(count), np.zeros(count, int)
+    for steps, metrics in parts:
+        loss, steps_alive = seeds.fetch((metrics["loss"], metrics["steps_alive"]), count)
+        loss_sum += loss * np.float64(steps)
+        alive += steps_alive
+    return (loss_sum / sum(steps for steps, _ in parts)).astype(np.float32), alive
+
+
+@dataclasses.dataclass
+class _Call:
+    """A compiled call whose metrics may still be in the making."""
+
+    start: int
+    stop: int
+    dispatched: float
+    parts: Parts
+    seconds: float | None = None
+    dsc: np.ndarray | None = None
+
+
+class _Log:
+    """Rows of the metrics file, curves for TensorBoard and the terminal's lines, one call behind the devices."""
+
+    def __init__(self, job: Fit, saved: int, progress: Progress) -> None:
+        self._job, self._saved, self._progress = job, saved, progress
+        self._waiting: _Call | None = None
+        self._begun = (0, 0, 0.0)
+        self._ready = 0.0
+        self._last_dsc: np.ndarray | None = None
+
+    def __enter__(self) -> _Log:
+        self._file = open(self._job.directory / METRICS_FILE, "a")
+        self._board = SummaryWriter(str(self._job.directory), purge_step=self._saved + 1)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._file.close()
+        self._board.close()
+
+    def dispatched(self, start: int, stop: int) -> None:
+        """A call is about to be made."""
+        self._begun = (start, stop, time.perf_counter())
+
+    def measured(self, parts: Parts) -> None:
+        """The call was made; what the one before measured is written now, while this one computes."""
+        self.flush()
+        self._waiting = _Call(*self._begun, parts)
+
+    def validated(self, validate: Callable[[], np.ndarray]) -> np.ndarray:
+        """Validates after the last call, and writes its row with the DSC."""
+        call = self._waiting
+        assert call is not None  # a call was measured before
+        self._wait(call)
+        self._progress("validating", call.stop, self._job.settings.steps)
+        call.dsc = self._last_dsc = validate()
+        self.flush()
+        return call.dsc
+
+    def _wait(self, call: _Call) -> None:
+        """Blocks until a call is done, and notes the seconds that it had the devices for itself."""
+        if call.seconds is None:
+            jax.block_until_ready(call.parts)
+            began, self._ready = max(call.dispatched, self._ready), time.perf_counter()
+            call.seconds = self._ready - began
+
+    def flush(self) -> None:
+        """Writes the row of the last call, if it is not yet written."""
+        call, self._waiting = self._waiting, None
+        if call is None:
+            return
+        self._wait(call)
+        assert call.seconds is not None  # it was waited for
+        count, steps = len(self._job.names), call.stop - call.start
+        seconds = call.seconds / steps
+        loss, alive = _totals(call.parts, count)
+        row = {
+            "step": call.stop,
+            "loss": loss.tolist(),
+            "val_dsc": None if call.dsc is None else call.dsc.tolist(),
+            "steps_alive": alive.tolist(),
+            # The first call of a process compiles, so its time says nothing about a step.
+            "step_seconds": None if call.start == self._saved else seconds,
+        }
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        _to_board(self._board, self._job.names, call.stop, loss, call.dsc)
+        known = [None] * count if self._last_dsc is None else self._last_dsc.tolist()
+        lines = [RunLine(*line) for line in zip(self._job.names, loss.tolist(), known, alive == steps, strict=True)]
+        note = f"loss {_mean(loss):.3f}" + ("" if call.dsc is None else f", DSC {_mean(call.dsc):.3f}")
+        note += f", {count / seconds:.1f} seed-steps/s"
+        self._progress("training", call.stop, self._job.settings.steps, note, runs=lines)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Of the runs that have a value; NaN where none has."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def _to_board(
     board: SummaryWriter, names: tuple[str, ...], step: int, loss: np.ndarray, dsc: np.ndarray | None
 ) -> None:
+    """Curves by arm: `ARM/VARIANT/loss/seed_ID` and the mean over its runs."""
+    arms: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        arms.setdefault(name.rpartition("/")[0], []).append(index)
     for tag, values in (("loss", loss), ("val_dsc", dsc)):
-        if values is not None:
-            board.add_scalar(f"{tag}/mean", float(np.nanmean(values)), step)
-            for name, value in zip(names, values, strict=True):
-                board.add_scalar(f"{tag}/{name}", float(value), step)
+        if values is None:
+            continue
+        for arm, members in arms.items():
+            board.add_scalar(f"{arm}/{tag}/mean", _mean(values[members]), step)
+            for index in members:
+                board.add_scalar(f"{arm}/{tag}/{names[index].rpartition('/')[2]}", float(values[index]), step)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxseg.types import LossSettings, UserError
 
-LOSSES = ("dice_ce", "dice", "ce")
+LOSSES = ("dice_ce", "dice", "ce", "focal", "dice_focal")
 
 
 def soft_dice(
@@ -18,15 +18,20 @@ def soft_dice(
     target: Float[Array, "batch *spatial classes"],
     *,
     smooth: float,
-) -> Float[Array, "batch classes"]:
-    """Soft Dice loss 1 - (2 sum(p y) + smooth) / (sum(p) + sum(y) + smooth), over each case's voxels (Milletari 2016).
+    over: str = "case",
+) -> Float[Array, "cases classes"]:
+    """Soft Dice loss 1 - (2 sum(p y) + smooth) / (sum(p) + sum(y) + smooth) (Milletari 2016).
 
     Args:
         probabilities: Softmax outputs.
         target: One-hot labels.
         smooth: Keeps the ratio defined when a class is absent from both; must be positive.
+        over: What sums run over: the voxels of each `case`, or of the whole `batch` (the result then has one row),
+            where a label that few patches hold weighs by its voxels.
     """
     axes = tuple(range(1, probabilities.ndim - 1))
+    if over == "batch":
+        probabilities, target, axes = probabilities[None], target[None], (1, *(axis + 1 for axis in axes))
     overlap = (probabilities * target).sum(axes)
     sizes = probabilities.sum(axes) + target.sum(axes)
     return 1.0 - (2.0 * overlap + smooth) / (sizes + smooth)
@@ -35,9 +40,28 @@ def soft_dice(
 def cross_entropy(
     log_probabilities: Float[Array, "batch *spatial classes"], target: Float[Array, "batch *spatial classes"]
 ) -> Float[Array, " batch"]:
-    """Mean over voxels of the negative log-probability of the true class."""
-    axes = tuple(range(1, log_probabilities.ndim - 1))
-    return -(log_probabilities * target).sum(-1).mean(axes)
+    """Mean over voxels of known label of the negative log-probability of the true class."""
+    return _mean_over_known(-(log_probabilities * target).sum(-1), target)
+
+
+def focal(
+    log_probabilities: Float[Array, "batch *spatial classes"],
+    target: Float[Array, "batch *spatial classes"],
+    *,
+    gamma: float,
+) -> Float[Array, " batch"]:
+    """Focal loss -(1 - p)^gamma log p of the true class, a mean over voxels of known label (Lin 2017)."""
+    true = (log_probabilities * target).sum(-1)
+    # 1 - p by expm1, and never 0: the slope of a root at 0 is infinite.
+    missing = jnp.maximum(-jnp.expm1(true), jnp.finfo(true.dtype).tiny)
+    return _mean_over_known(-(missing**gamma) * true, target)
+
+
+def _mean_over_known(
+    values: Float[Array, "batch *spatial"], target: Float[Array, "batch *spatial classes"]
+) -> Float[Array, " batch"]:
+    axes = tuple(range(1, values.ndim))
+    return values.sum(axes) / jnp.maximum(target.sum((*axes, -1)), 1.0)
 
 
 def make_loss(
@@ -45,8 +69,8 @@ def make_loss(
 ) -> Callable[[Float[Array, "batch *spatial classes"], Int[Array, "batch *spatial"]], Float[Array, ""]]:
     """The training loss of logits and integer labels, averaged over the batch.
 
-    `dice` averages the soft Dice loss over foreground labels, `ce` is cross-entropy over all classes, `dice_ce` their
-    sum (as in nnU-Net, Isensee 2021).
+    `dice` averages the soft Dice loss over foreground labels, `ce` is cross-entropy over all classes and `focal` its
+    focal form; `dice_ce` (as in nnU-Net, Isensee 2021) and `dice_focal` are sums.
 
     Raises:
         UserError: Unknown name.
@@ -62,10 +86,14 @@ def make_loss(
         if "dice" in settings.name:
             # Voxels of unknown label (the index after the last class) are in no class and count for nothing.
             known = target.sum(-1, keepdims=True)
-            per_label = soft_dice(jnp.exp(log_probabilities) * known, target, smooth=settings.smooth)
+            per_label = soft_dice(
+                jnp.exp(log_probabilities) * known, target, smooth=settings.smooth, over=settings.dice_over
+            )
             value = value + per_label[:, 1:].mean()
         if "ce" in settings.name.split("_"):
             value = value + cross_entropy(log_probabilities, target).mean()
+        if "focal" in settings.name:
+            value = value + focal(log_probabilities, target, gamma=settings.focal_gamma).mean()
         return value
 
     return loss

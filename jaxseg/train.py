@@ -13,10 +13,20 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxseg import trees
+from jaxseg import optim, trees
 from jaxseg.models import norms
 from jaxseg.streams import fold_in_name, step_key
-from jaxseg.types import Batch, Cohort, Frozen, Metrics, Params, RunInputs, TrainState
+from jaxseg.types import (
+    Batch,
+    Best,
+    Cohort,
+    Frozen,
+    Metrics,
+    OptimSettings,
+    Params,
+    RunInputs,
+    TrainState,
+)
 
 Sample = Callable[[Key[Array, ""], Cohort, RunInputs], Batch]
 Loss = Callable[[Float[Array, "batch *spatial classes"], Int[Array, "batch *spatial"]], Float[Array, ""]]
@@ -35,6 +45,8 @@ def init_state(
     tx: optax.GradientTransformationExtraArgs,
     image: Float[Array, "batch *spatial channels"],
     pretrained: Callable[[Params, Key[Array, ""]], Params] | None = None,
+    *,
+    keep_best: bool = False,
 ) -> TrainState:
     """The state before the first step: model init, then loaded weights, then optimizer init, in this order.
 
@@ -45,6 +57,7 @@ def init_state(
         tx: The optimizer; its moments start from the loaded weights' structure.
         image: An array of the shape the network will see.
         pretrained: Turns random parameters into the start (see `transfer.make_start`); None keeps them.
+        keep_best: Gives the state a place for the parameters of the best validation; until then it holds the start.
     """
     params = init_params(init_key, model, image)
     if pretrained is not None:
@@ -55,11 +68,36 @@ def init_state(
         opt_state=tx.init(params),
         key=order_key,
         alive=jnp.ones((), bool),
+        best=Best(params, jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32)) if keep_best else None,
     )
 
 
+def make_observe(settings: OptimSettings) -> Callable[[TrainState, Float[Array, ""]], TrainState]:
+    """What one run's validation changes: the rate of schedule `plateau`, and the best parameters where they are kept.
+
+    Returns:
+        `observe(state, dsc) -> state`; a NaN for DSC changes nothing but what `plateau` remembers as the last.
+    """
+
+    def observe(state: TrainState, dsc: Float[Array, ""]) -> TrainState:
+        best = state.best
+        if best is not None:
+            better = dsc > best.dsc
+            now = Best(state.params, dsc, state.step)
+            best = jax.tree.map(lambda new, old: jnp.where(better, new, old), now, best)
+        return dataclasses.replace(state, opt_state=optim.observe(state.opt_state, dsc, settings), best=best)
+
+    return observe
+
+
 def make_train_step(
-    model: nn.Module, tx: optax.GradientTransformationExtraArgs, loss: Loss, sample: Sample, labels: Any
+    model: nn.Module,
+    tx: optax.GradientTransformationExtraArgs,
+    loss: Loss,
+    sample: Sample,
+    labels: Any,
+    *,
+    accumulate: int = 1,
 ) -> TrainStep:
     """One training step of one run.
 
@@ -75,6 +113,8 @@ def make_train_step(
         sample: Draws a batch; see `data.make_sample`.
         labels: Tree of `train` / `statistics` / `frozen` with the structure of a state's params; see
             `optim.freeze_labels`.
+        accumulate: The batch is worked through in so many equal parts, one after another, whose losses and gradients
+            are averaged: less memory, and the same step for losses that average over cases.
 
     Returns:
         `step(state, run, cohort, frozen) -> (state, metrics)` where `frozen` holds parameters that all runs share,
@@ -84,16 +124,19 @@ def make_train_step(
 
     def step(state: TrainState, run: RunInputs, cohort: Cohort, frozen: Frozen) -> tuple[TrainState, Metrics]:
         batch = sample(step_key(state.key, state.step, "sample"), cohort, run)
-        rngs = {"dropout": step_key(state.key, state.step, "dropout")}
+        dropout = step_key(state.key, state.step, "dropout")
         trained, fixed = trees.partition(state.params, labels, "train")
         network = model.clone(frozen=frozenset((*frozen_paths, *trees.flatten(frozen))))
 
-        def objective(trained: Params) -> tuple[Float[Array, ""], Params]:
+        def objective(trained: Params, batch: Batch, dropout: Key[Array, ""]) -> tuple[Float[Array, ""], Params]:
             variables = {"params": trees.merge(trained, fixed, frozen)}
-            logits, seen = network.apply(variables, batch.image, train=True, rngs=rngs, mutable=[norms.STATISTICS])
+            logits, seen = network.apply(
+                variables, batch.image, train=True, rngs={"dropout": dropout}, mutable=[norms.STATISTICS]
+            )
             return loss(logits, batch.label), seen.get(norms.STATISTICS, {})
 
-        (value, statistics), grads = jax.value_and_grad(objective, has_aux=True)(trained)
+        gradient = accumulated(jax.value_and_grad(objective, has_aux=True), accumulate)
+        (value, statistics), grads = gradient(trained, batch, dropout)
         # A plain sum of squares is finite if and only if every gradient is (up to overflow, which is as bad).
         finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grads, squared=True))
         alive = state.alive & finite
@@ -104,16 +147,37 @@ def make_train_step(
         keep = lambda new, old: jnp.where(alive, new, old)  # noqa: E731
         trained = jax.tree.map(keep, optax.apply_updates(trained, updates), trained)
         fixed = jax.tree.map(keep, trees.replace(fixed, statistics), fixed)
-        new_state = TrainState(
+        new_state = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=trees.merge(trained, fixed),
             opt_state=jax.tree.map(keep, opt_state, state.opt_state),
-            key=state.key,
             alive=alive,
         )
         return new_state, {"loss": value, "alive": alive}
 
     return step
+
+
+def accumulated(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
+    """A function `(trained, batch, dropout key) -> ((loss, statistics), gradients)` over equal parts, averaged."""
+    if parts == 1:
+        return gradient
+
+    def mean_of_parts(trained: Params, batch: Batch, dropout: Key[Array, ""]) -> Any:
+        def of_part(index: Int[Array, ""]) -> Any:
+            part = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:])[index], batch)
+            return gradient(trained, part, jax.random.fold_in(dropout, index))
+
+        def add(sums: Any, index: Int[Array, ""]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, of_part(index)), None
+
+        shapes = jax.eval_shape(of_part, jnp.zeros((), jnp.int32))
+        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        sums, _ = lax.scan(add, zero, jnp.arange(parts))
+        return jax.tree.map(lambda leaf: leaf / parts, sums)
+
+    return mean_of_parts
 
 
 def make_train_chunk(

@@ -15,7 +15,10 @@ from jaxseg.types import Params, UserError
 
 
 class LoadRow(NamedTuple):
-    """What became of one parameter: `loaded`, `mean_var`, `re-initialised`, `random` (not asked for) or `unused`."""
+    """What became of one parameter.
+
+    `loaded`, `adapted` (to other image channels), `mean_var`, `re-initialised`, `random` (not asked for) or `unused`.
+    """
 
     path: str
     status: str
@@ -34,6 +37,7 @@ class LoadRow(NamedTuple):
 LoadTable = tuple[LoadRow, ...]
 
 _STATUS = {"load": "loaded", "mean_var": "mean_var"}
+_FOUND = ("loaded", "adapted", "mean_var")
 
 
 def transfer_rules(init: str) -> trees.Rules:
@@ -58,13 +62,17 @@ def transfer_rules(init: str) -> trees.Rules:
     return rules[init]
 
 
-def make_load_table(start: Params, source: Params, rules: trees.Rules) -> LoadTable:
+def make_load_table(
+    start: Params, source: Params, rules: trees.Rules, *, adapt_channels: int | None = None
+) -> LoadTable:
     """Says for every parameter of both networks what a transfer does with it, from shapes alone.
 
     Args:
         start: Parameters (or their shapes) of the network to be trained.
         source: Parameters (or their shapes) of the source network.
         rules: See `transfer_rules`.
+        adapt_channels: Image channels of the network to be trained, where kernels that read the image are adapted to
+            them; None: kernels of another shape are re-initialised.
 
     Raises:
         UserError: A rule that matches nothing.
@@ -82,10 +90,19 @@ def make_load_table(start: Params, source: Params, rules: trees.Rules) -> LoadTa
             status = "random"
         else:
             status = _STATUS[wanted[path]] if other.get(path) == shape else "re-initialised"
+            reads_image = path.endswith("kernel") and len(shape) > 2 and shape[-2] == adapt_channels
+            if wanted[path] == "load" and reads_image and _differ_in_channels(shape, other.get(path)):
+                status = "adapted"
         rows.append(LoadRow(path, status, shape, other.get(path)))
-    taken = {row.path for row in rows if row.status in _STATUS.values()}
+    taken = {row.path for row in rows if row.status in _FOUND}
     rows += [LoadRow(path, "unused", None, shape) for path, shape in other.items() if path not in taken]
     return tuple(rows)
+
+
+def _differ_in_channels(shape: tuple[int, ...], other: tuple[int, ...] | None) -> bool:
+    """Whether two kernels `[*taps, channels, features]` differ in their channels alone."""
+    same = other is not None and len(other) == len(shape) and (shape[:-2], shape[-1]) == (other[:-2], other[-1])
+    return same and shape != other
 
 
 def check_load(table: LoadTable, *, min_loaded: float, arm: str) -> None:
@@ -94,7 +111,7 @@ def check_load(table: LoadTable, *, min_loaded: float, arm: str) -> None:
     Raises:
         UserError: The loaded share of the parameters asked for is below `min_loaded`.
     """
-    asked = [row for row in table if row.status in ("loaded", "mean_var", "re-initialised")]
+    asked = [row for row in table if row.status in (*_FOUND, "re-initialised")]
     total = sum(row.size for row in asked)
     found = sum(row.size for row in asked if row.status != "re-initialised")
     if asked and found < min_loaded * total:
@@ -127,7 +144,12 @@ def format_load_table(table: LoadTable) -> str:
 
 
 def transfer_params(
-    start: Params, source: Params, rules: trees.Rules, *, key: Key[Array, ""] | None = None
+    start: Params,
+    source: Params,
+    rules: trees.Rules,
+    *,
+    key: Key[Array, ""] | None = None,
+    adapt_channels: int | None = None,
 ) -> tuple[Params, LoadTable]:
     """Starts a network from another's parameters, matched by path and shape.
 
@@ -137,6 +159,8 @@ def transfer_params(
         rules: See `transfer_rules`.
         key: Needed where a rule says `mean_var`: tensors are drawn from a normal with the source tensor's mean and
             variance (Raghu et al. 2019, Transfusion).
+        adapt_channels: See `make_load_table`. Every channel of an adapted kernel is the source kernel's sum over
+            channels divided by the number of channels: equal channels give the response that the source's gave.
 
     Returns:
         Parameters with the structure of `start`, and what became of each.
@@ -144,7 +168,7 @@ def transfer_params(
     Raises:
         UserError: A rule that matches nothing.
     """
-    table = make_load_table(start, source, rules)
+    table = make_load_table(start, source, rules, adapt_channels=adapt_channels)
     status = {row.path: row.status for row in table if row.shape is not None}
     given = trees.flatten(source)
 
@@ -156,11 +180,20 @@ def transfer_params(
     def choose(path: str, leaf: jax.Array) -> jax.Array:
         if status[path] == "loaded":
             return jnp.asarray(given[path], leaf.dtype)
+        if status[path] == "adapted":
+            total = jnp.asarray(given[path], leaf.dtype).sum(-2, keepdims=True)
+            return jnp.broadcast_to(total / leaf.shape[-2], leaf.shape)
         return draw(path, given[path]) if status[path] == "mean_var" else leaf
 
     return trees.map_with_path(choose, start), table
 
 
-def make_start(rules: trees.Rules) -> Callable[[Params, Params, Key[Array, ""]], Params]:
+def make_start(
+    rules: trees.Rules, *, adapt_channels: int | None = None
+) -> Callable[[Params, Params, Key[Array, ""]], Params]:
     """The array half of `transfer_params`, for use inside compiled code."""
-    return lambda start, source, key: transfer_params(start, source, rules, key=key)[0]
+
+    def start_from(start: Params, source: Params, key: Key[Array, ""]) -> Params:
+        return transfer_params(start, source, rules, key=key, adapt_channels=adapt_channels)[0]
+
+    return start_from

@@ -19,7 +19,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jaxseg.loop import Interrupted
-from jaxseg.types import Progress, UserError
+from jaxseg.types import Progress, RunLine, UserError
 
 
 def setup_jax() -> None:
@@ -155,13 +155,15 @@ def make_progress() -> Callable[[str], Progress]:
 
 
 def _bars() -> Callable[[str], Progress]:
-    from rich.console import Console
+    from rich.console import Console, Group
+    from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     console = Console(highlight=False)
 
     def titled(title: str) -> Progress:
+        live = Live(console=console, refresh_per_second=4)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -171,27 +173,46 @@ def _bars() -> Callable[[str], Progress]:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        bars = Bars(*columns, console=console)
+        bars = Bars(*columns, console=console, auto_refresh=False)
         task = bars.add_task(title, total=None, note="")
 
-        def progress(what: str, done: int, total: int, note: str = "") -> None:
-            bars.start()
+        def progress(what: str, done: int, total: int, note: str = "", runs: Sequence[RunLine] = ()) -> None:
             bars.update(task, description=f"{title}: {what}", completed=done, total=total)
             if note:
                 bars.update(task, note=note)
+            if runs:
+                live.update(Group(bars, _table(runs, room=console.height - 6)))
+            elif not live.is_started:
+                live.update(bars)
+            live.start(refresh=True)
             if done == total and what not in ("validating", "compiling"):
-                bars.refresh()
-                bars.stop()
+                live.stop()
 
         return progress
 
     return titled
 
 
+def _table(runs: Sequence[RunLine], room: int) -> Any:
+    """Loss and validation DSC run by run; the last lines are left out where the terminal has no room for them."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("run", "loss", "DSC", ""):
+        table.add_column(name, justify="left" if name in ("run", "") else "right")
+    shown = runs if len(runs) <= room else runs[: max(room - 1, 1)]
+    for run in shown:
+        dsc = "" if run.dsc is None else f"{run.dsc:.3f}"
+        table.add_row(run.name, f"{run.loss:.3f}", dsc, "" if run.alive else "diverged")
+    if len(shown) < len(runs):
+        table.add_row(f"and {len(runs) - len(shown)} more", "", "", "")
+    return table
+
+
 def _lines(title: str) -> Progress:
     told_at, told = -60.0, ""
 
-    def progress(what: str, done: int, total: int, note: str = "") -> None:
+    def progress(what: str, done: int, total: int, note: str = "", runs: Sequence[RunLine] = ()) -> None:
         nonlocal told_at, told
         now = time.monotonic()
         if what == "validating" or (done < total and now - told_at < 10 and what == told):

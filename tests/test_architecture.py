@@ -13,7 +13,8 @@ PACKAGE = ROOT / "jaxseg"
 # import what the rows above it state, never what stands below it: there are no cycles.
 BOTTOM = {"types", "trees", "streams"}
 MAY_IMPORT = {
-    "types": set(),
+    "settings": set(),
+    "types": {"settings"},
     "streams": set(),
     "trees": {"types"},
     "losses": BOTTOM,

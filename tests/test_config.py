@@ -94,9 +94,63 @@ def test_every_field_outside_the_sections_is_declared():
     assert filled == (set(made) - {"num_seeds", "seed_ids", "pretrain"}) | {"seeds"}
     arm = dict(default.arm("random", "none"))
     assert {name: type(value) for name, value in arm.items()} == {
-        "kind": str, "init": str, "freeze": str, "seed_offset": int
+        "kind": str, "init": str, "freeze": str, "seed_offset": int, "vary": str, "cross": str, "cross_ids": tuple
     }  # fmt: skip
     assert {field.name for field in dataclasses.fields(t.ArmSettings)} == {"name", *arm, *config.ARM_OVERRIDES}
+
+
+def test_longer_arms_follow_the_study_s_lengths():
+    made = tiny_config()
+    made.arms = default.pick_arms("scratch_long", "scratch_double", config=made)
+    made.train.steps = 20
+    made.pretrain.steps = 6
+    assert [arm.train.steps for arm in config.parse(made).arms] == [26, 40]
+    assert config.parse(made).train.steps == 20
+    assert config.parse(config.from_json(config.to_json(made))) == config.parse(made)
+    with pytest.raises(ValueError, match="pass config=config"):
+        default.pick_arms("scratch_long")
+    with pytest.raises(ValueError, match="no arm 'scrach'; named arms: scratch, transfer"):
+        default.pick_arms("scrach")
+
+
+def test_a_source_that_is_the_target_has_its_settings():
+    made = tiny_config()
+    made.target.augment.gamma = 0.25
+    made.target.train_cases = (2,)
+    made.arms = default.pick_arms("self_transfer")
+    put(made, "arms.self_transfer.source", {"data": "target", "augment": {"noise": 0.5}})
+    (arm,) = config.parse(made).arms
+    target = config.parse(made).target
+    augment = dataclasses.replace(target.augment, noise=0.5)
+    own = {"data": "target", "train_cases": (0,), "test_cases": 1, "augment": augment}
+    assert arm.source == dataclasses.replace(target, **own)
+
+
+CROSSED = [
+    ({"cross": "init"}, "two or three streams"),
+    ({"cross": "init,ordr"}, "did you mean 'order'?"),
+    ({"cross": "init,order", "cross_ids": (0, 0)}, "at least two different ids"),
+    ({"cross": "init,order", "cross_ids": (0, 1000)}, "ids from 0 to 999"),
+    ({"cross": "init,order", "seed_offset": 5}, "use cross_ids"),
+]
+
+
+@pytest.mark.parametrize(("fields", "text"), CROSSED)
+def test_mistakes_of_crossed_ids(fields, text):
+    made = tiny_config()
+    made.arms.scratch.update(fields)
+    with pytest.raises(UserError, match=re.escape(text)):
+        config.parse(made)
+
+
+def test_an_arm_may_vary_less_and_has_the_study_s_seeds_to_cross():
+    made = tiny_config()
+    made.arms.scratch.vary = "init"
+    made.arms.transfer.vary = ""
+    made.arms.frozen_random_encoder.cross = "init,order"
+    scratch, transfer_arm, crossed = config.parse(made).arms
+    assert (scratch.vary, transfer_arm.vary, crossed.vary) == (("init",), (), ("init", "order"))
+    assert (crossed.cross, crossed.cross_ids, scratch.cross_ids) == (("init", "order"), (0, 1), ())
 
 
 def test_no_field_is_a_list_or_none():
@@ -140,8 +194,9 @@ def test_every_config_file_parses_and_comes_back_from_json(name):
 def test_a_config_file_with_an_argument_and_all_named_arms_parse():
     made = importlib.import_module("configs.hippocampus").get_config("scratch,mean_var")
     assert [arm.init for arm in config.parse(made).arms] == ["random", "mean_var"]
-    made = changed(arms=default.pick_arms(*default.named_arms()))
-    assert [arm.name for arm in config.parse(made).arms] == list(default.named_arms())
+    made = tiny_config()
+    made.arms = default.pick_arms(*default.named_arms(made), config=made)
+    assert [arm.name for arm in config.parse(made).arms] == list(default.named_arms(made))
     assert len({arm.seed_offset for arm in config.parse(made).arms}) == 2  # scratch_b has seeds of its own
 
 
@@ -361,16 +416,32 @@ OUT_OF_RANGE = [
     ("optim.warmup_steps", 8, "fewer than train.steps = 8 (arm 'scratch')"),
     ("optim.clip_norm", -1.0, "a positive norm, or 0"),
     ("loss.name", "dise", "'dice_ce', 'dice', 'ce'"),
+    ("optim.decay", "(", "a regular expression"),
+    ("optim.plateau_ratio", 1.5, "a share above 0 and up to 1"),
+    ("optim.plateau_factor", 1.0, "a share between 0 and 1"),
+    ("optim.lr_grid", (1e-3,), "(), or at least two different rates"),
+    ("optim.lr_grid", (1e-3, -1.0), "positive rates"),
+    ("optim.lr_seeds", (7, 7), "different numbers"),
+    ("optim.lr_seeds", (1,), "seeds that no run uses"),
     ("loss.smooth", 0.0, "a positive number"),
+    ("loss.dice_over", "label", "'case' or 'batch'"),
+    ("loss.focal_gamma", -1.0, "0 or more"),
     ("train.steps", 0, "a number from 1"),
     ("train.batch", 0, "a number from 1"),
+    ("train.accumulate", 0, "a number from 1"),
+    ("train.snapshots", (3,), "multiples of train.log_every = 2, below train.steps = 8"),
+    ("train.snapshots", (8,), "below train.steps = 8"),
+    ("target.shuffle_labels", True, "False"),
+    ("target.data", "target", "'target' is for the source task"),
+    ("pretrain.from_arm", "scratch", "pretrain.from_workdir"),
     ("train.log_every", 0, "a number from 1"),
     ("train.eval_every", 3, "a positive multiple of train.log_every = 2"),
     ("train.save_every", 0, "a positive multiple of train.log_every = 2"),
     ("pretrain.steps", 0, "a number from 1"),
     ("pretrain.share", "two", "'per_seed' or 'one'"),
     ("pretrain.min_loaded", 1.5, "a share from 0 to 1"),
-    ("arms.scratch.kind", "prior", "'network'"),
+    ("arms.scratch.kind", "forest", "'network', 'prior'"),
+    ("arms.scratch.cross_ids", (0, 1), "with cross"),
     ("arms.scratch.init", "pretraind", "'random', 'pretrained', 'mean_var', 'pretrained:PATH_REGEX'"),
     ("arms.scratch.freeze", "encodr", "'none', 'encoder', 'decoder', 'all_but_head', 'regex:PATH_REGEX'"),
     ("arms.scratch.seed_offset", -1, "0 or more"),
@@ -423,6 +494,8 @@ def test_every_checked_field_is_tried_above():
         "pretrain.from_workdir",
         "model.skips",
         "train.remat",
+        "train.keep_best",
+        "pretrain.adapt_channels",
         "evaluate.save_predictions",
     }
     free |= {f"{task}.labels" for task in ("source", "target")}
@@ -507,5 +580,8 @@ def test_differences_name_fields_that_change_results_and_no_others():
         "config.arms.scratch.init: 'random' in the workdir, (absent) asked for",
         "config.arms.scratch.freeze: 'none' in the workdir, (absent) asked for",
         "config.arms.scratch.seed_offset: 0 in the workdir, (absent) asked for",
+        "config.arms.scratch.vary: 'study' in the workdir, (absent) asked for",
+        "config.arms.scratch.cross: '' in the workdir, (absent) asked for",
+        "config.arms.scratch.cross_ids: [] in the workdir, (absent) asked for",
         "config.arms.transfer.optim.lr: (absent) in the workdir, 0.5 asked for",
     ]

@@ -52,8 +52,11 @@ def expected(name, logits, label, smooth):
             here, mask = p[..., value], y == value
             ratio = (2 * here[mask].sum() + smooth) / (here.sum() + mask.sum() + smooth)
             total += (1 - ratio) / (classes - 1) / cases
+        true = np.take_along_axis(p, y[..., None], -1)
         if "ce" in name.split("_"):
-            total += -np.log(np.take_along_axis(p, y[..., None], -1)).mean() / cases
+            total += -np.log(true).mean() / cases
+        if "focal" in name:
+            total += -((1 - true) ** 2 * np.log(true)).mean() / cases
     return total
 
 
@@ -132,11 +135,36 @@ def test_the_gradient_of_cross_entropy_is_the_error():
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(UserError, match=r"loss.name = 'dise'; allowed: 'dice_ce', 'dice', 'ce'"):
+    with pytest.raises(UserError, match=r"loss.name = 'dise'; allowed: 'dice_ce', 'dice', 'ce', 'focal'"):
         losses.make_loss(LossSettings("dise", 1.0))
 
 
-@pytest.mark.parametrize("name", ["dice", "ce", "dice_ce"])
+def test_focal_loss_of_no_exponent_is_cross_entropy():
+    logits, label = case((2, 4, 5))
+    plain = losses.make_loss(LossSettings("focal", 1.0, focal_gamma=0.0))(logits, label)
+    assert float(plain) == pytest.approx(float(compiled("ce")(logits, label)), rel=1e-6)
+
+
+def test_dice_over_a_batch_is_that_of_its_patches_side_by_side():
+    logits, label = case((3, 4, 5))
+    over_batch = losses.make_loss(LossSettings("dice", 0.5, dice_over="batch"))
+    # One case of all voxels: the patches laid end to end.
+    joined = compiled("dice", 0.5)(logits.reshape(1, 12, 5, 3), label.reshape(1, 12, 5))
+    assert float(over_batch(logits, label)) == pytest.approx(float(joined), rel=1e-6)
+    assert float(joined) != pytest.approx(float(compiled("dice", 0.5)(logits, label)), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["ce", "focal"])
+def test_voxels_of_unknown_label_do_not_dilute_the_mean(name):
+    logits, label = case((1, 6))
+    known = compiled(name)(logits[:, :4], label[:, :4])
+    label[0, 4:] = 3
+    assert float(compiled(name)(logits, label)) == pytest.approx(float(known), rel=1e-6)
+    everywhere = np.full_like(label, 3)
+    assert float(compiled(name)(logits, everywhere)) == 0
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
 def test_voxels_of_unknown_label_have_no_gradient(name):
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 3)), jnp.float32)
     label = jnp.zeros((1, 4, 4), jnp.int32).at[0, 0, 0].set(3).at[0, 1, 1].set(2)

@@ -1,6 +1,7 @@
 """Optimizers: what frozen leaves hold, decay, clipping, schedules, rates, and optax's own as oracles."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -138,6 +139,40 @@ def test_rate_scales_updates_and_replaces_the_default():
     assert all(np.all(update == 0) for update in updates_of(tx, params, grads, rate=np.float32(0))[0].values())
 
 
+@pytest.mark.parametrize("pattern", ["conv_0/kernel$", "bias", ".*"])
+def test_what_decays_is_chosen_by_path(pattern):
+    params = small.random_params()
+    tx = optim.make_optimizer(
+        settings(name="adamw", lr=1.0, weight_decay=0.1, decay=pattern), small.labels_of(), small.STEPS
+    )
+    zeros = jax.tree.map(np.zeros_like, params)
+    for path, update in updates_of(tx, params, [zeros])[0].items():
+        expected = -0.1 * trees.flatten(params)[path] if re.search(pattern, path) else 0.0
+        np.testing.assert_allclose(update, expected + np.zeros_like(update), rtol=1e-6, err_msg=path)
+
+
+def test_a_plateau_lowers_the_rate_where_validation_falls():
+    chosen = settings(schedule="plateau", lr=0.1)
+    tx = optim.make_optimizer(chosen, small.labels_of(freeze="encoder"), small.STEPS)
+    params, grads = small.random_params(), small.random_params(seed=1)
+    state = tx.init(params)
+    update, observe = jax.jit(tx.update), jax.jit(lambda state, dsc: optim.observe(state, dsc, chosen))
+    constant = optim.make_optimizer(settings(lr=0.1), small.labels_of(freeze="encoder"), small.STEPS)
+    plain, scales = constant.init(params), []
+    # Falls by 1 % (twice in a row), then by 0.4 %, then rises; NaN says nothing.
+    for dsc in (0.5, 0.495, 0.49, 0.4881, 0.9, np.nan):
+        state = observe(state, np.float32(dsc))
+        updates, state = update(grads, state, params)
+        expected, plain = update_plain(constant, grads, plain, params)
+        scales.append(float(np.median(updates["head"]["kernel"] / expected["head"]["kernel"])))
+        assert not np.any(updates["encoder"]["level_0"]["conv_0"]["kernel"])
+    np.testing.assert_allclose(scales, [1, 0.9, 0.81, 0.81, 0.81, 0.81], rtol=1e-5)
+
+
+def update_plain(tx, grads, state, params):
+    return jax.jit(tx.update)(grads, state, params)
+
+
 @pytest.mark.parametrize("warmup", [0, 1, 4])
 @pytest.mark.parametrize("name", optim.SCHEDULES)
 def test_schedules_by_formula(name, warmup):
@@ -146,7 +181,9 @@ def test_schedules_by_formula(name, warmup):
     got = np.array([float(schedule(step)) for step in range(total + 1)])
     steps = np.arange(total + 1)
     done = np.clip((steps - warmup) / (total - warmup), 0, 1)
-    after = {"constant": 1 + 0 * done, "cosine": (1 + np.cos(np.pi * done)) / 2, "polynomial": (1 - done) ** 0.9}[name]
+    flat = 1 + 0 * done
+    cosine = (1 + np.cos(np.pi * done)) / 2
+    after = {"constant": flat, "plateau": flat, "cosine": cosine, "polynomial": (1 - done) ** 0.9}[name]
     expected = np.where(steps < warmup, (steps + 1) / max(warmup, 1), after)
     np.testing.assert_allclose(got, expected, atol=1e-6)
 

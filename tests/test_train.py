@@ -14,7 +14,7 @@ from jaxseg import losses, optim, seeds, train, trees
 from jaxseg.models import make_model
 from jaxseg.models.unet import UNet
 from jaxseg.streams import fold_in_name, stream_key
-from jaxseg.types import Batch
+from jaxseg.types import Batch, Best
 from tests import small
 
 TRAINING = small.Training()
@@ -77,12 +77,13 @@ FROZEN = {
 }
 
 
-def step_of(freeze, model=small.MODEL, sample=fixed_sample, **optimizer):
+def step_of(freeze, model=small.MODEL, sample=fixed_sample, *, accumulate=1, **optimizer):
     """A step of the network with XLA's convolution (which compiles faster), and its optimizer."""
     labels = small.labels_of(model, freeze)
     tx = optim.make_optimizer(dataclasses.replace(small.OPTIM, **optimizer), labels, small.STEPS)
     loss = losses.make_loss(small.LOSS)
-    return train.make_train_step(UNet(model, small.CLASSES, "native"), tx, loss, sample, labels), tx
+    network = UNet(model, small.CLASSES, "native")
+    return train.make_train_step(network, tx, loss, sample, labels, accumulate=accumulate), tx
 
 
 @pytest.mark.parametrize("freeze", FROZEN)
@@ -147,6 +148,34 @@ def test_shared_frozen_parameters_train_the_rest_as_their_own_would():
     for name in ("decoder", "head"):
         for one, other in zip(jax.tree.leaves(shared.params[name]), jax.tree.leaves(own.params[name]), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_two_halves_of_a_batch_make_the_step_of_the_whole():
+    (whole, tx), (halves, _) = step_of("none"), step_of("none", accumulate=2)
+    state, run = small.make_state(small.MODEL, tx, 0), trees.take(RUNS, 0)
+    for _ in range(2):
+        (one, metrics), (two, part) = (jax.jit(step)(state, run, TRAINING.cohort, {}) for step in (whole, halves))
+        assert float(part["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-6)
+        gradients = [{p: g for p, g in trees.flatten(s.opt_state).items() if "/mu/" in p} for s in (one, two)]
+        for path, gradient in gradients[0].items():
+            np.testing.assert_allclose(gradients[1][path], gradient, rtol=1e-4, atol=1e-7, err_msg=path)
+        state = one
+
+
+def test_the_best_validation_is_kept_run_by_run():
+    one = TRAINING.states([0, 1])
+    best = Best(one.params, jnp.full(2, -jnp.inf), jnp.zeros(2, jnp.int32))
+    state = dataclasses.replace(one, best=best)
+    observe = jax.jit(jax.vmap(train.make_observe(small.OPTIM)))
+    for step, dsc in enumerate([(0.5, 0.5), (0.4, 0.6), (np.nan, 0.6), (0.45, 0.1)], start=1):
+        moved = jax.tree.map(lambda leaf: leaf + 1, state.params)
+        state = observe(dataclasses.replace(state, params=moved, step=state.step + 1), np.array(dsc, np.float32))
+        assert state.step.tolist() == [step] * 2
+    assert state.best.step.tolist() == [1, 2]
+    np.testing.assert_allclose(state.best.dsc, [0.5, 0.6])
+    start = one.params["head"]["kernel"]
+    np.testing.assert_allclose(state.best.params["head"]["kernel"][0], start[0] + 1, rtol=1e-6)
+    np.testing.assert_allclose(state.best.params["head"]["kernel"][1], start[1] + 2, rtol=1e-6)
 
 
 def test_a_3d_network_learns_one_batch():

@@ -9,6 +9,7 @@ import pytest
 
 from configs import default
 from jaxseg import transfer, trees
+from jaxseg.models.unet import UNet
 from jaxseg.types import UserError
 from tests import small
 
@@ -40,6 +41,35 @@ def test_other_classes_and_channels_are_initialised_anew():
     assert f"unused: {18 + 6 + 3} parameters" in text
 
 
+def test_channels_are_adapted_when_asked():
+    start, source = small.random_params(classes=3, channels=2), small.random_params(classes=3, channels=1, seed=1)
+    rules = transfer.transfer_rules("pretrained")
+    params, table = transfer.transfer_params(start, source, rules, adapt_channels=2)
+    assert {path for path, status in statuses(table).items() if status != "loaded"} == {FIRST}
+    assert statuses(table)[FIRST] == "adapted"
+    assert not [row for row in table if row.status == "unused"]
+    assert f"adapted: {3 * 3 * 2 * 2} parameters" in transfer.format_load_table(table)
+    given, got = trees.flatten(source)[FIRST], np.asarray(trees.flatten(params)[FIRST])
+    np.testing.assert_allclose(got[..., 0, :] + got[..., 1, :], given[..., 0, :], rtol=1e-6)
+    np.testing.assert_array_equal(got[..., 0, :], got[..., 1, :])
+    transfer.check_load(table, min_loaded=1.0, arm="x")
+    # A whole network of the source's on an image, and the adapted one on the image in both channels, agree.
+    image = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
+    apply = UNet(small.MODEL, 3, "native").apply
+    np.testing.assert_allclose(
+        apply({"params": params}, np.repeat(image, 2, -1)), apply({"params": source}, image), atol=1e-5
+    )
+    # Three channels to two; kernels that do not read the image are not touched.
+    three = small.abstract_params(channels=3)
+    assert statuses(transfer.make_load_table(start, three, rules, adapt_channels=2))[FIRST] == "adapted"
+    wider = small.abstract_params(dataclasses.replace(small.MODEL, widths=(2, 4)))
+    of_wider = transfer.make_load_table(small.abstract_params(), wider, rules, adapt_channels=1)
+    assert "adapted" not in statuses(of_wider).values()
+    # Part of the network alone, with the first kernel not asked for.
+    rules = transfer.transfer_rules("pretrained:^decoder/")
+    assert statuses(transfer.make_load_table(start, source, rules, adapt_channels=2))[FIRST] == "random"
+
+
 ENCODER, DECODER, HEADS = r"^encoder/", r"^decoder/", r"^head/"
 TAKEN = {
     "scratch": (),
@@ -53,20 +83,28 @@ TAKEN = {
     "head_only": (ENCODER, DECODER, HEADS),
     "frozen_random_decoder": (),
     "pooled_encoder": (),
+    "scratch_no_skip": (),
+    "frozen_random_encoder_no_skip": (),
     "scratch_b": (),
+    "shuffled_source": (ENCODER, DECODER, HEADS),
+    "self_transfer": (ENCODER, DECODER, HEADS),
+    "prior": (),
+    "scratch_long": (),
+    "scratch_double": (),
 }
+NAMED = default.named_arms(default.get_config())
 MODEL = dataclasses.replace(small.MODEL, widths=(2, 2, 3))
 """Three levels, so that the first two are not all."""
 
 
 def test_every_named_arm_is_in_the_table():
-    assert list(TAKEN) == list(default.named_arms())
+    assert list(TAKEN) == list(NAMED)
 
 
 @pytest.mark.parametrize("arm", TAKEN)
 def test_what_each_named_arm_takes_from_its_source(arm):
     start, source = small.random_params(MODEL), small.random_params(MODEL, seed=1)
-    rules = transfer.transfer_rules(default.named_arms()[arm].init)
+    rules = transfer.transfer_rules(NAMED[arm].init)
     table = transfer.make_load_table(start, source, rules)
     params = jax.jit(transfer.make_start(rules))(start, source, jax.random.key(0))
     assert jax.tree.structure(params) == jax.tree.structure(start)

@@ -35,7 +35,7 @@ def tiny_config() -> ConfigDict:
 
 def silent(title: str) -> Progress:
     """Progress that nobody watches."""
-    return lambda what, done, total, note="": None
+    return lambda what, done, total, note="", runs=(): None
 
 
 def get_config() -> ConfigDict:

@@ -14,12 +14,15 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from jaxseg.data.prepared import PreparedTask, load_case
+from jaxseg.data.resample import resize_labels
 from jaxseg.types import Cohort, UserError
 
 INT32_VOXELS = 2**31 - 1
 
 
-def build_cohort(prepared: PreparedTask, names: Sequence[str], *, seed: int = 0, points: int = 4096) -> Cohort:
+def build_cohort(
+    prepared: PreparedTask, names: Sequence[str], *, seed: int = 0, points: int = 4096, shuffle_labels: bool = False
+) -> Cohort:
     """Load cases into a cohort on the default device; the order of names gives the cohort's indices.
 
     Args:
@@ -27,17 +30,21 @@ def build_cohort(prepared: PreparedTask, names: Sequence[str], *, seed: int = 0,
         names: of the cases.
         seed: of the draw of foreground voxels.
         points: at most so many foreground voxels are kept for each case and label.
+        shuffle_labels: gives each image the label map of another case, resized to it (`shuffled_donors`).
 
     Raises:
-        UserError: more voxels than 32-bit positions can address.
+        UserError: more voxels than 32-bit positions can address, or a single case whose labels are to be shuffled.
     """
     check_size(sum(math.prod(prepared.record(name).shape) for name in names), prepared.name, len(names))
-    cohort = load_cohort(prepared, names, seed=seed, points=points)
+    cohort = load_cohort(prepared, names, seed=seed, points=points, shuffle_labels=shuffle_labels)
     return jax.tree.map(jnp.asarray, dataclasses.replace(cohort, offsets=cohort.offsets.astype(np.int32)))
 
 
-def load_cohort(prepared: PreparedTask, names: Sequence[str], *, seed: int = 0, points: int = 4096) -> Cohort:
+def load_cohort(
+    prepared: PreparedTask, names: Sequence[str], *, seed: int = 0, points: int = 4096, shuffle_labels: bool = False
+) -> Cohort:
     """`build_cohort` on the host, of any size: NumPy arrays, offsets of 64 bits."""
+    donors = shuffled_donors(prepared.name, names, seed) if shuffle_labels else {}
     sizes = [math.prod(prepared.record(name).shape) for name in names]
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
     image = np.empty((sum(sizes), prepared.channels), dtype=np.float32)
@@ -46,11 +53,14 @@ def load_cohort(prepared: PreparedTask, names: Sequence[str], *, seed: int = 0, 
     counts = np.zeros((len(names), len(prepared.labels)), dtype=np.int32)
     for index, name in enumerate(names):
         case = load_case(prepared, name)
+        labels = case.label
+        if name in donors:
+            labels = resize_labels(load_case(prepared, donors[name]).label, case.label.shape)
         here = slice(int(offsets[index]), int(offsets[index]) + sizes[index])
         image[here] = case.image.reshape(-1, prepared.channels)
-        label[here] = case.label.ravel()
+        label[here] = labels.ravel()
         for row in range(len(prepared.labels)):
-            chosen = _draw_positions(case.label, row + 1, points, seed, name)
+            chosen = _draw_positions(labels, row + 1, points, seed, name)
             foreground[index, row, : chosen.size] = chosen
             counts[index, row] = chosen.size
     used = max(1, int(counts.max(initial=0)))
@@ -75,6 +85,19 @@ def cohort_bytes(prepared: PreparedTask, names: Sequence[str]) -> int:
     """Size of the voxels of these cases in a cohort."""
     voxels = sum(math.prod(prepared.record(name).shape) for name in names)
     return voxels * (4 * prepared.channels + np.dtype(label_kind(prepared)).itemsize)
+
+
+def shuffled_donors(task: str, names: Sequence[str], seed: int) -> dict[str, str]:
+    """For each case another one, each taken once: a seeded cycle through all cases.
+
+    Raises:
+        UserError: fewer than two cases.
+    """
+    if len(names) < 2:
+        raise UserError(f"{task}: shuffle_labels needs at least two training cases, there is {len(names)}.")
+    rng = np.random.default_rng([seed, zlib.crc32(b"shuffle_labels")])
+    cycle = [sorted(names)[position] for position in rng.permutation(len(names))]
+    return dict(zip(cycle, [*cycle[1:], cycle[0]], strict=True))
 
 
 def check_size(voxels: int, name: str, cases: int) -> None:

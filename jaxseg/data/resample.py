@@ -57,7 +57,7 @@ def resize_image(
     if image.shape[:-1] == tuple(shape):
         return image
     if interpolation == "linear" or max(spacing_mm) > THICK * min(spacing_mm):
-        return _resize_linear(image, shape)
+        return resize_linear(image, shape)
     factors = [new / old for new, old in zip(shape, image.shape[:-1], strict=True)]
     parts = []
     for channel in np.moveaxis(image, -1, 0):
@@ -86,7 +86,7 @@ def resize_labels(
     best = np.full(tuple(shape), -1.0, dtype=np.float32)
     out = np.zeros(tuple(shape), dtype=label.dtype)
     for value in np.unique(label):
-        share = _resize_linear((label == value).astype(np.float32)[..., None], shape)[..., 0]
+        share = resize_linear((label == value).astype(np.float32)[..., None], shape)[..., 0]
         # The tolerance keeps a tie a tie when the two shares were summed in another order.
         better = share > best + 1e-6
         out[better] = value
@@ -101,7 +101,7 @@ def labels_from_probabilities(
     classes = probabilities.shape[-1]
     kind = np.uint8 if classes <= 256 else np.uint16
     if probabilities.shape[:-1] != tuple(shape):
-        probabilities = _resize_linear(np.asarray(probabilities, dtype=np.float32), shape)
+        probabilities = resize_linear(np.asarray(probabilities, dtype=np.float32), shape)
     return probabilities.argmax(axis=-1).astype(kind)
 
 
@@ -134,13 +134,16 @@ def resize_planes(
         if stop > made:
             rows = weights[made:stop, begin:end]
             planes = (np.tensordot(rows, volume, axes=(1, 0)) for volume in held)
-            yield np.stack([_resize_linear(volume, (stop - made, *new[1:])) for volume in planes])
+            yield np.stack([resize_linear(volume, (stop - made, *new[1:])) for volume in planes])
             made = stop
         needed = int(first[made]) if made < len(first) else end
         held, begin = held[:, max(needed - begin, 0) :], min(max(needed, begin), end)
 
 
-def _resize_linear(image: Float[np.ndarray, "*spatial channels"], shape: Sequence[int]) -> np.ndarray:
+def resize_linear(
+    image: Float[np.ndarray, "*spatial channels"], shape: Sequence[int]
+) -> Float[np.ndarray, "*new channels"]:
+    """Resample linearly along every axis."""
     for axis, new in enumerate(shape):
         old = image.shape[axis]
         if old != new:

@@ -64,17 +64,22 @@ class Arm:
         """Names that `activations` takes, in forward order."""
         return layer_names(self.settings.model)
 
-    def params(self, seed: int, step: int | None = None) -> Params:
+    def params(self, seed: int, step: int | str | None = None) -> Params:
         """Parameters of one seed as a nested dict of NumPy arrays, read without the other seeds'.
 
         Args:
             seed: One of `seeds`.
-            step: One of `steps`; None for the last.
+            step: One of `steps`; `best` for those of the best validation, where `train.keep_best` kept them; None for
+                the last.
 
         Raises:
-            UserError: No such seed or step.
+            UserError: No such seed or step, or no best parameters.
         """
         directory, index, last = self._place(seed)
+        if step == "best":
+            return checkpoint.read_best(directory, last, index)[0]
+        if isinstance(step, str):
+            raise UserError(f"step {step!r}; allowed: one of {self.steps}, 'best', or None for the last")
         return checkpoint.read_seed(directory, last if step is None else step, index)
 
     def _stacked(self, seeds: Sequence[int] | None, step: int | None) -> Params:
@@ -257,6 +262,9 @@ class Study:
         """
         if name not in self.arms:
             raise UserError(f"no arm {name!r}{config.nearest(name, self.arms)} Arms: {', '.join(self.arms)}")
+        settings = next(arm for arm in self.settings.arms if arm.name == name)
+        if settings.kind == "prior":
+            raise UserError(f"arm {name!r} has no network; its scores are in table('cases')")
         runs = [run for run in self.record["runs"] if run["kind"] == "train" and run["arm"] == name]
         for field, value in (("train_cases", train_cases), ("fold", fold)):
             allowed = sorted({run[field] for run in runs})
@@ -266,7 +274,6 @@ class Study:
             if chosen not in allowed:
                 raise UserError(f"arm {name!r} has no {field} = {chosen}; it has {allowed}")
             runs = [run for run in runs if run[field] == chosen]
-        settings = next(arm for arm in self.settings.arms if arm.name == name)
         by_seed = {run["seed"]: run for run in runs}
         return Arm(self.workdir, self.settings, settings, self.record["target"], by_seed)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
-from jaxseg.study import preparation
+from jaxseg import seeds
+from jaxseg.study import estimate, preparation
 from jaxseg.study.plan import Plan
-from jaxseg.study.run import Ready
+from jaxseg.study.ready import Ready
 
 
 def _size(count: float) -> str:
@@ -39,23 +41,46 @@ def describe(ready: Ready) -> str:
     ]
     arms = []
     for arm in study.arms:
+        if arm.kind == "prior":
+            count = sum(run.key.arm == arm.name for run in plan.priors)
+            arms.append((arm.name, "-", "-", "0", "-", "-", f"{count}"))
+            continue
         network = plan.networks[arm.name]
         share = f"{network.trainable:,} ({network.trainable / network.parameters:.0%})"
-        runs = sum(run.key.arm == arm.name for job in plan.jobs for run in job.runs)
+        runs = sum(run.key.arm == arm.name for job in plan.of_kind("train") for run in job.runs)
         memory = _size(network.state_bytes)
         arms.append((arm.name, arm.init, arm.freeze, f"{network.parameters:,}", share, memory, str(runs)))
     lines += _table(("arm", "init", "freeze", "parameters", "trained", "state per run", "runs"), arms)
     lines.append("")
-    jobs = []
+    seed_plan = seeds.make_plan(10**9, strategy=study.runtime.seed_map, devices=study.runtime.devices)
+    speed = estimate.device_flops(seed_plan.devices)
+    jobs, total = [], 0.0
     for job in plan.jobs:
-        network = plan.networks[job.runs[0].key.arm]
-        steps = job.program.train.steps
-        activations = _size(network.activation_bytes)
-        jobs.append((job.directory, str(len(job.runs)), str(steps), f"{len(job.runs) * steps:,}", activations))
-    lines += _table(("job", "runs", "steps", "seed-steps", "activations per running run"), jobs)
-    lines += ["", f"{_programs(plan)} training program(s) to compile, {len(plan.jobs)} job(s)"]
+        steps, network = job.program.train.steps, plan.networks[job.runs[0].key.arm]
+        used = estimate.job_bytes(
+            job, network, devices=min(len(seed_plan.devices), len(job.runs)), strategy=seed_plan.strategy
+        )
+        seconds = estimate.job_seconds(job, speed)
+        total += seconds
+        jobs.append(
+            (job.directory, f"{len(job.runs)}", f"{steps}", f"{len(job.runs) * steps:,}", _size(used), _time(seconds))
+        )
+    lines += _table(("job", "runs", "steps", "seed-steps", "memory", "training time"), jobs)
+    lines += [
+        "",
+        f"{_programs(plan)} training program(s) to compile, {len(plan.jobs)} job(s); about {_time(total)} of training "
+        f"at the speed of a trial product ({speed / 1e9:.0f} GFLOP/s), without compiling, validation and evaluation",
+    ]
     return "\n".join(lines)
 
 
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def _programs(plan: Plan) -> int:
-    return len({(job.program, len(job.runs)) for job in plan.jobs})
+    # The source whose weights runs share is data: programs that differ in it alone are one.
+    return len({(dataclasses.replace(job.program, shared=None), job.program.shared is None, len(job.runs))
+                for job in plan.jobs})  # fmt: skip

@@ -15,16 +15,19 @@ import pandas as pd
 
 from jaxseg import checkpoint, data, loop, metrics, seeds
 from jaxseg.data import PreparedTask
-from jaxseg.data.resample import resize_image
+from jaxseg.data.resample import labels_from_probabilities, resize_image, resize_linear
 from jaxseg.fields import nearest
-from jaxseg.study import files
-from jaxseg.study.plan import Job, Run
+from jaxseg.study import files, prior
+from jaxseg.study.plan import Job
 from jaxseg.study.predict import CaseMaps, case_maps, make_predict_slabs, scoring_options
+from jaxseg.study.runs import Run
 from jaxseg.study.tasks import Tasks
 from jaxseg.types import CaseArrays, CaseRecord, Progress, StudySettings, UserError
 
 PART = "cases.csv"
 EXAMPLES = "examples.npz"
+PRIOR_PART = "train/priors.csv"
+"""Relative to the workdir: the rows of all arms without a network."""
 
 
 def example_cases(study: StudySettings, tasks: Tasks) -> tuple[str, ...]:
@@ -112,7 +115,8 @@ def _predict(
     settings = study.evaluate
     plan = seeds.make_plan(len(job.runs), strategy=study.runtime.seed_map, devices=study.runtime.devices)
     directory = workdir / job.directory / "checkpoints"
-    params = checkpoint.read_params(directory, job.program.train.steps, range(len(job.runs)))
+    params = checkpoint.read_own_params(directory, job.program.train.steps, range(len(job.runs)))
+    frozen = seeds.replicate(checkpoint.read_shared(directory, job.program.train.steps), plan)
     predict = make_predict_slabs(
         job.program,
         plan=plan,
@@ -129,7 +133,7 @@ def _predict(
             cut.append(data.load_case(prepared, name))
             yield cut[-1].image
 
-    slabs = predict(seeds.put(params, plan), {}, images())
+    slabs = predict(seeds.put(params, plan), frozen, images())
     for _, of_case in itertools.groupby(slabs, key=lambda slab: slab.case):
         case = cut.popleft()
         runs = [index for index, of_run in enumerate(tested) if case.record.name in of_run]
@@ -157,6 +161,29 @@ def _make_save(study: StudySettings, workdir: Path, prepared: PreparedTask) -> C
     return of_case
 
 
+def evaluate_priors(study: StudySettings, workdir: Path, tasks: Tasks, runs: Sequence[Run], progress: Progress) -> None:
+    """Scores the mean label map of each run's training cases, and writes one part table for all of them."""
+    path = workdir / PRIOR_PART
+    if path.exists():
+        return
+    prepared, splits = tasks.prepared[study.target], tasks.splits[study.target]
+    classes = len(prepared.labels) + 1
+    fitted: dict[tuple[str, ...], np.ndarray] = {}
+    rows: list[dict[str, Any]] = []
+    no_calibration: Mapping[str, float] = collections.defaultdict(lambda: float("nan"))  # its scores are no chances
+    for done, run in enumerate(runs, start=1):
+        split = splits[run.key.fold]
+        names = data.nested_subset(prepared, split.train, run.key.train_cases, seed=run.subset_id)
+        if names not in fitted:
+            fitted[names] = prior.fit_prior([data.load_case(prepared, name).label for name in names], classes)
+        for case in (data.load_case(prepared, name) for name in split.test):
+            scores = resize_linear(fitted[names], case.record.shape)
+            labels = labels_from_probabilities(scores, case.record.own_shape)
+            rows += _score(study, prepared, case, run, labels, no_calibration, None)
+        progress("scoring", done, len(runs), run.name())
+    files.write_table(path, pd.DataFrame(rows))
+
+
 def _score(
     study: StudySettings,
     prepared: PreparedTask,
@@ -182,7 +209,7 @@ def _score(
         **{"arm": key.arm, "seed": key.seed, "train_cases": key.train_cases, "fold": key.fold},
         **{"case": record.name, "group": record.group},
     }
-    return [{**identity, **row, "calibration_error": calibration_errors[str(row["label"])]} for row in rows]
+    return [{**identity, **row, "calibration_error": calibration_errors[str(row["label"])], **run.ids} for row in rows]
 
 
 def _keep_example(

@@ -7,61 +7,28 @@ training cases, fold, seed, learning rate.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from jaxseg import optim, trees
-from jaxseg.models import check_model, check_patch, make_model
-from jaxseg.streams import stream_id
-from jaxseg.transfer import transfer_rules
-from jaxseg.types import (
-    ArmSettings,
-    LossSettings,
-    ModelSettings,
-    OptimSettings,
-    RunKey,
-    StudySettings,
-    TaskSettings,
-    TrainSettings,
-    UserError,
+from jaxseg import trees
+from jaxseg.models import check_model, check_patch
+from jaxseg.study.program import (
+    NO_NETWORK,
+    Network,
+    Program,
+    abstract_params,
+    measure,
+    param_labels,
+    runs_that_fit,
 )
+from jaxseg.study.runs import Run, source_run, target_runs, trial_runs
+from jaxseg.transfer import check_load, make_load_table, transfer_rules
+from jaxseg.types import ArmSettings, RunKey, StudySettings, TaskSettings, UserError
 
+KINDS = ("pretrain", "select", "train")
+"""Of jobs, in the order they are done."""
 SOURCE = "source"
 """The arm name of source networks in run keys and tables."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One run: its key, the ids that feed its random streams, and where its weights come from."""
-
-    key: RunKey
-    init_id: int
-    order_id: int
-    subset_id: int
-    init: str
-    rate: float
-    source: RunKey | None
-    """The source network it starts from."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """What is compiled: everything that runs of one job have in common."""
-
-    task: TaskSettings
-    model: ModelSettings
-    optim: OptimSettings
-    """With the rate left out (0): rates are arrays over runs."""
-    loss: LossSettings
-    train: TrainSettings
-    freeze: str
-    channels: int
-    classes: int
-    fold: int | None = None
-    """Whose training cases gave the intensity statistics; None where a case looks the same in every fold."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +36,7 @@ class Job:
     """A slice of the run axis of one program, in a directory of its own."""
 
     kind: str
-    """`pretrain` or `train`."""
+    """`pretrain` (source networks), `select` (trials of rates) or `train`."""
     group: str
     chunk: int
     program: Program
@@ -82,67 +49,17 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
-    """Sizes of an arm's network."""
-
-    parameters: int
-    """Without running statistics of batch norms."""
-    trainable: int
-    state_bytes: int
-    """Parameters and optimizer state of one run."""
-    activation_bytes: int
-    """Estimate of what one training step of one run holds for its backward pass."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Plan:
     """All jobs in the order they are done, and the size of each arm's network."""
 
     jobs: tuple[Job, ...]
     networks: dict[str, Network]
+    priors: tuple[Run, ...] = ()
+    """Runs of arms that have no network."""
 
     def of_kind(self, kind: str) -> tuple[Job, ...]:
         """Jobs of one kind."""
         return tuple(job for job in self.jobs if job.kind == kind)
-
-
-def image_shape(program: Program) -> tuple[int, ...]:
-    """Shape of one training batch of images."""
-    return (program.train.batch, *program.task.patch, program.channels)
-
-
-def abstract_params(program: Program) -> Any:
-    """Shapes of the program's network, without computing anything."""
-    model = make_model(program.model, classes=program.classes)
-    image = jax.ShapeDtypeStruct(image_shape(program), jnp.float32)
-    return jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), image)["params"]
-
-
-def param_labels(program: Program) -> Any:
-    """The tree of `train` / `statistics` / `frozen` labels."""
-    return optim.freeze_labels(abstract_params(program), program.freeze)
-
-
-def measure(program: Program) -> Network:
-    """Counts parameters and estimates memory of one run."""
-    params = abstract_params(program)
-    labels = param_labels(program)
-    trained, _ = trees.partition(params, labels, "train")
-    tx = optim.make_optimizer(program.optim, labels, program.train.steps)
-    state = jax.tree.leaves((params, jax.eval_shape(tx.init, params)))
-    model = make_model(program.model, classes=program.classes)
-    image = jax.ShapeDtypeStruct(image_shape(program), jnp.float32)
-
-    def outputs(params: Any, image: Any) -> Any:
-        return model.apply({"params": params}, image, capture_intermediates=True, mutable=["intermediates"])[1]
-
-    values = jax.tree.leaves(jax.eval_shape(outputs, params, image))
-    return Network(
-        parameters=trees.count(params) - trees.count(trees.partition(params, labels, "statistics")[0]),
-        trainable=trees.count(trained),
-        state_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in state),
-        activation_bytes=2 * sum(leaf.size * leaf.dtype.itemsize for leaf in values),
-    )
 
 
 def check_networks(study: StudySettings) -> None:
@@ -169,31 +86,27 @@ def _program(study: StudySettings, arm: ArmSettings, kind: str, channels: int, c
     else:
         settings = (study.target, arm.model, arm.optim, arm.loss, arm.train, arm.freeze)
     task, model, optimizer, loss, train, freeze = settings
-    return Program(task, model, dataclasses.replace(optimizer, lr=0.0), loss, train, freeze, channels, classes)
+    # Rates are arrays over runs: arms that differ in them share a program.
+    optimizer = dataclasses.replace(optimizer, lr=0.0, lr_grid=(), lr_seeds=())
+    return Program(task, model, optimizer, loss, train, freeze, channels, classes)
 
 
-def _target_runs(study: StudySettings, arm: ArmSettings, source_name: str | None) -> list[Run]:
-    runs = []
-    for size in study.target.train_cases:
-        for fold in range(study.target.folds):
-            for base in study.seeds:
-                seed = base + arm.seed_offset
-                ids = {
-                    stream: stream_id(seed, stream, vary=study.vary, base_seed=study.base_seed)
-                    for stream in ("init", "order", "subset")
-                }
-                source = None
-                if source_name is not None:
-                    source_seed = seed if arm.pretrain.share == "per_seed" else study.base_seed
-                    source = RunKey(source_name, 0, 0, source_seed)
-                key = RunKey(arm.name, size, fold, seed)
-                runs.append(Run(key, ids["init"], ids["order"], ids["subset"], arm.init, arm.optim.lr, source))
-    return runs
+def _shared_source(arm: ArmSettings, program: Program, source: Any, runs: Sequence[Run]) -> RunKey | None:
+    """The one source network that all frozen leaves of all runs are loaded from; None where they may differ."""
+    keys = {run.source for run in runs}
+    if arm.pretrain.share != "one" or arm.freeze == "none" or len(keys) != 1:
+        return None
+    table = load_table(arm, program, source)
+    status = {row.path: row.status for row in table if row.shape is not None}
+    frozen = [path for path, label in trees.flatten(param_labels(program)).items() if label == "frozen"]
+    loaded = all(status[path] in ("loaded", "adapted") for path in frozen)
+    return keys.pop() if loaded else None
 
 
-def _source_run(key: RunKey, rate: float) -> Run:
-    # Source networks always vary in everything: `vary` is about the target's runs.
-    return Run(key, key.seed, key.seed, key.seed, "random", rate, None)
+def load_table(arm: ArmSettings, program: Program, source: Any) -> Any:
+    """What an arm's transfer does with each parameter, from the shapes of its source network."""
+    adapt = program.channels if arm.pretrain.adapt_channels else None
+    return make_load_table(abstract_params(program), source, transfer_rules(arm.init), adapt_channels=adapt)
 
 
 def make_plan(
@@ -205,6 +118,8 @@ def make_plan(
     memory_bytes: int,
     devices: int,
     strategy: str,
+    given: Mapping[str, Any] | None = None,
+    chunk_sizes: Mapping[str, Sequence[int]] | None = None,
 ) -> Plan:
     """Jobs of a study.
 
@@ -217,64 +132,98 @@ def make_plan(
             automatic.
         devices: Devices that runs are spread over.
         strategy: `loop` or `vmap`: under `loop` one run a device computes at a time.
+        given: Shapes of the source network of each arm that has `pretrain.from_workdir`.
+        chunk_sizes: Runs of each job of a group, as an earlier process cut them; where runs are automatic this
+            depends on the machine, and a job must be continued with the runs it was started with.
 
     Raises:
-        UserError: A network that makes nothing of the patch, an `init` or `freeze` that matches nothing.
+        UserError: A network that makes nothing of the patch, an `init` or `freeze` that matches nothing, a
+            transfer that finds less than `pretrain.min_loaded`.
     """
     groups: dict[tuple[str, Program], list[Run]] = {}
     networks: dict[str, Network] = {}
     sources: dict[Program, str] = {}
+    priors: list[Run] = []
     for arm in study.arms:
+        if arm.kind == "prior":
+            networks[arm.name] = NO_NETWORK
+            priors += target_runs(study, arm, None)
+            continue
         transfer_rules(arm.init)
         program = _program(study, arm, "train", *target_size)
-        networks[arm.name] = measure(program)
-        name = None
+        name, shapes = None, None
         if arm.init != "random":
-            source = _program(study, arm, "pretrain", *source_sizes[arm.source])
-            name = sources.setdefault(source, SOURCE if not sources else f"{SOURCE}_{len(sources) + 1}")
-            networks.setdefault(name, measure(source))
-        runs = _target_runs(study, arm, name)
+            if arm.pretrain.from_workdir:
+                name, shapes = SOURCE, (given or {})[arm.name]
+            else:
+                source = _program(study, arm, "pretrain", *source_sizes[arm.source])
+                name = sources.setdefault(source, SOURCE if not sources else f"{SOURCE}_{len(sources) + 1}")
+                networks.setdefault(name, measure(source))
+                shapes = abstract_params(source)
+            check_load(load_table(arm, program, shapes), min_loaded=arm.pretrain.min_loaded, arm=arm.name)
+        runs, trials = target_runs(study, arm, name), trial_runs(study, arm, name)
+        program = dataclasses.replace(program, shared=_shared_source(arm, program, shapes, [*runs, *trials]))
+        networks[arm.name] = measure(program)
         if name is not None and not arm.pretrain.from_workdir:
             wanted = groups.setdefault(("pretrain", source), [])
             known = {run.key for run in wanted}
-            for key in dict.fromkeys(run.source for run in runs if run.source is not None):
+            for key in dict.fromkeys(run.source for run in [*runs, *trials] if run.source is not None):
                 if key not in known:
-                    wanted.append(_source_run(key, study.optim.lr))
-        for run in runs:
-            own = dataclasses.replace(program, fold=run.key.fold) if fold_statistics else program
-            groups.setdefault(("train", own), []).append(run)
+                    wanted.append(source_run(key, study.optim.lr))
+        for kind, of_kind in (("train", runs), ("select", trials)):
+            for run in of_kind:
+                own = dataclasses.replace(program, fold=run.key.fold) if fold_statistics else program
+                groups.setdefault((kind, own), []).append(run)
 
     jobs: list[Job] = []
-    for kind in ("pretrain", "train"):
+    for kind in KINDS:
         chosen = [(program, runs) for (group_kind, program), runs in groups.items() if group_kind == kind]
         for index, (program, runs) in enumerate(chosen):
             group = kind if len(chosen) == 1 else f"{kind}_{index}"
-            size = study.runtime.seeds_per_chunk or runs_that_fit(
-                measure(program), memory_bytes=memory_bytes, devices=devices, strategy=strategy
-            )
-            for chunk, part in enumerate(split_evenly(runs, size)):
+            sizes = (chunk_sizes or {}).get(group, ())
+            if sum(sizes) != len(runs):
+                size = study.runtime.seeds_per_chunk or runs_that_fit(
+                    measure(program), memory_bytes=memory_bytes, devices=devices, strategy=strategy
+                )
+                sizes = even_sizes(len(runs), size)
+            for chunk, part in enumerate(split(runs, sizes)):
                 jobs.append(Job(kind, group, chunk, program, tuple(part)))
-    return Plan(tuple(jobs), networks)
+    return Plan(tuple(jobs), networks, tuple(priors))
 
 
-def runs_that_fit(network: Network, *, memory_bytes: int, devices: int, strategy: str) -> int:
-    """How many runs of a network train together within the memory, at least one a device.
+def even_sizes(count: int, size: int) -> tuple[int, ...]:
+    """Sizes of at most `size`, as equal as possible, so that parts share a compiled shape.
 
-    Under `vmap` every run's activations are alive at once, under `loop` those of one run a device.
+    >>> even_sizes(10, 4)
+    (4, 4, 2)
     """
-    budget = int(0.8 * memory_bytes)
-    if strategy == "vmap":
-        fit = budget // (network.state_bytes + network.activation_bytes)
-    else:
-        fit = (budget - devices * network.activation_bytes) // (2 * network.state_bytes)
-    return max(int(fit), devices)
+    parts = -(-count // size)
+    step = -(-count // parts)
+    return tuple(min(step, count - start) for start in range(0, count, step))
 
 
-def split_evenly(runs: Sequence[Run], size: int) -> list[Sequence[Run]]:
-    """Consecutive parts of at most `size` runs, as equal as possible, so that parts share a compiled shape."""
-    count = -(-len(runs) // size)
-    step = -(-len(runs) // count)
-    return [runs[start : start + step] for start in range(0, len(runs), step)]
+def split(runs: Sequence[Run], sizes: Sequence[int]) -> list[Sequence[Run]]:
+    """Consecutive parts of these sizes."""
+    ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
+    return [runs[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
+def chunk_sizes(plan: Plan) -> dict[str, tuple[int, ...]]:
+    """How many runs each job of a group has: what another process or machine must go on with."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    for job in plan.jobs:
+        sizes[job.group] = (*sizes.get(job.group, ()), len(job.runs))
+    return sizes
+
+
+def halved(sizes: Sequence[int], chunk: int) -> tuple[int, ...]:
+    """The sizes with those from a chunk on cut in two, as far as they can be.
+
+    >>> halved((8, 8, 5), 1)
+    (8, 4, 4, 3, 2)
+    """
+    rest = [part for size in sizes[chunk:] for part in (-(-size // 2), size // 2) if part]
+    return (*sizes[:chunk], *rest)
 
 
 def find(plan: Plan, key: RunKey) -> tuple[Job, int]:
@@ -283,7 +232,7 @@ def find(plan: Plan, key: RunKey) -> tuple[Job, int]:
     Raises:
         UserError: No such run.
     """
-    for job in plan.jobs:
+    for job in (*plan.of_kind("pretrain"), *plan.of_kind("train")):
         for index, run in enumerate(job.runs):
             if run.key == key:
                 return job, index

@@ -88,7 +88,7 @@ def dsc_from_confusion(counts: Int[np.ndarray, "*any truth predicted"]) -> Float
 
 def make_validate(
     job: Job, prepared: PreparedTask, folds: Sequence[Sequence[str]], settings: EvaluateSettings, plan: seeds.SeedPlan
-) -> Callable[[Params], Float[np.ndarray, " run"]]:
+) -> Callable[[Params, Frozen], Float[np.ndarray, " run"]]:
     """Mean DSC of each run over its fold's validation cases, on the training grid, labels averaged within a case.
 
     Args:
@@ -110,9 +110,9 @@ def make_validate(
     )
     of_run = np.array([[name in folds[run.key.fold] for name in names] for run in job.runs])
 
-    def validate(params: Params) -> Float[np.ndarray, " run"]:
+    def validate(params: Params, frozen: Frozen) -> Float[np.ndarray, " run"]:
         scores = []
-        slabs = predict(params, {}, [case.image for case in cases])
+        slabs = predict(params, frozen, [case.image for case in cases])
         for index, of_case in itertools.groupby(slabs, key=lambda slab: slab.case):
             label, counts = cases[index].label, np.zeros((), np.int64)
             for slab in of_case:

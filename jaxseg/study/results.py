@@ -53,9 +53,11 @@ def curves_table(workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def cases_table(study: StudySettings, workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
-    """Part tables of all jobs, in the order of arms, whatever job trained them."""
-    parts = [files.read_table(workdir / job.directory / evaluate.PART) for job in jobs]
+def cases_table(study: StudySettings, workdir: Path, plan: Plan) -> pd.DataFrame:
+    """Part tables of all jobs and of the priors, in the order of arms, whatever job trained them."""
+    parts = [files.read_table(workdir / job.directory / evaluate.PART) for job in plan.of_kind("train")]
+    if plan.priors:
+        parts.append(files.read_table(workdir / evaluate.PRIOR_PART))
     table = pd.concat([part for part in parts if len(part)], ignore_index=True)
     order = {arm.name: index for index, arm in enumerate(study.arms)}
     return table.sort_values(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -15,11 +14,12 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxseg import config as config_module
-from jaxseg import loop, seeds, transfer
-from jaxseg.data import PreparedTask
-from jaxseg.study import build, evaluate, files, preparation, results
-from jaxseg.study.plan import Job, Plan, check_networks, make_plan
-from jaxseg.study.tasks import Tasks, prepare_tasks, training_cases
+from jaxseg import loop
+from jaxseg.study import evaluate, files, preparation, rates, results
+from jaxseg.study.jobs import require_done, train_arms, train_jobs
+from jaxseg.study.plan import chunk_sizes
+from jaxseg.study.ready import Ready, prepare
+from jaxseg.study.tasks import training_cases
 from jaxseg.types import Progress, StudySettings, UserError
 
 STAGES = ("prepare", "pretrain", "train", "evaluate", "analyze", "report")
@@ -27,16 +27,6 @@ RULE_VERSION = 1
 """Version of the claims' rules, fixed before training; see docs."""
 
 VERSIONS = ("jaxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "scipy")
-
-
-@dataclasses.dataclass(frozen=True)
-class Ready:
-    """A study whose config is checked, whose data is prepared and whose jobs are planned."""
-
-    study: StudySettings
-    workdir: Path
-    tasks: Tasks
-    plan: Plan
 
 
 def check_workdir(config: ConfigDict, workdir: Path) -> StudySettings:
@@ -58,44 +48,6 @@ def check_workdir(config: ConfigDict, workdir: Path) -> StudySettings:
     elif workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir} is a file; give a folder")
     return study
-
-
-def memory_bytes() -> int:
-    """Memory of the local devices together; on CPU that of the machine."""
-    device = jax.local_devices()[0]
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] * jax.local_device_count()
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def prepare(study: StudySettings, workdir: Path, progress: Progress) -> Ready:
-    """Prepares data and plans the jobs.
-
-    Raises:
-        UserError: Data that cannot be used, or settings that do not fit it.
-    """
-    check_networks(study)
-    store_dir = Path(study.runtime.store_dir) if study.runtime.store_dir else workdir / "stores"
-    tasks = prepare_tasks(study, store_dir, progress)
-    evaluate.check_labels(study, tasks.prepared[study.target])
-
-    def size(task: PreparedTask) -> tuple[int, int]:
-        return task.channels, len(task.labels) + 1
-
-    seed_plan = seeds.make_plan(10**9, strategy=study.runtime.seed_map, devices=study.runtime.devices)
-    source_sizes = {arm.source: (1, 2) for arm in study.arms}
-    source_sizes |= {task: size(ready) for task, ready in tasks.prepared.items()}
-    plan = make_plan(
-        study,
-        target_size=size(tasks.prepared[study.target]),
-        source_sizes=source_sizes,
-        fold_statistics=tasks.fold_statistics(study.target),
-        memory_bytes=memory_bytes(),
-        devices=len(seed_plan.devices),
-        strategy=seed_plan.strategy,
-    )
-    return Ready(study, workdir, tasks, plan)
 
 
 def run_stages(
@@ -139,53 +91,18 @@ def run_stages(
             for line in preparation.write_preparation(ready.tasks, workdir, progress("prepare")):
                 tell(line)
         write_study(ready, {"prepare": time.monotonic() - began})
-        work: dict[str, Callable[[], None]] = {
-            "pretrain": lambda: train_jobs(ready, "pretrain", progress),
-            "train": lambda: train_jobs(ready, "train", progress),
-            "evaluate": lambda: evaluate_jobs(ready, progress),
-            "analyze": lambda: analyze(ready),
+        work: dict[str, Callable[[Ready], Ready | None]] = {
+            "pretrain": lambda ready: train_jobs(ready, "pretrain", progress),
+            "train": lambda ready: train_arms(ready, progress),
+            "evaluate": lambda ready: evaluate_jobs(ready, progress),
+            "analyze": analyze,
         }
         for stage, do in work.items():
             if stage in stages:
                 began = time.monotonic()
-                do()
+                ready = do(ready) or ready
                 write_study(ready, {stage: time.monotonic() - began})
     return ready
-
-
-def require_done(ready: Ready, kind: str, wanted_by: str) -> None:
-    """Refuses to go on without an earlier stage.
-
-    Raises:
-        UserError: Some job of this kind is not at its last step.
-    """
-    for job in ready.plan.of_kind(kind):
-        if not loop.is_done(ready.workdir / job.directory, job.program.train.steps):
-            raise UserError(
-                f"stage {wanted_by!r} needs stage {kind!r}, which is not finished in {ready.workdir} "
-                f"({job.directory}); run without --stages, or with --stages={kind},{wanted_by}"
-            )
-
-
-def train_jobs(ready: Ready, kind: str, progress: Callable[[str], Progress]) -> None:
-    """Trains every job of a kind that is not at its last step."""
-    if kind == "train":
-        require_done(ready, "pretrain", "train")
-    for job in ready.plan.of_kind(kind):
-        if kind == "train":
-            write_load_tables(ready, job)
-        if loop.is_done(ready.workdir / job.directory, job.program.train.steps):
-            continue
-        device_bytes = memory_bytes() // jax.local_device_count()
-        fit = build.make_fit(ready.study, ready.workdir, ready.plan, ready.tasks, job, device_bytes=device_bytes)
-        loop.fit(fit, progress(f"{job.group}/{job.chunk} ({len(job.runs)} runs)"))
-
-
-def write_load_tables(ready: Ready, job: Job) -> None:
-    """Writes what each transferred arm of a job loads; refuses a transfer that finds too little."""
-    tables = build.load_tables(ready.study, ready.workdir, ready.plan, job)
-    for (arm, variant), table in tables.items():
-        files.write_text(ready.workdir / "load_tables" / arm / f"{variant}.txt", transfer.format_load_table(table))
 
 
 def evaluate_jobs(ready: Ready, progress: Callable[[str], Progress]) -> None:
@@ -194,7 +111,9 @@ def evaluate_jobs(ready: Ready, progress: Callable[[str], Progress]) -> None:
     study, workdir, jobs = ready.study, ready.workdir, ready.plan.of_kind("train")
     for job in jobs:
         evaluate.evaluate_job(study, workdir, ready.tasks, job, progress(f"evaluate {job.group}/{job.chunk}"))
-    files.write_table(workdir / "results" / "cases.csv", results.cases_table(study, workdir, jobs))
+    if ready.plan.priors:
+        evaluate.evaluate_priors(study, workdir, ready.tasks, ready.plan.priors, progress("evaluate priors"))
+    files.write_table(workdir / "results" / "cases.csv", results.cases_table(study, workdir, ready.plan))
     results.write_curves(workdir, ready.plan)
     shown = evaluate.example_cases(study, ready.tasks)
     results.merge_examples(study, workdir, jobs, shown, ready.tasks.prepared[study.target].labels)
@@ -271,13 +190,16 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
     timing = files.read_json(path).get("timing", {})
     for stage, spent in seconds.items():
         timing[stage] = round(timing.get(stage, 0.0) + spent, 2)
-    runs, exclusions = [], []
+    runs, exclusions, chosen = [], [], rates.read_rates(workdir)
     for job in plan.jobs:
         died = loop.diverged_at(loop.read_metrics(workdir / job.directory), len(job.runs))
         for index, run in enumerate(job.runs):
             place = {"kind": job.kind, "directory": job.directory, "index": index, "diverged_at": died[index]}
             source = None if run.source is None else run.source._asdict()
-            runs.append(run.key._asdict() | place | {"steps": job.program.train.steps, "source": source})
+            more = {"steps": job.program.train.steps, "lr": chosen.get((run.key.arm, *run.key[1:3]), run.rate)}
+            if job.kind != "train":
+                more["lr"] = run.rate
+            runs.append(run.key._asdict() | place | more | run.ids | {"source": source})
             if died[index] is not None:
                 name = f"{run.key.arm}/{run.key.variant()}/seed_{run.key.seed}"
                 exclusions.append({"case": name, "reason": f"diverged at step {died[index]}"})
@@ -312,6 +234,7 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
                 "from_workdir": study.arms[0].pretrain.from_workdir,
             },
             "train": {"steps": study.train.steps},
+            "chunks": chunk_sizes(plan),
             "timing": timing,
             "exclusions": exclusions,
         },

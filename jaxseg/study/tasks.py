@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from jaxseg import data, trees
 from jaxseg.data import PreparedTask, Split
-from jaxseg.study.plan import Job, Run
+from jaxseg.study.plan import Job
+from jaxseg.study.runs import Run, target_runs, trial_runs
 from jaxseg.types import Progress, RunInputs, StudySettings, TaskSettings, UserError
 
 
@@ -46,17 +47,21 @@ def prepare_tasks(study: StudySettings, store_dir: Path, progress: Progress) -> 
     """
     wanted = {study.target: study.target.folds}
     for arm in study.arms:
-        if arm.init != "random" and not arm.pretrain.from_workdir:
+        if arm.kind == "network" and arm.init != "random" and not arm.pretrain.from_workdir:
             wanted.setdefault(arm.source, 1)
     prepared: dict[TaskSettings, PreparedTask] = {}
     splits: dict[TaskSettings, tuple[Split, ...]] = {}
     for task, folds in wanted.items():
-        ready = data.prepare_task(task, ndim=study.model.ndim, store_dir=store_dir, progress=progress)
+        recipe = dataclasses.replace(task, data=study.target.data) if task.data == "target" else task
+        ready = data.prepare_task(recipe, ndim=study.model.ndim, store_dir=store_dir, progress=progress)
         held = frozenset[str]()
-        if task != study.target and _same_patients(prepared[study.target], ready, task.data == study.target.data):
+        same_data = recipe.data == study.target.data
+        if task != study.target and _same_patients(prepared[study.target], ready, same_data):
             held = _held_out(prepared[study.target], splits[study.target], ready)
         elif task != study.target:
             ready = _with_name_warning(prepared[study.target], ready)
+        if task.data == "target":
+            held |= _trained_on(study, prepared[study.target], splits[study.target])
         splits[task] = tuple(
             data.split_cases(
                 ready,
@@ -75,6 +80,28 @@ def prepare_tasks(study: StudySettings, store_dir: Path, progress: Progress) -> 
         for task, parts in splits.items()
     }
     return Tasks(prepared, splits, fitted)
+
+
+def _trained_on(study: StudySettings, target: PreparedTask, splits: tuple[Split, ...]) -> frozenset[str]:
+    """Groups that some run of the study trains on.
+
+    Raises:
+        UserError: These are all there are: nothing is left for a source network.
+    """
+    names: set[str] = set()
+    for arm in study.arms:
+        for run in (*target_runs(study, arm, None), *trial_runs(study, arm, None)):
+            split = splits[run.key.fold]
+            names |= {*data.nested_subset(target, split.train, run.key.train_cases, seed=run.subset_id)}
+    groups = frozenset(target.record(name).group for name in names)
+    held = frozenset().union(*(data.held_out_groups(target, split) for split in splits))
+    if not {record.group for record in target.cases} - groups - held:
+        raise UserError(
+            f"source.data = 'target': the runs train on all {len(groups)} groups of {target.name} that are not held "
+            f"out for validation and tests, so none is left to pretrain on. Give target.train_cases sizes (0 stands "
+            f"for all), use one fold, and leave subset out of vary where the task is small"
+        )
+    return groups
 
 
 def _same_patients(target: PreparedTask, source: PreparedTask, same_data: bool) -> bool:

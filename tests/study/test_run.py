@@ -149,7 +149,7 @@ class CrashError(Exception):
 @pytest.mark.parametrize(("job", "step"), [("pretrain", 2), ("train_0", 6), ("evaluate", 1)])
 def test_a_crash_anywhere_costs_nothing(job: str, step: int, tiny_study: Path, tmp_path: Path) -> None:
     def crashing(title: str):
-        def progress(what: str, done: int, total: int, note: str = "") -> None:
+        def progress(what: str, done: int, total: int, note: str = "", runs: object = ()) -> None:
             if job in title and done == step and what in ("training", "scoring"):
                 raise CrashError
 
@@ -164,8 +164,8 @@ def test_a_crash_anywhere_costs_nothing(job: str, step: int, tiny_study: Path, t
 
 def test_a_signal_saves_and_stops(tiny_study: Path, tmp_path: Path) -> None:
     def interrupting(title: str):
-        def progress(what: str, done: int, total: int, note: str = "") -> None:
-            if "train_0" in title and what == "training" and done == 2:
+        def progress(what: str, done: int, total: int, note: str = "", runs: object = ()) -> None:
+            if "train_0" in title and what == "training" and done == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         return progress

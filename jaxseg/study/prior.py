@@ -1,0 +1,66 @@
+"""The arm without a network: how far the mean label map of the training cases goes, as anatomy alone.
+
+Label maps are laid over each other with their fields of view aligned, nothing else: what the prior reaches is what
+cropping and positioning of the images give away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from jaxseg.data.resample import resize_linear
+
+THRESHOLDS = np.linspace(0.05, 0.95, 19)
+
+
+def mean_labels(labels: Sequence[Num[np.ndarray, " *spatial"]], classes: int) -> Float[np.ndarray, "*common classes"]:
+    """How often each voxel of a common grid, of the cases' median shape, has each class.
+
+    Args:
+        labels: Label maps of any shapes; voxels of unknown label (the index `classes`) count for no class.
+        classes: Background included.
+    """
+    shape = tuple(int(size) for size in np.median([label.shape for label in labels], axis=0))
+    total = np.zeros((*shape, classes), np.float32)
+    for label in labels:
+        total += resize_linear((label[..., None] == np.arange(classes)).astype(np.float32), shape)
+    return total / len(labels)
+
+
+def best_thresholds(
+    mean: Float[np.ndarray, "*common classes"], labels: Sequence[Num[np.ndarray, " *spatial"]]
+) -> Float[np.ndarray, " labels"]:
+    """For each foreground label the share at which the thresholded mean has the largest mean DSC with the cases."""
+    classes = mean.shape[-1]
+    dsc = np.full((len(labels), classes - 1, len(THRESHOLDS)), np.nan)
+    for row, label in zip(dsc, labels, strict=True):
+        # How many thresholds each voxel's share reaches: all DSCs come from its histogram.
+        reached = np.searchsorted(THRESHOLDS, resize_linear(mean, label.shape)[..., 1:], side="right")
+        for index in range(classes - 1):
+            truth = label == index + 1
+            if truth.any():
+                said, both = (_at_least(values) for values in (reached[..., index], reached[..., index][truth]))
+                row[index] = 2 * both / (said + truth.sum())
+    held = ~np.isnan(dsc)
+    return THRESHOLDS[(np.where(held, dsc, 0).sum(0) / np.maximum(held.sum(0), 1)).argmax(-1)]
+
+
+def _at_least(reached: Num[np.ndarray, " *any"]) -> Num[np.ndarray, " thresholds"]:
+    """How many values reach at least the first threshold, the second, and so on."""
+    counts = np.bincount(reached.ravel(), minlength=len(THRESHOLDS) + 1)
+    return counts[::-1].cumsum()[::-1][1:]
+
+
+def fit_prior(labels: Sequence[Num[np.ndarray, " *spatial"]], classes: int) -> Float[np.ndarray, "*common classes"]:
+    """The prior of some training cases: scores on the common grid whose largest class is the prediction.
+
+    A label scores its share divided by its threshold, background scores 1: a label is predicted where it passes its
+    threshold, the one that passes by most where several do.
+    """
+    mean = mean_labels(labels, classes)
+    scores = mean / np.concatenate([[1.0], best_thresholds(mean, labels)])
+    scores[..., 0] = 1.0
+    return scores.astype(np.float32)

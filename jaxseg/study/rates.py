@@ -1,0 +1,69 @@
+"""The learning rate of each variant of an arm, chosen on validation data from trials with seeds of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from jaxseg import loop
+from jaxseg.study import files
+from jaxseg.study.plan import Job, Plan
+
+TABLE = "rates.csv"
+VARIANT = ["arm", "train_cases", "fold"]
+LAST = 3
+"""Validations at the end of a trial whose mean is its score: one alone is noisy."""
+
+Rates = dict[tuple[str, int, int], float]
+"""By arm, train size and fold."""
+
+
+def rates_table(workdir: Path, plan: Plan) -> pd.DataFrame:
+    """Every trial's score by variant and rate, averaged over its seeds, and the rate that was chosen.
+
+    The largest mean validation DSC wins, the smaller rate where two are equal. A trial that diverged scores 0.
+    """
+    rows = []
+    for job in plan.of_kind("select"):
+        logged = loop.read_metrics(workdir / job.directory)
+        curves = np.array([row["val_dsc"] for row in logged if row["val_dsc"] is not None and row["step"] > 0])
+        died = loop.diverged_at(logged, len(job.runs))
+        for index, run in enumerate(job.runs):
+            score = np.nan_to_num(curves[-LAST:, index].mean()) if died[index] is None else 0.0
+            rows.append(run.key._asdict() | {"lr": run.rate, "val_dsc": score, "diverged": died[index] is not None})
+    if not rows:
+        return pd.DataFrame(columns=[*VARIANT, "lr", "val_dsc", "n_seeds", "n_diverged", "chosen"])
+    trials = pd.DataFrame(rows).groupby([*VARIANT, "lr"], sort=False, as_index=False)
+    table = trials.agg(val_dsc=("val_dsc", "mean"), n_seeds=("seed", "count"), n_diverged=("diverged", "sum"))
+    table = table.sort_values([*VARIANT, "lr"], kind="stable", ignore_index=True)
+    best = table.groupby(VARIANT)["val_dsc"].idxmax()
+    return table.assign(chosen=table.index.isin(best))
+
+
+def write_rates(workdir: Path, plan: Plan) -> None:
+    """Writes results/rates.csv, where there were trials."""
+    if plan.of_kind("select"):
+        files.write_table(workdir / "results" / TABLE, rates_table(workdir, plan))
+
+
+def read_rates(workdir: Path) -> Rates:
+    """The chosen rates; empty where none were (yet) chosen."""
+    path = workdir / "results" / TABLE
+    if not path.exists():
+        return {}
+    table = files.read_table(path)
+    chosen = table[table["chosen"]]
+    columns = (chosen[name].tolist() for name in (*VARIANT, "lr"))
+    return {(arm, size, fold): rate for arm, size, fold, rate in zip(*columns, strict=True)}
+
+
+def with_rates(job: Job, chosen: Rates) -> Job:
+    """A job whose runs train with the chosen rates, where some were."""
+    runs = tuple(
+        dataclasses.replace(run, rate=chosen.get((run.key.arm, run.key.train_cases, run.key.fold), run.rate))
+        for run in job.runs
+    )
+    return dataclasses.replace(job, runs=runs)

@@ -1,0 +1,80 @@
+"""A study made ready: config checked, data prepared, jobs planned."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+from jaxseg import seeds
+from jaxseg.data import PreparedTask
+from jaxseg.study import evaluate, files, sources
+from jaxseg.study.plan import Plan, check_networks, make_plan
+from jaxseg.study.tasks import Tasks, prepare_tasks
+from jaxseg.types import Progress, StudySettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A study whose config is checked, whose data is prepared and whose jobs are planned."""
+
+    study: StudySettings
+    workdir: Path
+    tasks: Tasks
+    plan: Plan
+
+
+def memory_bytes() -> int:
+    """Memory of the local devices together; on CPU that of the machine."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] * jax.local_device_count()
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def prepare(study: StudySettings, workdir: Path, progress: Progress) -> Ready:
+    """Prepares data and plans the jobs.
+
+    Raises:
+        UserError: Data that cannot be used, or settings that do not fit it.
+    """
+    check_networks(study)
+    store_dir = Path(study.runtime.store_dir) if study.runtime.store_dir else workdir / "stores"
+    tasks = prepare_tasks(study, store_dir, progress)
+    evaluate.check_labels(study, tasks.prepared[study.target])
+
+    chunk_sizes = files.read_json(workdir / "study.json").get("chunks")
+    return Ready(study, workdir, tasks, plan_jobs(study, tasks, chunk_sizes))
+
+
+def plan_jobs(study: StudySettings, tasks: Tasks, chunk_sizes: Mapping[str, Sequence[int]] | None) -> Plan:
+    """The jobs of a study on this machine.
+
+    Args:
+        study: Settings.
+        tasks: Prepared data.
+        chunk_sizes: Runs of each job of a group, where they were cut before.
+
+    Raises:
+        UserError: Settings that do not fit the data, or source networks that are not where they should be.
+    """
+
+    def size(task: PreparedTask) -> tuple[int, int]:
+        return task.channels, len(task.labels) + 1
+
+    seed_plan = seeds.make_plan(10**9, strategy=study.runtime.seed_map, devices=study.runtime.devices)
+    return make_plan(
+        study,
+        target_size=size(tasks.prepared[study.target]),
+        source_sizes={task: size(ready) for task, ready in tasks.prepared.items()},
+        fold_statistics=tasks.fold_statistics(study.target),
+        memory_bytes=memory_bytes(),
+        devices=len(seed_plan.devices),
+        strategy=seed_plan.strategy,
+        given=sources.given_shapes(study),
+        chunk_sizes=chunk_sizes,
+    )

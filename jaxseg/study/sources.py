@@ -1,0 +1,126 @@
+"""Where source networks lie: in the study's own workdir, in another study's, or in any folder of checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxseg import checkpoint
+from jaxseg.study.plan import SOURCE, Plan, find
+from jaxseg.study.runs import Run, target_runs, trial_runs
+from jaxseg.types import ArmSettings, Params, RunKey, StudySettings, UserError
+
+
+class Place(NamedTuple):
+    """One run's parameters on disk."""
+
+    directory: Path
+    """A job's `checkpoints`."""
+    step: int
+    position: int
+    """On the run axis."""
+
+
+Locate = Callable[[RunKey], Place]
+
+
+def locate_own(workdir: Path, plan: Plan) -> Locate:
+    """Source networks that this study pretrained."""
+
+    def own(key: RunKey) -> Place:
+        job, index = find(plan, key)
+        return Place(workdir / job.directory / "checkpoints", job.program.train.steps, index)
+
+    return own
+
+
+def locate_given(arm: ArmSettings) -> Locate:
+    """Source networks of `pretrain.from_workdir`, by seed.
+
+    Raises:
+        UserError: Nothing of the kind is there, its training is not finished, or several networks have one seed.
+    """
+    settings = arm.pretrain
+    path, what = Path(settings.from_workdir), f"pretrain.from_workdir = {settings.from_workdir!r} (arm {arm.name!r})"
+    if (path / "study.json").exists():
+        entries = [(run, _study_place(path, run)) for run in json.loads((path / "study.json").read_text())["runs"]]
+    else:
+        entries = _checkpoint_runs(path, what)
+    wanted = settings.from_arm or SOURCE
+    named = {f"{run['arm']}/n{run['train_cases']}_fold{run['fold']}" for run, _ in entries if run["kind"] != "select"}
+    chosen = [
+        (run, place)
+        for run, place in entries
+        if run["kind"] != "select" and wanted in (run["arm"], f"{run['arm']}/n{run['train_cases']}_fold{run['fold']}")
+    ]
+    if not chosen:
+        raise UserError(
+            f"{what}: it has no networks {wanted!r}; set pretrain.from_arm to one of {', '.join(sorted(named))}"
+        )
+    by_seed: dict[int, Place] = {}
+    for run, place in chosen:
+        if run["seed"] in by_seed:
+            raise UserError(
+                f"{what}: several networks {wanted!r} have seed {run['seed']}; set pretrain.from_arm to one of "
+                f"{', '.join(sorted(named))}"
+            )
+        by_seed[run["seed"]] = place
+
+    def theirs(key: RunKey) -> Place:
+        if key.seed not in by_seed:
+            raise UserError(
+                f"{what} has no source network of seed {key.seed}; it has {sorted(by_seed)}; set seed_ids to some of "
+                f"these, or pretrain.share to 'one' and base_seed to one of them"
+            )
+        place = by_seed[key.seed]
+        if place.step not in checkpoint.saved_steps(place.directory):
+            raise UserError(f"{what}: its training is not finished ({place.directory}); finish it first")
+        return place
+
+    return theirs
+
+
+def _study_place(workdir: Path, run: dict[str, Any]) -> Place:
+    return Place(workdir / run["directory"] / "checkpoints", run["steps"], run["index"])
+
+
+def _checkpoint_runs(path: Path, what: str) -> list[tuple[dict[str, Any], Place]]:
+    """Runs of a folder of checkpoints (its last step), or of one checkpoint in it."""
+    directory, steps = (path.parent, (int(path.name),)) if path.name.isdigit() else (path, checkpoint.saved_steps(path))
+    if not steps or steps[-1] not in checkpoint.saved_steps(directory):
+        raise UserError(
+            f"{what}: neither a study (no study.json there) nor checkpoints; name the workdir of a study, a job's "
+            f"folder 'checkpoints', or one step in it"
+        )
+    runs = checkpoint.read_meta(directory, steps[-1])["runs"]
+    return [(run | {"kind": "train"}, Place(directory, steps[-1], index)) for index, run in enumerate(runs)]
+
+
+def locate(workdir: Path, plan: Plan, arm: ArmSettings) -> Locate:
+    """Where an arm's source networks lie."""
+    return locate_given(arm) if arm.pretrain.from_workdir else locate_own(workdir, plan)
+
+
+def read_source(where: Locate, run: Run) -> Params:
+    """Parameters of the source network of a run."""
+    if run.source is None:
+        raise ValueError(f"run {run.key} has no source network")
+    return checkpoint.read_seed(*where(run.source))
+
+
+def given_shapes(study: StudySettings) -> dict[str, Params]:
+    """Shapes of the source network of each arm that is given one.
+
+    Raises:
+        UserError: A network that some run would start from is not there.
+    """
+    shapes = {}
+    for arm in study.arms:
+        if arm.pretrain.from_workdir and arm.init != "random" and arm.kind == "network":
+            where = locate_given(arm)
+            runs = [*target_runs(study, arm, SOURCE), *trial_runs(study, arm, SOURCE)]
+            places = [where(run.source) for run in runs if run.source is not None]
+            shapes[arm.name] = checkpoint.param_shapes(places[0].directory, places[0].step)
+    return shapes

@@ -1,0 +1,85 @@
+"""What --dry_run predicts: arithmetic by closed forms, memory and programs from the plan."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from configs import default
+from jaxseg import config
+from jaxseg.study import describe, estimate
+from jaxseg.study.plan import Plan, make_plan
+from jaxseg.study.run import run_stages
+from tests.tiny import silent, tiny_config
+
+
+def flops_of(function, *shapes):
+    return estimate.count_flops(jax.make_jaxpr(function)(*(jnp.zeros(shape) for shape in shapes)).jaxpr)
+
+
+def test_products_and_convolutions_by_closed_form():
+    assert flops_of(lambda a, b: a @ b, (5, 7), (7, 3)) == 2 * 5 * 7 * 3
+    assert flops_of(lambda a, b: jnp.einsum("nij,njk->nik", a, b), (4, 5, 7), (4, 7, 3)) == 2 * 4 * 5 * 7 * 3
+
+    def convolve(image, kernel):
+        return lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    assert flops_of(convolve, (2, 8, 6, 3), (3, 3, 3, 5)) == 2 * 2 * 8 * 6 * 9 * 3 * 5
+
+    def looped(a, b):
+        return lax.scan(lambda carry, _: (carry @ b, None), a, length=6)[0]
+
+    assert flops_of(looped, (4, 4), (4, 4)) == 6 * 2 * 4**3
+    assert flops_of(jax.jit(lambda a: jnp.sin(a) + 1), (4, 4)) == 0
+    # The gradient of a product is two.
+    assert flops_of(jax.grad(lambda a, b: (a @ b).sum(), (0, 1)), (5, 7), (7, 3)) == 3 * 2 * 5 * 7 * 3
+
+
+def plan(*arms: str, **train: int) -> Plan:
+    made = tiny_config()
+    made.arms = default.pick_arms(*arms)
+    made.train.update(train)
+    study = config.parse(made)
+    sizes = {arm.source: (1, 3) for arm in study.arms}
+    return make_plan(study, target_size=(1, 3), source_sizes=sizes, memory_bytes=2**34, devices=2, strategy="loop")
+
+
+def test_a_frozen_encoder_costs_less_and_accumulated_batches_more():
+    whole, frozen, head = (
+        job.program for job in plan("scratch", "frozen_random_encoder", "head_only").of_kind("train")
+    )
+    forward_and_back = [estimate.step_flops(program) for program in (whole, frozen, head)]
+    assert forward_and_back == sorted(forward_and_back, reverse=True)
+    assert forward_and_back[2] > forward_and_back[0] / 3.5  # the forward pass alone
+    (twice,) = (job.program for job in plan("scratch", accumulate=2).of_kind("train"))
+    assert estimate.step_flops(twice) == 2 * forward_and_back[0]
+
+
+def test_memory_follows_the_strategy_and_the_runs():
+    made = plan("scratch")
+    (job,), network = made.jobs, made.networks["scratch"]
+    more = dataclasses.replace(job, runs=job.runs * 4)
+    for strategy, running in (("loop", 2), ("vmap", 8)):
+        expected = 8 * network.state_bytes + running * (network.activation_bytes + network.state_bytes)
+        assert estimate.job_bytes(more, network, devices=2, strategy=strategy) == expected
+    assert plan("scratch", keep_best=True).networks["scratch"].state_bytes == pytest.approx(
+        network.state_bytes + 4 * network.parameters
+    )
+
+
+def test_the_plan_as_text_has_programs_memory_and_time(tmp_path):
+    made = tiny_config()
+    made.arms = default.pick_arms("scratch", "transfer", "transfer_encoder", "frozen_random_encoder", "prior")
+    text = describe.describe(run_stages(made, tmp_path / "study", stages=[], progress=silent))
+    assert "3 training program(s) to compile, 3 job(s); about" in text
+    assert "GFLOP/s" in text
+    lines = {line.split()[0]: line.split() for line in text.splitlines() if line}
+    assert lines["transfer"][1:3] == ["pretrained", "none"]
+    assert lines["prior"][-1] == "2"
+    assert lines["train/train_0/chunk_0"][1:4] == ["6", "8", "48"]
+    assert lines["train/train_0/chunk_0"][5] == "KiB"
+    assert not (tmp_path / "study" / "config.json").exists()

@@ -1,0 +1,300 @@
+"""The host's loop: divergence, resuming, damaged checkpoints, a full disk, what is kept, what is logged and when."""
+
+import dataclasses
+import gc
+import json
+import resource
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg import checkpoint, loop, seeds, train, trees
+from jaxseg.data import residence
+from jaxseg.types import TrainSettings
+from tests import small
+
+TRAINING = small.Training()
+PLAN = small.plan_of("loop")
+CHUNK = seeds.map_seeds(train.make_train_chunk(TRAINING.step), plan=PLAN, shared=(2, 3, 4, 5), donate=(0,))
+SETTINGS = TrainSettings(steps=12, batch=2, log_every=2, eval_every=4, save_every=4)
+RUNS = small.run_inputs(4)
+
+
+def silent(what, done, total, note="", runs=()):
+    pass
+
+
+def score(params, frozen):
+    """Stands for validation: some number of each run's weights."""
+    assert frozen == {}
+    return np.abs(np.tanh(np.asarray(params["head"]["kernel"]).sum((1, 2))))
+
+
+def feed_of(runs, most=2):
+    """The same inputs for every call; calls of at most so many steps."""
+    placed = seeds.put(runs, PLAN)
+    return lambda start: ((end, placed) for end in residence.call_ends(start, 12, 2, most))
+
+
+def make_fit(directory, **changes):
+    """A job of four runs on the small network."""
+    names = tuple(f"{arm}/n0_fold0/seed_{seed}" for arm in ("scratch", "transfer") for seed in (0, 1))
+    fields = {
+        "directory": directory,
+        "plan": PLAN,
+        "names": names,
+        "like": jax.eval_shape(lambda: small.make_state(small.MODEL, TRAINING.tx, 0)),
+        "init": lambda: TRAINING.states(range(4)),
+        "shared": dict,
+        "chunk": CHUNK,
+        "observe": None,
+        "feed": feed_of(RUNS),
+        "cohort": seeds.replicate(TRAINING.cohort, PLAN),
+        "validate": score,
+        "settings": SETTINGS,
+        "keep": 2,
+        "meta": {"runs": list(names)},
+    }
+    return loop.Fit(**(fields | changes))
+
+
+def folder(directory):
+    return directory / "checkpoints"
+
+
+def final(directory, runs=range(4), step=12):
+    return small.bits(checkpoint.read_params(folder(directory), step, runs))
+
+
+def rows_of(directory):
+    """Metrics without the clock."""
+    return [row | {"step_seconds": None} for row in loop.read_metrics(directory)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The directory of a job trained without interruption."""
+    directory = tmp_path_factory.mktemp("whole")
+    loop.fit(make_fit(directory), silent)
+    return directory
+
+
+def test_a_job_leaves_its_start_its_last_steps_and_a_row_a_call(whole):
+    assert checkpoint.saved_steps(folder(whole)) == (0, 8, 12)
+    rows = loop.read_metrics(whole)
+    assert [row["step"] for row in rows] == [0, 2, 4, 6, 8, 10, 12]
+    assert [row["step"] for row in rows if row["val_dsc"] is not None] == [0, 4, 8, 12]
+    assert [row["step_seconds"] is None for row in rows] == [True, True, *[False] * 5]
+    assert loop.diverged_at(rows, 4) == [None] * 4
+    last = checkpoint.read_params(folder(whole), 12, range(4))
+    np.testing.assert_allclose(rows[-1]["val_dsc"], score(last, {}))
+    assert loop.is_done(whole, 12)
+    loop.fit(make_fit(whole), silent)  # nothing to do
+    assert loop.read_metrics(whole) == rows
+
+
+def test_a_run_of_nan_leaves_the_other_three_as_they_are_without_it(whole, tmp_path):
+    bad = dataclasses.replace(RUNS, rate=RUNS.rate.at[2].set(jnp.nan))
+    lines = []
+    loop.fit(make_fit(tmp_path, feed=feed_of(bad)), lambda *a, runs=(), **k: lines.append(runs))
+    others = [0, 1, 3]
+    assert final(tmp_path, others) == final(whole, others)
+    ours, healthy = rows_of(tmp_path), rows_of(whole)
+    for one, other in zip(ours[1:], healthy[1:], strict=True):
+        assert [one["loss"][run] for run in others] == [other["loss"][run] for run in others]
+    assert loop.diverged_at(ours, 4) == [None, None, 1, None]
+    assert [line.alive for line in lines[-1]] == [True, True, False, True]
+
+
+def test_rows_are_the_same_however_calls_are_split(whole, tmp_path):
+    loop.fit(make_fit(tmp_path, feed=feed_of(RUNS, most=1)), silent)
+    assert final(tmp_path) == final(whole)
+    for one, other in zip(rows_of(tmp_path)[1:], rows_of(whole)[1:], strict=True):
+        np.testing.assert_allclose(one.pop("loss"), other.pop("loss"), rtol=1e-6)
+        assert one == other
+
+
+class CrashError(Exception):
+    """Stands for a process that died."""
+
+
+@pytest.mark.parametrize(("what", "step"), [("training", 2), ("validating", 4), ("training", 6), ("training", 10)])
+def test_a_job_goes_on_from_anywhere_to_the_same_bits(what, step, whole, tmp_path):
+    def crash(now, done, total, note="", runs=()):
+        if (now, done) == (what, step):
+            raise CrashError
+
+    with pytest.raises(CrashError):
+        loop.fit(make_fit(tmp_path), crash)
+    loop.fit(make_fit(tmp_path), silent)
+    assert final(tmp_path) == final(whole)
+    assert rows_of(tmp_path) == rows_of(whole)
+
+
+def test_a_signal_saves_the_call_in_flight(whole, tmp_path):
+    def interrupt(now, done, total, note="", runs=()):
+        if (now, done) == ("training", 2):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(loop.Interrupted, match=r"SIGTERM; saved step 4 .*goes on from there"):
+        loop.fit(make_fit(tmp_path), interrupt)
+    assert checkpoint.saved_steps(folder(tmp_path)) == (0, 4)
+    loop.fit(make_fit(tmp_path), silent)
+    assert final(tmp_path) == final(whole)
+    assert rows_of(tmp_path) == rows_of(whole)
+
+
+# ---------------------------------------------------------------------------------------------------------- damage
+
+
+def data_files(directory, step):
+    """Of a checkpoint's arrays, the largest first."""
+    files = (folder(directory) / str(step) / "state").rglob("d/*")
+    return sorted(files, key=lambda path: path.stat().st_size, reverse=True)
+
+
+def flip_a_bit(directory, step):
+    for path in data_files(directory, step):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+
+
+def cut_short(directory, step):
+    for path in data_files(directory, step):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def lose_the_manifest(directory, step):
+    (folder(directory) / str(step) / "state" / "manifest.ocdbt").unlink()
+
+
+def lose_the_meta(directory, step):
+    (folder(directory) / str(step) / "meta" / "metadata").write_text('{"runs": ')
+
+
+@pytest.mark.parametrize("harm", [flip_a_bit, cut_short, lose_the_manifest, lose_the_meta])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_goes_on(harm, whole, tmp_path):
+    loop.fit(make_fit(tmp_path), silent)
+    harm(tmp_path, 12)
+    assert checkpoint.damage(folder(tmp_path), 8) is None
+    with pytest.warns(UserWarning, match=r"checkpoints/12 is damaged \(.*\); set aside in .*damaged, going on"):
+        loop.fit(make_fit(tmp_path), silent)
+    assert final(tmp_path) == final(whole)
+    assert rows_of(tmp_path) == rows_of(whole)
+    assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["12_0"]
+
+
+def test_where_every_checkpoint_is_damaged_training_starts_again(whole, tmp_path):
+    loop.fit(make_fit(tmp_path), silent)
+    for step in (0, 8, 12):
+        cut_short(tmp_path, step)
+    with pytest.warns(UserWarning, match="damaged"):
+        loop.fit(make_fit(tmp_path), silent)
+    assert final(tmp_path) == final(whole)
+    assert checkpoint.saved_steps(folder(tmp_path)) == (0, 8, 12)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # writes that were under way
+def test_a_full_disk_leaves_the_last_good_checkpoint(whole, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(now, done, total, note="", runs=()):
+        if (now, done) == ("training", 6):  # files cannot grow beyond this any more
+            resource.setrlimit(resource.RLIMIT_FSIZE, (data_files(tmp_path, 0)[0].stat().st_size // 2, limits[1]))
+
+    try:
+        with pytest.raises(Exception, match=r"(?i)too large|no space|write"):
+            loop.fit(make_fit(tmp_path), fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    gc.collect()  # what is left of these writes goes now
+    # Step 4 is written in the background, before or after the disk is full.
+    assert checkpoint.latest_sound(folder(tmp_path)) in (0, 4)
+    loop.fit(make_fit(tmp_path), silent)
+    assert final(tmp_path) == final(whole)
+
+
+# ------------------------------------------------------------------------------------------------- what is kept, when
+
+
+def test_snapshots_are_saved_and_kept(whole, tmp_path):
+    settings = dataclasses.replace(SETTINGS, snapshots=(2, 6))
+    loop.fit(make_fit(tmp_path, settings=settings, keep=1), silent)
+    assert checkpoint.saved_steps(folder(tmp_path)) == (0, 2, 6, 12)
+    assert final(tmp_path) == final(whole)
+
+
+def test_a_validation_reaches_the_state_and_the_best_is_kept(tmp_path):
+    """DSC of run r at the n-th validation is `table[n][r]`; run 0 is best first, run 1 last."""
+    table = iter(np.array([[0.0] * 4, [0.9, 0.1, 0.5, 0.5], [0.8, 0.2, 0.6, 0.5], [0.7, 0.3, 0.1, 0.6]]))
+    training = dataclasses.replace(TRAINING, optim=dataclasses.replace(small.OPTIM, schedule="plateau"))
+    chunk = seeds.map_seeds(train.make_train_chunk(training.step), plan=PLAN, shared=(2, 3, 4, 5), donate=(0,))
+
+    def start(seed):
+        state = small.make_state(small.MODEL, training.tx, seed)
+        opt_state = training.tx.init(state.params)
+        best = train.Best(state.params, jnp.float32(-jnp.inf), jnp.int32(0))
+        return dataclasses.replace(state, opt_state=opt_state, best=best)
+
+    fields = {
+        "chunk": chunk,
+        "like": jax.eval_shape(lambda: start(0)),
+        "init": lambda: trees.stack([start(seed) for seed in range(4)]),
+        "observe": seeds.map_seeds(train.make_observe(training.optim), plan=PLAN, donate=(0,)),
+        "validate": lambda params, frozen: next(table),
+        "settings": dataclasses.replace(SETTINGS, snapshots=(4,)),
+    }
+    loop.fit(make_fit(tmp_path, **fields), silent)
+    found = [checkpoint.read_best(folder(tmp_path), 12, run) for run in range(4)]
+    assert [(step, pytest.approx(dsc)) for _, step, dsc in found] == [(4, 0.9), (12, 0.3), (8, 0.6), (12, 0.6)]
+    for (params, step, _), run in zip(found, range(4), strict=True):
+        assert small.bits(params) == small.bits(checkpoint.read_seed(folder(tmp_path), step, run))
+    with checkpoint.open_manager(folder(tmp_path), keep=2, snapshots=(4,)) as manager:
+        state = checkpoint.restore(manager, 12, fields["like"])
+    scale = {path: leaf for path, leaf in trees.flatten(state.opt_state).items() if path.endswith("rate_scale")}
+    np.testing.assert_allclose(*scale.values(), [0.81, 1.0, 0.9, 1.0], rtol=1e-6)
+
+
+def test_the_next_call_is_dispatched_before_the_last_one_is_written(tmp_path):
+    seen = []
+
+    def chunk(state, runs, cohort, frozen, start, stop):
+        seen.append(("call", int(stop)))
+        return CHUNK(state, runs, cohort, frozen, start, stop)
+
+    def progress(now, done, total, note="", runs=()):
+        if now in ("training", "validating"):
+            seen.append((now, done))
+
+    settings = dataclasses.replace(SETTINGS, eval_every=6, save_every=12)
+    loop.fit(make_fit(tmp_path, chunk=chunk, settings=settings), progress)
+    assert seen[:7] == [
+        ("call", 2), ("call", 4), ("training", 2), ("call", 6), ("training", 4), ("validating", 6), ("training", 6)
+    ]  # fmt: skip
+    assert seen[7] == ("call", 8)
+
+
+def test_the_state_is_donated():
+    states = seeds.put(TRAINING.states(range(4)), PLAN)
+    CHUNK(states, seeds.put(RUNS, PLAN), seeds.replicate(TRAINING.cohort, PLAN), {}, np.int32(0), np.int32(2))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(states.params))
+
+
+def test_curves_go_to_tensorboard_by_arm_with_every_seed_and_the_mean(whole):
+    content = b"".join(path.read_bytes() for path in whole.glob("events.out.tfevents.*"))
+    for arm in ("scratch", "transfer"):
+        for name in ("seed_0", "seed_1", "mean"):
+            for curve in ("loss", "val_dsc"):
+                assert f"{arm}/n0_fold0/{curve}/{name}".encode() in content
+
+
+def test_rows_of_runs_that_all_diverged_are_written(tmp_path):
+    bad = dataclasses.replace(RUNS, rate=jnp.full(4, jnp.nan))
+    loop.fit(make_fit(tmp_path, feed=feed_of(bad)), silent)
+    rows = loop.read_metrics(tmp_path)
+    assert loop.diverged_at(rows, 4) == [1] * 4
+    assert json.loads((tmp_path / loop.METRICS_FILE).read_text().splitlines()[0])["step"] == 0
