@@ -23,7 +23,7 @@ from configs import default
 from jaxseg import config, data, loop, seeds
 from jaxseg.streams import step_key
 from jaxseg.study import build
-from jaxseg.study.run import prepare
+from jaxseg.study.ready import prepare
 from jaxseg.types import Cohort, RunInputs, TrainState
 
 SEEDS = 4
@@ -41,7 +41,7 @@ def make_fit(options: argparse.Namespace, probability: float, workdir: Path) -> 
         for name in CHANGES:
             task.augment[name] = probability
     study = config.parse(made)
-    ready = prepare(study, workdir, lambda what, done, total, note="": None)
+    ready = prepare(study, workdir, lambda what, done, total, note="", runs=(): None)
     (job,) = ready.plan.jobs
     return build.make_fit(study, workdir, ready.plan, ready.tasks, job, device_bytes=2**40), study.target
 
