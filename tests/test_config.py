@@ -162,7 +162,7 @@ def test_no_field_is_a_list_or_none():
 
 
 def test_choices_are_those_of_the_modules_that_offer_them():
-    assert config.STREAMS == streams.STREAMS
+    assert fields.STREAMS == streams.STREAMS
     assert set(config.MODELS) == set(models.MODELS)
     assert config.OPTIMIZERS == optim.OPTIMIZERS
     assert config.SCHEDULES == optim.SCHEDULES
