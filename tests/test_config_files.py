@@ -51,7 +51,9 @@ def test_the_paper_s_preset_is_their_setting():
     study = config.parse(importlib.import_module("configs.paper").get_config())
     model = study.model
     assert (model.name, model.widths, model.norm, model.dropout) == ("multiscale_fcn", (14, 28, 56, 112), "none", 0.1)
-    assert (study.optim.name, study.optim.lr, study.optim.warmup_steps) == ("adam", 1e-4, 0)
+    optim = study.optim
+    assert (optim.name, optim.lr, optim.warmup_steps, optim.schedule) == ("adam", 1e-4, 0, "plateau")
+    assert (optim.plateau_ratio, optim.plateau_factor) == (0.995, 0.9)
     assert dataclasses.astuple(study.loss)[:2] == ("dice", 1e-5)
     assert (study.train.batch, study.target.patch, study.target.foreground) == (1, (96, 96, 96), 0.0)
     assert 96 * (1 - study.evaluate.overlap) == 24
