@@ -202,7 +202,7 @@ def test_slabs_resample_as_the_whole_volume_does(new, depth):
     volumes = np.random.default_rng(0).random((2, 11, 6, 9, 3)).astype(np.float32)
     parts = [volumes[:, start : start + depth] for start in range(0, 11, depth)]
     got = list(resample.resize_planes(iter(parts), (11, 6, 9), new))
-    expected = np.stack([resample._resize_linear(volume, new) for volume in volumes])
+    expected = np.stack([resample.resize_linear(volume, new) for volume in volumes])
     np.testing.assert_allclose(np.concatenate(got, axis=1), expected, atol=1e-6)
 
 

@@ -91,7 +91,7 @@ def test_maps_and_calibration_from_slabs_are_those_of_the_whole_case(depth: int,
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         maps = case_maps(parts, case, prepared_of(ignore_index), settings_of(), pool)
 
-    whole = np.stack([resample._resize_linear(one, own) for one in probabilities])
+    whole = np.stack([resample.resize_linear(one, own) for one in probabilities])
     np.testing.assert_array_equal(maps.labels, whole.argmax(-1))
     box = (slice(7 - 5, 10 + 5), slice(6 - 5, 8 + 5), slice(0, 4 + 5))
     known = reference[box] != 3
