@@ -154,12 +154,14 @@ def labels_of(model: ModelSettings = MODEL, freeze: str = "none") -> Any:
 
 
 def make_state(model: ModelSettings, tx: Any, seed: int) -> TrainState:
-    """The start of one run."""
-    params = jax.tree.map(jnp.asarray, random_params(model, seed=seed))
+    """The start of one run, made without compiling anything."""
+    params = random_params(model, seed=seed)
+    # Moments and counters of all optimizers begin at 0.
+    moments = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), jax.eval_shape(tx.init, params))
     return TrainState(
         step=jnp.int32(0),
-        params=params,
-        opt_state=tx.init(params),
+        params=jax.tree.map(jnp.asarray, params),
+        opt_state=moments,
         key=stream_key(np.uint32(seed), "order"),
         alive=jnp.asarray(True),
     )
