@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import resource
 import sys
 import time
@@ -24,6 +23,7 @@ import numpy as np
 from jaxseg import data, losses, optim, seeds, train, trees
 from jaxseg.models import MODELS, make_model
 from jaxseg.streams import stream_key
+from jaxseg.study.estimate import count_flops
 from jaxseg.types import (
     AugmentSettings,
     Cohort,
@@ -72,7 +72,7 @@ def model_settings(settings: dict[str, Any]) -> ModelSettings:
     )
 
 
-def convolution_flops(settings: dict[str, Any]) -> float:
+def convolution_flops(settings: dict[str, Any]) -> int:
     """Floating-point operations of one seed's convolutions in one step, counted directly: 2 per product, taps in full.
 
     Counted in the traced gradient of the native form, so that there is no input gradient of the first convolution, and
@@ -89,24 +89,7 @@ def convolution_flops(settings: dict[str, Any]) -> float:
         logits: Any = model.apply({"params": trained | fixed}, image)
         return jnp.square(logits).sum()
 
-    return _products(jax.make_jaxpr(jax.grad(total))(params, fixed).jaxpr)
-
-
-def _products(program: Any) -> float:
-    """Operations of all convolutions and matrix products of a traced program."""
-    total = 0.0
-    for equation in program.eqns:
-        out = equation.outvars[0].aval.shape
-        if equation.primitive.name == "conv_general_dilated":
-            rhs, spec = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec
-            taps = math.prod(rhs[axis] for axis in spec[1:]) / math.prod(equation.params["lhs_dilation"])
-            total += 2.0 * math.prod(out) * taps
-        elif equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            total += 2.0 * math.prod(out) * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-        inner = (getattr(value, "jaxpr", None) for value in equation.params.values())
-        total += sum(_products(part) for part in inner if part is not None)
-    return total
+    return count_flops(jax.make_jaxpr(jax.grad(total))(params, fixed).jaxpr)
 
 
 def make_run(settings: dict[str, Any]) -> tuple[Callable[[int, int], None], float]:

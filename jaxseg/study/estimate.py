@@ -16,13 +16,14 @@ from jaxseg.study.plan import Job
 from jaxseg.study.program import Network, Program, abstract_params, image_shape, param_labels
 
 EFFICIENCY = 0.6
-"""Share of the trial product's speed that a whole step reaches (docs/performance.md)."""
+"""Share of the trial product's speed that a whole step is taken to reach: a guess from a busy machine."""
 
 
 def count_flops(jaxpr: Any) -> int:
     """Multiplications and additions of the products and convolutions in a jaxpr; loops count all their turns.
 
-    Loops whose number of turns is not known from shapes count once.
+    Loops whose number of turns is not known from shapes count once. Products with the zeros that a transposed
+    convolution puts between its inputs do not count.
     """
     total = 0
     for equation in jaxpr.eqns:
@@ -35,9 +36,9 @@ def count_flops(jaxpr: Any) -> int:
             depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
             total += 2 * equation.outvars[0].aval.size * depth
         elif equation.primitive.name == "conv_general_dilated":
-            kernel = equation.invars[1].aval
+            kernel, spread = equation.invars[1].aval, math.prod(equation.params["lhs_dilation"])
             features = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
-            total += 2 * equation.outvars[0].aval.size * kernel.size // features
+            total += 2 * equation.outvars[0].aval.size * kernel.size // (features * spread)
     return total
 
 
