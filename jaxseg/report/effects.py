@@ -116,35 +116,6 @@ def speeds(tables: Tables, baseline: str) -> list[Speed]:
     return found
 
 
-def worst_cases(cases: pd.DataFrame, limit: int = 10) -> pd.DataFrame:
-    """Rank pairs of case and label by their mean DSC over all runs, worst first.
-
-    Args:
-        cases: rows of cases.csv, one variant's.
-        limit: how many rows to keep.
-
-    Returns:
-        Columns case, group, label, mean, low, low_arm, low_seed, high, n_missed, n_runs.
-    """
-    held = cases[cases["status"].isin(["ok", "missed"])].dropna(subset=["dsc"])
-    if held.empty:
-        return pd.DataFrame()
-    by_case = held.groupby(["case", "group", "label"], sort=False)
-    lowest = held.loc[by_case["dsc"].idxmin()].set_index(["case", "group", "label"])
-    table = pd.DataFrame(
-        {
-            "mean": by_case["dsc"].mean(),
-            "low": by_case["dsc"].min(),
-            "low_arm": lowest["arm"],
-            "low_seed": lowest["seed"],
-            "high": by_case["dsc"].max(),
-            "n_missed": by_case["status"].agg(lambda status: int((status == "missed").sum())),
-            "n_runs": by_case.size(),
-        }
-    )
-    return table.sort_values("mean", kind="stable").head(limit).reset_index()
-
-
 def main_variant(variants: list[Variant]) -> Variant:
     """Return the variant that the plain answer is about: the largest training set."""
     return variants[-1]

@@ -7,7 +7,7 @@ from functools import partial
 
 from jaxseg.report import overlays
 from jaxseg.report.blocks import Block, Cell, Chart, Missing, Section, Styles, Table, TableGroup, arm_name, described
-from jaxseg.report.effects import main_variant, seed_scores, worst_cases
+from jaxseg.report.effects import main_variant, seed_scores
 from jaxseg.report.tables import Example, Tables, of_variant, rows_of, variants_of
 from jaxseg.report.text import cases, count, number
 
@@ -33,19 +33,21 @@ def _examples(tables: Tables, styles: Styles) -> Iterator[Block]:
         )
     if not tables.examples:
         yield Missing("There is no results/examples.json and examples.npz: example slices are left out.")
-    if tables.cases is None:
-        yield Missing("There is no results/cases.csv: the list of worst cases is left out.")
+    if tables.worst_cases is None:
+        yield Missing("There is no results/worst_cases.csv: the list of worst cases is left out.")
         return
-    main = main_variant(variants_of(tables.cases))
-    ranked = worst_cases(of_variant(tables.cases, main))
-    grouped = tables.cases["case"].nunique() > tables.cases["group"].nunique()
+    if tables.worst_cases.empty:
+        return
+    main = main_variant(variants_of(tables.worst_cases))
+    ranked = of_variant(tables.worst_cases, main)
+    grouped = (ranked["case"] != ranked["group"]).any()
     rows = tuple(
         (
             Cell(row.case),
             *((Cell(row.group),) if grouped else ()),
             Cell(row.label),
-            Cell(number(row.mean), f"[{number(row.low)}, {number(row.high)}]" if row.n_runs > 1 else ""),
-            Cell(arm_name(row.low_arm, styles), f"seed {row.low_seed}"),
+            Cell(number(row.mean), f"[{number(row.min)}, {number(row.max)}]" if row.n_runs > 1 else ""),
+            Cell(arm_name(row.worst_arm, styles), f"seed {row.worst_seed}"),
             Cell(f"{count(row.n_missed)} of {count(row.n_runs)}"),
         )
         for row in rows_of(ranked)

@@ -17,7 +17,20 @@ from jaxseg.types import UserError
 POOLED = -1
 """Stands in the fold column of rows that take all folds together."""
 
-_TEXT = {"arm", "case", "group", "label", "metric", "arm_a", "arm_b", "unit", "hd_definition", "status", "inference"}
+_TEXT = {
+    "arm",
+    "case",
+    "group",
+    "label",
+    "metric",
+    "arm_a",
+    "arm_b",
+    "worst_arm",
+    "unit",
+    "hd_definition",
+    "status",
+    "inference",
+}
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "cases": ("arm", "seed", "train_cases", "case", "group", "label", "dsc", "status"),
     "curves": ("arm", "seed", "train_cases", "step", "loss", "val_dsc"),
@@ -29,6 +42,10 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "summary": (
         *("arm", "train_cases", "label", "metric", "mean", "ci_low", "ci_high", "sd"),
         *("n_seeds", "n_groups", "n_cases", "n_missed", "n_spurious"),
+    ),
+    "worst_cases": (
+        *("train_cases", "case", "group", "label", "mean", "min", "max"),
+        *("worst_arm", "worst_seed", "n_missed", "n_runs"),
     ),
 }
 
@@ -68,6 +85,7 @@ class Tables:
     convergence: pd.DataFrame | None
     comparisons: pd.DataFrame | None
     summary: pd.DataFrame | None
+    worst_cases: pd.DataFrame | None
     examples: tuple[Example, ...]
     load_tables: Mapping[tuple[str, str], str]
     """(arm, variant folder) -> text."""

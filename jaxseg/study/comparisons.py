@@ -229,18 +229,26 @@ def convergence(curves: pd.DataFrame, arms: Sequence[str], *, fraction: float = 
 
 
 def worst_cases(cases: pd.DataFrame, *, metric: str = "dsc", limit: int = 10) -> pd.DataFrame:
-    """The cases and labels that go worst, by their mean over all runs.
+    """The cases and labels that go worst, by their mean over all arms and seeds of a training set size.
 
     Args:
         cases: rows of cases.csv.
         metric: a column of it.
-        limit: how many rows to keep.
+        limit: how many rows to keep of each training set size.
 
     Returns:
-        Columns case, group, label, mean, min, max, n_missed, n_runs, worst first.
+        Columns train_cases, fold, case, group, label, mean, min, max, worst_arm, worst_seed, n_missed, n_runs; worst
+        first within a size.
     """
-    held = cases[cases["status"].isin(["ok", "missed"])].assign(missed=lambda t: t["status"] == "missed")
-    by_case = held.groupby(["case", "group", "label"], sort=False)
+    held = cases[cases["status"].isin(["ok", "missed"])].dropna(subset=[metric])
+    if "region" in held:  # unions of labels would stand beside their own parts
+        held = held[~held["region"]]
+    held = held.assign(missed=held["status"] == "missed")
+    keys = ["train_cases", "fold", "case", "group", "label"]
+    by_case, far = held.groupby(keys, sort=False), metric in DISTANCES
     table = by_case[metric].agg(["mean", "min", "max"])
+    worst = held.loc[by_case[metric].idxmax() if far else by_case[metric].idxmin()].set_index(keys)
+    table["worst_arm"], table["worst_seed"] = worst["arm"], worst["seed"]
     table["n_missed"], table["n_runs"] = by_case["missed"].sum(), by_case.size()
-    return table.sort_values("mean", ascending=metric not in DISTANCES, kind="stable").head(limit).reset_index()
+    ranked = table.sort_values("mean", ascending=not far, kind="stable")
+    return ranked.groupby("train_cases", sort=False).head(limit).reset_index()

@@ -44,7 +44,9 @@ def read_table(path: Path) -> pd.DataFrame:
         path,
         keep_default_na=False,
         na_values=[""],
-        dtype=dict.fromkeys(("arm", "case", "group", "label", "unit", "hd_definition", "status"), str),
+        dtype=dict.fromkeys(
+            ("arm", "arm_a", "arm_b", "worst_arm", "case", "group", "label", "unit", "hd_definition", "status"), str
+        ),
     )
 
 

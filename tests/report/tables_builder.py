@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from jaxseg.study.comparisons import worst_cases
+
 NASTY = (
     "scratch",
     "<script>alert('arm')</script>",
@@ -46,6 +48,7 @@ def write_workdir(
     curves.to_csv(results / "curves.csv", index=False)
     _convergence(curves, steps).to_csv(results / "convergence.csv", index=False)
     _summary(cases).to_csv(results / "summary.csv", index=False)
+    worst_cases(cases).to_csv(results / "worst_cases.csv", index=False)
     if len(arms) > 1:
         _comparisons(cases, arms).to_csv(results / "comparisons.csv", index=False)
     _examples(rng, results, arms, labels, examples, case_name)

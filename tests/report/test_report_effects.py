@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from jaxseg.report.effects import seed_scores, speeds, worst_cases
+from jaxseg.report.effects import seed_scores, speeds
 from jaxseg.report.tables import POOLED, Tables, Variant, of_variant, read_tables, variants_of
 from jaxseg.types import UserError
 from tests.report.tables_builder import write_workdir
@@ -30,7 +30,7 @@ def _tables(steps: dict[str, list[float | None]], *, length: int = 100, pretrain
         "pretrain": {"steps": pretrain},
         "train": {"steps": length},
     }
-    return Tables(study, {}, None, None, pd.DataFrame(rows, columns=columns), None, None, (), {})
+    return Tables(study, {}, None, None, pd.DataFrame(rows, columns=columns), None, None, None, (), {})
 
 
 def test_speed_is_the_geometric_mean_over_seeds_with_a_t_interval_on_logarithms():
@@ -79,18 +79,6 @@ def test_scores_average_labels_then_cases_then_groups_and_count_misses():
     ]
     scored = seed_scores(_cases(rows))
     assert scored["value"].tolist() == pytest.approx([0.7])
-
-
-def test_worst_cases_name_the_lowest_run():
-    rows = [
-        *[(seed, "bad", "p", "x", dsc, "ok" if dsc else "missed") for seed, dsc in enumerate((0.3, 0.0, 0.6))],
-        *[(seed, "good", "p", "x", 0.9, "ok") for seed in range(3)],
-        (0, "empty", "p", "x", float("nan"), "both_empty"),
-    ]
-    first, second = worst_cases(_cases(rows)).itertuples()
-    assert (first.case, first.low_seed, first.n_missed, first.n_runs) == ("bad", 1, 1, 3)
-    assert (first.mean, first.low, first.high) == pytest.approx((0.3, 0.0, 0.6))
-    assert second.case == "good"
 
 
 def test_folds_are_shown_together_where_rows_for_that_exist():

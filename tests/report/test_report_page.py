@@ -201,7 +201,7 @@ def _drop(*names: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("name", "sentence", "gone"),
     [
-        ("results/cases.csv", "the list of worst cases is left out", "The structures segmented worst"),
+        ("results/worst_cases.csv", "the list of worst cases is left out", "The structures segmented worst"),
         ("results/curves.csv", "learning curves are left out", "Learning curves, trained on"),
         ("results/convergence.csv", "steps to the target are left out", "First step at which"),
         ("results/comparisons.csv", "paired differences between arms are left out", "Paired differences in DSC"),

@@ -300,5 +300,24 @@ def test_worst_cases(cases):
     got = tables.worst_cases(one, limit=3)
     assert got.loc[0, ["case", "label", "min", "n_missed", "n_runs"]].tolist() == ["f0c2", "a", 0.0, 1, 24]
     assert got["mean"].is_monotonic_increasing
+    assert got.columns[:2].tolist() == ["train_cases", "fold"]
     far = tables.worst_cases(one, metric="hd95", limit=1)
     assert far.loc[0, ["case", "label", "max"]].tolist() == ["f0c2", "a", 300.0]
+
+
+def test_worst_cases_name_the_worst_run():
+    rows = [
+        *[(seed, 8, "bad", dsc, "ok" if dsc else "missed") for seed, dsc in enumerate((0.3, 0.0, 0.6))],
+        *[(seed, 8, "good", 0.9, "ok") for seed in range(3)],
+        (0, 8, "empty", math.nan, "both_empty"),
+        *[(seed, 0, "bad", 0.7, "ok") for seed in range(3)],
+    ]
+    columns = ["seed", "train_cases", "case", "dsc", "status"]
+    table = pd.DataFrame(rows, columns=columns).assign(arm="a", fold=0, group="p", label="x")
+    got = tables.worst_cases(table, limit=2).set_index(["train_cases", "case"])
+    assert list(got.index) == [(8, "bad"), (0, "bad"), (8, "good")]
+    assert got.loc[(8, "bad"), ["min", "max", "worst_arm", "worst_seed", "n_missed", "n_runs"]].tolist() == [
+        *(0.0, 0.6, "a", 1, 1, 3)
+    ]
+    assert got.loc[(8, "bad"), "mean"] == pytest.approx(0.3)
+    assert len(tables.worst_cases(table, limit=1)) == 2
