@@ -33,6 +33,30 @@ def tiny_config() -> ConfigDict:
     return config
 
 
+def put(where: ConfigDict, path: str, value: object) -> None:
+    """Sets a field, declared or not."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        where = where[parent]
+    with where.unlocked():
+        where[name] = value
+
+
+def at(where: ConfigDict, path: str) -> object:
+    """The field at a dotted path."""
+    for name in path.split("."):
+        where = where[name]
+    return where
+
+
+def changed(**fields: object) -> ConfigDict:
+    """The tiny config with other values; dots are written as two underscores."""
+    made = tiny_config()
+    for path, value in fields.items():
+        put(made, path.replace("__", "."), value)
+    return made
+
+
 def silent(title: str) -> Progress:
     """Progress that nobody watches."""
     return lambda what, done, total, note="", runs=(): None
