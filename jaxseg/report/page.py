@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from jaxseg.report.examples import examples_section
 from jaxseg.report.provenance import load_section, provenance_section
 from jaxseg.report.style import NARROW_INCHES, WIDE_INCHES, arm_styles, inline_svg, to_png, to_svg
 from jaxseg.report.summary import standfirst, summary_section
-from jaxseg.report.tables import Tables, read_tables
+from jaxseg.report.tables import read_tables
 from jaxseg.report.text import plain
 from jaxseg.report.training import training_section
 
@@ -41,25 +41,33 @@ def write_report(workdir: Path) -> Path:
     tables = read_tables(workdir)
     styles = arm_styles(tables.arms)
     sections = [build(tables, styles) for build in SECTIONS]
+    name = str(tables.study.get("name", "study"))
+    return write_page(workdir, name=name, kind="transfer-learning study", lead=standfirst(tables), sections=sections)
+
+
+def write_page(workdir: Path, *, name: str, kind: str, lead: str, sections: Sequence[Section]) -> Path:
+    """Write `report.html` and the figures of its sections.
+
+    Args:
+        workdir: where the page and its folder `figures` go.
+        name: the page's heading.
+        kind: what the page is about, such as `transfer-learning study`.
+        lead: a sentence or two below the heading.
+        sections: the page's parts, in order.
+
+    Returns:
+        The page's path.
+    """
     folder = workdir / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {chart.stem: _draw(chart, folder) for section in sections for chart in _charts(section.blocks)}
     page = workdir / "report.html"
-    _write(page, render(tables, sections, drawn).encode("utf-8"))
+    _write(page, _render(name, kind, lead, sections, drawn).encode("utf-8"))
     return page
 
 
-def render(tables: Tables, sections: Iterable[Section], drawn: dict[str, Markup]) -> str:
-    """Fill the template.
-
-    Args:
-        tables: a workdir's tables.
-        sections: the page's parts, in order.
-        drawn: figure stem -> its inline SVG.
-
-    Returns:
-        An HTML document; everything that comes from data is escaped.
-    """
+def _render(name: str, kind: str, lead: str, sections: Sequence[Section], drawn: dict[str, Markup]) -> str:
+    """Fill the template: an HTML document in which everything that comes from data is escaped."""
     files = resources.files("jaxseg.report")
     environment = jinja2.Environment(
         autoescape=True,
@@ -70,9 +78,10 @@ def render(tables: Tables, sections: Iterable[Section], drawn: dict[str, Markup]
     )
     environment.filters["plain"] = lambda text: text if isinstance(text, Markup) else plain(text)
     return environment.get_template("template.html").render(
-        name=tables.study.get("name", "study"),
-        standfirst=standfirst(tables),
-        sections=list(sections),
+        name=name,
+        kind=kind,
+        standfirst=lead,
+        sections=sections,
         drawn=drawn,
         style=Markup((files / "style.css").read_text(encoding="utf-8")),
     )
