@@ -44,6 +44,40 @@ def workdir_flag() -> Any:
     return flags.DEFINE_string("workdir", None, "Folder of the study; launch.study creates a new one.")
 
 
+def dry_run_flag() -> Any:
+    """Declares --dry_run, once a process."""
+    if "dry_run" in flags.FLAGS:
+        return flags.FlagHolder(flags.FLAGS, flags.FLAGS["dry_run"])
+    return flags.DEFINE_bool("dry_run", False, "Prepare the data, print the plan, train nothing.")
+
+
+def config_words(argv: Sequence[str]) -> list[str]:
+    """The words of a command line that make its config: --config and its overrides."""
+    words, waiting = [], False
+    for word in argv:
+        own = re.match(r"--?(no)?config(?:\.[^=]+)?(=|$)", word)
+        if own or (waiting and not word.startswith("-")):
+            words.append(word)
+        waiting = bool(own) and "=" not in word
+    return words
+
+
+def parse_config(words: Sequence[str]) -> Any:
+    """The config that such words make, as a command with them would have it.
+
+    Raises:
+        UserError: An unknown field, a value of another type, or no such file.
+    """
+    own = flags.FlagValues()
+    argv = ["", *words]
+    holder = config_flags.DEFINE_config_file("config", None, "", flag_values=own, sys_argv=argv)
+    try:
+        own(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(_config_mistake(error, argv)) from None
+    return load_config(holder)
+
+
 def _config_mistake(error: Exception, argv: Sequence[str]) -> str:
     """What to say of an override that the config refused."""
     text = str(error)

@@ -53,7 +53,9 @@ def prepare_task(task: TaskSettings, *, ndim: int, store_dir: Path, progress: Pr
         recipe = _recipe(task, source, ndim)
         directory = Path(store_dir) / f"{_slug(source.listing.name)}-{_fingerprint(recipe, source)}"
         if not store.exists(directory):
-            _build(directory, source, recipe, progress)
+            with store.one_writer(directory):
+                if not store.exists(directory):
+                    _build(directory, source, recipe, progress)
     prepared = _read_prepared(directory, task, source.listing)
     if prepared.report.refused and task.bad_cases == "error":
         raise UserError(_refusal(prepared.report.refused, len(source.listing.cases), task.data))

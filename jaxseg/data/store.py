@@ -7,6 +7,7 @@ the builder names its file format, every array has an encoding, and cases are re
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,17 @@ def exists(directory: Path) -> bool:
 
 def _finished(directory: Path) -> Path:
     return directory / _BUILDER / _VERSION
+
+
+@contextlib.contextmanager
+def one_writer(directory: Path) -> Iterator[None]:
+    """Waits until no other process writes this store: of several that need it, one prepares and the others find it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / ".lock", "w") as handle:
+        # A file system without locks: then two may write, and the later one's is kept.
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def write(

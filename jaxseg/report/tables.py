@@ -124,7 +124,7 @@ def read_tables(workdir: Path) -> Tables:
     return Tables(
         study=study,
         config=config if isinstance(config, dict) else {},
-        **{name: _read_table(results / f"{name}.csv", columns) for name, columns in _COLUMNS.items()},
+        **{name: read_table(results / f"{name}.csv", columns) for name, columns in _COLUMNS.items()},
         examples=_read_examples(results),
         load_tables={
             (path.parent.name, path.stem): path.read_text(encoding="utf-8", errors="replace")
@@ -163,8 +163,12 @@ def _read_json(path: Path) -> Any:
         ) from error
 
 
-def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
-    """Read a CSV in which `NA`, `nan` or `007` may be a name."""
+def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
+    """Read a CSV in which `NA`, `nan` or `007` may be a name; None where it is missing or empty.
+
+    Raises:
+        UserError: it lacks one of the columns.
+    """
     if not path.is_file() or not path.stat().st_size:
         return None
     header = list(pd.read_csv(path, nrows=0).columns)

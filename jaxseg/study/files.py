@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import pandas as pd
 
 from jaxseg.types import UserError
+
+_TRIES = 5
 
 
 def write_text(path: Path, text: str) -> None:
@@ -59,10 +62,26 @@ def locked(workdir: Path) -> Iterator[None]:
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / ".lock", "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"workdir {workdir} is in use by another process; wait for it, or give another --workdir"
-            ) from None
+        for left in range(_TRIES - 1, -1, -1):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if not left:
+                    raise UserError(
+                        f"workdir {workdir} is in use by another process; wait for it, or give another --workdir"
+                    ) from None
+            time.sleep(0.1)  # `is_locked` holds the lock for a moment
         yield
+
+
+def is_locked(workdir: Path) -> bool:
+    """Whether another process works in a workdir."""
+    try:
+        with open(workdir / ".lock") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

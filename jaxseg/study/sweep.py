@@ -1,0 +1,238 @@
+"""Sweeps: the same study at several points of a grid of settings, each a workdir of its own, and tables over all.
+
+A point is the fields in which it differs from the sweep's config. This module names points, remembers how each went,
+and puts their tables together; running them is the launcher's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import re
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from jaxseg.study import files
+from jaxseg.types import UserError
+
+Overrides = tuple[tuple[str, str], ...]
+"""Dotted fields of the config with their values as on a command line."""
+
+STATES = ("new", "submitted", "running", "interrupted", "failed", "done")
+RECORD = "sweep.json"
+"""In the sweep's folder: its points. In a point's workdir: how that point went."""
+LOG = "sweep.log"
+"""In a point's workdir: what its processes printed."""
+POINTS = "points"
+"""Folder of the points' workdirs."""
+NAME_LENGTH = 120
+
+
+def parse_axis(text: str) -> list[Overrides]:
+    """One axis of a grid.
+
+    >>> parse_axis("optim.lr=1e-3;1e-4")
+    [(('optim.lr', '1e-3'),), (('optim.lr', '1e-4'),)]
+
+    Raises:
+        UserError: No field, no value, or a value twice.
+    """
+    field, equals, values = text.partition("=")
+    given = [value.strip() for value in values.split(";")]
+    if not field.strip() or not equals or not all(given):
+        raise UserError(f"--grid={text!r} is not FIELD=VALUE;VALUE...; for example --grid='optim.lr=1e-3;1e-4'")
+    if len(set(given)) < len(given):
+        raise UserError(f"--grid={text!r} names a value twice")
+    return [((_field(field), value),) for value in given]
+
+
+def parse_point(text: str) -> Overrides:
+    """One point of a list.
+
+    >>> parse_point("optim.lr=1e-4; train.steps=2000")
+    (('optim.lr', '1e-4'), ('train.steps', '2000'))
+
+    Raises:
+        UserError: An entry without a field or a value, or a field twice.
+    """
+    pairs = [entry.partition("=") for entry in text.split(";")]
+    if not all(field.strip() and value.strip() for field, _, value in pairs):
+        raise UserError(
+            f"--point={text!r} is not FIELD=VALUE;FIELD=VALUE...; for example --point='optim.lr=1e-4;train.steps=2000'"
+        )
+    point = tuple((_field(field), value.strip()) for field, _, value in pairs)
+    if len({field for field, _ in point}) < len(point):
+        raise UserError(f"--point={text!r} sets a field twice")
+    return point
+
+
+def _field(name: str) -> str:
+    return name.strip().removeprefix("--").removeprefix("config.")
+
+
+def make_points(axes: Sequence[str], points: Sequence[str]) -> list[Overrides]:
+    """All combinations of the axes' values, each with every point of the list where there is one.
+
+    The last axis varies fastest.
+
+    Raises:
+        UserError: Nothing to vary, a field on two axes, or a mistake in one of the texts.
+    """
+    choices = [parse_axis(text) for text in axes]
+    if points:
+        choices.insert(0, [parse_point(text) for text in points])
+    if not choices:
+        raise UserError("nothing to vary: give --grid='FIELD=VALUE;VALUE' or --point='FIELD=VALUE;FIELD=VALUE'")
+    fields = [list(dict.fromkeys(field for choice in axis for field, _ in choice)) for axis in choices]
+    for field, count in pd.Series(list(itertools.chain(*fields))).value_counts().items():
+        if count > 1:
+            raise UserError(f"{field} is varied twice; put all of its values into one --grid, or in --point alone")
+    return [tuple(itertools.chain(*combination)) for combination in itertools.product(*choices)]
+
+
+def point_name(values: Mapping[str, Any]) -> str:
+    """A folder name that a point keeps, whatever other points there are, and however its numbers were written.
+
+    >>> point_name({"optim.lr": 1e-3, "target.train_cases": (8, 16)})
+    'optim.lr=0.001,target.train_cases=8-16'
+    """
+    words = [f"{field}={_word(value)}" for field, value in values.items()]
+    name = re.sub(r"[^A-Za-z0-9.,=+_-]+", "_", ",".join(words))
+    exact = ",".join(f"{field}={value!r}" for field, value in values.items())
+    # Characters that a folder cannot carry, or its length, must not make two points one.
+    if len(name) > NAME_LENGTH or any(_lossy(value) for value in values.values()):
+        name = f"{name[:NAME_LENGTH].rstrip('.,=')}-{hashlib.sha256(exact.encode()).hexdigest()[:8]}"
+    return name
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, tuple):
+        return "-".join(map(_word, value)) if value else "none"
+    return str(value)
+
+
+def _lossy(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return any(isinstance(item, tuple | str) or _lossy(item) for item in value)
+    return isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9._+]+", value)
+
+
+# ------------------------------------------------------------------------------------------------- how a point went
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A point of a sweep."""
+
+    name: str
+    overrides: Overrides
+    """As they were given."""
+    values: dict[str, Any]
+    """Every field that the sweep varies, with its value in the point's config."""
+    workdir: Path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What is known of how it went; empty for a new one."""
+        return read_record(self.workdir)
+
+    @property
+    def state(self) -> str:
+        """One of `STATES`; a point whose process is gone without a word was interrupted."""
+        state = self.record.get("state", "new")
+        if files.is_locked(self.workdir):
+            return "running"
+        return "interrupted" if state == "running" else state
+
+
+def make_point(sweep: Path, overrides: Overrides, values: Mapping[str, Any]) -> Point:
+    """A point in a sweep's folder; `values` are of all fields that the sweep varies."""
+    name = point_name({field: values[field] for field, _ in overrides})
+    return Point(name, overrides, dict(values), sweep / POINTS / name)
+
+
+def read_record(workdir: Path) -> dict[str, Any]:
+    """What a point's workdir says of how it went; empty for a new one."""
+    return files.read_json(workdir / RECORD)
+
+
+def write_state(workdir: Path, state: str, **more: Any) -> None:
+    """Notes how a point goes, beside what was noted before."""
+    before = files.read_json(workdir / RECORD)
+    note = {"state": state, "host": socket.gethostname(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    files.write_json(workdir / RECORD, before | note | more)
+
+
+def failure(log: Path, status: int) -> str:
+    """What a process that failed had to say, from the end of its log, in one line."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+    told = [line for line in lines if line.startswith("error: ")]
+    if told and status == 2:
+        return told[-1].removeprefix("error: ")
+    last = f": {lines[-1].strip()}" if lines else ""
+    return f"killed by signal {-status}{last}" if status < 0 else f"exit status {status}{last}"
+
+
+# ------------------------------------------------------------------------------------------------------- the tables
+
+
+def write_sweep(sweep: Path, name: str, points: Sequence[Point]) -> None:
+    """Writes the list of points and every table over all points that are done.
+
+    A table is put together from the points that have it: `results/<table>.csv` of the sweep is theirs one under the
+    other, with the point and the swept fields as the first columns. `results/points.csv` has one row a point.
+    """
+    fields = list(points[0].values)
+    rows = []
+    for point in points:
+        record = point.record
+        rows.append(
+            {
+                **_columns(point, fields),
+                "state": point.state,
+                "seconds": record.get("seconds"),
+                "attempts": record.get("attempts", 0),
+                "message": record.get("message") if point.state == "failed" else None,
+                "workdir": str(point.workdir.relative_to(sweep)),
+            }
+        )
+    for stale in (sweep / "results").glob("*.csv"):
+        stale.unlink()  # of other points, from an earlier command
+    files.write_table(sweep / "results" / "points.csv", pd.DataFrame(rows))
+    done = [point for point in points if point.state == "done"]
+    tables = dict.fromkeys(path.name for point in done for path in sorted((point.workdir / "results").glob("*.csv")))
+    for table in tables:
+        if table.startswith("prepared_"):
+            continue  # about the data of a point, not about its results
+        parts = []
+        for point in done:
+            path = point.workdir / "results" / table
+            if path.exists():
+                part = files.read_table(path)
+                lead = pd.DataFrame([_columns(point, fields)] * len(part), index=part.index)
+                parts.append(pd.concat([lead, part], axis=1))
+        files.write_table(sweep / "results" / table, pd.concat(parts, ignore_index=True))
+    files.write_json(
+        sweep / RECORD,
+        {
+            "name": name,
+            "fields": fields,
+            "points": [{"name": point.name, "overrides": dict(point.overrides)} for point in points],
+        },
+    )
+
+
+def _columns(point: Point, fields: Sequence[str]) -> dict[str, Any]:
+    """A point's name and its value of every swept field, as columns."""
+    return {"point": point.name} | {
+        field: str(point.values[field]) if isinstance(point.values[field], tuple) else point.values[field]
+        for field in fields
+    }

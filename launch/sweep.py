@@ -1,0 +1,128 @@
+"""Runs one study at every point of a grid, or of a list, of settings, and puts their tables side by side.
+
+    python -m launch.sweep --config=configs/quickstart.py --workdir=runs/rates \
+        --grid 'optim.lr=1e-3;1e-4' --grid 'target.train_cases=(8,);(32,)'
+
+The same command goes on where it was stopped and leaves finished points alone. docs/launching.md says which --cluster
+to use when.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from jaxseg.report import write_sweep_report
+from jaxseg.study import run as study_run
+from jaxseg.study import sweep
+from jaxseg.types import UserError
+from launch import cli, sweep_jobs
+
+_CONFIG = cli.config_flag()
+_WORKDIR = cli.workdir_flag()
+_DRY_RUN = cli.dry_run_flag()
+_GRID = flags.DEFINE_multi_string("grid", [], "An axis of the grid: 'optim.lr=1e-3;1e-4'. Repeat it for more axes.")
+_POINT = flags.DEFINE_multi_string(
+    "point", [], "A point of a list: 'optim.lr=1e-4;train.steps=2000'. With --grid each is crossed with the grid."
+)
+_CLUSTER = flags.DEFINE_enum(
+    "cluster",
+    "local",
+    ["local", "slurm", "debug", "slurm_local"],
+    "local: processes on this machine. slurm: a job array. debug: in this process, up to the first error. slurm_local: "
+    "what slurm would do, on this machine, to try it out.",
+)
+_PARALLEL = flags.DEFINE_integer("parallel", 1, "Points at once; those on one machine share its devices.", 1)
+_RETRY = flags.DEFINE_bool("retry_failed", False, "Run points that failed before again.")
+_WAIT = flags.DEFINE_bool("wait", False, "With --cluster=slurm: wait for the jobs instead of returning.")
+_SLURM = flags.DEFINE_list(
+    "slurm", [], "With --cluster=slurm: parameters for submitit, e.g. partition=gpu,gpus_per_node=1,timeout_min=600."
+)
+
+
+def make_points(words: Sequence[str], folder: Path) -> list[tuple[sweep.Point, list[str]]]:
+    """The points with the command line of each one's config; all of them are checked.
+
+    Raises:
+        UserError: A mistake in the grid, a config that is wrong at some point, or two points that are the same.
+    """
+    made = sweep.make_points(_GRID.value, _POINT.value)
+    varied = list(dict.fromkeys(field for overrides in made for field, _ in overrides))
+    base = [word for word in words if word.split("=")[0].lstrip("-") not in {f"config.{field}" for field in varied}]
+    if not any(word.split("=")[0].lstrip("-") == "config.runtime.store_dir" for word in base):
+        base.append(f"--config.runtime.store_dir={folder / 'stores'}")  # data is prepared once for all points
+    points: list[tuple[sweep.Point, list[str]]] = []
+    seen: dict[str, sweep.Overrides] = {}
+    for overrides in made:
+        line = [*base, *(f"--config.{field}={value}" for field, value in overrides)]
+        config = cli.parse_config(line)
+        point = sweep.make_point(folder, overrides, {field: _at(config, field) for field in varied})
+        try:
+            study_run.check_workdir(config, point.workdir)
+        except UserError as error:
+            raise UserError(f"point {point.name}: {error}") from error
+        if point.name in seen:
+            raise UserError(f"--point and --grid name {point.name} twice: {seen[point.name]} and {overrides}")
+        seen[point.name] = overrides
+        points.append((point, line))
+    return points
+
+
+def _at(config: object, field: str) -> object:
+    for name in field.split("."):
+        config = config[name]  # type: ignore[index]
+    return config
+
+
+def main() -> None:
+    """Runs what is not done, then writes the tables and the page over all points that are."""
+    cli.require(_CONFIG.value, "config", "configs/quickstart.py")
+    folder = Path(cli.require(_WORKDIR.value, "workdir", "runs/sweep"))
+    points = make_points(cli.config_words(sys.argv), folder)
+    todo = ["new", "interrupted", *(["failed"] if _RETRY.value else [])]
+    commands = []
+    for point, words in points:
+        state = sweep_jobs.state_of(point)
+        print(f"{point.name}: {state}")
+        if state in todo:
+            argv = [sys.executable, "-m", "launch.study", *words, f"--workdir={point.workdir}"]
+            commands.append(sweep_jobs.Command(point.name, point.workdir, tuple(argv)))
+    print(f"{len(points)} points, {len(commands)} to run\n", flush=True)
+    if _DRY_RUN.value:
+        return
+    try:
+        if _CLUSTER.value == "debug":
+            configs = {point.name: cli.parse_config(words) for point, words in points}
+            sweep_jobs.run_here(commands, configs)
+        elif _CLUSTER.value == "local":
+            sweep_jobs.run_processes(commands, parallel=_PARALLEL.value)
+        else:
+            local = _CLUSTER.value == "slurm_local"
+            wait = local or _WAIT.value
+            sweep_jobs.submit(commands, folder, parallel=_PARALLEL.value, given=_SLURM.value, local=local, wait=wait)
+    finally:
+        failed = report([point for point, _ in points], folder)
+    if failed:
+        print(f"{failed} of {len(points)} points failed; --retry_failed runs them again", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def report(points: list[sweep.Point], folder: Path) -> int:
+    """Writes tables and page, says how the points are, and returns how many failed."""
+    sweep.write_sweep(folder, cli.load_config(_CONFIG).name, points)
+    page = write_sweep_report(folder)
+    states = Counter(point.state for point in points)
+    print(f"\n{', '.join(f'{count} {state}' for state, count in states.items())}")
+    for point in points:
+        if point.state == "failed":
+            print(f"failed: {point.name}: {point.record.get('message')}\n  log: {point.workdir / sweep.LOG}")
+    print(f"tables: {(folder / 'results').absolute()}\nreport: {page.absolute()}", flush=True)
+    return states["failed"]
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,288 @@
+"""The ways in which a sweep's points run: here, as processes of this machine, or as jobs of a cluster.
+
+Outside `debug` a point is one `python -m launch.study ...`, the command a user would give, so that a point that dies
+takes nothing with it and can be repeated by hand. What it prints goes to its log.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxseg.loop import Interrupted
+from jaxseg.study import files, sweep
+from jaxseg.types import UserError
+from launch import whole
+
+JOB = "sweep_job.json"
+"""In a point's workdir: the last job that was submitted for it. Written by the submitting process alone."""
+_POLL_SECONDS = 0.2
+_QUEUE_SECONDS = 15.0
+_UNIVERSAL = ("name", "nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task", "mem_gb", "timeout_min")
+"""Parameters of submitit that are not Slurm's alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What runs one point."""
+
+    name: str
+    workdir: Path
+    argv: tuple[str, ...]
+
+
+def state_of(point: sweep.Point) -> str:
+    """A point's state; one whose job is no longer in its queue was interrupted."""
+    if point.state == "submitted" and not _in_queue(point):
+        return "interrupted"
+    return point.state
+
+
+def _in_queue(point: sweep.Point) -> bool:
+    job = files.read_json(point.workdir / JOB)
+    if not job:
+        return False
+    if job["queue"] == "local":
+        return Path(f"/proc/{job['job']}").exists()
+    folder = _jobs_folder(point.workdir.parent.parent)
+    return not import_submitit().SlurmJob(folder=folder, job_id=job["job"]).done()
+
+
+# --------------------------------------------------------------------------------------------------- one point
+
+
+def start(command: Command, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Starts a point's process; it gets no signals but those we send."""
+    command.workdir.mkdir(parents=True, exist_ok=True)
+    attempts = sweep.read_record(command.workdir).get("attempts", 0) + 1
+    sweep.write_state(command.workdir, "running", attempts=attempts, message=None)
+    with open(command.workdir / sweep.LOG, "a") as log:
+        log.write(f"$ {' '.join(command.argv)}\n")
+        log.flush()
+        return subprocess.Popen(
+            command.argv,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | (environment or {}),
+            start_new_session=True,
+        )
+
+
+def finish(command: Command, status: int, seconds: float) -> str:
+    """Notes how a point's process ended."""
+    if status == 0:
+        state, message = "done", None
+    elif status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        state, message = "interrupted", None
+    else:
+        state, message = "failed", sweep.failure(command.workdir / sweep.LOG, status)
+    before = sweep.read_record(command.workdir).get("seconds") or 0.0
+    sweep.write_state(command.workdir, state, message=message, seconds=round(before + seconds, 1))
+    return state if message is None else f"{state}: {message}"
+
+
+def stop(process: subprocess.Popen[bytes]) -> int:
+    """Asks a point's process to save and stop, and waits for it."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    # By polling: in a signal handler a plain wait would wait for the wait that the signal interrupted.
+    while process.poll() is None:
+        time.sleep(_POLL_SECONDS)
+    return process.returncode
+
+
+# -------------------------------------------------------------------------------------------- on this machine
+
+
+def run_here(commands: Sequence[Command], configs: Mapping[str, Any]) -> None:
+    """Runs points one after another in this process, so that a debugger sees them; the first error ends it."""
+    for command in commands:
+        began = time.monotonic()
+        sweep.write_state(command.workdir, "running")
+        try:
+            whole.run_study(configs[command.name], command.workdir)
+        except Interrupted:
+            sweep.write_state(command.workdir, "interrupted")
+            raise
+        except Exception as error:
+            sweep.write_state(command.workdir, "failed", message=str(error))
+            raise
+        finish(command, 0, time.monotonic() - began)
+
+
+def run_processes(commands: Sequence[Command], *, parallel: int) -> None:
+    """Runs points as processes, some at once, each with its share of the devices.
+
+    Raises:
+        UserError: More at once than there are devices.
+        Interrupted: A signal came; the points that ran have saved.
+    """
+    shares = share_devices(min(parallel, max(len(commands), 1)))
+    free = list(range(len(shares)))
+    waiting = collections.deque(enumerate(commands, start=1))
+    running: dict[int, tuple[Command, int, subprocess.Popen[bytes], float]] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                number, command = waiting.popleft()
+                slot = free.pop(0)
+                environment, cores = shares[slot]
+                process = start(command, environment)
+                if cores:
+                    os.sched_setaffinity(process.pid, cores)
+                running[number] = command, slot, process, time.monotonic()
+                print(
+                    f"[{number}/{len(commands)}] {command.name}: started, log {command.workdir / sweep.LOG}", flush=True
+                )
+            for number, (command, slot, process, began) in list(running.items()):
+                if process.poll() is not None:
+                    seconds = time.monotonic() - began
+                    outcome = finish(command, process.returncode, seconds)
+                    print(f"[{number}/{len(commands)}] {command.name}: {outcome} ({seconds:.0f} s)", flush=True)
+                    del running[number]
+                    free.append(slot)
+            time.sleep(_POLL_SECONDS)
+    except BaseException:
+        for command, _, process, began in running.values():
+            finish(command, stop(process), time.monotonic() - began)
+        raise
+
+
+def share_devices(parallel: int) -> list[tuple[dict[str, str], set[int]]]:
+    """The environment and the processor cores of each of some processes that run at once.
+
+    Raises:
+        UserError: More processes than devices.
+    """
+    if parallel == 1:
+        return [({}, set())]
+    gpus = _gpus()
+    cores = sorted(os.sched_getaffinity(0))
+    what, there = ("GPUs", len(gpus)) if gpus else ("CPU cores", len(cores))
+    if parallel > there:
+        raise UserError(f"--parallel={parallel}, but this machine has {there} {what}; use at most {there}")
+    return [
+        (
+            {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot::parallel])} if gpus else {},
+            set(cores[slot::parallel]),
+        )
+        for slot in range(parallel)
+    ]
+
+
+def _gpus() -> list[str]:
+    """Names of the NVIDIA GPUs that this process may use, found without taking one."""
+    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+        return []
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [str(index) for index, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
+
+
+# ------------------------------------------------------------------------------------------------ on a cluster
+
+
+def import_submitit() -> Any:
+    """Submitit, which only this needs.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise UserError("--cluster=slurm needs submitit: pip install -e '.[slurm]'") from None
+    return submitit
+
+
+class PointJob:
+    """A point as submitit wants it: an object that is called in the job, and asked to save before the job is lost."""
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> str:
+        """Runs the point in the job."""
+        began = time.monotonic()
+        self._process = start(self.command)
+        while self._process.poll() is None:
+            time.sleep(_POLL_SECONDS)
+        return finish(self.command, self._process.returncode, time.monotonic() - began)
+
+    def checkpoint(self) -> Any:
+        """Called when the job is preempted or out of time: lets the point save, and queues it again."""
+        if self._process is not None:
+            stop(self._process)
+        sweep.write_state(self.command.workdir, "submitted")
+        return import_submitit().helpers.DelayedSubmission(PointJob(self.command))
+
+
+def _jobs_folder(folder: Path) -> Path:
+    return folder / "jobs"
+
+
+def submit(
+    commands: Sequence[Command], folder: Path, *, parallel: int, given: Sequence[str], local: bool, wait: bool
+) -> None:
+    """Submits points as one job array, or as submitit's own processes on this machine.
+
+    Args:
+        commands: The points.
+        folder: The sweep's; what submitit writes goes below it.
+        parallel: Most jobs of the array at once; 1 leaves it to the cluster.
+        given: Parameters as `name=value`.
+        local: On this machine, one after another unless `parallel` says otherwise.
+        wait: Return only when all jobs have ended.
+
+    Raises:
+        UserError: submitit is not there, or refuses a parameter.
+    """
+    submitit = import_submitit()
+    if not commands:
+        return
+    parameters = _parameters(given)
+    if not local and parallel > 1:
+        parameters["slurm_array_parallelism"] = parallel
+    executor = submitit.AutoExecutor(folder=_jobs_folder(folder), cluster="local" if local else "slurm")
+    executor.update_parameters(**{"name": "jaxseg", "timeout_min": 24 * 60, **parameters})
+    at_once = parallel if local else len(commands)
+    for first in range(0, len(commands), at_once):
+        part = commands[first : first + at_once]
+        for command in part:
+            command.workdir.mkdir(parents=True, exist_ok=True)
+            sweep.write_state(command.workdir, "submitted")
+        jobs = executor.submit_array([PointJob(command) for command in part])
+        for command, job in zip(part, jobs, strict=True):
+            files.write_json(command.workdir / JOB, {"queue": executor.cluster, "job": job.job_id})
+            print(f"{command.name}: submitted, job {job.job_id}, log {command.workdir / sweep.LOG}", flush=True)
+        while wait and not all(job.done() for job in jobs):
+            time.sleep(_POLL_SECONDS if local else _QUEUE_SECONDS)
+        for command, job in zip(part, jobs, strict=True):
+            if wait and sweep.read_record(command.workdir)["state"] in ("submitted", "running"):
+                message = f"job {job.job_id} ended without a word; what it said is in {_jobs_folder(folder)}"
+                sweep.write_state(command.workdir, "failed", message=message)
+
+
+def _parameters(given: Sequence[str]) -> dict[str, Any]:
+    """Parameters of submitit's AutoExecutor; those of Slurm alone get their prefix."""
+    parameters: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise UserError(f"--slurm={text!r} is not NAME=VALUE; for example --slurm=partition=gpu,timeout_min=600")
+        full = name if name in _UNIVERSAL or name.startswith("slurm_") else f"slurm_{name}"
+        parameters[full] = int(value) if value.isdigit() else value
+    return parameters

@@ -1,0 +1,30 @@
+"""A whole study in this process: what `launch.study` does, and what a sweep does with each of its points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxseg.report import write_report
+from jaxseg.study import results
+from jaxseg.study import run as study_run
+from jaxseg.study.ready import Ready
+from jaxseg.types import UserError
+from launch import cli
+
+
+def run_study(config: Any, workdir: Path, *, stages: Sequence[str] = study_run.STAGES) -> Ready:
+    """Runs the stages asked for, the report too, and prints what came out.
+
+    Raises:
+        UserError: A mistake in config, data or workdir, or a stage whose predecessor is not done.
+    """
+    ready = study_run.run_stages(config, workdir, stages=stages, progress=cli.make_progress(), tell=print)
+    if "report" in stages:
+        if not (workdir / "results" / "cases.csv").exists():
+            raise UserError(f"stage 'report' needs stage 'evaluate', which is not finished in {workdir}")
+        if (workdir / "results" / "comparisons.csv").exists():
+            print(results.format_results(workdir))
+        print(f"report: {write_report(workdir).absolute()}")
+    return ready

@@ -1,0 +1,188 @@
+"""Running the points of a sweep: skipped, resumed, failed, retried, stopped, submitted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from jaxseg import loop
+from jaxseg.study import files, sweep
+from jaxseg.types import UserError
+from launch import cli, sweep_jobs
+from tests.conftest import ROOT
+
+CONFIG = "--config=tests/tiny.py"
+
+
+def command(folder: Path, name: str, code: str) -> sweep_jobs.Command:
+    """A point whose process runs some Python instead of a study."""
+    workdir = folder / "points" / name
+    return sweep_jobs.Command(name, workdir, (sys.executable, "-c", f"import os, signal, sys, time\n{code}"))
+
+
+def record(command: sweep_jobs.Command) -> dict:
+    return sweep.read_record(command.workdir)
+
+
+def test_processes_are_run_and_how_they_ended_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    commands = [
+        command(tmp_path, "good", "print('fine')"),
+        command(tmp_path, "mistake", "print('error: optim.lr = 0', file=sys.stderr); sys.exit(2)"),
+        command(tmp_path, "crash", "raise ZeroDivisionError('x')"),
+        command(tmp_path, "killed", "os.kill(os.getpid(), signal.SIGKILL)"),
+        command(tmp_path, "preempted", "sys.exit(143)"),
+    ]
+    sweep_jobs.run_processes(commands, parallel=2)
+    states = [record(one)["state"] for one in commands]
+    assert states == ["done", "failed", "failed", "failed", "interrupted"]
+    messages = [record(one)["message"] for one in commands]
+    assert messages[:2] == [None, "optim.lr = 0"]
+    assert messages[2] == "exit status 1: ZeroDivisionError: x"
+    assert messages[3].startswith("killed by signal 9")
+    assert "fine" in (commands[0].workdir / sweep.LOG).read_text()
+    assert "[2/5] mistake: failed: optim.lr = 0" in capsys.readouterr().out
+    sweep_jobs.run_processes(commands[1:2], parallel=1)
+    assert record(commands[1])["attempts"] == 2
+
+
+def test_points_at_once_share_the_cores(tmp_path: Path):
+    cores = len(os.sched_getaffinity(0))
+    with pytest.raises(UserError, match=f"--parallel={cores + 1}, but this machine has {cores} CPU cores"):
+        sweep_jobs.share_devices(cores + 1)
+    shares = sweep_jobs.share_devices(2)
+    assert set.union(*(cores for _, cores in shares)) == os.sched_getaffinity(0)
+    assert not set.intersection(*(cores for _, cores in shares))
+
+
+def test_gpus_are_shared(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,5")
+    assert [share["CUDA_VISIBLE_DEVICES"] for share, _ in sweep_jobs.share_devices(2)] == ["0,5", "2"]
+    with pytest.raises(UserError, match="this machine has 3 GPUs"):
+        sweep_jobs.share_devices(4)
+
+
+def test_a_signal_lets_the_running_points_save(tmp_path: Path):
+    code = "signal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(143)))\nprint('up', flush=True)\n"
+    code += "time.sleep(60)"
+    commands = [command(tmp_path, "first", code), command(tmp_path, "second", code)]
+
+    def interrupt(signum, frame):
+        raise loop.Interrupted(signum, "")
+
+    def send() -> None:
+        log = commands[0].workdir / sweep.LOG
+        while not log.exists() or "up\n" not in log.read_text().replace(code, ""):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        with pytest.raises(loop.Interrupted):
+            sweep_jobs.run_processes(commands, parallel=1)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert record(commands[0])["state"] == "interrupted"
+    assert "saved" in (commands[0].workdir / sweep.LOG).read_text()
+    assert record(commands[1]) == {}
+
+
+def test_words_of_the_config_are_those_of_the_points():
+    argv = [
+        "launch.sweep",
+        "--grid",
+        "a=1;2",
+        "--config",
+        "f.py",
+        "--config.x=1",
+        "--noconfig.y",
+        "--config.z",
+        "--workdir=w",
+    ]
+    assert cli.config_words(argv) == ["--config", "f.py", "--config.x=1", "--noconfig.y", "--config.z"]
+    config = cli.parse_config([CONFIG, "--config.optim.lr=1e-4", "--config.target.train_cases=(4, 6)"])
+    assert (config.optim.lr, config.target.train_cases) == (1e-4, (4, 6))
+    with pytest.raises(UserError, match=r"unknown field config\.optim\.lrr; did you mean config\.optim\.lr"):
+        cli.parse_config([CONFIG, "--config.optim.lrr=1"])
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "launch.sweep", CONFIG, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_mistakes_are_found_before_anything_runs(tmp_path: Path):
+    done = launch(f"--workdir={tmp_path / 'sweep'}", "--grid=optim.lr=1e-3;0")
+    assert done.returncode == 2
+    assert "error: point optim.lr=0: config.optim.lr = 0.0" in done.stderr
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_jobs_are_submitted_and_a_lost_one_is_noticed(tmp_path: Path):
+    pytest.importorskip("submitit")
+    commands = [command(tmp_path, "good", "print('fine')"), command(tmp_path, "bad", "sys.exit(3)")]
+    sweep_jobs.submit(commands, tmp_path, parallel=2, given=["cpus_per_task=1", "partition=x"], local=True, wait=True)
+    assert [record(one)["state"] for one in commands] == ["done", "failed"]
+    assert record(commands[1])["message"].startswith("exit status 3")
+    point = sweep.Point("good", (), {}, commands[0].workdir)
+    sweep.write_state(point.workdir, "submitted")
+    assert sweep_jobs.state_of(point) == "interrupted", "its job is gone"
+    files.write_json(point.workdir / sweep_jobs.JOB, {"queue": "local", "job": str(os.getpid())})
+    assert sweep_jobs.state_of(point) == "submitted"
+    with pytest.raises(UserError, match=r"--slurm='gpu' is not NAME=VALUE"):
+        sweep_jobs.submit(commands, tmp_path, parallel=1, given=["gpu"], local=True, wait=True)
+
+
+@pytest.mark.slow
+def test_a_grid_of_jobs_killed_half_way_and_resumed(tmp_path: Path):
+    pytest.importorskip("submitit")
+    folder = tmp_path / "sweep"
+    arguments = [CONFIG, f"--workdir={folder}", "--cluster=slurm_local", "--parallel=2"]
+    arguments += ["--grid=optim.lr=1e-2;1e-3;1e-4", "--grid=target.train_cases=(2,);(4,)"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch.sweep", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+
+    def of_state(state: str) -> set[str]:
+        found = folder.glob(f"points/*/{sweep.RECORD}")
+        return {path.parent.name for path in found if files.read_json(path).get("state") == state}
+
+    deadline = time.monotonic() + 600
+    while len(of_state("done")) < 3 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    running = of_state("running")
+    os.killpg(process.pid, signal.SIGKILL)  # the command, submitit's processes
+    process.wait()
+    for name in running:  # and the points' own, which have sessions of their own
+        subprocess.run(["fuser", "-s", "-k", str(folder / "points" / name / ".lock")], check=False)
+    done = of_state("done")
+    assert 3 <= len(done) < 6
+    before = {name: (folder / "points" / name / "report.html").stat().st_mtime_ns for name in done}
+    again = launch(*arguments[1:])
+    assert again.returncode == 0, again.stderr
+    assert len(of_state("done")) == 6
+    assert {name: (folder / "points" / name / "report.html").stat().st_mtime_ns for name in done} == before
+    summary = files.read_table(folder / "results" / "summary.csv")
+    assert len(summary.groupby(["optim.lr", "target.train_cases"])) == 6
+    for (name, size), own in summary.groupby(["point", "target.train_cases"]):
+        alone = files.read_table(folder / "points" / str(name) / "results" / "summary.csv")
+        assert set(own["train_cases"]) == {int(str(size).strip("(),"))}
+        pd.testing.assert_frame_equal(
+            own[alone.columns].reset_index(drop=True), alone, check_exact=True, check_dtype=False
+        )
