@@ -124,6 +124,7 @@ class Cohort:
     """
 
     image: Float[Array, "voxels channels"]
+    """float16 where intensities are normalised; what samples it makes float32 of what it read."""
     label: Num[Array, " voxels"]
     offsets: Int[Array, " cases"]
     shapes: Int[Array, "cases ndim"]

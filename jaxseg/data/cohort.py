@@ -47,7 +47,7 @@ def load_cohort(
     donors = shuffled_donors(prepared.name, names, seed) if shuffle_labels else {}
     sizes = [math.prod(prepared.record(name).shape) for name in names]
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-    image = np.empty((sum(sizes), prepared.channels), dtype=np.float32)
+    image = np.empty((sum(sizes), prepared.channels), dtype=image_kind(prepared))
     label = np.empty(sum(sizes), dtype=label_kind(prepared))
     foreground = np.zeros((len(names), len(prepared.labels), max(1, points)), dtype=np.int32)
     counts = np.zeros((len(names), len(prepared.labels)), dtype=np.int32)
@@ -76,6 +76,17 @@ def load_cohort(
     return Cohort(**arrays)
 
 
+def image_kind(prepared: PreparedTask) -> type[np.float16] | type[np.float32]:
+    """What intensities are kept as; patches are float32 again once they are cut.
+
+    Normalised intensities are kept in float16. Its relative rounding error is 2^-11: 0.0003 sd after z-scoring in
+    each of nine real sets, and the grey levels of 8-bit and CT images all stay apart (bfloat16: 0.002 sd, and up to
+    two fifths of the levels fall together). It cannot overflow at 65,504: no z-score of n voxels exceeds sqrt(n), and
+    percentiles and windows are clipped. Intensities that nothing bounds (`none`) stay float32.
+    """
+    return np.float32 if "none" in prepared.normalization else np.float16
+
+
 def label_kind(prepared: PreparedTask) -> type[np.uint8] | type[np.uint16]:
     """The smallest type that holds every class index, that of unknown voxels too."""
     return np.uint8 if len(prepared.labels) < 255 else np.uint16
@@ -84,7 +95,8 @@ def label_kind(prepared: PreparedTask) -> type[np.uint8] | type[np.uint16]:
 def cohort_bytes(prepared: PreparedTask, names: Sequence[str]) -> int:
     """Size of the voxels of these cases in a cohort."""
     voxels = sum(math.prod(prepared.record(name).shape) for name in names)
-    return voxels * (4 * prepared.channels + np.dtype(label_kind(prepared)).itemsize)
+    kinds = np.dtype(image_kind(prepared)), np.dtype(label_kind(prepared))
+    return voxels * (prepared.channels * kinds[0].itemsize + kinds[1].itemsize)
 
 
 def shuffled_donors(task: str, names: Sequence[str], seed: int) -> dict[str, str]:

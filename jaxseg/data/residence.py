@@ -1,9 +1,9 @@
 """Where the voxels of a cohort are while networks train: on the device, or on the host, which sends what is read.
 
 On the host a cohort may be larger than the device's memory. For every compiled call the host works out which patches
-each run will draw (their places are a function of the run's key, so nothing has to come back from the device), copies a
-box of voxels around each, and sends them while the device still trains on those before. The compiled step then reads
-the same numbers with the same arithmetic: batches are the same, bit for bit, wherever the voxels are.
+each run will draw (their places are a function of the run's key, so nothing has to come back from the device), copies
+for each a box with all that it may read, and sends them while the device still trains on those before. The compiled
+step then reads the same numbers with the same arithmetic: batches are the same, bit for bit, wherever the voxels are.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ RESIDENCES = ("auto", "device", "host")
 DEVICE_SHARE = 0.5
 """A cohort that fills more of a device's memory than this stays on the host; networks need the rest."""
 SENT_BYTES = 2**28
-"""Voxels of one compiled call, all runs together; twice as much is in flight."""
+"""Voxels of one compiled call, all runs together."""
+IN_FLIGHT = 3
+"""Calls whose voxels are held at once: one in use, one that waits and one in the making."""
 
 Sent = TypeVar("Sent")
 
@@ -48,6 +50,20 @@ def choose_residence(setting: str, prepared: PreparedTask, names: Sequence[str],
     voxels = sum(math.prod(prepared.record(name).shape) for name in names)
     fits = voxels <= INT32_VOXELS and cohort_bytes(prepared, names) <= DEVICE_SHARE * device_bytes
     return "device" if fits else "host"
+
+
+def held_bytes(where: str, prepared: PreparedTask, names: Sequence[str], *, devices: int, one_memory: bool) -> int:
+    """Memory that images take from training, on all devices together.
+
+    Args:
+        where: `device`: a cohort on each; or `host`: what is sent ahead.
+        prepared: the task.
+        names: of the cases of the cohort.
+        devices: how many train.
+        one_memory: the devices' memory is the host's, so that a cohort on the host counts too.
+    """
+    cohort = cohort_bytes(prepared, names)
+    return devices * cohort if where == "device" else IN_FLIGHT * SENT_BYTES + one_memory * cohort
 
 
 def without_voxels(cohort: Cohort) -> Cohort:
@@ -85,7 +101,8 @@ def make_send(
         `send(start, stop)`, the runs' inputs for these steps with boxes as NumPy arrays, and the bytes of one step.
     """
     processor = jax.local_devices(backend="cpu")[0]
-    extent = spatial.box_size(task.augment, task.window, np.asarray(cohort.spacing), task.slice_axis)
+    shapes, spacing = np.asarray(cohort.shapes), np.asarray(cohort.spacing)
+    extent = spatial.box_size(task.augment, task.window, shapes, spacing, task.slice_axis)
     voxels, channels = math.prod(extent), cohort.image.shape[1]
     draw = sampling.make_draw(task)
     index, roots, placed = jax.device_put((without_voxels(cohort), roots, runs), processor)
@@ -93,10 +110,12 @@ def make_send(
     @jax.jit
     def places(index: Cohort, roots: Key[Array, " run"], runs: RunInputs, steps: Int[Array, " steps"]) -> Array:
         def one(root: Key[Array, ""], run: RunInputs, step: Int[Array, ""]) -> Array:
-            keys = sampling.patch_keys(step_key(root, step, "sample"), batch)
-            place = jax.vmap(draw, in_axes=(0, None, None))(keys, index, run)
-            corner = jax.vmap(lambda start: spatial.box_corner(start, task.window, extent))(place.start)
-            return jnp.concatenate([place.case[:, None], corner], axis=1)
+            def box(key: Key[Array, ""]) -> Array:
+                place = draw(key, index, run)
+                corner = spatial.box_corner(place.start, task.window, extent, index.shapes[place.case])
+                return jnp.concatenate([place.case[None], corner])
+
+            return jax.vmap(box)(sampling.patch_keys(step_key(root, step, "sample"), batch))
 
         return jax.vmap(jax.vmap(one, in_axes=(None, None, 0)), in_axes=(0, 0, None))(roots, runs, steps)
 
@@ -120,13 +139,13 @@ def make_send(
 def copy_box(
     cohort: Cohort, case: int, corner: Sequence[int], extent: Sequence[int], image: np.ndarray, label: np.ndarray
 ) -> None:
-    """Copy a box of one case into flat arrays of zeros; what lies outside the case stays 0."""
+    """Copy a box of one case, from a corner inside it, into flat arrays of zeros; what lies beyond the case stays 0."""
     shape = np.asarray(cohort.shapes[case]).tolist()
     first = int(cohort.offsets[case])
     here = slice(first, first + math.prod(shape))
-    inside = [(max(0, low), min(low + wide, size)) for low, wide, size in zip(corner, extent, shape, strict=True)]
-    source = tuple(slice(low, high) for low, high in inside)
-    target = tuple(slice(low - base, high - base) for (low, high), base in zip(inside, corner, strict=True))
+    widths = [min(wide, size - low) for low, wide, size in zip(corner, extent, shape, strict=True)]
+    source = tuple(slice(low, low + width) for low, width in zip(corner, widths, strict=True))
+    target = tuple(slice(width) for width in widths)
     image.reshape(*extent, -1)[target] = cohort.image[here].reshape(*shape, -1)[source]
     label.reshape(extent)[target] = cohort.label[here].reshape(shape)[source]
 

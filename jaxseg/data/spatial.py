@@ -130,18 +130,29 @@ def _plane(slice_axis: int) -> Int[Array, " 2"]:
 
 
 def box_size(
-    augment: AugmentSettings, size: Sequence[int], spacing_mm: Float[np.ndarray, "cases ndim"], slice_axis: int | None
+    augment: AugmentSettings,
+    size: Sequence[int],
+    shapes: Int[np.ndarray, "cases ndim"],
+    spacing_mm: Float[np.ndarray, "cases ndim"],
+    slice_axis: int | None,
 ) -> tuple[int, ...]:
-    """Voxels along each axis of a box around a patch's centre that holds whatever the patch may read.
+    """Voxels along each axis of a box that holds whatever a patch may read; no larger than the largest case.
 
     Args:
         augment: turns need equal patch sizes, so they change nothing; an affine map widens the box.
         size: of the patch, along the axes of a case.
-        spacing_mm: of every case that patches are cut from.
+        shapes: of every case that patches are cut from.
+        spacing_mm: of the same cases.
         slice_axis: the axis that affine maps leave alone; None for none.
     """
-    if augment.affine == 0:
-        return tuple(size)
+    reaches = size if augment.affine == 0 else _affine_reach(augment, size, spacing_mm, slice_axis)
+    return tuple(min(reach, int(largest)) for reach, largest in zip(reaches, shapes.max(axis=0), strict=True))
+
+
+def _affine_reach(
+    augment: AugmentSettings, size: Sequence[int], spacing_mm: Float[np.ndarray, "cases ndim"], slice_axis: int | None
+) -> tuple[int, ...]:
+    """`box_size` through any affine map that may be drawn, for cases without end."""
     sine = math.sin(math.radians(min(augment.rotation_deg, 90.0)))
     # Three rotations by at most this angle one after another: every entry off the diagonal is a sum of at most two
     # products, each with a sine in it.
@@ -160,10 +171,16 @@ def box_size(
     return tuple(extents)
 
 
-def box_corner(start: Int[Array, " ndim"], size: Sequence[int], extent: Sequence[int]) -> Int[Array, " ndim"]:
-    """The first voxel of the box around a patch that starts here; its centre is the patch's, to half a voxel."""
+def box_corner(
+    start: Int[Array, " ndim"], size: Sequence[int], extent: Sequence[int], shape: Int[Array, " ndim"]
+) -> Int[Array, " ndim"]:
+    """The first voxel of the box of a patch that starts here, in a case of this shape.
+
+    The box's centre is the patch's, to half a voxel, unless the box would then reach out of the case, where nothing
+    is read: it is moved inside. A box that is wider than the case begins where the case does.
+    """
     margin = jnp.asarray([(wide - count) // 2 for wide, count in zip(extent, size, strict=True)], dtype=jnp.int32)
-    return start - margin
+    return jnp.clip(start - margin, 0, jnp.maximum(shape - jnp.asarray(extent, dtype=jnp.int32), 0))
 
 
 def cut(

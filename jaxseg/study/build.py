@@ -99,7 +99,7 @@ def make_feed(
     study: StudySettings, tasks: Tasks, job: Job, seed_plan: seeds.SeedPlan, *, device_bytes: int
 ) -> tuple[Cohort, Callable[[int], Iterator[tuple[int, RunInputs]]]]:
     """The cohort as the devices hold it, and what brings the runs' inputs: see `loop.Fit.feed`."""
-    program, prepared, names = job.program, tasks.of(job), cohort_names(tasks, job)
+    program, prepared, names = job.program, tasks.of(job), cohort_names(tasks, job.program.task)
     runs = run_inputs(tasks, job)
     steps, every = program.train.steps, program.train.log_every
     where = residence.choose_residence(study.runtime.data_residence, prepared, names, device_bytes=device_bytes)

@@ -7,13 +7,12 @@ import shutil
 import warnings
 from collections.abc import Callable
 
-import jax
 from jax.errors import JaxRuntimeError
 
 from jaxseg import checkpoint, loop, transfer
 from jaxseg.study import build, files, rates
 from jaxseg.study.plan import Job, chunk_sizes, halved
-from jaxseg.study.ready import Ready, memory_bytes, plan_jobs
+from jaxseg.study.ready import Ready, device_bytes, plan_jobs
 from jaxseg.types import Progress, UserError
 
 MakeProgress = Callable[[str], Progress]
@@ -62,8 +61,7 @@ def _train(ready: Ready, job: Job, progress: MakeProgress) -> None:
         return
     if job.kind == "train":
         job = rates.with_rates(job, rates.read_rates(ready.workdir))
-    device_bytes = memory_bytes() // jax.local_device_count()
-    fit = build.make_fit(ready.study, ready.workdir, ready.plan, ready.tasks, job, device_bytes=device_bytes)
+    fit = build.make_fit(ready.study, ready.workdir, ready.plan, ready.tasks, job, device_bytes=device_bytes())
     loop.fit(fit, progress(f"{job.group}/{job.chunk} ({len(job.runs)} runs)"))
 
 

@@ -118,6 +118,7 @@ def make_plan(
     memory_bytes: int,
     devices: int,
     strategy: str,
+    data_bytes: Mapping[TaskSettings, int] | None = None,
     given: Mapping[str, Any] | None = None,
     chunk_sizes: Mapping[str, Sequence[int]] | None = None,
 ) -> Plan:
@@ -132,6 +133,7 @@ def make_plan(
             automatic.
         devices: Devices that runs are spread over.
         strategy: `loop` or `vmap`: under `loop` one run a device computes at a time.
+        data_bytes: What the images of each task take of that memory while networks train on it.
         given: Shapes of the source network of each arm that has `pretrain.from_workdir`.
         chunk_sizes: Runs of each job of a group, as an earlier process cut them; where runs are automatic this
             depends on the machine, and a job must be continued with the runs it was started with.
@@ -182,8 +184,9 @@ def make_plan(
             group = kind if len(chosen) == 1 else f"{kind}_{index}"
             sizes = (chunk_sizes or {}).get(group, ())
             if sum(sizes) != len(runs):
+                free = memory_bytes - (data_bytes or {}).get(program.task, 0)
                 size = study.runtime.seeds_per_chunk or runs_that_fit(
-                    measure(program), memory_bytes=memory_bytes, devices=devices, strategy=strategy
+                    measure(program), memory_bytes=free, devices=devices, strategy=strategy
                 )
                 sizes = even_sizes(len(runs), size)
             for chunk, part in enumerate(split(runs, sizes)):

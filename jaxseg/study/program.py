@@ -115,7 +115,7 @@ def _bytes(tree: Any) -> int:
 
 
 def runs_that_fit(network: Network, *, memory_bytes: int, devices: int, strategy: str) -> int:
-    """How many runs of a network train together within the memory, at least one a device.
+    """How many runs of a network train together within the memory that images leave, at least one a device.
 
     Under `vmap` every run's activations are alive at once, under `loop` those of one run a device.
     """

@@ -10,11 +10,11 @@ from pathlib import Path
 import jax
 
 from jaxseg import seeds
-from jaxseg.data import PreparedTask
+from jaxseg.data import PreparedTask, residence
 from jaxseg.study import evaluate, files, sources
 from jaxseg.study.plan import Plan, check_networks, make_plan
-from jaxseg.study.tasks import Tasks, prepare_tasks
-from jaxseg.types import Progress, StudySettings
+from jaxseg.study.tasks import Tasks, cohort_names, prepare_tasks
+from jaxseg.types import Progress, StudySettings, TaskSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,11 @@ def memory_bytes() -> int:
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] * jax.local_device_count()
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def device_bytes() -> int:
+    """Memory of one device."""
+    return memory_bytes() // jax.local_device_count()
 
 
 def prepare(study: StudySettings, workdir: Path, progress: Progress) -> Ready:
@@ -75,6 +80,18 @@ def plan_jobs(study: StudySettings, tasks: Tasks, chunk_sizes: Mapping[str, Sequ
         memory_bytes=memory_bytes(),
         devices=len(seed_plan.devices),
         strategy=seed_plan.strategy,
+        data_bytes=data_bytes(study, tasks, devices=len(seed_plan.devices)),
         given=sources.given_shapes(study),
         chunk_sizes=chunk_sizes,
     )
+
+
+def data_bytes(study: StudySettings, tasks: Tasks, *, devices: int) -> dict[TaskSettings, int]:
+    """What images of each task take of the devices' memory while networks train on it."""
+    on_cpu = jax.local_devices()[0].platform == "cpu"
+    held: dict[TaskSettings, int] = {}
+    for task, prepared in tasks.prepared.items():
+        names, setting = cohort_names(tasks, task), study.runtime.data_residence
+        where = residence.choose_residence(setting, prepared, names, device_bytes=device_bytes())
+        held[task] = residence.held_bytes(where, prepared, names, devices=devices, one_memory=on_cpu)
+    return held

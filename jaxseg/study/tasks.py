@@ -154,14 +154,14 @@ def training_cases(tasks: Tasks, job: Job, run: Run) -> tuple[str, ...]:
     return data.nested_subset(tasks.prepared[task], split.train, run.key.train_cases, seed=run.subset_id)
 
 
-def cohort_names(tasks: Tasks, job: Job) -> tuple[str, ...]:
-    """Cases that any run of the job's task may train on, in stable order."""
-    return tuple(sorted({name for split in tasks.splits[job.program.task] for name in split.train}))
+def cohort_names(tasks: Tasks, task: TaskSettings) -> tuple[str, ...]:
+    """Cases of a task that any run may train on, in stable order."""
+    return tuple(sorted({name for split in tasks.splits[task] for name in split.train}))
 
 
 def run_inputs(tasks: Tasks, job: Job) -> RunInputs:
     """What distinguishes the runs of a job inside its program, runs first."""
-    position = {name: index for index, name in enumerate(cohort_names(tasks, job))}
+    position = {name: index for index, name in enumerate(cohort_names(tasks, job.program.task))}
     chosen = [[position[name] for name in training_cases(tasks, job, run)] for run in job.runs]
     # All runs of a task have rows of equal length, so that jobs of other sizes and folds share a compiled shape.
     width = len(position)

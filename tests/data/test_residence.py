@@ -48,6 +48,7 @@ def test_batches_are_the_same_bits_wherever_the_voxels_are(thick, make_task, nam
     send, step_bytes = residence.make_send(task, batch=batch, cohort=host, roots=ROOTS, runs=runs)
     sent = send(steps.start, steps.stop)
     assert isinstance(sent.boxes.image, np.ndarray)
+    assert sent.boxes.image.dtype == resident.image.dtype == jnp.float16
     assert step_bytes * len(steps) == sent.boxes.image.nbytes + sent.boxes.label.nbytes
     sample = jax.jit(data.make_sample(task, batch=batch))
     index = residence.without_voxels(host)
@@ -59,6 +60,7 @@ def test_batches_are_the_same_bits_wherever_the_voxels_are(thick, make_task, nam
             expected = sample(key, resident, own)
             got = sample(key, index, dataclasses.replace(own, boxes=boxes))
             assert expected.image.shape == (batch, *task.patch, 1)
+            assert expected.image.dtype == jnp.float32
             np.testing.assert_array_equal(got.image, expected.image)
             np.testing.assert_array_equal(got.label, expected.label)
             labels |= set(np.unique(got.label).tolist())
@@ -73,7 +75,8 @@ def test_what_lies_outside_a_box_is_never_read(thick, make_task):
     augment = {"affine": 1.0, "rotation_deg": 30.0, "scale": 0.5, "flip": (0, 1, 2)}
     task = make_task("unused", patch=(6, 6, 4), augment=augment)
     spacing = np.asarray([record.spacing_mm for record in thick.cases])
-    extent = spatial.box_size(task.augment, task.window, spacing, None)
+    endless = np.full_like(spacing, 1000, dtype=int)
+    extent = spatial.box_size(task.augment, task.window, endless, spacing, None)
     draw = jax.jit(lambda key: spatial.draw_affine(key, task.augment, jnp.asarray(spacing[0], jnp.float32)))
     half = (np.asarray(task.window) - 1) / 2
     corners = np.stack(np.meshgrid(*[(-h, h) for h in half]), axis=-1).reshape(-1, 3)
@@ -82,6 +85,9 @@ def test_what_lies_outside_a_box_is_never_read(thick, make_task):
     # Interpolation reads the voxel below and the voxel above.
     assert (reach + 1 <= half + margin + 0.01).all()
     assert (reach > half).all()
+    # No box is larger than the largest case.
+    shapes = np.asarray([record.shape for record in thick.cases])
+    assert spatial.box_size(task.augment, task.window, shapes, spacing, None) == (14, 13, 7)
 
 
 def test_slices_are_patches_one_voxel_thick(thick, make_task):
@@ -98,7 +104,7 @@ def test_slices_are_patches_one_voxel_thick(thick, make_task):
 
 def test_auto_keeps_on_the_host_what_would_fill_the_device(thick):
     names = [record.name for record in thick.cases]
-    size = sum(np.prod(record.shape) for record in thick.cases) * 5
+    size = sum(np.prod(record.shape) for record in thick.cases) * 3
     assert residence.cohort_bytes(thick, names) == size
     for device_bytes, expected in ((size, "host"), (2 * size, "device")):
         assert residence.choose_residence("auto", thick, names, device_bytes=device_bytes) == expected

@@ -66,6 +66,16 @@ def test_the_cohort_holds_every_case_at_its_offset(prepared, cohort):
             np.testing.assert_array_equal(used, np.flatnonzero(case.label == value))
 
 
+def test_normalised_intensities_take_half_the_bytes_and_others_keep_their_range(prepared, cohort):
+    names = [record.name for record in prepared.cases]
+    scaled = data.build_cohort(dataclasses.replace(prepared, normalization=("zscore", "zscore")), names)
+    assert (cohort.image.dtype, scaled.image.dtype) == (jnp.float32, jnp.float16)
+    np.testing.assert_array_equal(scaled.image, np.asarray(cohort.image).astype(np.float16))
+    for held, normalization in ((cohort, ("zscore", "none")), (scaled, ("zscore", "percentile"))):
+        task = dataclasses.replace(prepared, normalization=normalization)
+        assert cohort_module.cohort_bytes(task, names) == held.image.nbytes + held.label.nbytes
+
+
 def test_kept_foreground_is_a_draw_of_the_seed_and_the_case(prepared):
     names = [record.name for record in prepared.cases]
     whole, few, again = (data.build_cohort(prepared, names, points=points) for points in (4096, 5, 5))

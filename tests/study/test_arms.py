@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import warnings
@@ -14,9 +15,10 @@ from ml_collections import ConfigDict
 
 from configs import default
 from jaxseg import checkpoint, config, data, trees
+from jaxseg.data import residence
 from jaxseg.data.resample import resize_labels
 from jaxseg.report import write_report
-from jaxseg.study import files, jobs, sources
+from jaxseg.study import files, jobs, ready, sources
 from jaxseg.study.api import load
 from jaxseg.study.plan import Plan, chunk_sizes, make_plan
 from jaxseg.study.run import STAGES, run_stages
@@ -298,6 +300,29 @@ def test_jobs_are_continued_with_the_runs_they_were_started_with() -> None:
     assert plan_of(made, chunk_sizes=chunk_sizes(small_machine)).jobs == small_machine.jobs
     # Sizes of another study are not taken.
     assert chunk_sizes(plan_of(made, chunk_sizes={"train_0": (3, 3)})) == chunk_sizes(large)
+
+
+def test_images_leave_less_memory_for_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny_config()
+    made.num_seeds = 5
+    small_machine = plan_of(made, memory_bytes=30_000)
+    study = config.parse(made)
+    held = dict.fromkeys((study.target, study.arms[1].source), 10**6)
+    assert plan_of(made, memory_bytes=30_000 + 10**6, data_bytes=held).jobs == small_machine.jobs
+
+    made.runtime.devices = "2"
+    made.runtime.data_residence = "device"
+    read = ready.prepare(config.parse(made), tmp_path, silent(""))
+    images, of_source = ready.data_bytes(read.study, read.tasks, devices=2).values()
+    assert images == 2 * 6 * 16**2 * 3  # devices, training cases, voxels, float16 and uint8
+    held = {read.study.target: images, read.study.arms[1].source: of_source}
+    for enough in (0, 10**6):
+        monkeypatch.setattr(ready, "memory_bytes", lambda enough=enough: 60_000 + images + enough)
+        expected = plan_of(made, memory_bytes=60_000 + images + enough, devices=2, data_bytes=held)
+        assert chunk_sizes(ready.plan_jobs(read.study, read.tasks, None)) == chunk_sizes(expected)
+    runtime = dataclasses.replace(read.study.runtime, data_residence="host")
+    on_host = ready.data_bytes(dataclasses.replace(read.study, runtime=runtime), read.tasks, devices=2)
+    assert on_host[read.study.target] == 3 * residence.SENT_BYTES + images // 2
 
 
 def test_out_of_memory_halves_the_runs_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
