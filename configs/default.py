@@ -194,6 +194,10 @@ def get_config() -> ConfigDict:
     config.analysis = ConfigDict(sort_keys=False)
     config.analysis.confidence = 0.95
     config.analysis.target_fraction = 0.99  # convergence target: this share of scratch's final validation DSC
+    config.analysis.cases = 8  # test cases that networks are compared on, and validation cases; evenly spread
+    config.analysis.windows = 2  # patches of each of them
+    config.analysis.positions = 4096  # voxels at which features are read, over all patches
+    config.analysis.barrier_pairs = 32  # pairs of runs of an arm whose networks are interpolated, at most about so many
 
     config.runtime = ConfigDict(sort_keys=False)
     config.runtime.seed_map = "auto"  # vmap, loop, or auto: loop on CPU, vmap elsewhere

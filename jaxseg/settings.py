@@ -249,6 +249,14 @@ class AnalysisSettings:
     confidence: float
     target_fraction: float
     """Convergence target, as a share of scratch's final validation DSC."""
+    cases: int
+    """Test cases that networks are compared on, and validation cases that altered ones are judged on."""
+    windows: int
+    """Patches of each case."""
+    positions: int
+    """Voxels at which features are read, over all patches."""
+    barrier_pairs: int
+    """Pairs of runs of an arm that are interpolated, at most about so many."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,16 +94,19 @@ def truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[
     return special.ndtri(rng.uniform(_BELOW, 1 - _BELOW, shape)) / _TRUNCATED_SD
 
 
-def distribution_excess(kernel: Kernel, rng: np.random.Generator, *, draws: int = 40) -> float:
+def distribution_null(num_weights: int, rng: np.random.Generator, *, draws: int = 40) -> float:
+    """Mean distance of fresh draws of so many weights: a parametric bootstrap."""
+    return float(np.mean([_truncated_distance(truncated_normal(rng, (1, num_weights)))[0] for _ in range(draws)]))
+
+
+def distribution_excess(kernel: Kernel, null: float) -> float:
     """Distance of a layer's weights from the initialiser's distribution, beyond that of a fresh draw of as many.
 
-    The Kolmogorov-Smirnov distance to a normal truncated as the initialiser does, at the layer's own scale, less its
-    mean over a parametric bootstrap. About 0 for weights that still look drawn. A p-value would not do: with 100,000
-    weights it rejects any deviation, however small.
+    The Kolmogorov-Smirnov distance to a normal truncated as the initialiser does, at the layer's own scale, less
+    `null`, its mean for draws of that distribution (`distribution_null`). About 0 for weights that still look drawn.
+    A p-value would not do: with 100,000 weights it rejects any deviation, however small.
     """
-    weights = np.asarray(kernel, np.float64).reshape(1, -1)
-    null = np.mean([_truncated_distance(truncated_normal(rng, weights.shape))[0] for _ in range(draws)])
-    return float(_truncated_distance(weights)[0] - null)
+    return float(_truncated_distance(np.asarray(kernel, np.float64).reshape(1, -1))[0] - null)
 
 
 # ------------------------------------------------------------------------------------ (b) arrangement of the taps
@@ -182,9 +185,16 @@ def spectral_excess(kernel: Kernel, rng: np.random.Generator, *, draws: int = 20
     filters share (low rank) shows here. Near 0 without structure; in [0, 1].
     """
     matrix = as_filters(kernel)
-    ceiling = max(np.linalg.norm(rng.permutation(matrix.ravel()).reshape(matrix.shape), 2) for _ in range(draws))
-    energy = np.square(np.linalg.svd(matrix, compute_uv=False))
-    return float(energy[energy > ceiling**2].sum() / energy.sum())
+    shuffled = (rng.permutation(matrix.ravel()).reshape(matrix.shape) for _ in range(draws))
+    ceiling = max(float(_squared_singular_values(one)[-1]) for one in shuffled)
+    energy = _squared_singular_values(matrix)
+    return float(energy[energy > ceiling].sum() / energy.sum())
+
+
+def _squared_singular_values(matrix: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, " rank"]:
+    """Ascending, from the smaller of the two products with the transpose: a layer has far more weights than filters."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    return np.linalg.eigvalsh(wide @ wide.T)
 
 
 # --------------------------------------------------------------------------- (d) telling start and end apart by filter
@@ -226,7 +236,7 @@ def _ridge_scores(x: Float[np.ndarray, "n k"], y: Float[np.ndarray, " n"], new: 
 
 def start_end_auc(
     start: Float[np.ndarray, "runs *taps channels features"], end: Float[np.ndarray, "runs *taps channels features"]
-) -> float:
+) -> Float[np.ndarray, " runs"]:
     """How well filters of trained networks can be told from their own starts: 0.5 not at all, 1 always.
 
     A ridge classifier on `filter_features` is trained on some runs and tested on others, in folds over runs, so that
@@ -234,22 +244,23 @@ def start_end_auc(
     data gives its end away in the wrong direction.
 
     Returns:
-        The mean over folds of the area under the ROC curve; NaN with fewer than two runs.
+        The area under the ROC curve on each run's filters; NaN with fewer than two runs.
     """
     runs = len(start)
     if runs < 2:
-        return math.nan
+        return np.full(runs, np.nan)
     rows = [filter_features(kernels).reshape(runs, -1, 1 + _pairs(kernels)) for kernels in (start, end)]
-    areas = []
+    filters = rows[0].shape[1]
+    areas = np.empty(runs)
     for test in np.array_split(np.arange(runs), min(runs, 5)):
         train = np.setdiff1d(np.arange(runs), test)
         learnt, asked = (
             np.concatenate([part[fold].reshape(-1, part.shape[-1]) for part in rows]) for fold in (train, test)
         )
-        scores = _ridge_scores(learnt, np.repeat([-1.0, 1.0], len(learnt) // 2), asked)
-        half = len(asked) // 2
-        areas.append(stats.mannwhitneyu(scores[half:], scores[:half]).statistic / half**2)
-    return float(np.mean(areas))
+        scores = _ridge_scores(learnt, np.repeat([-1.0, 1.0], len(learnt) // 2), asked).reshape(2, len(test), filters)
+        ranks = stats.rankdata(np.concatenate([scores[1], scores[0]], 1), axis=1)[:, :filters]
+        areas[test] = (ranks.sum(1) - filters * (filters + 1) / 2) / filters**2  # Mann and Whitney's U
+    return areas
 
 
 def _pairs(kernels: np.ndarray) -> int:
@@ -325,7 +336,12 @@ def smallest_share(
         its silence says nothing.
     """
     for share in shares:
-        found = sum(finds(blend(kernel, control(rng, kernel.shape), share)) for _ in range(draws))
-        if found >= power * draws:
-            return share
+        found = missed = 0
+        while missed <= (1 - power) * draws + 1e-9:  # one more and it cannot be found often enough
+            if finds(blend(kernel, control(rng, kernel.shape), share)):
+                found += 1
+            else:
+                missed += 1
+            if found >= power * draws:
+                return share
     return math.nan

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,7 +45,7 @@ def between(
     measure: Measure, x: Float[Array, "runs datapoints neurons"], y: Float[Array, "others datapoints neurons_y"]
 ) -> Float[Array, "runs others"]:
     """A measure between each of `x` and each of `y`; the datapoints are the same, the widths may differ."""
-    return _compare_all(measure, jax.vmap(measure.prepare)(x), jax.vmap(measure.prepare)(y))
+    return compare_prepared(measure, jax.vmap(measure.prepare)(x), jax.vmap(measure.prepare)(y))
 
 
 def all_pairs(measure: Measure, x: Float[Array, "runs datapoints neurons"]) -> Float[Array, "runs runs"]:
@@ -56,13 +56,13 @@ def all_pairs(measure: Measure, x: Float[Array, "runs datapoints neurons"]) -> F
     for low, high in itertools.pairwise(bounds):
         block = jax.tree.map(lambda leaf, part=slice(low, high): leaf[part], ready)
         rest = jax.tree.map(lambda leaf, part=slice(low, None): leaf[part], ready)
-        rows.append(jnp.pad(_compare_all(measure, block, rest), ((0, 0), (low, 0))))
+        rows.append(jnp.pad(compare_prepared(measure, block, rest), ((0, 0), (low, 0))))
     upper = jnp.triu(jnp.concatenate(rows))
     return upper + jnp.triu(upper, 1).T
 
 
-def _compare_all(measure: Measure, a: Prepared, b: Prepared) -> Float[Array, "runs others"]:
-    """All of `a` against all of `b`, from one product."""
+def compare_prepared(measure: Measure, a: Prepared, b: Prepared) -> Float[Array, "runs others"]:
+    """All of `a` against all of `b`, prepared by `jax.vmap(measure.prepare)`, from one product."""
     columns = [jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1) for x in (a.features, b.features)]
     product = _product(*columns).reshape(len(a.features), -1, len(b.features), b.features.shape[-1])
     pair = jax.vmap(jax.vmap(measure.compare, (None, 0, 1)), (0, None, 0))
@@ -169,7 +169,7 @@ def batch_hsic(x: Float[Array, "runs batch neurons_x"], y: Float[Array, "others 
         return _hsic(one.side, one.side, _product(one.features, one.features), debiased=True)
 
     ours, theirs = jax.vmap(prepare)(x), jax.vmap(prepare)(y)
-    cross = _compare_all(Measure(prepare, functools.partial(_hsic, debiased=True)), ours, theirs)
+    cross = compare_prepared(Measure(prepare, functools.partial(_hsic, debiased=True)), ours, theirs)
     return Hsic(cross, jax.vmap(own)(ours), jax.vmap(own)(theirs))
 
 
@@ -305,3 +305,16 @@ def above_floor(similarity: Float[Array, "*shape"], floor: Float[Array, "*shape"
     """
     usable = floor <= 0.95
     return jnp.where(usable, (similarity - floor) / jnp.where(usable, 1 - floor, 1), jnp.nan)
+
+
+def between_layers(
+    layers: Sequence[Float[np.ndarray, "points channels"]],
+) -> Float[np.ndarray, "layers layers"]:
+    """Linear CKA between every two layers of one network, which may differ in channels; NaN where one is constant."""
+    centred = [np.asarray(layer, np.float64) - layer.mean(0) for layer in layers]
+    gram = np.square(np.concatenate(centred, 1).T @ np.concatenate(centred, 1))
+    starts = np.cumsum([0, *(layer.shape[1] for layer in layers[:-1])])
+    hsic = np.add.reduceat(np.add.reduceat(gram, starts, 0), starts, 1)
+    own = np.sqrt(np.diag(hsic))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return hsic / np.outer(own, own)

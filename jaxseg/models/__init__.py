@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from jaxseg.models.blocks import ACTIVATIONS as ACTIVATIONS
 from jaxseg.models.layout import level_strides
 from jaxseg.models.multiscale_fcn import MultiscaleFCN
 from jaxseg.models.network import Network

@@ -17,7 +17,7 @@ from jaxseg import checkpoint, data, loop, metrics, seeds
 from jaxseg.data import PreparedTask
 from jaxseg.data.resample import labels_from_probabilities, resize_image, resize_linear
 from jaxseg.fields import nearest
-from jaxseg.study import files, prior
+from jaxseg.study import files, prior, slices
 from jaxseg.study.plan import Job
 from jaxseg.study.predict import CaseMaps, case_maps, make_predict_slabs, scoring_options
 from jaxseg.study.runs import Run
@@ -58,13 +58,6 @@ def check_labels(study: StudySettings, prepared: PreparedTask) -> None:
     metrics.members_of(prepared.labels, dict(settings.regions))
 
 
-def example_slice(reference: np.ndarray) -> tuple[Any, ...]:
-    """The slice across the last axis with most foreground; all of a 2-D case."""
-    if reference.ndim == 2:
-        return (slice(None), slice(None))
-    return (slice(None), slice(None), int(np.argmax((reference > 0).sum((0, 1)))))
-
-
 def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, progress: Progress) -> None:
     """Predicts and scores the test cases of every run of a job, and writes the job's part table.
 
@@ -96,9 +89,7 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
                 _keep_example(examples, shown.index(case.record.name), case, runs, maps.labels)
             progress("scoring", done, len(names), case.record.name)
         rows += [row for scored in waiting for row in scored.result()]
-    with open(directory / f"{EXAMPLES}.partial", "wb") as handle:
-        np.savez_compressed(handle, allow_pickle=False, **examples)
-    os.replace(directory / f"{EXAMPLES}.partial", directory / EXAMPLES)
+    files.write_arrays(directory / EXAMPLES, examples)
     files.write_table(directory / PART, pd.DataFrame(rows))
 
 
@@ -216,17 +207,11 @@ def _keep_example(
     examples: dict[str, np.ndarray], index: int, case: CaseArrays, runs: Sequence[Run], maps: Iterable[np.ndarray]
 ) -> None:
     """Keeps one slice of the image, the reference, and the prediction of each arm's first run."""
-    where = example_slice(case.reference)
-
-    def picture(array: np.ndarray) -> np.ndarray:
-        # Rows of a picture run down along y. Canonical volumes have y to the front, which belongs on top; a 2-D image's
-        # axes are its columns and rows already.
-        return array.T if case.reference.ndim == 2 else array.T[::-1]
-
-    image = resize_image(case.image, case.record.own_shape, case.record.spacing_mm)[..., 0][where]
-    low, high = np.percentile(image, (0.5, 99.5))
-    examples[f"image_{index}"] = picture(np.clip(255 * (image - low) / max(high - low, 1e-6), 0, 255).astype(np.uint8))
-    examples[f"reference_{index}"] = picture(case.reference[where].astype(np.uint8))
+    where = slices.example_slice(case.reference)
+    image = resize_image(case.image, case.record.own_shape, case.record.spacing_mm)[..., 0]
+    examples[f"image_{index}"] = slices.upright(slices.grey(image[where]), image.ndim)
+    examples[f"reference_{index}"] = slices.upright(case.reference[where].astype(np.uint8), image.ndim)
     for run, labels in zip(runs, maps, strict=True):
-        examples.setdefault(f"prediction_{index}_{run.key.arm}", picture(labels[where].astype(np.uint8)))
+        prediction = slices.upright(labels[where].astype(np.uint8), image.ndim)
+        examples.setdefault(f"prediction_{index}_{run.key.arm}", prediction)
         examples.setdefault(f"slice_{index}", np.array(where[-1] if case.reference.ndim == 3 else 0))

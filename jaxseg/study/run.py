@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxseg import config as config_module
 from jaxseg import loop
-from jaxseg.study import evaluate, files, preparation, rates, results
+from jaxseg.study import analyses, evaluate, files, preparation, rates, results
 from jaxseg.study.jobs import require_done, train_arms, train_jobs
 from jaxseg.study.plan import chunk_sizes
 from jaxseg.study.ready import Ready, prepare
@@ -95,7 +95,7 @@ def run_stages(
             "pretrain": lambda ready: train_jobs(ready, "pretrain", progress),
             "train": lambda ready: train_arms(ready, progress),
             "evaluate": lambda ready: evaluate_jobs(ready, progress),
-            "analyze": analyze,
+            "analyze": lambda ready: analyze(ready, progress("analyze")),
         }
         for stage, do in work.items():
             if stage in stages:
@@ -119,13 +119,14 @@ def evaluate_jobs(ready: Ready, progress: Callable[[str], Progress]) -> None:
     results.merge_examples(study, workdir, jobs, shown, ready.tasks.prepared[study.target].labels)
 
 
-def analyze(ready: Ready) -> None:
-    """Comparisons between arms, from the tables of the evaluation."""
+def analyze(ready: Ready, progress: Progress) -> None:
+    """Looks at the networks themselves, and compares arms from the tables of the evaluation."""
     if not (ready.workdir / "results" / "cases.csv").exists():
         raise UserError(
             f"stage 'analyze' needs stage 'evaluate', which is not finished in {ready.workdir}; "
             f"run without --stages, or with --stages=evaluate,analyze"
         )
+    analyses.write_analyses(ready, progress)
     results.write_comparisons(ready.study, ready.workdir)
 
 

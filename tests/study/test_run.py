@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from jaxseg import checkpoint, loop, trees
-from jaxseg.study import files, results
+from jaxseg.study import analyses, files, results
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.types import UserError
 from tests.conftest import ROOT
@@ -25,6 +25,7 @@ from tests.tiny import silent, tiny_config
 TABLES = (
     *("cases", "curves", "pretrain_curves", "summary", "comparisons", "convergence"),
     *("worst_cases", "variance", "planning"),
+    *analyses.TABLES,
 )
 
 

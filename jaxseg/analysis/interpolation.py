@@ -1,0 +1,109 @@
+"""What becomes of a network's loss on the line to another network, and with one layer set back to its start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxseg import trees
+from jaxseg.types import Params
+
+Windows = tuple[Float[Array, "batches windows *patch channels"], Int[Array, "batches windows *patch"]]
+"""Images and labels."""
+
+
+class Quality(NamedTuple):
+    """How well one network does on windows."""
+
+    loss: Float[Array, ""]
+    dsc: Float[Array, ""]
+    """Of all windows' voxels together, averaged over the labels that they hold."""
+
+
+def make_quality(
+    model: nn.Module, loss: Callable[[jax.Array, jax.Array], Float[Array, ""]]
+) -> Callable[[Params, Windows], Quality]:
+    """Loss and DSC of one run's parameters on windows, batch after batch, dropout off."""
+
+    def quality(params: Params, windows: Windows) -> Quality:
+        def of_batch(batch: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            image, label = batch
+            logits: Any = model.apply({"params": params}, image, train=False)
+            classes = logits.shape[-1]
+            # Labels beyond the last class (nothing known) are in no row of the one-hot matrices.
+            known = label < classes
+            truth = jax.nn.one_hot(label, classes).reshape(-1, classes)
+            found = jax.nn.one_hot(jnp.where(known, logits.argmax(-1), classes), classes).reshape(-1, classes)
+            sizes = [(truth * found).sum(0), truth.sum(0), found.sum(0)]
+            return loss(logits, label), jnp.stack(sizes)[:, 1:]
+
+        losses, sizes = lax.map(of_batch, windows)
+        both, truth, found = sizes.sum(0)
+        dsc = 2 * both / jnp.maximum(truth + found, 1)
+        held = truth > 0
+        return Quality(losses.mean(), jnp.where(held, dsc, 0).sum() / jnp.maximum(held.sum(), 1))
+
+    return quality
+
+
+def make_path(
+    quality: Callable[[Params, Windows], Quality], alphas: Sequence[float]
+) -> Callable[[Params, Params, Windows], Float[Array, " alphas"]]:
+    """Losses at (1 - alpha) a + alpha b, for one pair of runs (Frankle et al. 2020, arXiv:1912.05671)."""
+
+    def path(a: Params, b: Params, windows: Windows) -> Float[Array, " alphas"]:
+        def at(alpha: jax.Array) -> jax.Array:
+            return quality(jax.tree.map(lambda x, y: (1 - alpha) * x + alpha * y, a, b), windows).loss
+
+        return lax.map(at, jnp.asarray(alphas, jnp.float32))
+
+    return path
+
+
+def barrier(
+    losses: Float[np.ndarray, "*pairs alphas"], alphas: Float[np.ndarray, " alphas"]
+) -> Float[np.ndarray, "*pairs"]:
+    """Largest rise of the loss above the straight line between its two ends (Neyshabur et al. 2020); 0 at least.
+
+    >>> float(barrier(np.array([1.0, 4.0, 3.0]), np.array([0.0, 0.5, 1.0])))
+    2.0
+    """
+    line = losses[..., :1] * (1 - alphas) + losses[..., -1:] * alphas
+    return np.max(losses - line, axis=-1)
+
+
+def layer_of(path: str) -> str:
+    """The layer that a parameter belongs to: its kernel, bias, scale and slope are set back together."""
+    return path.rpartition("/")[0]
+
+
+def make_rewind(
+    quality: Callable[[Params, Windows], Quality], layers: Sequence[str]
+) -> Callable[[Params, Params, Windows], Float[Array, " layers_and_none"]]:
+    """DSC with each layer in turn set back to its start, then that of the network as it is (Zhang et al. 2019).
+
+    Without any training afterwards (arXiv:1902.01996): a layer that changed little may matter all the same, and one
+    that changed a lot may not.
+
+    Returns:
+        `rewind(start, end, windows)`, one value a layer and a last one with nothing set back.
+    """
+    number = {name: index for index, name in enumerate(layers)}
+
+    def rewind(start: Params, end: Params, windows: Windows) -> Float[Array, " layers_and_none"]:
+        def without(index: jax.Array) -> jax.Array:
+            def choose(path: str, new: jax.Array, old: jax.Array) -> jax.Array:
+                return jnp.where(index == number.get(layer_of(path), -1), old, new)
+
+            return quality(trees.map_with_path(choose, end, start), windows).dsc
+
+        return lax.map(without, jnp.arange(len(layers) + 1))
+
+    return rewind

@@ -1,0 +1,151 @@
+"""The measuring part of the stage `analyze`: from checkpoints to tables, one variant (train size, fold) after another.
+
+A variant's tables lie in a folder of their own until all are there, so that a crash costs one variant at most, and a
+second run measures nothing anew. Nothing here needs the machine that trained.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from jaxseg import seeds
+from jaxseg.study import files, filter_tables, pictures, representations, variation
+from jaxseg.study.comparisons import baseline_of
+from jaxseg.study.material import judged_cases, make_material, rng_for, shown_cases, spread
+from jaxseg.study.networks import forward_program, read_networks, variants
+from jaxseg.study.predict import PredictSlabs
+from jaxseg.study.program import Program
+from jaxseg.study.ready import Ready
+from jaxseg.study.representations import Represented
+from jaxseg.types import Progress
+
+TABLES = {
+    "filters": ("arm", "seed", "train_cases", "fold", "layer"),
+    "filter_controls": ("arm", "train_cases", "fold", "layer", "quantity", "smallest_share"),
+    "rewind": ("arm", "seed", "train_cases", "fold", "layer", "dsc", "dsc_rewound", "drop"),
+    "similarity": (
+        *("layer", "comparison", "arm_a", "seed_a", "step_a", "arm_b", "seed_b", "step_b", "train_cases", "fold"),
+        *("index", "value", "n_points", "n_neurons"),
+    ),
+    "layer_similarity": ("arm", "seed", "train_cases", "fold", "layer_a", "layer_b", "index", "value"),
+    "pairs": ("train_cases", "fold", "quantity", "arm_a", "seed_a", "arm_b", "seed_b", "value"),
+    "interpolation": ("train_cases", "fold", "arm", "seed_a", "seed_b", "alpha", "loss"),
+    "variability": (
+        *("arm", "train_cases", "fold", "quantity", "layer", "value", "ci_low", "ci_high", "n_seeds", "n_pairs"),
+    ),
+}
+"""Tables of this stage, by name, with their first columns."""
+PICTURES = "analysis"
+"""Name of the file of pictures (.npz) and of the list that says what they are (.json)."""
+CONTROL_LAYERS = 4
+"""At most so many encoder layers are given controls."""
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def write_analyses(ready: Ready, progress: Progress) -> None:
+    """Measures what is not yet measured and writes the tables of all variants."""
+    todo = variants(ready)
+    tools = functools.cache(functools.partial(make_tools, ready))
+    folders = [ready.workdir / "analysis" / f"n{train_cases}_fold{fold}" for train_cases, fold in todo]
+    for number, ((train_cases, fold), folder) in enumerate(zip(todo, folders, strict=True)):
+        if (folder / "done.json").exists():
+            continue
+
+        def tell(what: str, number: int = number, folder: Path = folder) -> None:
+            progress("measuring", number, len(todo), f"{folder.name}: {what}")
+
+        rows, (arrays, entries) = measure(ready, train_cases, fold, tools, tell)
+        for name, columns in TABLES.items():
+            table = pd.DataFrame(rows[name]).assign(train_cases=train_cases, fold=fold)
+            rest = [column for column in table if column not in columns]
+            files.write_table(folder / f"{name}.csv", table.reindex(columns=[*columns, *rest]))
+        files.write_arrays(folder / f"{PICTURES}.npz", arrays)
+        files.write_json(folder / f"{PICTURES}.json", entries)
+        files.write_json(folder / "done.json", {"tables": list(TABLES)})
+    results = ready.workdir / "results"
+    for name in TABLES:
+        parts = [files.read_table(folder / f"{name}.csv") for folder in folders]
+        parts = [part for part in parts if len(part)] or parts[:1]
+        files.write_table(results / f"{name}.csv", pd.concat(parts, ignore_index=True))
+    # Pictures of the first variant stand for all.
+    for suffix in ("npz", "json"):
+        files.copy(folders[0] / f"{PICTURES}.{suffix}", results / f"{PICTURES}.{suffix}")
+    progress("measuring", len(todo), len(todo))
+
+
+def _plan(ready: Ready, count: int) -> seeds.SeedPlan:
+    return seeds.make_plan(count, strategy=ready.study.runtime.seed_map, devices=ready.study.runtime.devices)
+
+
+class Tools(NamedTuple):
+    """Compiled for one network: arms that differ in their parameters share it."""
+
+    record: Callable[..., Any]
+    judge: variation.Judge
+    predict: PredictSlabs
+
+
+def make_tools(ready: Ready, program: Program, num_runs: int) -> Tools:
+    """What looks at networks of a program (see `forward_program`), so many at once."""
+    plan = _plan(ready, num_runs)
+    return Tools(
+        representations.make_recorder(program, plan),
+        variation.make_judge(program, plan),
+        variation.make_predict(program, plan, num_runs, ready.study.evaluate),
+    )
+
+
+def measure(
+    ready: Ready, train_cases: int, fold: int, tools: Callable[[Program, int], Tools], tell: Callable[[str], None]
+) -> tuple[Rows, tuple[dict[str, np.ndarray], dict[str, Any]]]:
+    """Rows of all tables of one variant, and its pictures with the list that says what they are."""
+    study, settings = ready.study, ready.study.analysis
+    shown, judged = shown_cases(ready, fold), judged_cases(ready, fold)
+    material = make_material(ready, shown, rng_for(ready, "positions", fold))
+    windows = make_material(ready, judged, rng_for(ready, "windows", fold))
+    baseline = baseline_of([arm.name for arm in study.arms])
+    rows: Rows = {name: [] for name in TABLES}
+    represented: list[Represented] = []
+    predicted: list[variation.Predicted] = []
+    montages: list[tuple[dict[str, np.ndarray], list[dict[str, Any]]]] = []
+    for networks in read_networks(ready, train_cases, fold):
+        arm, plan = networks.arm, _plan(ready, len(networks))
+        own = tools(forward_program(study, networks.program), len(networks))
+        tell(f"{arm}, filters")
+        rng = rng_for(ready, "filters", arm, train_cases, fold)
+        rows["filters"] += filter_tables.filter_rows(networks, rng)
+        if arm == baseline:
+            layers = [layer for layer in networks.layers() if layer.startswith("encoder")]
+            rows["filter_controls"] += filter_tables.control_rows(networks, spread(layers, CONTROL_LAYERS), rng)
+        montages.append(pictures.montages(networks, rng))
+        tell(f"{arm}, layers set back")
+        rows["rewind"] += variation.rewind_rows(networks, windows, own.judge, plan)
+        tell(f"{arm}, lines between runs")
+        # Between two networks, running statistics of batch norms belong to neither.
+        if networks.program.model.norm != "batch":
+            rows["interpolation"] += variation.path_rows(networks, windows, own.judge, plan, settings.barrier_pairs)
+        tell(f"{arm}, features")
+        represented.append(representations.represent(networks, material, own.record, plan))
+        rows["layer_similarity"] += representations.layer_rows(represented[-1])
+        tell(f"{arm}, predictions")
+        predicted.append(variation.predict_cases(networks, shown, own.predict, plan))
+        rows["pairs"] += variation.parameter_rows(networks)
+    tell("similarity of all pairs")
+    rows["similarity"] += representations.similarity_rows(represented, baseline)
+    tell("agreement of all pairs")
+    classes = len(ready.tasks.prepared[study.target].labels) + 1
+    found = variation.agreement(predicted, shown, baseline, classes)
+    rows["pairs"] += variation.agreement_rows(predicted, found) + variation.barrier_rows(rows["interpolation"])
+    cases = files.read_table(ready.workdir / "results" / "cases.csv")
+    chosen = cases[(cases["train_cases"] == train_cases) & (cases["fold"] == fold)]
+    rows["variability"] = variation.variability_rows(
+        represented, found, rows["pairs"], rows["similarity"], chosen, confidence=settings.confidence
+    )
+    return rows, pictures.merge(montages, pictures.overlays(predicted, shown, study.report.examples, classes))

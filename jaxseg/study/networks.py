@@ -1,0 +1,96 @@
+"""The trained networks of one arm in one variant, read from its jobs: parameters at the start and at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import jax
+import numpy as np
+
+from jaxseg import checkpoint, loop, trees
+from jaxseg.study.plan import Job
+from jaxseg.study.program import Program, param_labels
+from jaxseg.study.ready import Ready
+from jaxseg.types import Params, StudySettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """All runs of an arm, train size and fold that did not diverge, seeds ascending."""
+
+    arm: str
+    program: Program
+    seeds: tuple[int, ...]
+    start: Params
+    """Runs first, on the host."""
+    end: Params
+    pretrained: bool
+    """Whether each run starts from a whole source network: encoder and decoder are that network's at the start."""
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def layers(self) -> dict[str, tuple[np.ndarray, np.ndarray, bool]]:
+        """Kernels at the start and at the end, runs first, and whether they are trained; by layer, in forward order."""
+        end, labels = trees.flatten(self.end), trees.flatten(param_labels(self.program))
+        start = trees.flatten(self.start)
+        paths = {layer: f"{layer}/kernel" for layer in kernel_layers(start)}
+        return {layer: (start[path], end[path], labels[path] == "train") for layer, path in paths.items()}
+
+
+def forward_order(layer: str) -> tuple[object, ...]:
+    """Sorts layers by what comes first in a network: the encoder downwards, the decoder upwards, the head."""
+    part, _, rest = layer.partition("/")
+    level, _, name = rest.partition("/")
+    number = int(level.removeprefix("level_")) if level.startswith("level_") else 0
+    return ("encoder", "decoder", "head").index(part), -number if part == "decoder" else number, name
+
+
+def forward_program(study: StudySettings, program: Program) -> Program:
+    """The program as far as its network and task go: the same for arms that are only trained in other ways."""
+    return dataclasses.replace(program, optim=study.optim, train=study.train, freeze="none", shared=None, fold=None)
+
+
+def kernel_layers(paths: Iterable[str]) -> list[str]:
+    """Names of the layers that have kernels among these parameters, in forward order."""
+    return sorted((path.removesuffix("/kernel") for path in paths if path.endswith("/kernel")), key=forward_order)
+
+
+def variants(ready: Ready) -> list[tuple[int, int]]:
+    """Every train size and fold of the study."""
+    return sorted({(run.key.train_cases, run.key.fold) for job in ready.plan.of_kind("train") for run in job.runs})
+
+
+def read_networks(ready: Ready, train_cases: int, fold: int) -> Iterator[Networks]:
+    """The arms of one variant one after another, those with a run that did not diverge."""
+    jobs = ready.plan.of_kind("train")
+    for arm in ready.study.arms:
+        found: list[tuple[Job, int]] = []
+        for job in jobs:
+            wanted = [
+                index
+                for index, run in enumerate(job.runs)
+                if (run.key.arm, run.key.train_cases, run.key.fold) == (arm.name, train_cases, fold)
+            ]
+            if wanted:
+                died = loop.diverged_at(loop.read_metrics(ready.workdir / job.directory), len(job.runs))
+                found += [(job, index) for index in wanted if died[index] is None]
+        if found:
+            yield _read(ready, arm.name, arm.init == "pretrained", found)
+
+
+def _read(ready: Ready, arm: str, pretrained: bool, found: list[tuple[Job, int]]) -> Networks:
+    parts: dict[str, list[Params]] = {"start": [], "end": []}
+    seeds: list[int] = []
+    for job in dict.fromkeys(job for job, _ in found):
+        rows = [index for of_job, index in found if of_job is job]
+        directory = ready.workdir / job.directory / "checkpoints"
+        for which, step in (("start", 0), ("end", job.program.train.steps)):
+            parts[which].append(checkpoint.read_params(directory, step, rows))
+        seeds += [job.runs[index].key.seed for index in rows]
+    order = np.argsort(seeds)
+    start, end = (
+        jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *parts[which]) for which in ("start", "end")
+    )
+    return Networks(arm, found[0][0].program, tuple(sorted(seeds)), start, end, pretrained)

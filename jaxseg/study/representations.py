@@ -1,0 +1,192 @@
+"""similarity.csv and layer_similarity.csv: how alike the features of runs are, at their starts and at their ends."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxseg import seeds, trees
+from jaxseg.analysis import activations, similarity, sites
+from jaxseg.models import layer_names, make_model
+from jaxseg.study.material import Material
+from jaxseg.study.networks import Networks
+from jaxseg.study.program import Program
+
+INDICES: dict[str, similarity.Measure] = {
+    "cka": similarity.cka_measure(debiased=False),
+    "cka_debiased": similarity.cka_measure(debiased=True),
+    "procrustes": similarity.PROCRUSTES,
+    "svcca": similarity.svcca_measure(),
+    "pwcca": similarity.PWCCA,
+}
+POINTS_PER_NEURON = 10
+"""With fewer, an index mostly measures how few points there are; its value is NaN."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """One layer of an arm's runs at the positions of the material."""
+
+    start: Float[np.ndarray, "runs points channels"]
+    end: Float[np.ndarray, "runs points channels"]
+    unique: Int[np.ndarray, " unique"]
+    """Points that are not read at a site that an earlier one was read at already."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Represented:
+    """An arm's runs as their features."""
+
+    arm: str
+    seeds: tuple[int, ...]
+    pretrained: bool
+    layers: dict[str, Features]
+
+
+Record = Callable[..., Any]
+
+
+def make_recorder(program: Program, plan: seeds.SeedPlan) -> Record:
+    """A compiled function that records features of all runs at once."""
+    model = make_model(program.model, classes=program.classes)
+    return seeds.map_seeds(activations.make_record(model), plan=plan, shared=(1, 2))
+
+
+def represent(networks: Networks, material: Material, record: Record, plan: seeds.SeedPlan) -> Represented:
+    """Features of every layer at the start and at the end, at the same positions for all networks.
+
+    Only features at positions are kept: of whole feature maps one batch is in memory at a time.
+    """
+    settings = networks.program.model
+    model = make_model(settings, classes=networks.program.classes)
+    patch, channels = material.labels.shape[2:], material.images.shape[-1]
+    grids = activations.layer_grids(model, trees.take(networks.end, 0), patch, channels)
+    where = {
+        layer: sites.nearest_sites(material.positions.reshape(-1, len(patch)), patch, grids[layer])
+        for layer in layer_names(settings)
+    }
+    by_window = {layer: index.reshape(-1, material.positions.shape[2]) for layer, index in where.items()}
+    batched = {layer: index.reshape(material.positions.shape[:3]) for layer, index in by_window.items()}
+    images, chosen = seeds.replicate((material.images, batched), plan)
+    found = [
+        seeds.fetch(record(seeds.put(params, plan), images, chosen), len(networks))
+        for params in (networks.start, networks.end)
+    ]
+    layers = {
+        layer: Features(found[0][layer], found[1][layer], sites.first_of_each(by_window[layer]))
+        for layer in layer_names(settings)
+    }
+    return Represented(networks.arm, networks.seeds, networks.pretrained, layers)
+
+
+def similarity_rows(arms: Sequence[Represented], baseline: str) -> list[dict[str, Any]]:
+    """One row for each layer, pair of networks that is of interest, and index.
+
+    Args:
+        arms: All of a variant; the first one that starts from whole source networks gives these as its starts.
+        baseline: Arm that the others are compared with.
+    """
+    first = next((arm for arm in arms if arm.arm == baseline), None)
+    source = next((arm for arm in arms if arm.pretrained), None)
+    rows: list[dict[str, Any]] = []
+    for layer in dict.fromkeys(layer for arm in arms for layer in arm.layers):
+        # Of one layer, and of the arm in hand and those two: all of them together would be large.
+        kept = {arm.arm: _sides(arm, layer) for arm in (first, source) if arm is not None and layer in arm.layers}
+        for arm in arms:
+            if layer not in arm.layers:
+                continue
+            start, end = kept.get(arm.arm) or _sides(arm, layer)
+            rows += _compare(end, start, lambda a, b: "own_start" if a == b else "other_start")
+            rows += _compare(end, end, lambda a, b: "within_arm" if a < b else None)
+            rows += _compare(start, start, lambda a, b: "starts" if a < b else None)
+            if source is not None and source.arm in kept:
+                rows += _compare(end, kept[source.arm][0], lambda a, b: "to_source" if a == b else None)
+            if first is not None and first is not arm and first.arm in kept:
+                rows += _compare(kept[first.arm][1], end, lambda a, b: "across_arms")
+    return rows
+
+
+class _Side(NamedTuple):
+    """One layer of an arm's runs at one step, ready to be compared."""
+
+    layer: str
+    arm: str
+    seeds: tuple[int, ...]
+    step: str
+    unique: Int[np.ndarray, " unique"]
+    live: Int[np.ndarray, " runs"]
+    """Channels that are not the same everywhere."""
+    ready: dict[str, similarity.Prepared]
+    """By index."""
+
+
+def _sides(arm: Represented, layer: str) -> tuple[_Side, _Side]:
+    """Start and end."""
+    features = arm.layers[layer]
+    sides = []
+    for step in ("start", "end"):
+        values = getattr(features, step)[:, features.unique]
+        live = (np.ptp(values, axis=1) > 0).sum(-1)
+        sides.append(_Side(layer, arm.arm, arm.seeds, step, features.unique, live, _prepared(jnp.asarray(values))))
+    return sides[0], sides[1]
+
+
+@jax.jit
+def _prepared(values: Float[Array, "runs points channels"]) -> dict[str, similarity.Prepared]:
+    return {name: jax.vmap(measure.prepare)(values) for name, measure in INDICES.items()}
+
+
+@jax.jit
+def _compared(
+    a: dict[str, similarity.Prepared], b: dict[str, similarity.Prepared]
+) -> dict[str, Float[Array, "runs others"]]:
+    return {name: similarity.compare_prepared(measure, a[name], b[name]) for name, measure in INDICES.items()}
+
+
+def _compare(a: _Side, b: _Side, name: Callable[[int, int], str | None]) -> list[dict[str, Any]]:
+    """Rows of the pairs of seeds for which `name` gives that of a comparison."""
+    named = [
+        (i, j, comparison)
+        for i, seed_a in enumerate(a.seeds)
+        for j, seed_b in enumerate(b.seeds)
+        if (comparison := name(seed_a, seed_b)) is not None
+    ]
+    # Networks of other strides are read at other sites: nothing to compare point by point.
+    if not named or not np.array_equal(a.unique, b.unique):
+        return []
+    points, found = len(a.unique), jax.tree.map(np.asarray, _compared(a.ready, b.ready))
+    rows = []
+    for i, j, comparison in named:
+        neurons = int(max(a.live[i], b.live[j]))
+        enough = points >= POINTS_PER_NEURON * neurons
+        for index, values in found.items():
+            rows.append(
+                {
+                    **{"layer": a.layer, "comparison": comparison},
+                    **{"arm_a": a.arm, "seed_a": a.seeds[i], "step_a": a.step},
+                    **{"arm_b": b.arm, "seed_b": b.seeds[j], "step_b": b.step},
+                    **{"index": index, "value": float(values[i, j]) if enough else np.nan},
+                    **{"n_points": points, "n_neurons": neurons},
+                }
+            )
+    return rows
+
+
+def layer_rows(arm: Represented) -> list[dict[str, Any]]:
+    """Layers against layers, of the first run's end."""
+    names = list(arm.layers)
+    values = similarity.between_layers([arm.layers[name].end[0] for name in names])
+    return [
+        {
+            **{"arm": arm.arm, "seed": arm.seeds[0], "layer_a": a, "layer_b": b},
+            **{"index": "cka", "value": float(values[i, j])},
+        }
+        for i, a in enumerate(names)
+        for j, b in enumerate(names)
+    ]

@@ -1,0 +1,30 @@
+"""Slices of cases as pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped, UInt8
+
+
+def example_slice(reference: np.ndarray) -> tuple[Any, ...]:
+    """The slice across the last axis with most foreground; all of a 2-D case."""
+    if reference.ndim == 2:
+        return (slice(None), slice(None))
+    return (slice(None), slice(None), int(np.argmax((reference > 0).sum((0, 1)))))
+
+
+def upright(array: Shaped[np.ndarray, "x y"], ndim: int) -> Shaped[np.ndarray, "rows columns"]:
+    """A slice as rows of a picture, which run down along y.
+
+    Canonical volumes have y to the front, which belongs on top; the axes of a 2-D image are its columns and rows
+    already.
+    """
+    return array.T if ndim == 2 else array.T[::-1]
+
+
+def grey(image: Float[np.ndarray, "x y"]) -> UInt8[np.ndarray, "x y"]:
+    """Intensities as 0 to 255 between their extreme percentiles."""
+    low, high = np.percentile(image, (0.5, 99.5))
+    return np.clip(255 * (image - low) / max(high - low, 1e-6), 0, 255).astype(np.uint8)

@@ -1,0 +1,199 @@
+"""Analyses of trained networks: the tables of a finished study, and planted differences that each of them must find."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxseg
+from jaxseg import checkpoint, config, seeds, trees
+from jaxseg.models import layer_names, make_model
+from jaxseg.study import analyses, files, filter_tables, representations, variation
+from jaxseg.study.material import judged_cases, make_material, rng_for, shown_cases
+from jaxseg.study.networks import Networks, forward_program, read_networks
+from jaxseg.study.ready import Ready, prepare
+from jaxseg.study.run import run_stages
+from tests.tiny import silent, tiny_config
+
+
+@pytest.fixture(scope="module")
+def ready(tiny_study: Path) -> Ready:
+    return prepare(config.parse(tiny_config()), tiny_study, silent("prepare"))
+
+
+@pytest.fixture(scope="module")
+def plan() -> seeds.SeedPlan:
+    return seeds.make_plan(2)
+
+
+@pytest.fixture(scope="module")
+def scratch(ready: Ready) -> Networks:
+    return next(networks for networks in read_networks(ready, 0, 0) if networks.arm == "scratch")
+
+
+@pytest.fixture(scope="module")
+def tools(ready: Ready, scratch: Networks) -> analyses.Tools:
+    return analyses.make_tools(ready, forward_program(ready.study, scratch.program), 2)
+
+
+def with_end(networks: Networks, change) -> Networks:
+    """The networks with other ends: `change(path, leaf)`."""
+    return dataclasses.replace(networks, end=trees.map_with_path(change, networks.end))
+
+
+# ------------------------------------------------------------------------------------------------- a finished study
+
+
+def test_a_study_leaves_the_tables_of_the_analyses(tiny_study):
+    found = {name: files.read_table(tiny_study / "results" / f"{name}.csv") for name in analyses.TABLES}
+    for name, columns in analyses.TABLES.items():
+        assert tuple(found[name].columns[: len(columns)]) == columns, name
+    arms, layers = 3, ("encoder/level_0", "encoder/level_1", "decoder/level_0")
+    assert len(found["filters"]) == len(found["rewind"]) == arms * 2 * 7
+    counts = found["similarity"].groupby("comparison").size() / (len(layers) * len(representations.INDICES))
+    expected = {"own_start": 2, "other_start": 2, "within_arm": 1, "starts": 1, "to_source": 2}
+    assert counts.to_dict() == {name: arms * count for name, count in expected.items()} | {"across_arms": 2 * 4}
+    assert set(found["similarity"]["layer"]) == set(layers) == set(found["layer_similarity"]["layer_a"])
+    assert set(found["pairs"]["quantity"]) == {"disagreement", "pairwise_dsc", "parameter_distance", "barrier"}
+    assert len(found["interpolation"]) == arms * len(variation.ALPHAS)
+    for entry in json.loads((tiny_study / "results" / "analysis.json").read_text())["montages"]:
+        with np.load(tiny_study / "results" / "analysis.npz") as arrays:
+            assert arrays[entry["key_start"]].shape == arrays[entry["key_end"]].shape
+
+
+def test_a_frozen_encoder_is_where_it_was(tiny_study):
+    study = jaxseg.load(tiny_study)
+    of_arm = study.table("filters").query("arm == 'frozen_random_encoder'").set_index("layer")
+    frozen, moved = of_arm[~of_arm["trained"]], of_arm[of_arm["trained"]]
+    assert set(frozen.index) == {f"encoder/level_{i}/conv_{j}" for i in (0, 1) for j in (0, 1)}
+    assert (frozen["angle_deg"] == 0).all()
+    assert (frozen["auc"] == 0.5).all()
+    assert (moved["angle_deg"] > 0).all()
+    own = study.table("similarity").query("arm_a == 'frozen_random_encoder' and comparison == 'own_start'")
+    own = own[own["index"] == "cka"].set_index("layer")["value"]
+    np.testing.assert_allclose(own[["encoder/level_0", "encoder/level_1"]], 1, atol=1e-5)
+    rewound = study.table("rewind").query("arm == 'frozen_random_encoder'").set_index("layer")["drop"]
+    assert (rewound[frozen.index] == 0).all(), "setting a frozen layer back changes nothing"
+
+
+def test_similarity_of_two_runs_by_another_way(tiny_study, ready):
+    """The features of the public interface's parameters, read at the same voxels, in float64."""
+    study = jaxseg.load(tiny_study)
+    row = study.table("similarity").query("comparison == 'across_arms' and arm_b == 'transfer' and seed_a != seed_b")
+    row = row[row["index"] == "cka"].set_index("layer").loc["encoder/level_1"].iloc[0]
+    material = make_material(ready, shown_cases(ready, 0), rng_for(ready, "positions", 0))
+    windows = material.images.reshape(-1, *material.images.shape[2:])
+    positions = material.positions.reshape(len(windows), -1, 2)
+    model = make_model(ready.study.model, classes=3)
+    features = []
+    for side in "ab":
+        params = study.arm(row[f"arm_{side}"]).params(seed=int(row[f"seed_{side}"]))
+        _, state = model.apply({"params": params}, windows, mutable=["activations"])
+        level = np.asarray(state["activations"]["encoder"]["level_1"], np.float64)
+        read = {
+            (window, *(position // 2)): level[(window, *(position // 2))]
+            for window in range(len(windows))
+            for position in positions[window]
+        }
+        features.append(np.stack(list(read.values())))
+    x, y = (values - values.mean(0) for values in features)
+    expected = np.sum((x.T @ y) ** 2) / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
+    assert row["n_points"] == len(x)
+    np.testing.assert_allclose(row["value"], expected, rtol=1e-4)
+
+
+def test_a_second_run_measures_nothing_anew(tiny_study, tmp_path):
+    workdir = tmp_path / "study"
+    shutil.copytree(tiny_study, workdir)
+    before = {path: path.read_bytes() for path in sorted((workdir / "results").iterdir())}
+    part = workdir / "analysis" / "n0_fold0" / "rewind.csv"
+    written = part.stat().st_mtime_ns
+    (workdir / "results" / "rewind.csv").unlink()
+    run_stages(tiny_config(), workdir, stages=("analyze",), progress=silent)
+    assert part.stat().st_mtime_ns == written
+    assert {path: path.read_bytes() for path in sorted((workdir / "results").iterdir())} == before
+
+
+def test_results_do_not_depend_on_the_number_of_devices(ready, tools):
+    """The tables in the workdir come from two devices."""
+    alone = dataclasses.replace(ready.study.runtime, devices=1)
+    on_one = dataclasses.replace(ready, study=dataclasses.replace(ready.study, runtime=alone))
+    rows, _ = analyses.measure(on_one, 0, 0, lambda *key: analyses.make_tools(on_one, *key), lambda what: None)
+    for name in ("similarity", "pairs", "rewind"):
+        table = files.read_table(ready.workdir / "results" / f"{name}.csv")
+        for column in ("value", "drop"):
+            if column in table:
+                np.testing.assert_allclose([row[column] for row in rows[name]], table[column], atol=2e-5)
+
+
+# --------------------------------------------------------------------------------------------------- planted truths
+
+
+def test_only_the_encoder_moved(ready, scratch, tools, plan):
+    rng = np.random.default_rng(0)
+
+    def change(path, leaf):
+        start = trees.flatten(scratch.start)[path]
+        return start + 0.5 * rng.normal(size=leaf.shape).astype(np.float32) * path.startswith("encoder")
+
+    moved = with_end(scratch, change)
+    angles = {row["layer"]: row["angle_deg"] for row in filter_tables.filter_rows(moved, rng)}
+    assert all((angle > 5) == layer.startswith("encoder") for layer, angle in angles.items())
+    windows = make_material(ready, judged_cases(ready, 0), rng_for(ready, "windows", 0))
+    drops = {row["layer"]: row["drop"] for row in variation.rewind_rows(moved, windows, tools.judge, plan)}
+    assert all(drop == 0 for layer, drop in drops.items() if not layer.startswith("encoder"))
+    assert any(drop != 0 for layer, drop in drops.items() if layer.startswith("encoder"))
+
+
+def permuted(params, order):
+    """Run 1 becomes run 0 with the channels of the coarsest encoder level's first convolution in another order."""
+    leaves = {path: np.array(leaf) for path, leaf in trees.flatten(params).items()}
+    for path, leaf in leaves.items():
+        leaf[1] = leaf[0]
+        if path.startswith("encoder/level_1/conv_0/"):
+            leaf[1] = leaf[0][..., order]
+        if path == "encoder/level_1/conv_1/kernel":
+            leaf[1] = leaf[0][..., order, :]
+    return trees.unflatten(leaves)
+
+
+def test_two_networks_that_differ_by_the_order_of_their_channels(ready, scratch, tools, plan):
+    """Far apart in parameters, the same in all that they compute."""
+    twins = dataclasses.replace(scratch, end=permuted(scratch.end, [2, 3, 1, 0]))
+    shown = shown_cases(ready, 0)
+    material = make_material(ready, shown, rng_for(ready, "positions", 0))
+    represented = representations.represent(twins, material, tools.record, plan)
+    rows = representations.similarity_rows([represented], "scratch")
+    values = [row["value"] for row in rows if (row["comparison"], row["index"]) == ("within_arm", "cka")]
+    np.testing.assert_allclose(values, 1, atol=1e-5)
+    predicted = variation.predict_cases(twins, shown, tools.predict, plan)
+    found = variation.agreement([predicted], shown, "scratch", classes=3)
+    assert found.disagreement["scratch", "scratch"].max() == 0
+    assert found.entropy["scratch"].max() == 0
+    (distance,) = variation.parameter_rows(twins)
+    assert distance["value"] > 0.1
+    windows = make_material(ready, judged_cases(ready, 0), rng_for(ready, "windows", 0))
+    losses = [row["loss"] for row in variation.path_rows(twins, windows, tools.judge, plan, 1)]
+    np.testing.assert_allclose(losses[0], losses[-1], rtol=1e-5)
+    assert abs(losses[5] - losses[0]) > 1e-4, "halfway lies another network"
+
+
+def test_source_networks_are_the_starts_of_transfer(tiny_study, ready):
+    """`to_source` of transfer is the end against the same seed's pretrained network."""
+    record = json.loads((tiny_study / "study.json").read_text())
+    source = next(run for run in record["runs"] if run["kind"] == "pretrain" and run["seed"] == 1)
+    transfer = next(networks for networks in read_networks(ready, 0, 0) if networks.arm == "transfer")
+    directory = tiny_study / source["directory"] / "checkpoints"
+    trained = trees.flatten(checkpoint.read_seed(directory, source["steps"], source["index"]))
+    start = trees.flatten(jax.tree.map(lambda leaf: leaf[1], transfer.start))
+    for path, leaf in start.items():
+        if not path.startswith("head"):
+            np.testing.assert_array_equal(leaf, trained[path])
+    assert transfer.pretrained
+    assert layer_names(ready.study.model) == ("encoder/level_0", "encoder/level_1", "decoder/level_0")
