@@ -126,7 +126,7 @@ def minimum_p(num_seeds: int) -> float:
     return 2.0 ** (1 - num_seeds) if num_seeds else 1.0
 
 
-def _flip_blocks(
+def sign_vectors(
     num_seeds: int, max_flips: int, rng: np.random.Generator | None
 ) -> tuple[list[Float[np.ndarray, "block seeds"]], int, bool]:
     """Blocks of flip vectors, how many there are, and whether they are all that exist.
@@ -175,7 +175,7 @@ def max_t_sign_flip(
     # Equal sums must compare as equal whatever the order of their terms.
     threshold = observed - 1e-9
     hits, hits_max = np.zeros(len(d)), np.zeros(len(d))
-    blocks, count, exact = _flip_blocks(d.shape[1], max_flips, rng)
+    blocks, count, exact = sign_vectors(d.shape[1], max_flips, rng)
     for flips in blocks:
         flipped = np.abs(flips @ scaled.T)
         hits += np.sum(flipped >= threshold, 0)

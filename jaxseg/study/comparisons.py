@@ -211,7 +211,7 @@ def convergence(curves: pd.DataFrame, arms: Sequence[str], *, fraction: float = 
     rows = []
     for (train_cases, fold), variant in curves.groupby(["train_cases", "fold"], sort=True):
         # A step counts as an evaluation of an arm if one of its runs has a value there: a run that diverged has NaN.
-        evaluated = variant[variant.groupby(["arm", "step"])["val_dsc"].transform(lambda v: v.notna().any())]
+        evaluated = variant[variant.groupby(["arm", "step"])["val_dsc"].transform("count") > 0]
         by_arm = {
             arm: part.pivot(index="seed", columns="step", values="val_dsc").sort_index(axis=1)
             for arm, part in evaluated.groupby("arm", sort=False)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxseg import config as config_module
 from jaxseg import loop
-from jaxseg.study import analyses, evaluate, files, preparation, rates, results
+from jaxseg.study import analyses, claims, evaluate, files, preparation, rates, results
 from jaxseg.study.jobs import require_done, train_arms, train_jobs
 from jaxseg.study.plan import chunk_sizes
 from jaxseg.study.ready import Ready, prepare
@@ -23,9 +23,6 @@ from jaxseg.study.tasks import training_cases
 from jaxseg.types import Progress, StudySettings, UserError
 
 STAGES = ("prepare", "pretrain", "train", "evaluate", "analyze", "report")
-RULE_VERSION = 1
-"""Version of the claims' rules, fixed before training; see docs."""
-
 VERSIONS = ("jaxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "scipy")
 
 
@@ -120,7 +117,7 @@ def evaluate_jobs(ready: Ready, progress: Callable[[str], Progress]) -> None:
 
 
 def analyze(ready: Ready, progress: Progress) -> None:
-    """Looks at the networks themselves, and compares arms from the tables of the evaluation."""
+    """Looks at the networks themselves, compares arms from the tables of the evaluation, and judges the claims."""
     if not (ready.workdir / "results" / "cases.csv").exists():
         raise UserError(
             f"stage 'analyze' needs stage 'evaluate', which is not finished in {ready.workdir}; "
@@ -128,6 +125,7 @@ def analyze(ready: Ready, progress: Progress) -> None:
         )
     analyses.write_analyses(ready, progress)
     results.write_comparisons(ready.study, ready.workdir)
+    files.write_table(ready.workdir / "results" / "claims.csv", claims.claims(claims.read_study(ready.workdir)))
 
 
 # ---------------------------------------------------------------------------------------------------------- study.json
@@ -188,7 +186,8 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
     """
     study, plan, workdir = ready.study, ready.plan, ready.workdir
     path = workdir / "study.json"
-    timing = files.read_json(path).get("timing", {})
+    before = files.read_json(path)
+    timing = before.get("timing", {})
     for stage, spent in seconds.items():
         timing[stage] = round(timing.get(stage, 0.0) + spent, 2)
     runs, exclusions, chosen = [], [], rates.read_rates(workdir)
@@ -212,7 +211,8 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
         path,
         {
             "name": study.name,
-            "rule_version": RULE_VERSION,
+            # That of the code which began the study: rules are fixed before training.
+            "rule_version": before.get("rule_version", claims.RULE_VERSION),
             "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
             "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.local_device_count()},
             "git_commit": _git_commit(),
@@ -223,6 +223,7 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
                     "kind": arm.kind,
                     "init": arm.init,
                     "freeze": arm.freeze,
+                    "schedule": arm.optim.schedule,
                     "parameters": plan.networks[arm.name].parameters,
                     "trainable": plan.networks[arm.name].trainable,
                 }

@@ -1,0 +1,7 @@
+"""The claims C1 to C11b: from a study's tables to verdicts with reasons. docs/claims.md says what each rests on."""
+
+from jaxseg.study.claims.record import Study as Study
+from jaxseg.study.claims.record import read_study as read_study
+from jaxseg.study.claims.rules import RULE_VERSION as RULE_VERSION
+from jaxseg.study.claims.studies import over_studies as over_studies
+from jaxseg.study.claims.table import claims as claims

@@ -1,0 +1,307 @@
+"""Simulated studies whose truth is set: the tables of a workdir's results, with as much chance in them as real ones.
+
+Each maker draws the tables that one kind of claim needs. Runs are points: an arm has a centre, a seed an effect of its
+own, and what the tables hold follows from these, so that pairs of runs share what they share in a real study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from jaxseg.study.claims.record import ArmRecord, Record, Study
+
+LAYERS = ("encoder/level_0", "encoder/level_1", "encoder/level_2", "decoder/level_1", "decoder/level_0")
+STEPS, EVERY = 1000, 20
+
+
+def arm(**changes) -> ArmRecord:
+    """An arm as a converged study has it."""
+    usual = ArmRecord("network", "constant", STEPS, 0, one_source=False, diverged=0, runs=8)
+    return usual._replace(**changes)
+
+
+def record(*arms: str, full_size: int = 64, one_draw: bool = False, target: str = "hippo", **changed) -> Record:
+    """A record of arms; the steps of `scratch_double` are twice the others', and what stands in `changed` differs."""
+    known = {name: arm(steps=STEPS * (1 + (name == "scratch_double"))) for name in arms}
+    if "transfer" in known:
+        known["transfer"] = known["transfer"]._replace(pretrain_steps=500)
+    return Record(target, "blobs", full_size, known | changed, one_draw, 1)
+
+
+def study(rec: Record, **tables: pd.DataFrame) -> Study:
+    """A study of these tables."""
+    return Study(rec, tables)
+
+
+def merged(*studies: Study) -> Study:
+    """One study with the arms and tables of all."""
+    arms = {name: one for s in studies for name, one in s.record.arms.items()}
+    tables = {
+        name: pd.concat([s.tables[name] for s in studies if name in s.tables]) for s in studies for name in s.tables
+    }
+    return Study(studies[0].record._replace(arms=arms), tables)
+
+
+def _keys(table: pd.DataFrame, size: int = 0, fold: int = 0) -> pd.DataFrame:
+    return table.assign(train_cases=size, fold=fold)
+
+
+def with_double(levels: Mapping) -> dict:
+    """The same with `scratch_double` as scratch is."""
+    return {**levels, "scratch_double": levels["scratch"]}
+
+
+# ---------------------------------------------------------------------------------------------------------------- cases
+
+
+def cases(
+    rng: np.random.Generator,
+    levels: Mapping[str, Mapping[int, float]],
+    *,
+    seeds: int = 8,
+    groups: int = 12,
+    spread: tuple[float, float, float] = (0.006, 0.006, 0.01),
+    skew: float = 0.0,
+    first_seed: Mapping[str, int] | None = None,
+    folds: int = 1,
+) -> pd.DataFrame:
+    """cases.csv: DSC by arm and training set size, with effects of seed, group and their interaction in each arm.
+
+    Args:
+        rng: of all draws.
+        levels: mean DSC of each arm at each size.
+        seeds: runs of an arm.
+        groups: of one case each, in each fold.
+        spread: standard deviations of an arm's seed and group effects and of the residual.
+        skew: effects are gamma-distributed with this skewness; negative: a tail of bad ones.
+        first_seed: of arms whose seeds do not start at 0.
+        folds: test groups of each fold are others.
+    """
+
+    def draw(size):
+        if skew == 0:
+            return rng.normal(size=size)
+        shape = 4 / skew**2
+        return np.sign(skew) * (rng.gamma(shape, size=size) - shape) / np.sqrt(shape)
+
+    by_case = 0.05 * rng.normal(size=(folds, 1, groups))
+    parts = []
+    for name, by_size in levels.items():
+        one = 0.0 if name == "prior" else 1.0
+        for size, level in by_size.items():
+            effect = spread[0] * draw((folds, seeds, 1)) + spread[2] * draw((folds, seeds, groups))
+            dsc = level + by_case + one * effect + spread[1] * draw((folds, 1, groups))
+            fold, seed, group = np.indices(dsc.shape).reshape(3, -1)
+            names = np.char.add(np.char.add("f", fold.astype(str)), np.char.add("g", group.astype(str)))
+            parts.append(
+                pd.DataFrame(
+                    {
+                        **{"arm": name, "seed": seed + (first_seed or {}).get(name, 0), "train_cases": size},
+                        **{"fold": fold, "case": names, "group": names, "label": "a", "status": "ok"},
+                        "dsc": dsc.ravel(),
+                    }
+                )
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
+# --------------------------------------------------------------------------------------------------------------- curves
+
+
+def curves(
+    rng: np.random.Generator,
+    speeds: Mapping[str, float],
+    *,
+    seeds: int = 8,
+    every: int = EVERY,
+    spread: float = 0.1,
+    level_sd: float = 0.003,
+    noise: float = 0.002,
+    decline: float = 0.0,
+    first_seed: Mapping[str, int] | None = None,
+) -> pd.DataFrame:
+    """curves.csv: DSC rises to a level, training loss falls to one; an arm of speed 2 does it in half the steps.
+
+    Args:
+        rng: of all draws.
+        speeds: of each arm; `scratch_double` has twice the steps.
+        seeds: runs of an arm.
+        every: steps between validations and logged losses.
+        spread: sd of a run's log time constant.
+        level_sd: sd over runs of the final DSC.
+        noise: sd of a validation.
+        decline: what loss and DSC still change by from one end of the training to the other, in parts of their level.
+        first_seed: of arms whose seeds do not start at 0.
+    """
+    parts = []
+    for name, speed in speeds.items():
+        steps = np.arange(every, STEPS * (1 + (name == "scratch_double")) + 1, every)
+        tau = 60.0 / speed * np.exp(spread * rng.normal(size=(seeds, 1)))
+        drift = decline * steps / STEPS
+        final = 0.8 + level_sd * rng.normal(size=(seeds, 1))
+        dsc = final * (1 + drift) * (1 - np.exp(-steps / tau)) + noise * rng.normal(size=(seeds, len(steps)))
+        loss = 0.2 * (1 - drift) * (1 + 0.004 * rng.normal(size=dsc.shape)) + np.exp(-steps / tau)
+        seed, step = np.indices(dsc.shape).reshape(2, -1)
+        parts.append(
+            pd.DataFrame(
+                {
+                    **{"arm": name, "seed": seed + (first_seed or {}).get(name, 0), "step": steps[step]},
+                    **{"seconds": 0.1 * steps[step], "loss": loss.ravel(), "val_dsc": dsc.ravel()},
+                }
+            )
+        )
+    return _keys(pd.concat(parts, ignore_index=True))
+
+
+# -------------------------------------------------------------------------------------------------------------- filters
+
+CONVOLUTIONS = ("encoder/level_0/conv_0", "encoder/level_0/conv_1", "encoder/level_1/conv_0", "decoder/level_0/conv_0")
+FILTERS = (8, 8, 32, 8)
+
+
+def filters(
+    rng: np.random.Generator,
+    arms: Sequence[str],
+    *,
+    seeds: int = 8,
+    angle: float = 20.0,
+    distribution: float = 0.0,
+    arrangement: float = 0.0,
+    spectrum: float = 0.0,
+    auc: float = 0.5,
+    spread: float = 1.0,
+) -> pd.DataFrame:
+    """filters.csv: the encoder's layers around these values; `spread` scales the chance of runs and layers."""
+    shape = (len(arms), seeds, len(CONVOLUTIONS))
+    a, s, layer = np.indices(shape).reshape(3, -1)
+
+    def around(value, sd):
+        runs = rng.normal(size=(*shape[:2], 1))
+        return (value + spread * sd * (runs + 0.5 * rng.normal(size=shape))).ravel()
+
+    return _keys(
+        pd.DataFrame(
+            {
+                **{"arm": np.array(arms)[a], "seed": s, "layer": np.array(CONVOLUTIONS)[layer], "taps": 27},
+                **{"filters": np.array(FILTERS)[layer], "trained": True, "angle_deg": around(angle, 3.0)},
+                **{"distribution_start": around(0.0, 0.001), "distribution_end": around(distribution, 0.004)},
+                **{"moran_end": around(arrangement, 0.005) - 0.01, "moran_expected": -0.01},
+                **{"spectral_start": around(0.0, 0.002), "spectral_end": around(spectrum, 0.01)},
+                "auc": around(auc, 0.02),
+            }
+        )
+    )
+
+
+def filter_controls(share: float = 0.2) -> pd.DataFrame:
+    """filter_controls.csv: every test finds its control at this share, but in the first layer."""
+    rows = [
+        ("scratch", layer, name, share if index else np.nan)
+        for index, layer in enumerate(CONVOLUTIONS)
+        for name in ("distribution", "arrangement", "spectrum", "auc")
+    ]
+    return _keys(pd.DataFrame(rows, columns=["arm", "layer", "quantity", "smallest_share"]))
+
+
+# ----------------------------------------------------------------------------------------------------------- similarity
+
+
+def _rows(comparison, index, arms, seeds, steps, values) -> pd.DataFrame:
+    """Rows of similarity.csv from values [layer, pair]."""
+    layer, pair = np.indices(values.shape).reshape(2, -1)
+    return pd.DataFrame(
+        {
+            **{"layer": np.array(LAYERS)[layer], "comparison": comparison, "index": index, "value": values.ravel()},
+            **{"arm_a": arms[0], "seed_a": seeds[0][pair], "step_a": steps[0]},
+            **{"arm_b": arms[1], "seed_b": seeds[1][pair], "step_b": steps[1]},
+        }
+    )
+
+
+def own_starts(
+    rng: np.random.Generator, arms: Sequence[str], rhos: Mapping[str, float], *, seeds: int = 8, floor: float = 0.4
+) -> pd.DataFrame:
+    """similarity.csv: ends against own starts, rho above the floor by index, and against others' starts, the floor."""
+    parts, every = [], np.arange(seeds)
+    a, b = (side.ravel() for side in np.meshgrid(every, every, indexing="ij"))
+    for name in arms:
+        for index, rho in rhos.items():
+            run = 0.03 * rng.normal(size=(len(LAYERS), seeds))  # a run's end is near or far from all starts
+            own = floor + rho * (1 - floor) + run + 0.03 * rng.normal(size=run.shape)
+            other = floor + run[:, a] + 0.03 * rng.normal(size=(len(LAYERS), seeds))[:, b]
+            other += 0.02 * rng.normal(size=other.shape)
+            parts.append(_rows("own_start", index, (name, name), (every, every), ("end", "start"), own))
+            different = a != b
+            pairs = (a[different], b[different])
+            parts.append(_rows("other_start", index, (name, name), pairs, ("end", "start"), other[:, different]))
+    return _keys(pd.concat(parts, ignore_index=True))
+
+
+def points(
+    rng: np.random.Generator, *, seeds: int = 8, shift: float = 0.0, scale: float = 1.0, shared: float = 0.3, k: int = 6
+) -> dict[str, np.ndarray]:
+    """Runs of two arms as points [layer, seed, k], with mean squared distance 2 within scratch.
+
+    Args:
+        rng: of all draws.
+        seeds: runs of an arm.
+        shift: squared distance of the arms' centres, in that within scratch: the excess of C9.
+        scale: mean squared distance within transfer, in that within scratch: the ratio of C10.
+        shared: correlation of the two runs of a seed.
+        k: dimensions.
+    """
+    # The same in all layers: what one run is like, it is like throughout.
+    common = rng.normal(size=(1, seeds, k)).repeat(len(LAYERS), 0)
+    own = [np.sqrt(shared) * common + np.sqrt(1 - shared) * rng.normal(size=(1, seeds, k)) for _ in range(2)]
+    centre = np.sqrt(2 * shift / k)
+    return {"scratch": own[0] / np.sqrt(k), "transfer": np.sqrt(scale / k) * own[1] + centre}
+
+
+def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.sum((a[:, :, None] - b[:, None, :]) ** 2, -1)
+
+
+def between_runs(of: Mapping[str, np.ndarray], *, unit: float = 0.1) -> pd.DataFrame:
+    """similarity.csv of points: CKA is 1 less `unit` times the squared distance."""
+    parts, names = [], list(of)
+    for i, first in enumerate(names):
+        for second in names[i:]:
+            s = 1 - unit * _distances(of[first], of[second])
+            a, b = np.triu_indices(s.shape[1], 1) if first == second else np.indices(s.shape[1:]).reshape(2, -1)
+            kind = "within_arm" if first == second else "across_arms"
+            parts.append(_rows(kind, "cka", (first, second), (a, b), ("end", "end"), s[:, a, b]))
+    return _keys(pd.concat(parts, ignore_index=True))
+
+
+def pairs(of: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
+    """pairs.csv of points of each quantity."""
+    parts = []
+    for name, arms in of.items():
+        for own, at in arms.items():
+            d = _distances(at, at).mean(0)
+            a, b = np.triu_indices(len(d), 1)
+            parts.append(
+                pd.DataFrame(
+                    {
+                        **{"quantity": name, "arm_a": own, "seed_a": a, "arm_b": own, "seed_b": b},
+                        "value": d[a, b],
+                    }
+                )
+            )
+    return _keys(pd.concat(parts, ignore_index=True))
+
+
+def to_source(
+    rng: np.random.Generator, reuse: Sequence[float], *, seeds: int = 8, floor: float = 0.4, sd: float = 0.05
+) -> pd.DataFrame:
+    """similarity.csv: ends of transfer and of scratch against the source network; `reuse` is rho of each layer."""
+    parts, every = [], np.arange(seeds)
+    network = sd * rng.normal(size=(len(LAYERS), seeds))  # some source networks are nearer to anything
+    for name, above in (("scratch", np.zeros(len(LAYERS))), ("transfer", np.asarray(reuse))):
+        value = floor + (1 - floor) * above[:, None] + network + sd * rng.normal(size=network.shape)
+        for index in ("cka", "cka_debiased"):
+            parts.append(_rows("to_source", index, (name, "transfer"), (every, every), ("end", "start"), value))
+    return _keys(pd.concat(parts, ignore_index=True))
