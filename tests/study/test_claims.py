@@ -502,3 +502,14 @@ def test_difficulty_is_never_measured_on_the_seeds_of_the_gain():
             by_target[str(i)] = gather(sim.study(sim.record(*levels, target=str(i)), cases=cases))
         rho.append(studies.c3(by_target, {}, Pair()).quantities[0].value)
     assert np.mean(rho) < 0.5
+
+
+def test_some_pairs_are_enough_for_a_barrier(study):
+    pairs = study.tables["pairs"]
+    ring = (pairs["seed_b"] - pairs["seed_a"]).isin([1, 7])
+    kept = pairs[(pairs["quantity"] != "barrier") | ring]
+    all_of_them, some = reasons(study), reasons(study._replace(tables={**study.tables, "pairs": kept}))
+    before, after = (found["C10"].quantities[3] for found in (all_of_them, some))
+    assert after.name == before.name == "ratio of distances, barrier"
+    assert after.high / after.low > before.high / before.low
+    assert after.low < before.value < after.high

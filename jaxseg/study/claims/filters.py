@@ -22,7 +22,7 @@ BEYOND = {"distribution": 0.04, "arrangement": 0.06, "spectrum": 0.10, "auc": 0.
 CONTROL_SHARE = 0.3
 """Share of structure blended into the filters at which each test must have found it ..."""
 CONTROLLED = 0.8
-"""... in layers that hold at least this share of the encoder's filters: the smallest layers can show nothing."""
+"""... in layers that hold at least this share of the filters that had controls: the smallest layers show nothing."""
 
 
 def _encoder_rows(evidence: Evidence, arm: str) -> pd.DataFrame:
@@ -101,15 +101,13 @@ def _over_layers(rows: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
 
 
 def controlled_share(evidence: Evidence, name: str, rows: pd.DataFrame) -> float:
-    """Share of the filters that a test applies to, in layers where it found its control."""
+    """Share of the filters in layers where a test found its control, of those in layers where it was given one."""
     controls = evidence.table("filter_controls")
     controls = controls[controls["quantity"] == name]
-    # The table is made on one arm with a random start: the layers are the same.
-    found = set(controls["layer"][controls["smallest_share"] <= CONTROL_SHARE])
-    if name == "arrangement":
-        rows = rows[rows["taps"] > 1]
     weights = rows.groupby("layer")["filters"].first()
-    return float(weights[weights.index.isin(found)].sum() / weights.sum())
+    given = weights[weights.index.isin(controls["layer"])]
+    found = controls["layer"][controls["smallest_share"] <= CONTROL_SHARE]
+    return float(given[given.index.isin(found)].sum() / given.sum()) if len(given) else 0.0
 
 
 def _doubts_of_controls(evidence: Evidence, rows: pd.DataFrame) -> list[str]:
