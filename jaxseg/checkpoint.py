@@ -13,7 +13,7 @@ import json
 import os
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from jaxseg import trees
+from jaxseg import hosts, trees
 from jaxseg.types import Frozen, Params, TrainState, UserError
 
 CHECKSUMS = "crc32"
@@ -53,12 +53,23 @@ def _sum_rows(array: Any) -> list[int]:
     return [zlib.crc32(row.tobytes()) for row in np.asarray(array)]
 
 
+def _sum_all_rows(array: Any) -> list[int]:
+    """Checksums of the rows of all hosts; each host has its own rows' and hears the others'."""
+    return hosts.gather(np.array(_sum_rows(array), np.int64)).tolist()
+
+
 def _sum_shared(array: Any) -> int:
     return zlib.crc32(np.asarray(array).tobytes())
 
 
 def save(
-    manager: ocp.CheckpointManager, step: int, state: TrainState, meta: dict[str, Any], shared: Frozen | None = None
+    manager: ocp.CheckpointManager,
+    step: int,
+    state: TrainState,
+    meta: dict[str, Any],
+    shared: Frozen | None = None,
+    *,
+    join: Callable[[Any], Any] = lambda tree: tree,
 ) -> None:
     """Saves a stacked state in the background; the state may be donated or changed once this returns.
 
@@ -67,17 +78,18 @@ def save(
     Args:
         manager: Of the job's directory.
         step: The state's step.
-        state: Run axis first.
+        state: Run axis first; with several hosts, this host's runs.
         meta: JSON that says what the runs are.
         shared: Frozen parameters of all runs, without a run axis.
+        join: Makes one array of what the hosts have; see `seeds.across_hosts`.
     """
     if step in manager.all_steps():
         return
     raw, common = _with_raw_key(state), shared or {}
-    sums = {f"state/{path}": _sum_rows(leaf) for path, leaf in trees.flatten(raw).items()}
+    sums = {f"state/{path}": _sum_all_rows(leaf) for path, leaf in trees.flatten(raw).items()}
     common_sums = {f"shared/{path}": _sum_shared(leaf) for path, leaf in trees.flatten(common).items()}
     items: dict[str, Any] = {
-        "state": ocp.args.StandardSave(raw),
+        "state": ocp.args.StandardSave(join(raw)),
         "meta": ocp.args.JsonSave(meta | {CHECKSUMS: sums | common_sums}),
     }
     if common:
@@ -86,13 +98,16 @@ def save(
         raise RuntimeError(f"Orbax did not save step {step} in {manager.directory}")
 
 
-def restore(manager: ocp.CheckpointManager, step: int, like: TrainState) -> TrainState:
-    """A saved state of all runs, as NumPy arrays (the key is a typed key).
+def restore(
+    manager: ocp.CheckpointManager, step: int, like: TrainState, rows: Sequence[int] | None = None
+) -> TrainState:
+    """The saved state of some runs, or of all and what pads them, as NumPy arrays (the key is a typed key).
 
     Args:
         manager: Manager of the job's directory.
         step: A saved step.
         like: Shapes of one run's state, without the run axis.
+        rows: Positions on the saved run axis, which may be padded for another number of devices; None for all.
 
     Raises:
         UserError: The saved state has another structure: it comes from other settings.
@@ -112,7 +127,8 @@ def restore(manager: ocp.CheckpointManager, step: int, like: TrainState) -> Trai
             f"{path} is {found.get(path, 'absent')} there and {wanted.get(path, 'absent')} here",
         )
 
-    reads = {path: array.read() for path, array in arrays.items()}
+    chosen = range(num_saved) if rows is None else rows
+    reads = {path: array[list(chosen)].read() for path, array in arrays.items()}
     state = trees.map_with_path(lambda path, _: reads[path].result(), raw)
     return dataclasses.replace(state, key=jax.random.wrap_key_data(jnp.asarray(state.key), impl="threefry2x32"))
 

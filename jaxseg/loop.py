@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from jaxseg import checkpoint, seeds, trees
+from jaxseg import checkpoint, hosts, seeds
 from jaxseg.types import Cohort, Frozen, Params, Progress, RunInputs, RunLine, TrainSettings, TrainState
 
 METRICS_FILE = "metrics.jsonl"
@@ -36,9 +36,13 @@ def held_signals() -> Iterator[Callable[[], int | None]]:
     """Holds SIGINT and SIGTERM back until asked: yields a function that says which came, if any.
 
     A second signal of the same kind acts at once, for a user who will not wait. Outside the main thread, where Python
-    delivers no signals, nothing is held.
+    delivers no signals, nothing is held; nor with several hosts, where SIGTERM is a preemption notice, which JAX takes
+    and tells to all of them.
     """
     came: list[int] = []
+    if hosts.count() > 1:
+        yield lambda: None
+        return
 
     def note(signum: int, frame: Any) -> None:
         if came:
@@ -58,12 +62,14 @@ def held_signals() -> Iterator[Callable[[], int | None]]:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What `fit` needs to train one job; arrays lie on the devices, runs first."""
+    """What `fit` needs to train one job; arrays lie on the devices, this host's runs first."""
 
     directory: Path
     plan: seeds.SeedPlan
     names: tuple[str, ...]
-    """One per run, for logs: `ARM/VARIANT/seed_ID`."""
+    """One per run of the job, for logs: `ARM/VARIANT/seed_ID`."""
+    rows: tuple[int, ...]
+    """Positions of this host's runs among the job's: all of them where there is one host (see `hosts.share`)."""
     like: TrainState
     """Shapes of one run's state."""
     init: Callable[[], TrainState]
@@ -79,7 +85,7 @@ class Fit:
     `settings.log_every` and at the last step, and may end more often."""
     cohort: Cohort
     validate: Callable[[Params, Frozen], np.ndarray]
-    """Mean validation DSC of each run."""
+    """Mean validation DSC of each of this host's runs."""
     settings: TrainSettings
     keep: int
     meta: dict[str, Any]
@@ -141,29 +147,33 @@ def fit(job: Fit, progress: Progress) -> None:
     Raises:
         Interrupted: A signal came; the next call goes on where this one stopped.
     """
-    settings, count = job.settings, len(job.names)
+    settings = job.settings
     folder = job.directory / "checkpoints"
     job.directory.mkdir(parents=True, exist_ok=True)
-    saved = checkpoint.latest_sound(folder)
+    found = checkpoint.latest_sound(folder) if hosts.is_first() else None
+    saved = hosts.from_first(-1 if found is None else found)
     with (
         checkpoint.open_manager(folder, keep=job.keep, snapshots=settings.snapshots) as manager,
         held_signals() as signalled,
     ):
+        save = functools.partial(
+            checkpoint.save, manager, meta=job.meta, join=functools.partial(seeds.across_hosts, plan=job.plan)
+        )
         progress("compiling", 0, settings.steps)
-        shared = job.shared() if saved is None else checkpoint.read_shared(folder, saved)
-        if saved is None:
+        shared = job.shared() if saved < 0 else checkpoint.read_shared(folder, saved)
+        if saved < 0:
             saved, state = 0, seeds.put(job.init(), job.plan)
-            checkpoint.save(manager, saved, state, job.meta, shared)
+            save(saved, state, shared=shared)
         else:
-            # The saved axis may be padded for another number of devices.
-            restored = checkpoint.restore(manager, saved, job.like)
-            state = seeds.put(trees.take(restored, slice(0, count)), job.plan)
+            state = seeds.put(checkpoint.restore(manager, saved, job.like, job.rows), job.plan)
         frozen = seeds.replicate(shared, job.plan)
         rows = [row for row in read_metrics(job.directory) if row["step"] <= saved]
-        if not rows:
-            start_dsc = job.validate(state.params, frozen).tolist()
-            rows = [{"step": 0, "loss": None, "val_dsc": start_dsc, "steps_alive": [0] * count, "step_seconds": None}]
-        _replace_lines(job.directory / METRICS_FILE, rows)
+        if not hosts.from_first(len(rows)):
+            start = _of_all(job, job.validate(state.params, frozen)).tolist()
+            none = [0] * len(job.names)
+            rows = [{"step": 0, "loss": None, "val_dsc": start, "steps_alive": none, "step_seconds": None}]
+        if hosts.is_first():
+            _replace_lines(job.directory / METRICS_FILE, rows)
 
         with _Log(job, saved, progress) as log:
             feed = job.feed(saved)
@@ -172,7 +182,8 @@ def fit(job: Fit, progress: Progress) -> None:
                 log.dispatched(step, stop)
                 state, parts = _advance(job, feed, state, frozen, step, stop)
                 log.measured(parts)
-                came, last = signalled(), stop == settings.steps
+                last = stop == settings.steps
+                came = signalled() if hosts.count() == 1 else _preempted(manager, stop, settings)
                 validates = last or stop % settings.eval_every == 0
                 saves = last or came is not None or stop % settings.save_every == 0 or stop in settings.snapshots
                 if validates:
@@ -182,12 +193,25 @@ def fit(job: Fit, progress: Progress) -> None:
                 if saves:
                     # Rows first: a checkpoint whose rows are missing could not be resumed exactly.
                     log.flush()
-                    checkpoint.save(manager, stop, state, job.meta, shared)
+                    save(stop, state, shared=shared)
                 if came is not None and not last:
                     manager.wait_until_finished()
                     raise Interrupted(
                         came, f"saved step {stop} of {job.directory}; the same command goes on from there"
                     )
+
+
+def _preempted(manager: Any, stop: int, settings: TrainSettings) -> int | None:
+    """SIGTERM once all hosts have come to the point at which they agreed to stop, after one of them was told to.
+
+    The hosts agree on a call's number, one above the highest that any has reached.
+    """
+    return signal.SIGTERM if manager.reached_preemption(-(-stop // settings.log_every)) else None
+
+
+def _of_all(job: Fit, values: np.ndarray) -> np.ndarray:
+    """One value per run of the job, from this host's and the others'; stand-ins left out."""
+    return hosts.gather(values)[: len(job.names)]
 
 
 Parts = list[tuple[int, dict[str, jax.Array]]]
@@ -230,7 +254,10 @@ class _Call:
 
 
 class _Log:
-    """Rows of the metrics file, curves for TensorBoard and the terminal's lines, one call behind the devices."""
+    """Rows of the metrics file, curves for TensorBoard and the terminal's lines, one call behind the devices.
+
+    Every host tells the others what it measured; the first one writes.
+    """
 
     def __init__(self, job: Fit, saved: int, progress: Progress) -> None:
         self._job, self._saved, self._progress = job, saved, progress
@@ -240,13 +267,15 @@ class _Log:
         self._last_dsc: np.ndarray | None = None
 
     def __enter__(self) -> _Log:
-        self._file = open(self._job.directory / METRICS_FILE, "a")
-        self._board = SummaryWriter(str(self._job.directory), purge_step=self._saved + 1)
+        self._open = contextlib.ExitStack()
+        if hosts.is_first():
+            self._file = self._open.enter_context(open(self._job.directory / METRICS_FILE, "a"))
+            board = SummaryWriter(str(self._job.directory), purge_step=self._saved + 1)
+            self._board = self._open.enter_context(contextlib.closing(board))
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._file.close()
-        self._board.close()
+        self._open.close()
 
     def dispatched(self, start: int, stop: int) -> None:
         """A call is about to be made."""
@@ -258,14 +287,15 @@ class _Log:
         self._waiting = _Call(*self._begun, parts)
 
     def validated(self, validate: Callable[[], np.ndarray]) -> np.ndarray:
-        """Validates after the last call, and writes its row with the DSC."""
+        """Validates after the last call, and writes its row with the DSC; gives the DSC of this host's runs."""
         call = self._waiting
         assert call is not None  # a call was measured before
         self._wait(call)
         self._progress("validating", call.stop, self._job.settings.steps)
-        call.dsc = self._last_dsc = validate()
+        dsc = validate()
+        call.dsc = self._last_dsc = _of_all(self._job, dsc)
         self.flush()
-        return call.dsc
+        return dsc
 
     def _wait(self, call: _Call) -> None:
         """Blocks until a call is done, and notes the seconds that it had the devices for itself."""
@@ -283,7 +313,9 @@ class _Log:
         assert call.seconds is not None  # it was waited for
         count, steps = len(self._job.names), call.stop - call.start
         seconds = call.seconds / steps
-        loss, alive = _totals(call.parts, count)
+        loss, alive = (_of_all(self._job, values) for values in _totals(call.parts, len(self._job.rows)))
+        if not hosts.is_first():
+            return
         row = {
             "step": call.stop,
             "loss": loss.tolist(),

@@ -64,6 +64,7 @@ def make_plan(num_runs: int, *, strategy: str = "auto", devices: int | None = No
         strategy = "loop" if available[0].platform == "cpu" else "vmap"
     if strategy not in STRATEGIES:
         raise UserError(f"runtime.seed_map = {strategy!r}; allowed: 'auto', {', '.join(map(repr, STRATEGIES))}")
+    available = sorted(available, key=lambda device: device.id)
     return SeedPlan(tuple(available[: min(devices or len(available), num_runs)]), strategy)
 
 
@@ -133,3 +134,26 @@ def fetch(tree: Any, num_runs: int) -> Any:
         return np.asarray(data)[:num_runs]
 
     return jax.tree.map(to_host, tree)
+
+
+def across_hosts(tree: Any, plan: SeedPlan) -> Any:
+    """Run-axis-first arrays of all hosts as one array each, without moving anything: what a checkpoint saves.
+
+    Every host passes its own rows, as many as the others, on as many devices.
+    """
+    if jax.process_count() == 1:
+        return tree
+    used = len(plan.devices)
+    by_host: dict[int, list[jax.Device]] = {}
+    for device in sorted(jax.devices(), key=lambda device: (device.process_index, device.id)):
+        by_host.setdefault(device.process_index, []).append(device)
+    devices = [device for host in sorted(by_host) for device in by_host[host][:used]]
+    everywhere = NamedSharding(Mesh(np.array(devices), ("seed",)), PartitionSpec("seed"))
+    here = NamedSharding(plan.mesh, PartitionSpec("seed"))
+
+    def join(leaf: jax.Array) -> jax.Array:
+        shards = [shard.data for shard in jax.device_put(leaf, here).addressable_shards]
+        shape = (len(by_host) * leaf.shape[0], *leaf.shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, everywhere, shards)
+
+    return jax.tree.map(join, tree)

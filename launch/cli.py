@@ -18,6 +18,7 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from jaxseg import hosts
 from jaxseg.loop import Interrupted
 from jaxseg.types import Progress, RunLine, UserError
 
@@ -162,6 +163,9 @@ def run(main: Callable[[], None]) -> None:
         status = 128 + stop.signum
     except (app.UsageError, SystemExit) as error:
         status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 2
+    except hosts.LostHostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
     except Exception:
         traceback.print_exc()
         status = 1
@@ -169,6 +173,9 @@ def run(main: Callable[[], None]) -> None:
         status = 0
     sys.stdout.flush()
     sys.stderr.flush()
+    if status and jax.distributed.is_initialized():
+        # An orderly exit waits for the other hosts, who wait for this one.
+        os._exit(status)
     sys.exit(status)
 
 
@@ -184,7 +191,9 @@ def require(value: Any, flag: str, example: str) -> Any:
 
 
 def make_progress() -> Callable[[str], Progress]:
-    """Progress of one title after another: a live bar on a terminal, plain lines otherwise."""
+    """Progress of one title after another: a live bar on a terminal, plain lines otherwise; of one host's alone."""
+    if not hosts.is_first():
+        return lambda title: lambda what, done, total, note="", runs=(): None
     return _bars() if sys.stdout.isatty() else _lines
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from absl import flags
 
+from jaxseg import hosts
 from jaxseg.study import describe
 from jaxseg.study import run as study_run
-from launch import cli, whole
+from launch import cli, distributed, whole
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
@@ -25,8 +26,9 @@ def main() -> None:
     """Runs the stages asked for."""
     config = cli.load_config(_CONFIG)
     workdir = Path(cli.require(_WORKDIR.value, "workdir", "runs/quickstart"))
+    distributed.initialize()
     ready = whole.run_study(config, workdir, stages=[] if _DRY_RUN.value else _STAGES.value)
-    if _DRY_RUN.value:
+    if _DRY_RUN.value and hosts.is_first():
         print(describe.describe(ready))
 
 

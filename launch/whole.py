@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxseg import hosts
 from jaxseg.report import write_report
 from jaxseg.study import results
 from jaxseg.study import run as study_run
@@ -21,10 +22,11 @@ def run_study(config: Any, workdir: Path, *, stages: Sequence[str] = study_run.S
         UserError: A mistake in config, data or workdir, or a stage whose predecessor is not done.
     """
     ready = study_run.run_stages(config, workdir, stages=stages, progress=cli.make_progress(), tell=print)
-    if "report" in stages:
+    if "report" in stages and hosts.is_first():
         if not (workdir / "results" / "cases.csv").exists():
             raise UserError(f"stage 'report' needs stage 'evaluate', which is not finished in {workdir}")
         if (workdir / "results" / "comparisons.csv").exists():
             print(results.format_results(workdir))
         print(f"report: {write_report(workdir).absolute()}")
+    hosts.barrier("end")  # else the first to end would look lost to the others
     return ready

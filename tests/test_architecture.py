@@ -24,13 +24,14 @@ MAY_IMPORT = {
     "transfer": BOTTOM,
     "data": BOTTOM,
     "seeds": BOTTOM,
-    "checkpoint": BOTTOM,
+    "hosts": BOTTOM,
+    "checkpoint": BOTTOM | {"hosts"},
     "fields": BOTTOM,
     "config": BOTTOM | {"fields"},
     "train": BOTTOM | {"models", "losses", "optim", "transfer"},
     "inference": BOTTOM | {"models"},
     "analysis": BOTTOM | {"models", "metrics", "seeds", "inference"},
-    "loop": BOTTOM | {"train", "seeds", "data", "checkpoint", "config"},
+    "loop": BOTTOM | {"train", "seeds", "data", "hosts", "checkpoint", "config"},
     "report": {"types"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT) - {"report"}

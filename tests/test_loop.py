@@ -46,6 +46,7 @@ def make_fit(directory, **changes):
         "directory": directory,
         "plan": PLAN,
         "names": names,
+        "rows": (0, 1, 2, 3),
         "like": jax.eval_shape(lambda: small.make_state(small.MODEL, TRAINING.tx, 0)),
         "init": lambda: TRAINING.states(range(4)),
         "shared": dict,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg import data, loop, losses, optim, seeds, train, transfer, trees
+from jaxseg import data, hosts, loop, losses, optim, seeds, train, transfer, trees
 from jaxseg.data import residence
 from jaxseg.models import make_model
 from jaxseg.streams import stream_key
@@ -121,8 +122,25 @@ def make_feed(
     return residence.without_voxels(cohort), feed
 
 
+def host_share(study: StudySettings, job: Job, index: int) -> hosts.Share:
+    """A host's part of a job's runs."""
+    local = seeds.make_plan(len(job.runs), strategy=study.runtime.seed_map, devices=study.runtime.devices)
+    return hosts.share(len(job.runs), devices=len(local.devices), index=index, count=hosts.count())
+
+
+def own_rows(study: StudySettings, job: Job, index: int) -> tuple[int, ...]:
+    """Positions of a host's runs in a job, without those that stand in; none where there are fewer runs than hosts."""
+    share = host_share(study, job, index)
+    return share.rows[: share.own]
+
+
+def of_host(job: Job, rows: Sequence[int]) -> Job:
+    """A job cut down to some of its runs."""
+    return dataclasses.replace(job, runs=tuple(job.runs[row] for row in rows))
+
+
 def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job: Job, *, device_bytes: int) -> loop.Fit:
-    """Everything `loop.fit` needs for a job; compiles nothing yet.
+    """Everything `loop.fit` needs for a job's runs on this host; compiles nothing yet.
 
     Args:
         study: Settings.
@@ -132,7 +150,9 @@ def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job:
         job: One of the plan's.
         device_bytes: Memory of one device, which decides where the data stays.
     """
-    program = job.program
+    program, whole = job.program, job
+    rows = host_share(study, job, hosts.index()).rows
+    job = of_host(job, rows)
     seed_plan = seeds.make_plan(len(job.runs), strategy=study.runtime.seed_map, devices=study.runtime.devices)
     labels = own_labels(program)
     tx = optim.make_optimizer(program.optim, labels, program.train.steps)
@@ -149,7 +169,8 @@ def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job:
     return loop.Fit(
         directory=workdir / job.directory,
         plan=seed_plan,
-        names=tuple(run.name(with_rate=job.kind == "select") for run in job.runs),
+        names=tuple(run.name(with_rate=job.kind == "select") for run in whole.runs),
+        rows=rows,
         like=like,
         init=init,
         shared=shared,
@@ -160,5 +181,5 @@ def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job:
         validate=make_validate(job, tasks.of(job), folds, study.evaluate, seed_plan),
         settings=program.train,
         keep=study.runtime.keep_checkpoints,
-        meta={"runs": [run.key._asdict() | run.ids for run in job.runs]},
+        meta={"runs": [run.key._asdict() | run.ids for run in whole.runs]},
     )

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxseg import checkpoint, data, loop, metrics, seeds
+from jaxseg import checkpoint, data, hosts, loop, metrics, seeds
 from jaxseg.data import PreparedTask
 from jaxseg.data.resample import labels_from_probabilities, resize_image, resize_linear
 from jaxseg.fields import nearest
-from jaxseg.study import files, prior, slices
+from jaxseg.study import build, files, prior, slices
 from jaxseg.study.plan import Job
 from jaxseg.study.predict import CaseMaps, case_maps, make_predict_slabs, scoring_options
 from jaxseg.study.runs import Run
@@ -59,15 +59,21 @@ def check_labels(study: StudySettings, prepared: PreparedTask) -> None:
 
 
 def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, progress: Progress) -> None:
-    """Predicts and scores the test cases of every run of a job, and writes the job's part table.
+    """Predicts and scores the test cases of a job's runs, this host's of them, and writes their part table.
 
-    Runs that diverged have no scores: they are listed as excluded instead.
+    Only cases that one of these runs is tested on are read. Runs that diverged have no scores: they are listed as
+    excluded instead.
     """
     directory = workdir / job.directory
-    if (directory / PART).exists():
+    rows_here = build.own_rows(study, job, hosts.index())
+    part = directory / _part_name(PART, rows_here, job)
+    if not rows_here or (directory / PART).exists() or part.exists():
         return
     prepared, splits = tasks.of(job), tasks.splits[study.target]
-    dead = loop.diverged_at(loop.read_metrics(directory), len(job.runs))
+    every_death = loop.diverged_at(loop.read_metrics(directory), len(job.runs))
+    dead = [every_death[row] for row in rows_here]
+    pictures = directory / _part_name(EXAMPLES, rows_here, job)
+    job = build.of_host(job, rows_here)
     tested = [() if died is not None else splits[run.key.fold].test for run, died in zip(job.runs, dead, strict=True)]
     names = sorted({name for of_run in tested for name in of_run})
     shown = example_cases(study, tasks)
@@ -76,7 +82,7 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
     examples: dict[str, np.ndarray] = {}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting: list[concurrent.futures.Future[list[dict[str, Any]]]] = []
-        predicted = _predict(study, workdir, prepared, job, names, tested, pool)
+        predicted = _predict(study, workdir, prepared, job, rows_here, names, tested, pool)
         for done, (case, runs, maps) in enumerate(predicted, start=1):
             # The next case is predicted while this one is scored; no more than one case waits.
             rows += [row for scored in waiting for row in scored.result()]
@@ -89,8 +95,34 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
                 _keep_example(examples, shown.index(case.record.name), case, runs, maps.labels)
             progress("scoring", done, len(names), case.record.name)
         rows += [row for scored in waiting for row in scored.result()]
+    files.write_arrays(pictures, examples)
+    files.write_table(part, pd.DataFrame(rows))
+
+
+def _part_name(name: str, rows: Sequence[int], job: Job) -> str:
+    """A job's file, or that of some of its runs where several hosts share them."""
+    stem, dot, ending = name.partition(".")
+    return name if len(rows) == len(job.runs) or not rows else f"{stem}_{rows[0]}-{rows[-1]}{dot}{ending}"
+
+
+def merge_parts(study: StudySettings, workdir: Path, job: Job) -> None:
+    """Puts what several hosts wrote about a job's runs into the job's own files; nothing to do with one host."""
+    directory = workdir / job.directory
+    if (directory / PART).exists():
+        return
+    shares = [rows for host in range(hosts.count()) if (rows := build.own_rows(study, job, host))]
+    examples: dict[str, np.ndarray] = {}
+    for rows in shares:
+        with np.load(directory / _part_name(EXAMPLES, rows, job)) as part:
+            for name in part.files:
+                examples.setdefault(name, part[name])
     files.write_arrays(directory / EXAMPLES, examples)
-    files.write_table(directory / PART, pd.DataFrame(rows))
+    tables = [files.read_table(directory / _part_name(PART, rows, job)) for rows in shares]
+    files.write_table(directory / PART, pd.concat(tables, ignore_index=True))
+    for name in (PART, EXAMPLES):
+        # Also those of earlier processes, when there was another number of hosts.
+        for part_file in directory.glob(name.replace(".", "_[0-9]*-[0-9]*.")):
+            part_file.unlink()
 
 
 def _predict(
@@ -98,6 +130,7 @@ def _predict(
     workdir: Path,
     prepared: PreparedTask,
     job: Job,
+    rows: Sequence[int],
     names: Sequence[str],
     tested: Sequence[Collection[str]],
     pool: concurrent.futures.Executor,
@@ -106,7 +139,7 @@ def _predict(
     settings = study.evaluate
     plan = seeds.make_plan(len(job.runs), strategy=study.runtime.seed_map, devices=study.runtime.devices)
     directory = workdir / job.directory / "checkpoints"
-    params = checkpoint.read_own_params(directory, job.program.train.steps, range(len(job.runs)))
+    params = checkpoint.read_own_params(directory, job.program.train.steps, rows)
     frozen = seeds.replicate(checkpoint.read_shared(directory, job.program.train.steps), plan)
     predict = make_predict_slabs(
         job.program,

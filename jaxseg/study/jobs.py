@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from jax.errors import JaxRuntimeError
 
-from jaxseg import checkpoint, loop, transfer
+from jaxseg import checkpoint, hosts, loop, transfer
 from jaxseg.study import build, files, rates
 from jaxseg.study.plan import Job, chunk_sizes, halved
 from jaxseg.study.ready import Ready, device_bytes, plan_jobs
@@ -19,11 +19,13 @@ MakeProgress = Callable[[str], Progress]
 
 
 def require_done(ready: Ready, kind: str, wanted_by: str) -> None:
-    """Refuses to go on without an earlier stage.
+    """Refuses to go on without an earlier stage; the first host looks for all.
 
     Raises:
         UserError: Some job of this kind is not at its last step.
     """
+    if not hosts.is_first():
+        return
     for job in ready.plan.of_kind(kind):
         if not loop.is_done(ready.workdir / job.directory, job.program.train.steps):
             raise UserError(
@@ -51,13 +53,20 @@ def train_jobs(ready: Ready, kind: str, progress: MakeProgress) -> Ready:
         except JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+            if hosts.count() > 1:
+                cause = str(error).splitlines()[0]
+                raise UserError(  # the others are in the middle of their part of the job
+                    f"{job.directory} does not fit in the memory of host {hosts.index()} ({cause}); "
+                    f"set runtime.seeds_per_chunk below {len(job.runs)}"
+                ) from error
             ready = back_off(ready, job, str(error))
         else:
             return ready
 
 
 def _train(ready: Ready, job: Job, progress: MakeProgress) -> None:
-    if checkpoint.latest_sound(ready.workdir / job.directory / "checkpoints") == job.program.train.steps:
+    folder = ready.workdir / job.directory / "checkpoints"
+    if hosts.from_first(hosts.is_first() and checkpoint.latest_sound(folder) == job.program.train.steps):
         return
     if job.kind == "train":
         job = rates.with_rates(job, rates.read_rates(ready.workdir))
@@ -104,10 +113,13 @@ def back_off(ready: Ready, job: Job, cause: str) -> Ready:
 def train_arms(ready: Ready, progress: MakeProgress) -> Ready:
     """Chooses rates where a grid asks for it, then trains every arm."""
     require_done(ready, "pretrain", "train")
-    for job in (*ready.plan.of_kind("select"), *ready.plan.of_kind("train")):
-        write_load_tables(ready, job)
+    if hosts.is_first():
+        for job in (*ready.plan.of_kind("select"), *ready.plan.of_kind("train")):
+            write_load_tables(ready, job)
     ready = train_jobs(ready, "select", progress)
-    rates.write_rates(ready.workdir, ready.plan)
+    if hosts.is_first():
+        rates.write_rates(ready.workdir, ready.plan)
+    hosts.barrier("rates")
     return train_jobs(ready, "train", progress)
 
 

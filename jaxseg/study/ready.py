@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from jaxseg import seeds
+from jaxseg import hosts, seeds
 from jaxseg.data import PreparedTask, residence
 from jaxseg.study import evaluate, files, sources
 from jaxseg.study.plan import Plan, check_networks, make_plan
@@ -49,7 +49,8 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> Ready:
     """
     check_networks(study)
     store_dir = Path(study.runtime.store_dir) if study.runtime.store_dir else workdir / "stores"
-    tasks = prepare_tasks(study, store_dir, progress)
+    # The first host writes the stores, the others read them.
+    tasks = hosts.in_turn("prepare", lambda: prepare_tasks(study, store_dir, progress))
     evaluate.check_labels(study, tasks.prepared[study.target])
 
     chunk_sizes = files.read_json(workdir / "study.json").get("chunks")
@@ -57,7 +58,7 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> Ready:
 
 
 def plan_jobs(study: StudySettings, tasks: Tasks, chunk_sizes: Mapping[str, Sequence[int]] | None) -> Plan:
-    """The jobs of a study on this machine.
+    """The jobs of a study on this machine, or on all hosts together.
 
     Args:
         study: Settings.
@@ -72,15 +73,16 @@ def plan_jobs(study: StudySettings, tasks: Tasks, chunk_sizes: Mapping[str, Sequ
         return task.channels, len(task.labels) + 1
 
     seed_plan = seeds.make_plan(10**9, strategy=study.runtime.seed_map, devices=study.runtime.devices)
+    devices = hosts.agree("devices", len(seed_plan.devices))
     return make_plan(
         study,
         target_size=size(tasks.prepared[study.target]),
         source_sizes={task: size(ready) for task, ready in tasks.prepared.items()},
         fold_statistics=tasks.fold_statistics(study.target),
-        memory_bytes=memory_bytes(),
-        devices=len(seed_plan.devices),
+        memory_bytes=hosts.count() * hosts.from_first(memory_bytes()),
+        devices=hosts.count() * devices,
         strategy=seed_plan.strategy,
-        data_bytes=data_bytes(study, tasks, devices=len(seed_plan.devices)),
+        data_bytes=data_bytes(study, tasks, devices=hosts.count() * devices),
         given=sources.given_shapes(study),
         chunk_sizes=chunk_sizes,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import subprocess
@@ -14,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxseg import config as config_module
-from jaxseg import loop
+from jaxseg import hosts, loop
 from jaxseg.study import analyses, claims, evaluate, files, preparation, rates, results
 from jaxseg.study.jobs import require_done, train_arms, train_jobs
 from jaxseg.study.plan import chunk_sizes
@@ -77,17 +78,18 @@ def run_stages(
                 f"--stages names {stage!r}{config_module.nearest(stage, STAGES)} Stages: {', '.join(STAGES)}"
             )
     study = check_workdir(config, workdir)
-    with files.locked(workdir):
+    with files.locked(workdir) if hosts.is_first() else contextlib.nullcontext():
         began = time.monotonic()
         ready = prepare(study, workdir, progress("prepare"))
         if not stages:
             return ready
-        # Only now: a config whose data turned out unusable must not claim the workdir.
-        files.write_text(workdir / "config.json", config_module.to_json(config))
-        if "prepare" in stages:
-            for line in preparation.write_preparation(ready.tasks, workdir, progress("prepare")):
-                tell(line)
-        write_study(ready, {"prepare": time.monotonic() - began})
+        if hosts.is_first():
+            # Only now: a config whose data turned out unusable must not claim the workdir.
+            files.write_text(workdir / "config.json", config_module.to_json(config))
+            if "prepare" in stages:
+                for line in preparation.write_preparation(ready.tasks, workdir, progress("prepare")):
+                    tell(line)
+            write_study(ready, {"prepare": time.monotonic() - began})
         work: dict[str, Callable[[Ready], Ready | None]] = {
             "pretrain": lambda ready: train_jobs(ready, "pretrain", progress),
             "train": lambda ready: train_arms(ready, progress),
@@ -98,16 +100,26 @@ def run_stages(
             if stage in stages:
                 began = time.monotonic()
                 ready = do(ready) or ready
-                write_study(ready, {stage: time.monotonic() - began})
+                hosts.barrier(stage)
+                if hosts.is_first():
+                    write_study(ready, {stage: time.monotonic() - began})
     return ready
 
 
 def evaluate_jobs(ready: Ready, progress: Callable[[str], Progress]) -> None:
-    """Scores every job's runs on the test cases and writes cases.csv, the curves and the example pictures."""
+    """Scores every job's runs on the test cases and writes cases.csv, the curves and the example pictures.
+
+    Each host scores its own runs; the first one puts the parts together.
+    """
     require_done(ready, "train", "evaluate")
     study, workdir, jobs = ready.study, ready.workdir, ready.plan.of_kind("train")
     for job in jobs:
         evaluate.evaluate_job(study, workdir, ready.tasks, job, progress(f"evaluate {job.group}/{job.chunk}"))
+    hosts.barrier("scores")
+    if not hosts.is_first():
+        return
+    for job in jobs:
+        evaluate.merge_parts(study, workdir, job)
     if ready.plan.priors:
         evaluate.evaluate_priors(study, workdir, ready.tasks, ready.plan.priors, progress("evaluate priors"))
     files.write_table(workdir / "results" / "cases.csv", results.cases_table(study, workdir, ready.plan))
@@ -117,7 +129,12 @@ def evaluate_jobs(ready: Ready, progress: Callable[[str], Progress]) -> None:
 
 
 def analyze(ready: Ready, progress: Progress) -> None:
-    """Looks at the networks themselves, compares arms from the tables of the evaluation, and judges the claims."""
+    """Looks at the networks themselves, compares arms from the tables of the evaluation, and judges the claims.
+
+    The first host does it, the others wait.
+    """
+    if not hosts.is_first():
+        return
     if not (ready.workdir / "results" / "cases.csv").exists():
         raise UserError(
             f"stage 'analyze' needs stage 'evaluate', which is not finished in {ready.workdir}; "
@@ -214,7 +231,7 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
             # That of the code which began the study: rules are fixed before training.
             "rule_version": before.get("rule_version", claims.RULE_VERSION),
             "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
-            "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.local_device_count()},
+            "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
             "git_commit": _git_commit(),
             "source": _task_summary(ready, sources[0]) if sources else None,
             "target": _task_summary(ready, study.target),

@@ -1,0 +1,59 @@
+"""Joining the processes of a job that runs on several hosts.
+
+srun python -m launch.study --distributed --config=...                                      Slurm, a TPU pod, GKE
+python -m launch.study --coordinator=HOST:PORT --num_processes=2 --process_id=0 --config=...          anywhere
+"""
+
+from __future__ import annotations
+
+import jax
+from absl import flags
+
+from jaxseg.types import UserError
+
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "This is one of several processes; JAX learns of the others from Slurm, the TPU or GKE."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where nothing else tells of the others."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes.", 1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which one this is, from 0.", 0)
+_LOST_AFTER = flags.DEFINE_integer(
+    "lost_after", 30, "Seconds of silence after which a process counts as lost, and all others stop.", 5
+)
+_JOIN_SECONDS = 300
+
+
+def initialize() -> None:
+    """Joins the others, where the flags say that there are some.
+
+    Raises:
+        UserError: Flags that contradict each other, no cluster that JAX knows, or processes that do not come.
+    """
+    coordinator, number, own = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    if coordinator is None:
+        for name, value in (("num_processes", number), ("process_id", own)):
+            if value is not None:
+                raise UserError(f"--{name} needs --coordinator=HOST:PORT, the address of process 0")
+        if not _DISTRIBUTED.value:
+            return
+    elif number is None or own is None:
+        raise UserError("--coordinator needs --num_processes and --process_id")
+    elif own >= number:
+        raise UserError(f"--process_id={own} with --num_processes={number}; allowed: 0 to {number - 1}")
+    try:
+        jax.distributed.initialize(
+            coordinator_address=coordinator,
+            num_processes=number,
+            process_id=own,
+            initialization_timeout=_JOIN_SECONDS,
+            heartbeat_timeout_seconds=_LOST_AFTER.value,
+        )
+    except (ValueError, RuntimeError) as error:
+        how = f"--coordinator={coordinator}" if coordinator else "--distributed"
+        raise UserError(
+            f"{how}: the processes of this job did not find each other ({str(error).splitlines()[0]}). "
+            f"--distributed needs Slurm (srun), a TPU pod or GKE; elsewhere give every process --coordinator=HOST:PORT "
+            f"--num_processes=N --process_id=I"
+        ) from error
