@@ -57,7 +57,8 @@ def _sizes(*gains: float) -> dict[int, float]:
 
 def _converged(rng) -> dict:
     """Curves that pass the gate, for arms of frozen encoders as well."""
-    return {"curves": sim.curves(rng, dict.fromkeys(("scratch", "scratch_double", "frozen_random_encoder"), 1.0))}
+    speeds = dict.fromkeys(("scratch", "scratch_double", "frozen_random_encoder"), 1.0)
+    return {"curves": sim.curves(rng, speeds, every=50, noise=0.0005)}
 
 
 def _filters(rng, **truth) -> sim.Study:

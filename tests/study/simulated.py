@@ -264,15 +264,18 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sum((a[:, :, None] - b[:, None, :]) ** 2, -1)
 
 
-def between_runs(of: Mapping[str, np.ndarray], *, unit: float = 0.1) -> pd.DataFrame:
+def between_runs(
+    of: Mapping[str, np.ndarray], *, unit: float = 0.1, first_seed: Mapping[str, int] | None = None
+) -> pd.DataFrame:
     """similarity.csv of points: CKA is 1 less `unit` times the squared distance."""
-    parts, names = [], list(of)
+    parts, names, start = [], list(of), first_seed or {}
     for i, first in enumerate(names):
         for second in names[i:]:
             s = 1 - unit * _distances(of[first], of[second])
             a, b = np.triu_indices(s.shape[1], 1) if first == second else np.indices(s.shape[1:]).reshape(2, -1)
             kind = "within_arm" if first == second else "across_arms"
-            parts.append(_rows(kind, "cka", (first, second), (a, b), ("end", "end"), s[:, a, b]))
+            seeds = (a + start.get(first, 0), b + start.get(second, 0))
+            parts.append(_rows(kind, "cka", (first, second), seeds, ("end", "end"), s[:, a, b]))
     return _keys(pd.concat(parts, ignore_index=True))
 
 

@@ -72,8 +72,9 @@ def whole_study(seeds=8, sizes=(8, 16, 32, 0), **arms) -> Study:
     speeds = dict.fromkeys(ARMS[:-1], 1.0) | {"transfer": 1.8}
     draw = rng(5)
     of = sim.points(draw, seeds=seeds, shift=1.0)
+    of["scratch_b"] = sim.points(draw, seeds=seeds)["scratch"]
     similarity = [
-        sim.between_runs(of),
+        sim.between_runs(of, first_seed=B),
         sim.to_source(draw, (0.6, 0.6, 0.5, 0.5, 0.5), seeds=seeds),
         sim.own_starts(draw, ("scratch", "scratch_double"), {"cka_debiased": 0.8, "procrustes": 0.8}, seeds=seeds),
     ]
@@ -131,10 +132,12 @@ def test_rows_survive_a_file(table, tmp_path):
 
 def test_placebo_is_beside_every_comparison(table):
     control = table[(table["role"] == "control") & (table["arm"] == "scratch_b")]
-    assert set(control["claim"]) == {"C1", "C2", "C4", "C4b"}  # no representations of it in these tables
+    assert set(control["claim"]) == {"C1", "C2", "C4", "C4b", "C9", "C10"}  # it has no source network
+    assert (control.loc[control["claim"] == "C9", "n_seeds"] == 8).all()  # matched in order: they share no seed
     assert verdict(table[table["arm"] == "scratch_b"], "C4b", "control")["verdict"] == SUPPORTED
     assert "as a placebo should be" in verdict(table[table["arm"] == "scratch_b"], "C4b", "control")["reason"]
-    assert verdict(table[table["arm"] == "scratch_b"], "C1", "control")["verdict"] != SUPPORTED
+    for claim in ("C1", "C2", "C4", "C9"):
+        assert verdict(table[table["arm"] == "scratch_b"], claim, "control")["verdict"] != SUPPORTED, claim
 
 
 def test_a_placebo_that_earns_support_is_named(study):
@@ -253,6 +256,72 @@ def test_what_is_missing_is_said(study, claim, change, reason):
     found = judge_claim(claim, gather(Study(record, tables)))
     assert found.verdict == INCONCLUSIVE
     assert pd.Series([found.reason]).str.contains(reason).all(), found.reason
+
+
+def changed(study, name, **columns):
+    """The study with other columns in one table."""
+    return study._replace(tables={**study.tables, name: study.tables[name].assign(**columns)})
+
+
+def test_decoder_frozen_and_small_layers_do_not_count_as_encoder(study):
+    rows = study.tables["filters"]
+    wild = rows["layer"].str.startswith("decoder/")
+    assert reasons(changed(study, "filters", angle_deg=rows["angle_deg"].mask(wild, 89.0)))["C5"].verdict == SUPPORTED
+    # 40 of the encoder's 48 filters are in its last two layers.
+    small = rows["layer"] == "encoder/level_0/conv_0"
+    assert reasons(changed(study, "filters", angle_deg=rows["angle_deg"].mask(small, 89.0)))["C5"].verdict == SUPPORTED
+    large = rows["layer"] == "encoder/level_1/conv_0"
+    assert (
+        reasons(changed(study, "filters", angle_deg=rows["angle_deg"].mask(large, 89.0)))["C5"].verdict == CONTRADICTED
+    )
+    assert "no trained encoder filters" in reasons(changed(study, "filters", trained=False))["C6"].reason
+
+
+def test_a_test_that_misses_its_control_says_nothing_by_silence(study):
+    shares = study.tables["filter_controls"]
+    blunt = shares["smallest_share"].mask(shares["quantity"] == "spectrum", 0.4)
+    found = reasons(changed(study, "filter_controls", smallest_share=blunt))["C6"]
+    assert found.verdict == INCONCLUSIVE
+    assert "excess spectral energy finds its control at a share of 0.3 in layers with only 0%" in found.reason
+    loud = study.tables["filters"]["spectral_end"] + 0.5
+    both = changed(changed(study, "filter_controls", smallest_share=blunt), "filters", spectral_end=loud)
+    assert reasons(both)["C6"].verdict == CONTRADICTED
+
+
+def test_anatomy_alone_makes_the_frozen_encoder_void(study):
+    cases = study.tables["cases"]
+    near = cases["dsc"] + 0.35 * (cases["arm"] == "prior")
+    found = reasons(changed(study, "cases", dsc=near))["C7"]
+    assert found.verdict == INCONCLUSIVE
+    assert found.reason.startswith("void: the mean label map alone reaches 85% of scratch")
+
+
+def test_an_encoder_that_must_learn_is_no_encoder_that_need_not(study):
+    cases = study.tables["cases"]
+    worse = cases["dsc"] - 0.3 * (cases["arm"] == "frozen_random_encoder")
+    found = reasons(changed(study, "cases", dsc=worse))
+    assert found["C7"].verdict == found["C8"].verdict == CONTRADICTED
+    assert "C7 is contradicted" in found["C8"].reason
+
+
+def test_layers_in_which_unrelated_networks_are_alike_are_left_out(study):
+    rows = study.tables["similarity"]
+    alike = (rows["layer"] == "decoder/level_0") & (rows["comparison"] == "to_source") & (rows["arm_a"] == "scratch")
+    found = reasons(changed(study, "similarity", value=rows["value"].mask(alike, 0.97)))["C11"]
+    assert not any("decoder/level_0" in q.name for q in found.quantities)
+    alike = (rows["layer"].str.startswith("encoder")) & (rows["comparison"] == "other_start")
+    found = reasons(changed(study, "similarity", value=rows["value"].mask(alike, 0.97)))["C8"]
+    assert "only 0 of 3 encoder layers can be used" in found.reason
+
+
+def test_a_diverged_run_has_no_time_to_target():
+    study = curves_study()
+    curves = study.tables["curves"]
+    died = (curves["arm"] == "transfer") & (curves["seed"] == 7) & (curves["step"] > 500)
+    gone = curves.assign(**{name: curves[name].mask(died) for name in ("loss", "val_dsc")})
+    found = judge_claim("C1", gather(study._replace(tables={"curves": gone})))
+    assert found.quantities[0].n_seeds == 7
+    assert "has 7" in found.reason
 
 
 def test_nothing_at_all():
