@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from jaxseg.study import files
+from jaxseg.study import claims, files
 from jaxseg.types import UserError
 
 Overrides = tuple[tuple[str, str], ...]
@@ -220,6 +220,7 @@ def write_sweep(sweep: Path, name: str, points: Sequence[Point]) -> None:
                 lead = pd.DataFrame([_columns(point, fields)] * len(part), index=part.index)
                 parts.append(pd.concat([lead, part], axis=1))
         files.write_table(sweep / "results" / table, pd.concat(parts, ignore_index=True))
+    _write_claims(sweep, done)
     files.write_json(
         sweep / RECORD,
         {
@@ -228,6 +229,14 @@ def write_sweep(sweep: Path, name: str, points: Sequence[Point]) -> None:
             "points": [{"name": point.name, "overrides": dict(point.overrides)} for point in points],
         },
     )
+
+
+def _write_claims(sweep: Path, done: Sequence[Point]) -> None:
+    """Verdicts over all points, where these are studies of several targets."""
+    judged = [point for point in done if (point.workdir / "results" / "claims.csv").exists()]
+    studies = {point.name: claims.read_study(point.workdir) for point in judged}
+    if len({study.record.target for study in studies.values()}) > 1:
+        files.write_table(sweep / "results" / "claims_over_studies.csv", claims.over_studies(studies))
 
 
 def _columns(point: Point, fields: Sequence[str]) -> dict[str, Any]:

@@ -519,11 +519,17 @@ def test_two_targets_must_support():
 
 def test_two_phases_of_the_same_hearts_are_one_target():
     both = {"ed": gains_study(0, "cardiac_ed_mr", 0.0), "es": gains_study(1, "cardiac_es_mr", 0.0)}
+    # Cases of these studies have the same names, but no groups: names of cases say nothing.
     assert over(claims.over_studies(both), "C4b")["verdict"] == SUPPORTED
-    heart = dict.fromkeys(("cardiac_ed_mr", "cardiac_es_mr"), "cardiac")
-    found = over(claims.over_studies(both, one_target=heart), "C4b")
+    hearts = {
+        name: changed(study, "cases", case=study.tables["cases"]["group"] + f"_{name}") for name, study in both.items()
+    }
+    found = over(claims.over_studies(hearts), "C4b")
     assert found["verdict"] == INCONCLUSIVE
-    assert "of 1 independent targets" in found["reason"]
+    assert "of 1 independent targets 1 support (cardiac_ed_mr + cardiac_es_mr)" in found["reason"]
+    liver = changed(hearts["ed"], "cases", group="liver " + hearts["ed"].tables["cases"]["group"])
+    three = hearts | {"liver": liver._replace(record=liver.record._replace(target="liver"))}
+    assert over(claims.over_studies(three), "C4b")["verdict"] == SUPPORTED
 
 
 def test_cells_of_several_targets():

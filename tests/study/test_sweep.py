@@ -157,3 +157,20 @@ def test_what_a_failed_process_said(tmp_path: Path):
     assert sweep.failure(log, 2) == "optim.lr = 0"
     assert sweep.failure(log, 1) == "exit status 1: last words"
     assert sweep.failure(log, -9) == "killed by signal 9: last words"
+
+
+def test_verdicts_over_the_targets_of_a_sweep(folder: Path):
+    points = points_of(folder)
+    for point, target in zip(points[:2], ("hippocampus", "nerve"), strict=True):
+        record = {"rule_version": 1, "runs": [], "arms": {}, "source": None}
+        files.write_json(point.workdir / "study.json", record | {"target": {"name": target, "cases": {"train": 8}}})
+        files.write_table(point.workdir / "results" / "claims.csv", pd.DataFrame({"claim": ["C1"]}))
+    sweep.write_sweep(folder, "rates", points)
+    table = files.read_table(folder / "results" / "claims_over_studies.csv")
+    assert table["claim"].nunique() == 13
+    assert set(table["verdict"]) == {"inconclusive"}
+    assert "of 2 independent targets 0 support" in table.loc[table["claim"] == "C1", "reason"].iloc[0]
+    # Of one target there is nothing to put together.
+    files.write_json(points[1].workdir / "study.json", files.read_json(points[0].workdir / "study.json"))
+    sweep.write_sweep(folder, "rates", points)
+    assert not (folder / "results" / "claims_over_studies.csv").exists()

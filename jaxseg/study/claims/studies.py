@@ -153,6 +153,33 @@ def c3(by_target: Mapping[str, Evidence], noisy: Mapping[float, Evidence], pair:
 # ---------------------------------------------------------------------------------------- over independent targets
 
 
+def _patients(study: Study) -> frozenset[str]:
+    """Names of the test groups; empty where a case is its own group, since names of cases are no names of patients."""
+    cases = study.tables.get("cases", pd.DataFrame(columns=["case", "group"]))
+    return frozenset(cases["group"]) if (cases["group"] != cases["case"]).any() else frozenset()
+
+
+def independent_targets(studies: Mapping[str, Study]) -> dict[str, str]:
+    """The target that each study counts for; targets of the same patients are one, named after both.
+
+    Two phases of the same hearts, for instance: they share at least half of the test groups that the smaller one has.
+    """
+    patients: dict[str, frozenset[str]] = {}
+    for study in studies.values():
+        patients[study.record.target] = patients.get(study.record.target, frozenset()) | _patients(study)
+    named: dict[str, str] = {}
+    for target, own in patients.items():
+        alike = [
+            other
+            for other in named
+            if own and patients[other] and len(own & patients[other]) >= min(len(own), len(patients[other])) / 2
+        ]
+        together = list(dict.fromkeys([*(named[other] for other in alike), target]))
+        for member in [target, *(other for other, name in named.items() if name in together)]:
+            named[member] = " + ".join(together)
+    return {name: named[study.record.target] for name, study in studies.items()}
+
+
 def _over_targets(claim: str, verdicts: Mapping[str, Sequence[str]]) -> Finding:
     """The verdict from those on each target, of which one may have several studies.
 
@@ -192,24 +219,21 @@ def over_studies(
     studies: Mapping[str, Study],
     *,
     noisy: Mapping[float, Study] | None = None,
-    one_target: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Verdicts over several studies.
 
     Args:
-        studies: By name. Several may have one target (other sources, sizes): they count as one.
+        studies: By name. Several may have one target (other sources, sizes), or targets of the same patients: they
+            count as one, see `independent_targets`.
         noisy: One target with noise added, by its standard deviation in those of the cases (`NOISE_LEVELS`); they
             serve C3 alone.
-        one_target: Names of targets that are no independent ones, and what they are together: two phases of the same
-            patients' hearts, for instance `{"cardiac_ed_mr": "cardiac", "cardiac_es_mr": "cardiac"}`.
 
     Returns:
         The columns of claims.csv; `reason` says which targets support and contradict. Each claim has one verdict.
     """
     pair = Pair()
-    names = one_target or {}
     evidences = {name: gather(study) for name, study in studies.items()}
-    targets = {name: names.get(study.record.target, study.record.target) for name, study in studies.items()}
+    targets = independent_targets(studies)
     first_of_target = {targets[name]: evidence for name, evidence in reversed(evidences.items())}
     findings: dict[str, Finding] = {}
     alone = {name: judge_claims(study) for name, study in studies.items()}
