@@ -13,7 +13,9 @@ from jaxseg.report.blocks import (
     Block,
     Cell,
     Chart,
+    Finding,
     Fold,
+    Heading,
     Missing,
     Prose,
     Section,
@@ -23,9 +25,9 @@ from jaxseg.report.blocks import (
     arm_name,
     described,
 )
-from jaxseg.report.effects import NO_SCORES, baseline_of, overall_dsc, seed_scores
+from jaxseg.report.effects import NO_SCORES, baseline_of, main_variant, overall_dsc, seed_scores
 from jaxseg.report.tables import Tables, of_variant, rows_of, variants_of
-from jaxseg.report.text import MISSING, cases, count, interval, number, p_value, plain, signed
+from jaxseg.report.text import MISSING, cases, count, interval, listing, number, p_value, plain, signed
 
 _MANY_LABELS = 4
 
@@ -46,6 +48,8 @@ def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield Missing("There is no results/summary.csv: scores of the arms are left out.")
     else:
         overall = overall_dsc(tables.summary)
+        if not overall.empty:
+            yield _scores_finding(overall)
         yield Prose(
             "The Dice similarity coefficient (DSC) is twice the overlap of prediction and reference over their total "
             "size: 1 is perfect, 0 is no overlap. A structure that a network misses altogether counts as 0."
@@ -95,7 +99,44 @@ def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
             f"Paired differences in DSC, seed by seed and case by case, with {sure} intervals. The grey band, "
             f"±{figures.RELEVANT_DSC} DSC, holds differences too small to matter.",
         )
+    if overall["train_cases"].nunique() > 1 and overall["arm_b"].nunique() == 1:
+        yield from _gain_by_size(overall, styles, sure)
     yield Fold("Differences by label, with p-values", tuple(_difference_blocks(tables.comparisons, unit, styles, sure)))
+
+
+def _scores_finding(overall: pd.DataFrame) -> Finding:
+    """The arms' mean DSC in a sentence."""
+    own = of_variant(overall, main_variant(variants_of(overall)))
+    scored = own.dropna(subset=["mean"]).sort_values("mean", ascending=False, kind="stable")
+    told = [f"{number(row.mean)} by {row.arm}" for row in rows_of(scored)]
+    shown = told if len(told) < 5 else [*told[:2], told[-1]]
+    between = "" if len(told) < 5 else f" (best two and last of {len(told)})"
+    found = f"Mean DSC: {listing(shown)}{between}." if told else "No arm has a defined mean DSC."
+    return Finding("How well does each arm segment cases that it has not seen?", found)
+
+
+def _gain_by_size(overall: pd.DataFrame, styles: Styles, sure: str) -> Iterator[Block]:
+    """The gain at each train size, where there are several."""
+    yield Heading("Does the gain depend on how much data there is?")
+    base = plain(overall["arm_b"].iloc[0])
+    sizes = [variant.train_cases for variant in variants_of(overall)]
+    arms = [arm for arm in dict.fromkeys(("transfer", *styles)) if (overall["arm_a"] == arm).any()]
+    own = overall[overall["arm_a"] == arms[0]].set_index("train_cases")["mean_diff"]
+    told = [f"{signed(own[size])} DSC with {cases(size)}" for size in (sizes[0], sizes[-1]) if size in own.index]
+    yield Finding(
+        f"Is the difference to {base} larger where fewer cases are there to train on?", f"{arms[0]}: {', '.join(told)}."
+    )
+    yield Chart(
+        "gain_by_size",
+        partial(figures.gain_by_size, overall, styles),
+        described("Difference in DSC by number of training cases", rows_of(overall), _gain_words),
+        f"Paired difference in DSC to {base} against the number of training cases, with {sure} intervals. A line that "
+        f"falls to the right: less gain with more data. Grey: ±{figures.RELEVANT_DSC}, too small to matter.",
+    )
+
+
+def _gain_words(row: Any) -> str:
+    return f"{row.arm_a}, {cases(row.train_cases)}, {signed(row.mean_diff)}"
 
 
 def _difference_words(row: Any) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
+import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -84,6 +85,15 @@ class Missing:
 
 
 @dataclasses.dataclass(frozen=True)
+class Finding:
+    """What is asked, and what was found, a plain sentence each: how every section and analysis starts."""
+
+    asked: str
+    found: str
+    kind: ClassVar[str] = "finding"
+
+
+@dataclasses.dataclass(frozen=True)
 class Heading:
     """A heading inside a section."""
 
@@ -116,6 +126,8 @@ class Chart:
     draw: Callable[..., Figure]
     alt: str
     caption: str
+    data: pd.DataFrame | None = None
+    """Numbers that the report made itself for this figure and its text, to lie beside it as a CSV."""
     kind: ClassVar[str] = "chart"
 
 
@@ -143,6 +155,8 @@ class Table:
     head: tuple[str, ...]
     groups: tuple[TableGroup, ...]
     text_columns: tuple[int, ...] = (0,)
+    cards: bool = False
+    """Whether a phone shows each row as a card, since its cells hold sentences."""
     kind: ClassVar[str] = "table"
 
 
@@ -163,7 +177,7 @@ class Fold:
     kind: ClassVar[str] = "fold"
 
 
-Block = Prose | Notice | Missing | Heading | Strip | Chart | Table | Verbatim | Fold
+Block = Prose | Notice | Missing | Finding | Heading | Strip | Chart | Table | Verbatim | Fold
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from jaxseg.report.lines import MANY_ARMS
+from jaxseg.report.spread import over_seeds
 from jaxseg.report.style import BASELINE_ARM
 from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, variants_of
+from jaxseg.report.text import cases
 
 MIN_SEEDS = 8
 """Below this many seeds the study's rules give no verdict."""
@@ -121,6 +124,27 @@ def main_variant(variants: list[Variant]) -> Variant:
     return variants[-1]
 
 
+def main_size(table: pd.DataFrame) -> int:
+    """Return the train size that a table's figures show, the plain answer's; others are folded away or in the CSV."""
+    return main_variant(variants_of(table)).train_cases
+
+
+def sized(table: pd.DataFrame | None, train_cases: int) -> str:
+    """Return how to say which train size and fold of a table a figure shows, where it could show another."""
+    if table is None or len(table[["train_cases", "fold"]].drop_duplicates()) < 2:
+        return ""
+    own = table.loc[table["train_cases"] == train_cases, "fold"]
+    return f", trained on {cases(train_cases)}" + (f", fold {own.min()}" if own.nunique() > 1 else "")
+
+
+def few_at_a_time(arms: Sequence[str], baseline: str | None) -> list[list[str]]:
+    """Split arms into as many as a chart can show at a time, the most asked about first, the baseline in each."""
+    others = [arm for arm in dict.fromkeys(("transfer", *arms)) if arm in arms and arm != baseline]
+    first = [arm for arm in arms if arm == baseline]
+    take = MANY_ARMS - 1
+    return [[*first, *others[i : i + take]] for i in range(0, max(len(others), 1), take)]
+
+
 def training_steps(tables: Tables) -> dict[tuple[str, int], float]:
     """Return the length of training by (arm, train_cases), NaN where nothing tells it."""
     known = {
@@ -146,9 +170,6 @@ def _capped_steps(pair: Any, lengths: dict[tuple[str, int], float]) -> tuple[flo
 
 def _geometric(ratios: np.ndarray, seeds: pd.Index, confidence: float) -> tuple[float, float, float]:
     """Geometric mean over folds, then seeds, with a t interval over seeds on the logarithms."""
-    logs = pd.Series(np.log(ratios)).groupby(np.asarray(seeds)).mean().to_numpy()
-    n, mean = len(logs), float(np.mean(logs))
-    if n < 2:
-        return math.exp(mean), math.nan, math.nan
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * np.std(logs, ddof=1) / math.sqrt(n))
-    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
+    logs = pd.Series(np.log(ratios)).groupby(np.asarray(seeds)).mean()
+    mean = over_seeds(logs, confidence)
+    return math.exp(mean.value), math.exp(mean.ci_low), math.exp(mean.ci_high)

@@ -5,11 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+import pandas as pd
+
 from jaxseg.report import overlays
-from jaxseg.report.blocks import Block, Cell, Chart, Missing, Section, Styles, Table, TableGroup, arm_name, described
+from jaxseg.report.blocks import (
+    Block,
+    Cell,
+    Chart,
+    Finding,
+    Missing,
+    Section,
+    Styles,
+    Table,
+    TableGroup,
+    arm_name,
+    described,
+)
 from jaxseg.report.effects import main_variant, seed_scores
-from jaxseg.report.tables import Example, Tables, of_variant, rows_of, variants_of
-from jaxseg.report.text import cases, count, number
+from jaxseg.report.pictures import Example
+from jaxseg.report.tables import Tables, of_variant, rows_of, variants_of
+from jaxseg.report.text import cases, count, number, plural
 
 
 def examples_section(tables: Tables, styles: Styles) -> Section:
@@ -18,6 +33,8 @@ def examples_section(tables: Tables, styles: Styles) -> Section:
 
 
 def _examples(tables: Tables, styles: Styles) -> Iterator[Block]:
+    if tables.worst_cases is not None:
+        yield _worst_finding(tables.worst_cases)
     for k, example in enumerate(tables.examples):
         notes, size = _case_scores(tables, example)
         names = example.label_names
@@ -56,6 +73,15 @@ def _examples(tables: Tables, styles: Styles) -> Iterator[Block]:
         head = ("Case", *(("Group",) if grouped else ()), "Label", "DSC, mean and range", "Lowest in", "Missed by")
         caption = f"The structures segmented worst, over all runs trained on {cases(main.train_cases)}."
         yield Table(caption, head, (TableGroup("", rows),), text_columns=(0, 1, 2, 4) if grouped else (0, 1, 3))
+
+
+def _worst_finding(worst_cases: pd.DataFrame) -> Finding:
+    first = next(rows_of(of_variant(worst_cases, main_variant(variants_of(worst_cases)))))
+    return Finding(
+        "What do the segmentations look like, and on which cases do they fail?",
+        f"Worst goes {first.label} of {first.case}: mean DSC {number(first.mean)} over {plural(first.n_runs, 'run')}, "
+        f"missed by {count(first.n_missed)}.",
+    )
 
 
 def _note(notes: dict[str, str], arm: str) -> str:

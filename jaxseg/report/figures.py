@@ -164,20 +164,55 @@ def by_size(summary: pd.DataFrame, styles: Styles, *, width: float, baseline: st
         width: inches.
         baseline: the arm that small panels repeat in grey.
     """
-    sizes = [variant.train_cases for variant in variants_of(summary)]
-    place = {size: i for i, size in enumerate(dict.fromkeys(sizes))}
+    place = {size: i for i, size in enumerate(dict.fromkeys(v.train_cases for v in variants_of(summary)))}
     shown = [arm for arm in styles if (summary["arm"] == arm).any()]
-    series = []
-    for i, arm in enumerate(shown):
-        rows = summary[summary["arm"] == arm].sort_values("train_cases", key=lambda s: s.map(place))
-        aside = 0.06 * (i - (len(shown) - 1) / 2) if len(shown) <= MANY_ARMS else 0.0
-        x = rows["train_cases"].map(place).to_numpy(float) + aside
-        mean, low, high = (rows[name].to_numpy(float) for name in ("mean", "ci_low", "ci_high"))
-        series.append(Series(arm, styles[arm], x, mean, low, high, ()))
-    xticks = (list(place.values()), [count(size) if size else "all" for size in place])
+    series = [
+        _size_series(arm, summary[summary["arm"] == arm], "mean", styles[arm], place, _aside(i, len(shown)))
+        for i, arm in enumerate(shown)
+    ]
     with drawing():
         panel = Panel("DSC, mean over test cases", tuple(series), None, "")
-        return line_chart([panel], width=width, xlabel="Training cases", baseline=baseline, xticks=xticks)
+        return line_chart([panel], width=width, xlabel="Training cases", baseline=baseline, xticks=_size_ticks(place))
+
+
+def gain_by_size(comparisons: pd.DataFrame, styles: Styles, *, width: float) -> Figure:
+    """Show the paired difference in DSC against the number of training cases.
+
+    Args:
+        comparisons: rows of comparisons.csv with metric `dsc` and label `mean`, one `arm_b`, several train sizes.
+        styles: by arm.
+        width: inches.
+    """
+    place = {size: i for i, size in enumerate(dict.fromkeys(v.train_cases for v in variants_of(comparisons)))}
+    shown = [arm for arm in styles if (comparisons["arm_a"] == arm).any()]
+    series = [
+        _size_series(
+            arm, comparisons[comparisons["arm_a"] == arm], "mean_diff", styles[arm], place, _aside(i, len(shown))
+        )
+        for i, arm in enumerate(shown)
+    ]
+    with drawing():
+        ylabel = f"Difference in DSC to {comparisons['arm_b'].iloc[0]}"
+        panel = Panel(ylabel, tuple(series), 0.0, "no gain", RELEVANT_DSC)
+        return line_chart([panel], width=width, xlabel="Training cases", baseline=None, xticks=_size_ticks(place))
+
+
+def _aside(i: int, n: int) -> float:
+    """How far to move the i-th of n arms so that intervals at one size stand beside each other."""
+    return 0.06 * (i - (n - 1) / 2) if n <= MANY_ARMS else 0.0
+
+
+def _size_series(
+    arm: str, rows: pd.DataFrame, column: str, style: ArmStyle, place: Mapping[int, int], aside: float
+) -> Series:
+    rows = rows.sort_values("train_cases", key=lambda sizes: sizes.map(place))
+    x = rows["train_cases"].map(place).to_numpy(float) + aside
+    mean, low, high = (rows[name].to_numpy(float) for name in (column, "ci_low", "ci_high"))
+    return Series(arm, style, x, mean, low, high, ())
+
+
+def _size_ticks(place: Mapping[int, int]) -> tuple[list[int], list[str]]:
+    return list(place.values()), [count(size) if size else "all" for size in place]
 
 
 def _trained_on(heading: str) -> str:

@@ -43,6 +43,8 @@ class Panel:
     level: float | None
     """Where to draw a horizontal line."""
     level_label: str
+    band: float | None = None
+    """Half the height of a grey band about the level."""
 
 
 def line_chart(
@@ -52,6 +54,7 @@ def line_chart(
     xlabel: str,
     baseline: str | None,
     xticks: tuple[Sequence[float], Sequence[str]] | None = None,
+    name_ends: bool = True,
 ) -> Figure:
     """Draw means with bands and the runs behind them.
 
@@ -64,6 +67,7 @@ def line_chart(
         xlabel: what the axis shows, with its unit.
         baseline: the arm to repeat in every small panel.
         xticks: positions and labels, where steps of a number line do not fit.
+        name_ends: whether lines end apart, so that names beside their ends tell which is which; else a key does.
 
     Returns:
         A figure as high as its panels need.
@@ -75,9 +79,10 @@ def line_chart(
     columns = 1 if narrow else len(panels)
     rows = -(-len(panels) // columns)
     left, gap, top, bottom = 0.5, 0.62, 0.32, 0.48
-    key_rows = len(labels) if narrow and len(labels) > 1 else 0
+    with_key = narrow or not name_ends
+    key_rows = len(labels) if with_key and len(labels) > 1 else 0
     letters = 32 if narrow else 24
-    names = 0.0 if narrow or len(labels) < 2 else 0.15 + max(text_width(shorten(x, letters)) for x in labels)
+    names = 0.0 if with_key or len(labels) < 2 else 0.15 + max(text_width(shorten(x, letters)) for x in labels)
     right = 0.12 + names
     panel_width = (width - left - right - gap * (columns - 1)) / columns
     panel_height = 1.75 if narrow else min(2.5, max(1.9, 0.85 * panel_width))
@@ -120,7 +125,7 @@ def _small_multiples(
         by_label = {series.label: series for series in panel.series}
         floor = (len(panels) - 1 - k) * block + 0.4
         _write(figure, 0.06, floor + block - 0.4 - 0.12, panel.ylabel, weight="bold", va="top")
-        limits = _limits(panel.series)
+        limits = _limits(panel.series, panel.level)
         for i, label in enumerate(shown):
             row, column = divmod(i, columns)
             y0 = floor + (rows - 1 - row) * (panel_height + top + bottom) + bottom
@@ -203,6 +208,8 @@ def _dress(
         axes.text(0, 1, heading, transform=at, weight="bold", va="bottom")
     if panel.level is not None and np.isfinite(panel.level):
         axes.axhline(panel.level, color=INK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=2)
+        if panel.band is not None:
+            axes.axhspan(panel.level - panel.band, panel.level + panel.band, color="#eceff1", linewidth=0, zorder=0)
         if label_level:
             at = axes.get_yaxis_transform() + shift(axes, -0.03, 0.03)
             axes.text(1, panel.level, panel.level_label, transform=at, ha="right", va="bottom", fontsize=FONT_PT - 1)

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
-from jaxseg.report.charts import LETTER, is_narrow
+from jaxseg.report.charts import LETTER, is_narrow, place_axes
+from jaxseg.report.pictures import Disagreement, Example
 from jaxseg.report.style import FONT_PT, drawing
-from jaxseg.report.tables import Example
 from jaxseg.report.text import shorten
 
 LABEL_COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#00C896", "#FF6F3C", "#B9B9FF", "#FFFFFF")
@@ -61,6 +61,61 @@ def overlay(example: Example, notes: Mapping[str, str], *, width: float) -> Figu
             )
             figure.text(x0 / width, top, shorten(note, letters), va="bottom", fontsize=FONT_PT - 0.5)
     return figure
+
+
+def heat_overlay(shown: Disagreement, *, width: float) -> Figure:
+    """Show a slice alone and, for each arm, the share of seeds that differ from their majority in colour over it.
+
+    Args:
+        shown: one slice.
+        width: inches.
+    """
+    marked = tuple((share > 0).astype(np.uint8) for share in shown.shares.values())
+    region = crop(shown.reference, marked)
+    grey = _grey(shown.image[region])
+    tiles = [("Image and reference", grey)]
+    tiles += [(arm, _heated(grey, share[region])) for arm, share in shown.shares.items()]
+    columns = 2 if is_narrow(width) or len(tiles) < 3 else 3 if len(tiles) in (3, 5, 6, 9) else 4
+    rows = -(-len(tiles) // columns)
+    gap, heading = 0.12, 0.26
+    side = (width - gap * (columns - 1)) / columns
+    height = side * min(grey.shape[0] / grey.shape[1], 1.6)
+    with drawing():
+        figure = Figure(figsize=(width, rows * (height + heading)))
+        for i, (name, picture) in enumerate(tiles):
+            row, column = divmod(i, columns)
+            x0, y0 = column * (side + gap), (rows - 1 - row) * (height + heading)
+            axes = place_axes(figure, x0, y0, side, height)
+            axes.imshow(picture, interpolation="none")
+            axes.set_axis_off()
+            _outline(axes, shown.reference[region], ["#000000"] * 8, 1.8)
+            _outline(axes, shown.reference[region], ["#FFFFFF"] * 8, 1.0)
+            top = (y0 + height + 0.06) / figure.get_figheight()
+            title = shorten(name, int(side / LETTER))
+            figure.text(x0 / width, top, title, weight="bold", va="bottom", fontsize=FONT_PT - 0.5)
+    return figure
+
+
+_HEAT = np.array([(255, 224, 138), (230, 120, 40), (150, 20, 30)], float)
+"""Light to dark: from few seeds to half of them."""
+
+
+def _grey(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    values = image.astype(float)
+    if image.dtype != np.uint8:
+        low, high = np.quantile(values, [0.005, 0.995])
+        values = 255 * np.clip((values - low) / (high - low or 1.0), 0, 1)
+    return np.repeat(values.round().astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _heated(grey: UInt8[np.ndarray, "h w 3"], share: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    """Colour over the pixels on which some seed differs from the majority; half of them is as much as can be."""
+    reach = np.clip(share / 0.5, 0, 1) * (len(_HEAT) - 1)
+    below = np.minimum(reach.astype(int), len(_HEAT) - 2)
+    part = (reach - below)[..., None]
+    colour = (1 - part) * _HEAT[below] + part * _HEAT[below + 1]
+    mixed = 0.15 * grey + 0.85 * colour
+    return np.where((share > 0)[..., None], mixed, grey).round().astype(np.uint8)
 
 
 def crop(reference: UInt8[np.ndarray, "h w"], predictions: Sequence[UInt8[np.ndarray, "h w"]]) -> tuple[slice, slice]:

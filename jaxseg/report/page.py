@@ -13,21 +13,28 @@ from markupsafe import Markup
 from jaxseg.report.accuracy import accuracy_section
 from jaxseg.report.blocks import Block, Chart, Fold, Section
 from jaxseg.report.examples import examples_section
+from jaxseg.report.filters import filters_section
 from jaxseg.report.provenance import load_section, provenance_section
+from jaxseg.report.similarity import similarity_section
 from jaxseg.report.style import NARROW_INCHES, WIDE_INCHES, arm_styles, inline_svg, to_png, to_svg
 from jaxseg.report.summary import standfirst, summary_section
 from jaxseg.report.tables import read_tables
 from jaxseg.report.text import plain
 from jaxseg.report.training import training_section
+from jaxseg.report.variability import variability_section
 
-SECTIONS = (summary_section, accuracy_section, training_section, examples_section, load_section, provenance_section)
+SECTIONS = (
+    *(summary_section, accuracy_section, training_section, filters_section, similarity_section, variability_section),
+    *(examples_section, load_section, provenance_section),
+)
 """In the order of the page; each takes the tables and the arms' styles. A new analysis adds its own here."""
 
 
 def write_report(workdir: Path) -> Path:
-    """Write `report.html` and `figures/*.svg|png` from a workdir's tables.
+    """Write `report.html` and `figures/*.svg|png|csv` from a workdir's tables.
 
-    The page needs no network and no script. Sections whose tables are missing say so.
+    The page needs no network and no script. Sections whose tables are missing say so. A figure whose numbers stand in
+    no table of results/ has them in a CSV beside it.
 
     Args:
         workdir: a study's folder with study.json, and what there is of config.json, results/ and load_tables/.
@@ -101,6 +108,8 @@ def _draw(chart: Chart, folder: Path) -> Markup:
     document = to_svg(wide)
     _write(folder / f"{chart.stem}.svg", document.encode("utf-8"))
     _write(folder / f"{chart.stem}.png", to_png(wide))
+    if chart.data is not None:
+        _write(folder / f"{chart.stem}.csv", chart.data.to_csv(index=False).encode("utf-8"))
     alt = plain(chart.alt)
     narrow = inline_svg(to_svg(chart.draw(width=NARROW_INCHES)), prefix=f"{chart.stem}-narrow", alt=alt)
     return Markup('<div class="wide">{}</div>\n<div class="narrow">{}</div>').format(

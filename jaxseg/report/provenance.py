@@ -9,6 +9,7 @@ from typing import Any
 from jaxseg.report.blocks import (
     Block,
     Cell,
+    Finding,
     Fold,
     Missing,
     Prose,
@@ -21,7 +22,7 @@ from jaxseg.report.blocks import (
 )
 from jaxseg.report.summary import seed_ids
 from jaxseg.report.tables import Tables
-from jaxseg.report.text import TIMES, cases, count, duration, plural
+from jaxseg.report.text import TIMES, cases, count, duration, listing, plural
 
 
 def load_section(tables: Tables, styles: Styles) -> Section:
@@ -33,6 +34,11 @@ def _loads(tables: Tables) -> Iterator[Block]:
     if not tables.load_tables:
         yield Missing("There are no load tables: no arm starts from a source network, or its training has not begun.")
         return
+    arms = dict.fromkeys(arm for arm, _ in tables.load_tables)
+    yield Finding(
+        "Which weights did each arm take from its source network?",
+        f"{plural(len(arms), 'arm')} took weights from one: {listing([*arms])}.",
+    )
     yield Prose("Every parameter of an arm is loaded, adapted or initialised anew. Nothing is skipped in silence.")
     shared: dict[tuple[str, str], list[str]] = {}
     order = {arm: i for i, arm in enumerate(tables.arms)}
@@ -54,6 +60,7 @@ def _provenance(tables: Tables, styles: Styles) -> Iterator[Block]:
     train, pretrain = study.get("train", {}), study.get("pretrain", {})
     runs = [run for run in study.get("runs", ()) if run.get("kind") != "pretrain"]
     seeds = seed_ids(study)
+    yield Finding("What exactly was run?", _run_words(tables, runs))
     facts = {
         "Study": study.get("name"),
         "Target": _task_words(study.get("target"), tables.config.get("target")),
@@ -80,6 +87,14 @@ def _provenance(tables: Tables, styles: Styles) -> Iterator[Block]:
         if (tables.config)
         else Missing("There is no config.json: the configuration is left out.")
     )
+
+
+def _run_words(tables: Tables, runs: list[dict[str, Any]]) -> str:
+    diverged = sum(run.get("diverged_at") is not None for run in runs)
+    spent = float(sum(tables.study.get("timing", {}).values()))
+    took = f", in {duration(spent)} of wall time" if spent else ""
+    lost = f"{count(diverged)} of them diverged" if diverged else "none of which diverged"
+    return f"{plural(len(runs), 'run')} of {plural(len(tables.arms), 'arm')}, {lost}{took}."
 
 
 def _lost(study: dict[str, Any], styles: Styles) -> Iterator[Block]:

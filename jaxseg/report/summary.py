@@ -23,6 +23,7 @@ from jaxseg.report.blocks import (
     arm_name,
     sentence,
 )
+from jaxseg.report.claims import claims_blocks
 from jaxseg.report.effects import MIN_SEEDS, Speed, baseline_of, main_variant, overall_dsc, speeds, uses_pretraining
 from jaxseg.report.figures import titles
 from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, variants_of
@@ -51,7 +52,14 @@ _WORDS = (
 def summary_section(tables: Tables, styles: Styles) -> Section:
     """Say what was compared and what came out."""
     answer = _answer(tables, styles) if tables.comparisons is not None else _single_arm(tables, styles)
-    blocks = (*answer, *_notices(tables), Prose(_WORDS), _arms_table(tables, styles))
+    blocks = (
+        *answer,
+        *claims_blocks(tables, styles),
+        *_notices(tables),
+        *_effects(tables, styles),
+        Prose(_WORDS),
+        _arms_table(tables, styles),
+    )
     return Section("summary", "Summary", blocks)
 
 
@@ -118,8 +126,6 @@ def _answer(tables: Tables, styles: Styles) -> Iterator[Block]:
     speed = by_key.get((arm, main))
     yield Strip(_key_figures(row, speed, tables.confidence))
     yield Prose(_plain_answer(row, speed, arm, baseline, heading[main], tables, styles))
-    if len(overall) > 1:
-        yield _effects_table(overall, variants, heading, by_key, tables, styles)
 
 
 def _arm_of_interest(candidates: list[str], tables: Tables) -> str:
@@ -218,14 +224,20 @@ def _speed_sentence(speed: Speed, tables: Tables) -> str:
     return text
 
 
+def _effects(tables: Tables, styles: Styles) -> Iterator[Block]:
+    """Every comparison in a table, where there is more than the one of the answer."""
+    overall = None if tables.comparisons is None else overall_dsc(tables.comparisons)
+    if overall is None or len(overall) < 2:
+        return
+    by_key = {(speed.arm, speed.variant): speed for speed in speeds(tables, str(baseline_of(tables)))}
+    yield _effects_table(overall, by_key, tables, styles)
+
+
 def _effects_table(
-    overall: pd.DataFrame,
-    variants: list[Variant],
-    heading: dict[Variant, str],
-    by_key: dict[tuple[str, Variant], Speed],
-    tables: Tables,
-    styles: Styles,
+    overall: pd.DataFrame, by_key: dict[tuple[str, Variant], Speed], tables: Tables, styles: Styles
 ) -> Table:
+    variants = variants_of(overall)
+    heading = titles(variants)
     one_base = overall["arm_b"].nunique() == 1
     has_speed = bool(by_key) and one_base
     groups = []

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
+from jaxseg.report.pictures import Disagreement, Example, Montage, read_analysis, read_examples, read_json
 from jaxseg.types import UserError
 
 POOLED = -1
 """Stands in the fold column of rows that take all folds together."""
 
 _TEXT = {
-    "arm",
-    "case",
-    "group",
-    "label",
-    "metric",
-    "arm_a",
-    "arm_b",
-    "worst_arm",
-    "unit",
-    "hd_definition",
-    "status",
-    "inference",
+    *("arm", "case", "group", "label", "metric", "arm_a", "arm_b", "worst_arm", "unit", "hd_definition", "status"),
+    *("inference", "layer", "layer_a", "layer_b", "comparison", "step_a", "step_b", "index", "quantity", "source"),
+    *("claim", "statement", "role", "baseline", "verdict", "reason"),
 }
+_FLAGS = ("censored", "trained")
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "cases": ("arm", "seed", "train_cases", "case", "group", "label", "dsc", "status"),
     "curves": ("arm", "seed", "train_cases", "step", "loss", "val_dsc"),
@@ -47,24 +37,26 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
         *("train_cases", "case", "group", "label", "mean", "min", "max"),
         *("worst_arm", "worst_seed", "n_missed", "n_runs"),
     ),
+    "variance": ("arm", "train_cases", "label", "metric", "source", "variance", "share"),
+    "claims": (
+        *("claim", "statement", "role", "arm", "quantity", "value", "ci_low", "ci_high", "verdict", "reason"),
+        *("train_cases",),
+    ),
+    "filters": (
+        *("arm", "seed", "train_cases", "layer", "trained", "angle_deg", "angle_of_null", "angle_null_sd"),
+        *("relative_change", "relative_change_of_null", "norm_ratio", "distribution_start", "distribution_end"),
+        *("moran_start", "moran_end", "moran_expected", "spectral_start", "spectral_end", "auc"),
+    ),
+    "filter_controls": ("train_cases", "arm", "layer", "quantity", "smallest_share"),
+    "rewind": ("arm", "seed", "train_cases", "layer", "dsc", "dsc_rewound", "drop"),
+    "similarity": (
+        *("layer", "comparison", "arm_a", "seed_a", "arm_b", "seed_b", "train_cases", "index", "value"),
+        *("n_points", "n_neurons"),
+    ),
+    "layer_similarity": ("arm", "seed", "train_cases", "layer_a", "layer_b", "index", "value"),
+    "interpolation": ("train_cases", "arm", "seed_a", "seed_b", "alpha", "loss"),
+    "variability": ("arm", "train_cases", "quantity", "layer", "value", "ci_low", "ci_high", "n_seeds"),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """One test case's slice: image, reference and one run's prediction for each arm, all uint8 [H, W]."""
-
-    case: str
-    label_names: tuple[str, ...]
-    slice_axis: int
-    slice_index: int
-    seed: int
-    image: np.ndarray
-    reference: np.ndarray
-    predictions: Mapping[str, np.ndarray]
-    """By arm; arms without a prediction are left out."""
-    train_cases: int | None
-    fold: int | None
 
 
 class Variant(NamedTuple):
@@ -89,6 +81,17 @@ class Tables:
     examples: tuple[Example, ...]
     load_tables: Mapping[tuple[str, str], str]
     """(arm, variant folder) -> text."""
+    variance: pd.DataFrame | None = None
+    claims: pd.DataFrame | None = None
+    filters: pd.DataFrame | None = None
+    filter_controls: pd.DataFrame | None = None
+    rewind: pd.DataFrame | None = None
+    similarity: pd.DataFrame | None = None
+    layer_similarity: pd.DataFrame | None = None
+    interpolation: pd.DataFrame | None = None
+    variability: pd.DataFrame | None = None
+    montages: tuple[Montage, ...] = ()
+    disagreements: tuple[Disagreement, ...] = ()
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -113,19 +116,22 @@ def read_tables(workdir: Path) -> Tables:
     Raises:
         UserError: there is no readable study.json, or a table lacks a column.
     """
-    study = _read_json(workdir / "study.json")
+    study = read_json(workdir / "study.json")
     if not isinstance(study, dict):
         raise UserError(
             f"No study.json in {workdir}: the report is made from a study's tables. "
             "Give the folder that `python -m launch.study --workdir=...` wrote."
         )
-    config = _read_json(workdir / "config.json")
+    config = read_json(workdir / "config.json")
     results = workdir / "results"
+    montages, disagreements = read_analysis(results)
     return Tables(
         study=study,
         config=config if isinstance(config, dict) else {},
         **{name: read_table(results / f"{name}.csv", columns) for name, columns in _COLUMNS.items()},
-        examples=_read_examples(results),
+        examples=read_examples(results),
+        montages=montages,
+        disagreements=disagreements,
         load_tables={
             (path.parent.name, path.stem): path.read_text(encoding="utf-8", errors="replace")
             for path in sorted((workdir / "load_tables").glob("*/*.txt"))
@@ -147,20 +153,15 @@ def of_variant(table: pd.DataFrame, variant: Variant) -> pd.DataFrame:
     return own[pooled] if pooled.any() else own
 
 
+def first_fold(table: pd.DataFrame, train_cases: int) -> pd.DataFrame:
+    """Return a train size's rows of its first fold: runs of different folds are not compared with each other."""
+    own = table[table["train_cases"] == train_cases]
+    return own[own["fold"] == own["fold"].min()]
+
+
 def rows_of(table: pd.DataFrame) -> Iterator[Any]:
     """Rows as named tuples; untyped, as a column's type is known at run time only."""
     return iter(table.itertuples(index=False))
-
-
-def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not readable JSON ({error}). Restore it, or run the study's last stages again."
-        ) from error
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
@@ -187,48 +188,10 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
     )
     if "fold" not in table:
         table["fold"] = 0
-    if "censored" in table:
-        table["censored"] = table["censored"].astype(str).str.lower().isin(["true", "1", "1.0"])
+    for flag in [name for name in _FLAGS if name in table]:
+        table[flag] = table[flag].astype(str).str.lower().isin(["true", "1", "1.0"])
     if "region" in table:
         # Regions are unions of labels: a mean over labels would count theirs twice.
         table = table[table["region"].astype(str) != "True"]
     table["fold"] = pd.to_numeric(table["fold"], errors="coerce").fillna(POOLED).astype(int)
     return None if table.empty else table
-
-
-def _read_examples(results: Path) -> tuple[Example, ...]:
-    entries = _read_json(results / "examples.json")
-    arrays_path = results / "examples.npz"
-    if not entries or not arrays_path.is_file():
-        return ()
-    try:
-        with np.load(arrays_path, allow_pickle=False) as stored:
-            arrays = {name: np.asarray(stored[name]) for name in stored.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{arrays_path} is not readable ({error}). Delete it and run `--stages=evaluate,report`."
-        ) from error
-    return tuple(
-        _example(entry, k, arrays)
-        for k, entry in enumerate(entries)
-        if {f"image_{k}", f"reference_{k}"} <= arrays.keys()
-    )
-
-
-def _example(entry: Mapping[str, Any], k: int, arrays: Mapping[str, np.ndarray]) -> Example:
-    return Example(
-        case=str(entry["case"]),
-        label_names=tuple(str(name) for name in entry["label_names"]),
-        slice_axis=int(entry["slice_axis"]),
-        slice_index=int(entry["slice_index"]),
-        seed=int(entry["seed"]),
-        image=arrays[f"image_{k}"],
-        reference=arrays[f"reference_{k}"],
-        predictions={
-            str(arm): arrays[f"prediction_{k}_{i}"]
-            for i, arm in enumerate(entry["arms"])
-            if f"prediction_{k}_{i}" in arrays
-        },
-        train_cases=entry.get("train_cases"),
-        fold=entry.get("fold"),
-    )

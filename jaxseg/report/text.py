@@ -98,6 +98,17 @@ def limit(value: float, digits: int = 3) -> str:
     return number(value, math.ceil(-math.log10(abs(value))) if rounds_to_zero else digits)
 
 
+def significant(value: float, digits: int = 3) -> str:
+    """Return a number to so many significant digits, for quantities of any size.
+
+    >>> significant(0.01234), significant(-12345.0), significant(float("nan"))
+    ('0.0123', '−12,345', '–')
+    """
+    if not math.isfinite(value) or value == 0:
+        return number(value, 0)
+    return number(value, min(max(digits - 1 - math.floor(math.log10(abs(value))), 0), 6))
+
+
 def ratio(value: float) -> str:
     """Return a ratio with as many digits as it deserves.
 

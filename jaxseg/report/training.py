@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from functools import partial
 
 import pandas as pd
 
 from jaxseg.report import figures
-from jaxseg.report.blocks import Block, Chart, Fold, Missing, Section, Styles, described
-from jaxseg.report.effects import baseline_of, training_steps
+from jaxseg.report.blocks import Block, Chart, Finding, Fold, Missing, Section, Styles, described
+from jaxseg.report.effects import baseline_of, main_variant, speeds, training_steps
 from jaxseg.report.tables import Tables, Variant, of_variant, variants_of
-from jaxseg.report.text import number, plural
+from jaxseg.report.text import count, listing, number, plural
 
 
 def training_section(tables: Tables, styles: Styles) -> Section:
@@ -20,6 +21,8 @@ def training_section(tables: Tables, styles: Styles) -> Section:
 
 
 def _training(tables: Tables, styles: Styles) -> Iterator[Block]:
+    if tables.convergence is not None:
+        yield Finding("How fast does each arm learn?", _reached_words(tables.convergence, styles))
     logged = None if tables.curves is None else tables.curves.dropna(subset=["loss", "val_dsc"], how="all")
     if logged is None or logged.empty:
         yield Missing("There is no results/curves.csv with values in it: learning curves are left out.")
@@ -31,7 +34,7 @@ def _training(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield charts[-1]  # the largest training set
         others = charts[:-1]
         if others:
-            yield Fold(f"Learning curves of the other {plural(len(others), 'training set')}", others)
+            yield Fold("Learning curves of the other training set sizes", others)
     if tables.convergence is None:
         yield Missing("There is no results/convergence.csv: steps to the target are left out.")
         return
@@ -41,7 +44,21 @@ def _training(tables: Tables, styles: Styles) -> Iterator[Block]:
         _steps_alt(tables.convergence, styles),
         "First step at which the median of three successive validation DSCs reaches the target: every run (dots) and "
         "the median over seeds (large mark). Open arrows: runs that had not reached it when training ended.",
+        _speed_table(tables),
     )
+
+
+def _reached_words(convergence: pd.DataFrame, styles: Styles) -> str:
+    """How many runs reached the target and when, at the largest training set."""
+    own = of_variant(convergence, main_variant(variants_of(convergence)))
+    parts = []
+    for arm in [arm for arm in styles if (own["arm"] == arm).any()][:4]:
+        runs = own[own["arm"] == arm]
+        # Runs that never reached it count as later than all that did.
+        median = runs["step"].astype(float).where(~runs["censored"], float("inf")).median()
+        when = f"median step {count(median)}" if median < float("inf") else "most never"
+        parts.append(f"{(~runs['censored']).sum()} of {plural(len(runs), 'run')} of {arm} ({when})")
+    return f"The target was reached by {listing(parts)}."
 
 
 def _bins(curves: pd.DataFrame) -> int:
@@ -84,6 +101,17 @@ def _curves_chart(tables: Tables, logged: pd.DataFrame, styles: Styles, variant:
         + (" The dotted line is the target that counts as converged." if target is not None else "")
         + (" Diverged runs are drawn but left out of mean and band." if diverged else ""),
     )
+
+
+def _speed_table(tables: Tables) -> pd.DataFrame | None:
+    """The ratios that the summary states, as numbers beside the figure."""
+    baseline = baseline_of(tables)
+    found = speeds(tables, baseline) if baseline is not None else []
+    rows = [dataclasses.asdict(speed) for speed in found]
+    for row in rows:
+        variant = row.pop("variant")
+        row |= {"train_cases": variant.train_cases, "fold": variant.fold}
+    return pd.DataFrame(rows) if rows else None
 
 
 def _steps_alt(convergence: pd.DataFrame, styles: Styles) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from jaxseg.study.comparisons import worst_cases
+from jaxseg.study.planning import variance
 
 NASTY = (
     "scratch",
@@ -48,6 +49,7 @@ def write_workdir(
     curves.to_csv(results / "curves.csv", index=False)
     _convergence(curves, steps).to_csv(results / "convergence.csv", index=False)
     _summary(cases).to_csv(results / "summary.csv", index=False)
+    variance(cases).to_csv(results / "variance.csv", index=False)
     worst_cases(cases).to_csv(results / "worst_cases.csv", index=False)
     if len(arms) > 1:
         _comparisons(cases, arms).to_csv(results / "comparisons.csv", index=False)

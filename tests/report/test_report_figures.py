@@ -20,6 +20,7 @@ from jaxseg.report import figures
 from jaxseg.report.blocks import Chart
 from jaxseg.report.effects import NO_SCORES
 from jaxseg.report.overlays import crop, overlay, pixel_outline
+from jaxseg.report.pictures import Example
 from jaxseg.report.style import (
     NARROW_INCHES,
     WIDE_INCHES,
@@ -30,7 +31,7 @@ from jaxseg.report.style import (
     to_png,
     to_svg,
 )
-from jaxseg.report.tables import Example, read_tables
+from jaxseg.report.tables import read_tables
 from jaxseg.report.training import training_section
 from tests.report.tables_builder import write_workdir
 
@@ -158,8 +159,8 @@ def test_a_diverged_run_is_drawn_but_moves_no_mean():
 
 def test_loss_is_drawn_between_evaluations_too(tmp_path: Path):
     tables = read_tables(write_workdir(tmp_path, arms=("scratch",), seeds=1, steps=300))
-    chart = training_section(tables, arm_styles(tables.arms)).blocks[0]
-    assert isinstance(chart, Chart)
+    blocks = training_section(tables, arm_styles(tables.arms)).blocks
+    chart = next(block for block in blocks if isinstance(block, Chart))
     loss, dsc = chart.draw(width=WIDE_INCHES).axes
     assert (len(loss.lines[-1].get_xdata()), len(dsc.lines[0].get_xdata())) == (31, 11)  # every 10 and every 30 steps
 

@@ -138,7 +138,10 @@ def test_every_figure_of_the_page_lies_beside_it_as_svg_and_png(study: str, requ
     names = {str(a["id"]).removeprefix("figure-") for tag, a in _page(workdir).elements if tag == "figure"}
     assert {path.stem for path in (workdir / "figures").glob("*.svg")} == names
     assert {path.stem for path in (workdir / "figures").glob("*.png")} == names
-    assert {path.suffix for path in (workdir / "figures").iterdir()} == {".svg", ".png"}
+    numbers = {path.stem for path in (workdir / "figures").glob("*.csv")}  # those that stand in no table of results/
+    assert "steps_to_target" in numbers
+    assert numbers <= names
+    assert {path.suffix for path in (workdir / "figures").iterdir()} == {".svg", ".png", ".csv"}
     for path in (workdir / "figures").glob("*.svg"):
         root = ET.fromstring(path.read_bytes())
         assert not [e for e in root.iter() if e.tag.endswith("script")]

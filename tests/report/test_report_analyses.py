@@ -1,0 +1,389 @@
+"""Sections of the analyses: numbers are those of the tables, names are escaped, what is missing is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from jaxseg.report import write_report
+from jaxseg.report.blocks import Block, Chart, Finding, Fold, Missing, Section, Table
+from jaxseg.report.claims import claims_blocks
+from jaxseg.report.filters import filters_section
+from jaxseg.report.heatmaps import Matrix, heatmaps
+from jaxseg.report.layers import LayerAxis, Mark, layer_chart
+from jaxseg.report.montages import tiled
+from jaxseg.report.shares import Part, share_chart
+from jaxseg.report.similarity import rho_by_layer, similarity_section
+from jaxseg.report.spread import over_pairs, over_seeds
+from jaxseg.report.style import NARROW_INCHES, WIDE_INCHES, arm_styles
+from jaxseg.report.tables import Tables, read_tables
+from jaxseg.report.variability import excess_loss, variability_section
+from tests.report.analysis_builder import LAYERS, claims_table, write_analysis
+from tests.report.tables_builder import NASTY, write_workdir
+from tests.report.test_report_page import Page
+
+WIDTHS = pytest.mark.parametrize("width", [WIDE_INCHES, NARROW_INCHES])
+SECTIONS = (filters_section, similarity_section, variability_section)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = write_workdir(tmp_path_factory.mktemp("analysed"), sizes=(8, 0), seeds=4, examples=0, n_cases=4, steps=60)
+    return write_analysis(workdir, sizes=(8, 0), seeds=4)
+
+
+@pytest.fixture(scope="module")
+def tables(study: Path) -> Tables:
+    return read_tables(study)
+
+
+def _flat(blocks: Iterable[Block]) -> Iterator[Block]:
+    for block in blocks:
+        yield block
+        if isinstance(block, Fold):
+            yield from _flat(block.blocks)
+
+
+def _section(build: Callable[..., Section], tables: Tables) -> list[Block]:
+    return list(_flat(build(tables, arm_styles(tables.arms)).blocks))
+
+
+def _chart(blocks: Iterable[Block], stem: str) -> Chart:
+    return next(block for block in blocks if isinstance(block, Chart) and block.stem == stem)
+
+
+def _texts(blocks: Iterable[Block]) -> str:
+    words = []
+    for block in blocks:
+        words += [getattr(block, name) for name in ("text", "asked", "found", "title") if hasattr(block, name)]
+        if isinstance(block, Table):
+            words += [f"{cell.text} {cell.small}" for group in block.groups for row in group.rows for cell in row]
+    return " ".join(str(word) for word in words)
+
+
+# ------------------------------------------------------------------------------------------------------- the whole page
+
+
+@pytest.fixture(scope="module")
+def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("nasty")
+    write_workdir(workdir, arms=NASTY[:2], seeds=2, examples=0, n_cases=4, steps=60)
+    write_analysis(
+        workdir, arms=NASTY[:2], seeds=2, layers=("encoder/<b>0</b>", "$x$ & y"), kernels=("<i>k</i>", "head")
+    )
+    path = workdir / "results" / "claims.csv"
+    claims = pd.read_csv(path)
+    claims.assign(statement="<script>1</script>", reason="<img src=x>", quantity="a < b & c").to_csv(path, index=False)
+    write_report(workdir)
+    return workdir
+
+
+def test_a_page_with_analyses_stands_alone_and_escapes_names(nasty: Path):
+    text = (nasty / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert not {tag for tag, _ in page.elements} & {"script", "iframe", "i", "img"}
+    for name in ("<script>1</script>", "<img src=x>", "a < b & c", "<b>0</b>", "$x$ & y", "<i>k</i>", NASTY[1]):
+        assert name in page.text
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    charts = [a for tag, a in page.elements if tag == "svg" and a.get("class") == "chart"]
+    assert all(len(chart["aria-label"] or "") > 20 for chart in charts)
+    assert "nan" not in page.text.lower()
+    assert len(text.encode()) < 8e6
+
+
+def test_claims_come_before_every_other_table(nasty: Path):
+    page = (nasty / "report.html").read_text(encoding="utf-8")
+    assert re.findall("<table[^>]*>", page)[:2] == [
+        '<table class="cards">',
+        '<table class="cards">',
+    ]  # claims, controls
+    assert page.index('class="cards"') < page.index("The arms and their marks")
+
+
+def test_every_figure_of_the_analyses_lies_beside_the_page(nasty: Path):
+    names = {str(a["id"]).removeprefix("figure-") for tag, a in _page(nasty).elements if tag == "figure"}
+    expected = {
+        "filter_change",
+        "filter_randomness",
+        "filters_0",
+        "rewind",
+        "own_start",
+        "between_runs",
+        "runs_by_runs",
+    }
+    expected |= {"layers_by_layers", "interpolation", "disagreement_0", "variance_split", "representation_distance"}
+    assert expected <= names
+    for suffix in ("svg", "png"):
+        assert {path.stem for path in (nasty / "figures").glob(f"*.{suffix}")} == names
+
+
+def _page(workdir: Path) -> Page:
+    return Page((workdir / "report.html").read_text(encoding="utf-8"))
+
+
+def test_every_analysis_starts_with_what_is_asked_and_found(tables: Tables):
+    for build in SECTIONS:
+        section = build(tables, arm_styles(tables.arms))
+        findings = [block for block in section.blocks if isinstance(block, Finding)]
+        assert isinstance(section.blocks[0], Finding)
+        assert all(block.asked.split(". ")[0].endswith("?") or "?" in block.asked for block in findings)
+        assert all(block.found.endswith(".") for block in findings)
+
+
+@pytest.mark.parametrize(
+    ("build", "fields", "sentence"),
+    [
+        (filters_section, ("filters", "rewind", "montages"), "what training does to the filters is left out"),
+        (filters_section, ("filters",), "how far filters turn is left out"),
+        (filters_section, ("filter_controls",), "how little structure the tests would find is not known"),
+        (filters_section, ("montages",), "pictures of them are left out"),
+        (filters_section, ("rewind",), "whether the change matters is left out"),
+        (similarity_section, ("similarity", "layer_similarity"), "what networks represent is left out"),
+        (similarity_section, ("similarity",), "only layers of one network are compared"),
+        (similarity_section, ("layer_similarity",), "layers against layers are left out"),
+        (variability_section, ("variability",), "how much runs of an arm differ is left out"),
+        (variability_section, ("disagreements",), "where runs disagree is left out"),
+        (variability_section, ("interpolation",), "the way between two runs is left out"),
+        (variability_section, ("variance",), "where the spread of scores comes from is left out"),
+    ],
+)
+def test_what_is_missing_is_said_in_a_line(tables: Tables, build, fields: tuple[str, ...], sentence: str):
+    empty = {name: () if name in ("montages", "disagreements") else None for name in fields}
+    blocks = _section(build, dataclasses.replace(tables, **empty))
+    (missing,) = [block for block in blocks if isinstance(block, Missing)]
+    assert sentence in missing.text
+    whole = _section(build, tables)
+    assert not [block for block in whole if isinstance(block, Missing)]
+    assert len(blocks) < len(whole) or fields == ("filter_controls",)
+
+
+@pytest.mark.parametrize("comparison", ["own_start", "within_arm", "to_source"])
+def test_a_comparison_that_no_one_made_is_said(tables: Tables, comparison: str):
+    assert tables.similarity is not None
+    kept = tables.similarity[tables.similarity["comparison"] != comparison]
+    blocks = _section(similarity_section, dataclasses.replace(tables, similarity=kept))
+    assert len([block for block in blocks if isinstance(block, Missing)]) == 1
+
+
+def test_tables_without_a_defined_number_make_sections(tables: Tables):
+    columns = {
+        "filters": ["angle_deg", "relative_change", "norm_ratio", "distribution_end", "moran_end", "auc"],
+        "rewind": ["drop"], "similarity": ["value"], "layer_similarity": ["value"], "interpolation": ["loss"],
+        "variability": ["value", "ci_low", "ci_high"], "variance": ["share"], "filter_controls": ["smallest_share"],
+    }  # fmt: skip
+    blank = {name: getattr(tables, name).assign(**dict.fromkeys(which, np.nan)) for name, which in columns.items()}
+    for build in SECTIONS:
+        blocks = _section(build, dataclasses.replace(tables, **blank))
+        assert "nan" not in _texts(blocks).lower()
+        next(block for block in blocks if isinstance(block, Chart)).draw(width=NARROW_INCHES)
+
+
+def test_one_seed_makes_sections_without_intervals(tmp_path: Path):
+    workdir = write_workdir(tmp_path, arms=("scratch",), seeds=1, examples=0, n_cases=3, steps=60)
+    write_analysis(workdir, arms=("scratch",), seeds=1)
+    tables = read_tables(workdir)
+    for build in SECTIONS:
+        blocks = _section(build, tables)
+        assert isinstance(blocks[0], Finding)
+        assert "nan" not in _texts(blocks).lower()
+
+
+# --------------------------------------------------------------------------------------------------------------- claims
+
+
+def test_a_claim_shows_its_verdict_in_words_and_a_sign(tables: Tables):
+    judged = dataclasses.replace(tables, claims=claims_table(seeds=8))
+    blocks = list(_flat(claims_blocks(judged, arm_styles(judged.arms))))
+    finding, table = blocks[:2]
+    assert isinstance(finding, Finding)
+    assert finding.found == "Of 5 claims: 3 supported, 1 contradicted, 1 inconclusive."
+    assert isinstance(table, Table)
+    rows = [[cell.text for cell in row] for row in table.groups[0].rows]
+    assert [re.sub("<[^>]*>", "", verdict) for _, verdict, _, _ in rows] == [
+        *("supported", "inconclusive", "contradicted", "supported", "supported"),
+    ]
+    signs = [re.findall('path d="([^"]*)"', verdict)[0] for _, verdict, _, _ in rows]
+    assert len(set(signs)) == 3
+    assert "steps, scratch / transfer <b>2.13</b> <small>[1.60, 2.90]</small>" in rows[0][2]
+    assert "gain at full size <b>0.0210</b> <small>[0.0130, 0.0290]</small>" in rows[2][2]
+    assert "and 1 more" in rows[4][2]
+
+
+def test_controls_stand_apart_and_are_named_as_such(tables: Tables):
+    judged = dataclasses.replace(tables, claims=claims_table(seeds=8))
+    blocks = list(claims_blocks(judged, arm_styles(judged.arms)))
+    controls, sizes = (block for block in blocks if isinstance(block, Fold))
+    assert controls.title == "The same on placebos and controls: 0 of 1 comparison supported"
+    assert "placebo: only its seeds differ from scratch" in _texts(_flat([controls]))
+    assert "placebo" not in _texts(blocks[:2])
+    assert "3.30 [2.00, 5.50]" in _texts(_flat([sizes]))
+
+
+def test_without_claims_the_summary_says_so(tables: Tables):
+    (missing,) = claims_blocks(dataclasses.replace(tables, claims=None), arm_styles(tables.arms))
+    assert isinstance(missing, Missing)
+    assert "verdicts on the paper's claims are left out" in missing.text
+
+
+# -------------------------------------------------------------------------------------------------------------- numbers
+
+
+def test_intervals_over_seeds_are_t_and_over_pairs_jackknife():
+    mean = over_seeds([1.0, 2.0, 4.0, np.nan], 0.9)
+    assert (mean.ci_low, mean.ci_high) == pytest.approx(stats.t.interval(0.9, 2, 7 / 3, stats.sem([1, 2, 4])))
+    pairs = pd.DataFrame({"seed_a": [0, 0, 1], "seed_b": [1, 2, 2], "value": [1.0, 2.0, 4.0]})
+    # without seed 0, 1, 2: 4, 2, 1; variance 2 / 3 of the squares about their mean
+    half = stats.t.ppf(0.95, 2) * (2 / 3 * ((4 - 7 / 3) ** 2 + (2 - 7 / 3) ** 2 + (1 - 7 / 3) ** 2)) ** 0.5
+    found = over_pairs(pairs, 0.9)
+    assert (found.value, found.ci_low, found.ci_high) == pytest.approx((7 / 3, 7 / 3 - half, 7 / 3 + half))
+    assert np.isnan(over_pairs(pairs[:1], 0.9).ci_low)  # two seeds: none can be left out
+    # one value a seed: the jackknife of a mean is the t interval
+    own = pd.DataFrame({"seed_a": [0, 1, 2], "seed_b": [0, 1, 2], "value": [1.0, 2.0, 4.0]})
+    assert over_pairs(own, 0.9)[:3] == pytest.approx(mean[:3])
+
+
+def test_angles_drawn_are_means_of_the_largest_training_sets_rows(tables: Tables, study: Path):
+    data = _chart(_section(filters_section, tables), "filter_change").data
+    assert data is not None
+    filters = pd.read_csv(study / "results" / "filters.csv").query("train_cases == 0 and trained")
+    expected = filters.groupby(["layer", "arm"])["angle_deg"].mean()
+    drawn = data[data["panel"] == "angle_deg"].set_index(["layer", "series"])["value"]
+    for key, angle in expected.items():
+        assert drawn[key] == pytest.approx(angle)
+    assert drawn[("head", "two unrelated filters")] == 90
+    assert ("encoder/level_0/conv_0", "frozen_random_encoder") not in drawn.index
+    least, most = (expected.xs("scratch", level="arm").agg(name) for name in ("min", "max"))
+    assert f"by {least:.0f}° to {most:.0f}° in scratch" in _texts(_section(filters_section, tables))
+
+
+def test_filters_beyond_a_limit_are_named(tables: Tables):
+    assert tables.filters is not None
+    calm = tables.filters.assign(
+        distribution_end=0.0, moran_end=tables.filters["moran_expected"], spectral_end=0.0, auc=0.5
+    )
+    words = _texts(_section(filters_section, dataclasses.replace(tables, filters=calm)))
+    assert "All 11 trained layers of scratch stay within all limits of a random draw." in words
+    calm.loc[calm["layer"] == "head", "auc"] = 0.61
+    words = _texts(_section(filters_section, dataclasses.replace(tables, filters=calm)))
+    assert "10 of 11 trained layers of scratch stay within all limits; not head." in words
+    assert "Layers beyond each: weights 0, taps 0, channels 0, AUC 1." in words
+
+
+def test_rho_is_what_a_similarity_is_above_its_floor():
+    def rows(value: float) -> pd.DataFrame:
+        return pd.DataFrame({"layer": "a", "seed_a": [0, 1, 2], "seed_b": [0, 1, 2], "value": value})
+
+    rho = rho_by_layer(rows(0.8), rows(0.6), 0.95).set_index("quantity")["value"]
+    assert rho.to_dict() == pytest.approx({"similarity": 0.8, "floor": 0.6, "rho": 0.5})
+    too_high = rho_by_layer(rows(0.99), rows(0.96), 0.95).set_index("quantity")["value"]
+    assert np.isnan(too_high["rho"])
+
+
+def test_reuse_is_measured_against_scratch(tables: Tables, study: Path):
+    data = _chart(_section(similarity_section, tables), "reuse_by_depth").data
+    assert data is not None
+    assert set(data["series"]) == {"transfer", "scratch (floor)"}
+    table = pd.read_csv(study / "results" / "similarity.csv").query(
+        "comparison == 'to_source' and index == 'cka_debiased' and train_cases == 0"
+    )
+    mean = table.groupby(["arm_a", "layer"])["value"].mean()
+    for layer in LAYERS:
+        (rho,) = data[(data["panel"] == "rho") & (data["layer"] == layer)]["value"]
+        own, floor = mean["transfer", layer], mean["scratch", layer]
+        assert rho == pytest.approx((own - floor) / (1 - floor))
+
+
+def test_runs_by_runs_puts_every_pair_in_its_cell(tables: Tables):
+    assert tables.similarity is not None
+    chart = _chart(_section(similarity_section, tables), "runs_by_runs")
+    matrices = {matrix.title: matrix for matrix in chart.draw.args[0]}
+    assert list(matrices) == ["encoder/level_0", "encoder/level_2", "decoder/level_0"]
+    values = matrices["decoder/level_0"].values
+    assert values.shape == (12, 12)
+    np.testing.assert_array_equal(values, values.T)
+    np.testing.assert_array_equal(np.diagonal(values), 1)
+    own = tables.similarity.query("layer == 'decoder/level_0' and index == 'cka_debiased' and train_cases == 0")
+    pair = own.query("comparison == 'across_arms' and arm_a == 'scratch' and seed_a == 1 and arm_b == 'transfer'")
+    assert values[1, 4 + 2] == pair.loc[pair["seed_b"] == 2, "value"].item()
+
+
+def test_a_barrier_is_the_loss_beyond_the_line_between_the_ends():
+    rows = pd.DataFrame(
+        {"arm": "a", "seed_a": 0, "seed_b": 1, "alpha": [1.0, 0.0, 0.5], "loss": [3.0, 1.0, 2.5]}
+    )  # in any order
+    assert excess_loss(rows).set_index("alpha")["excess"].to_dict() == {0.0: 0.0, 0.5: 0.5, 1.0: 0.0}
+
+
+def test_variability_is_shown_as_the_table_has_it(tables: Tables, study: Path):
+    row = pd.read_csv(study / "results" / "variability.csv").query(
+        "train_cases == 0 and arm == 'transfer' and quantity == 'barrier'"
+    )
+    value, low, high = row[["value", "ci_low", "ci_high"]].iloc[0]
+    words = _texts(_section(variability_section, tables))
+    assert f"{value:.3f} [{low:.3f}, {high:.3f}]" in words
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+
+
+@WIDTHS
+def test_layers_stand_in_forward_order_below_their_part(width: float):
+    values = pd.DataFrame(
+        {
+            "panel": "p", "series": "s", "layer": ["encoder/a", "encoder/b", "head"], "value": [0.1, 0.3, 0.2],
+            "ci_low": [0.0, np.nan, 0.1], "ci_high": [0.2, np.nan, 0.3],
+        }
+    )  # fmt: skip
+    marks = {"s": Mark(arm_styles(["s"])["s"]), "absent": Mark(arm_styles(["x"])["x"], "band")}
+    figure = layer_chart(values, {"p": LayerAxis("value", ((0.5, "limit"),))}, marks, width=width)
+    (axes,) = figure.axes
+    line = next(line for line in axes.lines if line.get_marker() not in ("None", None, ""))
+    np.testing.assert_allclose(line.get_xdata(), [0.1, 0.3, 0.2])
+    np.testing.assert_allclose(line.get_ydata(), [1.5, 2.5, 3.5])  # row 0 is the heading
+    assert axes.get_ylim() == (4, 0)
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["a", "b", "head", "encoder", "limit"]
+    assert figure.get_figwidth() == width
+
+
+@WIDTHS
+def test_heatmaps_write_values_only_where_there_is_room(width: float):
+    few, many = (Matrix("m", np.eye(n), tuple(f"layer {i}" for i in range(n))) for n in (3, 40))
+    assert [text.get_text() for text in heatmaps([few], "CKA", width=width).axes[0].texts].count("1.00") == 3
+    assert [text.get_text() for text in heatmaps([many], "CKA", width=width).axes[0].texts] == ["m"]
+
+
+@WIDTHS
+def test_shares_fill_the_bar(width: float):
+    figure = share_chart([Part("arm", arm_styles(["arm"])["arm"], (("seed", 0.25), ("case", 0.75)))], width=width)
+    bars = figure.axes[0].patches
+    assert [(bar.get_x(), bar.get_width()) for bar in bars] == [(0, 0.25), (0.25, 0.75)]
+    assert {"25 %", "75 %"} <= {text.get_text() for text in figure.axes[0].texts}
+
+
+def test_filters_are_tiled_without_touching():
+    kernels = np.arange(2 * 3 * 2 * 2, dtype=float).reshape(2, 3, 2, 2)
+    sheet = tiled(kernels, 1.0)
+    assert sheet.shape == (5, 8)
+    np.testing.assert_array_equal(sheet[3:5, 6:8], kernels[1, 2])
+    assert np.isnan(sheet[2]).all()
+    assert np.isnan(sheet[:, 2]).all()
+
+
+@pytest.mark.slow
+def test_a_page_of_many_arms_seeds_and_layers_stays_light(tmp_path: Path):
+    arms = ("scratch", "transfer", *(f"arm_{i}" for i in range(10)))
+    kernels = tuple(f"{part}/level_{i}/conv_{j}" for part in ("encoder", "decoder") for i in range(6) for j in range(4))
+    layers = tuple(f"{part}/level_{i}" for part in ("encoder", "decoder") for i in range(6))
+    workdir = write_workdir(tmp_path, arms=arms, sizes=(4, 0), seeds=16, n_cases=6, steps=300)
+    write_analysis(workdir, arms=arms, sizes=(4, 0), seeds=16, layers=layers, kernels=kernels)
+    assert write_report(workdir).stat().st_size < 8e6
+    assert _page(workdir)
