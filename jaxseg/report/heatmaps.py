@@ -87,7 +87,7 @@ def _draw(axes: Axes, matrix: Matrix, side: float, letters: int, *, named: bool)
     if n <= _FEW and side / n > 0.27:
         for i, j in np.ndindex(n, n):
             value = matrix.values[i, j]
-            colour = "white" if value > 0.55 else INK
+            colour = "white" if value > 0.5 else INK
             axes.text(j, i, number(float(value), 2), ha="center", va="center", color=colour, fontsize=FONT_PT - 2)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,6 @@ from jaxtyping import Float
 from jaxseg.report.blocks import (
     Block,
     Cell,
-    Chart,
     Finding,
     Fold,
     Heading,
@@ -23,24 +21,16 @@ from jaxseg.report.blocks import (
     Styles,
     Table,
     TableGroup,
-    described,
 )
 from jaxseg.report.by_layer import arm_charts, layer_row
 from jaxseg.report.effects import baseline_of, main_size, sized, uses_pretraining
-from jaxseg.report.heatmaps import Matrix, heatmaps
 from jaxseg.report.layers import LayerAxis, Mark
+from jaxseg.report.matrices import INDEX_NAMES, layers_by_layers, runs_by_runs
 from jaxseg.report.spread import Interval, jackknife, means_without_a_seed, over_pairs, seeds_of
 from jaxseg.report.style import BASELINE_ARM, ArmStyle
 from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
-from jaxseg.report.text import MINUS, cases, count, interval, listing, number, plural
+from jaxseg.report.text import MINUS, cases, count, interval, listing, number
 
-_INDEX_NAMES = {
-    "cka": "CKA",
-    "cka_debiased": "debiased CKA",
-    "procrustes": "Procrustes similarity",
-    "svcca": "SVCCA",
-    "pwcca": "PWCCA",
-}
 _INDICES = ("cka_debiased", "cka", "procrustes", "svcca", "pwcca")
 """The first that a table holds is the one that figures show."""
 
@@ -49,8 +39,6 @@ _HIGH_FLOOR = 0.95
 
 _FLOOR = "floor: unrelated networks"
 _FLOOR_STYLE = ArmStyle("#5f6b73", "o", "-")
-_MANY_RUNS = 96
-"""Of more runs a heatmap shows the first few arms only."""
 
 _WORDS = (
     "A layer's representation is what its channels answer at a few thousand places of held-out images. Two networks "
@@ -80,9 +68,9 @@ def _similarity(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield from _training_change(shown, index, tables, styles, size)
         yield from _reuse(shown, index, tables, styles, size)
         yield from _between_runs(shown, index, tables, styles, size)
-        yield from _runs_by_runs(shown, index, tables, styles)
+        yield from runs_by_runs(shown, index, styles, baseline_of(tables))
         yield from _all_indices(own, tables, styles)
-    yield from _layers_by_layers(tables, styles)
+    yield from layers_by_layers(tables, styles)
 
 
 def above_floor(
@@ -134,7 +122,7 @@ def _layer_values(rho: pd.DataFrame, series: str, *, floor: str | None = None) -
 
 
 def _axes(index: str, level: tuple[float, str] | None = None) -> dict[str, LayerAxis]:
-    name = _INDEX_NAMES.get(index, index)
+    name = INDEX_NAMES.get(index, index)
     return {
         "rho": LayerAxis("rho, share above the floor", ((0.0, "floor"), *((level,) if level else ()))),
         "similarity": LayerAxis(name[0].upper() + name[1:]),
@@ -231,7 +219,7 @@ def _reuse(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles, size:
         "Which layers of a fine-tuned network still represent images as its source network does, beyond what training "
         "from scratch leads to anyway?",
         f"In {arm} reuse is {number(early.mean(), 2)} in the early layers (encoder levels 0 and 1) and "
-        f"{number(deep.mean(), 2)} in the deeper ones, on a scale from 0 (none) to 1 (unchanged).",
+        f"{number(deep.mean(), 2)} in the deeper ones (1: unchanged; 0: no more than {base}; below 0: less than that).",
     )
     yield from arm_charts(
         "reuse_by_depth",
@@ -293,128 +281,7 @@ def _first(value: float) -> float:
     return value if math.isfinite(value) else -math.inf
 
 
-def _runs_by_runs(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles) -> Iterator[Block]:
-    ends = rows[rows["comparison"].isin(["within_arm", "across_arms"])]
-    if ends.empty:
-        return
-    runs_of = {arm: sorted(_seeds_of(ends, arm)) for arm in styles}
-    shown: list[str] = []
-    n = 0
-    for arm, seeds in runs_of.items():
-        if seeds and (n + len(seeds) <= _MANY_RUNS or not shown):
-            shown.append(arm)
-            n += len(seeds)
-    runs = [(arm, seed) for arm in shown for seed in runs_of[arm]]
-    layers = list(dict.fromkeys(ends["layer"]))
-    chosen = _telling(layers)
-    matrices = {
-        layer: Matrix(layer, _matrix(ends[ends["layer"] == layer], runs), tuple(r[0] for r in runs)) for layer in layers
-    }
-    name = _INDEX_NAMES.get(index, index)
-    across = ends.loc[ends["comparison"] == "across_arms", "value"].mean()
-    left_out = len([arm for arm, seeds in runs_of.items() if seeds]) - len(shown)
-    within = ends.loc[ends["comparison"] == "within_arm", "value"].mean()
-    if math.isfinite(across):
-        yield Finding(
-            "Are runs of one arm more alike than runs of different arms?",
-            f"Over all layers and pairs, runs of one arm are alike to {number(within, 2)}, runs of different arms to "
-            f"{number(across, 2)}.",
-        )
-    caption = (
-        f"Every run against every other, {name}; arms in blocks, seeds within them, columns in the order of rows. "
-        "Darker is more alike: a dark block on the diagonal is an arm whose runs agree."
-        + (f" {plural(left_out, 'arm')} left out here." if left_out else "")
-    )
-    for stem, names, fold in (
-        ("runs_by_runs", chosen, False),
-        ("runs_by_runs_other_layers", [layer for layer in layers if layer not in chosen], True),
-    ):
-        if not names:
-            continue
-        chart = Chart(
-            stem,
-            partial(heatmaps, [matrices[layer] for layer in names], name),
-            described(
-                "Mean similarity of runs", names, lambda layer: f"{layer} {number(_off_diagonal(matrices[layer]), 2)}"
-            ),
-            caption,
-        )
-        yield Fold("Runs against runs in the other layers", (chart,)) if fold else chart
-
-
-def _seeds_of(ends: pd.DataFrame, arm: str) -> set[int]:
-    return {int(s) for side in "ab" for s in ends.loc[ends[f"arm_{side}"] == arm, f"seed_{side}"]}
-
-
-def _telling(layers: list[str]) -> list[str]:
-    """The first layer, the bottom of the encoder, and the last."""
-    encoder = [layer for layer in layers if layer.startswith("encoder")]
-    return list(dict.fromkeys([layers[0], (encoder or layers)[-1], layers[-1]]))
-
-
-def _matrix(pairs: pd.DataFrame, runs: list[tuple[str, int]]) -> np.ndarray:
-    place = {run: i for i, run in enumerate(runs)}
-    matrix = np.full((len(runs), len(runs)), np.nan)
-    np.fill_diagonal(matrix, 1.0)
-    for row in rows_of(pairs):
-        i, j = place.get((row.arm_a, int(row.seed_a))), place.get((row.arm_b, int(row.seed_b)))
-        if i is not None and j is not None:
-            matrix[i, j] = matrix[j, i] = row.value
-    return matrix
-
-
-def _off_diagonal(matrix: Matrix) -> float:
-    off = matrix.values[~np.eye(len(matrix.names), dtype=bool)]
-    off = off[np.isfinite(off)]
-    return float(off.mean()) if len(off) else math.nan
-
-
-# --------------------------------------------------------------------------------------------------- layers, and tables
-
-
-def _layers_by_layers(tables: Tables, styles: Styles) -> Iterator[Block]:
-    if tables.layer_similarity is None:
-        yield Missing("There is no results/layer_similarity.csv with rows in it: layers against layers are left out.")
-        return
-    rows = first_fold(tables.layer_similarity, main_size(tables.layer_similarity))
-    arms = [arm for arm in styles if (rows["arm"] == arm).any()]
-    if not arms:
-        return
-    layers = list(dict.fromkeys([*rows["layer_a"], *rows["layer_b"]]))
-    place = {layer: i for i, layer in enumerate(layers)}
-    matrices = []
-    for arm in arms:
-        matrix = np.full((len(layers), len(layers)), np.nan)
-        np.fill_diagonal(matrix, 1.0)
-        for row in rows_of(rows[rows["arm"] == arm]):
-            i, j = place[row.layer_a], place[row.layer_b]
-            matrix[i, j] = matrix[j, i] = row.value
-        matrices.append(Matrix(arm, matrix, tuple(layers)))
-    yield Heading("Which layers do the same work?")
-    nearest = [_neighbours(matrix) for matrix in matrices[:2]]
-    yield Finding(
-        "Are layers of one network alike, so that some add little to the one before?",
-        f"A layer and the next are alike to {listing(nearest)}, mean over layers.",
-    )
-    index = _INDEX_NAMES.get(str(rows["index"].iloc[0]), str(rows["index"].iloc[0]))
-    seeds = sorted(set(rows["seed"].astype(int)))
-    for k in range(0, len(matrices), 6):
-        chart = Chart(
-            f"layers_by_layers{f'_{k // 6 + 1}' if k else ''}",
-            partial(heatmaps, matrices[k : k + 6], index),
-            described("Mean similarity of neighbouring layers", matrices[k : k + 6], _neighbours),
-            f"Layers of one trained network against each other, {index}, seed {seeds[0]}"
-            f"{sized(tables.layer_similarity, main_size(tables.layer_similarity))}. Columns in the order of rows; "
-            "darker is more alike.",
-        )
-        yield chart if k == 0 else Fold("The other arms", (chart,))
-
-
-def _neighbours(matrix: Matrix) -> str:
-    steps = np.diagonal(matrix.values, 1)
-    steps = steps[np.isfinite(steps)]
-    mean = float(steps.mean()) if len(steps) else math.nan
-    return f"{number(mean, 2)} in {matrix.title}"
+# ---------------------------------------------------------------------------------------------------------- all indices
 
 
 def _all_indices(rows: pd.DataFrame, tables: Tables, styles: Styles) -> Iterator[Block]:
@@ -422,7 +289,7 @@ def _all_indices(rows: pd.DataFrame, tables: Tables, styles: Styles) -> Iterator
     groups = []
     for comparison, words in _COMPARISONS.items():
         own = rows[rows["comparison"] == comparison]
-        indices = [name for name in _INDEX_NAMES if (rows["index"] == name).any()]
+        indices = [name for name in INDEX_NAMES if (rows["index"] == name).any()]
         lines = []
         for (arm_a, arm_b), pairs in own.groupby(["arm_a", "arm_b"], sort=False):
             label = str(arm_a) if arm_a == arm_b or comparison == "to_source" else f"{arm_a} and {arm_b}"
@@ -432,7 +299,7 @@ def _all_indices(rows: pd.DataFrame, tables: Tables, styles: Styles) -> Iterator
             groups.append(TableGroup(words, tuple(lines)))
     if not groups:
         return
-    head = ("Arm", *(_INDEX_NAMES[name] for name in indices))
+    head = ("Arm", *(INDEX_NAMES[name] for name in indices))
     caption = (
         "Similarity by every index, mean over layers and pairs of runs, with jackknife intervals. Layers by layer: "
         "results/similarity.csv."

@@ -56,8 +56,8 @@ def _reached_words(convergence: pd.DataFrame, styles: Styles) -> str:
         runs = own[own["arm"] == arm]
         # Runs that never reached it count as later than all that did.
         median = runs["step"].astype(float).where(~runs["censored"], float("inf")).median()
-        when = f"median step {count(median)}" if median < float("inf") else "most never"
-        parts.append(f"{(~runs['censored']).sum()} of {plural(len(runs), 'run')} of {arm} ({when})")
+        when = f" (median step {count(median)})" if median < float("inf") else ""
+        parts.append(f"{(~runs['censored']).sum()} of {plural(len(runs), 'run')} of {arm}{when}")
     return f"The target was reached by {listing(parts)}."
 
 

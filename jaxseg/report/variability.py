@@ -106,7 +106,7 @@ def _numbers(tables: Tables, styles: Styles) -> Iterator[Block]:
 def _spread_words(overall: pd.DataFrame, arms: list[str]) -> str:
     """The two arms' numbers that say most, in a sentence."""
     for quantity, what, digits in (
-        ("disagreement", "Two runs differ on {} of the region's voxels", 1),
+        ("disagreement", "Two runs label differently {} of the region's voxels", 1),
         ("sd_dsc", "The DSC of runs has a standard deviation of {} over seeds", 3),
     ):
         own = overall[(overall["quantity"] == quantity) & overall["value"].notna()].set_index("arm")["value"]
@@ -162,7 +162,7 @@ def _overlays(tables: Tables) -> Iterator[Block]:
     shares = [f"{number(100 * float(np.mean(share > 0)), 1)} % in {arm}" for arm, share in first.shares.items()]
     yield Finding(
         "Do runs that differ by their seed disagree at outlines only, or about whole structures?",
-        f"In the slice of {first.case} some run differs from the majority on {listing(shares[:4])} of all pixels.",
+        f"Pixels of this slice of {first.case} on which some run differs from the majority: {listing(shares[:4])}.",
     )
     charts = [
         Chart(
@@ -281,7 +281,7 @@ def _sources(tables: Tables, styles: Styles) -> Iterator[Block]:
     seed_words = listing([f"{number(100 * float(shares[arm].get('seed', np.nan)), 0)} % in {arm}" for arm in told])
     yield Finding(
         "Do scores differ more between seeds or between cases?",
-        f"The seed accounts for {seed_words} of the variance of DSC; the rest lies in the cases.",
+        f"Of the variance of DSC the seed accounts for {seed_words}; the rest lies in the cases.",
     )
     parts = [
         Part(

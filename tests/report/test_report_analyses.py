@@ -313,6 +313,9 @@ def test_runs_by_runs_puts_every_pair_in_its_cell(tables: Tables):
     own = tables.similarity.query("layer == 'decoder/level_0' and index == 'cka_debiased' and train_cases == 0")
     pair = own.query("comparison == 'across_arms' and arm_a == 'scratch' and seed_a == 1 and arm_b == 'transfer'")
     assert values[1, 4 + 2] == pair.loc[pair["seed_b"] == 2, "value"].item()
+    two = tables.similarity.query("index == 'cka_debiased' and train_cases == 0 and comparison == 'across_arms'")
+    across = two.query("arm_a == 'scratch' and arm_b == 'transfer'")["value"].mean()
+    assert f"one of each to {across:.2f}." in _texts(_section(similarity_section, tables))
 
 
 def test_a_barrier_is_the_loss_beyond_the_line_between_the_ends():
