@@ -117,14 +117,13 @@ def _dress(
     axes.grid(axis="x", color=RULE, linewidth=0.5)
     axes.set_axisbelow(True)
     axes.set_xlabel(axis.label, labelpad=4)
-    for layer, y in places.items():
-        axes.axhline(y, color="#eef1f3", linewidth=0.6, zorder=0)
-        if layer in names:
-            at = axes.get_yaxis_transform() + shift(axes, -0.08, 0)
+    rows = list(places.values())
+    axes.hlines(rows, 0, 1, transform=axes.get_yaxis_transform(), color="#eef1f3", linewidth=0.6, zorder=0)
+    if names:
+        at = axes.get_yaxis_transform() + shift(axes, -0.08, 0)
+        for layer, y in places.items():
             axes.text(0, y, names[layer], transform=at, ha="right", va="center")
-    for heading, y in headings.items():
-        if names:
-            at = axes.get_yaxis_transform() + shift(axes, -0.08, 0)
+        for heading, y in headings.items():
             axes.text(0, y + 0.1, shorten(heading, _LETTERS), transform=at, ha="right", va="center", weight="bold")
     for level, label in axis.levels:
         axes.axvline(level, color=INK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)

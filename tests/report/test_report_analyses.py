@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from scipy import stats
 
 from jaxseg.report import write_report
-from jaxseg.report.blocks import Block, Chart, Finding, Fold, Missing, Section, Table
+from jaxseg.report.blocks import Block, Chart, Finding, Fold, Heading, Missing, Section, Table
 from jaxseg.report.claims import claims_blocks
 from jaxseg.report.filters import filters_section
 from jaxseg.report.heatmaps import Matrix, heatmaps
@@ -42,6 +43,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tables(study: Path) -> Tables:
     return read_tables(study)
+
+
+@pytest.fixture(scope="module")
+def blocks(tables: Tables) -> dict[Callable[..., Section], list[Block]]:
+    return {build: _section(build, tables) for build in SECTIONS}
 
 
 def _flat(blocks: Iterable[Block]) -> Iterator[Block]:
@@ -129,13 +135,13 @@ def _page(workdir: Path) -> Page:
     return Page((workdir / "report.html").read_text(encoding="utf-8"))
 
 
-def test_every_analysis_starts_with_what_is_asked_and_found(tables: Tables):
-    for build in SECTIONS:
-        section = build(tables, arm_styles(tables.arms))
-        findings = [block for block in section.blocks if isinstance(block, Finding)]
-        assert isinstance(section.blocks[0], Finding)
-        assert all(block.asked.split(". ")[0].endswith("?") or "?" in block.asked for block in findings)
-        assert all(block.found.endswith(".") for block in findings)
+def test_every_analysis_starts_with_what_is_asked_and_found(blocks: dict):
+    for section in blocks.values():
+        findings = [block for block in section if isinstance(block, Finding)]
+        assert isinstance(section[0], Finding)
+        assert all("?" in block.asked and block.found.endswith(".") for block in findings)
+        for heading, below in itertools.pairwise(section):
+            assert not isinstance(heading, Heading) or isinstance(below, Finding)
 
 
 @pytest.mark.parametrize(
@@ -155,22 +161,23 @@ def test_every_analysis_starts_with_what_is_asked_and_found(tables: Tables):
         (variability_section, ("variance",), "where the spread of scores comes from is left out"),
     ],
 )
-def test_what_is_missing_is_said_in_a_line(tables: Tables, build, fields: tuple[str, ...], sentence: str):
+def test_what_is_missing_is_said_in_a_line(
+    tables: Tables, blocks: dict, build: Callable[..., Section], fields: tuple[str, ...], sentence: str
+):
     empty = {name: () if name in ("montages", "disagreements") else None for name in fields}
-    blocks = _section(build, dataclasses.replace(tables, **empty))
-    (missing,) = [block for block in blocks if isinstance(block, Missing)]
+    partial = _section(build, dataclasses.replace(tables, **empty))
+    (missing,) = [block for block in partial if isinstance(block, Missing)]
     assert sentence in missing.text
-    whole = _section(build, tables)
-    assert not [block for block in whole if isinstance(block, Missing)]
-    assert len(blocks) < len(whole) or fields == ("filter_controls",)
+    assert not [block for block in blocks[build] if isinstance(block, Missing)]
+    assert len(partial) < len(blocks[build])
 
 
 @pytest.mark.parametrize("comparison", ["own_start", "within_arm", "to_source"])
 def test_a_comparison_that_no_one_made_is_said(tables: Tables, comparison: str):
     assert tables.similarity is not None
     kept = tables.similarity[tables.similarity["comparison"] != comparison]
-    blocks = _section(similarity_section, dataclasses.replace(tables, similarity=kept))
-    assert len([block for block in blocks if isinstance(block, Missing)]) == 1
+    partial = _section(similarity_section, dataclasses.replace(tables, similarity=kept))
+    assert len([block for block in partial if isinstance(block, Missing)]) == 1
 
 
 def test_tables_without_a_defined_number_make_sections(tables: Tables):
@@ -250,8 +257,8 @@ def test_intervals_over_seeds_are_t_and_over_pairs_jackknife():
     assert over_pairs(own, 0.9)[:3] == pytest.approx(mean[:3])
 
 
-def test_angles_drawn_are_means_of_the_largest_training_sets_rows(tables: Tables, study: Path):
-    data = _chart(_section(filters_section, tables), "filter_change").data
+def test_angles_drawn_are_means_of_the_largest_training_sets_rows(blocks: dict, study: Path):
+    data = _chart(blocks[filters_section], "filter_change").data
     assert data is not None
     filters = pd.read_csv(study / "results" / "filters.csv").query("train_cases == 0 and trained")
     expected = filters.groupby(["layer", "arm"])["angle_deg"].mean()
@@ -261,7 +268,7 @@ def test_angles_drawn_are_means_of_the_largest_training_sets_rows(tables: Tables
     assert drawn[("head", "two unrelated filters")] == 90
     assert ("encoder/level_0/conv_0", "frozen_random_encoder") not in drawn.index
     least, most = (expected.xs("scratch", level="arm").agg(name) for name in ("min", "max"))
-    assert f"by {least:.0f}° to {most:.0f}° in scratch" in _texts(_section(filters_section, tables))
+    assert f"by {least:.0f}° to {most:.0f}° in scratch" in _texts(blocks[filters_section])
 
 
 def test_filters_beyond_a_limit_are_named(tables: Tables):
@@ -287,8 +294,8 @@ def test_rho_is_what_a_similarity_is_above_its_floor():
     assert np.isnan(too_high["rho"])
 
 
-def test_reuse_is_measured_against_scratch(tables: Tables, study: Path):
-    data = _chart(_section(similarity_section, tables), "reuse_by_depth").data
+def test_reuse_is_measured_against_scratch(blocks: dict, study: Path):
+    data = _chart(blocks[similarity_section], "reuse_by_depth").data
     assert data is not None
     assert set(data["series"]) == {"transfer", "scratch (floor)"}
     table = pd.read_csv(study / "results" / "similarity.csv").query(
@@ -301,9 +308,9 @@ def test_reuse_is_measured_against_scratch(tables: Tables, study: Path):
         assert rho == pytest.approx((own - floor) / (1 - floor))
 
 
-def test_runs_by_runs_puts_every_pair_in_its_cell(tables: Tables):
+def test_runs_by_runs_puts_every_pair_in_its_cell(tables: Tables, blocks: dict):
     assert tables.similarity is not None
-    chart = _chart(_section(similarity_section, tables), "runs_by_runs")
+    chart = _chart(blocks[similarity_section], "runs_by_runs")
     matrices = {matrix.title: matrix for matrix in chart.draw.args[0]}
     assert list(matrices) == ["encoder/level_0", "encoder/level_2", "decoder/level_0"]
     values = matrices["decoder/level_0"].values
@@ -315,7 +322,7 @@ def test_runs_by_runs_puts_every_pair_in_its_cell(tables: Tables):
     assert values[1, 4 + 2] == pair.loc[pair["seed_b"] == 2, "value"].item()
     two = tables.similarity.query("index == 'cka_debiased' and train_cases == 0 and comparison == 'across_arms'")
     across = two.query("arm_a == 'scratch' and arm_b == 'transfer'")["value"].mean()
-    assert f"one of each to {across:.2f}." in _texts(_section(similarity_section, tables))
+    assert f"one of each to {across:.2f}." in _texts(blocks[similarity_section])
 
 
 def test_a_barrier_is_the_loss_beyond_the_line_between_the_ends():
@@ -325,12 +332,12 @@ def test_a_barrier_is_the_loss_beyond_the_line_between_the_ends():
     assert excess_loss(rows).set_index("alpha")["excess"].to_dict() == {0.0: 0.0, 0.5: 0.5, 1.0: 0.0}
 
 
-def test_variability_is_shown_as_the_table_has_it(tables: Tables, study: Path):
+def test_variability_is_shown_as_the_table_has_it(blocks: dict, study: Path):
     row = pd.read_csv(study / "results" / "variability.csv").query(
         "train_cases == 0 and arm == 'transfer' and quantity == 'barrier'"
     )
     value, low, high = row[["value", "ci_low", "ci_high"]].iloc[0]
-    words = _texts(_section(variability_section, tables))
+    words = _texts(blocks[variability_section])
     assert f"{value:.3f} [{low:.3f}, {high:.3f}]" in words
 
 
