@@ -81,6 +81,10 @@ def _provenance(tables: Tables, styles: Styles) -> Iterator[Block]:
         spent = tuple((Cell(stage), Cell(duration(float(seconds)))) for stage, seconds in timing.items())
         total = (Cell("total"), Cell(duration(float(sum(timing.values())))))
         yield Table("Wall time of each stage.", ("Stage", "Time"), (TableGroup("", (*spent, total)),))
+    yield Prose(
+        "The numbers on this page stand in results/*.csv and, where a figure's are made from these, in figures/*.csv; "
+        "every figure lies in figures/ as SVG and PNG."
+    )
     yield from _lost(study, styles)
     yield (
         Fold("The whole configuration", (Verbatim(json.dumps(tables.config, indent=2, ensure_ascii=False)),))
