@@ -6,7 +6,7 @@ phone. All lengths are inches unless a name says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from jaxseg.report.style import FONT_PT, WIDE_INCHES
+from jaxseg.report.text import shorten
 
 LETTER = 0.6 * FONT_PT / 72
 """Width of an average letter of the layout's font."""
@@ -27,6 +28,36 @@ def text_width(text: str) -> float:
     """Return how wide a text is in the layout's font, to be called while `style.drawing` holds."""
     width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=FONT_PT), False)
     return float(width) / 72
+
+
+KEY_LINE = 0.2
+"""Height of a line of a key."""
+KEY_SIGN = 0.26
+"""How far behind its sign an entry's name begins."""
+KEY_LETTERS = 44
+"""An entry's name is shortened to so many."""
+
+
+def key_lines(names: Sequence[str], width: float) -> list[list[tuple[str, float]]]:
+    """Break a key's entries into lines that fit, to be called while `style.drawing` holds.
+
+    Args:
+        names: of the entries, in order.
+        width: of the figure.
+
+    Returns:
+        Lines of (name, place of its sign).
+    """
+    lines: list[list[tuple[str, float]]] = [[]]
+    x = 0.08
+    for name in names:
+        takes = KEY_SIGN + 0.1 + text_width(shorten(name, KEY_LETTERS))
+        if lines[-1] and x + takes > width:
+            lines.append([])
+            x = 0.08
+        lines[-1].append((name, x))
+        x += takes + 0.12
+    return lines
 
 
 def is_narrow(width: float) -> bool:

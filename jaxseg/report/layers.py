@@ -13,7 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from jaxseg.report.charts import is_narrow, place_axes, place_ticks, shift, text_width
+from jaxseg.report.charts import (
+    KEY_LETTERS,
+    KEY_LINE,
+    KEY_SIGN,
+    is_narrow,
+    key_lines,
+    place_axes,
+    place_ticks,
+    shift,
+    text_width,
+)
 from jaxseg.report.style import FONT_PT, INK, MUTED, RULE, ArmStyle, drawing
 from jaxseg.report.text import number, shorten
 
@@ -61,12 +71,12 @@ def layer_chart(
         names = {layer: shorten(_below(layer), _LETTERS) for layer in layers}
         left = 0.2 + max(text_width(text) for text in [*names.values(), *headings])
         used = [series for series in marks if (values["series"] == series).any()]
-        key = _key_lines(used, width)
+        key = key_lines(used, width)
         columns = 1 if narrow else len(axes)
         gap, top, bottom = 0.24, 0.24, 0.56
         panel_width = (width - left - 0.14 - gap * (columns - 1)) / columns
         block = top + body + bottom
-        key_height = 0.2 * len(key) + 0.04
+        key_height = KEY_LINE * len(key) + 0.04
         n_rows = -(-len(axes) // columns)
         figure = Figure(figsize=(width, n_rows * block + key_height))
         _draw_key(figure, key, marks)
@@ -179,24 +189,10 @@ def _limits(own: pd.DataFrame, levels: Sequence[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _key_lines(series: Sequence[str], width: float) -> list[list[tuple[str, float]]]:
-    """Series names with their places, broken into lines that fit; to be called while `drawing` holds."""
-    lines: list[list[tuple[str, float]]] = [[]]
-    x = 0.08
-    for name in series:
-        takes = 0.36 + text_width(shorten(name, 44))
-        if lines[-1] and x + takes > width:
-            lines.append([])
-            x = 0.08
-        lines[-1].append((name, x))
-        x += takes + 0.12
-    return lines
-
-
 def _draw_key(figure: Figure, lines: Sequence[Sequence[tuple[str, float]]], marks: Mapping[str, Mark]) -> None:
     width, height = figure.get_size_inches()
     for i, line in enumerate(lines):
-        y = height - 0.12 - 0.2 * i
+        y = height - 0.12 - KEY_LINE * i
         for name, x in line:
             mark = marks[name]
             if mark.kind == "band":
@@ -222,4 +218,4 @@ def _draw_key(figure: Figure, lines: Sequence[Sequence[tuple[str, float]]], mark
                     linestyle="",
                 )
             )
-            figure.text((x + 0.26) / width, y / height, shorten(name, 44), va="center")
+            figure.text((x + KEY_SIGN) / width, y / height, shorten(name, KEY_LETTERS), va="center")

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from jaxseg.report.charts import is_narrow, place_axes, shift, text_width
+from jaxseg.report.charts import KEY_LETTERS, KEY_LINE, KEY_SIGN, is_narrow, key_lines, place_axes, shift, text_width
 from jaxseg.report.style import INK, MUTED, ArmStyle, drawing
 from jaxseg.report.text import number, shorten
 
@@ -39,8 +39,8 @@ def share_chart(bars: Sequence[Part], *, width: float) -> Figure:
     row_height, bar_height = (0.5, 0.2) if narrow else (0.3, 0.2)
     with drawing():
         left = 0.05 if narrow else 0.34 + max(text_width(shorten(bar.label, letters)) for bar in bars)
-        key = [[name] for name in names] if narrow else _key(names, width)
-        top, bottom = 0.2 * len(key) + 0.06, 0.1
+        key = key_lines(names, width)
+        top, bottom = KEY_LINE * len(key) + 0.06, 0.1
         body = row_height * len(bars)
         figure = Figure(figsize=(width, top + body + bottom))
         axes = place_axes(figure, left, bottom, width - left - 0.05, body)
@@ -62,23 +62,14 @@ def share_chart(bars: Sequence[Part], *, width: float) -> Figure:
             axes.text(0, label_y, shorten(bar.label, letters), transform=at + shift(axes, 0.1, 0), va="center")
         height = figure.get_figheight()
         for i, line in enumerate(key):
-            x = 0.06
-            for name in line:
+            y = height - 0.12 - KEY_LINE * i
+            for name, x in line:
                 fill, _ = _FILLS[names.index(name) % len(_FILLS)]
-                y = height - 0.12 - 0.2 * i
-                figure.add_artist(
-                    Rectangle(
-                        (x / width, (y - 0.055) / height),
-                        0.15 / width,
-                        0.11 / height,
-                        facecolor=fill,
-                        edgecolor=MUTED,
-                        linewidth=0.5,
-                        transform=figure.transFigure,
-                    )
-                )
-                figure.text((x + 0.22) / width, y / height, name, va="center")
-                x += 0.42 + text_width(name)
+                corner = (x / width, (y - 0.055) / height)
+                box = Rectangle(corner, 0.15 / width, 0.11 / height, transform=figure.transFigure)
+                box.set(facecolor=fill, edgecolor=MUTED, linewidth=0.5)
+                figure.add_artist(box)
+                figure.text((x + KEY_SIGN) / width, y / height, shorten(name, KEY_LETTERS), va="center")
     return figure
 
 
@@ -96,16 +87,3 @@ def _draw_bar(axes: Axes, bar: Part, names: Sequence[str], middle: float, height
         if share * inches > 0.36:
             axes.text(x + share / 2, middle, f"{number(100 * share, 0)} %", ha="center", va="center", color=ink)
         x += share
-
-
-def _key(names: Sequence[str], width: float) -> list[list[str]]:
-    lines: list[list[str]] = [[]]
-    x = 0.06
-    for name in names:
-        takes = 0.42 + text_width(name)
-        if lines[-1] and x + takes > width:
-            lines.append([])
-            x = 0.06
-        lines[-1].append(name)
-        x += takes
-    return lines
