@@ -222,16 +222,22 @@ def _ridge_scores(x: Float[np.ndarray, "n k"], y: Float[np.ndarray, " n"], new: 
     """Scores of new rows by ridge regression on -1 and 1, the penalty chosen by generalised cross-validation."""
     mean, sd = x.mean(0), x.std(0)
     sd[sd == 0] = 1
-    u, s, vt = np.linalg.svd((x - mean) / sd, full_matrices=False)
-    target = u.T @ y
-    best, weights = math.inf, np.zeros(len(s))
-    for penalty in np.geomspace(1e-3, 1e3, 13) * max(float(s[0]) ** 2, 1e-300) / len(s):
-        shrink = s**2 / (s**2 + penalty)
-        residual = np.sum(np.square(y)) - np.sum((2 * shrink - shrink**2) * target**2)
+    x, new = (x - mean) / sd, (new - mean) / sd
+    # From the smaller of the two products: their eigenvalues are the squared singular values of x.
+    by_rows = len(x) <= x.shape[1]
+    power, vectors = np.linalg.eigh(x @ x.T if by_rows else x.T @ x)
+    power = np.maximum(power, 0)
+    target = vectors.T @ (y if by_rows else x.T @ y)
+    fitted = target**2 if by_rows else np.divide(target**2, power, out=np.zeros_like(power), where=power > 0)
+    best, solved = math.inf, np.zeros(len(power))
+    for penalty in np.geomspace(1e-3, 1e3, 13) * max(float(power[-1]), 1e-300) / len(power):
+        shrink = power / (power + penalty)
+        residual = np.sum(np.square(y)) - np.sum((2 * shrink - shrink**2) * fitted)
         score = residual / (len(y) - shrink.sum()) ** 2
         if score < best:
-            best, weights = score, s / (s**2 + penalty) * target
-    return ((new - mean) / sd) @ vt.T @ weights
+            best, solved = score, target / (power + penalty)
+    weights = vectors @ solved
+    return new @ (x.T @ weights if by_rows else weights)
 
 
 def start_end_auc(

@@ -18,7 +18,7 @@ from jaxseg import checkpoint, config, data, inference, trees
 from jaxseg.models import layer_names, make_model
 from jaxseg.study import files
 from jaxseg.study.predict import Segmentation, classes_of, scoring_options, segment
-from jaxseg.types import ArmSettings, Params, StudySettings, UserError
+from jaxseg.types import ArmSettings, CaseArrays, Params, StudySettings, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,6 +276,33 @@ class Study:
             runs = [run for run in runs if run[field] == chosen]
         by_seed = {run["seed"]: run for run in runs}
         return Arm(self.workdir, self.settings, settings, self.record["target"], by_seed)
+
+    def cases(self, part: str = "test", *, fold: int = 0) -> tuple[str, ...]:
+        """Names of the target's cases of a part (`train`, `val` or `test`) of a fold.
+
+        Raises:
+            UserError: No such part or fold.
+        """
+        splits = self.record["target"]["splits"]
+        if part not in ("train", "val", "test") or not 0 <= fold < len(splits):
+            raise UserError(f"no {part!r} cases of fold {fold}; parts: train, val, test; folds: 0 to {len(splits) - 1}")
+        return tuple(splits[fold][part])
+
+    def case(self, name: str, *, fold: int = 0) -> CaseArrays:
+        """A case of the target as networks see it: `image` `[*spatial, channels]`, `label`, and `record`.
+
+        `Arm.predict` and `Arm.activations` take its `image`. The first call prepares the data where the workdir has
+        no store of it.
+
+        Raises:
+            UserError: No such case or fold, or its data is not where it was.
+        """
+        known = [known for part in ("train", "val", "test") for known in self.cases(part, fold=fold)]
+        if name not in known:
+            raise UserError(f"no case {name!r}{config.nearest(name, known)} Cases: {', '.join(sorted(known))}")
+        store = self.settings.runtime.store_dir or self.workdir / "stores"
+        prepared = data.prepare_task(self.settings.target, ndim=self.settings.model.ndim, store_dir=Path(store))
+        return data.load_case(data.fit_intensity(prepared, self.cases("train", fold=fold)), name)
 
     def references(self, *, fold: int | None = None) -> tuple[data.References, frozenset[str], dict[str, Any]]:
         """What label maps made elsewhere are scored against, see `study.elsewhere.score_folder`.

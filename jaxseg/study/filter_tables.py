@@ -13,7 +13,7 @@ from jaxseg.study.networks import Networks
 
 CONTROL_DRAWS = 10
 """Of a control at each share; it counts as found in 8 of them."""
-NULL_DRAWS = 40
+NULL_DRAWS = 20
 """Of fresh weights, whose statistics say what a test must exceed to have found something."""
 
 

@@ -333,4 +333,5 @@ def _from_left_out(values: Float[np.ndarray, " all_and_left_out"], confidence: f
 
 def _spread(runs: Float[np.ndarray, " runs"], confidence: float) -> statistics.Interval:
     """Standard deviation over runs."""
-    return statistics.jackknife(lambda kept: float(runs[kept].std(ddof=1)), len(runs), confidence=confidence)
+    deviation = lambda kept: float(runs[kept].std(ddof=1))  # noqa: E731
+    return statistics.jackknife(deviation, len(runs), confidence=confidence, log=True)
