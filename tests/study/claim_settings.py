@@ -15,6 +15,7 @@ import numpy as np
 from jaxseg.study.claims import studies
 from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED
+from jaxseg.study.claims.rules import NOISE_LEVELS
 from jaxseg.study.claims.table import judge_claim
 from tests.study import simulated as sim
 
@@ -111,7 +112,7 @@ def _reuse(rng, *reuse: float) -> sim.Study:
 
 def _c3(rng, slope: float, follows: float) -> str:
     """Four noise levels with this slope, and six targets whose gain is `follows` times difficulty, plus chance."""
-    noisy = {level: gather(_gains(rng, {0: 0.03 + slope * i}, seeds=8)) for i, level in enumerate(studies.NOISE_LEVELS)}
+    noisy = {level: gather(_gains(rng, {0: 0.03 + slope * i}, seeds=8)) for i, level in enumerate(NOISE_LEVELS)}
     by_target = {}
     for i in range(6):
         scratch = rng.uniform(0.5, 0.9)

@@ -1,6 +1,7 @@
 """Verdicts on simulated studies whose truth is known, and the reason wherever no verdict can be given."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from jaxseg.study.claims import gate, studies
 from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.findings import CONTRADICTED, INCONCLUSIVE, SUPPORTED
 from jaxseg.study.claims.record import Study, read_record
-from jaxseg.study.claims.rules import RULES
+from jaxseg.study.claims.rules import NOISE_LEVELS, RULES
 from jaxseg.study.claims.table import COLUMNS, JUDGES, judge_claim
 from jaxseg.study.claims.training import times
 from tests.study import claim_settings as settings
@@ -37,15 +38,15 @@ def name_of(setting):
 
 @pytest.mark.parametrize("setting", [s for s in SETTINGS if s.truth in EXPECTED], ids=name_of)
 def test_a_clear_truth_is_found(setting):
-    assert share(setting, EXPECTED[setting.truth], 4) >= 0.75
+    assert share(setting, EXPECTED[setting.truth], 3) >= 2 / 3
 
 
 def test_false_claims_are_hardly_ever_supported():
     # Few draws of every setting: together enough to notice a rule that errs in a tenth of the studies.
     false = [setting for setting in SETTINGS if setting.truth == FALSE]
-    wrong = {name_of(setting): share(setting, SUPPORTED, 10) for setting in false}
+    wrong = {name_of(setting): share(setting, SUPPORTED, 6) for setting in false}
     assert np.mean(list(wrong.values())) <= 0.05
-    assert max(wrong.values()) <= 0.2, wrong
+    assert max(wrong.values()) <= 1 / 3, wrong
     assert {setting.claim for setting in false} == set(RULES)
 
 
@@ -187,6 +188,10 @@ def test_answer_in_words(table):
 # ----------------------------------------------------------------------------------- where no verdict can be given
 
 
+def judged(study, claim):
+    return judge_claim(claim, gather(study))
+
+
 def reasons(study):
     evidence = gather(study)
     return {claim: judge_claim(claim, evidence) for claim in RULES}
@@ -266,32 +271,32 @@ def changed(study, name, **columns):
 def test_decoder_frozen_and_small_layers_do_not_count_as_encoder(study):
     rows = study.tables["filters"]
     wild = rows["layer"].str.startswith("decoder/")
-    assert reasons(changed(study, "filters", angle_deg=rows["angle_deg"].mask(wild, 89.0)))["C5"].verdict == SUPPORTED
+    assert judged(changed(study, "filters", angle_deg=rows["angle_deg"].mask(wild, 89.0)), "C5").verdict == SUPPORTED
     # 40 of the encoder's 48 filters are in its last two layers.
     small = rows["layer"] == "encoder/level_0/conv_0"
-    assert reasons(changed(study, "filters", angle_deg=rows["angle_deg"].mask(small, 89.0)))["C5"].verdict == SUPPORTED
+    assert judged(changed(study, "filters", angle_deg=rows["angle_deg"].mask(small, 89.0)), "C5").verdict == SUPPORTED
     large = rows["layer"] == "encoder/level_1/conv_0"
     assert (
-        reasons(changed(study, "filters", angle_deg=rows["angle_deg"].mask(large, 89.0)))["C5"].verdict == CONTRADICTED
+        judged(changed(study, "filters", angle_deg=rows["angle_deg"].mask(large, 89.0)), "C5").verdict == CONTRADICTED
     )
-    assert "no trained encoder filters" in reasons(changed(study, "filters", trained=False))["C6"].reason
+    assert "no trained encoder filters" in judged(changed(study, "filters", trained=False), "C6").reason
 
 
 def test_a_test_that_misses_its_control_says_nothing_by_silence(study):
     shares = study.tables["filter_controls"]
     blunt = shares["smallest_share"].mask(shares["quantity"] == "spectrum", 0.4)
-    found = reasons(changed(study, "filter_controls", smallest_share=blunt))["C6"]
+    found = judged(changed(study, "filter_controls", smallest_share=blunt), "C6")
     assert found.verdict == INCONCLUSIVE
     assert "excess spectral energy finds its control at a share of 0.3 in layers with only 0%" in found.reason
     loud = study.tables["filters"]["spectral_end"] + 0.5
     both = changed(changed(study, "filter_controls", smallest_share=blunt), "filters", spectral_end=loud)
-    assert reasons(both)["C6"].verdict == CONTRADICTED
+    assert judged(both, "C6").verdict == CONTRADICTED
 
 
 def test_anatomy_alone_makes_the_frozen_encoder_void(study):
     cases = study.tables["cases"]
     near = cases["dsc"] + 0.35 * (cases["arm"] == "prior")
-    found = reasons(changed(study, "cases", dsc=near))["C7"]
+    found = judged(changed(study, "cases", dsc=near), "C7")
     assert found.verdict == INCONCLUSIVE
     assert found.reason.startswith("void: the mean label map alone reaches 85% of scratch")
 
@@ -307,10 +312,10 @@ def test_an_encoder_that_must_learn_is_no_encoder_that_need_not(study):
 def test_layers_in_which_unrelated_networks_are_alike_are_left_out(study):
     rows = study.tables["similarity"]
     alike = (rows["layer"] == "decoder/level_0") & (rows["comparison"] == "to_source") & (rows["arm_a"] == "scratch")
-    found = reasons(changed(study, "similarity", value=rows["value"].mask(alike, 0.97)))["C11"]
+    found = judged(changed(study, "similarity", value=rows["value"].mask(alike, 0.97)), "C11")
     assert not any("decoder/level_0" in q.name for q in found.quantities)
     alike = (rows["layer"].str.startswith("encoder")) & (rows["comparison"] == "other_start")
-    found = reasons(changed(study, "similarity", value=rows["value"].mask(alike, 0.97)))["C8"]
+    found = judged(changed(study, "similarity", value=rows["value"].mask(alike, 0.97)), "C8")
     assert "only 0 of 3 encoder layers can be used" in found.reason
 
 
@@ -480,15 +485,11 @@ def test_folds_are_tested_together():
 def test_layers_without_enough_voxels_are_left_out(study):
     similarity = study.tables["similarity"]
     gone = similarity["layer"] == "decoder/level_1"
-    found = reasons(
-        study._replace(tables={**study.tables, "similarity": similarity.assign(value=similarity["value"].mask(gone))})
-    )
+    found = reasons(study._replace(tables={"similarity": similarity.assign(value=similarity["value"].mask(gone))}))
     assert found["C11"].verdict == SUPPORTED
     assert "decoder/level_1" not in " ".join(q.name for q in found["C11"].quantities)
     most = similarity["layer"] != "encoder/level_0"
-    found = reasons(
-        study._replace(tables={**study.tables, "similarity": similarity.assign(value=similarity["value"].mask(most))})
-    )
+    found = reasons(study._replace(tables={"similarity": similarity.assign(value=similarity["value"].mask(most))}))
     assert "only 1 of 5 layers can be used" in found["C9"].reason
 
 
@@ -540,15 +541,16 @@ def test_cells_of_several_targets():
 
 
 def test_a_claim_that_says_can_needs_one_target_at_a_shared_level(study):
-    other = study._replace(record=study.record._replace(target="nerve"), tables={"cases": study.tables["cases"]})
-    found = claims.over_studies({"a": study, "b": other})
+    one = study._replace(tables={name: study.tables[name] for name in ("similarity", "pairs")})
+    other = Study(study.record._replace(target="nerve"), {})
+    found = claims.over_studies({"a": one, "b": other})
     assert over(found, "C10")["verdict"] == SUPPORTED
     assert over(found, "C9")["verdict"] == INCONCLUSIVE
     assert "needs 2 that support" in over(found, "C9")["reason"]
 
 
 def test_harder_tasks_over_noise_levels_and_targets():
-    noisy = {level: gains_study(i, "hippo", 0.01 + 0.02 * i) for i, level in enumerate(studies.NOISE_LEVELS)}
+    noisy = {level: gains_study(i, "hippo", 0.01 + 0.02 * i) for i, level in enumerate(NOISE_LEVELS)}
     targets = {str(i): gains_study(i, f"t{i}", 0.01) for i in range(5)}
     for i, one in enumerate(targets.values()):
         lower = one.tables["cases"]["dsc"] - 0.1 * i + 0.01 * i * (one.tables["cases"]["arm"] == "transfer")
@@ -561,7 +563,7 @@ def test_harder_tasks_over_noise_levels_and_targets():
     assert "needs at least 5 targets, has 4" in few["reason"]
     mixed = targets | {"x": gains_study(9, "t9", 0.0, source="shapes")}
     assert "needs one source" in over(claims.over_studies(mixed, noisy=noisy), "C3")["reason"]
-    falling = {level: gains_study(i, "hippo", 0.07 - 0.02 * i) for i, level in enumerate(studies.NOISE_LEVELS)}
+    falling = {level: gains_study(i, "hippo", 0.07 - 0.02 * i) for i, level in enumerate(NOISE_LEVELS)}
     assert over(claims.over_studies(targets, noisy=falling), "C3")["verdict"] == CONTRADICTED
 
 
@@ -583,8 +585,15 @@ def test_some_pairs_are_enough_for_a_barrier(study):
     pairs = study.tables["pairs"]
     ring = (pairs["seed_b"] - pairs["seed_a"]).isin([1, 7])
     kept = pairs[(pairs["quantity"] != "barrier") | ring]
-    all_of_them, some = reasons(study), reasons(study._replace(tables={**study.tables, "pairs": kept}))
-    before, after = (found["C10"].quantities[3] for found in (all_of_them, some))
+    fewer = study._replace(tables={**study.tables, "pairs": kept})
+    before, after = (judged(one, "C10").quantities[3] for one in (study, fewer))
     assert after.name == before.name == "ratio of distances, barrier"
     assert after.high / after.low > before.high / before.low
     assert after.low < before.value < after.high
+
+
+def test_the_guide_lists_every_claim():
+    guide = (Path(__file__).parents[2] / "docs" / "claims.md").read_text().splitlines()
+    for claim, rule in RULES.items():
+        line = next(line for line in guide if line.startswith(f"| {claim} "))
+        assert rule.statement in line

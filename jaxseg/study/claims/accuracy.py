@@ -21,14 +21,7 @@ from jaxseg.study.claims.evidence import (
 )
 from jaxseg.study.claims.findings import Finding, Lacking, Quantity, few_seeds, judge, quantity
 from jaxseg.study.claims.gate import gated
-from jaxseg.study.claims.rules import DELTA
-
-BAND = 4 * DELTA
-MIN_SIZES = 4
-FLAT_SLOPE = -0.003
-"""DSC a doubling of the training set: a slope above it is no growing gain."""
-VOID = 0.85
-"""Share of scratch's DSC above which the mean label map alone makes C7 mean nothing."""
+from jaxseg.study.claims.rules import BAND, DELTA, FLAT_SLOPE, MIN_SIZES, OF_SCRATCH, VOID
 
 
 class Trio(NamedTuple):
@@ -173,7 +166,7 @@ def accurate_without_encoder(evidence: Evidence, arms: Trio) -> Finding:
     """C7 without its gate."""
     frozen, scratch, prior = arms
     margins = [
-        (f"{frozen} - 0.9 {scratch}", {frozen: 1.0, scratch: -0.9}),
+        (f"{frozen} - {OF_SCRATCH} {scratch}", {frozen: 1.0, scratch: -OF_SCRATCH}),
         (f"{frozen} - 0.5 {scratch} - 0.5 {prior}", {prior: -0.5, frozen: 1.0, scratch: -0.5}),
         (f"{prior} - {VOID} {scratch}", {prior: 1.0, scratch: -VOID}),
     ]

@@ -15,13 +15,8 @@ from jaxseg.analysis import statistics
 from jaxseg.analysis.statistics import Interval
 from jaxseg.study.claims.findings import Lacking
 from jaxseg.study.claims.record import ArmRecord, Record, Study
-from jaxseg.study.claims.rules import MIN_GROUPS
+from jaxseg.study.claims.rules import LEVEL, MIN_GROUPS
 from jaxseg.study.scores import MEAN, Contrast, Scores, contrast, read_scores
-
-LEVEL = 0.05
-"""Of a verdict's intervals: 95 % confidence."""
-FLOOR_LIMIT = 0.95
-"""Above this similarity of unrelated networks a layer says nothing."""
 
 Seeds = Int[np.ndarray, " seeds"]
 
@@ -148,15 +143,14 @@ def surviving_curves(evidence: Evidence, arm: str) -> pd.DataFrame:
     return rows.merge(alive, on=["seed", "fold"])
 
 
-def run_values(rows: pd.DataFrame, column: str, *, seed: str = "seed") -> tuple[Seeds, Float[np.ndarray, "seeds"]]:
+def run_values(rows: pd.DataFrame, column: str) -> tuple[Seeds, Float[np.ndarray, "seeds"]]:
     """A number for each seed, averaged over folds; seeds without a value in every fold are left out.
 
     Args:
         rows: of one arm, at most one row a seed and fold.
         column: the number.
-        seed: the column of seeds.
     """
-    table = rows.pivot(index=seed, columns="fold", values=column).dropna().sort_index()
+    table = rows.pivot(index="seed", columns="fold", values=column).dropna().sort_index()
     return table.index.to_numpy(), table.to_numpy(np.float64).mean(1)
 
 
@@ -244,7 +238,7 @@ def pair_means(matrices: Float[np.ndarray, "*axes seeds seeds"], kept: Seeds) ->
 
 
 def jackknife(statistic: Callable[[Seeds], float], num_seeds: int, confidence: float, *, log: bool = False) -> Interval:
-    """`statistics.jackknife`; without limits where one seed alone is left over."""
-    if num_seeds < 3:
+    """`statistics.jackknife`; nothing at all of one seed, which makes no pair."""
+    if num_seeds < 2:
         return Interval(math.nan, math.nan, math.nan, math.nan)
     return statistics.jackknife(statistic, num_seeds, confidence=confidence, log=log)

@@ -14,15 +14,7 @@ from jaxseg.analysis.statistics import t_interval
 from jaxseg.study.claims.evidence import Alone, Evidence, run_values
 from jaxseg.study.claims.findings import Finding, Lacking, few_seeds, judge, quantity
 from jaxseg.study.claims.gate import gated
-
-LITTLE_DEG, MUCH_DEG = 30.0, 45.0
-LIMITS = {"distribution": 0.02, "arrangement": 0.03, "spectrum": 0.05, "auc": 0.60}
-"""What still counts as random, of the four quantities of C6."""
-BEYOND = {"distribution": 0.04, "arrangement": 0.06, "spectrum": 0.10, "auc": 0.70}
-CONTROL_SHARE = 0.3
-"""Share of structure blended into the filters at which each test must have found it ..."""
-CONTROLLED = 0.8
-"""... in layers that hold at least this share of the filters that had controls: the smallest layers show nothing."""
+from jaxseg.study.claims.rules import CONTROL_SHARE, CONTROLLED, LITTLE_DEG, MUCH_DEG, RANDOM, STRUCTURED
 
 
 def _encoder_rows(evidence: Evidence, arm: str) -> pd.DataFrame:
@@ -112,7 +104,7 @@ def controlled_share(evidence: Evidence, name: str, rows: pd.DataFrame) -> float
 
 def _doubts_of_controls(evidence: Evidence, rows: pd.DataFrame) -> list[str]:
     """Tests whose control was not found: their silence means nothing."""
-    shares = {name: controlled_share(evidence, name, rows) for name in LIMITS}
+    shares = {name: controlled_share(evidence, name, rows) for name in RANDOM}
     return [
         f"the test of {_NAMES[name]} finds its control at a share of {CONTROL_SHARE} in layers with only {share:.0%} "
         f"of the filters, needs {CONTROLLED:.0%}"
@@ -130,8 +122,8 @@ def _look_random(evidence: Evidence, arm: str) -> Finding:
         quantities.append(quantity(_NAMES[name], intervals[name], len(seeds)))
         least = min(least, len(seeds))
     doubts = few_seeds(least)
-    contradicted = any(intervals[name].low > limit for name, limit in BEYOND.items())
-    within = all(intervals[name].high <= limit for name, limit in LIMITS.items())
+    contradicted = any(intervals[name].low > limit for name, limit in STRUCTURED.items())
+    within = all(intervals[name].high <= limit for name, limit in RANDOM.items())
     if within and not doubts:
         # Only a silent test needs its control: one that speaks has shown that it can.
         doubts += _doubts_of_controls(evidence, rows)

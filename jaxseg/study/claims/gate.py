@@ -18,13 +18,8 @@ from jaxtyping import Float
 
 from jaxseg.study.claims.evidence import Evidence, surviving_curves
 from jaxseg.study.claims.findings import INCONCLUSIVE, Finding, Lacking
+from jaxseg.study.claims.rules import DSC_CHANGE, LOSS_CHANGE, SHARE_OF_RUNS
 
-LOSS_CHANGE = 0.02
-"""Relative change of the training loss over the last quarter."""
-DSC_CHANGE = 0.005
-"""Change of validation DSC over the last quarter."""
-SHARE_OF_RUNS = 7 / 8
-DOUBLE = "scratch_double"
 _LEAST = 3
 """Values in the last quarter below which no line is drawn."""
 
@@ -89,7 +84,7 @@ def gated(evidence: Evidence, judge: Callable[[str], Finding], arms: tuple[str, 
     problem = next(filter(None, (unconverged(evidence, arm) for arm in arms)), "")
     if not problem:
         try:
-            double = judge(DOUBLE)
+            double = judge(f"{baseline}_double")
         except Lacking as error:
             problem = f"whether longer training would change the verdict is not known: {error}"
         else:

@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float
 from jaxseg.analysis.permutation import label_swap
 from jaxseg.study.claims.accuracy import Trio, accurate_without_encoder
 from jaxseg.study.claims.evidence import (
-    FLOOR_LIMIT,
     Alone,
     Evidence,
     Pair,
@@ -45,17 +44,7 @@ from jaxseg.study.claims.findings import (
     quantity,
 )
 from jaxseg.study.claims.gate import gated
-
-KEPT = 0.5
-"""rho above which an encoder is as it started."""
-REUSED = 0.25
-"""rho above which a layer is still its source's."""
-EARLY = ("encoder/level_0", "encoder/level_1")
-EXCESS = 0.1
-"""Of the distance between scratch networks: a difference worth the word."""
-P_LIMIT = 0.05
-SHARE_OF_LAYERS = 0.5
-"""Of the layers asked about, which must have usable values."""
+from jaxseg.study.claims.rules import EARLY, EXCESS, FLOOR_LIMIT, KEPT, P_LIMIT, REUSED, SHARE_OF_LAYERS
 
 
 def rho(s: Float[np.ndarray, "*axes"], floor: Float[np.ndarray, "*axes"]) -> Float[np.ndarray, "*axes"]:

@@ -16,7 +16,6 @@ import pandas as pd
 from jaxseg.analysis.permutation import rank_correlation
 from jaxseg.study.claims.accuracy import Cell, c2_cells, common_rows, of_dsc, size_name, sizes_with, slope
 from jaxseg.study.claims.evidence import (
-    LEVEL,
     Evidence,
     Pair,
     doubts_of_arms,
@@ -37,14 +36,10 @@ from jaxseg.study.claims.findings import (
     lacking,
 )
 from jaxseg.study.claims.record import Study
-from jaxseg.study.claims.rules import EXISTENTIAL, RULES
+from jaxseg.study.claims.rules import EXISTENTIAL, LEVEL, MIN_TARGETS, NOISE_LEVELS, P_LIMIT, RULES
 from jaxseg.study.claims.table import COLUMNS, judge_claims, rows_of
 
-NOISE_LEVELS = (0.25, 0.5, 1.0, 2.0)
-"""Standard deviations of the noise added to a target, in those of each case: the preset degradations of C3."""
-MIN_TARGETS = 5
 PLACEBO = "scratch_b"
-P_LIMIT = 0.05
 OVER_STUDIES = "over studies"
 """What a row is (column role), beside those of one study."""
 
@@ -60,6 +55,8 @@ def _noise_slope(noisy: Mapping[float, Evidence], pair: Pair) -> tuple[Quantity,
     evidences = [noisy[level] for level in NOISE_LEVELS]
     if len({(e.record.target, e.record.number_of_cases(e.size)) for e in evidences}) > 1:
         raise Lacking("the noise levels are of different targets or training set sizes")
+    if len({frozenset(evidence.tables["cases"]["case"]) for evidence in evidences}) > 1:
+        raise Lacking("the noise levels have different test cases")
     gains = [gain(evidence, pair) for evidence in evidences]
     d = common_rows([(found.seeds, found.d) for found in gains], "noise levels")
     found = of_dsc("slope of the gain a noise level", slope(np.log2(NOISE_LEVELS), d), LEVEL, -1)

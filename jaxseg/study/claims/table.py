@@ -15,10 +15,10 @@ import pandas as pd
 from jaxseg.study.claims import accuracy, filters, representation, training, variability
 from jaxseg.study.claims.accuracy import Trio
 from jaxseg.study.claims.answer import plain_answer
-from jaxseg.study.claims.evidence import LEVEL, Alone, Evidence, Pair, gather
+from jaxseg.study.claims.evidence import Alone, Evidence, Pair, gather
 from jaxseg.study.claims.findings import SUPPORTED, Finding, Lacking, Quantity, lacking
 from jaxseg.study.claims.record import Record, Study
-from jaxseg.study.claims.rules import RULE_VERSION, RULES
+from jaxseg.study.claims.rules import LEVEL, RULE_VERSION, RULES
 from jaxseg.study.scores import POOLED
 
 COLUMNS = (

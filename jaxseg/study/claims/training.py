@@ -21,14 +21,8 @@ from jaxseg.study.claims.evidence import (
 )
 from jaxseg.study.claims.findings import Finding, Lacking, Quantity, few_seeds, judge, quantity
 from jaxseg.study.claims.gate import gated
+from jaxseg.study.claims.rules import EVALUATIONS, SHORTER, TARGET_FRACTION
 from jaxseg.study.comparisons import convergence
-
-SHORTER = 1.1
-"""Times fewer steps that count as shorter."""
-EVALUATIONS = 50
-"""Validations a training must have at least."""
-_FRACTION = 0.99
-"""Of what the baseline reaches: the target of both arms. Part of the rule, so no setting of the study."""
 
 
 def _geometric(log_ratios: Float[np.ndarray, " seeds"], confidence: float) -> Interval:
@@ -55,7 +49,9 @@ def _reached(evidence: Evidence, pair: Pair) -> tuple[Reached, Reached]:
     curves = pd.concat([surviving_curves(evidence, arm) for arm in (pair.baseline, pair.arm)])
     # In this order: of arms without a `scratch` the first gives the target.
     found = convergence(
-        curves.replace({"arm": {pair.baseline: "baseline", pair.arm: "arm"}}), ("baseline", "arm"), fraction=_FRACTION
+        curves.replace({"arm": {pair.baseline: "baseline", pair.arm: "arm"}}),
+        ("baseline", "arm"),
+        fraction=TARGET_FRACTION,
     )
     parts = []
     for name in ("baseline", "arm"):

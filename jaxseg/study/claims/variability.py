@@ -20,9 +20,8 @@ from jaxseg.study.claims.evidence import (
 )
 from jaxseg.study.claims.findings import INCONCLUSIVE, Finding, Lacking, Quantity, few_seeds, judge, quantity
 from jaxseg.study.claims.representation import mean_distances, within_similarities
+from jaxseg.study.claims.rules import AS_HIGH
 
-AS_HIGH = 0.8
-"""Ratio of transferred to scratch above which variability counts as as high."""
 OF_PAIRS = {"prediction": "disagreement", "parameters": "parameter_distance", "barrier": "barrier"}
 """Quantities of C10 by their names in pairs.csv; the fourth is the representation."""
 
