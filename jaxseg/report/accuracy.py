@@ -62,6 +62,7 @@ def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
                 described("Mean DSC", rows_of(overall), lambda r: f"{r.arm} {number(r.mean)}"),
                 f"DSC of each arm: mean and {sure} interval over seeds (large mark, line)"
                 + (", every seed below it (dots)." if tables.cases is not None else "."),
+                runs if len(runs) else None,
             )
         labels = set(tables.summary["label"]) - {"mean"}
         by_label = _score_table(tables.summary, "dsc", styles, f"DSC by label: mean over seeds and {sure} interval.")

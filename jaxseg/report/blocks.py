@@ -157,6 +157,9 @@ class Table:
     text_columns: tuple[int, ...] = (0,)
     cards: bool = False
     """Whether a phone shows each row as a card, since its cells hold sentences."""
+    stem: str = ""
+    data: pd.DataFrame | None = None
+    """Numbers that the report made itself for this table, to lie among the figures as `stem`.csv."""
     kind: ClassVar[str] = "table"
 
 

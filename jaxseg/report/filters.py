@@ -122,16 +122,19 @@ def _turn_words(arm: str, angles: pd.DataFrame) -> str:
 def _angles_by_size(trained: pd.DataFrame, styles: Styles, confidence: float) -> Table:
     sizes = [variant.train_cases for variant in variants_of(trained)]
     parts = {size: first_fold(trained, size) for size in sizes}
-    groups = []
+    groups, numbers = [], []
     for arm in (arm for arm in styles if (trained["arm"] == arm).any()):
         rows = []
         for layer in dict.fromkeys(trained.loc[trained["arm"] == arm, "layer"]):
             own = [part[(part["arm"] == arm) & (part["layer"] == layer)] for part in parts.values()]
             means = [over_seeds(part["angle_deg"], confidence) for part in own]
+            fixed = {"arm": arm, "layer": layer}
+            numbers += [{**fixed, "train_cases": n, **m._asdict()} for n, m in zip(sizes, means, strict=True)]
             rows.append((Cell(layer), *(Cell(number(m.value, 1), interval(m.ci_low, m.ci_high, 1)) for m in means)))
         groups.append(TableGroup(arm, tuple(rows)))
     head = ("Layer", *(cases(size) for size in sizes))
-    return Table("Median angle between start and end, degrees, mean over seeds.", head, tuple(groups))
+    caption = "Median angle between start and end, degrees, mean over seeds."
+    return Table(caption, head, tuple(groups), stem="angles_by_size", data=pd.DataFrame(numbers))
 
 
 # ----------------------------------------------------------------------------------------------------------- randomness
@@ -262,6 +265,7 @@ def _montages(tables: Tables) -> Iterator[Block]:
     first = next(iter(by_arm))
     changed = [float(((m.end - m.start) ** 2).sum() ** 0.5 / ((m.start**2).sum() ** 0.5 or 1.0)) for m in by_arm[first]]
     steps = [f"{m.layer} {number(c, 2)}" for m, c in zip(by_arm[first], changed, strict=True)]
+    told = pd.DataFrame({"arm": first, "layer": [m.layer for m in by_arm[first]], "relative_change": changed})
     yield Finding(
         "Can the eye see what training did to the filters?",
         f"Between start and end the filters shown of {first} change by these shares of their length: "
@@ -278,6 +282,7 @@ def _montages(tables: Tables) -> Iterator[Block]:
                 f"{arm}, its first seed: central slices of kernels, one tile a filter (columns) and input channel "
                 "(rows). Blue: positive, orange: negative, one scale for start and "
                 "end. The control shows what structure would look like.",
+                told if arm == first else None,
             )
         )
     yield charts[0]

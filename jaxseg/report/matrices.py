@@ -56,9 +56,14 @@ def runs_by_runs(rows: pd.DataFrame, index: str, styles: Styles, baseline: str |
     name = INDEX_NAMES.get(index, index)
     left_out = len([arm for arm, seeds in runs_of.items() if seeds]) - len(shown)
     others = [arm for arm in dict.fromkeys(("transfer", *shown)) if arm in shown and arm != baseline]
+    alike = None
     if baseline in shown and others:
+        alike = _alike(ends, str(baseline), others[0])
+        own, other, across = (number(value, 2) for value in alike["value"])
         yield Finding(
-            "Are runs of one arm more alike than runs of different arms?", _alike_words(ends, str(baseline), others[0])
+            "Are runs of one arm more alike than runs of different arms?",
+            f"Over all layers, two runs of {baseline} are alike to {own}, two of {others[0]} to {other}, one of each "
+            f"to {across}.",
         )
     caption = (
         f"Every run against every other, {name}; arms in blocks, seeds within them, columns in the order of rows. "
@@ -78,20 +83,18 @@ def runs_by_runs(rows: pd.DataFrame, index: str, styles: Styles, baseline: str |
                 "Mean similarity of runs", names, lambda layer: f"{layer} {number(_off_diagonal(matrices[layer]), 2)}"
             ),
             caption,
+            None if fold else alike,
         )
         yield Fold("Runs against runs in the other layers", (chart,)) if fold else chart
 
 
-def _alike_words(ends: pd.DataFrame, baseline: str, arm: str) -> str:
+def _alike(ends: pd.DataFrame, baseline: str, arm: str) -> pd.DataFrame:
     """Mean similarity within two arms and between them, over layers and pairs."""
     pair = ends[ends["arm_a"].isin([baseline, arm]) & ends["arm_b"].isin([baseline, arm])]
     is_same = pair["arm_a"] == pair["arm_b"]
     within = [pair.loc[is_same & (pair["arm_a"] == one), "value"].mean() for one in (baseline, arm)]
     across = pair.loc[~is_same, "value"].mean()
-    return (
-        f"Over all layers, two runs of {baseline} are alike to {number(within[0], 2)}, two of {arm} to "
-        f"{number(within[1], 2)}, one of each to {number(across, 2)}."
-    )
+    return pd.DataFrame({"arm_a": [baseline, arm, baseline], "arm_b": [baseline, arm, arm], "value": [*within, across]})
 
 
 def _seeds_of(ends: pd.DataFrame, arm: str) -> set[int]:
@@ -141,7 +144,7 @@ def layers_by_layers(tables: Tables, styles: Styles) -> Iterator[Block]:
             matrix[i, j] = matrix[j, i] = row.value
         matrices.append(Matrix(arm, matrix, tuple(layers)))
     yield Heading("Which layers do the same work?")
-    nearest = [_neighbours(matrix) for matrix in matrices[:2]]
+    nearest = [_neighbour_words(matrix) for matrix in matrices[:2]]
     yield Finding(
         "Are layers of one network alike, so that some add little to the one before?",
         f"A layer and the next are alike to {listing(nearest)}, mean over layers.",
@@ -149,19 +152,25 @@ def layers_by_layers(tables: Tables, styles: Styles) -> Iterator[Block]:
     index = INDEX_NAMES.get(str(rows["index"].iloc[0]), str(rows["index"].iloc[0]))
     seeds = sorted(set(rows["seed"].astype(int)))
     for k in range(0, len(matrices), 6):
+        part = matrices[k : k + 6]
         chart = Chart(
             f"layers_by_layers{f'_{k // 6 + 1}' if k else ''}",
-            partial(heatmaps, matrices[k : k + 6], index),
-            described("Mean similarity of neighbouring layers", matrices[k : k + 6], _neighbours),
+            partial(heatmaps, part, index),
+            described("Mean similarity of neighbouring layers", part, _neighbour_words),
             f"Layers of one trained network against each other, {index}, seed {seeds[0]}"
             f"{sized(tables.layer_similarity, main_size(tables.layer_similarity))}. Columns in the order of rows; "
             "darker is more alike.",
+            pd.DataFrame({"arm": [m.title for m in part], "neighbouring_layers": [_neighbours(m) for m in part]}),
         )
         yield chart if k == 0 else Fold("The other arms", (chart,))
 
 
-def _neighbours(matrix: Matrix) -> str:
+def _neighbours(matrix: Matrix) -> float:
+    """Mean similarity of a layer and the next."""
     steps = np.diagonal(matrix.values, 1)
     steps = steps[np.isfinite(steps)]
-    mean = float(steps.mean()) if len(steps) else math.nan
-    return f"{number(mean, 2)} in {matrix.title}"
+    return float(steps.mean()) if len(steps) else math.nan
+
+
+def _neighbour_words(matrix: Matrix) -> str:
+    return f"{number(_neighbours(matrix), 2)} in {matrix.title}"

@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from jaxseg.report.accuracy import accuracy_section
-from jaxseg.report.blocks import Block, Chart, Fold, Section
+from jaxseg.report.blocks import Block, Chart, Fold, Section, Table
 from jaxseg.report.examples import examples_section
 from jaxseg.report.filters import filters_section
 from jaxseg.report.provenance import load_section, provenance_section
@@ -33,8 +33,8 @@ SECTIONS = (
 def write_report(workdir: Path) -> Path:
     """Write `report.html` and `figures/*.svg|png|csv` from a workdir's tables.
 
-    The page needs no network and no script. Sections whose tables are missing say so. A figure whose numbers stand in
-    no table of results/ has them in a CSV beside it.
+    The page needs no network and no script. Sections whose tables are missing say so. Numbers that
+    stand in no table of results/ lie in a CSV beside the figures.
 
     Args:
         workdir: a study's folder with study.json, and what there is of config.json, results/ and load_tables/.
@@ -67,7 +67,11 @@ def write_page(workdir: Path, *, name: str, kind: str, lead: str, sections: Sequ
     """
     folder = workdir / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = {chart.stem: _draw(chart, folder) for section in sections for chart in _charts(section.blocks)}
+    blocks = [block for section in sections for block in _flat(section.blocks)]
+    drawn = {block.stem: _draw(block, folder) for block in blocks if isinstance(block, Chart)}
+    for block in blocks:
+        if isinstance(block, Chart | Table) and block.data is not None:
+            _write(folder / f"{block.stem}.csv", block.data.to_csv(index=False).encode("utf-8"))
     page = workdir / "report.html"
     _write(page, _render(name, kind, lead, sections, drawn).encode("utf-8"))
     return page
@@ -94,12 +98,11 @@ def _render(name: str, kind: str, lead: str, sections: Sequence[Section], drawn:
     )
 
 
-def _charts(blocks: Iterable[Block]) -> Iterator[Chart]:
+def _flat(blocks: Iterable[Block]) -> Iterator[Block]:
     for block in blocks:
-        if isinstance(block, Chart):
-            yield block
-        elif isinstance(block, Fold):
-            yield from _charts(block.blocks)
+        yield block
+        if isinstance(block, Fold):
+            yield from _flat(block.blocks)
 
 
 def _draw(chart: Chart, folder: Path) -> Markup:
@@ -108,8 +111,6 @@ def _draw(chart: Chart, folder: Path) -> Markup:
     document = to_svg(wide)
     _write(folder / f"{chart.stem}.svg", document.encode("utf-8"))
     _write(folder / f"{chart.stem}.png", to_png(wide))
-    if chart.data is not None:
-        _write(folder / f"{chart.stem}.csv", chart.data.to_csv(index=False).encode("utf-8"))
     alt = plain(chart.alt)
     narrow = inline_svg(to_svg(chart.draw(width=NARROW_INCHES)), prefix=f"{chart.stem}-narrow", alt=alt)
     return Markup('<div class="wide">{}</div>\n<div class="narrow">{}</div>').format(

@@ -286,7 +286,7 @@ def _first(value: float) -> float:
 
 def _all_indices(rows: pd.DataFrame, tables: Tables, styles: Styles) -> Iterator[Block]:
     """Every index and comparison, averaged over layers, for those who doubt one of them."""
-    groups = []
+    groups, numbers = [], []
     for comparison, words in _COMPARISONS.items():
         own = rows[rows["comparison"] == comparison]
         indices = [name for name in INDEX_NAMES if (rows["index"] == name).any()]
@@ -294,6 +294,8 @@ def _all_indices(rows: pd.DataFrame, tables: Tables, styles: Styles) -> Iterator
         for (arm_a, arm_b), pairs in own.groupby(["arm_a", "arm_b"], sort=False):
             label = str(arm_a) if arm_a == arm_b or comparison == "to_source" else f"{arm_a} and {arm_b}"
             means = [over_pairs(_mean_of_layers(pairs[pairs["index"] == name]), tables.confidence) for name in indices]
+            fixed = {"comparison": comparison, "arm_a": arm_a, "arm_b": arm_b}
+            numbers += [{**fixed, "index": name, **m._asdict()} for name, m in zip(indices, means, strict=True)]
             lines.append((Cell(label), *(Cell(number(m.value, 2), interval(m.ci_low, m.ci_high, 2)) for m in means)))
         if lines:
             groups.append(TableGroup(words, tuple(lines)))
@@ -304,7 +306,8 @@ def _all_indices(rows: pd.DataFrame, tables: Tables, styles: Styles) -> Iterator
         "Similarity by every index, mean over layers and pairs of runs, with jackknife intervals. Layers by layer: "
         "results/similarity.csv."
     )
-    blocks: list[Block] = [Table(caption, head, tuple(groups))]
+    data = pd.DataFrame(numbers)
+    blocks: list[Block] = [Table(caption, head, tuple(groups), stem="similarity_means", data=data)]
     sizes = variants_of(tables.similarity) if tables.similarity is not None else []
     if len(sizes) > 1:
         blocks.append(

@@ -172,6 +172,7 @@ def _overlays(tables: Tables) -> Iterator[Block]:
             + described("the arms", shown.shares.items(), _most_words),
             f"Case {shown.case}: where runs of an arm disagree. The colour is the share of seeds whose label differs "
             "from that of most seeds, from a tenth (light) to a half (dark). White line: reference.",
+            pd.DataFrame([(arm, float(np.mean(s > 0))) for arm, s in shown.shares.items()], columns=["arm", "share"]),
         )
         for k, shown in enumerate(tables.disagreements)
     ]

@@ -129,6 +129,9 @@ def test_every_figure_of_the_analyses_lies_beside_the_page(nasty: Path):
     assert expected <= names
     for suffix in ("svg", "png"):
         assert {path.stem for path in (nasty / "figures").glob(f"*.{suffix}")} == names
+    numbers = {path.stem for path in (nasty / "figures").glob("*.csv")}
+    assert numbers - names == {"similarity_means"}  # a table's
+    assert expected - numbers == {"variance_split"}  # draws a table of results/ as it is
 
 
 def _page(workdir: Path) -> Page:

@@ -139,7 +139,7 @@ def test_every_figure_of_the_page_lies_beside_it_as_svg_and_png(study: str, requ
     assert {path.stem for path in (workdir / "figures").glob("*.svg")} == names
     assert {path.stem for path in (workdir / "figures").glob("*.png")} == names
     numbers = {path.stem for path in (workdir / "figures").glob("*.csv")}  # those that stand in no table of results/
-    assert "steps_to_target" in numbers
+    assert {"steps_to_target", "scores"} <= numbers
     assert numbers <= names
     assert {path.suffix for path in (workdir / "figures").iterdir()} == {".svg", ".png", ".csv"}
     for path in (workdir / "figures").glob("*.svg"):
