@@ -177,6 +177,7 @@ def _settings() -> list[Setting]:
         of("C9", OPPOSITE, "no difference, many dimensions", _runs, k=200),
         of("C10", TRUE, "all as variable", _variable, 1.2, 1.2, 1.2, 1.2, k=30),
         of("C10", FALSE, "all ratios 0.8", _variable, 0.8, 0.8, 0.8, 0.8),
+        of("C10", FALSE, "the same, parameters sqrt(2) norms apart in both", _variable, 0.8, 0.8, 1.0, 0.8),
         of("C10", OPPOSITE, "all ratios 0.2", _variable, 0.2, 0.2, 0.2, 0.2, k=30),
         of("C11", TRUE, "deep 0.5", _reuse, 0.6, 0.6, 0.5, 0.5, 0.5),
         of("C11", FALSE, "deep mean 0.25", _reuse, 0.6, 0.6, 0.35, 0.25, 0.15),

@@ -592,6 +592,16 @@ def test_some_pairs_are_enough_for_a_barrier(study):
     assert after.low < before.value < after.high
 
 
+def test_parameters_alone_say_nothing(study):
+    """Independent draws are sqrt(2) norms apart in whatever arm: a ratio of 1 that no study could miss."""
+    pairs = study.tables["pairs"]
+    parameters = pairs["quantity"] == "parameter_distance"
+    less = pairs["value"].mask(~parameters & (pairs["arm_a"] == "transfer"), 0.1 * pairs["value"]).mask(parameters, 1.4)
+    found = judged(Study(study.record, {"pairs": pairs.assign(value=less)}), "C10")
+    assert found.verdict == INCONCLUSIVE
+    assert [q.value for q in found.quantities if "parameters" in q.name] == pytest.approx([1])
+
+
 def test_the_guide_lists_every_claim():
     guide = (Path(__file__).parents[2] / "docs" / "claims.md").read_text().splitlines()
     for claim, rule in RULES.items():

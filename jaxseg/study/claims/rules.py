@@ -138,7 +138,7 @@ RULES = {
     ),
     "C10": Rule(
         "variability among transferred networks can be as high as among scratch",
-        f"low of any of the four ratios above {AS_HIGH}",
+        f"low of any ratio but that of parameters above {AS_HIGH}",
         f"high of all four ratios below {AS_HIGH}",
     ),
     "C11": Rule(

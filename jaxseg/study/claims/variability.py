@@ -24,6 +24,8 @@ from jaxseg.study.claims.rules import AS_HIGH
 
 OF_PAIRS = {"prediction": "disagreement", "parameters": "parameter_distance", "barrier": "barrier"}
 """Quantities of C10 by their names in pairs.csv; the fourth is the representation."""
+TRIVIAL = frozenset({"parameters"})
+"""Kinds that cannot support: weights drawn independently stay about sqrt(2) norms apart, in whatever arm."""
 
 
 Matrices = tuple[Float[np.ndarray, "folds seeds seeds"], Float[np.ndarray, "folds seeds seeds"]]
@@ -65,7 +67,8 @@ def c10(evidence: Evidence, pair: Pair) -> Finding:
     kinds = ("representation", *OF_PAIRS)
     # All four share the level, those that are missing too: what was not looked at must not make the others easier.
     confidence = 1 - evidence.level / len(kinds)
-    quantities, absent = [], []
+    ratios: dict[str, Quantity] = {}
+    absent = []
     for kind in kinds:
         try:
             baseline, arm = (
@@ -74,15 +77,15 @@ def c10(evidence: Evidence, pair: Pair) -> Finding:
         except Lacking as error:
             absent.append(str(error))
             continue
-        quantities.append(_ratio(f"ratio of distances, {kind}", baseline, arm, confidence))
-    if not quantities:
+        ratios[kind] = _ratio(f"ratio of distances, {kind}", baseline, arm, confidence)
+    if not ratios:
         raise Lacking("; ".join(dict.fromkeys(absent)))
     found = judge(
         "C10",
-        quantities,
-        supported=any(q.low > AS_HIGH for q in quantities),
-        contradicted=not absent and all(q.high < AS_HIGH for q in quantities),
-        doubts=[*few_seeds(min(q.n_seeds for q in quantities)), *doubts_of_arms(evidence, pair.arm)],
+        list(ratios.values()),
+        supported=any(q.low > AS_HIGH for kind, q in ratios.items() if kind not in TRIVIAL),
+        contradicted=not absent and all(q.high < AS_HIGH for q in ratios.values()),
+        doubts=[*few_seeds(min(q.n_seeds for q in ratios.values())), *doubts_of_arms(evidence, pair.arm)],
     )
     if found.verdict == INCONCLUSIVE and absent:
         found = dataclasses.replace(found, reason="; ".join([found.reason, *dict.fromkeys(absent)]))
