@@ -194,7 +194,7 @@ def _share_words(rho: pd.DataFrame) -> str:
 def _reuse(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles, size: int) -> Iterator[Block]:
     to_source = rows[rows["comparison"] == "to_source"]
     base = baseline_of(tables) or BASELINE_ARM
-    floors = to_source[to_source["arm_a"] == base]
+    floors = rows[(rows["comparison"] == "to_other_source") & (rows["arm_a"] == base)]
     arms = [
         arm
         for arm in styles
@@ -209,7 +209,9 @@ def _reuse(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles, size:
     yield Heading("How deep does reuse of the source network go?")
     values, words = [], []
     for arm in arms:
-        rho = rho_by_layer(to_source[to_source["arm_a"] == arm], floors, tables.confidence)
+        rho = rho_by_layer(
+            own := to_source[to_source["arm_a"] == arm], floors[floors["arm_b"].isin(own["arm_b"])], tables.confidence
+        )
         values += _layer_values(rho, arm, floor=f"{base} (floor)" if arm == arms[0] else None)
         words.append((arm, rho[rho["quantity"] == "rho"].set_index("layer")["value"]))
     arm, rho_of = words[0]
@@ -323,6 +325,7 @@ _COMPARISONS: Mapping[str, str] = {
     "across_arms": "Runs of two arms",
     "starts": "Two starts (floor)",
     "to_source": "A run's end and its source network",
+    "to_other_source": "A run's end and a source network of another seed",
 }
 
 

@@ -12,7 +12,8 @@ from jaxseg import checkpoint, loop, trees
 from jaxseg.study.plan import Job
 from jaxseg.study.program import Program, param_labels
 from jaxseg.study.ready import Ready
-from jaxseg.types import Params, StudySettings
+from jaxseg.study.runs import Run
+from jaxseg.types import Params, RunKey, StudySettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Networks:
     end: Params
     pretrained: bool
     """Whether each run starts from a whole source network: encoder and decoder are that network's at the start."""
+    sources: tuple[RunKey | None, ...]
+    """The source network of each run."""
+    init_ids: tuple[int, ...]
+    """What each run's random weights are drawn from; a source network draws them from its seed."""
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -82,15 +87,25 @@ def read_networks(ready: Ready, train_cases: int, fold: int) -> Iterator[Network
 
 def _read(ready: Ready, arm: str, pretrained: bool, found: list[tuple[Job, int]]) -> Networks:
     parts: dict[str, list[Params]] = {"start": [], "end": []}
-    seeds: list[int] = []
+    runs: list[Run] = []
     for job in dict.fromkeys(job for job, _ in found):
         rows = [index for of_job, index in found if of_job is job]
         directory = ready.workdir / job.directory / "checkpoints"
         for which, step in (("start", 0), ("end", job.program.train.steps)):
             parts[which].append(checkpoint.read_params(directory, step, rows))
-        seeds += [job.runs[index].key.seed for index in rows]
-    order = np.argsort(seeds)
+        runs += [job.runs[index] for index in rows]
+    order = np.argsort([run.key.seed for run in runs])
     start, end = (
         jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *parts[which]) for which in ("start", "end")
     )
-    return Networks(arm, found[0][0].program, tuple(sorted(seeds)), start, end, pretrained)
+    runs = [runs[index] for index in order]
+    return Networks(
+        arm,
+        found[0][0].program,
+        tuple(run.key.seed for run in runs),
+        start,
+        end,
+        pretrained,
+        tuple(run.source for run in runs),
+        tuple(run.init_id for run in runs),
+    )

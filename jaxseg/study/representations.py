@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -43,10 +44,18 @@ class Features:
 class Represented:
     """An arm's runs as their features."""
 
-    arm: str
-    seeds: tuple[int, ...]
-    pretrained: bool
+    networks: Networks
     layers: dict[str, Features]
+
+    @property
+    def arm(self) -> str:
+        """Its name."""
+        return self.networks.arm
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of its runs."""
+        return self.networks.seeds
 
 
 Record = Callable[..., Any]
@@ -82,34 +91,56 @@ def represent(networks: Networks, material: Material, record: Record, plan: seed
         layer: Features(found[0][layer], found[1][layer], sites.first_of_each(by_window[layer]))
         for layer in layer_names(settings)
     }
-    return Represented(networks.arm, networks.seeds, networks.pretrained, layers)
+    return Represented(networks, layers)
 
 
 def similarity_rows(arms: Sequence[Represented], baseline: str) -> list[dict[str, Any]]:
     """One row for each layer, pair of networks that is of interest, and index.
 
+    An arm that starts from whole source networks has these as its starts. What likeness to a source network another
+    arm's runs have anyway is taken from networks that did not even start from the weights that the source started
+    from: with the same seed they would have.
+
     Args:
-        arms: All of a variant; the first one that starts from whole source networks gives these as its starts.
+        arms: All of a variant.
         baseline: Arm that the others are compared with.
     """
     first = next((arm for arm in arms if arm.arm == baseline), None)
-    source = next((arm for arm in arms if arm.pretrained), None)
+    whole = next((arm for arm in arms if arm.networks.pretrained), None)
     rows: list[dict[str, Any]] = []
     for layer in dict.fromkeys(layer for arm in arms for layer in arm.layers):
         # Of one layer, and of the arm in hand and those two: all of them together would be large.
-        kept = {arm.arm: _sides(arm, layer) for arm in (first, source) if arm is not None and layer in arm.layers}
+        kept = {arm.arm: _sides(arm, layer) for arm in (first, whole) if arm is not None and layer in arm.layers}
         for arm in arms:
             if layer not in arm.layers:
                 continue
             start, end = kept.get(arm.arm) or _sides(arm, layer)
-            rows += _compare(end, start, lambda a, b: "own_start" if a == b else "other_start")
-            rows += _compare(end, end, lambda a, b: "within_arm" if a < b else None)
-            rows += _compare(start, start, lambda a, b: "starts" if a < b else None)
-            if source is not None and source.arm in kept:
-                rows += _compare(end, kept[source.arm][0], lambda a, b: "to_source" if a == b else None)
+            rows += _compare(end, start, lambda i, j: "own_start" if i == j else "other_start")
+            rows += _compare(end, end, lambda i, j: "within_arm" if i < j else None)
+            rows += _compare(start, start, lambda i, j: "starts" if i < j else None)
+            if arm.networks.pretrained:
+                rows += _compare(end, start, lambda i, j: "to_source" if i == j else None)
+            elif whole is not None and whole.arm in kept:
+                rows += _compare(end, kept[whole.arm][0], functools.partial(_partly, arm, whole))
             if first is not None and first is not arm and first.arm in kept:
-                rows += _compare(kept[first.arm][1], end, lambda a, b: "across_arms")
+                rows += _compare(kept[first.arm][1], end, lambda i, j: "across_arms")
+                if arm.networks.pretrained:
+                    rows += _compare(kept[first.arm][1], start, functools.partial(_unrelated, first, arm))
     return rows
+
+
+def _partly(arm: Represented, whole: Represented, i: int, j: int) -> str | None:
+    """A run that took part of a source network, against that network."""
+    source = arm.networks.sources[i]
+    same = source is not None and source == whole.networks.sources[j]
+    # One network may be the source of several runs.
+    return "to_source" if same and whole.networks.sources.index(source) == j else None
+
+
+def _unrelated(first: Represented, arm: Represented, i: int, j: int) -> str | None:
+    """A run of the baseline against the source of a run of an arm, unless both started from the same draw."""
+    source = arm.networks.sources[j]
+    return "to_other_source" if source is not None and source.seed != first.networks.init_ids[i] else None
 
 
 class _Side(NamedTuple):
@@ -150,12 +181,12 @@ def _compared(
 
 
 def _compare(a: _Side, b: _Side, name: Callable[[int, int], str | None]) -> list[dict[str, Any]]:
-    """Rows of the pairs of seeds for which `name` gives that of a comparison."""
+    """Rows of the pairs of runs for which `name`, of their positions, gives that of a comparison."""
     named = [
         (i, j, comparison)
-        for i, seed_a in enumerate(a.seeds)
-        for j, seed_b in enumerate(b.seeds)
-        if (comparison := name(seed_a, seed_b)) is not None
+        for i in range(len(a.seeds))
+        for j in range(len(b.seeds))
+        if (comparison := name(i, j)) is not None
     ]
     # Networks of other strides are read at other sites: nothing to compare point by point.
     if not named or not np.array_equal(a.unique, b.unique):

@@ -115,10 +115,12 @@ def _similarity(rng, arms, sizes, seeds, layers) -> pd.DataFrame:
         for k, arm in enumerate(arms):
             for seed in everyone:
                 add("own_start", (arm, seed, "end"), (arm, seed, "start"), size, 0.8 + 0.05 * k)
-                source_like = 0.9 if arm == "transfer" else 0.55
-                add("to_source", (arm, seed, "end"), ("transfer", seed, "start"), size, source_like)
+                if arm == "transfer":
+                    add("to_source", (arm, seed, "end"), (arm, seed, "start"), size, 0.9)
             for a, b in itertools.permutations(everyone, 2):
                 add("other_start", (arm, a, "end"), (arm, b, "start"), size, 0.45)
+                if arm == arms[0]:
+                    add("to_other_source", (arm, a, "end"), ("transfer", b, "start"), size, 0.55)
             for a, b in itertools.combinations(everyone, 2):
                 add("within_arm", (arm, a, "end"), (arm, b, "end"), size, 0.72 + 0.03 * k)
         for a, b in itertools.combinations(everyone, 2):

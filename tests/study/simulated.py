@@ -300,11 +300,17 @@ def pairs(of: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
 def to_source(
     rng: np.random.Generator, reuse: Sequence[float], *, seeds: int = 8, floor: float = 0.4, sd: float = 0.05
 ) -> pd.DataFrame:
-    """similarity.csv: ends of transfer and of scratch against the source network; `reuse` is rho of each layer."""
+    """similarity.csv: ends of transfer against their source networks, of scratch against those of other seeds.
+
+    `reuse` is rho of each layer.
+    """
     parts, every = [], np.arange(seeds)
     network = sd * rng.normal(size=(len(LAYERS), seeds))  # some source networks are nearer to anything
-    for name, above in (("scratch", np.zeros(len(LAYERS))), ("transfer", np.asarray(reuse))):
-        value = floor + (1 - floor) * above[:, None] + network + sd * rng.normal(size=network.shape)
-        for index in ("cka", "cka_debiased"):
-            parts.append(_rows("to_source", index, (name, "transfer"), (every, every), ("end", "start"), value))
+    a, b = np.nonzero(~np.eye(seeds, dtype=bool))
+    for index in ("cka", "cka_debiased"):
+        noise = sd * rng.normal(size=(len(LAYERS), seeds, seeds))
+        unrelated = (floor + network[:, None, :] + noise)[:, a, b]
+        own = floor + (1 - floor) * np.asarray(reuse)[:, None] + network + sd * rng.normal(size=network.shape)
+        parts.append(_rows("to_other_source", index, ("scratch", "transfer"), (a, b), ("end", "start"), unrelated))
+        parts.append(_rows("to_source", index, ("transfer", "transfer"), (every, every), ("end", "start"), own))
     return _keys(pd.concat(parts, ignore_index=True))

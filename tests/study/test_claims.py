@@ -311,7 +311,7 @@ def test_an_encoder_that_must_learn_is_no_encoder_that_need_not(study):
 
 def test_layers_in_which_unrelated_networks_are_alike_are_left_out(study):
     rows = study.tables["similarity"]
-    alike = (rows["layer"] == "decoder/level_0") & (rows["comparison"] == "to_source") & (rows["arm_a"] == "scratch")
+    alike = (rows["layer"] == "decoder/level_0") & (rows["comparison"] == "to_other_source")
     found = judged(changed(study, "similarity", value=rows["value"].mask(alike, 0.97)), "C11")
     assert not any("decoder/level_0" in q.name for q in found.quantities)
     alike = (rows["layer"].str.startswith("encoder")) & (rows["comparison"] == "other_start")
@@ -588,7 +588,6 @@ def test_some_pairs_are_enough_for_a_barrier(study):
     fewer = study._replace(tables={**study.tables, "pairs": kept})
     before, after = (judged(one, "C10").quantities[3] for one in (study, fewer))
     assert after.name == before.name == "ratio of distances, barrier"
-    assert after.high / after.low > before.high / before.low
     assert after.low < before.value < after.high
 
 

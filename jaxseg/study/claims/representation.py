@@ -194,19 +194,24 @@ class Reuse(NamedTuple):
 
 
 def _reuse(evidence: Evidence, pair: Pair, index: str = "cka_debiased") -> Reuse:
-    """How far each layer of the arm stays with its source network, on target images; the floor is the baseline's."""
-    of_baseline, of_arm = (
-        similarity_rows(evidence, "to_source", index, arm, pair.arm) for arm in (pair.baseline, pair.arm)
-    )
+    """How far each layer of the arm stays with its source network, on target images.
+
+    The floor is the baseline's likeness to source networks of other seeds: with the same seed both start from the same
+    random weights, and what they keep of those would pass for what training leads to anyway.
+    """
+    of_baseline = similarity_rows(evidence, "to_other_source", index, pair.baseline, pair.arm)
+    of_arm = similarity_rows(evidence, "to_source", index, pair.arm)
     layers = layers_of(of_arm)
-    seeds = np.intersect1d(seeds_of(of_baseline, "seed_a"), seeds_of(of_arm, "seed_a"))
-    floor, own = (by_layer_and_seed(part, layers, seeds) for part in (of_baseline, of_arm))
-    usable = _usable(own) & _usable(floor) & (floor.mean((0, 2)) <= FLOOR_LIMIT)
+    seeds = np.intersect1d(seeds_of_pairs(of_baseline), seeds_of(of_arm, "seed_a"))
+    floor = by_layer_and_seeds(of_baseline, layers, seeds, seeds)
+    own = by_layer_and_seed(of_arm, layers, seeds)
+    usable = _usable(own) & _usable_pairs(floor)
+    usable[usable] = pair_means(floor[:, usable], np.arange(len(seeds))).mean(0) <= FLOOR_LIMIT
     _require_layers(usable, "layers")
     own, floor = own[:, usable], floor[:, usable]
 
     def of(kept: Seeds) -> Float[np.ndarray, " layers"]:
-        return rho(own[..., kept].mean(-1), floor[..., kept].mean(-1)).mean(0)
+        return rho(own[..., kept].mean(-1), pair_means(floor, kept)).mean(0)
 
     found = Reuse(tuple(np.array(layers)[usable]), of, len(seeds))
     for part, name in ((found.early(), "early"), (~found.early(), "deep")):
