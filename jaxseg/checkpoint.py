@@ -8,12 +8,13 @@ checkpoints; what a disk does to them later the checksums tell.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ CHECKSUMS = "crc32"
 _policies = ocp.checkpoint_managers
 
 
-def open_manager(directory: Path, *, keep: int, snapshots: Sequence[int] = ()) -> ocp.CheckpointManager:
-    """A manager that keeps step 0, the last steps and snapshots; use it in a `with`, so that saves are waited for.
+@contextlib.contextmanager
+def open_manager(directory: Path, *, keep: int, snapshots: Sequence[int] = ()) -> Iterator[ocp.CheckpointManager]:
+    """A manager that keeps step 0, the last steps and snapshots; at its end saves are waited for.
 
     Args:
         directory: Holds one sub-directory per saved step; created when missing.
@@ -42,7 +44,16 @@ def open_manager(directory: Path, *, keep: int, snapshots: Sequence[int] = ()) -
     """
     policy = _policies.AnyPreservationPolicy([_policies.LatestN(keep), _policies.CustomSteps([0, *snapshots])])
     options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True)
-    return ocp.CheckpointManager(directory.absolute(), options=options)
+    manager = ocp.CheckpointManager(directory.absolute(), options=options)
+    try:
+        yield manager
+    except hosts.LostHostError:
+        raise  # closing would wait for those that are gone
+    except BaseException:
+        manager.close()
+        raise
+    else:
+        manager.close()
 
 
 def _with_raw_key(state: TrainState) -> TrainState:

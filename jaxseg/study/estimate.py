@@ -10,10 +10,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxseg import losses, trees
-from jaxseg.models import make_model
+from jaxseg import trees
 from jaxseg.study.plan import Job
-from jaxseg.study.program import Network, Program, abstract_params, image_shape, param_labels
+from jaxseg.study.program import (
+    Network,
+    Program,
+    abstract_params,
+    image_shape,
+    inner_jaxprs,
+    make_objective,
+    param_labels,
+)
 
 EFFICIENCY = 0.6
 """Share of the trial product's speed that a whole step is taken to reach: a guess from a busy machine."""
@@ -28,9 +35,7 @@ def count_flops(jaxpr: Any) -> int:
     total = 0
     for equation in jaxpr.eqns:
         turns = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        for inner in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
-            if _is_jaxpr(inner):
-                total += turns * count_flops(getattr(inner, "jaxpr", inner))
+        total += turns * sum(map(count_flops, inner_jaxprs(equation)))
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
@@ -42,21 +47,13 @@ def count_flops(jaxpr: Any) -> int:
     return total
 
 
-def _is_jaxpr(value: Any) -> bool:
-    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
-
-
 @functools.lru_cache(maxsize=64)
 def step_flops(program: Program) -> int:
     """Of one training step of one run, the backward pass of the trained parameters included."""
     params, labels = abstract_params(program), param_labels(program)
     trained, fixed = trees.partition(params, labels, "train")
-    model, loss = make_model(program.model, classes=program.classes), losses.make_loss(program.loss)
     shape = image_shape(program)
-
-    def objective(trained: Any, fixed: Any, image: jax.Array, label: jax.Array) -> jax.Array:
-        return loss(model.apply({"params": trees.merge(trained, fixed)}, image, train=False), label)  # type: ignore[arg-type]
-
+    objective = make_objective(program.model, program.loss, program.classes)
     image, label = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[:-1], jnp.int32)
     jaxpr = jax.make_jaxpr(jax.grad(objective))(trained, fixed, image, label)
     return program.train.accumulate * count_flops(jaxpr.jaxpr)
@@ -85,5 +82,5 @@ def job_seconds(job: Job, flops_per_second: float) -> float:
 def job_bytes(job: Job, network: Network, *, devices: int, strategy: str) -> int:
     """Memory that a job's programs hold at their peak on all devices together, the cohort left out."""
     running = len(job.runs) if strategy == "vmap" else min(devices, len(job.runs))
-    states = len(job.runs) * network.state_bytes + devices * network.shared_bytes
+    states = 2 * len(job.runs) * network.state_bytes + devices * network.shared_bytes
     return states + running * (network.activation_bytes + network.state_bytes)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxseg import optim, trees
+from jaxseg import losses, optim, trees
 from jaxseg.models import make_model
 from jaxseg.types import LossSettings, ModelSettings, OptimSettings, RunKey, TaskSettings, TrainSettings
 
@@ -43,7 +43,7 @@ class Network:
     state_bytes: int
     """Parameters and optimizer state of one run."""
     activation_bytes: int
-    """Estimate of what one training step of one run holds for its backward pass."""
+    """What one training step of one run holds beside its state at the most (see `_activation_bytes`)."""
     shared_bytes: int = 0
     """Frozen parameters that all runs share."""
 
@@ -94,20 +94,65 @@ def measure(program: Program) -> Network:
         parameters=trees.count(params) - trees.count(statistics),
         trainable=trees.count(trained),
         state_bytes=_bytes(state),
-        activation_bytes=_activation_bytes(program.model, program.classes, image_shape(program)),
+        activation_bytes=_activation_bytes(
+            program.model, program.loss, program.freeze, program.classes, image_shape(program)
+        ),
         shared_bytes=_bytes(shared),
     )
 
 
 @functools.lru_cache(maxsize=64)
-def _activation_bytes(settings: ModelSettings, classes: int, shape: tuple[int, ...]) -> int:
-    model = make_model(settings, classes=classes)
+def _activation_bytes(
+    settings: ModelSettings, loss: LossSettings, freeze: str, classes: int, shape: tuple[int, ...]
+) -> int:
+    """What the forward pass keeps for the backward pass, and beside it the operand and the result of one operation.
 
-    def outputs(params: Any, image: Any) -> Any:
-        return model.apply({"params": params}, image, capture_intermediates=True, mutable=["intermediates"])[1]
+    The largest array of the traced gradient stands for these two. Against the memory of compiled programs this is
+    within a fifth (docs/performance.md); what XLA fuses and what it lays out with padding it does not know.
+    """
+    params = _abstract_params(settings, classes, shape)
+    trained, fixed = trees.partition(params, optim.freeze_labels(params, freeze), "train")
+    image, label = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[:-1], jnp.int32)
+    objective = make_objective(settings, loss, classes)
 
-    image = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return 2 * _bytes(jax.eval_shape(outputs, _abstract_params(settings, classes, shape), image))
+    def backward(trained: Any, fixed: Any, image: Any, label: Any) -> Any:
+        return jax.vjp(lambda trained: objective(trained, fixed, image, label), trained)[1]
+
+    kept = _bytes(jax.eval_shape(backward, trained, fixed, image, label))
+    gradient = jax.make_jaxpr(jax.grad(objective))(trained, fixed, image, label)
+    return kept + 2 * _largest_bytes(gradient.jaxpr)
+
+
+def make_objective(settings: ModelSettings, loss: LossSettings, classes: int) -> Any:
+    """The loss of a network on one batch, as a function of trained and frozen parameters, images and labels."""
+    model, measure_loss = make_model(settings, classes=classes), losses.make_loss(loss)
+
+    def objective(trained: Any, fixed: Any, image: Any, label: Any) -> Any:
+        logits: Any = model.apply({"params": trees.merge(trained, fixed)}, image, train=False)
+        return measure_loss(logits, label)
+
+    return objective
+
+
+def inner_jaxprs(equation: Any) -> list[Any]:
+    """The jaxprs that an equation calls."""
+    parameters = jax.tree.leaves(equation.params, is_leaf=_is_jaxpr)
+    return [getattr(value, "jaxpr", value) for value in parameters if _is_jaxpr(value)]
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+
+def _largest_bytes(jaxpr: Any) -> int:
+    """Of the arrays that the operations in a jaxpr give."""
+    largest = 0
+    for equation in jaxpr.eqns:
+        inner = inner_jaxprs(equation)
+        given = [] if inner else [variable.aval for variable in equation.outvars]
+        sizes = [aval.size * getattr(aval.dtype, "itemsize", 0) for aval in given]
+        largest = max([largest, *sizes, *map(_largest_bytes, inner)])
+    return largest
 
 
 def _bytes(tree: Any) -> int:
@@ -117,11 +162,13 @@ def _bytes(tree: Any) -> int:
 def runs_that_fit(network: Network, *, memory_bytes: int, devices: int, strategy: str) -> int:
     """How many runs of a network train together within the memory that images leave, at least one a device.
 
-    Under `vmap` every run's activations are alive at once, under `loop` those of one run a device.
+    A program holds the states of all runs twice, as they were and as they become. Under `vmap` every run's activations
+    are alive at once, under `loop` those of one run a device.
     """
     budget = int(0.8 * memory_bytes) - devices * network.shared_bytes
     if strategy == "vmap":
-        fit = budget // (network.state_bytes + network.activation_bytes)
+        fit = budget // (3 * network.state_bytes + network.activation_bytes)
     else:
-        fit = (budget - devices * network.activation_bytes) // (2 * network.state_bytes)
+        running = devices * (network.activation_bytes + network.state_bytes)
+        fit = (budget - running) // (2 * network.state_bytes)
     return max(int(fit), devices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -10,22 +11,37 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
-from jaxseg import checkpoint, loop
+from jaxseg import checkpoint, config, hosts, loop
+from jaxseg.study import build, evaluate, files
+from jaxseg.study.ready import prepare
+from jaxseg.types import UserError
+from launch import distributed
 from tests.conftest import ROOT
+from tests.launch import walk as walks
 from tests.study.test_run import assert_same_results
+from tests.tiny import silent, tiny_config
 
 LOST_AFTER = 10
 """Seconds, given on the command line."""
 
 
-def start(workdir: Path, processes: int, *arguments: str, devices: int = 1) -> list[subprocess.Popen[str]]:
-    """The processes of one study; `devices` each."""
+def free_port() -> int:
     with socket.socket() as found:
         found.bind(("localhost", 0))
-        port = found.getsockname()[1]
+        return found.getsockname()[1]
+
+
+def start(workdir: Path, processes: int, *arguments: str, devices: int = 1) -> list[subprocess.Popen[str]]:
+    """The processes of one study; `devices` each."""
+    port = free_port()
     argv = [sys.executable, "-m", "launch.study", "--config=tests/tiny.py", f"--workdir={workdir}", *arguments]
     if processes > 1:
         argv += [f"--coordinator=localhost:{port}", f"--num_processes={processes}", f"--lost_after={LOST_AFTER}"]
@@ -56,22 +72,117 @@ def finish(workdir: Path, processes: int, *arguments: str, devices: int = 1) -> 
         assert status == 0, errors
 
 
-def test_two_processes_give_what_one_gives(tiny_study: Path, tmp_path: Path):
+# -------------------------------------------------------------------------------- the loop, on runs that are walks
+
+
+def walk(folder: Path) -> list[subprocess.Popen[str]]:
+    """Five walks on two processes, which wait to be told to go on."""
+    port = free_port()
+    argv = [sys.executable, "-m", "tests.launch.walk", str(folder), "5", str(port), "2"]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return [subprocess.Popen([*argv, str(index)], cwd=ROOT, env=environment, text=True, **pipes) for index in range(2)]
+
+
+def go_on(process: subprocess.Popen[str], rows: int) -> None:
+    """Lets the job write some more rows of its log; `ends` lets it write all."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for _ in range(rows):
+        for line in process.stdout:
+            if line.startswith("training"):
+                break
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
+def assert_same_walks(folder: Path, other: Path) -> None:
+    assert checkpoint.damage(folder / "checkpoints", walks.SETTINGS.steps) is None
+    ours, theirs = (checkpoint.read_params(d / "checkpoints", walks.SETTINGS.steps, range(5)) for d in (folder, other))
+    np.testing.assert_array_equal(ours["w"], theirs["w"])
+    rows = [[row | {"step_seconds": 0} for row in loop.read_metrics(place)] for place in (folder, other)]
+    assert rows[0] == rows[1]
+
+
+def test_a_job_of_two_processes_lost_one_was_preempted_and_went_on_alone(tmp_path: Path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    loop.fit(walks.job(one, 5), silent(""))
+    first, second = walk(two)
+    go_on(first, 8)
+    second.kill()
+    began = time.monotonic()
+    (status, errors), _ = ends([first, second])
+    assert status == 3
+    assert "a host of this job is gone" in errors
+    assert "start the job again with the same command" in errors
+    assert time.monotonic() - began < LOST_AFTER + 10
+    saved = checkpoint.saved_steps(two / "checkpoints")[-1]
+
+    first, second = walk(two)
+    go_on(first, 3)
+    second.send_signal(signal.SIGTERM)
+    time.sleep(1)  # for the notice to get around
+    for status, errors in ends([first, second]):
+        assert status == 128 + signal.SIGTERM, errors
+        assert "stopped by SIGTERM; saved step" in errors
+    assert saved < checkpoint.saved_steps(two / "checkpoints")[-1] < walks.SETTINGS.steps
+
+    loop.fit(walks.job(two, 5), silent(""))  # one process and four devices
+    assert_same_walks(two, one)
+
+
+def test_hosts_score_their_own_runs_and_the_first_puts_them_together(
+    tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     workdir = tmp_path / "study"
-    finish(workdir, 2)
-    assert_same_results(workdir, tiny_study)
-    assert (workdir / "report.html").exists()
-    assert not list(workdir.glob("train/*/*/cases_*")), "parts of tables are put together and gone"
+    shutil.copytree(tiny_study, workdir)
+    ready = prepare(config.parse(tiny_config()), workdir, silent(""))
+    monkeypatch.setattr(hosts, "count", lambda: 3)
+    for job in ready.plan.of_kind("train"):
+        directory = workdir / job.directory
+        (directory / evaluate.PART).unlink()
+        (directory / "cases_0-9.csv").write_text("from another number of hosts\n")
+        for index in range(3):
+            monkeypatch.setattr(hosts, "index", lambda index=index: index)
+            evaluate.evaluate_job(ready.study, workdir, ready.tasks, job, silent(""))
+        rows = [build.own_rows(ready.study, job, index) for index in range(3)]
+        assert sorted(itertools.chain(*rows)) == list(range(len(job.runs)))
+        evaluate.merge_parts(ready.study, workdir, job)
+        assert [path.name for path in directory.glob("cases*")] == [evaluate.PART]
+        ours, theirs = (
+            files.read_table(place / job.directory / evaluate.PART).sort_values(["arm", "seed", "case", "label"])
+            for place in (workdir, tiny_study)
+        )
+        pd.testing.assert_frame_equal(ours.reset_index(drop=True), theirs.reset_index(drop=True), check_exact=True)
 
 
-def test_mistakes_in_the_flags():
-    for given, message in (
-        (["--num_processes=2"], "--num_processes needs --coordinator=HOST:PORT"),
-        (["--coordinator=a:1", "--num_processes=2", "--process_id=2"], "allowed: 0 to 1"),
-    ):
-        argv = [sys.executable, "-m", "launch.study", "--config=tests/tiny.py", "--workdir=nowhere", *given]
-        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("runs", [1, 2, 5, 8, 9])
+def test_every_run_has_one_host_and_hosts_have_equally_many_rows(runs: int, devices: int, count: int):
+    shares = [hosts.share(runs, devices=devices, index=index, count=count) for index in range(count)]
+    assert [row for share in shares for row in share.rows[: share.own]] == list(range(runs))
+    assert len({len(share.rows) for share in shares}) == 1
+    per_device = -(-len(shares[0].rows) // devices)
+    assert per_device == -(-runs // (count * devices)), "no slower than runs spread evenly"
+    every = [row for share in shares for row in share.rows]
+    assert every[:runs] == list(range(runs)), "a run's position does not depend on the hosts"
+    assert set(every[runs:]) <= {runs - 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_processes": 2}, "--num_processes needs --coordinator=HOST:PORT"),
+        ({"coordinator": "a:1"}, "--coordinator needs --num_processes and --process_id"),
+        ({"coordinator": "a:1", "num_processes": 2, "process_id": 2}, "--process_id=2 .* allowed: 0 to 1"),
+    ],
+)
+def test_mistakes_in_the_flags(given: dict, message: str):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(**given), pytest.raises(UserError, match=message):
+        distributed.initialize()
 
 
 # ------------------------------------------------------------------------------------------- five runs, longer
@@ -100,8 +211,8 @@ def wait_for(workdir: Path, step: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)])
-def test_processes_with_stand_ins_give_what_one_gives(processes: int, devices: int, longer: Path, tmp_path: Path):
+@pytest.mark.parametrize(("processes", "devices"), [(2, 1), (2, 2), (4, 1)])
+def test_processes_give_what_one_gives(processes: int, devices: int, longer: Path, tmp_path: Path):
     finish(tmp_path / "study", processes, *LONGER, devices=devices)
     assert_same_results(tmp_path / "study", longer)
 
@@ -144,3 +255,16 @@ def test_a_preemption_notice_to_one_saves_all(longer: Path, tmp_path: Path):
     assert_same_results(workdir, longer)
     finish(copy, 3, *LONGER)
     assert_same_results(copy, longer)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_eight_devices_goes_on_with_one_and_with_four(longer: Path, tmp_path: Path):
+    workdir = tmp_path / "study"
+    for devices, step in ((8, 10), (1, 20), (4, 30), (8, None)):
+        (running,) = start(workdir, 1, *LONGER, devices=devices)
+        if step is not None:
+            wait_for(workdir, step)
+            running.send_signal(signal.SIGTERM)
+        ((status, errors),) = ends([running])
+        assert status == (0 if step is None else 143), errors
+    assert_same_results(workdir, longer)

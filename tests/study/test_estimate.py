@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 
-from configs import default
+from configs import default, quickstart
 from jaxseg import config
-from jaxseg.study import describe, estimate
+from jaxseg.study import build, describe, estimate
 from jaxseg.study.plan import Plan, make_plan
 from jaxseg.study.run import run_stages
 from tests.tiny import silent, tiny_config
@@ -70,11 +72,41 @@ def test_memory_follows_the_strategy_and_the_runs():
     (job,), network = made.jobs, made.networks["scratch"]
     more = dataclasses.replace(job, runs=job.runs * 4)
     for strategy, running in (("loop", 2), ("vmap", 8)):
-        expected = 8 * network.state_bytes + running * (network.activation_bytes + network.state_bytes)
+        expected = 2 * 8 * network.state_bytes + running * (network.activation_bytes + network.state_bytes)
         assert estimate.job_bytes(more, network, devices=2, strategy=strategy) == expected
     assert plan("scratch", keep_best=True).networks["scratch"].state_bytes == pytest.approx(
         network.state_bytes + 4 * network.parameters
     )
+
+
+def test_a_frozen_encoder_keeps_less_for_the_backward_pass():
+    networks = plan("scratch", "frozen_random_encoder", "head_only").networks
+    kept = [networks[arm].activation_bytes for arm in ("scratch", "frozen_random_encoder", "head_only")]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[2] < 0.6 * kept[0]
+    double = plan("scratch", batch=4).networks["scratch"].activation_bytes
+    assert double == pytest.approx(2 * kept[0], rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["loop", "vmap"])
+@pytest.mark.parametrize("arm", ["scratch", "frozen_random_encoder"])
+def test_memory_is_that_of_the_compiled_program(strategy: str, arm: str, tmp_path: Path):
+    made = quickstart.get_config()
+    made.arms = default.pick_arms(arm)
+    made.runtime.seed_map, made.runtime.devices = strategy, "1"
+    ready = run_stages(made, tmp_path / "study", stages=[], progress=silent)
+    (job,) = ready.plan.of_kind("train")
+    fit = build.make_fit(ready.study, ready.workdir, ready.plan, ready.tasks, job, device_bytes=2**34)
+    _, runs = next(fit.feed(0))
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((len(job.runs), *leaf.shape), leaf.dtype), fit.like)
+    bounds = np.int32(0), np.int32(10)
+    used = fit.chunk.lower(state, runs, fit.cohort, fit.shared(), *bounds).compile().memory_analysis()
+    images = sum(leaf.nbytes for leaf in jax.tree.leaves((fit.cohort, runs)))
+    measured = used.temp_size_in_bytes + used.argument_size_in_bytes - images
+    network = ready.plan.networks[arm]
+    predicted = estimate.job_bytes(job, network, devices=1, strategy=strategy)
+    assert predicted == pytest.approx(measured, rel=0.2)
 
 
 def test_the_plan_as_text_has_programs_memory_and_time(tmp_path):
