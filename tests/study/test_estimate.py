@@ -85,7 +85,8 @@ def test_a_frozen_encoder_keeps_less_for_the_backward_pass():
     assert kept == sorted(kept, reverse=True)
     assert kept[2] < 0.6 * kept[0]
     double = plan("scratch", batch=4).networks["scratch"].activation_bytes
-    assert double == pytest.approx(2 * kept[0], rel=0.02)
+    weights = 4 * networks["scratch"].parameters  # kept too, once whatever the batch
+    assert 2 * kept[0] - weights <= double < 2 * kept[0]
 
 
 @pytest.mark.slow
