@@ -24,7 +24,7 @@ from jaxseg.report.blocks import (
     described,
 )
 from jaxseg.report.by_layer import arm_charts, known, layer_row, mean_by_layer
-from jaxseg.report.effects import baseline_of, main_size, sized
+from jaxseg.report.effects import baseline_of, few_at_a_time, main_size, sized
 from jaxseg.report.layers import LayerAxis, Mark, layer_chart
 from jaxseg.report.montages import montage
 from jaxseg.report.spread import over_seeds
@@ -160,13 +160,13 @@ def _randomness(tables: Tables, styles: Styles) -> Iterator[Block]:
     controls = _controls(tables, size)
     if controls is not None:
         yield controls
-    others = [name for name in arms if name != arm]
+    others = [name for name in few_at_a_time(arms, arm)[0] if name != arm]  # all are in filters.csv
     if others:
         charts = tuple(
             _looks_chart(f"filter_randomness_{k + 1}", name, values[name], styles[name], tables, size)
             for k, name in enumerate(others)
         )
-        yield Fold("The same for the other arms", charts)
+        yield Fold("The same for other arms", charts)
 
 
 def _looks(filters: pd.DataFrame, confidence: float) -> pd.DataFrame:

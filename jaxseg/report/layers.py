@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -127,8 +128,9 @@ def _dress(
     axes.grid(axis="x", color=RULE, linewidth=0.5)
     axes.set_axisbelow(True)
     axes.set_xlabel(axis.label, labelpad=4)
-    rows = list(places.values())
-    axes.hlines(rows, 0, 1, transform=axes.get_yaxis_transform(), color="#eef1f3", linewidth=0.6, zorder=0)
+    heights = np.array(list(places.values()))
+    rows = _dashes(np.zeros_like(heights), np.ones_like(heights), heights)
+    axes.plot(*rows, transform=axes.get_yaxis_transform(), color="#eef1f3", linewidth=0.6, zorder=0)
     if names:
         at = axes.get_yaxis_transform() + shift(axes, -0.08, 0)
         for layer, y in places.items():
@@ -161,7 +163,7 @@ def _draw_series(axes: Axes, own: pd.DataFrame, mark: Mark, places: Mapping[str,
     colour = mark.style.colour
     hollow = mark.kind == "hollow"
     axes.plot(value[known], y[known], color=colour, linewidth=0.7, alpha=0.45, zorder=2)
-    axes.hlines(y, low, high, color=colour, linewidth=1.5, zorder=3 + z)
+    axes.plot(*_dashes(low, high, y), color=colour, linewidth=1.5, solid_capstyle="butt", zorder=3 + z)
     axes.plot(
         *(value[known], y[known]),
         mark.style.marker,
@@ -172,6 +174,14 @@ def _draw_series(axes: Axes, own: pd.DataFrame, mark: Mark, places: Mapping[str,
         clip_on=False,
         zorder=4 + z,
     )
+
+
+def _dashes(
+    left: Float[np.ndarray, " n"], right: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Horizontal lines as one broken line: a page of many layers stays light."""
+    gap = np.full_like(y, np.nan)
+    return np.stack([left, right, gap], 1).ravel(), np.stack([y, y, gap], 1).ravel()
 
 
 def _limits(own: pd.DataFrame, levels: Sequence[float]) -> tuple[float, float]:

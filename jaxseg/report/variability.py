@@ -50,6 +50,9 @@ _QUANTITIES = {
 }
 """Quantity of variability.csv -> what it is and its digits, in the order of the table."""
 
+_DRAWN_PAIRS = 30
+"""Of more pairs of runs an arm's first ones are drawn one by one; all are in the mean."""
+
 
 def variability_section(tables: Tables, styles: Styles) -> Section:
     """Show how much runs of an arm differ from each other."""
@@ -206,13 +209,14 @@ def _paths(tables: Tables, styles: Styles) -> Iterator[Block]:
         f"On the way between two runs the loss rises by {parts} at its highest, mean over pairs.",
     )
     base = baseline_of(tables)
+    most = f", the first {_DRAWN_PAIRS} of an arm" if heights.groupby("arm").size().max() > _DRAWN_PAIRS else ""
     charts = [
         Chart(
             f"interpolation{f'_{k + 1}' if k else ''}",
             partial(interpolation_chart, excess[excess["arm"].isin(few)], styles, baseline=base),
             described("Barrier", few, lambda arm: f"{arm} {number(barriers[arm].value)}"),
             f"Loss on the straight line between the weights of two runs of an arm{sized(tables.interpolation, size)}, "
-            "beyond the line between their two losses: mean over pairs (thick) and every pair (thin).",
+            f"beyond the line between their two losses: mean over pairs (thick) and pairs (thin{most}).",
             pd.DataFrame([{"arm": arm, "quantity": "barrier", **barriers[arm]._asdict()} for arm in few]),
         )
         for k, few in enumerate(few_at_a_time(arms, base))
@@ -244,7 +248,7 @@ def interpolation_chart(excess: pd.DataFrame, styles: Styles, *, width: float, b
         own = excess[excess["arm"] == arm]
         table = own.pivot_table(index="alpha", columns=["seed_a", "seed_b"], values="excess", dropna=False)
         x = table.index.to_numpy(float)
-        runs = tuple((x, table[pair].to_numpy(float)) for pair in table.columns)
+        runs = tuple((x, table[pair].to_numpy(float)) for pair in table.columns[:_DRAWN_PAIRS])
         none = np.full(len(x), np.nan)
         series.append(Series(arm, styles[arm], x, table.mean(axis=1).to_numpy(float), none, none, runs))
     with drawing():
