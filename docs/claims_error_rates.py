@@ -23,14 +23,14 @@ def main() -> None:
     parser.add_argument("--claims", default="", help="some of the claims, by commas")
     options = parser.parse_args()
     wanted = set(options.claims.split(",")) if options.claims else {setting.claim for setting in SETTINGS}
-    print("| claim | truth | is | studies | supported, % | contradicted, % |\n| --- | --- | --- | --- | --- | --- |")  # noqa: T201
+    print("| claim | truth | is | studies | supported, % | contradicted, % |\n| --- | --- | --- | --- | --- | --- |")
     for setting in SETTINGS:
         if setting.claim in wanted:
             draws = options.draws if setting.truth == FALSE else options.draws // 4
             found = verdicts(setting, draws, options.seed)
             shares = [f"{100 * found.count(v) / len(found):.1f}" for v in (SUPPORTED, CONTRADICTED)]
             cells = (setting.claim, setting.name, setting.truth, str(draws), *shares)
-            print(f"| {' | '.join(cells)} |", flush=True)  # noqa: T201
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

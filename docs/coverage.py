@@ -225,7 +225,7 @@ def main() -> None:
         ("Comparisons where no arm differs: false positives in %", false_positives(rng, options.tables)),
     )
     for title, table in sections:
-        print(f"\n## {title}\n\n{table}", flush=True)  # noqa: T201
+        print(f"\n## {title}\n\n{table}", flush=True)
 
 
 if __name__ == "__main__":

@@ -102,12 +102,12 @@ def main() -> None:
     parser.add_argument("--probabilities", type=float, nargs="+", default=[0.0, 0.2, 1.0], help="of each augmentation")
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    print(f"{options.data}, patch {options.patch}^{options.ndim}, batch {options.batch}, {SEEDS} seeds")  # noqa: T201
-    print("| probability of each augmentation | input, ms | step, ms | share |\n| --- | --- | --- | --- |")  # noqa: T201
+    print(f"{options.data}, patch {options.patch}^{options.ndim}, batch {options.batch}, {SEEDS} seeds")
+    print("| probability of each augmentation | input, ms | step, ms | share |\n| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         for probability in options.probabilities:
             cost, step = measure(options, probability, Path(folder))
-            print(f"| {probability:g} | {1e3 * cost:.2f} | {1e3 * step:.1f} | {cost / step:.1%} |", flush=True)  # noqa: T201
+            print(f"| {probability:g} | {1e3 * cost:.2f} | {1e3 * step:.1f} | {cost / step:.1%} |", flush=True)
 
 
 if __name__ == "__main__":

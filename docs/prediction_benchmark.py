@@ -100,15 +100,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 2)
-    print(f"{platform.machine()}, {jax.default_backend()}, jax {jax.__version__}; medians of {options.runs}, seconds\n")  # noqa: T201
+    print(f"{platform.machine()}, {jax.default_backend()}, jax {jax.__version__}; medians of {options.runs}, seconds\n")
     head = "| side | MiB on the device | MiB of the process | MiB of float probabilities |"
-    print(f"{head}\n| --- | --- | --- | --- |")  # noqa: T201
+    print(f"{head}\n| --- | --- | --- | --- |")
     for side in (64, 128, 256):
-        print(memory(side), flush=True)  # noqa: T201
+        print(memory(side), flush=True)
     head = "| seeds | cases | batches | compiling | network alone | whole | ratio |"
-    print(f"\n{head}\n|{' --- |' * 7}")  # noqa: T201
+    print(f"\n{head}\n|{' --- |' * 7}")
     for num_runs in options.seeds:
-        print(time_a_set(options.cases, num_runs, options.runs), flush=True)  # noqa: T201
+        print(time_a_set(options.cases, num_runs, options.runs), flush=True)
 
 
 if __name__ == "__main__":

@@ -43,11 +43,11 @@ def row(folder: Path, store_dir: Path) -> str:
 
 def main() -> None:
     """Prints the table."""
-    print("| set | cases | s | MB | refused | warnings | picture, s |")  # noqa: T201
-    print("| --- | --- | --- | --- | --- | --- | --- |")  # noqa: T201
+    print("| set | cases | s | MB | refused | warnings | picture, s |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as store_dir:
         for folder in sorted(path.parent for path in Path(sys.argv[1]).glob("*/dataset.json")):
-            print(row(folder, Path(store_dir)), flush=True)  # noqa: T201
+            print(row(folder, Path(store_dir)), flush=True)
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     runs = parser.parse_args().runs
-    print(f"{platform.processor() or platform.machine()}, NumPy {np.__version__}; medians of {runs}, seconds\n")  # noqa: T201
-    print("| 160^3 case | MedPy hd95 | all of ours | ratio | DSC alone |\n| --- | --- | --- | --- | --- |")  # noqa: T201
+    print(f"{platform.processor() or platform.machine()}, NumPy {np.__version__}; medians of {runs}, seconds\n")
+    print("| 160^3 case | MedPy hd95 | all of ours | ratio | DSC alone |\n| --- | --- | --- | --- | --- |")
     options = {"labels": ("a",), "spacing_mm": SPACING, "unit": "mm", "hd_definition": "pooled"}
     for name, pred, ref in _pairs(np.random.default_rng(0)):
         maps = pred.astype(np.uint8), ref.astype(np.uint8)
@@ -61,7 +61,7 @@ def main() -> None:
             )
             dsc.append(_seconds(lambda p=pred, r=ref: metrics.dsc(p, r)))
         a, b, c = (float(np.median(x)) for x in (peer, ours, dsc))
-        print(f"| {name} | {a:.2f} | {b:.3f} | {a / b:.1f} | {c:.4f} |", flush=True)  # noqa: T201
+        print(f"| {name} | {a:.2f} | {b:.3f} | {a / b:.1f} | {c:.4f} |", flush=True)
 
 
 if __name__ == "__main__":
