@@ -21,7 +21,7 @@ from jaxseg.data.layouts import CaseList, Refused
 from jaxseg.data.prepared import PreparedTask, PrepareReport
 from jaxseg.types import CaseFiles, CaseRecord, TaskSettings, UserError
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever prepared arrays change their meaning, so that older stores are built anew."""
 
 Progress = Callable[[str, int, int], None]
@@ -33,7 +33,9 @@ _MAX_VOXELS = 2**31 - 1
 # ----------------------------------------------------------------------------------------------------------- prepare
 
 
-def prepare_task(task: TaskSettings, *, ndim: int, store_dir: Path, progress: Progress | None = None) -> PreparedTask:
+def prepare_task(
+    task: TaskSettings, *, ndim: int, store_dir: Path, progress: Progress | None = None, known: str = ""
+) -> PreparedTask:
     """Prepare a task, or find it prepared under `store_dir/<name>-<fingerprint>`.
 
     Every case is checked, whatever the others are like; the bad ones are reported together.
@@ -43,10 +45,14 @@ def prepare_task(task: TaskSettings, *, ndim: int, store_dir: Path, progress: Pr
         ndim: of the network, 2 or 3: in 2-D one-slice volumes lose their slice axis, unless `task.as_slices`.
         store_dir: stores of all tasks; created.
         progress: told about every case while the store is built.
+        known: name of the store that the task was prepared as before, which is taken as it is where the data is a
+            folder that this machine does not have.
 
     Raises:
         UserError: no data, unusable settings, or cases that cannot be used (all named).
     """
+    if known and sources.is_elsewhere(task.data) and store.exists(store_dir / known):
+        return _with_slice_warnings(_read_prepared(store_dir / known, task), task)
     ndim = 3 if task.as_slices else ndim
     with volume.quiet_nibabel():
         source = sources.open_source(task.data, ndim=ndim, cache=Path(store_dir))
@@ -56,9 +62,13 @@ def prepare_task(task: TaskSettings, *, ndim: int, store_dir: Path, progress: Pr
             with store.one_writer(directory):
                 if not store.exists(directory):
                     _build(directory, source, recipe, progress)
-    prepared = _read_prepared(directory, task, source.listing)
+    prepared = _read_prepared(directory, task)
     if prepared.report.refused and task.bad_cases == "error":
         raise UserError(_refusal(prepared.report.refused, len(source.listing.cases), task.data))
+    return _with_slice_warnings(prepared, task)
+
+
+def _with_slice_warnings(prepared: PreparedTask, task: TaskSettings) -> PreparedTask:
     warnings = prepared.report.warnings + _slice_warnings(prepared.cases, task)
     return dataclasses.replace(prepared, report=dataclasses.replace(prepared.report, warnings=warnings))
 
@@ -191,7 +201,10 @@ def _build(directory: Path, source: sources.Source, recipe: _Recipe, progress: P
         features["reference"] = (recipe.ndim, label_kind)
 
     def metadata() -> Mapping[str, Any]:
-        return {"cases": records, "refused": sorted(refused), "recipe": dataclasses.asdict(recipe)}
+        return {
+            **{"name": listing.name, "splits": listing.splits, "warnings": listing.warnings},
+            **{"cases": records, "refused": sorted(refused), "recipe": dataclasses.asdict(recipe)},
+        }
 
     store.write(directory, prepared_cases, features, metadata)
 
@@ -297,13 +310,13 @@ def _on_training_grid(
 # -------------------------------------------------------------------------------------------------------------- read
 
 
-def _read_prepared(directory: Path, task: TaskSettings, listing: CaseList) -> PreparedTask:
+def _read_prepared(directory: Path, task: TaskSettings) -> PreparedTask:
     notes = store.read_metadata(directory)
     recipe = notes["recipe"]
     records = tuple(_record(entry) for entry in notes["cases"])
     warnings = tuple((record.name, text) for record in records for text in record.warnings)
     return PreparedTask(
-        name=listing.name,
+        name=notes["name"],
         directory=directory,
         cases=records,
         labels=tuple(name for name, _ in recipe["labels"]),
@@ -315,10 +328,10 @@ def _read_prepared(directory: Path, task: TaskSettings, listing: CaseList) -> Pr
         normalization=tuple(recipe["normalization"]),
         spacing_mm=None if recipe["spacing_mm"] is None else tuple(recipe["spacing_mm"]),
         report=PrepareReport(
-            warnings=tuple(("", text) for text in listing.warnings) + warnings,
+            warnings=tuple(("", text) for text in notes["warnings"]) + warnings,
             refused=tuple((name, reason) for name, reason in notes["refused"]),
         ),
-        splits=listing.splits,
+        splits=None if notes["splits"] is None else tuple((tuple(train), tuple(val)) for train, val in notes["splits"]),
         ignore_index=None if recipe["ignore"] is None else len(recipe["labels"]) + 1,
     )
 

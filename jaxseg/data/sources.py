@@ -67,6 +67,12 @@ def open_source(data: str, *, ndim: int, cache: Path) -> Source:
     return _folder(Path(data).expanduser(), ndim)
 
 
+def is_elsewhere(data: str) -> bool:
+    """Whether a `data` string means a folder that this machine does not have."""
+    scheme, separator, _ = data.partition(":")
+    return not (separator and scheme in ("synthetic", "msd", "tfds")) and not Path(data).expanduser().exists()
+
+
 # ------------------------------------------------------------------------------------------------------------ folder
 
 

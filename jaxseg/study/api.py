@@ -301,7 +301,12 @@ class Study:
         if name not in known:
             raise UserError(f"no case {name!r}{config.nearest(name, known)} Cases: {', '.join(sorted(known))}")
         store = self.settings.runtime.store_dir or self.workdir / "stores"
-        prepared = data.prepare_task(self.settings.target, ndim=self.settings.model.ndim, store_dir=Path(store))
+        prepared = data.prepare_task(
+            self.settings.target,
+            ndim=self.settings.model.ndim,
+            store_dir=Path(store),
+            known=self.record["stores"]["target"],
+        )
         return data.load_case(data.fit_intensity(prepared, self.cases("train", fold=fold)), name)
 
     def references(self, *, fold: int | None = None) -> tuple[data.References, frozenset[str], dict[str, Any]]:

@@ -49,12 +49,12 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> Ready:
     """
     check_networks(study)
     store_dir = Path(study.runtime.store_dir) if study.runtime.store_dir else workdir / "stores"
+    record = files.read_json(workdir / "study.json")
     # The first host writes the stores, the others read them.
-    tasks = hosts.in_turn("prepare", lambda: prepare_tasks(study, store_dir, progress))
+    tasks = hosts.in_turn("prepare", lambda: prepare_tasks(study, store_dir, progress, record.get("stores")))
     evaluate.check_labels(study, tasks.prepared[study.target])
 
-    chunk_sizes = files.read_json(workdir / "study.json").get("chunks")
-    return Ready(study, workdir, tasks, plan_jobs(study, tasks, chunk_sizes))
+    return Ready(study, workdir, tasks, plan_jobs(study, tasks, record.get("chunks")))
 
 
 def plan_jobs(study: StudySettings, tasks: Tasks, chunk_sizes: Mapping[str, Sequence[int]] | None) -> Plan:

@@ -254,6 +254,9 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
             },
             "train": {"steps": study.train.steps},
             "chunks": chunk_sizes(plan),
+            "stores": {
+                ready.tasks.role(task): prepared.directory.name for task, prepared in ready.tasks.prepared.items()
+            },
             "timing": timing,
             "exclusions": exclusions,
         },

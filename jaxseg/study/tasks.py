@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -27,8 +28,7 @@ class Tasks:
 
     def role(self, task: TaskSettings) -> str:
         """`target`, `source`, `source_2`, ...: what a task is called in the workdir."""
-        place = list(self.prepared).index(task)
-        return ("target", "source")[place] if place < 2 else f"source_{place}"
+        return role_of(list(self.prepared).index(task))
 
     def fold_statistics(self, task: TaskSettings) -> bool:
         """Whether the voxels of a case depend on the fold."""
@@ -39,8 +39,24 @@ class Tasks:
         return self.fitted[job.program.task][job.program.fold or 0]
 
 
-def prepare_tasks(study: StudySettings, store_dir: Path, progress: Progress) -> Tasks:
+ROLES = ("target", "source")
+
+
+def role_of(place: int) -> str:
+    """What the task at a place in the order of `Tasks.prepared` is called in the workdir."""
+    return ROLES[place] if place < len(ROLES) else f"source_{place}"
+
+
+def prepare_tasks(
+    study: StudySettings, store_dir: Path, progress: Progress, stores: Mapping[str, str] | None = None
+) -> Tasks:
     """Prepares what is not yet prepared, and splits it.
+
+    Args:
+        study: Its tasks.
+        store_dir: Of all stores.
+        progress: Told about every case.
+        stores: Names of the stores that an earlier process used, by role: on a machine without the data they do.
 
     Raises:
         UserError: Data that cannot be used, each problem by name.
@@ -51,9 +67,10 @@ def prepare_tasks(study: StudySettings, store_dir: Path, progress: Progress) -> 
             wanted.setdefault(arm.source, 1)
     prepared: dict[TaskSettings, PreparedTask] = {}
     splits: dict[TaskSettings, tuple[Split, ...]] = {}
-    for task, folds in wanted.items():
+    for place, (task, folds) in enumerate(wanted.items()):
+        known = (stores or {}).get(role_of(place), "")
         recipe = dataclasses.replace(task, data=study.target.data) if task.data == "target" else task
-        ready = data.prepare_task(recipe, ndim=study.model.ndim, store_dir=store_dir, progress=progress)
+        ready = data.prepare_task(recipe, ndim=study.model.ndim, store_dir=store_dir, progress=progress, known=known)
         held = frozenset[str]()
         same_data = recipe.data == study.target.data
         if task != study.target and _same_patients(prepared[study.target], ready, same_data):

@@ -147,7 +147,11 @@ def test_only_the_encoder_moved(ready, scratch, tools, plan):
     angles = {row["layer"]: row["angle_deg"] for row in filter_tables.filter_rows(moved, rng)}
     assert all((angle > 5) == layer.startswith("encoder") for layer, angle in angles.items())
     windows = make_material(ready, judged_cases(ready, 0), rng_for(ready, "windows", 0))
-    drops = {row["layer"]: row["drop"] for row in variation.rewind_rows(moved, windows, tools.judge, plan)}
+    rewound = variation.rewind_rows(moved, windows, tools.judge, plan)
+    untrained = variation.rewind_rows(dataclasses.replace(scratch, end=scratch.start), windows, tools.judge, plan)
+    assert all(row["drop"] == 0 for row in untrained)
+    assert {row["dsc"] for row in rewound}.isdisjoint(row["dsc"] for row in untrained), "the end is what is judged"
+    drops = {row["layer"]: row["drop"] for row in rewound}
     assert all(drop == 0 for layer, drop in drops.items() if not layer.startswith("encoder"))
     assert any(drop != 0 for layer, drop in drops.items() if layer.startswith("encoder"))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +17,11 @@ from absl import flags
 
 import jaxseg
 from configs import default
+from jaxseg import config as config_module
 from jaxseg.metrics import dsc
 from jaxseg.study import files
 from jaxseg.study.run import STAGES, run_stages
+from jaxseg.types import UserError
 from launch import cli
 from launch import predict as predict_command
 from tests.tiny import silent, tiny_config
@@ -78,6 +82,31 @@ def oriented(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     workdir = folder.parent / "study"
     run_stages(config, workdir, stages=STAGES, progress=silent)
     return folder, workdir
+
+
+def test_networks_are_analysed_where_the_images_are_not(
+    oriented: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A workdir that was copied to another machine, its store in it, without the folder that it was prepared from."""
+    folder, workdir = oriented
+    copied = tmp_path / "study"
+    shutil.copytree(workdir, copied)
+    shutil.rmtree(copied / "analysis")
+    (copied / "results" / "similarity.csv").unlink()
+    config = config_module.from_json((copied / "config.json").read_text())
+    hidden = folder.with_name("hidden")
+    folder.rename(hidden)
+    try:
+        run_stages(config, copied, stages=("analyze",), progress=silent)
+        name = jaxseg.load(copied).cases("test")[0]
+        assert jaxseg.load(copied).case(name).record.name == name
+        unknown = tmp_path / "new"
+        with pytest.raises(UserError, match=re.escape(str(folder))):
+            run_stages(config, unknown, stages=("prepare",), progress=silent)
+    finally:
+        hidden.rename(folder)
+    for name in ("similarity", "pairs", "claims"):
+        assert (copied / "results" / f"{name}.csv").read_bytes() == (workdir / "results" / f"{name}.csv").read_bytes()
 
 
 def test_saved_predictions_overlay_their_images(oriented: tuple[Path, Path]) -> None:
