@@ -96,6 +96,7 @@ OPTIONS = {
     "plain": {},
     "3d": {"ndim": 3},
     "two-channels": {},
+    "one-level": {"widths": (4,)},
     "two-levels": {"widths": (2, 4)},
     "four-levels": {"widths": (2, 4, 8, 16)},
     "instance": {"norm": "instance"},
@@ -133,7 +134,8 @@ def test_every_option_gives_logits_and_the_named_activations(name, option):
     params, (logits, state) = jax.eval_shape(run, jax.ShapeDtypeStruct((2, *spatial, channels), jnp.float32))
     assert (logits.shape, logits.dtype) == ((2, *spatial, CLASSES), jnp.float32)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    assert set(params) == {"decoder", "head"} | ({"encoder"} if settings.encoder == "learned" else set())
+    parts = {"encoder": settings.encoder == "learned", "decoder": len(settings.widths) > 1, "head": True}
+    assert set(params) == {part for part, there in parts.items() if there}
     activations = trees.flatten(state["activations"])
     assert set(activations) == set(layer_names(settings))
     scale = np.ones(len(spatial), int)
