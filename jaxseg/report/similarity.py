@@ -230,9 +230,9 @@ def _reuse(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles, size:
         styles,
         baseline=None,
         what="Reuse of the source network",
-        caption=f"Reuse by depth, on images of the target task{sized(tables.similarity, size)}: similarity of a "
-        f"run's end to its own source network, with the similarity that {base} reaches as the floor. 0.25 is the limit "
-        f"of the study's rules. Jackknife {100 * tables.confidence:g} % intervals over seeds.",
+        caption=f"Reuse by depth, on images of the target task{sized(tables.similarity, size)}: similarity of a run's "
+        f"end to its own source network. The floor: ends of {base} against source networks of other seeds. 0.25 is the "
+        f"limit of the study's rules. Jackknife {100 * tables.confidence:g} % intervals over seeds.",
         behind={f"{base} (floor)": Mark(styles.get(base, _FLOOR_STYLE), "hollow")},
     )
 
