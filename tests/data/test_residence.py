@@ -87,7 +87,10 @@ def test_what_lies_outside_a_box_is_never_read(thick, make_task):
     assert (reach > half).all()
     # No box is larger than the largest case.
     shapes = np.asarray([record.shape for record in thick.cases])
-    assert spatial.box_size(task.augment, task.window, shapes, spacing, None) == (14, 13, 7)
+    extent = spatial.box_size(task.augment, task.window, shapes, spacing, None)
+    assert extent == (14, 13, 7)
+    # One as wide as the case begins where the case does, wherever the patch lies.
+    assert not spatial.box_corner(jnp.asarray([8, 7, 3]), task.window, extent, jnp.asarray(extent)).any()
 
 
 def test_slices_are_patches_one_voxel_thick(thick, make_task):
