@@ -25,6 +25,7 @@ def task() -> ConfigDict:
     config.image_interpolation = "cubic"  # to another spacing: cubic (linear across thick slices), linear
     config.label_interpolation = "linear"  # linear (of each label's indicator, the largest wins), nearest
     config.clip = ()  # intensities are cut to this range first, such as a CT window: '(-160.0, 240.0)'
+    config.noise = 0.0  # Gaussian noise added to every image, in its own standard deviations: a task made harder
     # Per case: zscore, zscore_nonzero, percentile, none; dataset: statistics of the training cases; auto: by modality.
     config.normalization = "zscore"
     config.bad_cases = "error"  # error: a case that cannot be used stops the study; skip: left out and reported

@@ -170,6 +170,7 @@ def _check_task(task: TaskSettings, ndim: int, path: str) -> None:
     need(task.label_interpolation in LABEL_INTERPOLATIONS, "label_interpolation", _one_of(LABEL_INTERPOLATIONS))
     limits = task.clip
     need(not limits or (len(limits) == 2 and limits[0] < limits[1]), "clip", "() or a lower and a higher intensity")
+    need(0 <= task.noise < math.inf, "noise", "0 or more")
     need(task.bad_cases in ("error", "skip"), "bad_cases", "'error' or 'skip'")
     _check_augment(task, ndim, f"{path}.augment")
 

@@ -63,6 +63,8 @@ class TaskSettings:
     """`error`: a case that cannot be used stops the study (all are named); `skip`: it is left out and reported."""
     clip: tuple[float, ...] = ()
     """Lowest and highest intensity, in the files' unit: values beyond are cut before anything else; empty: none are."""
+    noise: float = 0.0
+    """Gaussian noise added to every image, in the image's own standard deviations: a target made harder on purpose."""
     image_interpolation: str = "cubic"
     """To the training grid: `cubic` or `linear`."""
     label_interpolation: str = "linear"

@@ -98,6 +98,7 @@ OUT_OF_RANGE = [
     ("target.image_interpolation", "quintic", "'cubic', 'linear'"),
     ("target.label_interpolation", "cubic", "'linear', 'nearest'"),
     ("target.clip", (240.0, -160.0), "a lower and a higher intensity"),
+    ("target.noise", -0.5, "0 or more"),
     ("target.clip", (1.0,), "a lower and a higher intensity"),
     ("runtime.data_residence", "disk", "'auto', 'device', 'host'"),
     ("target.spacing_mm", "nativ", "'native', 'median', or 2 or 3 positive numbers"),

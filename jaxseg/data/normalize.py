@@ -31,6 +31,14 @@ Window = tuple[float, float, float, float]
 """Of one channel: lower and upper clip, mean, standard deviation."""
 
 
+def add_noise(
+    image: Num[np.ndarray, "*spatial channels"], level: float, rng: np.random.Generator
+) -> Float[np.ndarray, "*spatial channels"]:
+    """Independent Gaussian noise, `level` times the standard deviation of each channel over the image."""
+    deviation = image.std(tuple(range(image.ndim - 1)), dtype=np.float64)
+    return (image + level * deviation * rng.standard_normal(image.shape)).astype(np.float32)
+
+
 def clip(
     image: Float[np.ndarray, "*spatial channels"], limits: Sequence[float]
 ) -> Float[np.ndarray, "*spatial channels"]:

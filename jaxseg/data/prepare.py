@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,7 @@ class _Recipe:
     image_interpolation: str
     label_interpolation: str
     clip: tuple[float, ...]
+    noise: float
 
 
 def _recipe(task: TaskSettings, source: sources.Source, ndim: int) -> _Recipe:
@@ -123,6 +125,7 @@ def _recipe(task: TaskSettings, source: sources.Source, ndim: int) -> _Recipe:
         image_interpolation=task.image_interpolation,
         label_interpolation=task.label_interpolation,
         clip=task.clip,
+        noise=task.noise,
     )
 
 
@@ -253,6 +256,8 @@ def _prepare_case(
         )
     reference = _class_indices(raw.label, recipe)
     image, label, spacing = _on_training_grid(raw, reference, recipe)
+    if recipe.noise:
+        image = normalize.add_noise(image, recipe.noise, np.random.default_rng(zlib.crc32(files.name.encode())))
     image, contrast = normalize.normalize_case(image, recipe.normalization)
     counts = np.bincount(reference.ravel(), minlength=len(recipe.labels) + 1)
     warnings = raw.warnings + contrast

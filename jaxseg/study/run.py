@@ -170,6 +170,7 @@ def _task_summary(ready: Ready, task: Any) -> dict[str, Any]:
         "labels": list(prepared.labels),
         "label_values": list(prepared.label_values),
         "unit": task.unit,
+        "noise": task.noise,
         "channels": prepared.channels,
         "spacing_mm": prepared.spacing_mm,
         "normalization": prepared.normalization,

@@ -232,11 +232,13 @@ def write_sweep(sweep: Path, name: str, points: Sequence[Point]) -> None:
 
 
 def _write_claims(sweep: Path, done: Sequence[Point]) -> None:
-    """Verdicts over all points, where these are studies of several targets."""
+    """Verdicts over all points, where these are studies of several targets or of one at several levels of noise."""
     judged = [point for point in done if (point.workdir / "results" / "claims.csv").exists()]
-    studies = {point.name: claims.read_study(point.workdir) for point in judged}
-    if len({study.record.target for study in studies.values()}) > 1:
-        files.write_table(sweep / "results" / "claims_over_studies.csv", claims.over_studies(studies))
+    found = {point.name: claims.read_study(point.workdir) for point in judged}
+    studies, noisy = claims.made_noisy(found)
+    if studies and (noisy or len({study.record.target for study in studies.values()}) > 1):
+        table = claims.over_studies(studies, noisy=noisy)
+        files.write_table(sweep / "results" / "claims_over_studies.csv", table)
 
 
 def _columns(point: Point, fields: Sequence[str]) -> dict[str, Any]:

@@ -51,6 +51,23 @@ def test_a_store_is_built_once_and_again_when_inputs_or_settings_change(make_tas
     assert len(directories) == 4
 
 
+def test_noise_is_added_to_images_alone_the_same_every_time(make_task, write_set, tmp_path, volume_of):
+    volumes = {name: volume_of(0) for name in ("a", "b", "c")}
+    task = make_task(write_set(tmp_path / "set", volumes), normalization="none")
+    plain, noisy, again = (
+        data.prepare_task(dataclasses.replace(task, noise=noise), ndim=3, store_dir=tmp_path / store)
+        for noise, store in ((0.0, "one"), (0.5, "one"), (0.5, "two"))
+    )
+    added = {}
+    for name in volumes:
+        before, after = data.load_case(plain, name), data.load_case(noisy, name)
+        np.testing.assert_array_equal(after.label, before.label)
+        np.testing.assert_array_equal(after.image, data.load_case(again, name).image)
+        added[name] = after.image - before.image
+        np.testing.assert_allclose(added[name].std(), 0.5 * before.image.std(), rtol=0.1)
+    assert np.abs(np.corrcoef(added["a"].ravel(), added["b"].ravel())[0, 1]) < 0.2
+
+
 def test_a_half_built_store_is_never_read(make_task, write_set, tmp_path):
     task = make_task(write_set(tmp_path / "set"))
 

@@ -581,6 +581,19 @@ def test_difficulty_is_never_measured_on_the_seeds_of_the_gain():
     assert np.mean(rho) < 0.5
 
 
+def test_points_of_a_sweep_with_noise_are_the_noise_levels_of_one_target():
+    plain = {"a": gains_study(0, "hippo", 0.0), "b": gains_study(1, "nerve", 0.0)}
+    levels = {"c": ("nerve", 0.25), "d": ("hippo", 0.25), "e": ("nerve", 0.5)}
+    noisy = {
+        name: plain["a"]._replace(record=plain["a"].record._replace(target=target, noise=noise))
+        for name, (target, noise) in levels.items()
+    }
+    studies, found = claims.made_noisy(plain | noisy)
+    assert studies == plain
+    assert found == {0.25: noisy["c"], 0.5: noisy["e"]}
+    assert claims.made_noisy(plain) == (plain, {})
+
+
 def test_some_pairs_are_enough_for_a_barrier(study):
     pairs = study.tables["pairs"]
     ring = (pairs["seed_b"] - pairs["seed_a"]).isin([1, 7])

@@ -41,6 +41,8 @@ class Record(NamedTuple):
     one_draw: bool
     """At a size below all cases every seed has the same training cases."""
     rule_version: int
+    noise: float = 0.0
+    """Added to the target's images, in their own standard deviations."""
 
     def number_of_cases(self, train_cases: int) -> int:
         """Of a training set size, in which 0 means all."""
@@ -91,6 +93,7 @@ def read_record(study: Mapping[str, Any]) -> Record:
         arms=arms,
         one_draw=_one_draw(runs),
         rule_version=study["rule_version"],
+        noise=study["target"]["noise"],
     )
 
 

@@ -212,6 +212,19 @@ def _c2(evidences: Mapping[str, Evidence], pair: Pair) -> Finding:
         return lacking("C2", str(error))
 
 
+def made_noisy(found: Mapping[str, Study]) -> tuple[dict[str, Study], dict[float, Study]]:
+    """Tells studies of targets as they are, by name, from those of one target with noise, by level.
+
+    Of several targets that were made noisy the one at most levels is taken.
+    """
+    as_they_are = {name: study for name, study in found.items() if not study.record.noise}
+    by_target: dict[str, dict[float, Study]] = {}
+    for study in found.values():
+        if study.record.noise:
+            by_target.setdefault(study.record.target, {})[study.record.noise] = study
+    return as_they_are, max(by_target.values(), key=len, default={})
+
+
 def over_studies(
     studies: Mapping[str, Study],
     *,
