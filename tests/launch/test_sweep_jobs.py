@@ -135,7 +135,6 @@ def test_mistakes_are_found_before_anything_runs(tmp_path: Path):
 
 
 def test_jobs_are_submitted_and_a_lost_one_is_noticed(tmp_path: Path):
-    pytest.importorskip("submitit")
     commands = [command(tmp_path, "good", "print('fine')"), command(tmp_path, "bad", "sys.exit(3)")]
     sweep_jobs.submit(commands, tmp_path, parallel=2, given=["cpus_per_task=1", "partition=x"], local=True, wait=True)
     assert [record(one)["state"] for one in commands] == ["done", "failed"]
@@ -151,7 +150,6 @@ def test_jobs_are_submitted_and_a_lost_one_is_noticed(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_grid_of_jobs_killed_half_way_and_resumed(tmp_path: Path):
-    pytest.importorskip("submitit")
     folder = tmp_path / "sweep"
     arguments = [CONFIG, f"--workdir={folder}", "--cluster=slurm_local", "--parallel=2"]
     arguments += ["--grid=optim.lr=1e-2;1e-3;1e-4", "--grid=target.train_cases=(2,);(4,)"]
