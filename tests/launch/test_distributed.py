@@ -210,6 +210,17 @@ def wait_for(workdir: Path, step: int) -> None:
     raise TimeoutError
 
 
+def wait_for_checkpoint(workdir: Path, step: int) -> None:
+    """Until a checkpoint of the arms is whole that is this far: saving goes on beside the training."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        saved = checkpoint.saved_steps(workdir / "train" / "train_0" / "chunk_0" / "checkpoints")
+        if saved and saved[-1] >= step:
+            return
+        time.sleep(0.02)
+    raise TimeoutError
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "devices"), [(2, 1), (2, 2), (4, 1)])
 def test_processes_give_what_one_gives(processes: int, devices: int, longer: Path, tmp_path: Path):
@@ -222,7 +233,7 @@ def test_processes_give_what_one_gives(processes: int, devices: int, longer: Pat
 def test_a_lost_process_ends_the_others_and_a_restart_goes_on(lost: int, longer: Path, tmp_path: Path):
     workdir = tmp_path / "study"
     running = start(workdir, 3, *LONGER)
-    wait_for(workdir, 16)
+    wait_for_checkpoint(workdir, 8)
     running[lost].kill()
     began = time.monotonic()
     results = ends(running)
