@@ -163,7 +163,9 @@ def test_verdicts_over_the_targets_of_a_sweep(folder: Path):
     points = points_of(folder)
     for point, target in zip(points[:2], ("hippocampus", "nerve"), strict=True):
         record = {"rule_version": 1, "runs": [], "arms": {}, "source": None}
-        files.write_json(point.workdir / "study.json", record | {"target": {"name": target, "cases": {"train": 8}}})
+        files.write_json(
+            point.workdir / "study.json", record | {"target": {"name": target, "noise": 0.0, "cases": {"train": 8}}}
+        )
         files.write_table(point.workdir / "results" / "claims.csv", pd.DataFrame({"claim": ["C1"]}))
     sweep.write_sweep(folder, "rates", points)
     table = files.read_table(folder / "results" / "claims_over_studies.csv")
