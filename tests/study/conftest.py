@@ -1,0 +1,12 @@
+"""What tests of this folder share."""
+
+import pytest
+
+from jaxseg.study.claims.record import Study
+from tests.study.whole_study import whole_study
+
+
+@pytest.fixture(scope="session")
+def study() -> Study:
+    """A simulated study in which transfer helps; tests must not change it."""
+    return whole_study()
