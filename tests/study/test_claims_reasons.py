@@ -255,6 +255,21 @@ def test_some_pairs_are_enough_for_a_barrier(study):
     assert after.low < before.value < after.high
 
 
+def test_fewer_pairs_give_wider_limits():
+    """Not in every study, but on average over studies."""
+    logs = []
+    for seed in range(20):
+        pairs = sim.pairs({"barrier": sim.points(rng(seed), k=20)})
+        ring = (pairs["seed_b"] - pairs["seed_a"]).isin([1, 7])
+        of = [
+            judged(Study(sim.record("scratch", "transfer"), {"pairs": rows}), "C10").quantities[0]
+            for rows in (pairs, pairs[ring])
+        ]
+        logs.append([np.log(q.high / q.low) for q in of])
+    every, some = np.mean(logs, axis=0)
+    assert some > 1.1 * every
+
+
 def test_parameters_alone_say_nothing(study):
     """Independent draws are sqrt(2) norms apart in whatever arm: a ratio of 1 that no study could miss."""
     pairs = study.tables["pairs"]
