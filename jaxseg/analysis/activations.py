@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +20,8 @@ Recorded = dict[str, Float[Array, "points channels"]]
 """By layer."""
 
 
-def _features(model: nn.Module, params: Params, windows: Float[Array, "windows *patch channels"]) -> dict[str, Any]:
+def features(model: nn.Module, params: Params, windows: Float[Array, "windows *patch channels"]) -> dict[str, Any]:
+    """Whole feature maps `[windows, *grid, channels]` of every recorded layer, after the nonlinearity."""
     _, state = model.apply({"params": params}, windows, train=False, mutable=[ACTIVATIONS])
     return trees.flatten(state[ACTIVATIONS])
 
@@ -27,7 +29,7 @@ def _features(model: nn.Module, params: Params, windows: Float[Array, "windows *
 def layer_grids(model: nn.Module, params: Params, patch: tuple[int, ...], channels: int) -> dict[str, tuple[int, ...]]:
     """Spatial shape of every recorded layer over one window, without computing anything."""
     window = jax.ShapeDtypeStruct((1, *patch, channels), jnp.float32)
-    shapes = jax.eval_shape(lambda params, window: _features(model, params, window), params, window)
+    shapes = jax.eval_shape(functools.partial(features, model), params, window)
     return {name: leaf.shape[1:-1] for name, leaf in shapes.items()}
 
 
@@ -44,10 +46,10 @@ def make_record(
     def record(params: Params, windows: jax.Array, sites: Mapping[str, jax.Array]) -> Recorded:
         def of_batch(args: tuple[jax.Array, Mapping[str, jax.Array]]) -> Recorded:
             batch, chosen = args
-            features = _features(model, params, batch)
+            maps = features(model, params, batch)
             return {
                 name: jnp.take_along_axis(
-                    features[name].reshape(len(batch), -1, features[name].shape[-1]), index[..., None], axis=1
+                    maps[name].reshape(len(batch), -1, maps[name].shape[-1]), index[..., None], axis=1
                 ).astype(jnp.float32)
                 for name, index in chosen.items()
             }

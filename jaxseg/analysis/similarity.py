@@ -51,22 +51,38 @@ def between(
 def all_pairs(measure: Measure, x: Float[Array, "runs datapoints neurons"]) -> Float[Array, "runs runs"]:
     """A measure between every two of several representations of the same width."""
     ready = jax.vmap(measure.prepare)(x)
+    width, columns = ready.features.shape[-1], _columns(ready.features)
     bounds = np.linspace(0, len(x), min(BLOCKS, len(x)) + 1).astype(int).tolist()
     rows = []
     for low, high in itertools.pairwise(bounds):
-        block = jax.tree.map(lambda leaf, part=slice(low, high): leaf[part], ready)
-        rest = jax.tree.map(lambda leaf, part=slice(low, None): leaf[part], ready)
-        rows.append(jnp.pad(compare_prepared(measure, block, rest), ((0, 0), (low, 0))))
+        block, rest = (
+            jax.tree.map(lambda leaf, part=part: leaf[part], ready.side)
+            for part in (slice(low, high), slice(low, None))
+        )
+        product = _product(columns[:, low * width : high * width], columns[:, low * width :])
+        values = _compare_all(measure, block, rest, product.reshape(high - low, width, -1, width))
+        rows.append(jnp.pad(values, ((0, 0), (low, 0))))
     upper = jnp.triu(jnp.concatenate(rows))
     return upper + jnp.triu(upper, 1).T
 
 
 def compare_prepared(measure: Measure, a: Prepared, b: Prepared) -> Float[Array, "runs others"]:
     """All of `a` against all of `b`, prepared by `jax.vmap(measure.prepare)`, from one product."""
-    columns = [jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1) for x in (a.features, b.features)]
-    product = _product(*columns).reshape(len(a.features), -1, len(b.features), b.features.shape[-1])
-    pair = jax.vmap(jax.vmap(measure.compare, (None, 0, 1)), (0, None, 0))
-    return pair(a.side, b.side, product)
+    product = _product(_columns(a.features), _columns(b.features))
+    shape = (len(a.features), a.features.shape[-1], len(b.features), b.features.shape[-1])
+    return _compare_all(measure, a.side, b.side, product.reshape(shape))
+
+
+def _columns(features: Float[Array, "runs datapoints features"]) -> Float[Array, "datapoints runs_features"]:
+    """The runs side by side."""
+    return jnp.moveaxis(features, 0, 1).reshape(features.shape[1], -1)
+
+
+def _compare_all(
+    measure: Measure, a: Any, b: Any, product: Float[Array, "runs features_a others features_b"]
+) -> Float[Array, "runs others"]:
+    """Every side of `a` with every side of `b`."""
+    return jax.vmap(jax.vmap(measure.compare, (None, 0, 1)), (0, None, 0))(a, b, product)
 
 
 def centred(x: Float[Array, "datapoints neurons"]) -> Float[Array, "datapoints neurons"]:

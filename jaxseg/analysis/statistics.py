@@ -243,14 +243,20 @@ def jackknife(
     return Interval(estimate, math.exp(interval.low), math.exp(interval.high), interval.df)
 
 
-def mean_of_pairs(matrix: Float[np.ndarray, "seeds seeds"], kept: Int[np.ndarray, " kept"]) -> float:
-    """Mean of a matrix over pairs of different seeds among those kept; the diagonal is never used.
+def mean_of_pairs(
+    matrix: Float[np.ndarray, "*axes seeds seeds"], kept: Int[np.ndarray, " kept"]
+) -> Float[np.ndarray, "*axes"]:
+    """Means over pairs of different seeds among those kept that have a value; the diagonal is never used.
 
-    >>> mean_of_pairs(np.array([[9.0, 1.0], [3.0, 9.0]]), np.array([0, 1]))
+    Not all pairs need be there (NaN), as long as each seed is in as many: leaving out one then leaves out its share.
+
+    >>> float(mean_of_pairs(np.array([[9.0, 1.0], [3.0, 9.0]]), np.array([0, 1])))
     2.0
     """
-    part = matrix[np.ix_(kept, kept)]
-    return float((part.sum() - np.trace(part)) / (len(kept) * (len(kept) - 1)))
+    pairs = matrix[..., kept[:, None], kept][..., ~np.eye(len(kept), dtype=bool)]
+    known = ~np.isnan(pairs)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, pairs, 0.0).sum(-1) / known.sum(-1)
 
 
 # ------------------------------------------------------------------------------------------- effect sizes, robust means

@@ -209,9 +209,8 @@ def _reuse(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles, size:
     yield Heading("How deep does reuse of the source network go?")
     values, words = [], []
     for arm in arms:
-        rho = rho_by_layer(
-            own := to_source[to_source["arm_a"] == arm], floors[floors["arm_b"].isin(own["arm_b"])], tables.confidence
-        )
+        own = to_source[to_source["arm_a"] == arm]
+        rho = rho_by_layer(own, floors[floors["arm_b"].isin(own["arm_b"])], tables.confidence)
         values += _layer_values(rho, arm, floor=f"{base} (floor)" if arm == arms[0] else None)
         words.append((arm, rho[rho["quantity"] == "rho"].set_index("layer")["value"]))
     arm, rho_of = words[0]

@@ -17,7 +17,7 @@ import pandas as pd
 from jaxseg import seeds
 from jaxseg.study import files, filter_tables, pictures, representations, variation
 from jaxseg.study.comparisons import baseline_of
-from jaxseg.study.material import judged_cases, make_material, rng_for, shown_cases, spread
+from jaxseg.study.material import judged_cases, make_material, rng_for, shown_cases
 from jaxseg.study.networks import forward_program, read_networks, variants
 from jaxseg.study.predict import PredictSlabs
 from jaxseg.study.program import Program
@@ -26,7 +26,13 @@ from jaxseg.study.representations import Represented
 from jaxseg.types import Progress
 
 TABLES = {
-    "filters": ("arm", "seed", "train_cases", "fold", "layer"),
+    "filters": (
+        *("arm", "seed", "train_cases", "fold", "layer", "taps", "channels", "filters", "trained"),
+        *("angle_deg", "angle_q25", "angle_q75", "angle_of_null", "angle_null_sd"),
+        *("relative_change", "relative_change_of_null", "norm_ratio", "distribution_start", "distribution_end"),
+        *("moran_start", "moran_end", "moran_expected", "moran_p", "centre_start", "centre_end", "centre_of_null"),
+        *("spectral_start", "spectral_end", "auc"),
+    ),
     "filter_controls": ("arm", "train_cases", "fold", "layer", "quantity", "smallest_share"),
     "rewind": ("arm", "seed", "train_cases", "fold", "layer", "dsc", "dsc_rewound", "drop"),
     "similarity": (
@@ -40,18 +46,18 @@ TABLES = {
         *("arm", "train_cases", "fold", "quantity", "layer", "value", "ci_low", "ci_high", "n_seeds", "n_pairs"),
     ),
 }
-"""Tables of this stage, by name, with their first columns."""
+"""Tables of this stage, by name, with their columns."""
 PICTURES = "analysis"
 """Name of the file of pictures (.npz) and of the list that says what they are (.json)."""
-CONTROL_LAYERS = 4
-"""At most so many encoder layers are given controls."""
 
 Rows = dict[str, list[dict[str, Any]]]
 
 
 def write_analyses(ready: Ready, progress: Progress) -> None:
-    """Measures what is not yet measured and writes the tables of all variants."""
+    """Measures what is not yet measured and writes the tables of all variants; none where no arm has a network."""
     todo = variants(ready)
+    if not todo:
+        return
     tools = functools.cache(functools.partial(make_tools, ready))
     folders = [ready.workdir / "analysis" / f"n{train_cases}_fold{fold}" for train_cases, fold in todo]
     for number, ((train_cases, fold), folder) in enumerate(zip(todo, folders, strict=True)):
@@ -64,8 +70,7 @@ def write_analyses(ready: Ready, progress: Progress) -> None:
         rows, (arrays, entries) = measure(ready, train_cases, fold, tools, tell)
         for name, columns in TABLES.items():
             table = pd.DataFrame(rows[name]).assign(train_cases=train_cases, fold=fold)
-            rest = [column for column in table if column not in columns]
-            files.write_table(folder / f"{name}.csv", table.reindex(columns=[*columns, *rest]))
+            files.write_table(folder / f"{name}.csv", table.reindex(columns=list(columns)))
         files.write_arrays(folder / f"{PICTURES}.npz", arrays)
         files.write_json(folder / f"{PICTURES}.json", entries)
         files.write_json(folder / "done.json", {"tables": list(TABLES)})
@@ -122,8 +127,7 @@ def measure(
         rng = rng_for(ready, "filters", arm, train_cases, fold)
         rows["filters"] += filter_tables.filter_rows(networks, rng)
         if arm == baseline:
-            layers = [layer for layer in networks.layers() if layer.startswith("encoder")]
-            rows["filter_controls"] += filter_tables.control_rows(networks, spread(layers, CONTROL_LAYERS), rng)
+            rows["filter_controls"] += filter_tables.control_rows(networks, rng)
         montages.append(pictures.montages(networks, rng))
         tell(f"{arm}, layers set back")
         rows["rewind"] += variation.rewind_rows(networks, windows, own.judge, plan)
@@ -137,6 +141,8 @@ def measure(
         tell(f"{arm}, predictions")
         predicted.append(variation.predict_cases(networks, shown, own.predict, plan))
         rows["pairs"] += variation.parameter_rows(networks)
+    if not represented:  # every run diverged
+        return rows, pictures.merge([], ({}, []))
     tell("similarity of all pairs")
     rows["similarity"] += representations.similarity_rows(represented, baseline)
     tell("agreement of all pairs")

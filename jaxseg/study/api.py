@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Num
 
-from jaxseg import checkpoint, config, data, inference, trees
+from jaxseg import checkpoint, config, data, inference
+from jaxseg.analysis.activations import features
 from jaxseg.models import layer_names, make_model
 from jaxseg.study import files
 from jaxseg.study.predict import Segmentation, classes_of, scoring_options, segment
@@ -218,14 +219,9 @@ class Arm:
         patch[0][tuple(put)] = array[tuple(take)]
         patch = patch.reshape(1, *self.study.target.patch, -1)  # a slice without the axis across it
 
-        def one(params: Params) -> Any:
-            _, state = self._model.apply({"params": params}, patch, train=False, mutable=["activations"])
-            return state["activations"]
-
-        values = trees.flatten(jax.jit(jax.vmap(one))(self._stacked(seeds, step)))
-        # Flax keeps each recorded value in a tuple of one.
-        found = {path.removesuffix("/0"): np.asarray(value)[:, 0] for path, value in values.items()}
-        return {name: found[name] for name in wanted}
+        record = jax.jit(jax.vmap(functools.partial(features, self._model), in_axes=(0, None)))
+        found = record(self._stacked(seeds, step), patch)
+        return {name: np.asarray(found[name])[:, 0] for name in wanted}
 
 
 @dataclasses.dataclass(frozen=True)

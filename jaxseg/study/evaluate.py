@@ -21,7 +21,7 @@ from jaxseg.study import build, files, prior, slices
 from jaxseg.study.plan import Job
 from jaxseg.study.predict import CaseMaps, case_maps, make_predict_slabs, scoring_options
 from jaxseg.study.runs import Run
-from jaxseg.study.tasks import Tasks
+from jaxseg.study.tasks import Tasks, spread
 from jaxseg.types import CaseArrays, CaseRecord, Progress, StudySettings, UserError
 
 PART = "cases.csv"
@@ -32,9 +32,7 @@ PRIOR_PART = "train/priors.csv"
 
 def example_cases(study: StudySettings, tasks: Tasks) -> tuple[str, ...]:
     """Test cases shown as pictures: evenly spread in name order over the first fold's."""
-    names = tasks.splits[study.target][0].test
-    count = min(study.report.examples, len(names))
-    return tuple(names[(2 * index + 1) * len(names) // (2 * count)] for index in range(count))
+    return spread(tasks.splits[study.target][0].test, study.report.examples)
 
 
 def check_labels(study: StudySettings, prepared: PreparedTask) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from jaxseg.analysis import filters
 from jaxseg.study.networks import Networks
+from jaxseg.study.tasks import spread
 
+CONTROL_LAYERS = 4
+"""At most so many encoder layers are given controls, evenly spread."""
 CONTROL_DRAWS = 10
 """Of a control at each share; it counts as found in 8 of them."""
 NULL_DRAWS = 20
@@ -56,15 +59,15 @@ def _quartiles(values: np.ndarray) -> np.ndarray:
     return np.quantile(known, (0.25, 0.5, 0.75)) if len(known) else np.full(3, np.nan)
 
 
-def control_rows(networks: Networks, layers: Iterable[str], rng: np.random.Generator) -> list[dict[str, Any]]:
-    """For each layer and test, how much structure must be blended into the starts before the test finds it.
+def control_rows(networks: Networks, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """For some encoder layers and each test, how much structure the starts must be given before the test finds it.
 
     A test that does not find its control would not have found structure in trained filters either. To find is to
     exceed what 95 % of fresh draws of the layer's weights give.
     """
     rows = []
     kernels = networks.layers()
-    for layer in layers:
+    for layer in spread([layer for layer in kernels if layer.startswith("encoder")], CONTROL_LAYERS):
         start = np.asarray(kernels[layer][0], np.float64)
         for quantity, statistic in _statistics(start, rng).items():
             # Only the last test looks at several runs together.

@@ -13,6 +13,7 @@ from jaxseg import data
 from jaxseg.analysis import sites
 from jaxseg.data import PreparedTask
 from jaxseg.study.ready import Ready
+from jaxseg.study.tasks import spread
 from jaxseg.types import CaseArrays
 
 
@@ -29,16 +30,6 @@ class Material:
 def rng_for(ready: Ready, *names: object) -> np.random.Generator:
     """Draws that depend on the study's base seed and on what they are for, on nothing else."""
     return np.random.default_rng([ready.study.base_seed, zlib.crc32("/".join(map(str, names)).encode())])
-
-
-def spread(names: Sequence[str], count: int) -> tuple[str, ...]:
-    """At most `count` names, evenly spread.
-
-    >>> spread("abcdef", 3)
-    ('b', 'd', 'f')
-    """
-    count = min(count, len(names))
-    return tuple(names[(2 * index + 1) * len(names) // (2 * count)] for index in range(count))
 
 
 def task_of(ready: Ready, fold: int) -> PreparedTask:
@@ -67,15 +58,15 @@ def make_material(ready: Ready, cases: Sequence[CaseArrays], rng: np.random.Gene
         rng: See `rng_for`.
     """
     settings, task = ready.study.analysis, ready.study.target
-    unknown = max(len(ready.tasks.prepared[task].labels) + 1, 1)
+    classes = len(ready.tasks.prepared[task].labels) + 1  # from which on a label says that nothing is known
     per_window = max(settings.positions // (len(cases) * settings.windows), 3)
     images, labels, positions = [], [], []
     for case in cases:
         label = case.label.astype(np.int32)
-        for corner in sites.draw_corners(np.where(label < unknown, label, 0), task.window, settings.windows, rng):
+        for corner in sites.draw_corners(np.where(label < classes, label, 0), task.window, settings.windows, rng):
             image = sites.cut(case.image, corner, task.window, fill=0.0)
             inside = sites.cut(label, corner, task.window, fill=sites.OUTSIDE)
-            where = np.where(inside < unknown, inside, sites.OUTSIDE).reshape(task.patch)
+            where = np.where(inside < classes, inside, sites.OUTSIDE).reshape(task.patch)
             positions.append(sites.draw_positions(where, per_window, rng))
             images.append(image.reshape(*task.patch, -1))
             labels.append(np.maximum(inside, 0).reshape(task.patch))

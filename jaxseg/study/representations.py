@@ -76,20 +76,16 @@ def represent(networks: Networks, material: Material, record: Record, plan: seed
     model = make_model(settings, classes=networks.program.classes)
     patch, channels = material.labels.shape[2:], material.images.shape[-1]
     grids = activations.layer_grids(model, trees.take(networks.end, 0), patch, channels)
-    where = {
-        layer: sites.nearest_sites(material.positions.reshape(-1, len(patch)), patch, grids[layer])
-        for layer in layer_names(settings)
-    }
-    by_window = {layer: index.reshape(-1, material.positions.shape[2]) for layer, index in where.items()}
-    batched = {layer: index.reshape(material.positions.shape[:3]) for layer, index in by_window.items()}
-    images, chosen = seeds.replicate((material.images, batched), plan)
+    flat, shape = material.positions.reshape(-1, len(patch)), material.positions.shape[:3]
+    chosen = {layer: sites.nearest_sites(flat, patch, grids[layer]).reshape(shape) for layer in layer_names(settings)}
+    images, indices = seeds.replicate((material.images, chosen), plan)
     found = [
-        seeds.fetch(record(seeds.put(params, plan), images, chosen), len(networks))
+        seeds.fetch(record(seeds.put(params, plan), images, indices), len(networks))
         for params in (networks.start, networks.end)
     ]
     layers = {
-        layer: Features(found[0][layer], found[1][layer], sites.first_of_each(by_window[layer]))
-        for layer in layer_names(settings)
+        layer: Features(found[0][layer], found[1][layer], sites.first_of_each(index.reshape(-1, shape[-1])))
+        for layer, index in chosen.items()
     }
     return Represented(networks, layers)
 
@@ -115,32 +111,37 @@ def similarity_rows(arms: Sequence[Represented], baseline: str) -> list[dict[str
             if layer not in arm.layers:
                 continue
             start, end = kept.get(arm.arm) or _sides(arm, layer)
-            rows += _compare(end, start, lambda i, j: "own_start" if i == j else "other_start")
-            rows += _compare(end, end, lambda i, j: "within_arm" if i < j else None)
-            rows += _compare(start, start, lambda i, j: "starts" if i < j else None)
-            if arm.networks.pretrained:
-                rows += _compare(end, start, lambda i, j: "to_source" if i == j else None)
-            elif whole is not None and whole.arm in kept:
+            rows += _compare(end, start, functools.partial(_to_start, arm.networks.pretrained))
+            rows += _compare(end, end, lambda i, j: ("within_arm",) if i < j else ())
+            rows += _compare(start, start, lambda i, j: ("starts",) if i < j else ())
+            if not arm.networks.pretrained and whole is not None and whole.arm in kept:
                 rows += _compare(end, kept[whole.arm][0], functools.partial(_partly, arm, whole))
             if first is not None and first is not arm and first.arm in kept:
-                rows += _compare(kept[first.arm][1], end, lambda i, j: "across_arms")
+                rows += _compare(kept[first.arm][1], end, lambda i, j: ("across_arms",))
                 if arm.networks.pretrained:
                     rows += _compare(kept[first.arm][1], start, functools.partial(_unrelated, first, arm))
     return rows
 
 
-def _partly(arm: Represented, whole: Represented, i: int, j: int) -> str | None:
+def _to_start(pretrained: bool, i: int, j: int) -> tuple[str, ...]:
+    """A run against a start; its own is its source network where it was given a whole one."""
+    if i != j:
+        return ("other_start",)
+    return ("own_start", "to_source") if pretrained else ("own_start",)
+
+
+def _partly(arm: Represented, whole: Represented, i: int, j: int) -> tuple[str, ...]:
     """A run that took part of a source network, against that network."""
     source = arm.networks.sources[i]
     same = source is not None and source == whole.networks.sources[j]
     # One network may be the source of several runs.
-    return "to_source" if same and whole.networks.sources.index(source) == j else None
+    return ("to_source",) if same and whole.networks.sources.index(source) == j else ()
 
 
-def _unrelated(first: Represented, arm: Represented, i: int, j: int) -> str | None:
+def _unrelated(first: Represented, arm: Represented, i: int, j: int) -> tuple[str, ...]:
     """A run of the baseline against the source of a run of an arm, unless both started from the same draw."""
     source = arm.networks.sources[j]
-    return "to_other_source" if source is not None and source.seed != first.networks.init_ids[i] else None
+    return ("to_other_source",) if source is not None and source.seed != first.networks.init_ids[i] else ()
 
 
 class _Side(NamedTuple):
@@ -180,14 +181,9 @@ def _compared(
     return {name: similarity.compare_prepared(measure, a[name], b[name]) for name, measure in INDICES.items()}
 
 
-def _compare(a: _Side, b: _Side, name: Callable[[int, int], str | None]) -> list[dict[str, Any]]:
-    """Rows of the pairs of runs for which `name`, of their positions, gives that of a comparison."""
-    named = [
-        (i, j, comparison)
-        for i in range(len(a.seeds))
-        for j in range(len(b.seeds))
-        if (comparison := name(i, j)) is not None
-    ]
+def _compare(a: _Side, b: _Side, names: Callable[[int, int], tuple[str, ...]]) -> list[dict[str, Any]]:
+    """Rows of the pairs of runs for which `names`, of their positions, gives those of comparisons."""
+    named = [(i, j, comparison) for i in range(len(a.seeds)) for j in range(len(b.seeds)) for comparison in names(i, j)]
     # Networks of other strides are read at other sites: nothing to compare point by point.
     if not named or not np.array_equal(a.unique, b.unique):
         return []

@@ -26,6 +26,9 @@ READING = (
 """Columns of the tables on the terminal and in LaTeX, in order; those of `VARIANTS` where they differ."""
 
 
+CURVE_COLUMNS = (*KEYS, "step", "seconds", "loss", "val_dsc")
+
+
 def curves_table(workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
     """Loss and validation DSC of every run at every logged step.
 
@@ -50,7 +53,7 @@ def curves_table(workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
                         "val_dsc": np.nan if row["val_dsc"] is None else row["val_dsc"][index],
                     }
                 )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
 
 
 def cases_table(study: StudySettings, workdir: Path, plan: Plan) -> pd.DataFrame:
@@ -106,10 +109,9 @@ def merge_examples(
 
 def write_curves(workdir: Path, plan: Plan) -> None:
     """curves.csv of the target's runs, and pretrain_curves.csv of the source networks."""
-    for kind, name in (("train", "curves"), ("pretrain", "pretrain_curves")):
-        jobs = plan.of_kind(kind)
-        if jobs:
-            files.write_table(workdir / "results" / f"{name}.csv", curves_table(workdir, jobs))
+    files.write_table(workdir / "results" / "curves.csv", curves_table(workdir, plan.of_kind("train")))
+    if sources := plan.of_kind("pretrain"):
+        files.write_table(workdir / "results" / "pretrain_curves.csv", curves_table(workdir, sources))
 
 
 def write_comparisons(study: StudySettings, workdir: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -162,6 +162,16 @@ def _held_out(target: PreparedTask, splits: tuple[Split, ...], source: PreparedT
             "Set target.folds to 1, ask for fewer val_cases and test_cases, or take another source"
         )
     return held
+
+
+def spread(names: Sequence[str], count: int) -> tuple[str, ...]:
+    """At most `count` names, evenly spread.
+
+    >>> spread("abcdef", 3)
+    ('b', 'd', 'f')
+    """
+    count = min(count, len(names))
+    return tuple(names[(2 * index + 1) * len(names) // (2 * count)] for index in range(count))
 
 
 def training_cases(tasks: Tasks, job: Job, run: Run) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from jaxseg.study.scores import MEAN, group_means, read_scores
 from jaxseg.types import CaseArrays, EvaluateSettings
 
 ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 11))
-"""Points on the line between two runs (study.md, Variability)."""
+"""Points on the line between two runs."""
 
 
 class Judge(NamedTuple):
@@ -106,7 +106,7 @@ def path_rows(
 
 
 class Predicted(NamedTuple):
-    """Label maps of an arm's runs on the analysed cases, packed: they are nearly constant."""
+    """Label maps of an arm's runs on the analysed cases, compressed: they are nearly constant."""
 
     arm: str
     seeds: tuple[int, ...]
@@ -115,7 +115,7 @@ class Predicted(NamedTuple):
 
     def of(self, index: int, shape: Sequence[int]) -> Int[np.ndarray, "runs *spatial"]:
         """The label maps of one case."""
-        flat = np.frombuffer(zlib.decompress(self.maps[index]), np.uint8)
+        flat = np.frombuffer(zlib.decompress(self.maps[index]), np.uint16)
         return flat.reshape(len(self.seeds), *shape)
 
 
@@ -138,7 +138,7 @@ def predict_cases(
     slabs = predict(seeds.put(networks.end, plan), {}, [case.image for case in cases])
     packed = []
     for _, of_case in itertools.groupby(slabs, key=lambda slab: slab.case):
-        maps = np.concatenate([slab.probabilities.argmax(-1).astype(np.uint8) for slab in of_case], axis=1)
+        maps = np.concatenate([slab.probabilities.argmax(-1).astype(np.uint16) for slab in of_case], axis=1)
         packed.append(zlib.compress(np.ascontiguousarray(maps).data, 1))
     return Predicted(networks.arm, networks.seeds, tuple(packed))
 
@@ -274,7 +274,8 @@ def variability_rows(
     def add_pairs(arm: Represented, quantity: str, layer: str, matrix: np.ndarray) -> None:
         known = ~np.isnan(matrix)
         if known.any():
-            interval = statistics.jackknife(lambda kept: _mean_of(matrix, kept), len(matrix), confidence=confidence)
+            mean = lambda kept: float(statistics.mean_of_pairs(matrix, kept))  # noqa: E731
+            interval = statistics.jackknife(mean, len(matrix), confidence=confidence)
             add(arm, quantity, layer, interval, int(known.sum()) // 2)
 
     for arm in arms:
@@ -311,12 +312,6 @@ def _matrix(rows: Sequence[Mapping[str, Any]], own: Sequence[int]) -> Float[np.n
         i, j = position[row["seed_a"]], position[row["seed_b"]]
         matrix[i, j] = matrix[j, i] = row["value"]
     return matrix
-
-
-def _mean_of(matrix: Float[np.ndarray, "runs runs"], kept: Int[np.ndarray, " kept"]) -> float:
-    part = matrix[np.ix_(kept, kept)]
-    known = ~np.isnan(part)
-    return float(part[known].mean()) if known.any() else math.nan
 
 
 def _from_left_out(values: Float[np.ndarray, " all_and_left_out"], confidence: float) -> statistics.Interval:

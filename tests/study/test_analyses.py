@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 
 import jaxseg
+from configs import default
 from jaxseg import checkpoint, config, seeds, trees
 from jaxseg.models import layer_names, make_model
+from jaxseg.report import write_report
 from jaxseg.study import analyses, files, filter_tables, representations, variation
 from jaxseg.study.material import judged_cases, make_material, rng_for, shown_cases
 from jaxseg.study.networks import Networks, forward_program, read_networks
 from jaxseg.study.ready import Ready, prepare
-from jaxseg.study.run import run_stages
+from jaxseg.study.run import STAGES, run_stages
 from tests.tiny import silent, tiny_config
 
 
@@ -53,7 +55,7 @@ def with_end(networks: Networks, change) -> Networks:
 def test_a_study_leaves_the_tables_of_the_analyses(tiny_study):
     found = {name: files.read_table(tiny_study / "results" / f"{name}.csv") for name in analyses.TABLES}
     for name, columns in analyses.TABLES.items():
-        assert tuple(found[name].columns[: len(columns)]) == columns, name
+        assert tuple(found[name].columns) == columns, name
     arms, layers = 3, ("encoder/level_0", "encoder/level_1", "decoder/level_0")
     assert len(found["filters"]) == len(found["rewind"]) == arms * 2 * 7
     counts = found["similarity"].groupby("comparison").size() / (len(layers) * len(representations.INDICES))
@@ -131,6 +133,28 @@ def test_results_do_not_depend_on_the_number_of_devices(ready, tools):
         for column in ("value", "drop"):
             if column in table:
                 np.testing.assert_allclose([row[column] for row in rows[name]], table[column], atol=2e-5)
+
+
+def test_a_variant_whose_runs_all_diverged_has_tables_without_rows(tiny_study, tmp_path, monkeypatch):
+    workdir = tmp_path / "study"
+    shutil.copytree(tiny_study, workdir)
+    shutil.rmtree(workdir / "analysis")
+    monkeypatch.setattr(analyses, "read_networks", lambda *args: iter(()))
+    run_stages(tiny_config(), workdir, stages=("analyze",), progress=silent)
+    for name, columns in analyses.TABLES.items():
+        table = files.read_table(workdir / "results" / f"{name}.csv")
+        assert not len(table)
+        assert tuple(table.columns) == columns, name
+    assert write_report(workdir).stat().st_size > 0
+
+
+def test_a_study_without_networks_has_no_analyses(tmp_path):
+    made = tiny_config()
+    made.arms = default.pick_arms("prior")
+    run_stages(made, tmp_path, stages=STAGES, progress=silent)
+    assert not (tmp_path / "results" / "filters.csv").exists()
+    assert (tmp_path / "results" / "claims.csv").exists()
+    assert write_report(tmp_path).stat().st_size > 0
 
 
 # --------------------------------------------------------------------------------------------------- planted truths

@@ -225,18 +225,6 @@ def across_arms(
     return by_layer_and_seeds(both, layers, *seeds)
 
 
-def pair_means(matrices: Float[np.ndarray, "*axes seeds seeds"], kept: Seeds) -> Float[np.ndarray, "*axes"]:
-    """Means over pairs of different seeds among those kept that have a value; diagonals are never used.
-
-    Not all pairs need be there, as long as each seed is in as many: leaving out one then leaves out its share.
-    """
-    part = matrices[..., kept[:, None], kept]
-    pairs = part[..., ~np.eye(len(kept), dtype=bool)]
-    known = ~np.isnan(pairs)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, pairs, 0.0).sum(-1) / known.sum(-1)
-
-
 def jackknife(statistic: Callable[[Seeds], float], num_seeds: int, confidence: float, *, log: bool = False) -> Interval:
     """`statistics.jackknife`; nothing at all of one seed, which makes no pair."""
     if num_seeds < 2:

@@ -15,6 +15,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from jaxseg.analysis.permutation import label_swap
+from jaxseg.analysis.statistics import mean_of_pairs
 from jaxseg.study.claims.accuracy import Trio, accurate_without_encoder
 from jaxseg.study.claims.evidence import (
     Alone,
@@ -28,7 +29,6 @@ from jaxseg.study.claims.evidence import (
     jackknife,
     layers_of,
     matched,
-    pair_means,
     seeds_of,
     seeds_of_pairs,
     within_arm,
@@ -91,13 +91,13 @@ def _kept(evidence: Evidence, arm: str, index: str) -> tuple[Callable[[Seeds], f
     seeds = np.intersect1d(seeds_of(own_rows, "seed_a"), seeds_of(other_rows, "seed_a"))
     own = by_layer_and_seed(own_rows, layers, seeds)
     other = by_layer_and_seeds(other_rows, layers, seeds, seeds)
-    floor = pair_means(other, np.arange(len(seeds))).mean(0)
+    floor = mean_of_pairs(other, np.arange(len(seeds))).mean(0)
     usable = _usable(own) & _usable_pairs(other) & (floor <= FLOOR_LIMIT)
     _require_layers(usable, "encoder layers")
     own, other = own[:, usable], other[:, usable]
 
     def statistic(kept: Seeds) -> float:
-        return float(rho(own[..., kept].mean(-1), pair_means(other, kept)).mean())
+        return float(rho(own[..., kept].mean(-1), mean_of_pairs(other, kept)).mean())
 
     return statistic, len(seeds)
 
@@ -160,9 +160,11 @@ def c9(evidence: Evidence, pair: Pair) -> Finding:
     n = len(seeds[0])
     # Both orders of a pair together: pairs of one seed, on the diagonal, are left out.
     excess = (across + across.swapaxes(1, 2)) / 2 - (baseline + arm) / 2
-    relative = jackknife(
-        lambda kept: float(pair_means(excess, kept).mean() / pair_means(baseline, kept).mean()), n, evidence.confidence
-    )
+
+    def ratio(kept: Seeds) -> float:
+        return float(mean_of_pairs(excess, kept).mean() / mean_of_pairs(baseline, kept).mean())
+
+    relative = jackknife(ratio, n, evidence.confidence)
     # Drawn swaps, where there are too many to list, are the same every time.
     p = label_swap(excess.mean(0), rng=np.random.default_rng(0))
     quantities = [
@@ -206,12 +208,12 @@ def _reuse(evidence: Evidence, pair: Pair, index: str = "cka_debiased") -> Reuse
     floor = by_layer_and_seeds(of_baseline, layers, seeds, seeds)
     own = by_layer_and_seed(of_arm, layers, seeds)
     usable = _usable(own) & _usable_pairs(floor)
-    usable[usable] = pair_means(floor[:, usable], np.arange(len(seeds))).mean(0) <= FLOOR_LIMIT
+    usable[usable] = mean_of_pairs(floor[:, usable], np.arange(len(seeds))).mean(0) <= FLOOR_LIMIT
     _require_layers(usable, "layers")
     own, floor = own[:, usable], floor[:, usable]
 
     def of(kept: Seeds) -> Float[np.ndarray, " layers"]:
-        return rho(own[..., kept].mean(-1), pair_means(floor, kept)).mean(0)
+        return rho(own[..., kept].mean(-1), mean_of_pairs(floor, kept)).mean(0)
 
     found = Reuse(tuple(np.array(layers)[usable]), of, len(seeds))
     for part, name in ((found.early(), "early"), (~found.early(), "deep")):

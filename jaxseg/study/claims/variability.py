@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
+from jaxseg.analysis.statistics import mean_of_pairs
 from jaxseg.study.claims.evidence import (
     Evidence,
     Pair,
@@ -14,7 +15,6 @@ from jaxseg.study.claims.evidence import (
     doubts_of_arms,
     jackknife,
     matched,
-    pair_means,
     seeds_of_pairs,
     within_arm,
 )
@@ -57,7 +57,7 @@ def _ratio(
     """Mean over pairs of the arm's runs over that of the baseline's, with limits on the log scale."""
 
     def statistic(kept: Seeds) -> float:
-        return float(pair_means(arm, kept).mean() / pair_means(baseline, kept).mean())
+        return float(mean_of_pairs(arm, kept).mean() / mean_of_pairs(baseline, kept).mean())
 
     return quantity(name, jackknife(statistic, arm.shape[-1], confidence, log=True), arm.shape[-1])
 
