@@ -1,6 +1,6 @@
 """How often the intervals cover the truth and the tests cry wolf, by simulation; prints Markdown tables.
 
-    python docs/coverage.py [--draws 4000] [--tables 400] [--seed 0]
+    python -m docs.coverage [--draws 4000] [--tables 400] [--seed 0]
 
 Takes about 15 minutes on one core. Every number comes from the functions that the study itself calls.
 """

@@ -1,6 +1,6 @@
 """Sliding-window prediction of a set of cases against the network alone, and what it holds in memory.
 
-    python docs/prediction_benchmark.py [--cases 8] [--seeds 1 4] [--runs 3]
+    python -m docs.prediction_benchmark [--cases 8] [--seeds 1 4] [--runs 3]
 
 Shapes are those of hippocampus_mr. The network alone: the same compiled program on the same number of batches, its
 input on the device and its output left there. Whole: cutting, prediction, stitching, label maps of all seeds.

@@ -1,6 +1,6 @@
 """Prepares every set of a folder of image sets and prints what it took, one row a set.
 
-python docs/prepare_sets.py ../shared/data
+python -m docs.prepare_sets ../shared/data
 """
 
 from __future__ import annotations

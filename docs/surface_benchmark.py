@@ -1,6 +1,6 @@
 """All metrics of a 160^3 case against MedPy's hd95 alone: medians of alternating runs, printed as a table.
 
-python docs/surface_benchmark.py [--runs 5]
+python -m docs.surface_benchmark [--runs 5]
 """
 
 from __future__ import annotations
