@@ -63,7 +63,7 @@ def runs_by_runs(rows: pd.DataFrame, index: str, styles: Styles, baseline: str |
         yield Finding(
             "Are runs of one arm more alike than runs of different arms?",
             f"Over all layers, two runs of {baseline} are alike to {own}, two of {others[0]} to {other}, one of each "
-            f"to {across}.",
+            f"(of other seeds) to {across}.",
         )
     caption = (
         f"Every run against every other, {name}; arms in blocks, seeds within them, columns in the order of rows. "
@@ -89,11 +89,14 @@ def runs_by_runs(rows: pd.DataFrame, index: str, styles: Styles, baseline: str |
 
 
 def _alike(ends: pd.DataFrame, baseline: str, arm: str) -> pd.DataFrame:
-    """Mean similarity within two arms and between them, over layers and pairs."""
+    """Mean similarity within two arms and between them, over layers and pairs of different seeds.
+
+    Runs of one seed begin with the same random weights, whatever their arm, and would count for the arms' likeness.
+    """
     pair = ends[ends["arm_a"].isin([baseline, arm]) & ends["arm_b"].isin([baseline, arm])]
     is_same = pair["arm_a"] == pair["arm_b"]
     within = [pair.loc[is_same & (pair["arm_a"] == one), "value"].mean() for one in (baseline, arm)]
-    across = pair.loc[~is_same, "value"].mean()
+    across = pair.loc[~is_same & (pair["seed_a"] != pair["seed_b"]), "value"].mean()
     return pd.DataFrame({"arm_a": [baseline, arm, baseline], "arm_b": [baseline, arm, arm], "value": [*within, across]})
 
 

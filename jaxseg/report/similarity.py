@@ -246,6 +246,8 @@ def _between_runs(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles
         return
     yield Heading("Do runs that differ by their seed agree?")
     starts = rows[rows["comparison"] == "starts"]
+    # Of an arm that starts from source networks they are trained networks.
+    starts = starts[~starts["arm_a"].isin([arm for arm in styles if uses_pretraining(tables.study, arm)])]
     arms = [arm for arm in styles if (within["arm_a"] == arm).any()]
     values, means = [], {}
     for k, arm in enumerate(arms):

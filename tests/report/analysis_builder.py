@@ -125,9 +125,10 @@ def _similarity(rng, arms, sizes, seeds, layers) -> pd.DataFrame:
                 add("within_arm", (arm, a, "end"), (arm, b, "end"), size, 0.72 + 0.03 * k)
         for a, b in itertools.combinations(everyone, 2):
             add("starts", (arms[0], a, "start"), (arms[0], b, "start"), size, 0.4)
+            add("starts", ("transfer", a, "start"), ("transfer", b, "start"), size, 0.9)
         for one, other in itertools.combinations(arms, 2):
             for a, b in itertools.product(everyone, repeat=2):
-                add("across_arms", (one, a, "end"), (other, b, "end"), size, 0.62)
+                add("across_arms", (one, a, "end"), (other, b, "end"), size, 0.62 + 0.3 * (a == b))
     columns = ["layer", "comparison", "arm_a", "seed_a", "step_a", "arm_b", "seed_b", "step_b", "train_cases", "fold"]
     return pd.DataFrame(rows, columns=[*columns, "index", "value", "n_points", "n_neurons"])
 

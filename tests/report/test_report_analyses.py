@@ -324,8 +324,16 @@ def test_runs_by_runs_puts_every_pair_in_its_cell(tables: Tables, blocks: dict):
     pair = own.query("comparison == 'across_arms' and arm_a == 'scratch' and seed_a == 1 and arm_b == 'transfer'")
     assert values[1, 4 + 2] == pair.loc[pair["seed_b"] == 2, "value"].item()
     two = tables.similarity.query("index == 'cka_debiased' and train_cases == 0 and comparison == 'across_arms'")
-    across = two.query("arm_a == 'scratch' and arm_b == 'transfer'")["value"].mean()
-    assert f"one of each to {across:.2f}." in _texts(blocks[similarity_section])
+    across = two.query("arm_a == 'scratch' and arm_b == 'transfer' and seed_a != seed_b")["value"].mean()
+    assert f"one of each (of other seeds) to {across:.2f}." in _texts(blocks[similarity_section])
+
+
+def test_the_floor_of_agreement_is_of_networks_that_were_not_trained(tables: Tables, blocks: dict):
+    assert tables.similarity is not None
+    starts = tables.similarity.query("comparison == 'starts' and index == 'cka_debiased' and train_cases == 0")
+    assert set(starts["arm_a"]) == {"scratch", "transfer"}
+    floor = starts.query("arm_a == 'scratch'")["value"].mean()
+    assert f"Two untrained networks: {floor:.2f}." in _texts(blocks[similarity_section])
 
 
 def test_a_barrier_is_the_loss_beyond_the_line_between_the_ends():
