@@ -57,6 +57,7 @@ def arm(init: str, freeze: str, **overrides: object) -> ConfigDict:
     config.init = init  # random, pretrained, pretrained:PATH_REGEX, mean_var
     config.freeze = freeze  # none, encoder, decoder, all_but_head, regex:PATH_REGEX
     config.seed_offset = 0  # added to the seed ids of this arm: a large number makes its seeds disjoint
+    config.train_cases = ()  # of the target's sizes, those of this arm; () means all
     config.vary = "study"  # study: config.vary; or some of init,order,subset for this arm alone; empty: nothing
     config.cross = ""  # two or three of init,order,subset: every id of one with every id of the others
     config.cross_ids = ()  # ids that are crossed; () means the study's seeds

@@ -105,7 +105,7 @@ def _source(config: Mapping[str, Any], over: Mapping[str, Any], path: str) -> Ta
 
 
 def _arm(name: str, arm: Mapping[str, Any], config: Mapping[str, Any], seeds: tuple[int, ...]) -> ArmSettings:
-    own = ("kind", "init", "freeze", "seed_offset", "vary", "cross", "cross_ids")
+    own = ("kind", "init", "freeze", "seed_offset", "train_cases", "vary", "cross", "cross_ids")
     if not isinstance(arm, Mapping):
         raise _bad(f"arms.{name}", arm, "a section of fields, as default.arm(INIT, FREEZE) makes it")
     for key in arm:
@@ -127,6 +127,8 @@ def _arm(name: str, arm: Mapping[str, Any], config: Mapping[str, Any], seeds: tu
         init=_convert(arm["init"], str, f"{path}.init"),
         freeze=_convert(arm["freeze"], str, f"{path}.freeze"),
         seed_offset=_convert(arm["seed_offset"], int, f"{path}.seed_offset"),
+        train_cases=_convert(arm["train_cases"], tuple[int, ...], f"{path}.train_cases")
+        or _convert(config["target"]["train_cases"], tuple[int, ...], "target.train_cases"),
         vary=parse_streams(config["vary"] if arm["vary"] == "study" else arm["vary"], f"{path}.vary"),
         cross=cross,
         cross_ids=_convert(arm["cross_ids"], tuple[int, ...], f"{path}.cross_ids") or (seeds if cross else ()),
@@ -281,6 +283,9 @@ def _check_arm(arm: ArmSettings, study: StudySettings) -> None:
     named = pretrain.from_workdir or not pretrain.from_arm
     need(bool(named), "pretrain.from_arm", pretrain.from_arm, "an arm of the study that pretrain.from_workdir names")
     _check_rates(arm, study, need)
+    sizes, of_target = arm.train_cases, study.target.train_cases
+    sound = len(set(sizes)) == len(sizes) and set(sizes) <= set(of_target)
+    need(sound, f"arms.{arm.name}.train_cases", sizes, f"different sizes of target.train_cases = {of_target}")
     if arm.init != "random" and not pretrain.from_workdir:
         # Source networks are trained with the study's own optimizer.
         warmup = study.optim.warmup_steps

@@ -203,6 +203,8 @@ class ArmSettings:
     freeze: str
     """`none`, `encoder`, `decoder`, `all_but_head` or `regex:PATH_REGEX`."""
     seed_offset: int
+    train_cases: tuple[int, ...]
+    """Those of the target's training set sizes that it is trained with."""
     vary: tuple[str, ...]
     """Random streams that differ between seeds; the others are fed by the base seed."""
     cross: tuple[str, ...]

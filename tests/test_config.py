@@ -69,7 +69,8 @@ def test_every_field_outside_the_sections_is_declared():
     assert filled == (set(made) - {"num_seeds", "seed_ids", "pretrain"}) | {"seeds"}
     arm = dict(default.arm("random", "none"))
     assert {name: type(value) for name, value in arm.items()} == {
-        "kind": str, "init": str, "freeze": str, "seed_offset": int, "vary": str, "cross": str, "cross_ids": tuple
+        "kind": str, "init": str, "freeze": str, "seed_offset": int, "train_cases": tuple,
+        "vary": str, "cross": str, "cross_ids": tuple,
     }  # fmt: skip
     assert {field.name for field in dataclasses.fields(t.ArmSettings)} == {"name", *arm, *config.ARM_OVERRIDES}
 
@@ -109,6 +110,14 @@ def test_an_arm_may_vary_less_and_has_the_study_s_seeds_to_cross():
     scratch, transfer_arm, crossed = config.parse(made).arms
     assert (scratch.vary, transfer_arm.vary, crossed.vary) == (("init",), (), ("init", "order"))
     assert (crossed.cross, crossed.cross_ids, scratch.cross_ids) == (("init", "order"), (0, 1), ())
+
+
+def test_an_arm_has_all_sizes_of_the_target_or_some():
+    made = tiny_config()
+    made.target.train_cases = (2, 4, 0)
+    made.arms.transfer.train_cases = (0,)
+    scratch, transfer_arm, _ = config.parse(made).arms
+    assert (scratch.train_cases, transfer_arm.train_cases) == ((2, 4, 0), (0,))
 
 
 def test_no_field_is_a_list_or_none():
@@ -260,6 +269,7 @@ def test_differences_name_fields_that_change_results_and_no_others():
         "config.arms.scratch.init: 'random' in the workdir, (absent) asked for",
         "config.arms.scratch.freeze: 'none' in the workdir, (absent) asked for",
         "config.arms.scratch.seed_offset: 0 in the workdir, (absent) asked for",
+        "config.arms.scratch.train_cases: [] in the workdir, (absent) asked for",
         "config.arms.scratch.vary: 'study' in the workdir, (absent) asked for",
         "config.arms.scratch.cross: '' in the workdir, (absent) asked for",
         "config.arms.scratch.cross_ids: [] in the workdir, (absent) asked for",

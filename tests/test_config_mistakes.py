@@ -170,6 +170,8 @@ OUT_OF_RANGE = [
     ("arms.scratch.cross_ids", (0, 1), "with cross"),
     ("arms.scratch.init", "pretraind", "'random', 'pretrained', 'mean_var', 'pretrained:PATH_REGEX'"),
     ("arms.scratch.freeze", "encodr", "'none', 'encoder', 'decoder', 'all_but_head', 'regex:PATH_REGEX'"),
+    ("arms.scratch.train_cases", (3,), "different sizes of target.train_cases = (0,) (arm 'scratch')"),
+    ("arms.scratch.train_cases", (0, 0), "different sizes"),
     ("arms.scratch.seed_offset", -1, "0 or more"),
     ("arms.scratch.seed_offset", 2**32, "seed ids up to 4294967295"),
     ("evaluate.overlap", 1.0, "a share from 0 to below 1"),

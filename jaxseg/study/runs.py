@@ -65,7 +65,7 @@ def target_runs(study: StudySettings, arm: ArmSettings, source_name: str | None)
             seed (of its init id where ids are crossed), or from the base seed's where `pretrain.share` is `one`.
     """
     runs = []
-    variants = itertools.product(study.target.train_cases, range(study.target.folds), _ids_of_seeds(study, arm))
+    variants = itertools.product(arm.train_cases, range(study.target.folds), _ids_of_seeds(study, arm))
     for size, fold, (seed, ids) in variants:
         own = ids["init"] if arm.cross else seed
         source = None

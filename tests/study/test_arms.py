@@ -302,6 +302,21 @@ def test_jobs_are_continued_with_the_runs_they_were_started_with() -> None:
     assert chunk_sizes(plan_of(made, chunk_sizes={"train_0": (3, 3)})) == chunk_sizes(large)
 
 
+def test_an_arm_trains_with_its_own_sizes_and_tries_rates_for_these_alone() -> None:
+    made = tiny_config()
+    made.target.train_cases = (2, 4)
+    made.arms = default.pick_arms("scratch", "frozen_random_encoder")
+    made.arms.frozen_random_encoder.train_cases = (4,)
+    made.optim.lr_grid, made.optim.lr_seeds = (1e-2, 1e-3), (70,)
+    plan = plan_of(made)
+    for kind, number in (("train", 2), ("select", 2)):
+        keys = [run.key for job in plan.of_kind(kind) for run in job.runs]
+        assert len(keys) == 3 * number
+        assert {(key.arm, key.train_cases) for key in keys} == {
+            ("scratch", 2), ("scratch", 4), ("frozen_random_encoder", 4)
+        }  # fmt: skip
+
+
 def test_images_leave_less_memory_for_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tiny_config()
     made.num_seeds = 5
