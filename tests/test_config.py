@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from jaxseg import config, fields, inference, losses, models, optim, streams, transfer
+from jaxseg import checks, config, fields, inference, losses, models, optim, streams, transfer
 from jaxseg import types as t
 from jaxseg.data import normalize, resample, residence
 from tests.tiny import at, changed, put, tiny_config
@@ -130,17 +130,17 @@ def test_no_field_is_a_list_or_none():
 
 def test_choices_are_those_of_the_modules_that_offer_them():
     assert fields.STREAMS == streams.STREAMS
-    assert set(config.MODELS) == set(models.MODELS)
-    assert config.OPTIMIZERS == optim.OPTIMIZERS
-    assert config.SCHEDULES == optim.SCHEDULES
-    assert config.LOSSES == losses.LOSSES
-    assert config.NORMALIZATIONS == normalize.NAMES
-    assert config.WINDOW_WEIGHTS == inference.WEIGHTS
-    assert config.IMAGE_INTERPOLATIONS == resample.IMAGE_INTERPOLATIONS
-    assert config.LABEL_INTERPOLATIONS == resample.LABEL_INTERPOLATIONS
-    assert config.RESIDENCES == residence.RESIDENCES
-    assert set(config.FREEZES) == set(optim.FREEZE_RULES)
-    for init in config.INITS:
+    assert set(checks.MODELS) == set(models.MODELS)
+    assert checks.OPTIMIZERS == optim.OPTIMIZERS
+    assert checks.SCHEDULES == optim.SCHEDULES
+    assert checks.LOSSES == losses.LOSSES
+    assert checks.NORMALIZATIONS == normalize.NAMES
+    assert checks.WINDOW_WEIGHTS == inference.WEIGHTS
+    assert checks.IMAGE_INTERPOLATIONS == resample.IMAGE_INTERPOLATIONS
+    assert checks.LABEL_INTERPOLATIONS == resample.LABEL_INTERPOLATIONS
+    assert checks.RESIDENCES == residence.RESIDENCES
+    assert set(checks.FREEZES) == set(optim.FREEZE_RULES)
+    for init in checks.INITS:
         transfer.transfer_rules(init)
 
 
