@@ -6,7 +6,7 @@
 
 from typing import Any
 
-__all__ = ["load"]
+__all__ = ["__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -15,4 +15,8 @@ def __getattr__(name: str) -> Any:
         from jaxseg.study.api import load
 
         return load
+    if name == "__version__":
+        import importlib.metadata
+
+        return importlib.metadata.version("jaxseg")
     raise AttributeError(f"module 'jaxseg' has no attribute {name!r}")
