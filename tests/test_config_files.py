@@ -2,15 +2,17 @@
 
 import dataclasses
 import importlib
+import itertools
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from configs import default
+from configs import default, pairs
 from jaxseg import config, data, losses, optim, train, trees
 from jaxseg.models import make_model
+from jaxseg.study.plan import check_networks
 from tests import small
 
 FILES = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -23,7 +25,7 @@ def reduced(name):
     made.model.ndim = 2
     made.model.widths = (2, 4)
     for task in (made.source, made.target):
-        task.patch = (8, 8)
+        task.patch, task.spacing_mm, task.train_cases = (8, 8), "native", (0,)
         task.augment.flip = tuple(axis for axis in task.augment.flip if axis < 2)
     return config.parse(made)
 
@@ -46,6 +48,17 @@ def test_two_steps_of_every_config_file(name):
     assert np.isfinite(found).all()
     moved = small.bits(state.params)
     assert all(moved[path] != start for path, start in small.bits(small.random_params(arm.model)).items())
+
+
+@pytest.mark.parametrize(("source", "target"), [*itertools.combinations(pairs.SETS, 2)])
+def test_every_pair_of_sets_is_a_study(source, target):
+    study = config.parse(pairs.get_config(f"{source},{target},somewhere"))
+    check_networks(study)
+    images = bool({source, target} & {*pairs.IMAGES})
+    assert (study.model.ndim, study.target.data) == (2 if images else 3, f"somewhere/{target}")
+    assert bool(study.target.as_slices) == (images and target not in pairs.IMAGES)
+    assert study.train.eval_every <= study.train.steps / 50
+    assert {arm.name: arm.train_cases for arm in study.arms}["prior"] == (0,)
 
 
 def test_the_paper_s_preset_is_their_setting():

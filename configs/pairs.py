@@ -1,0 +1,71 @@
+"""Transfer between two of nine labelled sets, set up so that a study can judge every claim but C3 (docs/studies).
+
+    python -m launch.study --config=configs/pairs.py:cardiac_ed_mr,hippocampus_mr,FOLDER --workdir=runs/hippocampus
+
+SOURCE,TARGET,FOLDER names two sets and the folder that both lie in. Two volumetric sets are segmented in 3-D; where one
+of them holds images, the other is taken slice by slice. Sizes are those that two CPU cores train in about an hour.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+IMAGES = ("nerve_us", "fetal_head_us", "lung_tumour_ct", "nuclei_micro")
+CARDIAC: dict = {"spacing_mm": "2.5, 2.5, 0", "patch": (64, 64, 8), "flip": (), "sizes": (4, 8, 16, 0)}
+SETS: dict[str, dict] = {
+    "hippocampus_mr": {"patch": (32, 32, 32), "slice": (32, 48), "flip": (0,), "sizes": (4, 16, 64, 0)},
+    "cardiac_ed_mr": CARDIAC,
+    "cardiac_es_mr": CARDIAC,
+    "rodent_brain_epi": {"patch": (48, 16, 48), "slices": "coronal", "flip": (0,), "sizes": (4, 8, 16, 0)},
+    "nerve_us": {"spacing_mm": "2, 2", "unit": "voxel", "flip": (0,)},
+    "fetal_head_us": {"spacing_mm": "1, 1", "flip": (0, 1)},
+    "lung_tumour_ct": {"slice": (48, 48), "flip": (0, 1)},
+    "nuclei_micro": {"spacing_mm": "2, 2", "unit": "voxel", "flip": (0, 1)},
+}
+"""What of a task's settings differs: its grid, its unit, which flips keep it plausible, training set sizes."""
+ONE_SIZE = ("frozen_random_encoder", "prior", "pooled_encoder", "scratch_b", "scratch_double", "scratch_long")
+"""Arms that no comparison between sizes needs: trained on all cases, where verdicts are drawn."""
+
+
+def set_task(task: ConfigDict, name: str, folder: str, ndim: int) -> None:
+    """Fills a task with the settings of a set."""
+    own = SETS[name]
+    task.data = f"{folder}/{name}" if folder else name
+    task.unit = own.get("unit", "mm")
+    task.spacing_mm = own.get("spacing_mm", "native")
+    task.patch = own["patch"] if ndim == 3 else own.get("slice", (64, 64))
+    task.as_slices = own.get("slices", "axial") if ndim == 2 and name not in IMAGES else ""
+    task.val_cases = 4
+    task.augment.flip = own["flip"]
+    task.augment.gamma = 0.2
+    task.augment.brightness = 0.2
+
+
+def get_config(pair: str = "cardiac_ed_mr,hippocampus_mr") -> ConfigDict:
+    """The study; `pair` is SOURCE,TARGET or SOURCE,TARGET,FOLDER."""
+    source, target, folder = (*pair.split(","), "")[:3]
+    config = default.get_config()
+    config.name = f"{source} to {target}"
+    config.vary = "init,order,subset"
+    config.model.ndim = 2 if {source, target} & {*IMAGES} else 3
+    # Images need more context than small volumes, and levels cost little in 2-D.
+    config.model.widths = (8, 16, 32, 64) if config.model.ndim == 2 else (8, 16, 32)
+    set_task(config.source, source, folder, config.model.ndim)
+    set_task(config.target, target, folder, config.model.ndim)
+    config.target.train_cases = SETS[target].get("sizes", (4, 8, 24, 0))
+
+    config.optim.schedule = "constant"
+    config.optim.lr_grid = (3e-4, 1e-3, 3e-3)
+    config.optim.lr_seeds = (9001,)
+    config.train.batch = 4 if config.model.ndim == 2 else 1
+    config.train.steps = 500
+    config.train.log_every = 10
+    config.train.eval_every = 10  # a fiftieth of the steps
+    config.train.save_every = 100
+    config.pretrain.steps = 500
+
+    config.arms = default.pick_arms("scratch", "transfer", *ONE_SIZE, config=config)
+    for name in ONE_SIZE:
+        config.arms[name].train_cases = (0,)
+    config.evaluate.tolerance_mm = 2.0
+    return config
