@@ -68,7 +68,7 @@ def standfirst(tables: Tables) -> str:
     study = tables.study
     target = study.get("target") or {}
     source_name, target_name = _task_names(tables)
-    n_seeds = len(seed_ids(study))
+    least, most = seeds_per_arm(study)
     sizes = {int(run["train_cases"]) for run in study.get("runs", ()) if run.get("kind") != "pretrain"}
     named = [count(n) for n in sorted(sizes - {0})] + (["all"] if 0 in sizes else [])
     trained = f"{listing(named)} training cases" if named else "its training cases"
@@ -84,7 +84,7 @@ def standfirst(tables: Tables) -> str:
         source=source_name,
         target=target_name,
         arms=plural(len(tables.arms), "arm"),
-        seeds=plural(n_seeds, "seed"),
+        seeds=plural(least, "seed") if least == most else f"{least} to {most} seeds",
         trained=trained,
         tested=f" and scored on {plural(int(tested), 'test case')} held out from training" if tested else "",
     )
@@ -102,6 +102,16 @@ def _task_names(tables: Tables) -> tuple[str, str]:
 def seed_ids(study: dict[str, Any]) -> list[int]:
     """Return the seeds of the target task's runs."""
     return sorted({int(run["seed"]) for run in study.get("runs", ()) if run.get("kind") != "pretrain"})
+
+
+def seeds_per_arm(study: dict[str, Any]) -> tuple[int, int]:
+    """Return the smallest and the largest number of seeds of an arm; those of a placebo are other ones than the rest."""
+    seeds: dict[str, set[int]] = {}
+    for run in study.get("runs", ()):
+        if run.get("kind") != "pretrain":
+            seeds.setdefault(str(run["arm"]), set()).add(int(run["seed"]))
+    numbers = [len(of_arm) for of_arm in seeds.values()] or [0]
+    return min(numbers), max(numbers)
 
 
 # ------------------------------------------------------------------------------------------------------ the answer
@@ -301,7 +311,7 @@ def _single_arm(tables: Tables, styles: Styles) -> Iterator[Block]:
 
 
 def _notices(tables: Tables) -> Iterator[Block]:
-    n = len(seed_ids(tables.study))
+    n, _ = seeds_per_arm(tables.study)
     if 0 < n < MIN_SEEDS:
         yield Notice(
             sentence(

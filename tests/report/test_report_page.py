@@ -223,6 +223,20 @@ def test_a_missing_table_leaves_a_sentence(tmp_path: Path, name: str, sentence: 
     assert gone not in page
 
 
+def test_a_placebo_of_other_seeds_does_not_make_them_more(tmp_path: Path):
+    workdir = write_workdir(tmp_path, seeds=4, examples=1)
+    record = json.loads((workdir / "study.json").read_text())
+    for run in record["runs"]:
+        run["seed"] += 1000 * (run["arm"] == "frozen_random_encoder")
+    (workdir / "study.json").write_text(json.dumps(record))
+    page = Page(write_report(workdir).read_text(encoding="utf-8")).text
+    assert "3 arms, 4 seeds each" in page
+    assert "4 seeds: too few for a verdict." in page
+    record["runs"] = [run for run in record["runs"] if (run["arm"], run["seed"]) != ("transfer", 3)]
+    (workdir / "study.json").write_text(json.dumps(record))
+    assert "3 arms, 3 to 4 seeds each" in Page(write_report(workdir).read_text(encoding="utf-8")).text
+
+
 def test_study_json_alone_makes_a_page(tmp_path: Path):
     workdir = write_workdir(tmp_path, seeds=1, examples=1)
     _drop("results", "load_tables", "config.json")(workdir)

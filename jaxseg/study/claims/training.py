@@ -75,7 +75,7 @@ def _sparse(evidence: Evidence, pair: Pair) -> list[str]:
         spacing = np.diff(steps, prepend=0).max(initial=0)
         if spacing > total / EVALUATIONS:
             doubts.append(
-                f"{arm} is validated every {spacing} steps, needs at least every {total // EVALUATIONS} "
+                f"{arm} is validated every {spacing} steps, needs at least every {max(total // EVALUATIONS, 1)} "
                 f"(a fiftieth of {total})"
             )
     return doubts
