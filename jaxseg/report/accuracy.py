@@ -26,7 +26,7 @@ from jaxseg.report.blocks import (
     described,
 )
 from jaxseg.report.effects import NO_SCORES, baseline_of, main_variant, overall_dsc, seed_scores
-from jaxseg.report.tables import Tables, of_variant, rows_of, variants_of
+from jaxseg.report.tables import Tables, of_several_sizes, of_variant, rows_of, variants_of
 from jaxseg.report.text import MISSING, cases, count, interval, listing, number, p_value, plain, signed
 
 _MANY_LABELS = 4
@@ -71,11 +71,12 @@ def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
             yield Fold("DSC by label", (by_label,))
         else:
             yield by_label
-        if overall.groupby("arm")["train_cases"].nunique().max() > 1:
+        sized = of_several_sizes(overall, "arm")
+        if len(sized):
             yield Chart(
                 "train_size",
-                partial(figures.by_size, overall, styles, baseline=baseline_of(tables)),
-                described("DSC by number of training cases", rows_of(overall), _size_words),
+                partial(figures.by_size, sized, styles, baseline=baseline_of(tables)),
+                described("DSC by number of training cases", rows_of(sized), _size_words),
                 f"DSC against the number of training cases: mean and {sure} interval over seeds.",
             )
         for metric, name in _NAMES.items():
@@ -100,8 +101,9 @@ def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
             f"Paired differences in DSC, seed by seed and case by case, with {sure} intervals. The grey band, "
             f"±{figures.RELEVANT_DSC} DSC, holds differences too small to matter.",
         )
-    if overall["train_cases"].nunique() > 1 and overall["arm_b"].nunique() == 1:
-        yield from _gain_by_size(overall, styles, sure)
+    sized = of_several_sizes(overall, "arm_a")
+    if len(sized) and sized["arm_b"].nunique() == 1:
+        yield from _gain_by_size(sized, styles, sure)
     yield Fold("Differences by label, with p-values", tuple(_difference_blocks(tables.comparisons, unit, styles, sure)))
 
 

@@ -105,7 +105,7 @@ def seed_ids(study: dict[str, Any]) -> list[int]:
 
 
 def seeds_per_arm(study: dict[str, Any]) -> tuple[int, int]:
-    """Return the smallest and the largest number of seeds of an arm; those of a placebo are other ones than the rest."""
+    """Return the smallest and the largest number of seeds of an arm; a placebo's are other ones than the rest's."""
     seeds: dict[str, set[int]] = {}
     for run in study.get("runs", ()):
         if run.get("kind") != "pretrain":

@@ -153,6 +153,11 @@ def of_variant(table: pd.DataFrame, variant: Variant) -> pd.DataFrame:
     return own[pooled] if pooled.any() else own
 
 
+def of_several_sizes(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return the rows of arms that were trained with more than one number of cases; `column` names the arm."""
+    return table[table.groupby(column)["train_cases"].transform("nunique") > 1]
+
+
 def first_fold(table: pd.DataFrame, train_cases: int) -> pd.DataFrame:
     """Return a train size's rows of its first fold: runs of different folds are not compared with each other."""
     own = table[table["train_cases"] == train_cases]

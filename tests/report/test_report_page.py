@@ -237,6 +237,27 @@ def test_a_placebo_of_other_seeds_does_not_make_them_more(tmp_path: Path):
     assert "3 arms, 3 to 4 seeds each" in Page(write_report(workdir).read_text(encoding="utf-8")).text
 
 
+def test_figures_of_training_set_sizes_show_arms_that_have_several(plain: Path, tmp_path: Path):
+    workdir = tmp_path / "study"
+    shutil.copytree(plain / "results", workdir / "results")
+    shutil.copy(plain / "study.json", workdir)
+    for name, column in (("summary", "arm"), ("comparisons", "arm_a")):
+        table = pd.read_csv(workdir / "results" / f"{name}.csv")
+        kept = (table[column] != "frozen_random_encoder") | (table["train_cases"] == 0)
+        table[kept].to_csv(workdir / "results" / f"{name}.csv", index=False)
+    write_report(workdir)
+    drawn = {tag: _labels_of_charts(folder) for tag, folder in (("all", plain), ("one size", workdir))}
+    for title in ("DSC by number of training cases", "Difference in DSC by number of training cases"):
+        assert "frozen_random_encoder" in drawn["all"][title]
+        assert "frozen_random_encoder" not in drawn["one size"][title]
+        assert "transfer" in drawn["one size"][title]
+
+
+def _labels_of_charts(workdir: Path) -> dict[str, str]:
+    charts = [a["aria-label"] or "" for tag, a in _page(workdir).elements if tag == "svg" and a.get("class") == "chart"]
+    return {label.split(":")[0]: label for label in charts}
+
+
 def test_study_json_alone_makes_a_page(tmp_path: Path):
     workdir = write_workdir(tmp_path, seeds=1, examples=1)
     _drop("results", "load_tables", "config.json")(workdir)
