@@ -108,6 +108,7 @@ def map_seeds(
             inner, mesh=plan.mesh, in_specs=in_specs, out_specs=PartitionSpec("seed"), check_vma=False
         )(*args)
 
+    outer.__name__ = getattr(fn, "__name__", "mapped")  # what compile logs and profiles call the program
     return jax.jit(outer, donate_argnums=tuple(donate))
 
 

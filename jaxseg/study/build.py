@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxseg import data, hosts, loop, losses, optim, seeds, train, transfer, trees
 from jaxseg.data import residence
@@ -19,7 +20,7 @@ from jaxseg.streams import stream_key
 from jaxseg.study import sources
 from jaxseg.study.plan import Job, Plan, load_table
 from jaxseg.study.predict import make_validate
-from jaxseg.study.program import image_shape, own_labels
+from jaxseg.study.program import Program, image_shape, own_labels
 from jaxseg.study.runs import Run
 from jaxseg.study.tasks import Tasks, cohort_names, run_inputs
 from jaxseg.types import Cohort, Frozen, Params, RunInputs, StudySettings, TrainState
@@ -139,6 +140,23 @@ def of_host(job: Job, rows: Sequence[int]) -> Job:
     return dataclasses.replace(job, runs=tuple(job.runs[row] for row in rows))
 
 
+def make_tx(program: Program) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of a program's runs."""
+    return optim.make_optimizer(program.optim, own_labels(program), program.train.steps)
+
+
+@functools.lru_cache(maxsize=4)  # jobs of one group run the same program: traced and compiled once
+def training_calls(program: Program, seed_plan: seeds.SeedPlan) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`train.make_train_chunk` and `train.make_observe` of a program, mapped over runs; compiled on first use."""
+    model, parts = make_model(program.model, classes=program.classes), program.train.accumulate
+    sample = data.make_sample(program.task, batch=program.train.batch * parts)
+    step = train.make_train_step(
+        model, make_tx(program), losses.make_loss(program.loss), sample, own_labels(program), accumulate=parts
+    )
+    chunk = seeds.map_seeds(train.make_train_chunk(step), plan=seed_plan, shared=(2, 3, 4, 5), donate=(0,))
+    return chunk, seeds.map_seeds(train.make_observe(program.optim), plan=seed_plan, donate=(0,))
+
+
 def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job: Job, *, device_bytes: int) -> loop.Fit:
     """Everything `loop.fit` needs for a job's runs on this host; compiles nothing yet.
 
@@ -154,18 +172,11 @@ def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job:
     rows = host_share(study, job, hosts.index()).rows
     job = of_host(job, rows)
     seed_plan = seeds.make_plan(len(job.runs), strategy=study.runtime.seed_map, devices=study.runtime.devices)
-    labels = own_labels(program)
-    tx = optim.make_optimizer(program.optim, labels, program.train.steps)
-    model = make_model(program.model, classes=program.classes)
-    parts = program.train.accumulate
-    sample = data.make_sample(program.task, batch=program.train.batch * parts)
-    step = train.make_train_step(model, tx, losses.make_loss(program.loss), sample, labels, accumulate=parts)
-    chunk = seeds.map_seeds(train.make_train_chunk(step), plan=seed_plan, shared=(2, 3, 4, 5), donate=(0,))
-    observe = seeds.map_seeds(train.make_observe(program.optim), plan=seed_plan, donate=(0,))
+    chunk, observe = training_calls(program, seed_plan)
     listens = program.optim.schedule == "plateau" or program.train.keep_best
     cohort, feed = make_feed(study, tasks, job, seed_plan, device_bytes=device_bytes)
     folds = [split.val for split in tasks.splits[program.task]]
-    like, init, shared = make_init(study, workdir, plan, job, tx)
+    like, init, shared = make_init(study, workdir, plan, job, make_tx(program))
     return loop.Fit(
         directory=workdir / job.directory,
         plan=seed_plan,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,9 +17,16 @@ from jaxseg import data, inference, metrics, seeds
 from jaxseg.data import PreparedTask
 from jaxseg.models import make_model
 from jaxseg.study.plan import Job, Program
-from jaxseg.types import CaseArrays, EvaluateSettings, Frozen, Params, TaskSettings
+from jaxseg.types import CaseArrays, EvaluateSettings, Frozen, ModelSettings, Params, TaskSettings
 
 PredictSlabs = Callable[[Params, Frozen, Iterable[Float[np.ndarray, "*spatial channels"]]], Iterator[inference.Slab]]
+
+
+@functools.lru_cache(maxsize=4)  # validation and evaluation of all arms with one network: traced and compiled once
+def window_predict(model: ModelSettings, classes: int, plan: seeds.SeedPlan) -> Callable[..., Any]:
+    """`inference.make_window_predict` of a network, mapped over runs; compiled on first use."""
+    made = inference.make_window_predict(make_model(model, classes=classes))
+    return seeds.map_seeds(made, plan=plan, shared=(1, 2))
 
 
 def make_predict_slabs(
@@ -46,8 +54,7 @@ def make_predict_slabs(
         `predict(params, frozen, images)`: params stacked and placed by `seeds.put`, images read one by one; see
         `inference.predict_slabs`.
     """
-    model = make_model(program.model, classes=program.classes)
-    mapped = seeds.map_seeds(inference.make_window_predict(model), plan=plan, shared=(1, 2))
+    mapped = window_predict(program.model, program.classes, plan)
 
     def predict(
         params: Params, frozen: Frozen, images: Iterable[Float[np.ndarray, "*spatial channels"]]

@@ -1,0 +1,61 @@
+"""How often programs are compiled: once for all arms, chunks of runs, and resumed trainings that can share them."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.monitoring
+
+from configs import default
+from jaxseg import loop
+from jaxseg.study.run import run_stages
+from tests.tiny import silent, tiny_config
+
+ARMS = ("scratch", "transfer", "transfer_encoder", "transfer_decoder", "first_k", "mean_var")
+LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
+"""Every program that is made passes this event, whether or not the compiler's own cache then has it."""
+
+
+@contextlib.contextmanager
+def made_programs() -> Iterator[list[str]]:
+    """Names of the programs that are made inside."""
+    names: list[str] = []
+
+    def note(event: str, seconds: float, **about: Any) -> None:
+        if event == LOWERED:
+            names.append(str(about["fun_name"]))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+
+
+def counted(names: list[str]) -> dict[str, int]:
+    return {name: names.count(f"jit({name})") for name in ("chunk", "predict")}
+
+
+def test_arms_chunks_and_a_resumed_training_share_their_programs(tmp_path: Path) -> None:
+    made = tiny_config()
+    made.optim.momentum = 0.8125  # adam has none, but it makes a program that no other test has made in this process
+    made.model.widths = (3, 5)
+    made.arms = default.pick_arms(*ARMS)
+    made.runtime.seeds_per_chunk = "4"
+    workdir = tmp_path / "study"
+    run_stages(made, workdir, stages=("pretrain",), progress=silent)
+    with made_programs() as names:
+        ready = run_stages(made, workdir, stages=("train", "evaluate"), progress=silent)
+    jobs = ready.plan.of_kind("train")
+    assert [len(job.runs) for job in jobs] == [4, 4, 4]
+    assert counted(names) == {"chunk": 1, "predict": 1}
+
+    shutil.rmtree(workdir / jobs[1].directory / "checkpoints" / "8")
+    with made_programs() as names:
+        run_stages(made, workdir, stages=("train",), progress=silent)
+    assert loop.is_done(workdir / jobs[1].directory, 8)
+    assert counted(names) == {"chunk": 0, "predict": 0}
