@@ -118,8 +118,11 @@ def test_gradients_are_the_same_under_every_map(operation):
     assert_close(jax.jit(sharded)(xs, ks), want)
 
 
-def test_second_order_reverse():
-    x, k = draw((4, 6), (3, 3))
+@pytest.mark.parametrize(
+    ("spatial", "channels"), [((4, 6), 3), ((6, 8), 16), ((6, 6, 6), 8)], ids=["plain", "filtered-2d", "filtered-3d"]
+)
+def test_second_order_reverse(spatial, channels):
+    x, k = draw(spatial, (3,) * len(spatial), 1, channels)
 
     def gradient_norm(k, form):
         def value(k):
