@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxseg.fields import bad_value as _bad
 from jaxseg.fields import is_pattern
+from jaxseg.streams import STREAMS
 from jaxseg.types import SLICE_AXES, ArmSettings, StudySettings, TaskSettings
 
 # What fields that name a choice take. The modules that offer the choices are not imported here, so that a mistake is
@@ -163,7 +164,7 @@ def _check_arm(arm: ArmSettings, study: StudySettings) -> None:
         allowed = f"{_one_of(names)}, '{prefix}PATH_REGEX'"
         need(value in names or value.startswith(prefix), f"{path}.{field}", value, allowed)
     need(arm.seed_offset >= 0, f"{path}.seed_offset", arm.seed_offset, "0 or more")
-    _check_cross(arm, path, need)
+    _check_cross(arm, study.base_seed, path, need)
     largest = max(study.seeds) + arm.seed_offset
     need(largest <= MAX_SEED, f"{path}.seed_offset", arm.seed_offset, f"seed ids up to {MAX_SEED}, not {largest}")
     _check_training(arm, note)
@@ -185,13 +186,15 @@ def _check_arm(arm: ArmSettings, study: StudySettings) -> None:
         need(warmup < pretrain.steps, "optim.warmup_steps", warmup, f"fewer than pretrain.steps = {pretrain.steps}")
 
 
-def _check_cross(arm: ArmSettings, path: str, need: Any) -> None:
+def _check_cross(arm: ArmSettings, base_seed: int, path: str, need: Any) -> None:
     ids, allowed = arm.cross_ids, f"at least two different ids from 0 to {MAX_CROSSED}, with cross"
     sound = len(ids) >= 2 and len(set(ids)) == len(ids) and min(ids) >= 0 and max(ids) <= MAX_CROSSED
     need(sound if arm.cross else not ids, f"{path}.cross_ids", ids, allowed)
     streams = arm.cross
     need(len(set(streams)) == len(streams) != 1, f"{path}.cross", ",".join(streams), "'', or two or three streams")
     need(not streams or arm.seed_offset == 0, f"{path}.seed_offset", arm.seed_offset, "0 with cross: use cross_ids")
+    allowed = f"a number from 0 to {MAX_CROSSED} with cross: streams that are not crossed have it as id"
+    need(len(streams) in (0, len(STREAMS)) or base_seed <= MAX_CROSSED, "base_seed", base_seed, allowed)
 
 
 def _check_rates(arm: ArmSettings, study: StudySettings, need: Any) -> None:

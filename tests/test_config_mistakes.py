@@ -309,3 +309,14 @@ def test_mistakes_of_crossed_ids(fields, text):
     made.arms.scratch.update(fields)
     with pytest.raises(UserError, match=re.escape(text)):
         config.parse(made)
+
+
+def test_a_base_seed_must_fit_the_seed_numbers_of_crossed_runs():
+    """A fourth digit would run into the next stream's: two runs could have one seed number."""
+    made = changed(base_seed=1000)
+    config.parse(made)
+    made.arms.scratch.update({"cross": "init,order,subset"})
+    config.parse(made)  # no stream is fed by the base seed
+    made.arms.scratch.cross = "init,order"
+    with pytest.raises(UserError, match=r"config\.base_seed.*1000.*a number from 0 to 999 with cross"):
+        config.parse(made)

@@ -13,7 +13,10 @@ from jaxseg.report.charts import KEY_LETTERS, KEY_LINE, KEY_SIGN, is_narrow, key
 from jaxseg.report.style import INK, MUTED, ArmStyle, drawing
 from jaxseg.report.text import number, shorten
 
-_FILLS = (("#0b4a8f", "white"), ("#a6cbe3", INK), ("#eef1f3", INK), ("#e6b8a2", INK), ("#b35806", "white"))
+_FILLS = (
+    *(("#0b4a8f", "white"), ("#a6cbe3", INK), ("#eef1f3", INK), ("#e6b8a2", INK), ("#b35806", "white")),
+    *(("#d9c46c", INK), ("#4d4d4d", "white")),
+)
 """Fill and ink on it, by order of share; neighbours differ in lightness."""
 
 

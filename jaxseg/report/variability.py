@@ -261,9 +261,37 @@ def interpolation_chart(excess: pd.DataFrame, styles: Styles, *, width: float, b
 
 _SOURCES = {
     "seed": "seed: chance in training",
+    "init": "initialisation",
+    "order": "order of batches",
+    "subset": "draw of training cases",
+    "streams": "these in combination",
     "group": "case: some are harder",
-    "seed x group": "both: which cases a seed gets wrong",
+    "both": "both: which cases a run gets wrong",
 }
+"""What shares of the variance are called; interactions of the streams are one share, those with the case another."""
+
+
+def _shares_of(rows: pd.DataFrame) -> dict[str, float]:
+    """An arm's shares by name of `_SOURCES`, in that order."""
+    shares: dict[str, float] = {}
+    for source, share in zip(rows["source"], rows["share"], strict=True):
+        interaction = "both" if "group" in source.split(" x ") else "streams"
+        name = source if source in _SOURCES else interaction
+        shares[name] = shares.get(name, 0.0) + float(share)
+    return {name: shares[name] for name in _SOURCES if name in shares}
+
+
+def _of_runs(shares: dict[str, float]) -> float:
+    """What runs differ in on all cases alike."""
+    return sum(share for name, share in shares.items() if name not in ("group", "both"))
+
+
+def _crossed_words(arm: str, shares: dict[str, float], rows: pd.DataFrame) -> str:
+    """What each stream of a crossed arm accounts for, and which runs the split leaves out."""
+    named = [f"{_SOURCES[name]} {number(100 * share, 0)} %" for name, share in shares.items() if name != "group"]
+    left_out, used = int(rows["n_left_out"].max()), int(rows["n_runs"].max())
+    without = f" (from {used} runs; {left_out} left out, because runs they are crossed with are missing)"
+    return f"In {arm}, whose random streams are crossed: {listing(named)}{without if left_out else ''}."
 
 
 def _sources(tables: Tables, styles: Styles) -> Iterator[Block]:
@@ -280,28 +308,22 @@ def _sources(tables: Tables, styles: Styles) -> Iterator[Block]:
     arms = [arm for arm in styles if (own["arm"] == arm).any()]
     if not arms:
         return
-    shares = {arm: own[own["arm"] == arm].set_index("source")["share"] for arm in arms}
+    of_arm = {arm: own[own["arm"] == arm] for arm in arms}
+    shares = {arm: _shares_of(rows) for arm, rows in of_arm.items()}
+    crossed = [arm for arm in arms if "seed" not in shares[arm]]
     yield Heading("Where does the spread of scores come from?")
     told = arms[:3]
-    seed_words = listing([f"{number(100 * float(shares[arm].get('seed', np.nan)), 0)} % in {arm}" for arm in told])
-    yield Finding(
-        "Do scores differ more between seeds or between cases?",
-        f"Of the variance of DSC the seed accounts for {seed_words}; the rest lies in the cases.",
-    )
+    seed_words = listing([f"{number(100 * _of_runs(shares[arm]), 0)} % in {arm}" for arm in told])
+    sentences = [f"Of the variance of DSC the seed accounts for {seed_words}; the rest lies in the cases."]
+    sentences += [_crossed_words(arm, shares[arm], of_arm[arm]) for arm in crossed]
+    yield Finding("Do scores differ more between seeds or between cases?", " ".join(sentences))
     parts = [
-        Part(
-            arm,
-            styles[arm],
-            tuple((_SOURCES.get(source, source), float(value)) for source, value in shares[arm].items()),
-        )
-        for arm in arms
+        Part(arm, styles[arm], tuple((_SOURCES[name], share) for name, share in shares[arm].items())) for arm in arms
     ]
     yield Chart(
         "variance_split",
         partial(share_chart, parts),
-        described(
-            "Share of variance by seed", arms, lambda arm: f"{arm} {number(float(shares[arm].get('seed', np.nan)), 2)}"
-        ),
+        described("Share of variance by seed", arms, lambda arm: f"{arm} {number(_of_runs(shares[arm]), 2)}"),
         f"Variance of DSC (mean of labels){sized(rows, size.train_cases)}, split into what the seed does to all cases, "
         "what is particular to a case (or patient) for all seeds, and the rest.",
     )

@@ -7,46 +7,96 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from jaxseg.analysis import statistics
+from jaxseg.streams import STREAMS
 from jaxseg.study.comparisons import METRICS, baseline_of
 from jaxseg.study.scores import contrast, group_means, read_scores
 
 SEEDS = (4, 8, 16, 32, 64)
 """Numbers of seeds that `planning` looks ahead to."""
 
-VARIANCE_COLUMNS = ("arm", "train_cases", "fold", "label", "metric", "source", "variance", "share", "df")
+VARIANCE_COLUMNS = (
+    *("arm", "train_cases", "fold", "label", "metric", "source", "variance", "share", "df"),
+    *("n_runs", "n_left_out"),
+)
 
 
 def variance(cases: pd.DataFrame, *, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
-    """Splits the variance of each arm's scores into seeds, groups and what is particular to a seed on a group.
+    """Splits the variance of each arm's scores into what runs differ in, groups, and their interactions.
 
     Args:
         cases: rows of cases.csv.
         metrics: columns of it.
 
     Returns:
-        The columns `VARIANCE_COLUMNS`, three rows (`seed`, `group`, `seed x group`) for each arm, variant, label and
-        metric; see `statistics.variance_split`. Groups without a value for every seed are left out; arms with fewer
-        than two seeds or two groups give no rows.
+        The columns `VARIANCE_COLUMNS`, one row a source for each arm, variant, label and metric: `seed`, `group` and
+        `seed x group`; in arms of crossed ids the streams that vary in place of the seed (`init`, `order`, `group`,
+        `init x order`, ...). See `statistics.variance_split`: it needs every cell, so that where crossed runs are
+        missing (they diverged) the ids that lack most are left out until the others are fully crossed, and groups
+        without a value for every run are left out. Arms left with one level of a factor give no rows.
     """
     rows: list[dict[str, Any]] = []
     for scores in read_scores(cases, metrics):
-        for arm in scores.seeds:
+        for arm, seeds in scores.seeds.items():
+            factors, ids = _factors(cases[cases["arm"] == arm], seeds)
+            grid = complete_grid(ids)
             for metric in scores.metrics:
-                values = group_means(scores.of(arm, metric), scores.groups)
-                values = values[:, np.isfinite(values).all(0)]
+                values = group_means(scores.of(arm, metric), scores.groups)[grid]
+                values = values[..., np.isfinite(values).all(tuple(range(grid.ndim)))]
                 if min(values.shape) < 2:
                     continue
-                for source in statistics.variance_split(values, ("seed", "group")):
+                for source in statistics.variance_split(values, (*factors, "group")):
                     rows.append(
                         {
                             **{"arm": arm, "train_cases": scores.train_cases, "fold": scores.fold},
                             **{"label": scores.label, "metric": metric, "source": " x ".join(source.factors)},
                             **{"variance": source.variance, "share": source.share, "df": source.df},
+                            **{"n_runs": grid.size, "n_left_out": len(seeds) - grid.size},
                         }
                     )
     return pd.DataFrame(rows, columns=list(VARIANCE_COLUMNS))
+
+
+def _factors(
+    cases: pd.DataFrame, seeds: Int[np.ndarray, " runs"]
+) -> tuple[tuple[str, ...], Int[np.ndarray, "runs factors"]]:
+    """What an arm's runs differ in, and its ids by run: the seed, or the streams that vary apart from each other.
+
+    Streams whose ids always go together (every stream of a run fed by its seed) cannot be told apart.
+    """
+    seed_alone = ("seed",), seeds[:, None]
+    columns = {stream: f"{stream}_id" for stream in STREAMS}
+    if not set(columns.values()) <= set(cases):
+        return seed_alone
+    of_seed = cases.drop_duplicates("seed").set_index("seed").loc[seeds, list(columns.values())]
+    varied = [stream for stream, column in columns.items() if of_seed[column].nunique() > 1]
+    ids = of_seed[[columns[stream] for stream in varied]]
+    if len(varied) < 2 or len(ids.drop_duplicates()) == max(ids.nunique()):
+        return seed_alone
+    return tuple(varied), ids.to_numpy()
+
+
+def complete_grid(ids: Int[np.ndarray, "runs factors"]) -> Int[np.ndarray, " *levels"]:
+    """The runs that are fully crossed: one axis a factor, its ids ascending, with the number of the run in each cell.
+
+    While a cell is empty, the id goes that lacks the largest share of its runs; of several the last one's factor and
+    id, so that all tables leave out the same.
+
+    >>> complete_grid(np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0]]))
+    array([[0, 1],
+           [2, 3]])
+    """
+    levels, positions = zip(*(np.unique(column, return_inverse=True) for column in ids.T), strict=True)
+    grid = np.full([len(found) for found in levels], -1)
+    grid[positions] = np.arange(len(ids))
+    while (grid < 0).any():
+        axes = range(grid.ndim)
+        lacking = [(grid < 0).mean(tuple(other for other in axes if other != axis)) for axis in axes]
+        _, axis, level = max((share, axis, level) for axis in axes for level, share in enumerate(lacking[axis]))
+        grid = np.delete(grid, level, axis)
+    return grid
 
 
 PLANNING_COLUMNS = (

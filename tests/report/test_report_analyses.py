@@ -408,3 +408,29 @@ def test_a_page_of_many_arms_seeds_and_layers_stays_light(tmp_path: Path):
     write_analysis(workdir, arms=arms, sizes=(4, 0), seeds=16, layers=layers, kernels=kernels)
     assert write_report(workdir).stat().st_size < 8e6
     assert _page(workdir)
+
+
+# ------------------------------------------------------------------------------------------------------------- variance
+
+
+def test_a_crossed_arm_shows_its_streams(tables: Tables):
+    shares = {
+        **{"init": 0.4, "order": 0.12, "init x order": 0.08, "group": 0.25},
+        **{"init x group": 0.05, "order x group": 0.04, "init x order x group": 0.06},
+    }
+    assert tables.variance is not None
+    plain = tables.variance[tables.variance["arm"] != "transfer"]
+    crossed = pd.DataFrame({"source": shares.keys(), "share": shares.values()})
+    crossed = crossed.assign(arm="transfer", train_cases=0, fold=0, label="mean", metric="dsc")
+    both = pd.concat([plain, crossed.assign(variance=crossed["share"], n_runs=12, n_left_out=3)])
+    blocks = _section(variability_section, dataclasses.replace(tables, variance=both))
+    found = next(block.found for block in blocks if isinstance(block, Finding) and "between cases?" in block.asked)
+    assert re.search(r"seed accounts for [^;]*\b60 % in transfer", found), "0.4 + 0.12 + 0.08"
+    told = "In transfer, whose random streams are crossed: initialisation 40 %, order of batches 12 %, these in "
+    told += "combination 8 % and both: which cases a run gets wrong 15 %"
+    assert told in found
+    assert "(from 12 runs; 3 left out, because runs they are crossed with are missing)" in found
+    figure = _chart(blocks, "variance_split").draw(width=WIDE_INCHES)
+    written = {text.get_text() for text in [*figure.texts, *figure.axes[0].texts]}
+    assert {"seed: chance in training", "initialisation", "order of batches", "these in combination"} <= written
+    assert {"40 %", "15 %"} <= written

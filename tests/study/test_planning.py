@@ -7,6 +7,7 @@ from scipy import stats
 
 from jaxseg.analysis import statistics
 from jaxseg.study import planning
+from jaxseg.study.runs import crossed_seed
 from tests.study.test_comparisons import ARMS, contrast_by_hand, make_cases, pick
 
 
@@ -25,6 +26,81 @@ def test_the_variance_of_an_arm_is_split_over_seeds_and_groups(cases):
     for source, name in zip(expected, ("seed", "group", "seed x group"), strict=True):
         row = pick(got, arm="transfer", label="a", source=name)
         assert row[["variance", "share", "df"]].tolist() == pytest.approx([source.variance, source.share, source.df])
+
+
+CROSSED = ("init", "order", "group")
+NESTED = ("init", "order", "init x order", "group", "init x group", "order x group", "init x order x group")
+
+
+def crossed_cases(levels=4, groups=6, *, truth, seed):
+    """An arm of init x order, and a plain one, with variance components put in; `subset` is held at 7."""
+    rng = np.random.default_rng(seed)
+    shape = (levels, levels, groups)
+    values = np.full(shape, 0.8)
+    for source, variance in truth.items():
+        axes = [n if name in source.split(" x ") else 1 for name, n in zip(CROSSED, shape, strict=True)]
+        values = values + rng.normal(0, variance**0.5, axes)
+    rows = []
+    for (init, order, group), dsc in np.ndenumerate(values):
+        ids = {"init_id": init, "order_id": order, "subset_id": 7}
+        rows.append({"arm": "crossed", "seed": crossed_seed({"init": init, "order": order, "subset": 7}), **ids,
+                     "group": f"g{group}", "dsc": dsc})  # fmt: skip
+        if not order:
+            ids = dict.fromkeys(ids, init)
+            rows.append({"arm": "plain", "seed": init, **ids, "group": f"g{group}", "dsc": dsc})
+    table = pd.DataFrame(rows).assign(train_cases=0, fold=0, label="a", status="ok")
+    return table.assign(case=table["group"]), values
+
+
+def test_an_arm_of_crossed_ids_is_split_by_stream():
+    """Equal to the two-way table by hand where groups are averaged; a plain arm keeps its seed."""
+    table, values = crossed_cases(truth={"init": 1.0, "order x group": 0.5, "init x order x group": 0.1}, seed=1)
+    shuffled = table.sample(frac=1, random_state=0)
+    got = planning.variance(shuffled, metrics=("dsc",)).query("label == 'a'").set_index(["arm", "source"])
+    assert set(got.loc["crossed"].index) == set(NESTED)
+    assert list(got.loc["plain"].index) == ["seed", "group", "seed x group"]
+    expected = {" x ".join(s.factors): s for s in statistics.variance_split(values, CROSSED)}
+    for name, row in got.loc["crossed"].iterrows():
+        assert row[["variance", "share", "df"]].tolist() == pytest.approx(list(expected[name])[1:])
+    assert got["n_runs"].unique().tolist() == [16, 4]
+    assert not got["n_left_out"].any()
+    # By hand, init: mean squares over the 24 values of each level, of its interactions over theirs.
+    means = {axes: values.mean(axes) for axes in ((1, 2), (0, 2), (0, 1), (2,), (1,))}
+    grand, init, order, group = values.mean(), means[1, 2], means[0, 2], means[0, 1]
+    ms_order = 6 * np.sum((means[2,] - init[:, None] - order + grand) ** 2) / 9
+    ms_group = 4 * np.sum((means[1,] - init[:, None] - group + grand) ** 2) / 15
+    residual = values - means[2,][:, :, None] - means[1,][:, None] - values.mean(0)[None]
+    residual = residual + init[:, None, None] + order[None, :, None] + group - grand
+    ms_init, ms_rest = 24 * np.sum((init - grand) ** 2) / 3, np.sum(residual**2) / 45
+    by_hand = (ms_init - ms_order - ms_group + ms_rest) / 24
+    assert got.loc["crossed", "init"]["variance"] == pytest.approx(by_hand)
+
+
+def test_known_components_come_back_from_the_table():
+    """Their mean over many studies; what was not put in is 0 on average, so that single estimates are below it."""
+    truth = {"init": 0.04, "order": 0.01, "group": 0.09, "init x order": 0.02, "init x order x group": 0.01}
+    found = []
+    for seed in range(60):
+        table, _ = crossed_cases(truth=truth, seed=seed)
+        one = planning.variance(table[table["arm"] == "crossed"], metrics=("dsc",)).query("label == 'a'")
+        found.append(one.set_index("source")["variance"].loc[list(NESTED)])
+    estimates = np.array(found)
+    error = estimates.std(0, ddof=1) / len(estimates) ** 0.5
+    assert np.all(np.abs(estimates.mean(0) - [truth.get(name, 0.0) for name in NESTED]) < 4 * error)
+    assert np.all(error < 0.01)
+    assert estimates[:, NESTED.index("init x group")].min() < 0
+
+
+def test_a_crossed_run_that_diverged_leaves_out_its_id():
+    table, values = crossed_cases(truth={"init": 1.0, "init x order x group": 0.1}, seed=2)
+    lost = table[~((table["init_id"] == 1) & (table["order_id"] == 2) & (table["arm"] == "crossed"))]
+    got = planning.variance(lost, metrics=("dsc",)).query("label == 'a' and arm == 'crossed'")
+    assert got["n_runs"].unique().tolist() == [12]
+    assert got["n_left_out"].unique().tolist() == [3]
+    expected = statistics.variance_split(np.delete(values, 2, 1), CROSSED)
+    assert got.set_index("source")["variance"]["init"] == pytest.approx(expected[0].variance)
+    one_left = table[(table["init_id"] == 0) | (table["order_id"] == 0)].query("arm == 'crossed'")
+    assert planning.variance(one_left, metrics=("dsc",)).empty, "no two ids of each stream are crossed"
 
 
 def test_the_plan_looks_ahead_from_the_spread_of_the_difference(cases):
