@@ -1,0 +1,38 @@
+"""What is kept of a finished study: enough for its page and tables, and to run a part of it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from docs import publish_study, rerun_study
+from tests.tiny import silent
+
+
+def test_published_scores_come_again(tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish_study, "COMPRESSED_ABOVE", 2_000)
+    kept = tmp_path / "kept"
+    size = publish_study.publish(tiny_study, kept)
+    assert size == sum(path.stat().st_size for path in kept.rglob("*.*")) < 5e6
+    assert {path.name.removesuffix(".gz") for path in (kept / "results").iterdir()} == {
+        path.name for path in (tiny_study / "results").glob("*.csv")
+    }
+    assert (kept / "results" / "cases.csv.gz").exists()
+    pd.testing.assert_frame_equal(rerun_study.read_cases(kept), rerun_study.read_cases(tiny_study))
+    assert (kept / "report.html").read_bytes() == (tiny_study / "report.html").read_bytes()
+
+    both = rerun_study.rerun(kept, tmp_path / "again", "scratch", (1,), silent)
+    assert set(both["seed"]) == {1}
+    np.testing.assert_array_equal(both["dsc"], both["dsc_again"])
+
+
+def test_the_rate_that_was_chosen_is_taken(tiny_study: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    publish_study.publish(tiny_study, kept)
+    record = (kept / "study.json").read_text()
+    (kept / "study.json").write_text(record.replace('"lr": 0.001', '"lr": 0.0625'))
+    made, size = rerun_study.config_of(kept, "transfer", (0,))
+    assert (size, list(made.arms), made.arms.transfer.optim.lr, made.seed_ids) == (0, ["transfer"], 0.0625, (0,))
