@@ -44,7 +44,8 @@ def _mapped(settings: ModelSettings, num_runs: int) -> Callable[[np.ndarray], ja
     model = make_model(settings, classes=CLASSES)
     one = jax.jit(model.init)(jax.random.key(0), np.zeros((1, *PATCH, 1), np.float32))["params"]
     params = seeds.put(jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * num_runs), one), plan)
-    mapped = seeds.map_seeds(inference.make_window_predict(model), plan=plan, shared=(1, 2))
+    of_windows = inference.make_window_predict(model, one_by_one=plan.strategy == "loop")
+    mapped = seeds.map_seeds(of_windows, plan=plan, shared=(1, 2))
     return lambda windows: mapped(params, {}, seeds.replicate(windows, plan))
 
 

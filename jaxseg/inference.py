@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import scipy.ndimage
+from jax import lax
 from jaxtyping import Array, Float, Integer
 
 from jaxseg import trees
@@ -20,15 +21,28 @@ WEIGHTS = ("gaussian", "flat")
 
 
 def make_window_predict(
-    model: nn.Module,
+    model: nn.Module, *, one_by_one: bool = False
 ) -> Callable[[Params, Frozen, Float[Array, "windows *patch channels"]], Float[Array, "windows *patch classes"]]:
-    """Class probabilities of a batch of windows, for one run; dropout off."""
+    """Class probabilities of a batch of windows, for one run; dropout off.
+
+    Args:
+        model: The network.
+        one_by_one: Windows go through the network one after another, so that the features of one stay in a
+            processor's cache; all at once otherwise.
+    """
 
     def predict(
         params: Params, frozen: Frozen, windows: Float[Array, "windows *patch channels"]
     ) -> Float[Array, "windows *patch classes"]:
-        logits: Any = model.apply({"params": trees.merge(params, frozen)}, windows, train=False)
-        return jax.nn.softmax(logits)
+        variables = {"params": trees.merge(params, frozen)}
+
+        def probabilities(some: Float[Array, "some *patch channels"]) -> Float[Array, "some *patch classes"]:
+            logits: Any = model.apply(variables, some, train=False)
+            return jax.nn.softmax(logits)
+
+        if one_by_one:
+            return lax.map(lambda window: probabilities(window[None])[0], windows)
+        return probabilities(windows)
 
     return predict
 

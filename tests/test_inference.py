@@ -284,3 +284,12 @@ def test_probabilities_of_a_network_merge_shared_parameters():
     own = {name: params[name] for name in ("decoder", "head")}
     np.testing.assert_array_equal(predict(own, shared, windows), whole)
     np.testing.assert_allclose(whole, softmax(np.asarray(jax.jit(model.apply)({"params": params}, windows))), atol=1e-6)
+
+
+def test_windows_one_by_one_give_what_they_give_at_once():
+    model, params = make_model(small.MODEL, classes=3), small.random_params()
+    windows = np.stack(images_of((8, 8), (8, 8), (8, 8), channels=1))
+    at_once = jax.jit(inference.make_window_predict(model))(params, {}, windows)
+    one_by_one = jax.jit(inference.make_window_predict(model, one_by_one=True))(params, {}, windows)
+    assert np.abs(at_once[0] - at_once[1]).max() > 0.1
+    np.testing.assert_allclose(one_by_one, at_once, atol=1e-6)

@@ -25,7 +25,9 @@ PredictSlabs = Callable[[Params, Frozen, Iterable[Float[np.ndarray, "*spatial ch
 @functools.lru_cache(maxsize=4)  # validation and evaluation of all arms with one network: traced and compiled once
 def window_predict(model: ModelSettings, classes: int, plan: seeds.SeedPlan) -> Callable[..., Any]:
     """`inference.make_window_predict` of a network, mapped over runs; compiled on first use."""
-    made = inference.make_window_predict(make_model(model, classes=classes))
+    network = make_model(model, classes=classes)
+    # Runs one after another are for processors; there windows one after another are faster too (docs/performance.md).
+    made = inference.make_window_predict(network, one_by_one=plan.strategy == "loop")
     return seeds.map_seeds(made, plan=plan, shared=(1, 2))
 
 
