@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
@@ -29,6 +30,9 @@ SECTIONS = (
 )
 """In the order of the page; each takes the tables and the arms' styles. A new analysis adds its own here."""
 
+MANIFEST = ".report.json"
+"""In `figures`: the files there that the page wrote. Others (contact sheets, a user's own) are left alone."""
+
 
 def write_report(workdir: Path) -> Path:
     """Write `report.html` and `figures/*.svg|png|csv` from a workdir's tables.
@@ -53,7 +57,7 @@ def write_report(workdir: Path) -> Path:
 
 
 def write_page(workdir: Path, *, name: str, kind: str, lead: str, sections: Sequence[Section]) -> Path:
-    """Write `report.html` and the figures of its sections.
+    """Write `report.html` and the figures of its sections; what an earlier page had there and this one lacks goes.
 
     Args:
         workdir: where the page and its folder `figures` go.
@@ -68,13 +72,36 @@ def write_page(workdir: Path, *, name: str, kind: str, lead: str, sections: Sequ
     folder = workdir / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     blocks = [block for section in sections for block in _flat(section.blocks)]
-    drawn = {block.stem: _draw(block, folder) for block in blocks if isinstance(block, Chart)}
-    for block in blocks:
-        if isinstance(block, Chart | Table) and block.data is not None:
-            _write(folder / f"{block.stem}.csv", block.data.to_csv(index=False).encode("utf-8"))
+    tables = {
+        f"{block.stem}.csv": block.data
+        for block in blocks
+        if isinstance(block, Chart | Table) and block.data is not None
+    }
+    charts = [block for block in blocks if isinstance(block, Chart)]
+    written = {*tables, *(f"{chart.stem}.{ending}" for chart in charts for ending in ("svg", "png"))}
+    before = _read_manifest(folder)
+    _write_manifest(folder, before | written)  # first, so that files of a page that was cut short are known too
+    drawn = {chart.stem: _draw(chart, folder) for chart in charts}
+    for file, table in tables.items():
+        _write(folder / file, table.to_csv(index=False).encode("utf-8"))
     page = workdir / "report.html"
     _write(page, _render(name, kind, lead, sections, drawn).encode("utf-8"))
+    for file in before - written:
+        (folder / file).unlink(missing_ok=True)
+    _write_manifest(folder, written)
     return page
+
+
+def _read_manifest(folder: Path) -> set[str]:
+    """Files of the folder that pages wrote; none where the list is missing or no longer readable."""
+    try:
+        return set(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return set()
+
+
+def _write_manifest(folder: Path, names: set[str]) -> None:
+    _write(folder / MANIFEST, json.dumps(sorted(names), indent=1).encode("utf-8"))
 
 
 def _render(name: str, kind: str, lead: str, sections: Sequence[Section], drawn: dict[str, Markup]) -> str:

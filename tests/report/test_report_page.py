@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from jaxseg.report import write_report
+from jaxseg.report.blocks import Block, Cell, Chart, Section, Table, TableGroup
+from jaxseg.report.page import MANIFEST, write_page
 from tests.report.tables_builder import NASTY, write_workdir
 
 VOID = {"meta", "link", "wbr", "br", "hr", "img"}
@@ -314,3 +317,29 @@ def test_a_source_called_like_the_target_is_told_apart(tmp_path: Path):
     (workdir / "config.json").write_text(json.dumps({"source": {"data": "x"}, "target": {"data": "x"}}))
     write_report(workdir)
     assert "pretrained on blobs itself help" in _page(workdir).text
+
+
+def test_figures_of_an_earlier_page_go_and_others_stay(tmp_path: Path):
+    def table(stem: str) -> Table:
+        return Table(stem, ("Arm",), (TableGroup("", ((Cell("a"),),)),), stem=stem, data=pd.DataFrame({"arm": ["a"]}))
+
+    def chart(stem: str) -> Chart:
+        return Chart(stem, lambda *, width: Figure(figsize=(width, 1)), "nothing", "nothing")
+
+    def report(*blocks: Block) -> set[str]:
+        section = Section("one", "One", blocks)
+        write_page(tmp_path, name="study", kind="study", lead="", sections=[section])
+        return {path.name for path in (tmp_path / "figures").glob("[!.]*")}
+
+    (tmp_path / "figures").mkdir()
+    others = {"contact_target.png", "mine.svg"}
+    for name in others:
+        (tmp_path / "figures" / name).touch()
+    assert report(chart("kept"), chart("gone"), table("numbers")) == {
+        *others, "kept.svg", "kept.png", "gone.svg", "gone.png", "numbers.csv",
+    }  # fmt: skip
+    (tmp_path / "figures" / "gone.txt").touch()
+    assert report(chart("kept")) == {*others, "kept.svg", "kept.png", "gone.txt"}
+    # Without its list nothing is known to be the page's.
+    (tmp_path / "figures" / MANIFEST).unlink()
+    assert report() == {*others, "kept.svg", "kept.png", "gone.txt"}
