@@ -45,7 +45,7 @@ def main() -> None:
 
     devices = jax.local_devices()
     print(f"\ndevices: {len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
-    print(f"memory: {memory_bytes() / 2**30:.1f} GiB; CPU cores: {len(os.sched_getaffinity(0))}")
+    print(f"memory: {memory_bytes(len(devices)) / 2**30:.1f} GiB; CPU cores: {len(os.sched_getaffinity(0))}")
     print(f"free disk here: {shutil.disk_usage('.').free / 2**30:.1f} GiB")
     if devices[0].platform == "cpu" and shutil.which("nvidia-smi"):
         print("an NVIDIA driver is here but JAX sees no GPU: pip install 'jaxseg[cuda]'")

@@ -70,7 +70,9 @@ def _train(ready: Ready, job: Job, progress: MakeProgress) -> None:
         return
     if job.kind == "train":
         job = rates.with_rates(job, rates.read_rates(ready.workdir))
-    fit = build.make_fit(ready.study, ready.workdir, ready.plan, ready.tasks, job, device_bytes=device_bytes())
+    fit = build.make_fit(
+        ready.study, ready.workdir, ready.plan, ready.tasks, job, device_bytes=device_bytes(ready.study)
+    )
     loop.fit(fit, progress(f"{job.group}/{job.chunk} ({len(job.runs)} runs)"))
 
 

@@ -27,18 +27,24 @@ class Ready:
     plan: Plan
 
 
-def memory_bytes() -> int:
-    """Memory of the local devices together; on CPU that of the machine."""
+def seed_plan(study: StudySettings) -> seeds.SeedPlan:
+    """All of this machine's devices that the study trains on, however many runs a job has."""
+    return seeds.make_plan(10**9, strategy=study.runtime.seed_map, devices=study.runtime.devices)
+
+
+def memory_bytes(devices: int) -> int:
+    """Memory of so many local devices together; on CPU that of the machine, which they share."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] * jax.local_device_count()
+        return stats["bytes_limit"] * devices
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def device_bytes() -> int:
-    """Memory of one device."""
-    return memory_bytes() // jax.local_device_count()
+def device_bytes(study: StudySettings) -> int:
+    """Memory of one of the devices that the study trains on."""
+    devices = len(seed_plan(study).devices)
+    return memory_bytes(devices) // devices
 
 
 def prepare(study: StudySettings, workdir: Path, progress: Progress) -> Ready:
@@ -72,16 +78,16 @@ def plan_jobs(study: StudySettings, tasks: Tasks, chunk_sizes: Mapping[str, Sequ
     def size(task: PreparedTask) -> tuple[int, int]:
         return task.channels, len(task.labels) + 1
 
-    seed_plan = seeds.make_plan(10**9, strategy=study.runtime.seed_map, devices=study.runtime.devices)
-    devices = hosts.agree("devices", len(seed_plan.devices))
+    used = seed_plan(study)
+    devices = hosts.agree("devices", len(used.devices))
     return make_plan(
         study,
         target_size=size(tasks.prepared[study.target]),
         source_sizes={task: size(ready) for task, ready in tasks.prepared.items()},
         fold_statistics=tasks.fold_statistics(study.target),
-        memory_bytes=hosts.count() * hosts.from_first(memory_bytes()),
+        memory_bytes=hosts.count() * hosts.from_first(memory_bytes(devices)),
         devices=hosts.count() * devices,
-        strategy=seed_plan.strategy,
+        strategy=used.strategy,
         data_bytes=data_bytes(study, tasks, devices=hosts.count() * devices),
         given=sources.given_shapes(study),
         chunk_sizes=chunk_sizes,
@@ -94,6 +100,6 @@ def data_bytes(study: StudySettings, tasks: Tasks, *, devices: int) -> dict[Task
     held: dict[TaskSettings, int] = {}
     for task, prepared in tasks.prepared.items():
         names, setting = cohort_names(tasks, task), study.runtime.data_residence
-        where = residence.choose_residence(setting, prepared, names, device_bytes=device_bytes())
+        where = residence.choose_residence(setting, prepared, names, device_bytes=device_bytes(study))
         held[task] = residence.held_bytes(where, prepared, names, devices=devices, one_memory=on_cpu)
     return held

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import types
 from pathlib import Path
 
 import jax
@@ -14,9 +16,10 @@ from jax import lax
 from configs import default, quickstart
 from jaxseg import config
 from jaxseg.study import build, describe, estimate
+from jaxseg.study import ready as readiness
 from jaxseg.study.plan import Plan, make_plan
 from jaxseg.study.run import run_stages
-from tests.tiny import silent, tiny_config
+from tests.tiny import changed, silent, tiny_config
 
 
 def flops_of(function, *shapes):
@@ -123,3 +126,23 @@ def test_the_plan_as_text_has_programs_memory_and_time(tmp_path):
     assert lines["train/train_0/chunk_0"][1:4] == ["6", "8", "48"]
     assert lines["train/train_0/chunk_0"][5] == "KiB"
     assert not (tmp_path / "study" / "config.json").exists()
+
+
+@pytest.mark.parametrize(("devices", "used"), [("auto", 4), ("3", 3)])
+def test_memory_is_that_of_the_devices_in_use(
+    devices: str, used: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four accelerators of 10 GB each, of which the study uses some."""
+    study = config.parse(changed(runtime__devices=devices))
+    tasks = readiness.prepare(study, tmp_path, silent("")).tasks
+    accelerator = types.SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": 10 * 10**9})
+    monkeypatch.setattr(readiness, "jax", types.SimpleNamespace(local_devices=lambda: [accelerator] * 4))
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(readiness, "make_plan", lambda *args, **kwargs: asked.update(kwargs))
+    readiness.plan_jobs(study, tasks, None)
+    assert (asked["devices"], asked["memory_bytes"]) == (used, used * 10 * 10**9)
+    assert readiness.device_bytes(study) == 10 * 10**9
+    # On CPU all devices share the machine's memory: fewer of them have more each.
+    accelerator.platform = "cpu"
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert (readiness.memory_bytes(used), readiness.device_bytes(study)) == (machine, machine // used)
