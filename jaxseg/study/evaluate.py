@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxseg import checkpoint, data, hosts, loop, metrics, seeds
+from jaxseg import checkpoint, data, hosts, inference, loop, metrics, seeds
 from jaxseg.data import PreparedTask
 from jaxseg.data.resample import labels_from_probabilities, resize_image, resize_linear
 from jaxseg.fields import nearest
 from jaxseg.study import build, files, prior, slices
 from jaxseg.study.plan import Job
-from jaxseg.study.predict import CaseMaps, case_maps, make_predict_slabs, scoring_options
+from jaxseg.study.predict import CaseMaps, case_maps, classes_of, make_predict_slabs, scoring_options
 from jaxseg.study.runs import Run
 from jaxseg.study.tasks import Tasks, spread
 from jaxseg.types import CaseArrays, CaseRecord, Progress, StudySettings, UserError
@@ -190,6 +190,7 @@ def evaluate_priors(study: StudySettings, workdir: Path, tasks: Tasks, runs: Seq
         return
     prepared, splits = tasks.prepared[study.target], tasks.splits[study.target]
     classes = len(prepared.labels) + 1
+    clean = classes_of(study.evaluate.largest_component, prepared.labels)
     fitted: dict[tuple[str, ...], np.ndarray] = {}
     rows: list[dict[str, Any]] = []
     no_calibration: Mapping[str, float] = collections.defaultdict(lambda: float("nan"))  # its scores are no chances
@@ -200,7 +201,7 @@ def evaluate_priors(study: StudySettings, workdir: Path, tasks: Tasks, runs: Seq
             fitted[names] = prior.fit_prior([data.load_case(prepared, name).label for name in names], classes)
         for case in (data.load_case(prepared, name) for name in split.test):
             scores = resize_linear(fitted[names], case.record.shape)
-            labels = labels_from_probabilities(scores, case.record.own_shape)
+            labels = inference.largest_component(labels_from_probabilities(scores, case.record.own_shape), clean)
             rows += _score(study, prepared, case, run, labels, no_calibration, None)
         progress("scoring", done, len(runs), run.name())
     files.write_table(path, pd.DataFrame(rows))

@@ -62,14 +62,11 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 def read_table(path: Path) -> pd.DataFrame:
     """Reads a CSV exactly as it was written: names stay text, and only empty fields are missing."""
-    return pd.read_csv(
-        path,
-        keep_default_na=False,
-        na_values=[""],
-        dtype=dict.fromkeys(
-            ("arm", "arm_a", "arm_b", "worst_arm", "case", "group", "label", "unit", "hd_definition", "status"), str
-        ),
-    )
+    texts = ("arm", "arm_a", "arm_b", "worst_arm", "case", "group", "label", "unit", "hd_definition", "status")
+    try:
+        return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(texts, str))
+    except pd.errors.EmptyDataError:  # written without rows or columns: all runs of a job diverged
+        return pd.DataFrame()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from jaxseg import loop
 from jaxseg.study import comparisons, evaluate, files, formats, planning
 from jaxseg.study.plan import Job, Plan
 from jaxseg.study.scores import MEAN, POOLED
-from jaxseg.types import StudySettings
+from jaxseg.types import StudySettings, UserError
 
 KEYS = ["arm", "seed", "train_cases", "fold"]
 WORST = 50
@@ -57,11 +57,22 @@ def curves_table(workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
 
 
 def cases_table(study: StudySettings, workdir: Path, plan: Plan) -> pd.DataFrame:
-    """Part tables of all jobs and of the priors, in the order of arms, whatever job trained them."""
+    """Part tables of all jobs and of the priors, in the order of arms, whatever job trained them.
+
+    Raises:
+        UserError: No run has scores.
+    """
     parts = [files.read_table(workdir / job.directory / evaluate.PART) for job in plan.of_kind("train")]
     if plan.priors:
         parts.append(files.read_table(workdir / evaluate.PRIOR_PART))
-    table = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        raise UserError(
+            f"every run diverged, so that there is nothing to score: {workdir / 'study.json'} says at which step each "
+            "(diverged_at). Use a smaller config.optim.lr, a longer config.optim.warmup_steps or "
+            "config.optim.clip_norm, in a new workdir"
+        )
+    table = pd.concat(parts, ignore_index=True)
     order = {arm.name: index for index, arm in enumerate(study.arms)}
     return table.sort_values(
         [*KEYS, "case", "label"],
