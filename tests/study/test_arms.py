@@ -332,7 +332,7 @@ def test_images_leave_less_memory_for_runs(tmp_path: Path, monkeypatch: pytest.M
     assert images == 2 * 6 * 16**2 * 3  # devices, training cases, voxels, float16 and uint8
     held = {read.study.target: images, read.study.arms[1].source: of_source}
     for enough in (0, 10**6):
-        monkeypatch.setattr(ready, "memory_bytes", lambda enough=enough: 60_000 + images + enough)
+        monkeypatch.setattr(ready, "memory_bytes", lambda devices, enough=enough: 60_000 + images + enough)
         expected = plan_of(made, memory_bytes=60_000 + images + enough, devices=2, data_bytes=held)
         assert chunk_sizes(ready.plan_jobs(read.study, read.tasks, None)) == chunk_sizes(expected)
     runtime = dataclasses.replace(read.study.runtime, data_residence="host")
