@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from jaxseg import checkpoint, config, data, trees
 from jaxseg.data import residence
 from jaxseg.data.resample import resize_labels
 from jaxseg.report import write_report
-from jaxseg.study import files, jobs, ready, sources
+from jaxseg.study import files, jobs, ready, results, sources
 from jaxseg.study.api import load
 from jaxseg.study.plan import Plan, chunk_sizes, make_plan
 from jaxseg.study.run import STAGES, run_stages
@@ -42,6 +43,9 @@ ARMS = {
 }
 
 
+UNANALYSED = tuple(stage for stage in STAGES if stage != "analyze")
+
+
 def arms_config() -> ConfigDict:
     made = tiny_config()
     made.target.train_cases = (2,)
@@ -57,9 +61,28 @@ def arms_config() -> ConfigDict:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("arms") / "study"
-    run_stages(arms_config(), workdir, stages=STAGES, progress=silent)
-    write_report(workdir)
+    # Analyses of so many arms take longer than their training; they have a test of their own.
+    run_stages(arms_config(), workdir, stages=UNANALYSED, progress=silent)
+    results.write_comparisons(config.parse(arms_config()), workdir)
     return workdir
+
+
+@pytest.mark.slow
+def test_every_arm_can_be_analysed_and_shown(study: Path, tmp_path: Path) -> None:
+    """Minutes of compiling: controls, crossed ids, a shared source and an arm without networks in all analyses."""
+    workdir = tmp_path / "study"
+    shutil.copytree(study, workdir)
+    run_stages(arms_config(), workdir, stages=("analyze",), progress=silent)
+    assert set(ARMS) == set(files.read_table(workdir / "results" / "filters.csv")["arm"])
+    assert write_report(workdir).stat().st_size > 0
+
+
+def test_the_variance_of_crossed_arms_is_split_by_stream(study: Path) -> None:
+    table = files.read_table(study / "results" / "variance.csv")
+    sources = {arm: set(table.loc[table["arm"] == arm, "source"]) for arm in ("scratch", "crossed")}
+    assert sources["scratch"] == {"seed", "group", "seed x group"}
+    assert {"init", "order", "init x order", "group"} <= sources["crossed"]
+    assert len(sources["crossed"]) == 7
 
 
 def entries(workdir: Path, **wanted: Any) -> list[dict[str, Any]]:
@@ -355,15 +378,15 @@ def test_out_of_memory_halves_the_runs_and_says_so(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(jobs.loop, "fit", cramped)
     with pytest.warns(UserWarning, match=r"train/train/chunk_0: out of memory with 3 runs at once; going on with 2"):
-        run_stages(made, tmp_path / "study", stages=STAGES, progress=silent)
+        run_stages(made, tmp_path / "study", stages=UNANALYSED, progress=silent)
     assert tried == [3, 2, 1]
     assert [(run["directory"], run["index"]) for run in entries(tmp_path / "study")] == [
         ("train/train/chunk_0", 0), ("train/train/chunk_0", 1), ("train/train/chunk_1", 0)
     ]  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run_stages(made, tmp_path / "study", stages=STAGES, progress=silent)  # all is there
+        run_stages(made, tmp_path / "study", stages=UNANALYSED, progress=silent)  # all is there
     assert tried == [3, 2, 1]
     made.runtime.seeds_per_chunk = "3"
     with pytest.raises(UserError, match=r"does not fit in memory with 3 run\(s\) .* lower runtime.seeds_per_chunk"):
-        run_stages(made, tmp_path / "fixed", stages=STAGES, progress=silent)
+        run_stages(made, tmp_path / "fixed", stages=UNANALYSED, progress=silent)
