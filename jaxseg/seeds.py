@@ -13,7 +13,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxseg import trees
-from jaxseg.types import UserError
+from jaxseg.types import StepLoop, UserError
 
 STRATEGIES = ("vmap", "loop")
 
@@ -96,19 +96,61 @@ def map_seeds(
     def inner(*args: Any) -> Any:
         mapped = tuple(arg for index, arg in enumerate(args) if index not in common_positions)
         common = tuple(arg for index, arg in enumerate(args) if index in common_positions)
-        if plan.strategy == "vmap":
-            return jax.vmap(lambda *own: one_run(own, common))(*mapped)
-        return lax.map(lambda own: one_run(own, common), mapped)
+        return _each(lambda *own: one_run(own, common), plan)(*mapped)
+
+    return _spread(inner, getattr(fn, "__name__", "mapped"), plan, common_positions, donate)
+
+
+def map_steps(
+    loop: StepLoop, *, plan: SeedPlan, donate: Sequence[int] = (), name: str = "steps"
+) -> Callable[[Any, Any, Any, Any, Any, Any], Any]:
+    """Maps a training loop over the run axis whose steps begin with something that is the same for all its runs.
+
+    The loop over steps is outside and the map over runs inside it: a device computes `loop.common` once a step, of the
+    first of its runs. It is for the caller to know that it would be the same of any other.
+
+    Args:
+        loop: Single-seed parts.
+        plan: Devices and strategy.
+        donate: Positions of arguments whose memory the result may reuse.
+        name: Of the program, in profiles.
+
+    Returns:
+        `mapped(state, run, cohort, frozen, start, stop)`, as `train.make_train_chunk` mapped by `map_seeds` with all
+        but the first two arguments shared.
+    """
+
+    def inner(state: Any, run: Any, cohort: Any, frozen: Any, start: jax.Array, stop: jax.Array) -> Any:
+        def body(index: jax.Array, carry: Any) -> Any:
+            first_carry, first_run = jax.tree.map(lambda leaf: leaf[0], (carry, run))
+            found = loop.common(index - start, first_carry, first_run, cohort, frozen)
+            return _each(lambda carry, run: loop.own(carry, run, found, cohort, frozen), plan)(carry, run)
+
+        carry = lax.fori_loop(start, stop, body, _each(loop.begin, plan)(state))
+        return _each(lambda carry: loop.finish(carry, stop - start), plan)(carry)
+
+    return _spread(inner, name, plan, frozenset((2, 3, 4, 5)), donate)
+
+
+def _each(fn: Callable[..., Any], plan: SeedPlan) -> Callable[..., Any]:
+    """A function of arrays of several runs, by the plan's strategy."""
+    if plan.strategy == "vmap":
+        return jax.vmap(fn)
+    return lambda *args: lax.map(lambda own: fn(*own), args)
+
+
+def _spread(
+    inner: Callable[..., Any], name: str, plan: SeedPlan, common: frozenset[int], donate: Sequence[int]
+) -> Callable[..., Any]:
+    """One program that gives each device of the plan its share of the runs, and all of the common arguments."""
 
     def outer(*args: Any) -> Any:
-        in_specs = tuple(
-            PartitionSpec() if index in common_positions else PartitionSpec("seed") for index in range(len(args))
-        )
+        in_specs = tuple(PartitionSpec() if index in common else PartitionSpec("seed") for index in range(len(args)))
         return jax.shard_map(
             inner, mesh=plan.mesh, in_specs=in_specs, out_specs=PartitionSpec("seed"), check_vma=False
         )(*args)
 
-    outer.__name__ = getattr(fn, "__name__", "mapped")  # what compile logs and profiles call the program
+    outer.__name__ = name  # what compile logs and profiles call the program
     return jax.jit(outer, donate_argnums=tuple(donate))
 
 

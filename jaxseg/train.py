@@ -25,6 +25,7 @@ from jaxseg.types import (
     OptimSettings,
     Params,
     RunInputs,
+    StepLoop,
     TrainState,
 )
 
@@ -120,19 +121,35 @@ def make_train_step(
         `step(state, run, cohort, frozen) -> (state, metrics)` where `frozen` holds parameters that all runs share,
         or `{}`; metrics are scalars `loss` and `alive`.
     """
-    frozen_paths = [path for path, label in trees.flatten(labels).items() if label == "frozen"]
+    learn = _make_learn(model, tx, loss, labels, accumulate=accumulate)
 
     def step(state: TrainState, run: RunInputs, cohort: Cohort, frozen: Frozen) -> tuple[TrainState, Metrics]:
-        batch = sample(step_key(state.key, state.step, "sample"), cohort, run)
+        return learn(state, run, frozen, sample(step_key(state.key, state.step, "sample"), cohort, run))
+
+    return step
+
+
+def _make_learn(
+    model: nn.Module,
+    tx: optax.GradientTransformationExtraArgs,
+    loss: Loss,
+    labels: Any,
+    *,
+    accumulate: int = 1,
+    method: str = "__call__",
+) -> Callable[[TrainState, RunInputs, Frozen, Batch], tuple[TrainState, Metrics]]:
+    """A step without its sampling; `method` of the network takes the batch's image to logits."""
+    frozen_paths = [path for path, label in trees.flatten(labels).items() if label == "frozen"]
+
+    def learn(state: TrainState, run: RunInputs, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
         dropout = step_key(state.key, state.step, "dropout")
         trained, fixed = trees.partition(state.params, labels, "train")
         network = model.clone(frozen=frozenset((*frozen_paths, *trees.flatten(frozen))))
 
         def objective(trained: Params, batch: Batch, dropout: Key[Array, ""]) -> tuple[Float[Array, ""], Params]:
             variables = {"params": trees.merge(trained, fixed, frozen)}
-            logits, seen = network.apply(
-                variables, batch.image, train=True, rngs={"dropout": dropout}, mutable=[norms.STATISTICS]
-            )
+            rngs, mutable = {"dropout": dropout}, [norms.STATISTICS]
+            logits, seen = network.apply(variables, batch.image, train=True, rngs=rngs, mutable=mutable, method=method)
             return loss(logits, batch.label), seen.get(norms.STATISTICS, {})
 
         gradient = accumulated(jax.value_and_grad(objective, has_aux=True), accumulate)
@@ -156,7 +173,7 @@ def make_train_step(
         )
         return new_state, {"loss": value, "alive": alive}
 
-    return step
+    return learn
 
 
 def accumulated(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
@@ -201,14 +218,65 @@ def make_train_chunk(
         start: Int[Array, ""],
         stop: Int[Array, ""],
     ) -> tuple[TrainState, Metrics]:
-        def body(index: Any, carry: tuple[TrainState, jax.Array, jax.Array]) -> tuple[TrainState, jax.Array, jax.Array]:
-            state, loss_sum, steps_alive = carry
-            boxes = None if run.boxes is None else jax.tree.map(lambda leaf: leaf[index - start], run.boxes)
-            state, metrics = step(state, dataclasses.replace(run, boxes=boxes), cohort, frozen)
-            return state, loss_sum + metrics["loss"], steps_alive + metrics["alive"]
+        def body(index: Any, carry: Carry) -> Carry:
+            return _add(carry, step(carry[0], _inputs_at(run, index - start), cohort, frozen))
 
-        zero = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
-        state, loss_sum, steps_alive = lax.fori_loop(start, stop, body, (state, *zero))
-        return state, {"loss": loss_sum / (stop - start), "steps_alive": steps_alive}
+        return _finish(lax.fori_loop(start, stop, body, _begin(state)), stop - start)
 
     return chunk
+
+
+Carry = tuple[TrainState, Float[Array, ""], Int[Array, ""]]
+"""State, sum of losses, and how many steps the run was alive after."""
+
+
+def _begin(state: TrainState) -> Carry:
+    return state, jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
+
+
+def _inputs_at(run: RunInputs, index: Int[Array, ""]) -> RunInputs:
+    """A run's inputs at one step of a loop."""
+    boxes = None if run.boxes is None else jax.tree.map(lambda leaf: leaf[index], run.boxes)
+    return dataclasses.replace(run, boxes=boxes)
+
+
+def _add(carry: Carry, stepped: tuple[TrainState, Metrics]) -> Carry:
+    (_, loss_sum, steps_alive), (state, metrics) = carry, stepped
+    return state, loss_sum + metrics["loss"], steps_alive + metrics["alive"]
+
+
+def _finish(carry: Carry, steps: Int[Array, ""]) -> tuple[TrainState, Metrics]:
+    state, loss_sum, steps_alive = carry
+    return state, {"loss": loss_sum / steps, "steps_alive": steps_alive}
+
+
+def make_encoded_loop(
+    model: nn.Module, tx: optax.GradientTransformationExtraArgs, loss: Loss, sample: Sample, labels: Any
+) -> StepLoop:
+    """The loop of `make_train_chunk` for runs that share their whole encoder, frozen, and draw the same batches.
+
+    What they have in common is the batch and the encoder's features of it; decoder, loss and update are each run's own.
+
+    Args:
+        model: The network.
+        tx: As in `make_train_step`.
+        loss: Of logits and integer labels.
+        sample: Draws a batch.
+        labels: Of each run's own parameters; the encoder's are not among them.
+
+    Returns:
+        Parts whose `shared` arguments are the cohort and the frozen parameters.
+    """
+    learn = _make_learn(model, tx, loss, labels, method="decode")
+
+    def encoded(index: Int[Array, ""], carry: Carry, run: RunInputs, cohort: Cohort, frozen: Frozen) -> Batch:
+        state = carry[0]
+        batch = sample(step_key(state.key, state.step, "sample"), cohort, _inputs_at(run, index))
+        network = model.clone(frozen=frozenset(trees.flatten(frozen)))
+        features: Any = network.apply({"params": frozen}, batch.image, train=True, method="encode")
+        return dataclasses.replace(batch, image=features)
+
+    def own(carry: Carry, run: RunInputs, batch: Batch, cohort: Cohort, frozen: Frozen) -> Carry:
+        return _add(carry, learn(carry[0], run, frozen, batch))
+
+    return StepLoop(_begin, encoded, own, _finish)

@@ -7,7 +7,7 @@ other. Nothing below `config.py` sees a ConfigDict.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import flax.struct
@@ -184,6 +184,19 @@ class TrainState:
     alive: Bool[Array, ""]
     """Cleared by the first non-finite loss or gradient; a dead run is no longer updated."""
     best: Best | None = None
+
+
+class StepLoop(NamedTuple):
+    """A training loop of one run in parts, so that what a step begins with can be computed once for many runs."""
+
+    begin: Callable[..., Any]
+    """`begin(state)`: what goes around the loop."""
+    common: Callable[..., Any]
+    """`common(index, carry, run, *shared)`: what a step of the loop begins with, the same for all such runs."""
+    own: Callable[..., Any]
+    """`own(carry, run, found, *shared)`: the rest of the step, from what `common` found; gives the carry."""
+    finish: Callable[..., Any]
+    """`finish(carry, steps)`: the loop's result."""
 
 
 # ------------------------------------------------------------------------------------------------- data on the host

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from jaxseg import seeds, trees
 from jaxseg.models import conv
-from jaxseg.types import UserError
+from jaxseg.types import StepLoop, UserError
 from tests import small
 
 COLLECTIVES = re.compile(r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast")
@@ -137,6 +137,25 @@ def test_donated_arguments_are_given_away():
     given = seeds.put(np.arange(8, dtype=np.float32).reshape(4, 2), plan)
     np.testing.assert_array_equal(mapped(given), np.arange(1, 9, dtype=np.float32).reshape(4, 2))
     assert given.is_deleted()
+
+
+@pytest.mark.parametrize("strategy", seeds.STRATEGIES)
+def test_what_steps_begin_with_is_that_of_the_first_run_of_each_device(strategy):
+    loop = StepLoop(
+        begin=lambda state: (state, jnp.int32(0)),
+        common=lambda index, carry, run, cohort, frozen: 100 * index + 10 * run + cohort + frozen,
+        own=lambda carry, run, found, cohort, frozen: (carry[0] + run * found, carry[1] + frozen),
+        finish=lambda carry, steps: {"state": carry[0], "frozen": carry[1], "steps": steps},
+    )
+    plan = small.plan_of(strategy, 2)
+    mapped = seeds.map_steps(loop, plan=plan, donate=(0,))
+    state, run = (seeds.put(np.array(row, np.int32), plan) for row in ([1, 2, 3, 4], [5, 6, 7, 8]))
+    got = seeds.fetch(mapped(state, run, *map(jnp.int32, (3, 2)), np.int32(4), np.int32(6)), 4)
+    # Two steps of 100 * index + 10 * 5 + 3 + 2 on the first device, 10 * 7 on the second.
+    assert got["state"].tolist() == [1 + 5 * 210, 2 + 6 * 210, 3 + 7 * 250, 4 + 8 * 250]
+    assert got["frozen"].tolist() == [4] * 4
+    assert got["steps"].tolist() == [2] * 4
+    assert state.is_deleted()
 
 
 # ----------------------------------------------------------------------------------------------- the training chunk

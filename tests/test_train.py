@@ -14,7 +14,7 @@ from jaxseg import losses, optim, seeds, train, trees
 from jaxseg.models import make_model
 from jaxseg.models.unet import UNet
 from jaxseg.streams import fold_in_name, stream_key
-from jaxseg.types import Batch, Best
+from jaxseg.types import Batch, Best, TrainState
 from tests import small
 
 TRAINING = small.Training()
@@ -148,6 +148,33 @@ def test_shared_frozen_parameters_train_the_rest_as_their_own_would():
     for name in ("decoder", "head"):
         for one, other in zip(jax.tree.leaves(shared.params[name]), jax.tree.leaves(own.params[name]), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize(("strategy", "devices"), [("loop", 2), ("vmap", 1)])
+def test_an_encoder_computed_once_for_all_runs_gives_what_each_would_compute(strategy, devices):
+    """Four runs, the first of which has diverged; dropout and batch norm's statistics go on in the decoder alone."""
+    model = dataclasses.replace(small.MODEL, norm="batch", dropout=0.3)
+    encoder = small.random_params(model, seed=9)["encoder"]
+    rest = [{name: small.random_params(model, seed=seed)[name] for name in ("decoder", "head")} for seed in range(4)]
+    labels = optim.freeze_labels(rest[0], "none")
+    tx = optim.make_optimizer(small.OPTIM, labels, small.STEPS)
+    keys = jax.random.wrap_key_data(jnp.stack([jax.random.key_data(stream_key(np.uint32(3), "order"))] * 4))
+    params, alive = trees.stack(rest), jnp.asarray([False, True, True, True])
+    state = TrainState(jnp.zeros(4, jnp.int32), params, jax.vmap(tx.init)(params), keys, alive)
+    network, loss = UNet(model, small.CLASSES, "native"), losses.make_loss(small.LOSS)
+    parts = network, tx, loss, TRAINING.sample, labels
+    plan = small.plan_of(strategy, devices)
+    ordinary = seeds.map_seeds(train.make_train_chunk(train.make_train_step(*parts)), plan=plan, shared=(2, 3, 4, 5))
+    once = seeds.map_steps(train.make_encoded_loop(*parts), plan=plan)
+    runs = dataclasses.replace(small.run_inputs(4), rate=jnp.asarray([1e-2, 1e-2, 2e-2, 1e-3]))
+    args = seeds.put(state, plan), seeds.put(runs, plan), TRAINING.cohort, {"encoder": encoder}
+    expected, got = (seeds.fetch(mapped(*args, np.int32(0), np.int32(3)), 4) for mapped in (ordinary, once))
+    assert got[1]["steps_alive"].tolist() == [0, 3, 3, 3]
+    assert np.ptp(got[1]["loss"]) > 0.01
+    moved, start = trees.flatten(got[0].params), trees.flatten(state.params)
+    assert all(np.abs(moved[path] - start[path])[1:].max() > 1e-4 for path in moved if trees.is_statistic(path))
+    for path, leaf in trees.flatten(expected).items():
+        np.testing.assert_allclose(trees.flatten(got)[path], leaf, rtol=2e-5, atol=2e-6, err_msg=path)
 
 
 def test_two_halves_of_a_batch_make_the_step_of_the_whole():
@@ -333,10 +360,11 @@ def test_a_gradient_without_bound_ends_a_run_whose_loss_is_finite():
             assert not frozen
             return self
 
-        def apply(self, variables, image, train, rngs, mutable):
+        def apply(self, variables, image, train, rngs, mutable, method):
             assert train
             assert set(rngs) == {"dropout"}
             assert mutable == ["statistics"]
+            assert method == "__call__"
             return jnp.sqrt(variables["params"]["w"]) * image, {}
 
     step = train.make_train_step(Root(), tx, lambda logits, label: logits.sum() + label.sum(), fixed_sample, labels)

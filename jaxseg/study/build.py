@@ -20,7 +20,7 @@ from jaxseg.streams import stream_key
 from jaxseg.study import sources
 from jaxseg.study.plan import Job, Plan, load_table
 from jaxseg.study.predict import make_validate
-from jaxseg.study.program import Program, image_shape, own_labels
+from jaxseg.study.program import Program, image_shape, own_labels, param_labels
 from jaxseg.study.runs import Run
 from jaxseg.study.tasks import Tasks, cohort_names, run_inputs
 from jaxseg.types import Cohort, Frozen, Params, RunInputs, StudySettings, TrainState
@@ -145,15 +145,35 @@ def make_tx(program: Program) -> optax.GradientTransformationExtraArgs:
     return optim.make_optimizer(program.optim, own_labels(program), program.train.steps)
 
 
+def encodes_once(job: Job) -> bool:
+    """Whether all runs of a job see the same features at every step: one frozen encoder, and the same batches.
+
+    Training then computes them once for all runs of a device; against every run for itself a last bit may differ.
+    """
+    program = job.program
+    drawn = {(run.order_id, run.subset_id, run.key.train_cases, run.key.fold) for run in job.runs}
+    of_encoder = [path for path in trees.flatten(param_labels(program)) if path.startswith("encoder/")]
+    shared = of_encoder and not any(path in trees.flatten(own_labels(program)) for path in of_encoder)
+    # Accumulation is asked for where memory is short; the features of all its parts at once would take more of it.
+    return bool(shared) and len(drawn) == 1 and program.train.accumulate == 1
+
+
 @functools.lru_cache(maxsize=4)  # jobs of one group run the same program: traced and compiled once
-def training_calls(program: Program, seed_plan: seeds.SeedPlan) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`train.make_train_chunk` and `train.make_observe` of a program, mapped over runs; compiled on first use."""
+def training_calls(
+    program: Program, seed_plan: seeds.SeedPlan, once: bool = False
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`train.make_train_chunk` and `train.make_observe` of a program, mapped over runs; compiled on first use.
+
+    With `once` the runs' common encoder is computed once for all runs of a device, see `encodes_once`.
+    """
     model, parts = make_model(program.model, classes=program.classes), program.train.accumulate
     sample = data.make_sample(program.task, batch=program.train.batch * parts)
-    step = train.make_train_step(
-        model, make_tx(program), losses.make_loss(program.loss), sample, own_labels(program), accumulate=parts
-    )
-    chunk = seeds.map_seeds(train.make_train_chunk(step), plan=seed_plan, shared=(2, 3, 4, 5), donate=(0,))
+    common = model, make_tx(program), losses.make_loss(program.loss), sample, own_labels(program)
+    if once:
+        chunk = seeds.map_steps(train.make_encoded_loop(*common), plan=seed_plan, donate=(0,), name="chunk")
+    else:
+        step = train.make_train_step(*common, accumulate=parts)
+        chunk = seeds.map_seeds(train.make_train_chunk(step), plan=seed_plan, shared=(2, 3, 4, 5), donate=(0,))
     return chunk, seeds.map_seeds(train.make_observe(program.optim), plan=seed_plan, donate=(0,))
 
 
@@ -172,7 +192,7 @@ def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job:
     rows = host_share(study, job, hosts.index()).rows
     job = of_host(job, rows)
     seed_plan = seeds.make_plan(len(job.runs), strategy=study.runtime.seed_map, devices=study.runtime.devices)
-    chunk, observe = training_calls(program, seed_plan)
+    chunk, observe = training_calls(program, seed_plan, encodes_once(job))
     listens = program.optim.schedule == "plateau" or program.train.keep_best
     cohort, feed = make_feed(study, tasks, job, seed_plan, device_bytes=device_bytes)
     folds = [split.val for split in tasks.splits[program.task]]
