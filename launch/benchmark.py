@@ -1,30 +1,34 @@
 """Seconds per seed and training step, for workloads, strategies and precisions, beside PyTorch's.
 
-    python -m launch.benchmark [--workload=NAME[,NAME]] [--json=FILE] [--seeds=8] [--strategy=loop,vmap]
-        [--precision=float32,bfloat16] [--frozen] [--repeats=5] [--trace=DIR]
+    python -m launch.benchmark [--workload=NAME[,NAME]] [--seeds=1,2,4,8] [--patch=32,48,64] [--strategy=loop,vmap]
+        [--precision=float32,bfloat16] [--frozen] [--repeats=5] [--json=FILE] [--plot=FILE.svg] [--trace=DIR]
 
 Every contestant runs in a process of its own and is asked for one sample in turn, so that all see the same machine.
-PyTorch trains one seed in eager mode with its default layout; it is left out where torch is not installed.
+PyTorch trains one seed; it is left out where torch is not installed. On a machine that does other work nothing is
+measured: two threads that wait for each other slow PyTorch fourfold.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import itertools
 import json
+import math
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from absl import app, flags
 
 from launch.benchmark_step import convolution_flops
+from launch.contestants import Contestant, busy_cores
 
 WORKLOADS: dict[str, dict[str, Any]] = {
     "unet3d_32": {"network": "unet", "ndim": 3, "widths": [16, 32, 64], "patch": 32, "batch": 2},
@@ -34,14 +38,16 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "unet2d_128": {"network": "unet", "ndim": 2, "widths": [16, 32, 64, 128], "patch": 128, "batch": 8},
     "multiscale3d_32": {"network": "multiscale_fcn", "ndim": 3, "widths": [14, 28, 56, 112], "patch": 32, "batch": 2},
     "multiscale3d_64": {"network": "multiscale_fcn", "ndim": 3, "widths": [14, 28, 56, 112], "patch": 64, "batch": 1},
+    "smallest": {"network": "unet", "ndim": 2, "widths": [2, 4], "patch": 8, "batch": 1},
     "vnet3d_32": {"network": "vnet", "ndim": 3, "widths": [16, 32, 64, 128, 256], "patch": 32, "batch": 2},
 }
+# `smallest` is there to try the tool.
 TARGETS = ("unet3d_32", "unet3d_64", "unet3d_96", "unet2d_128")
 CLASSES = 3
 
 _WORKLOAD = flags.DEFINE_list("workload", list(TARGETS), f"Any of {', '.join(WORKLOADS)}.")
-_JSON = flags.DEFINE_string("json", None, "File for the rows.")
-_SEEDS = flags.DEFINE_integer("seeds", 8, "Seeds trained together.", lower_bound=1)
+_SEEDS = flags.DEFINE_list("seeds", ["8"], "Numbers of seeds trained together.")
+_PATCH = flags.DEFINE_list("patch", [], "Patch sizes instead of the workload's own.")
 _STRATEGY = flags.DEFINE_list("strategy", ["auto"], "Any of auto, loop, vmap.")
 _PRECISION = flags.DEFINE_list("precision", ["float32"], "Any of float32, bfloat16.")
 _FROZEN = flags.DEFINE_bool("frozen", False, "Train with a frozen encoder.")
@@ -49,38 +55,19 @@ _REPEATS = flags.DEFINE_integer(
     "repeats", 5, "Samples of each contestant; the table holds their median.", lower_bound=1
 )
 _DEVICES = flags.DEFINE_integer("devices", None, "CPU devices of our process; the number of cores by default.")
+_LIMIT = flags.DEFINE_float(
+    "limit", 300.0, "Seconds that compiling or one sample may take before a contestant is ended."
+)
+_TORCH = flags.DEFINE_bool("torch", True, "Measure PyTorch too, where it is installed.")
+_TORCH_COMPILED = flags.DEFINE_bool("torch_compiled", False, "torch.compile for PyTorch.")
+_TORCH_CHANNELS_LAST = flags.DEFINE_bool("torch_channels_last", False, "Channels-last memory layout for PyTorch.")
+_ALLOW_BUSY = flags.DEFINE_bool("allow_busy", False, "Measure although other work uses the machine; the table says so.")
+_JSON = flags.DEFINE_string("json", None, "File for the machine, the rows and all samples.")
+_PLOT = flags.DEFINE_string("plot", None, "File for a figure of time against seeds and patch: .svg, .png or .pdf.")
 _TRACE = flags.DEFINE_string("trace", None, "Folder for a profiler trace of one more sample of each of ours.")
 
-
-class Contestant:
-    """A process that takes one sample for every line it is sent."""
-
-    def __init__(self, module: str, settings: dict[str, Any]):
-        self.settings = settings
-        command = [sys.executable, "-m", module, json.dumps(settings)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.ready = self._read()
-        self.samples: list[dict[str, float]] = []
-
-    def _read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.settings}: the process ended with status {self.process.wait()}")
-        return json.loads(line)
-
-    def sample(self, trace: str = "") -> dict[str, Any]:
-        """One sample; its seconds are per seed and step."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(trace + "\n")
-        self.process.stdin.flush()
-        return self._read()
-
-    def close(self) -> None:
-        """Let the process end."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+BUSY = 0.15
+"""Cores that other processes may use."""
 
 
 def product_ceiling() -> float:
@@ -97,52 +84,131 @@ def product_ceiling() -> float:
     return 2 * 2048**3 / min(times)
 
 
-def compare(name: str, precision: str) -> list[dict[str, Any]]:
-    """Rows of one workload at one precision: ours by strategy, then PyTorch's."""
-    workload = WORKLOADS[name]
+def make_contestants(name: str, patch: int, seeds: int, precision: str) -> list[Contestant]:
+    """Processes of one workload: ours by strategy, then PyTorch's."""
+    workload = WORKLOADS[name] | {"patch": patch}
     cores, platform = len(os.sched_getaffinity(0)), jax.default_backend()
     common = {**workload, "classes": CLASSES, "precision": precision, "frozen": _FROZEN.value, "platform": platform}
-    steps = 1 if workload["patch"] ** workload["ndim"] * workload["batch"] > 10**5 else 3
-    devices = _DEVICES.value or (min(cores, _SEEDS.value) if platform == "cpu" else len(jax.local_devices()))
-    ours = {"seeds": _SEEDS.value, "devices": devices, "steps": steps}
-    contestants = [
-        Contestant("launch.benchmark_step", {**common, **ours, "strategy": strategy}) for strategy in _STRATEGY.value
-    ]
-    if importlib.util.find_spec("torch"):
-        peer = {"seeds": 1, "strategy": "eager", "threads": cores, "steps": steps, "channels_last": False}
-        contestants.append(Contestant("launch.torch_peer", {**common, **peer, "compiled": False}))
+    steps = 1 if patch ** workload["ndim"] * workload["batch"] > 10**5 else 3
+    devices = _DEVICES.value or (min(cores, seeds) if platform == "cpu" else len(jax.local_devices()))
+    made = []
+    for strategy in _STRATEGY.value:
+        ours = {"seeds": seeds, "devices": devices, "steps": steps, "strategy": strategy}
+        made.append(Contestant("launch.benchmark_step", common | ours, _LIMIT.value))
+        made[-1].start()
+    if _TORCH.value and importlib.util.find_spec("torch"):
+        layout = {"channels_last": _TORCH_CHANNELS_LAST.value, "compiled": _TORCH_COMPILED.value}
+        peer = {"seeds": 1, "strategy": "compiled" if layout["compiled"] else "eager", "threads": cores, "steps": steps}
+        made.append(Contestant("launch.torch_peer", common | peer | layout, _LIMIT.value))
+        made[-1].start()
+    return made
+
+
+def compare(name: str, patch: int, seeds: int, precision: str) -> list[dict[str, Any]]:
+    """Rows of one workload: ours by strategy, then PyTorch's."""
+    contestants = make_contestants(name, patch, seeds, precision)
     for _ in range(_REPEATS.value):
         for contestant in contestants:
-            contestant.samples.append(contestant.sample())
-    rows, flops = [], convolution_flops(common)
+            contestant.sample()
+    rows, flops = [], convolution_flops(contestants[0].settings)
     for contestant in contestants:
         settings = contestant.settings
-        framework = "torch" if settings["strategy"] == "eager" else "jaxseg"
+        framework = "torch" if "threads" in settings else "jaxseg"
         if _TRACE.value and framework == "jaxseg":
-            contestant.sample(str(Path(_TRACE.value) / f"{name}_{settings['strategy']}_{precision}"))
+            contestant.sample(str(Path(_TRACE.value) / f"{name}_{patch}_{seeds}_{settings['strategy']}_{precision}"))
         contestant.close()
+        samples = [] if contestant.over_limit else [sample["seconds"] for sample in contestant.samples]
         rows.append(
             {
-                "workload": name,
-                "framework": framework,
-                "version": contestant.ready["version"],
-                "strategy": settings["strategy"],
-                "seeds": settings["seeds"],
-                "precision": precision,
-                "frozen": settings["frozen"],
-                "seconds_per_seed_step": statistics.median(sample["seconds"] for sample in contestant.samples),
-                "fastest": min(sample["seconds"] for sample in contestant.samples),
-                "slowest": max(sample["seconds"] for sample in contestant.samples),
-                "compile_seconds": contestant.ready["compile_seconds"],
-                "peak_bytes": max(sample["peak_bytes"] for sample in contestant.samples),
+                **{"workload": name, "framework": framework, "version": contestant.ready.get("version", "")},
+                **{key: settings[key] for key in ("patch", "batch", "strategy", "seeds", "precision", "frozen")},
+                "seconds_per_seed_step": statistics.median(samples) if samples else math.nan,
+                "fastest": min(samples, default=math.nan),
+                "slowest": max(samples, default=math.nan),
+                "over_limit": contestant.over_limit,
+                "compile_seconds": contestant.ready.get("compile_seconds", math.nan),
+                "peak_bytes": max((sample["peak_bytes"] for sample in contestant.samples), default=math.nan),
                 "convolution_flops": flops,
+                "samples": samples,
             }
         )
     return rows
 
 
+def with_ratios(rows: list[dict[str, Any]], ceiling: float) -> list[dict[str, Any]]:
+    """Rows of one comparison with `ratio_to_torch` and `roofline_share`.
+
+    The share is of the product ceiling and above 1 where fewer operations were done than a plain convolution needs.
+    """
+    peer = {row["framework"]: row["seconds_per_seed_step"] for row in rows}.get("torch", math.nan)
+    for row in rows:
+        seconds = row["seconds_per_seed_step"]
+        row["ratio_to_torch"] = seconds / peer
+        row["roofline_share"] = row["convolution_flops"] / seconds / ceiling
+    return rows
+
+
+def format_row(row: dict[str, Any]) -> str:
+    """A line of the table."""
+    about = (
+        f"{row['workload']:16}{row['patch']:6}{row['framework']:>9}{row['strategy']:>9}{row['seeds']:6}"
+        f"{row['precision']:>10}"
+    )
+    if row["over_limit"]:
+        return f"{about}   ended: compiling or one sample took longer than --limit"
+    return (
+        f"{about}{row['seconds_per_seed_step']:13.4f}{row['fastest']:9.4f}-{row['slowest']:8.4f}"
+        f"{row['ratio_to_torch']:9.2f}{row['compile_seconds']:10.1f}{row['peak_bytes'] / 1e9:8.2f}"
+        f"{row['roofline_share']:9.2f}"
+    )
+
+
+def machine(ceiling: float, busy: float) -> dict[str, Any]:
+    """What the figures belong to."""
+    packages = ("jaxseg", "jax", "jaxlib", "numpy", *(["torch"] if importlib.util.find_spec("torch") else []))
+    return {
+        "device": jax.devices()[0].device_kind,
+        "cores": len(os.sched_getaffinity(0)),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "product_flops_per_second": ceiling,
+        "busy_cores": busy,
+    }
+
+
+def draw(rows: list[dict[str, Any]], path: str) -> None:
+    """Time of a seed's step against the number of seeds and against the patch, both logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((8, 3.4), layout="constrained")
+    for axes, x, other in zip(figure.subplots(1, 2), ("seeds", "patch"), ("patch", "seeds"), strict=True):
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            if row["framework"] == "jaxseg" or x == "patch":
+                name = f"{row['workload']}, {row['framework']}, {row['strategy']}, {other} {row[other]}"
+                lines.setdefault(name, []).append((row[x], row["seconds_per_seed_step"]))
+        for name, points in lines.items():
+            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
+        axes.set(xscale="log", yscale="log", xlabel=x, ylabel="seconds per seed and step")
+        axes.legend(fontsize=6)
+    figure.savefig(path)
+
+
+def numbers(option: str, words: Sequence[str]) -> list[int]:
+    """Positive whole numbers of a list option; exits with 2 where one is none."""
+    for word in words:
+        if not word.isdigit() or not int(word):
+            fail(f"--{option}={','.join(words)}: {word!r} is not a number from 1")
+    return [int(word) for word in words]
+
+
+def fail(message: str) -> NoReturn:
+    """Ends with status 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main(argv: Sequence[str]) -> None:
-    """Print the table; write the rows."""
+    """Prints the table; writes the rows."""
     del argv
     for option, values, allowed in (
         ("workload", _WORKLOAD.value, tuple(WORKLOADS)),
@@ -151,30 +217,27 @@ def main(argv: Sequence[str]) -> None:
     ):
         unknown = [value for value in values if value not in allowed]
         if unknown:
-            print(f"--{option}={','.join(values)}: {unknown[0]!r} is none of {', '.join(allowed)}", file=sys.stderr)
-            sys.exit(2)
-    ceiling = product_ceiling()
-    device = jax.devices()[0].device_kind
-    print(f"{device}, {len(os.sched_getaffinity(0))} cores; large float32 products: {ceiling / 1e9:.0f} GFLOP/s")
-    print(f"{'workload':16}{'framework':10}{'strategy':9}{'seeds':>6}{'precision':>10}{'s/seed-step':>13}"
-          f"{'range':>18}{'of torch':>9}{'compile s':>10}{'peak GB':>8}{'roofline':>9}")  # fmt: skip
+            fail(f"--{option}={','.join(values)}: {unknown[0]!r} is none of {', '.join(allowed)}")
+    seeds, patches = numbers("seeds", _SEEDS.value), numbers("patch", _PATCH.value)
+    busy = busy_cores()
+    if busy > BUSY and not _ALLOW_BUSY.value:
+        fail(f"other processes use {busy:.1f} cores, so times would mean nothing; wait for them, or use --allow_busy")
+    about = machine(product_ceiling(), busy)
+    print(f"{about['device']}, {about['cores']} cores; large float32 products: "
+          f"{about['product_flops_per_second'] / 1e9:.0f} GFLOP/s"
+          + (f"; BUSY: other processes used {busy:.1f} cores" if busy > BUSY else ""))  # fmt: skip
+    print(f"{'workload':16}{'patch':>6}{'':>9}{'strategy':>9}{'seeds':>6}{'precision':>10}{'s/seed-step':>13}"
+          f"{'range':>18}{'of torch':>9}{'compile s':>10}{'peak GB':>8}{'roofline':>9}", flush=True)  # fmt: skip
     rows: list[dict[str, Any]] = []
-    for name in _WORKLOAD.value:
-        for precision in _PRECISION.value:
-            new = compare(name, precision)
-            peer = {row["framework"]: row["seconds_per_seed_step"] for row in new}.get("torch", float("nan"))
-            for row in new:
-                seconds = row["seconds_per_seed_step"]
-                row["ratio_to_torch"] = seconds / peer
-                # Above 1 where fewer operations were done than a plain convolution needs.
-                row["roofline_share"] = row["convolution_flops"] / seconds / ceiling
-                print(f"{name:16}{row['framework']:10}{row['strategy']:9}{row['seeds']:6}{precision:>10}"
-                      f"{seconds:13.4f}{row['fastest']:9.4f}-{row['slowest']:8.4f}{row['ratio_to_torch']:9.2f}"
-                      f"{row['compile_seconds']:10.1f}{row['peak_bytes'] / 1e9:8.2f}{row['roofline_share']:9.2f}",
-                      flush=True)  # fmt: skip
+    for name, count, precision in itertools.product(_WORKLOAD.value, seeds, _PRECISION.value):
+        for patch in patches or [WORKLOADS[name]["patch"]]:
+            new = with_ratios(compare(name, patch, count, precision), about["product_flops_per_second"])
+            print("\n".join(map(format_row, new)), flush=True)
             rows += new
             if _JSON.value:
-                Path(_JSON.value).write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+                Path(_JSON.value).write_text(json.dumps({"machine": about, "rows": rows}, indent=2) + "\n")
+    if _PLOT.value:
+        draw(rows, _PLOT.value)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,8 @@ def main() -> None:
         for j in range(settings["steps"]):
             step(i + j)
         seconds = (time.perf_counter() - start) / settings["steps"]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        peak = on_gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({"seconds": seconds, "peak_bytes": peak}), flush=True)
 
 

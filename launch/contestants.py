@@ -1,0 +1,90 @@
+"""Processes that the benchmark asks for one sample at a time, and whether the machine is free for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class OverLimitError(Exception):
+    """A contestant took longer than --limit."""
+
+
+class Contestant:
+    """A process that takes one sample for every line it is sent."""
+
+    def __init__(self, module: str, settings: dict[str, Any], limit: float):
+        self.settings, self.limit = settings, limit
+        command = [sys.executable, "-m", module, json.dumps(settings)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.ready: dict[str, Any] = {}
+        self.samples: list[dict[str, float]] = []
+        self.over_limit = False
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], self.limit)[0]:
+            raise OverLimitError
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.settings}: the process ended with status {self.process.wait()}")
+        return json.loads(line)
+
+    def start(self) -> None:
+        """Waits until it is compiled and warm; one after another, as each uses all cores for it."""
+        self._within(lambda: self.ready.update(self._read()))
+
+    def sample(self, trace: str = "") -> None:
+        """Takes one sample, its seconds per seed and step; one for a trace is not kept."""
+
+        def ask() -> None:
+            assert self.process.stdin is not None
+            self.process.stdin.write(trace + "\n")
+            self.process.stdin.flush()
+            found = self._read()
+            if not trace:
+                self.samples.append(found)
+
+        self._within(ask)
+
+    def _within(self, act: Callable[[], None]) -> None:
+        """Does something unless the limit was passed; ends the process where it is passed now."""
+        if self.over_limit:
+            return
+        try:
+            act()
+        except OverLimitError:
+            self.over_limit = True
+            self.process.kill()
+
+    def close(self) -> None:
+        """Lets the process end."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def busy_cores(seconds: float = 1.0) -> float:
+    """Cores that other processes use now, on Linux; 0 where the system does not tell."""
+
+    def used() -> float:
+        times = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+        idle = times[3] + times[4]
+        own = sum(os.times()[:4])
+        return (sum(times[:8]) - idle) / os.sysconf("SC_CLK_TCK") - own
+
+    try:
+        before, began = used(), time.monotonic()
+        time.sleep(seconds)
+        return max((used() - before) / (time.monotonic() - began), 0.0)
+    except OSError:
+        return 0.0
