@@ -23,7 +23,7 @@ import numpy as np
 from jaxseg import data, losses, optim, seeds, train, trees
 from jaxseg.models import MODELS, make_model
 from jaxseg.streams import stream_key
-from jaxseg.study.estimate import count_flops
+from jaxseg.study.estimate import count_work
 from jaxseg.types import (
     AugmentSettings,
     Cohort,
@@ -89,7 +89,7 @@ def convolution_flops(settings: dict[str, Any]) -> int:
         logits: Any = model.apply({"params": trained | fixed}, image)
         return jnp.square(logits).sum()
 
-    return count_flops(jax.make_jaxpr(jax.grad(total))(params, fixed).jaxpr)
+    return count_work(jax.make_jaxpr(jax.grad(total))(params, fixed).jaxpr).flops
 
 
 def make_run(settings: dict[str, Any]) -> tuple[Callable[[int, int], None], float]:

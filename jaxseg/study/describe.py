@@ -53,7 +53,7 @@ def describe(ready: Ready) -> str:
     lines += _table(("arm", "init", "freeze", "parameters", "trained", "state per run", "runs"), arms)
     lines.append("")
     seed_plan = seeds.make_plan(10**9, strategy=study.runtime.seed_map, devices=study.runtime.devices)
-    speed = estimate.device_flops(seed_plan.devices)
+    speed = estimate.measure_speed(seed_plan.devices)
     jobs, total = [], 0.0
     for job in plan.jobs:
         steps, network = job.program.train.steps, plan.networks[job.runs[0].key.arm]
@@ -69,7 +69,7 @@ def describe(ready: Ready) -> str:
     lines += [
         "",
         f"{_programs(plan)} training program(s) to compile, {len(plan.jobs)} job(s); about {_time(total)} of training "
-        f"at the speed of a trial product ({speed / 1e9:.0f} GFLOP/s), without compiling, validation and evaluation",
+        f"at this machine's speed now ({speed.flops / 1e9:.0f} GFLOP/s), without compiling, validation and evaluation",
     ]
     return "\n".join(lines)
 

@@ -23,7 +23,7 @@ from tests.tiny import changed, silent, tiny_config
 
 
 def flops_of(function, *shapes):
-    return estimate.count_flops(jax.make_jaxpr(function)(*(jnp.zeros(shape) for shape in shapes)).jaxpr)
+    return estimate.count_work(jax.make_jaxpr(function)(*(jnp.zeros(shape) for shape in shapes)).jaxpr).flops
 
 
 def test_products_and_convolutions_by_closed_form():
@@ -50,6 +50,24 @@ def test_products_and_convolutions_by_closed_form():
     assert flops_of(jax.grad(lambda a, b: (a @ b).sum(), (0, 1)), (5, 7), (7, 3)) == 3 * 2 * 5 * 7 * 3
 
 
+def test_operations_between_products_by_what_they_write():
+    def work_of(function, *shapes):
+        return estimate.count_work(jax.make_jaxpr(function)(*(jnp.zeros(shape) for shape in shapes)).jaxpr)
+
+    assert work_of(lambda a: jnp.sin(a) + 1, (4, 5)) == (0, 2 * 4 * 20)
+    assert work_of(lambda a: jnp.transpose(a)[:3], (4, 5)) == (0, 0)
+    assert work_of(lambda a, b: jnp.sin(a @ b), (4, 5), (5, 3)) == (2 * 4 * 5 * 3, 4 * 12)
+    assert work_of(lambda a: lax.scan(lambda x, _: (jnp.sin(x), None), a, length=7)[0], (4, 5)) == (0, 7 * 4 * 20)
+
+
+def test_time_is_that_of_products_and_of_what_lies_between_them():
+    (job,) = plan("scratch").jobs
+    work = estimate.step_work(job.program)
+    seconds = estimate.job_seconds(job, estimate.Speed(1e9, 1e8))
+    step = work.flops / (estimate.PRODUCTS * 1e9) + work.written / (estimate.ELEMENTS * 1e8)
+    assert seconds == pytest.approx(len(job.runs) * job.program.train.steps * step)
+
+
 def plan(*arms: str, **train: int) -> Plan:
     made = tiny_config()
     made.arms = default.pick_arms(*arms)
@@ -63,11 +81,11 @@ def test_a_frozen_encoder_costs_less_and_accumulated_batches_more():
     whole, frozen, head = (
         job.program for job in plan("scratch", "frozen_random_encoder", "head_only").of_kind("train")
     )
-    forward_and_back = [estimate.step_flops(program) for program in (whole, frozen, head)]
+    forward_and_back = [estimate.step_work(program).flops for program in (whole, frozen, head)]
     assert forward_and_back == sorted(forward_and_back, reverse=True)
     assert forward_and_back[2] > forward_and_back[0] / 3.5  # the forward pass alone
     (twice,) = (job.program for job in plan("scratch", accumulate=2).of_kind("train"))
-    assert estimate.step_flops(twice) == 2 * forward_and_back[0]
+    assert estimate.step_work(twice).flops == 2 * forward_and_back[0]
 
 
 def test_memory_follows_the_strategy_and_the_runs():
