@@ -113,8 +113,8 @@ def pick_arms(*names: str, config: ConfigDict | None = None) -> ConfigDict:
 def get_config() -> ConfigDict:
     """All fields with their defaults."""
     config = ConfigDict(sort_keys=False)
-    config.name = "study"
-    config.num_seeds = 8
+    config.name = "study"  # title of the report
+    config.num_seeds = 8  # runs of every arm; below 8 no claim is given a verdict
     config.seed_ids = ()  # () means 0 .. num_seeds - 1
     config.base_seed = 0  # feeds the streams that are not varied, and the splits
     config.vary = "init,order"  # of init (weights), order (batches, augmentation), subset (training cases)
@@ -144,7 +144,7 @@ def get_config() -> ConfigDict:
     config.optim.decay = "kernel$"  # pattern of the parameter paths that decay
     config.optim.momentum = 0.9  # of sgd (Nesterov)
     config.optim.schedule = "cosine"  # constant, cosine, polynomial (power 0.9), plateau; after the warm-up
-    config.optim.warmup_steps = 20
+    config.optim.warmup_steps = 20  # the rate rises linearly to its peak; below train.steps and pretrain.steps
     config.optim.clip_norm = 0.0  # global norm over trained parameters; 0: no clipping
     config.optim.plateau_ratio = 0.995  # plateau: where a run's validation DSC falls below this share of its last ...
     config.optim.plateau_factor = 0.9  # ... its rate is multiplied by this
@@ -156,8 +156,8 @@ def get_config() -> ConfigDict:
     config.loss.focal_gamma = 2.0  # exponent of focal; 0 makes it cross-entropy
 
     config.train = ConfigDict(sort_keys=False)
-    config.train.steps = 1000
-    config.train.batch = 2
+    config.train.steps = 1000  # of every run on the target
+    config.train.batch = 2  # patches in a step
     config.train.accumulate = 1  # batches whose gradients are averaged into one step
     config.train.log_every = 20  # steps of one compiled call; the loss is averaged over them
     config.train.eval_every = 100  # validation DSC on whole cases; a multiple of log_every
@@ -168,7 +168,7 @@ def get_config() -> ConfigDict:
     config.train.remat = False  # the backward pass computes levels again: less memory, about a third more time
 
     config.pretrain = ConfigDict(sort_keys=False)
-    config.pretrain.steps = 1000
+    config.pretrain.steps = 1000  # of every source network
     config.pretrain.share = "per_seed"  # per_seed: seed i starts from source network i; one: all from the same
     # Instead of pretraining: a study's workdir, or a folder of its checkpoints, or one checkpoint in it.
     config.pretrain.from_workdir = ""
@@ -194,7 +194,7 @@ def get_config() -> ConfigDict:
     config.evaluate.save_predictions = False  # keep the label maps of the test cases as NIfTI, on their images' grids
 
     config.analysis = ConfigDict(sort_keys=False)
-    config.analysis.confidence = 0.95
+    config.analysis.confidence = 0.95  # of every interval; claims are judged at 0.95 whatever it is
     config.analysis.target_fraction = 0.99  # convergence target: this share of scratch's final validation DSC
     config.analysis.cases = 8  # test cases that networks are compared on, and validation cases; evenly spread
     config.analysis.windows = 2  # patches of each of them
