@@ -2,15 +2,22 @@
 
     python -m docs.publish_study runs/NAME docs/studies/NAME
 
-Tables above 100 kB are compressed; pandas reads them as they are. Networks and prepared images stay behind.
+Tables above 100 kB are compressed; pandas reads them as they are. Networks and prepared images stay behind. The page is
+written anew from what is kept, without the machine's own settings (`runtime`).
 """
 
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 import sys
+import tempfile
 from pathlib import Path
+
+from configs import default
+from jaxseg import config
+from jaxseg.report import write_report
 
 COMPRESSED_ABOVE = 100_000
 """Bytes of a table."""
@@ -20,8 +27,17 @@ def publish(workdir: Path, folder: Path) -> int:
     """Fills the folder anew and returns its bytes."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "results").mkdir(parents=True)
-    for name in ("report.html", "config.json", "study.json"):
-        shutil.copyfile(workdir / name, folder / name)
+    with tempfile.TemporaryDirectory() as scratch:
+        bare = Path(scratch)
+        for name in ("results", "load_tables"):
+            shutil.copytree(workdir / name, bare / name)
+        shutil.copyfile(workdir / "study.json", bare / "study.json")
+        made = json.loads((workdir / "config.json").read_text())
+        made["runtime"] = config.to_dict(default.get_config())["runtime"]
+        (bare / "config.json").write_text(json.dumps(made, indent=1) + "\n")
+        write_report(bare)
+        for name in ("report.html", "config.json", "study.json"):
+            shutil.copyfile(bare / name, folder / name)
     for path in sorted((workdir / "results").glob("*.csv")):
         text = path.read_bytes()
         if len(text) <= COMPRESSED_ABOVE:
