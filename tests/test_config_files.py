@@ -25,7 +25,7 @@ def reduced(name):
     made.model.ndim = 2
     made.model.widths = (2, 4)
     for task in (made.source, made.target):
-        task.patch, task.spacing_mm, task.train_cases = (8, 8), "native", (0,)
+        task.patch, task.spacing_mm, task.train_cases, task.as_slices = (8, 8), "native", (0,), ""
         task.augment.flip = tuple(axis for axis in task.augment.flip if axis < 2)
     return config.parse(made)
 

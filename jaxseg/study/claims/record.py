@@ -98,7 +98,7 @@ def read_record(study: Mapping[str, Any]) -> Record:
 
 
 def read_study(workdir: Path) -> Study:
-    """Reads the record and the tables of a workdir.
+    """Reads the record and the tables, compressed or not, of a workdir.
 
     Raises:
         UserError: No study there.
@@ -106,5 +106,6 @@ def read_study(workdir: Path) -> Study:
     found = files.read_json(workdir / "study.json")
     if not found:
         raise UserError(f"no study in {workdir}: it has no study.json; give the --workdir of a study")
-    paths = {name: workdir / "results" / f"{name}.csv" for name in TABLES}
-    return Study(read_record(found), {name: files.read_table(path) for name, path in paths.items() if path.exists()})
+    written = [workdir / "results" / f"{name}.csv{packed}" for name in TABLES for packed in ("", ".gz")]
+    tables = {path.name.split(".")[0]: files.read_table(path) for path in written if path.exists()}
+    return Study(read_record(found), tables)

@@ -1,0 +1,85 @@
+"""Says which of the paper's claims hold over several finished studies.
+
+python -m launch.verdicts --studies='runs/hippocampus,runs/nerve,runs/c3/*' [--output=FILE.csv]
+
+Studies of targets with noise added (`target.noise`) serve the claim on harder tasks alone. Published folders
+(docs/studies) are read too. With --output the table, in the columns of claims.csv, is written as well.
+"""
+
+from __future__ import annotations
+
+import glob
+import shutil
+import textwrap
+from pathlib import Path
+
+import pandas as pd
+from absl import flags
+
+from jaxseg.study import claims, files
+from jaxseg.types import UserError
+from launch import cli
+
+_STUDIES = flags.DEFINE_list("studies", None, "Folders of studies; a pattern in quotes (runs/c3/*) names several.")
+_OUTPUT = flags.DEFINE_string("output", None, "Table of the verdicts (.csv).")
+
+
+def find(patterns: list[str]) -> list[Path]:
+    """Folders that the patterns name, each once.
+
+    Raises:
+        UserError: One names nothing.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        places = sorted(map(Path, glob.glob(pattern)))
+        if not places:
+            raise UserError(f"--studies: no folder {pattern!r}; give workdirs of finished studies, separated by commas")
+        found |= dict.fromkeys(places)
+    return list(found)
+
+
+def names(folders: list[Path]) -> list[str]:
+    """The folders' last names; where two have the same one, the whole paths."""
+    short = [folder.name for folder in folders]
+    return short if len({*short}) == len(short) else [str(folder) for folder in folders]
+
+
+def to_text(table: pd.DataFrame, width: int) -> str:
+    """Each claim's verdict, with its quantities and the reason below."""
+    blocks = []
+    for claim, rows in table.groupby("claim", sort=False):
+        first = rows.iloc[0]
+        lines = [f"{claim} {first['statement']}: {first['verdict']}"]
+        for row in rows.to_dict("records"):
+            if pd.notna(row["value"]):
+                value = row["value"]
+                shown = f"{value:g}" if float(value).is_integer() else f"{value:.3f}"
+                limits = f" [{row['ci_low']:.3f}, {row['ci_high']:.3f}]" if pd.notna(row["ci_low"]) else ""
+                lines.append(f"    {row['quantity']}: {shown}{limits}")
+        if isinstance(first["reason"], str) and first["reason"]:
+            lines += textwrap.wrap(first["reason"], width, initial_indent="    ", subsequent_indent="    ")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def main() -> None:
+    """Reads the studies, prints the verdicts."""
+    folders = find(cli.require(_STUDIES.value, "studies", "runs/hippocampus,runs/nerve"))
+    found = {name: claims.read_study(folder) for name, folder in zip(names(folders), folders, strict=True)}
+    studies, noisy = claims.made_noisy(found)
+    if not studies:
+        raise UserError("--studies: noise was added to the target of every one; give at least one study without")
+    table = claims.over_studies(studies, noisy=noisy)
+    for name, study in studies.items():
+        print(f"{name}: {study.record.source or 'no source'} to {study.record.target}")
+    if noisy:
+        print(f"noise levels of {next(iter(noisy.values())).record.target}: {', '.join(map(str, sorted(noisy)))}")
+    print(f"\n{to_text(table, min(shutil.get_terminal_size().columns, 120))}")
+    if _OUTPUT.value is not None:
+        files.write_table(Path(_OUTPUT.value), table)
+        print(f"\ntable: {_OUTPUT.value}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,66 @@
+"""The command that judges claims over several studies."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from absl import flags
+
+from jaxseg.study import claims, files
+from jaxseg.types import UserError
+from launch import verdicts
+
+
+@pytest.fixture
+def kept(tiny_study: Path, tmp_path: Path) -> Path:
+    """Two studies of other targets in one folder, the second with a compressed table, and a target made noisy."""
+    for name, target, noise in (("a", "blobs", 0.0), ("b", "rings", 0.0), ("noisy", "blobs", 0.5)):
+        (tmp_path / name).mkdir()
+        shutil.copytree(tiny_study / "results", tmp_path / name / "results")
+        record = json.loads((tiny_study / "study.json").read_text())
+        record["target"] |= {"name": target, "noise": noise}
+        files.write_json(tmp_path / name / "study.json", record)
+    table = tmp_path / "b" / "results" / "cases.csv"
+    (table.parent / "cases.csv.gz").write_bytes(gzip.compress(table.read_bytes()))
+    table.unlink()
+    return tmp_path
+
+
+def run(*arguments: str) -> None:
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["launch.verdicts", *arguments])
+    verdicts.main()
+
+
+def test_verdicts_are_printed_and_written(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(f"--studies={kept}/[ab],{kept}/noisy", f"--output={kept}/verdicts.csv")
+    shown = capsys.readouterr().out
+    assert "to rings" in shown
+    assert "noise levels of blobs: 0.5" in shown
+    assert "C4b no gain at full size: inconclusive" in shown
+    assert "lacks 0.25, 1.0, 2.0" in " ".join(shown.split())
+    studies = {name: claims.read_study(kept / name) for name in "ab"}
+    assert "cases" in studies["b"].tables
+    expected = claims.over_studies(studies, noisy={0.5: claims.read_study(kept / "noisy")})
+    written = files.read_table(kept / "verdicts.csv")
+    pd.testing.assert_series_equal(written["verdict"], expected["verdict"], check_dtype=False)
+
+
+def test_folders_without_studies_are_refused(kept: Path) -> None:
+    for word, message in (
+        (f"{kept}/c*", "no folder"),
+        (f"{kept}/noisy", "without"),
+        (f"{kept}/a/results", "no study"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(f"--studies={word}")
+
+
+def test_studies_of_one_name_are_told_apart() -> None:
+    assert verdicts.names([Path("x/a"), Path("y/b")]) == ["a", "b"]
+    assert verdicts.names([Path("x/a"), Path("y/a")]) == ["x/a", "y/a"]
