@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -144,6 +145,9 @@ def run(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     logging.getLogger("absl").setLevel(logging.ERROR)
+    if {"-h", "-help", "--help"} & {*argv[1:]}:
+        print_help(main)
+        sys.exit(0)
     try:
         try:
             extra = flags.FLAGS(argv)[1:]
@@ -177,6 +181,28 @@ def run(main: Callable[[], None]) -> None:
         # An orderly exit waits for the other hosts, who wait for this one.
         os._exit(status)
     sys.exit(status)
+
+
+def print_help(main: Callable[[], None]) -> None:
+    """Prints what a command's module says of itself, and the flags that jaxseg declares."""
+    print((sys.modules[main.__module__].__doc__ or "").strip() + "\n")
+    by_module = flags.FLAGS.flags_by_module_dict()
+    own = [flag for module in by_module if module.startswith("launch.") for flag in by_module[module]]
+    shown = [flags.FLAGS["config"]] if "config" in flags.FLAGS else []
+    shown += [*own, *flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
+    for flag in dict.fromkeys(shown):
+        default = (
+            "" if flag.default in (None, [], False, "") else f" Default: {str(flag.default_as_str).strip(chr(39))}"
+        )
+        _print_flag(flag.name, f"{flag.help or ''}{default}")
+    if "config" in flags.FLAGS:
+        _print_flag("config.FIELD", "Sets a field of the config; configs/default.py explains all.")
+
+
+def _print_flag(name: str, text: str) -> None:
+    start = f"  --{name}"
+    lead = f"{start:<20}" if len(start) < 19 else f"{start}\n{'':20}"
+    print(textwrap.fill(" ".join(text.split()), 110, initial_indent=lead, subsequent_indent=" " * 20))
 
 
 def require(value: Any, flag: str, example: str) -> Any:

@@ -1,4 +1,4 @@
-"""Runs one study at every point of a grid, or of a list, of settings, and puts their tables side by side.
+r"""Runs one study at every point of a grid, or of a list, of settings, and puts their tables side by side.
 
     python -m launch.sweep --config=configs/quickstart.py --workdir=runs/rates \
         --grid 'optim.lr=1e-3;1e-4' --grid 'target.train_cases=(8,);(32,)'

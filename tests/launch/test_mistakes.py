@@ -158,3 +158,15 @@ def test_anything_else_is_status_1_with_a_traceback(
     status, message = command(CONFIG, f"--workdir={tmp_path}")
     assert status == 1
     assert "Traceback" in message
+
+
+def test_help_names_every_flag(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli.signal, "signal", lambda signum, handler: None)
+    monkeypatch.setattr(sys, "argv", ["launch.study", "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(study_command.main)
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Runs a whole study")
+    for name in ("config", "workdir", "dry_run", "stages", "coordinator", "config.FIELD"):
+        assert f"--{name} " in shown, name
