@@ -169,6 +169,7 @@ def get_config() -> ConfigDict:
 
     config.pretrain = ConfigDict(sort_keys=False)
     config.pretrain.steps = 1000  # of every source network
+    config.pretrain.eval_every = 0  # as train.eval_every, for source networks; 0: the same
     config.pretrain.share = "per_seed"  # per_seed: seed i starts from source network i; one: all from the same
     # Instead of pretraining: a study's workdir, or a folder of its checkpoints, or one checkpoint in it.
     config.pretrain.from_workdir = ""

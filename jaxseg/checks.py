@@ -172,6 +172,8 @@ def _check_arm(arm: ArmSettings, study: StudySettings) -> None:
     pretrain, warmup = arm.pretrain, arm.optim.warmup_steps
     need(warmup < arm.train.steps, "optim.warmup_steps", warmup, f"fewer than train.steps = {arm.train.steps}")
     need(pretrain.steps >= 1, "pretrain.steps", pretrain.steps, "a number from 1")
+    every, allowed = pretrain.eval_every, f"0, or a multiple of train.log_every = {study.train.log_every}"
+    need(every >= 0 and every % study.train.log_every == 0, "pretrain.eval_every", every, allowed)
     need(pretrain.share in ("per_seed", "one"), "pretrain.share", pretrain.share, "'per_seed' or 'one'")
     need(0 <= pretrain.min_loaded <= 1, "pretrain.min_loaded", pretrain.min_loaded, "a share from 0 to 1")
     named = pretrain.from_workdir or not pretrain.from_arm

@@ -87,6 +87,8 @@ class Fit:
     validate: Callable[[Params, Frozen], np.ndarray]
     """Mean validation DSC of each of this host's runs."""
     settings: TrainSettings
+    validate_from: int
+    """Step before which there is no validation but that of the start."""
     keep: int
     meta: dict[str, Any]
     """Saved beside each checkpoint."""
@@ -184,7 +186,7 @@ def fit(job: Fit, progress: Progress) -> None:
                 log.measured(parts)
                 last = stop == settings.steps
                 came = signalled() if hosts.count() == 1 else _preempted(manager, stop, settings)
-                validates = last or stop % settings.eval_every == 0
+                validates = last or (stop % settings.eval_every == 0 and stop >= job.validate_from)
                 saves = last or came is not None or stop % settings.save_every == 0 or stop in settings.snapshots
                 if validates:
                     dsc = log.validated(functools.partial(job.validate, state.params, frozen))

@@ -187,6 +187,8 @@ class PretrainSettings:
     """A transfer that loads a smaller share of the parameters than this is an error."""
     from_arm: str = ""
     """The arm whose networks are taken from `from_workdir`; empty for its source networks."""
+    eval_every: int = 0
+    """Steps between validations of source networks; 0: as in `TrainSettings`."""
     adapt_channels: bool = False
     """Kernels that read the image and differ in its channels get the source kernel's mean, not a new start."""
 

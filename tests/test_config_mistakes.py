@@ -163,6 +163,7 @@ OUT_OF_RANGE = [
     ("train.log_every", 0, "a number from 1"),
     ("train.eval_every", 3, "a positive multiple of train.log_every = 2"),
     ("train.save_every", 0, "a positive multiple of train.log_every = 2"),
+    ("pretrain.eval_every", 3, "0, or a multiple of train.log_every"),
     ("pretrain.steps", 0, "a number from 1"),
     ("pretrain.share", "two", "'per_seed' or 'one'"),
     ("pretrain.min_loaded", 1.5, "a share from 0 to 1"),

@@ -56,6 +56,7 @@ def make_fit(directory, **changes):
         "cohort": seeds.replicate(TRAINING.cohort, PLAN),
         "validate": score,
         "settings": SETTINGS,
+        "validate_from": 0,
         "keep": 2,
         "meta": {"runs": list(names)},
     }
@@ -226,6 +227,13 @@ def test_snapshots_are_saved_and_kept(whole, tmp_path):
     settings = dataclasses.replace(SETTINGS, snapshots=(2, 6))
     loop.fit(make_fit(tmp_path, settings=settings, keep=1), silent)
     assert checkpoint.saved_steps(folder(tmp_path)) == (0, 2, 6, 12)
+    assert final(tmp_path) == final(whole)
+
+
+def test_validation_may_begin_late(whole, tmp_path):
+    loop.fit(make_fit(tmp_path, validate_from=8), silent)
+    rows = loop.read_metrics(tmp_path)
+    assert [row["step"] for row in rows if row["val_dsc"] is not None] == [0, 8, 12]
     assert final(tmp_path) == final(whole)
 
 

@@ -17,7 +17,7 @@ from jaxseg import data, hosts, loop, losses, optim, seeds, train, transfer, tre
 from jaxseg.data import residence
 from jaxseg.models import make_model
 from jaxseg.streams import stream_key
-from jaxseg.study import sources
+from jaxseg.study import rates, sources
 from jaxseg.study.plan import Job, Plan, load_table
 from jaxseg.study.predict import make_validate
 from jaxseg.study.program import Program, image_shape, own_labels, param_labels
@@ -211,6 +211,7 @@ def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job:
         cohort=seeds.replicate(cohort, seed_plan),
         validate=make_validate(job, tasks.of(job), folds, study.evaluate, seed_plan),
         settings=program.train,
+        validate_from=rates.validate_from(program) if job.kind == "select" else 0,
         keep=study.runtime.keep_checkpoints,
         meta={"runs": [run.key._asdict() | run.ids for run in whole.runs]},
     )

@@ -81,8 +81,9 @@ def check_networks(study: StudySettings) -> None:
 
 def _program(study: StudySettings, arm: ArmSettings, kind: str, channels: int, classes: int) -> Program:
     if kind == "pretrain":
-        steps = dataclasses.replace(study.train, steps=arm.pretrain.steps)
-        settings = (arm.source, arm.model, study.optim, study.loss, steps, "none")
+        eval_every = arm.pretrain.eval_every or study.train.eval_every
+        train = dataclasses.replace(study.train, steps=arm.pretrain.steps, eval_every=eval_every)
+        settings = (arm.source, arm.model, study.optim, study.loss, train, "none")
     else:
         settings = (study.target, arm.model, arm.optim, arm.loss, arm.train, arm.freeze)
     task, model, optimizer, loss, train, freeze = settings

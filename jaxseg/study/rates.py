@@ -11,6 +11,7 @@ import pandas as pd
 from jaxseg import loop
 from jaxseg.study import files
 from jaxseg.study.plan import Job, Plan
+from jaxseg.study.program import Program
 
 TABLE = "rates.csv"
 VARIANT = ["arm", "train_cases", "fold"]
@@ -19,6 +20,15 @@ LAST = 3
 
 Rates = dict[tuple[str, int, int], float]
 """By arm, train size and fold."""
+
+
+def validate_from(program: Program) -> int:
+    """The step from which a trial is validated: only its last scores count, unless its rate follows all of them."""
+    if program.optim.schedule == "plateau":
+        return 0
+    # The last score is that of the last step, whether or not it is a multiple of eval_every.
+    before = (program.train.steps - 1) // program.train.eval_every
+    return max(before - (LAST - 2), 0) * program.train.eval_every
 
 
 def rates_table(workdir: Path, plan: Plan) -> pd.DataFrame:

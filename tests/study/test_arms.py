@@ -8,6 +8,7 @@ import re
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from jaxseg import checkpoint, config, data, trees
+from jaxseg import checkpoint, config, data, loop, trees
 from jaxseg.data import residence
 from jaxseg.data.resample import resize_labels
 from jaxseg.report import write_report
-from jaxseg.study import files, jobs, ready, results, sources
+from jaxseg.study import files, jobs, rates, ready, results, sources
 from jaxseg.study.api import load
 from jaxseg.study.plan import Plan, chunk_sizes, make_plan
 from jaxseg.study.run import STAGES, run_stages
@@ -48,6 +49,7 @@ UNANALYSED = tuple(stage for stage in STAGES if stage != "analyze")
 
 def arms_config() -> ConfigDict:
     made = tiny_config()
+    made.train.eval_every = 2
     made.target.train_cases = (2,)
     made.target.data = "synthetic:blobs?n=14&shape=16x16"
     own = {"shared_encoder", "crossed"}
@@ -212,6 +214,25 @@ def test_a_rate_is_chosen_on_trials_of_seeds_of_its_own(study: Path) -> None:
     trials = entries(study, kind="select")
     assert sorted((run["lr"], run["seed"]) for run in trials) == [(1e-4, 70), (1e-4, 71), (1e-2, 70), (1e-2, 71)]
     assert not {run["seed"] for run in trials} & set(files.read_table(study / "results" / "cases.csv")["seed"])
+
+
+def test_a_trial_is_validated_where_its_score_is_taken(study: Path) -> None:
+    (job,) = {run["directory"] for run in entries(study, kind="select")}
+    rows = loop.read_metrics(study / job)
+    assert [row["step"] for row in rows if row["val_dsc"] is not None] == [0, 4, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "first"), [(500, 10, 480), (500, 100, 300), (8, 4, 0), (7, 2, 4), (9, 10, 0)]
+)
+def test_only_the_last_scores_of_a_trial_are_made(steps: int, every: int, first: int) -> None:
+    train = dataclasses.replace(config.parse(tiny_config()).train, steps=steps, eval_every=every)
+    program = SimpleNamespace(train=train, optim=SimpleNamespace(schedule="constant"))
+    assert rates.validate_from(program) == first
+    scored = [stop for stop in range(every, steps, every) if stop >= first] + [steps]
+    assert len(scored) >= min(rates.LAST, len(range(every, steps, every)) + 1)
+    program.optim.schedule = "plateau"
+    assert rates.validate_from(program) == 0
 
 
 def test_crossed_runs_share_weights_by_init_and_batches_by_order(study: Path) -> None:
