@@ -13,7 +13,7 @@ from configs import default
 IMAGES = ("nerve_us", "fetal_head_us", "lung_tumour_ct", "nuclei_micro")
 CARDIAC: dict = {"spacing_mm": "2.5, 2.5, 0", "patch": (64, 64, 8), "flip": (), "sizes": (4, 8, 16, 0)}
 SETS: dict[str, dict] = {
-    "hippocampus_mr": {"patch": (32, 32, 32), "slice": (32, 48), "flip": (0,), "sizes": (4, 16, 64, 0)},
+    "hippocampus_mr": {"patch": (32, 32, 32), "slice": (40, 56), "flip": (0,), "sizes": (4, 16, 64, 0)},
     "cardiac_ed_mr": CARDIAC,
     "cardiac_es_mr": CARDIAC,
     "rodent_brain_epi": {"patch": (48, 16, 48), "slices": "coronal", "flip": (0,), "sizes": (4, 8, 16, 0)},
