@@ -27,7 +27,8 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from launch.benchmark_step import convolution_flops
+from jaxseg.study.estimate import measure_speed
+from launch.benchmark_step import step_work
 from launch.contestants import Contestant, busy_cores
 
 WORKLOADS: dict[str, dict[str, Any]] = {
@@ -110,7 +111,7 @@ def compare(name: str, patch: int, seeds: int, precision: str) -> list[dict[str,
     for _ in range(_REPEATS.value):
         for contestant in contestants:
             contestant.sample()
-    rows, flops = [], convolution_flops(contestants[0].settings)
+    rows, work = [], step_work(contestants[0].settings)
     for contestant in contestants:
         settings = contestant.settings
         framework = "torch" if "threads" in settings else "jaxseg"
@@ -128,23 +129,27 @@ def compare(name: str, patch: int, seeds: int, precision: str) -> list[dict[str,
                 "over_limit": contestant.over_limit,
                 "compile_seconds": contestant.ready.get("compile_seconds", math.nan),
                 "peak_bytes": max((sample["peak_bytes"] for sample in contestant.samples), default=math.nan),
-                "convolution_flops": flops,
+                "convolution_flops": work.flops,
+                "written_bytes": work.written,
                 "samples": samples,
             }
         )
     return rows
 
 
-def with_ratios(rows: list[dict[str, Any]], ceiling: float) -> list[dict[str, Any]]:
-    """Rows of one comparison with `ratio_to_torch` and `roofline_share`.
+def with_ratios(rows: list[dict[str, Any]], about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of one comparison with `ratio_to_torch`, `roofline_share` and `written_share`.
 
-    The share is of the product ceiling and above 1 where fewer operations were done than a plain convolution needs.
+    The shares are the time that the products of a plain convolution, and the bytes written between them, would take at
+    the machine's ceilings, each of the time measured. Together they may exceed 1: where fewer operations are done than
+    a plain convolution needs, and where operations are fused.
     """
     peer = {row["framework"]: row["seconds_per_seed_step"] for row in rows}.get("torch", math.nan)
     for row in rows:
         seconds = row["seconds_per_seed_step"]
         row["ratio_to_torch"] = seconds / peer
-        row["roofline_share"] = row["convolution_flops"] / seconds / ceiling
+        row["roofline_share"] = row["convolution_flops"] / seconds / about["product_flops_per_second"]
+        row["written_share"] = row["written_bytes"] / seconds / about["written_bytes_per_second"]
     return rows
 
 
@@ -159,18 +164,19 @@ def format_row(row: dict[str, Any]) -> str:
     return (
         f"{about}{row['seconds_per_seed_step']:13.4f}{row['fastest']:9.4f}-{row['slowest']:8.4f}"
         f"{row['ratio_to_torch']:9.2f}{row['compile_seconds']:10.1f}{row['peak_bytes'] / 1e9:8.2f}"
-        f"{row['roofline_share']:9.2f}"
+        f"{row['roofline_share']:9.2f}{row['written_share']:9.2f}"
     )
 
 
-def machine(ceiling: float, busy: float) -> dict[str, Any]:
-    """What the figures belong to."""
+def machine(busy: float) -> dict[str, Any]:
+    """What the figures belong to: versions, and the ceilings of products and of one pass over memory."""
     packages = ("jaxseg", "jax", "jaxlib", "numpy", *(["torch"] if importlib.util.find_spec("torch") else []))
     return {
         "device": jax.devices()[0].device_kind,
         "cores": len(os.sched_getaffinity(0)),
         "versions": {name: importlib.metadata.version(name) for name in packages},
-        "product_flops_per_second": ceiling,
+        "product_flops_per_second": product_ceiling(),
+        "written_bytes_per_second": measure_speed(tuple(jax.local_devices())).written,
         "busy_cores": busy,
     }
 
@@ -222,16 +228,20 @@ def main(argv: Sequence[str]) -> None:
     busy = busy_cores()
     if busy > BUSY and not _ALLOW_BUSY.value:
         fail(f"other processes use {busy:.1f} cores, so times would mean nothing; wait for them, or use --allow_busy")
-    about = machine(product_ceiling(), busy)
+    about = machine(busy)
     print(f"{about['device']}, {about['cores']} cores; large float32 products: "
-          f"{about['product_flops_per_second'] / 1e9:.0f} GFLOP/s"
+          f"{about['product_flops_per_second'] / 1e9:.0f} GFLOP/s, "
+          f"passes over memory {about['written_bytes_per_second'] / 1e9:.1f} GB/s"
           + (f"; BUSY: other processes used {busy:.1f} cores" if busy > BUSY else ""))  # fmt: skip
-    print(f"{'workload':16}{'patch':>6}{'':>9}{'strategy':>9}{'seeds':>6}{'precision':>10}{'s/seed-step':>13}"
-          f"{'range':>18}{'of torch':>9}{'compile s':>10}{'peak GB':>8}{'roofline':>9}", flush=True)  # fmt: skip
+    print(
+        f"{'workload':16}{'patch':>6}{'':>9}{'strategy':>9}{'seeds':>6}{'precision':>10}{'s/seed-step':>13}"
+        f"{'range':>18}{'of torch':>9}{'compile s':>10}{'peak GB':>8}{'products':>9}{'written':>9}",
+        flush=True,
+    )
     rows: list[dict[str, Any]] = []
     for name, count, precision in itertools.product(_WORKLOAD.value, seeds, _PRECISION.value):
         for patch in patches or [WORKLOADS[name]["patch"]]:
-            new = with_ratios(compare(name, patch, count, precision), about["product_flops_per_second"])
+            new = with_ratios(compare(name, patch, count, precision), about)
             print("\n".join(map(format_row, new)), flush=True)
             rows += new
             if _JSON.value:

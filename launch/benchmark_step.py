@@ -23,7 +23,7 @@ import numpy as np
 from jaxseg import data, losses, optim, seeds, train, trees
 from jaxseg.models import MODELS, make_model
 from jaxseg.streams import stream_key
-from jaxseg.study.estimate import count_work
+from jaxseg.study.estimate import Work, count_work
 from jaxseg.types import (
     AugmentSettings,
     Cohort,
@@ -72,12 +72,13 @@ def model_settings(settings: dict[str, Any]) -> ModelSettings:
     )
 
 
-def convolution_flops(settings: dict[str, Any]) -> int:
-    """Floating-point operations of one seed's convolutions in one step, counted directly: 2 per product, taps in full.
+def step_work(settings: dict[str, Any]) -> Work:
+    """Operations of one seed's convolutions in one step, 2 per product, taps in full; bytes written between them.
 
     Counted in the traced gradient of the native form, so that there is no input gradient of the first convolution, and
     none below the decoder with a frozen encoder. What folding and filtering save is not taken off: the figure says how
-    fast a plain convolution would have to be.
+    fast a plain convolution would have to be. Bytes are those of each operation's result, as if none were fused; loss,
+    optimizer and sampling are not in it.
     """
     plain = model_settings({**settings, "precision": "float32"})
     model = MODELS[plain.name](dataclasses.replace(plain, dropout=0.0), settings["classes"], "native")
@@ -89,7 +90,7 @@ def convolution_flops(settings: dict[str, Any]) -> int:
         logits: Any = model.apply({"params": trained | fixed}, image)
         return jnp.square(logits).sum()
 
-    return count_work(jax.make_jaxpr(jax.grad(total))(params, fixed).jaxpr).flops
+    return count_work(jax.make_jaxpr(jax.grad(total))(params, fixed).jaxpr)
 
 
 def make_run(settings: dict[str, Any]) -> tuple[Callable[[int, int], None], float]:

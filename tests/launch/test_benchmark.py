@@ -85,6 +85,7 @@ def test_the_smallest_workload(tmp_path: Path) -> None:
         assert len(row["samples"]) == 2
         assert row["fastest"] <= row["seconds_per_seed_step"] <= row["slowest"]
         assert row["convolution_flops"] > 0
+        assert row["written_bytes"] > 0
         assert math.isnan(row["ratio_to_torch"])
     assert found["machine"]["cores"] == len(os.sched_getaffinity(0))
     assert {"jax", "jaxlib", "numpy"} <= set(found["machine"]["versions"])

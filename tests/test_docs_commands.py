@@ -1,0 +1,130 @@
+"""Every command of the documentation runs, as a reader would give it, on small sets and with few steps."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import jaxseg
+from docs import publish_study
+from tests import image_sets
+from tests.conftest import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ELSEWHERE = ("pip", "python3", "pytest", "ruff", "mypy", "sphinx-build", ".ci/run", "sbatch", "launch/tpu_pod.sh")
+"""Not run here: .ci/run runs most of them; the last two need a cluster, and tests/launch checks their text."""
+SMALL = {
+    "num_seeds": "2",
+    "model.widths": "(2, 2, 4)",
+    **{"train.steps": "4", "train.log_every": "2", "train.eval_every": "2", "train.save_every": "2"},
+    **{"pretrain.steps": "4", "optim.warmup_steps": "1", "report.examples": "1"},
+}
+VOLUMES = ("TARGET", "SOURCE", "Task04_Hippocampus", "Task02_Heart", "TO/FOLDER", "TO/CARDIAC_FOLDER")
+SETS = ("hippocampus_mr", "rodent_brain_epi", "cardiac_ed_mr", "cardiac_es_mr")
+IMAGES = ("nerve_us", "fetal_head_us", "lung_tumour_ct", "nuclei_micro")
+FINISHED = ("quickstart", "mine", "short", "hippocampus", "nerve", "ed", "es")
+"""Studies that commands other than launch.study find in runs/."""
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every command of a bash block that begins with a program, by page."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words and not words[0].startswith("--"):
+                    found += [(str(page.relative_to(ROOT)), " ".join(part.split())) for part in line.split("&&")]
+    return found
+
+
+def program(command: str) -> str:
+    """The first word that is no setting of the environment."""
+    return next(word for word in command.split() if "=" not in word)
+
+
+RUN = [(page, command) for page, command in commands() if program(command) == "python"]
+
+
+def reduced(page: str, words: list[str]) -> list[str]:
+    """The command with less to do: small networks, few steps; the studies of hours are only planned."""
+    if words[2] not in ("launch.study", "launch.sweep"):
+        return words
+    words = words + [f"--config.{field}={value}" for field, value in SMALL.items()]
+    if page.startswith("docs/studies/") or "--cluster=slurm" in words:
+        words.append("--dry_run")
+    return words
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with image sets; each page's reader has one of their own beside it."""
+    folder = tmp_path_factory.mktemp("reader")
+    volumes = {f"case_{index:02}": image_sets.make_volume(index, (12, 11, 10)) for index in range(40)}
+    for name in (".", *VOLUMES, *SETS):
+        image_sets.write_set(folder / "PATH" / name, volumes)
+    images = {name: (image[..., :1], label[..., :1]) for name, (image, label) in volumes.items()}
+    for name in IMAGES:
+        image_sets.write_set(folder / "PATH" / name, images, tensorImageSize="2D")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def owner(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with finished studies, a published one, images and label maps."""
+    folder = tmp_path_factory.mktemp("owner")
+    for name in FINISHED:
+        shutil.copytree(tiny_study, folder / "runs" / name)
+    publish_study.publish(tiny_study, folder / "docs" / "studies" / "NAME")
+    study = jaxseg.load(tiny_study)
+    for name in study.cases("test"):
+        case = study.case(name)
+        for place in ("predictions_of_another_tool", "nnunet_output", "model_a", "labels", "PATH/Task04_Hippocampus"):
+            image_sets.save(folder / place / f"{name}.nii.gz", case.label.reshape(16, 16, 1).astype(np.uint8))
+    for place in ("images", "PATH/IMAGES"):
+        image_sets.save(folder / place / "new.nii.gz", np.random.default_rng(0).normal(size=(16, 16, 1)))
+    return folder
+
+
+def test_commands_are_known() -> None:
+    programs = {program(command) for _, command in commands()}
+    assert programs - {"python", "source", *ELSEWHERE} == set()
+    assert len(RUN) > 15
+
+
+def run(words: list[str], place: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *words[1:]], cwd=place, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "command"), RUN)
+def test_a_command_runs(page: str, command: str, reader: Path, owner: Path) -> None:
+    words = reduced(page, shlex.split(command, comments=True))
+    place = owner
+    if words[2] in ("launch.study", "launch.sweep"):
+        place = reader / page.replace("/", "_")
+        if not place.exists():
+            place.mkdir()
+            (place / "configs").symlink_to(ROOT / "configs")
+            (place / "PATH").symlink_to(reader / "PATH")
+    if "--stages=analyze,report" in words:  # of a finished study
+        run([word for word in words if not word.startswith("--stages")], place)
+    run(words, place)
+    for word in words:
+        if word.startswith("--output="):
+            made = owner / word.removeprefix("--output=")
+            assert made.is_file() or nib.load(next(made.rglob("*.nii.gz"))).shape == (16, 16, 1)
