@@ -111,7 +111,7 @@ def run(words: list[str], place: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("page", "command"), RUN)
+@pytest.mark.parametrize(("page", "command"), RUN, ids=[f"{page}-{i}" for i, (page, _) in enumerate(RUN)])
 def test_a_command_runs(page: str, command: str, reader: Path, owner: Path) -> None:
     words = reduced(page, shlex.split(command, comments=True))
     place = owner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 
 from docs import publish_study, rerun_study
-from tests.tiny import silent
+from tests.tiny import silent, tiny_config
 
 
 def test_published_scores_come_again(tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,12 +22,13 @@ def test_published_scores_come_again(tiny_study: Path, tmp_path: Path, monkeypat
         path.name for path in (tiny_study / "results").glob("*.csv")
     }
     assert (kept / "results" / "cases.csv.gz").exists()
-    pd.testing.assert_frame_equal(rerun_study.read_cases(kept), rerun_study.read_cases(tiny_study))
+    pd.testing.assert_frame_equal(*(rerun_study.read_table(place, "cases") for place in (kept, tiny_study)))
     assert (kept / "report.html").read_bytes() == (tiny_study / "report.html").read_bytes()
 
     both = rerun_study.rerun(kept, tmp_path / "again", "scratch", (1,), silent)
     assert set(both["seed"]) == {1}
     np.testing.assert_array_equal(both["dsc"], both["dsc_again"])
+    assert rerun_study.first_loss_difference(kept, tmp_path / "again", "scratch", 0) == 0
 
 
 def test_the_rate_that_was_chosen_is_taken(tiny_study: Path, tmp_path: Path) -> None:
@@ -36,3 +38,14 @@ def test_the_rate_that_was_chosen_is_taken(tiny_study: Path, tmp_path: Path) -> 
     (kept / "study.json").write_text(record.replace('"lr": 0.001', '"lr": 0.0625'))
     made, size = rerun_study.config_of(kept, "transfer", (0,))
     assert (size, list(made.arms), made.arms.transfer.optim.lr, made.seed_ids) == (0, ["transfer"], 0.0625, (0,))
+
+
+def test_a_config_of_an_earlier_version_is_filled(tiny_study: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    publish_study.publish(tiny_study, kept)
+    written = json.loads((kept / "config.json").read_text())
+    del written["pretrain"]["eval_every"], written["evaluate"]["tolerance_mm"]
+    (kept / "config.json").write_text(json.dumps(written))
+    made, _ = rerun_study.config_of(kept, "scratch", (0,))
+    assert (made.pretrain.eval_every, made.evaluate.tolerance_mm) == (0, 0.0)
+    assert made.train.steps == tiny_config().train.steps
