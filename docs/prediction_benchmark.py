@@ -3,13 +3,16 @@
     python -m docs.prediction_benchmark [--cases 8] [--seeds 1 4] [--runs 3]
 
 Shapes are those of hippocampus_mr. The network alone: the same compiled program on the same number of batches, its
-input on the device and its output left there. Whole: cutting, prediction, stitching, label maps of all seeds.
+input on the device and its output left there. Whole: cutting, prediction, stitching, label maps of all seeds. PyTorch,
+where it is installed: one seed, as many windows at a time, in turn with ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
+import os
 import platform
 import resource
 import time
@@ -21,8 +24,9 @@ import numpy as np
 from jaxseg import inference, seeds
 from jaxseg.models import make_model
 from jaxseg.types import ModelSettings
+from launch.contestants import Contestant
 
-PATCH, OVERLAP, BATCH, CLASSES = (32, 32, 32), 0.5, 8, 3
+PATCH, OVERLAP, BATCH, CLASSES, WIDTHS = (32, 32, 32), 0.5, 8, 3, (16, 32, 64)
 
 
 def _model(widths: tuple[int, ...], kernels: tuple[tuple[int, ...], ...] = ()) -> ModelSettings:
@@ -54,7 +58,7 @@ def time_a_set(num_cases: int, num_runs: int, runs: int) -> str:
     rng = np.random.default_rng(0)
     shapes = rng.integers((31, 40, 24), (44, 60, 48), (num_cases, 3))
     images = [rng.normal(size=(*shape, 1)).astype(np.float32) for shape in shapes]
-    mapped = _mapped(_model((16, 32, 64)), num_runs)
+    mapped = _mapped(_model(WIDTHS), num_runs)
     count = -(-sum(len(inference.window_starts(shape, PATCH, OVERLAP)) for shape in shapes) // BATCH)
     batch = rng.normal(size=(BATCH, *PATCH, 1)).astype(np.float32)
     compiling = _seconds(lambda: jax.block_until_ready(mapped(batch)))
@@ -69,9 +73,29 @@ def time_a_set(num_cases: int, num_runs: int, runs: int) -> str:
         for _, of_case in itertools.groupby(slabs, key=lambda slab: slab.case):
             np.concatenate([slab.probabilities.argmax(-1).astype(np.uint8) for slab in of_case], axis=1)
 
-    times = [(_seconds(alone), _seconds(whole)) for _ in range(runs)]
+    peers = [_peer(shapes)] if importlib.util.find_spec("torch") else []
+    times = []
+    for _ in range(runs):
+        times.append((_seconds(alone), _seconds(whole)))
+        for peer in peers:
+            peer.sample()
+    for peer in peers:
+        peer.close()
     a, b = (float(np.median(column)) for column in zip(*times, strict=True))
-    return f"| {num_runs} | {num_cases} | {count} | {compiling:.1f} | {a:.2f} | {b:.2f} | {b / a:.2f} |"
+    loop = float(np.median([sample["seconds"] for peer in peers for sample in peer.samples] or np.nan))
+    return (
+        f"| {num_runs} | {num_cases} | {count} | {compiling:.1f} | {a:.2f} | {b:.2f} | {b / a:.2f} | {loop:.2f} | "
+        f"{b / num_runs / loop:.2f} |"
+    )
+
+
+def _peer(shapes: np.ndarray) -> Contestant:
+    made = {"patch": PATCH, "overlap": OVERLAP, "classes": CLASSES, "widths": WIDTHS, "shapes": shapes.tolist()}
+    peer = Contestant(
+        "docs.torch_windows", made | {"batch": BATCH, "threads": len(os.sched_getaffinity(0))}, limit=600.0
+    )
+    peer.start()
+    return peer
 
 
 def memory(side: int) -> str:
@@ -106,8 +130,8 @@ def main() -> None:
     print(f"{head}\n| --- | --- | --- | --- |")
     for side in (64, 128, 256):
         print(memory(side), flush=True)
-    head = "| seeds | cases | batches | compiling | network alone | whole | ratio |"
-    print(f"\n{head}\n|{' --- |' * 7}")
+    head = "| seeds | cases | batches | compiling | network alone | whole | ratio | PyTorch | of it, ours a seed |"
+    print(f"\n{head}\n|{' --- |' * 9}")
     for num_runs in options.seeds:
         print(time_a_set(options.cases, num_runs, options.runs), flush=True)
 
