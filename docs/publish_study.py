@@ -1,17 +1,18 @@
 """Copies what a finished study shows into a folder small enough to keep: page, tables, config and record.
 
-    python -m docs.publish_study runs/NAME docs/studies/NAME
+    python -m docs.publish_study runs/NAME docs/studies/NAME [--without_page]
 
 Tables above 100 kB are compressed; pandas reads them as they are. Networks and prepared images stay behind. The page is
-written anew from what is kept, without the machine's own settings (`runtime`).
+written anew from what is kept, without the machine's own settings (`runtime`); studies that are one point of a larger
+question can do without it.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -23,7 +24,7 @@ COMPRESSED_ABOVE = 100_000
 """Bytes of a table."""
 
 
-def publish(workdir: Path, folder: Path) -> int:
+def publish(workdir: Path, folder: Path, *, page: bool = True) -> int:
     """Fills the folder anew and returns its bytes."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "results").mkdir(parents=True)
@@ -35,8 +36,9 @@ def publish(workdir: Path, folder: Path) -> int:
         made = json.loads((workdir / "config.json").read_text())
         made["runtime"] = config.to_dict(default.get_config())["runtime"]
         (bare / "config.json").write_text(json.dumps(made, indent=1) + "\n")
-        write_report(bare)
-        for name in ("report.html", "config.json", "study.json"):
+        if page:
+            write_report(bare)
+        for name in ("config.json", "study.json", *(["report.html"] if page else [])):
             shutil.copyfile(bare / name, folder / name)
     for path in sorted((workdir / "results").glob("*.csv")):
         text = path.read_bytes()
@@ -49,8 +51,13 @@ def publish(workdir: Path, folder: Path) -> int:
 
 def main() -> None:
     """Says how much was kept."""
-    workdir, folder = map(Path, sys.argv[1:])
-    print(f"{folder}: {publish(workdir, folder) / 1e6:.2f} MB")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--without_page", action="store_true", help="keep tables, config and record alone")
+    asked = parser.parse_args()
+    size = publish(asked.workdir, asked.folder, page=not asked.without_page)
+    print(f"{asked.folder}: {size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

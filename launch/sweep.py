@@ -1,7 +1,7 @@
 r"""Runs one study at every point of a grid, or of a list, of settings, and puts their tables side by side.
 
     python -m launch.sweep --config=configs/quickstart.py --workdir=runs/rates \
-        --grid 'optim.lr=1e-3;1e-4' --grid 'target.train_cases=(8,);(32,)'
+        --grid 'optim.lr=1e-3;1e-4' --grid 'target.train_cases=(4,);(8,)'
 
 The same command goes on where it was stopped and leaves finished points alone. docs/launching.md says which --cluster
 to use when.

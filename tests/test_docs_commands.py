@@ -59,7 +59,8 @@ def reduced(page: str, words: list[str]) -> list[str]:
     """The command with less to do: small networks, few steps; the studies of hours are only planned."""
     if words[2] not in ("launch.study", "launch.sweep"):
         return words
-    words = words + [f"--config.{field}={value}" for field, value in SMALL.items()]
+    words = [word for word in words if word.split("=")[0].removeprefix("--config.") not in SMALL]
+    words += [f"--config.{field}={value}" for field, value in SMALL.items()]
     if page.startswith("docs/studies/") or "--cluster=slurm" in words:
         words.append("--dry_run")
     return words

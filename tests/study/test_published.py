@@ -33,7 +33,8 @@ def test_published_scores_come_again(tiny_study: Path, tmp_path: Path, monkeypat
 
 def test_the_rate_that_was_chosen_is_taken(tiny_study: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    publish_study.publish(tiny_study, kept)
+    publish_study.publish(tiny_study, kept, page=False)
+    assert not (kept / "report.html").exists()
     record = (kept / "study.json").read_text()
     (kept / "study.json").write_text(record.replace('"lr": 0.001', '"lr": 0.0625'))
     made, size = rerun_study.config_of(kept, "transfer", (0,))
