@@ -67,6 +67,9 @@ def main() -> None:
     """Reads the studies, prints the verdicts."""
     folders = find(cli.require(_STUDIES.value, "studies", "runs/hippocampus,runs/nerve"))
     found = {name: claims.read_study(folder) for name, folder in zip(names(folders), folders, strict=True)}
+    unfinished = [name for name, study in found.items() if "cases" not in study.tables]
+    if unfinished:
+        raise UserError(f"--studies: {', '.join(unfinished)} not evaluated yet; the command that began a study goes on")
     studies, noisy = claims.made_noisy(found)
     if not studies:
         raise UserError("--studies: noise was added to the target of every one; give at least one study without")

@@ -22,7 +22,7 @@ from jaxseg.study.program import (
     runs_that_fit,
 )
 from jaxseg.study.runs import Run, source_run, target_runs, trial_runs
-from jaxseg.transfer import check_load, make_load_table, transfer_rules
+from jaxseg.transfer import LoadTable, check_load, make_load_table, transfer_rules
 from jaxseg.types import ArmSettings, RunKey, StudySettings, TaskSettings, UserError
 
 KINDS = ("pretrain", "select", "train")
@@ -104,6 +104,25 @@ def _shared_source(arm: ArmSettings, program: Program, source: Any, runs: Sequen
     return keys.pop() if loaded else None
 
 
+def _check_runs_differ(arm: ArmSettings, runs: Sequence[Run], table: LoadTable) -> None:
+    """Refuses seeds that would be one run several times: their spread would be 0 and their number a pretence.
+
+    Raises:
+        UserError: All weights come from one source network, and batches and training cases are the same too.
+    """
+    if any(row.status not in ("loaded", "adapted") for row in table if row.shape is not None):
+        return
+    seen: dict[tuple[Any, ...], Run] = {}
+    for run in runs:
+        other = seen.setdefault((run.key.train_cases, run.key.fold, run.source, run.order_id, run.subset_id), run)
+        if other is not run:
+            raise UserError(
+                f"arm {arm.name!r}: seeds {other.key.seed} and {run.key.seed} would be the same run: all parameters "
+                f"come from one source network, and with vary = {','.join(arm.vary)!r} they see the same batches. Add "
+                f"'order' to vary, or set pretrain.share = 'per_seed'"
+            )
+
+
 def load_table(arm: ArmSettings, program: Program, source: Any) -> Any:
     """What an arm's transfer does with each parameter, from the shapes of its source network."""
     adapt = program.channels if arm.pretrain.adapt_channels else None
@@ -165,6 +184,8 @@ def make_plan(
                 shapes = abstract_params(source)
             check_load(load_table(arm, program, shapes), min_loaded=arm.pretrain.min_loaded, arm=arm.name)
         runs, trials = target_runs(study, arm, name), trial_runs(study, arm, name)
+        if name is not None:
+            _check_runs_differ(arm, runs, load_table(arm, program, shapes))
         program = dataclasses.replace(program, shared=_shared_source(arm, program, shapes, [*runs, *trials]))
         networks[arm.name] = measure(program)
         if name is not None and not arm.pretrain.from_workdir:

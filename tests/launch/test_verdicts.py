@@ -61,6 +61,12 @@ def test_folders_without_studies_are_refused(kept: Path) -> None:
             run(f"--studies={word}")
 
 
+def test_an_unfinished_study_is_named(kept: Path) -> None:
+    (kept / "a" / "results" / "cases.csv").unlink()
+    with pytest.raises(UserError, match="a not evaluated yet"):
+        run(f"--studies={kept}/[ab]")
+
+
 def test_studies_of_one_name_are_told_apart() -> None:
     assert verdicts.names([Path("x/a"), Path("y/b")]) == ["a", "b"]
     assert verdicts.names([Path("x/a"), Path("y/a")]) == ["x/a", "y/a"]

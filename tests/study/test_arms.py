@@ -411,3 +411,16 @@ def test_out_of_memory_halves_the_runs_and_says_so(tmp_path: Path, monkeypatch: 
     made.runtime.seeds_per_chunk = "3"
     with pytest.raises(UserError, match=r"does not fit in memory with 3 run\(s\) .* lower runtime.seeds_per_chunk"):
         run_stages(made, tmp_path / "fixed", stages=UNANALYSED, progress=silent)
+
+
+def test_seeds_that_would_be_one_run_are_refused() -> None:
+    made = tiny_config()
+    made.pretrain.share, made.vary = "one", "init"
+    with pytest.raises(UserError, match=r"arm 'transfer': seeds 0 and 1 would be the same run: .*Add 'order' to vary"):
+        plan_of(made)
+    made.vary = "init,order"
+    plan_of(made)
+    made.vary, made.pretrain.share = "init", "per_seed"
+    plan_of(made)
+    made.pretrain.share, made.pretrain.min_loaded = "one", 0.1
+    plan_of(made, target_size=(1, 4))  # the head begins anew with every seed
