@@ -197,7 +197,8 @@ def get_config() -> ConfigDict:
     config.analysis = ConfigDict(sort_keys=False)
     config.analysis.confidence = 0.95  # of every interval; claims are judged at 0.95 whatever it is
     config.analysis.target_fraction = 0.99  # convergence target: this share of scratch's final validation DSC
-    config.analysis.cases = 8  # test cases that networks are compared on, and validation cases; evenly spread
+    # Test cases that networks are compared on, and validation cases; evenly spread. 0: scores alone are analysed.
+    config.analysis.cases = 8
     config.analysis.windows = 2  # patches of each of them
     config.analysis.positions = 4096  # voxels at which features are read, over all patches
     config.analysis.barrier_pairs = 32  # pairs of runs of an arm whose networks are interpolated, at most about so many

@@ -26,6 +26,7 @@ def get_config(target: str = "hippocampus_mr") -> ConfigDict:
     """The study; `target` is TARGET or TARGET,FOLDER."""
     config = pairs.get_config(f"{SOURCE},{target}")
     config.target.train_cases = (TRAIN_CASES,)
+    config.analysis.cases = 0  # the question is about scores alone
     config.train.eval_every = 50  # times to a level are not asked for
     # scratch_b measures the difficulty, on other seeds than those of the gain.
     config.arms = default.pick_arms("scratch", "transfer", "scratch_b", "prior", config=config)

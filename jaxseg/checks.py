@@ -248,7 +248,8 @@ def check_study(study: StudySettings) -> None:
     need(0 < analysis.confidence < 1, "analysis.confidence", analysis.confidence, "a share between 0 and 1")
     fraction = analysis.target_fraction
     need(0 < fraction <= 1, "analysis.target_fraction", fraction, "a share above 0 and up to 1")
-    for name in ("cases", "windows", "positions", "barrier_pairs"):
+    need(analysis.cases >= 0, "analysis.cases", analysis.cases, "0 or more")
+    for name in ("windows", "positions", "barrier_pairs"):
         need(getattr(analysis, name) >= 1, f"analysis.{name}", getattr(analysis, name), "a number from 1")
     need(runtime.seed_map in ("auto", "vmap", "loop"), "runtime.seed_map", runtime.seed_map, "auto, vmap or loop")
     residence = runtime.data_residence

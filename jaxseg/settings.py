@@ -256,7 +256,8 @@ class AnalysisSettings:
     target_fraction: float
     """Convergence target, as a share of scratch's final validation DSC."""
     cases: int
-    """Test cases that networks are compared on, and validation cases that altered ones are judged on."""
+    """Test cases that networks are compared on, and validation cases that altered ones are judged on; 0: networks are
+    not looked at."""
     windows: int
     """Patches of each case."""
     positions: int

@@ -13,7 +13,7 @@ import pandas as pd
 from jaxseg.report.lines import MANY_ARMS
 from jaxseg.report.spread import over_seeds
 from jaxseg.report.style import BASELINE_ARM
-from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, variants_of
+from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, scored_runs, variants_of
 from jaxseg.report.text import cases
 
 MIN_SEEDS = 8
@@ -149,8 +149,8 @@ def training_steps(tables: Tables) -> dict[tuple[str, int], float]:
     """Return the length of training by (arm, train_cases), NaN where nothing tells it."""
     known = {
         (str(run["arm"]), int(run["train_cases"])): float(run["steps"])
-        for run in tables.study.get("runs", ())
-        if run.get("kind") != "pretrain" and "steps" in run
+        for run in scored_runs(tables.study)
+        if "steps" in run
     }
     planned = float(tables.study.get("train", {}).get("steps", math.nan))
     keys = [] if tables.convergence is None else rows_of(tables.convergence[["arm", "train_cases"]])

@@ -21,7 +21,7 @@ from jaxseg.report.blocks import (
     arm_name,
 )
 from jaxseg.report.summary import seed_ids
-from jaxseg.report.tables import Tables
+from jaxseg.report.tables import Tables, scored_runs
 from jaxseg.report.text import TIMES, cases, count, duration, listing, plural
 
 
@@ -58,7 +58,7 @@ def provenance_section(tables: Tables, styles: Styles) -> Section:
 def _provenance(tables: Tables, styles: Styles) -> Iterator[Block]:
     study = tables.study
     train, pretrain = study.get("train", {}), study.get("pretrain", {})
-    runs = [run for run in study.get("runs", ()) if run.get("kind") != "pretrain"]
+    runs = scored_runs(study)
     seeds = seed_ids(study)
     yield Finding("What exactly was run?", _run_words(tables, runs))
     facts = {

@@ -26,7 +26,7 @@ from jaxseg.report.blocks import (
 from jaxseg.report.claims import claims_blocks
 from jaxseg.report.effects import MIN_SEEDS, Speed, baseline_of, main_variant, overall_dsc, speeds, uses_pretraining
 from jaxseg.report.figures import titles
-from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, variants_of
+from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, scored_runs, variants_of
 from jaxseg.report.text import (
     MISSING,
     TIMES,
@@ -69,7 +69,7 @@ def standfirst(tables: Tables) -> str:
     target = study.get("target") or {}
     source_name, target_name = _task_names(tables)
     least, most = seeds_per_arm(study)
-    sizes = {int(run["train_cases"]) for run in study.get("runs", ()) if run.get("kind") != "pretrain"}
+    sizes = {int(run["train_cases"]) for run in scored_runs(study)}
     named = [count(n) for n in sorted(sizes - {0})] + (["all"] if 0 in sizes else [])
     trained = f"{listing(named)} training cases" if named else "its training cases"
     pretrained = any(uses_pretraining(study, arm) for arm in tables.arms)
@@ -101,15 +101,14 @@ def _task_names(tables: Tables) -> tuple[str, str]:
 
 def seed_ids(study: dict[str, Any]) -> list[int]:
     """Return the seeds of the target task's runs."""
-    return sorted({int(run["seed"]) for run in study.get("runs", ()) if run.get("kind") != "pretrain"})
+    return sorted({int(run["seed"]) for run in scored_runs(study)})
 
 
 def seeds_per_arm(study: dict[str, Any]) -> tuple[int, int]:
     """Return the smallest and the largest number of seeds of an arm; a placebo's are other ones than the rest's."""
     seeds: dict[str, set[int]] = {}
-    for run in study.get("runs", ()):
-        if run.get("kind") != "pretrain":
-            seeds.setdefault(str(run["arm"]), set()).add(int(run["seed"]))
+    for run in scored_runs(study):
+        seeds.setdefault(str(run["arm"]), set()).add(int(run["seed"]))
     numbers = [len(of_arm) for of_arm in seeds.values()] or [0]
     return min(numbers), max(numbers)
 
@@ -322,7 +321,9 @@ def _notices(tables: Tables) -> Iterator[Block]:
                 smallest=number(min(1.0, 2 / 2**n)),
             )
         )
-    diverged = [run for run in tables.study.get("runs", ()) if run.get("diverged_at") is not None]
+    # Trials of rates may diverge: those rates are not chosen.
+    lost = [run for run in tables.study.get("runs", ()) if run.get("diverged_at") is not None]
+    diverged = [run for run in lost if run.get("kind") != "select"]
     if diverged:
         names = [f"{run['arm']} seed {run['seed']}" for run in diverged[:5]]
         names += [f"{len(diverged) - 5} more"] if len(diverged) > 5 else []

@@ -139,6 +139,11 @@ def read_tables(workdir: Path) -> Tables:
     )
 
 
+def scored_runs(study: dict[str, Any]) -> list[dict[str, Any]]:
+    """Runs of a study's record that are scored: neither source networks nor trials of rates."""
+    return [run for run in study.get("runs", ()) if run.get("kind") not in ("pretrain", "select")]
+
+
 def variants_of(table: pd.DataFrame) -> list[Variant]:
     """Return the train sizes in a table, small ones first; size 0, all cases, comes last."""
     sizes = sorted((int(size) for size in table["train_cases"].unique()), key=lambda size: (size == 0, size))

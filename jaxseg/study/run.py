@@ -140,7 +140,8 @@ def analyze(ready: Ready, progress: Progress) -> None:
             f"stage 'analyze' needs stage 'evaluate', which is not finished in {ready.workdir}; "
             f"run without --stages, or with --stages=evaluate,analyze"
         )
-    analyses.write_analyses(ready, progress)
+    if ready.study.analysis.cases:
+        analyses.write_analyses(ready, progress)
     results.write_comparisons(ready.study, ready.workdir)
     files.write_table(ready.workdir / "results" / "claims.csv", claims.claims(claims.read_study(ready.workdir)))
 

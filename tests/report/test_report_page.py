@@ -232,6 +232,8 @@ def test_a_placebo_of_other_seeds_does_not_make_them_more(tmp_path: Path):
     record = json.loads((workdir / "study.json").read_text())
     for run in record["runs"]:
         run["seed"] += 1000 * (run["arm"] == "frozen_random_encoder")
+    trial = next(run for run in record["runs"] if run["arm"] == "scratch")
+    record["runs"].append(trial | {"kind": "select", "seed": 9001, "diverged_at": 3})
     (workdir / "study.json").write_text(json.dumps(record))
     page = Page(write_report(workdir).read_text(encoding="utf-8")).text
     assert "3 arms, 4 seeds each" in page

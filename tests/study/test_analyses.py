@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 import jaxseg
@@ -145,6 +146,22 @@ def test_a_variant_whose_runs_all_diverged_has_tables_without_rows(tiny_study, t
         table = files.read_table(workdir / "results" / f"{name}.csv")
         assert not len(table)
         assert tuple(table.columns) == columns, name
+    assert write_report(workdir).stat().st_size > 0
+
+
+def test_scores_alone_are_analysed_where_networks_are_not_wanted(tiny_study, tmp_path):
+    workdir = tmp_path / "study"
+    shutil.copytree(tiny_study, workdir)
+    shutil.rmtree(workdir / "analysis")
+    for name in [*analyses.TABLES, "summary", "claims"]:
+        (workdir / "results" / f"{name}.csv").unlink()
+    made, written = tiny_config(), json.loads((workdir / "config.json").read_text())
+    made.analysis.cases = written["analysis"]["cases"] = 0
+    (workdir / "config.json").write_text(json.dumps(written))
+    run_stages(made, workdir, stages=("analyze",), progress=silent)
+    assert not (workdir / "results" / "filters.csv").exists()
+    pd.testing.assert_frame_equal(*(files.read_table(w / "results" / "summary.csv") for w in (workdir, tiny_study)))
+    assert (workdir / "results" / "claims.csv").exists()
     assert write_report(workdir).stat().st_size > 0
 
 

@@ -19,7 +19,8 @@ def job_of(share: str = "one", vary: str = "init", freeze: str = "encoder", **fi
     for path, value in {"vary": vary, **fields}.items():
         put(made, path.replace("__", "."), value)
     study = config.parse(made)
-    sizes = {"target_size": (1, 2), "source_sizes": {arm.source: (1, 2) for arm in study.arms}}
+    # A head of other classes, so that runs of one source and one order differ in something.
+    sizes = {"target_size": (1, 3), "source_sizes": {arm.source: (1, 2) for arm in study.arms}}
     (job,) = make_plan(study, **sizes, memory_bytes=10**9, devices=1, strategy="loop").of_kind("train")
     return job
 
