@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from jaxseg import config as config_module
 from jaxseg import hosts, loop
-from jaxseg.study import analyses, claims, evaluate, files, preparation, rates, results
+from jaxseg.study import analyses, claims, evaluate, files, preparation, rates, results, sources
 from jaxseg.study.jobs import require_done, train_arms, train_jobs
 from jaxseg.study.plan import chunk_sizes
 from jaxseg.study.ready import Ready, prepare
@@ -224,7 +224,7 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
                 exclusions.append({"case": name, "reason": f"diverged at step {died[index]}"})
     for prepared in ready.tasks.prepared.values():
         exclusions += [{"case": name, "reason": reason} for name, reason in prepared.report.refused]
-    sources = [task for task in ready.tasks.prepared if task != study.target]
+    own_sources = [task for task in ready.tasks.prepared if task != study.target]
     device = jax.local_devices()[0]
     files.write_json(
         path,
@@ -235,7 +235,7 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
             "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
             "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
             "git_commit": _git_commit(),
-            "source": _task_summary(ready, sources[0]) if sources else None,
+            "source": _task_summary(ready, own_sources[0]) if own_sources else sources.given_task(study.arms),
             "target": _task_summary(ready, study.target),
             "arms": {
                 arm.name: {

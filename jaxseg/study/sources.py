@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxseg import checkpoint
+from jaxseg.study import files
 from jaxseg.study.plan import SOURCE, Plan, find
 from jaxseg.study.runs import Run, target_runs, trial_runs
 from jaxseg.types import ArmSettings, Params, RunKey, StudySettings, UserError
@@ -80,6 +81,23 @@ def locate_given(arm: ArmSettings) -> Locate:
         return place
 
     return theirs
+
+
+def given_task(arms: Sequence[ArmSettings]) -> dict[str, Any] | None:
+    """The record of the task that networks of `pretrain.from_workdir` were trained on; None where nothing tells.
+
+    It stands in the study.json of the folder or of one above it: of the first arm that loads such networks.
+    """
+    for arm in arms:
+        if not arm.pretrain.from_workdir or arm.init == "random":
+            continue
+        path = Path(arm.pretrain.from_workdir)
+        records = (files.read_json(folder / "study.json") for folder in (path, *path.parents))
+        record = next((found for found in records if found), None)
+        if record:
+            of_target = arm.pretrain.from_arm and not arm.pretrain.from_arm.startswith(SOURCE)
+            return record["target" if of_target else "source"]
+    return None
 
 
 def _study_place(workdir: Path, run: dict[str, Any]) -> Place:

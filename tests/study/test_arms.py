@@ -290,6 +290,8 @@ def test_networks_of_another_study_or_of_any_checkpoint_are_sources(tiny_study: 
     for name, (made, given, step) in wanted.items():
         ready = run_stages(made, tmp_path / name, stages=[], progress=silent)
         (job,) = ready.plan.jobs
+        task = sources.given_task(ready.study.arms)
+        assert task == json.loads((tiny_study / "study.json").read_text())["source" if name == "own" else "target"]
         where = sources.locate(ready.workdir, ready.plan, ready.study.arms[0])
         source = trees.flatten(sources.read_source(where, job.runs[1]))
         for path, leaf in params_of(tiny_study, given, step).items():
