@@ -2,7 +2,7 @@
 
     python -m launch.study --config=configs/pairs.py:cardiac_ed_mr,hippocampus_mr,FOLDER --workdir=runs/hippocampus
 
-SOURCE,TARGET,FOLDER names two sets and the folder that both lie in. Two volumetric sets are segmented in 3-D; where one
+SOURCE,TARGET,FOLDER,ARMS names two sets, the folder that both lie in, and the arms, joined by +, or none for all. Two volumetric sets are segmented in 3-D; where one
 of them holds images, the other is taken slice by slice. Sizes are those that two CPU cores train in about an hour.
 """
 
@@ -42,8 +42,8 @@ def set_task(task: ConfigDict, name: str, folder: str, ndim: int) -> None:
 
 
 def get_config(pair: str = "cardiac_ed_mr,hippocampus_mr") -> ConfigDict:
-    """The study; `pair` is SOURCE,TARGET or SOURCE,TARGET,FOLDER."""
-    source, target, folder = (*pair.split(","), "")[:3]
+    """The study; `pair` is SOURCE,TARGET, SOURCE,TARGET,FOLDER or SOURCE,TARGET,FOLDER,ARM+ARM."""
+    source, target, folder, arms = (*pair.split(","), "", "")[:4]
     config = default.get_config()
     config.name = f"{source} to {target}"
     config.vary = "init,order,subset"
@@ -65,8 +65,9 @@ def get_config(pair: str = "cardiac_ed_mr,hippocampus_mr") -> ConfigDict:
     config.pretrain.steps = 500
     config.pretrain.eval_every = 100
 
-    config.arms = default.pick_arms("scratch", "transfer", *ONE_SIZE, config=config)
-    for name in ONE_SIZE:
+    names = arms.split("+") if arms else ("scratch", "transfer", *ONE_SIZE)
+    config.arms = default.pick_arms(*names, config=config)
+    for name in {*names} & {*ONE_SIZE}:
         config.arms[name].train_cases = (0,)
     config.evaluate.tolerance_mm = 2.0
     config.evaluate.val_overlap = 0.0  # of 50 validations: each costs what ten steps do otherwise

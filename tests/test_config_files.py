@@ -61,6 +61,12 @@ def test_every_pair_of_sets_is_a_study(source, target):
     assert {arm.name: arm.train_cases for arm in study.arms}["prior"] == (0,)
 
 
+def test_a_pair_may_be_studied_with_some_arms():
+    made = pairs.get_config("cardiac_ed_mr,hippocampus_mr,somewhere,scratch+transfer+prior")
+    assert [arm.name for arm in config.parse(made).arms] == ["scratch", "transfer", "prior"]
+    assert (made.arms.prior.train_cases, made.target.data) == ((0,), "somewhere/hippocampus_mr")
+
+
 def test_the_paper_s_preset_is_their_setting():
     study = config.parse(importlib.import_module("configs.paper").get_config())
     model = study.model
