@@ -2,8 +2,9 @@
 
     python -m launch.study --config=configs/pairs.py:cardiac_ed_mr,hippocampus_mr,FOLDER --workdir=runs/hippocampus
 
-SOURCE,TARGET,FOLDER,ARMS names two sets, the folder that both lie in, and the arms, joined by +, or none for all. Two volumetric sets are segmented in 3-D; where one
-of them holds images, the other is taken slice by slice. Sizes are those that two CPU cores train in about an hour.
+SOURCE,TARGET,FOLDER,ARMS names two sets, the folder that both lie in, and arms joined by +; without ARMS all that the
+claims ask for. Two volumetric sets are segmented in 3-D; where one of them holds images, the other is taken slice by
+slice. Sizes are those that two CPU cores train in about an hour.
 """
 
 from ml_collections import ConfigDict

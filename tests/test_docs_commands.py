@@ -31,7 +31,7 @@ SMALL = {
 VOLUMES = ("TARGET", "SOURCE", "Task04_Hippocampus", "Task02_Heart", "TO/FOLDER", "TO/CARDIAC_FOLDER")
 SETS = ("hippocampus_mr", "rodent_brain_epi", "cardiac_ed_mr", "cardiac_es_mr")
 IMAGES = ("nerve_us", "fetal_head_us", "lung_tumour_ct", "nuclei_micro")
-FINISHED = ("quickstart", "mine", "short", "hippocampus", "nerve", "ed", "es")
+FINISHED = ("quickstart", "mine", "short", "hippocampus", "nerve", "ed", "es", "c3/hippocampus_mr")
 """Studies that commands other than launch.study find in runs/."""
 
 
