@@ -1,9 +1,10 @@
 """Stride-1 convolutions as matrix products with Winograd's minimal filtering along one axis, block by block.
 
-The first axis is filtered by F(m, 3) (Winograd 1980; Lavin and Gray 2016, arXiv:1509.09308): m outputs take m + 2
-products instead of 3m. Of the other two, the taps of the last are gathered as input channels and those of the middle
-one are scattered as output channels, so that every product is wide in both directions. Transforms are products too:
-on CPU a product is what keeps XLA from fusing a transform into the gather after it, which costs ten times more.
+The first axis is filtered by F(m, r) (Winograd 1980; Lavin and Gray 2016, arXiv:1509.09308): m outputs of r taps take
+m + r - 1 products instead of m r. Of the other two, the taps of the last are gathered as input channels and those of
+the middle one are scattered as output channels, so that every product is wide in both directions. Transforms are
+products too: on CPU a product is what keeps XLA from fusing a transform into the gather after it, which costs ten times
+more.
 
 Blocks are chosen so that everything between two products stays in cache.
 """
@@ -39,45 +40,39 @@ class Filtering:
         return self.data.shape[1]
 
 
+POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
+"""Where polynomials are evaluated, beside infinity; small ones first, since rounding errors grow with their powers."""
+OUTPUTS = {3: (1, 2, 4), 5: (1, 2, 4)}
+"""Outputs of a tile to choose from, by taps; other filters are plain sums."""
+
+
+@functools.cache
 def filtering(taps: int, outputs: int) -> Filtering:
-    """F(2, 3) and F(4, 3) of Lavin and Gray; the plain sum over taps for one output."""
+    """F(outputs, taps) by Cook and Toom's construction; the plain sum over taps for one output.
+
+    A filter is a product of polynomials, which is known by its values at as many points as it has coefficients:
+    `outputs + taps - 1` products instead of `outputs * taps`.
+    """
     if outputs == 1:
         return Filtering(
             1, np.eye(taps, dtype=np.float32), np.eye(taps, dtype=np.float32), np.ones((1, taps), np.float32)
         )
-    if (taps, outputs) == (3, 2):
-        data = [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]
-        kernel = [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]
-        back = [[1, 1, 1, 0], [0, 1, -1, -1]]
-    elif (taps, outputs) == (3, 4):
-        data = [
-            [4, 0, -5, 0, 1, 0],
-            [0, -4, -4, 1, 1, 0],
-            [0, 4, -4, -1, 1, 0],
-            [0, -2, -1, 2, 1, 0],
-            [0, 2, -1, -2, 1, 0],
-            [0, 4, 0, -5, 0, 1],
-        ]
-        sixth, half_sixth, quarter_sixth = 1 / 6, 1 / 12, 1 / 24
-        kernel = [
-            [0.25, 0, 0],
-            [-sixth, -sixth, -sixth],
-            [-sixth, sixth, -sixth],
-            [quarter_sixth, half_sixth, sixth],
-            [quarter_sixth, -half_sixth, sixth],
-            [0, 0, 1],
-        ]
-        back = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
-    else:
-        raise ValueError(f"no algorithm for {outputs} outputs of {taps} taps")
-    return Filtering(
-        outputs, np.asarray(data, np.float32), np.asarray(kernel, np.float32), np.asarray(back, np.float32)
-    )
+    finite = POINTS[: outputs + taps - 2]
+    data = np.zeros((len(finite) + 1,) * 2)
+    kernel, back = np.zeros((len(finite) + 1, taps)), np.zeros((outputs, len(finite) + 1))
+    for i, point in enumerate(finite):
+        others = [other for other in finite if other != point]
+        data[i, :-1] = np.poly(others)[::-1]  # Lagrange's polynomial of this point, lowest power first
+        kernel[i] = point ** np.arange(taps) / np.prod([point - other for other in others])
+        back[:, i] = point ** np.arange(outputs)
+    data[-1] = np.poly(finite)[::-1]
+    kernel[-1, -1] = back[-1, -1] = 1  # infinity: the highest coefficient
+    return Filtering(outputs, data.astype(np.float32), kernel.astype(np.float32), back.astype(np.float32))
 
 
 def choose_filtering(taps: int, size: int) -> Filtering:
     """The algorithm with the fewest products on an axis of `size`."""
-    options = (1, 2, 4) if taps == 3 else (1,)
+    options = OUTPUTS.get(taps, (1,))
     return filtering(taps, min(options, key=lambda m: (-(-size // m) * (m + taps - 1 if m > 1 else taps), m)))
 
 

@@ -49,7 +49,8 @@ SHAPES = [
     pytest.param((8, 8, 8), (3, 3, 3), (2, 2, 2), id="3d-stride-2"),
     pytest.param((5, 6, 4), (1, 3, 3), (1, 2, 2), id="thick-slices"),
     pytest.param((9, 12), (3, 3), (1, 1), id="2d"),
-    pytest.param((12, 9), (3, 5), (1, 1), id="2d-five-taps"),
+    pytest.param((8, 5, 6), (5, 5, 5), (1, 1, 1), id="3d-five-taps"),
+    pytest.param((12, 9), (5, 3), (1, 1), id="2d-five-taps"),
     pytest.param((7, 9), (5, 2), (2, 3), id="2d-odd-sizes-even-taps"),
     pytest.param((2, 3), (3, 3), (1, 1), id="smaller-than-the-kernel"),
 ]
@@ -171,7 +172,7 @@ def test_shapes_that_do_not_fit_are_refused():
         convs.conv_upsampled(x, k, factors=(2,))
 
 
-@pytest.mark.parametrize(("taps", "outputs"), [(3, 1), (3, 2), (3, 4), (5, 1)])
+@pytest.mark.parametrize(("taps", "outputs"), [(3, 1), (3, 2), (3, 4), (5, 1), (5, 2), (5, 4)])
 def test_minimal_filtering_is_a_correlation(taps, outputs):
     algorithm = winograd.filtering(taps, outputs)
     rng = np.random.default_rng(0)
@@ -182,6 +183,7 @@ def test_minimal_filtering_is_a_correlation(taps, outputs):
 
 def test_the_cheapest_filtering_is_chosen():
     assert [winograd.choose_filtering(3, size).outputs for size in (1, 2, 4, 6, 32)] == [1, 2, 4, 2, 4]
+    assert [winograd.choose_filtering(5, size).outputs for size in (1, 2, 4, 6, 32)] == [1, 2, 4, 4, 4]
     assert winograd.choose_filtering(1, 32).outputs == 1
 
 
