@@ -61,7 +61,8 @@ def reduced(page: str, words: list[str]) -> list[str]:
         return words
     words = [word for word in words if word.split("=")[0].removeprefix("--config.") not in SMALL]
     words += [f"--config.{field}={value}" for field, value in SMALL.items()]
-    if page.startswith("docs/studies/") or "--cluster=slurm" in words:
+    staged = any(word.startswith("--stages") for word in words)
+    if (page.startswith("docs/studies/") and not staged) or "--cluster=slurm" in words:
         words.append("--dry_run")
     return words
 
@@ -86,6 +87,8 @@ def owner(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in FINISHED:
         shutil.copytree(tiny_study, folder / "runs" / name)
     publish_study.publish(tiny_study, folder / "docs" / "studies" / "NAME")
+    for name in ("harder_tasks/one_target", "fetal_to_nerve", "hippocampus_arms", "cardiac_to_hippocampus"):
+        shutil.copytree(folder / "docs" / "studies" / "NAME", folder / "docs" / "studies" / name)
     study = jaxseg.load(tiny_study)
     for name in study.cases("test"):
         case = study.case(name)
