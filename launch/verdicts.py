@@ -1,9 +1,9 @@
 """Says which of the paper's claims hold over several finished studies.
 
-python -m launch.verdicts --studies='runs/hippocampus,runs/nerve,runs/c3/*' [--output=FILE.csv]
+python -m launch.verdicts --studies='runs/hippocampus,runs/nerve,runs/c3/*' [--table=FILE.csv]
 
 Studies of targets with noise added (`target.noise`) serve the claim on harder tasks alone. Published folders
-(docs/studies) are read too. With --output the table, in the columns of claims.csv, is written as well.
+(docs/studies) are read too. With --table they are written too, in the columns of claims.csv.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jaxseg.types import UserError
 from launch import cli
 
 _STUDIES = flags.DEFINE_list("studies", None, "Folders of studies; a pattern in quotes (runs/c3/*) names several.")
-_OUTPUT = flags.DEFINE_string("output", None, "Table of the verdicts (.csv).")
+_TABLE = flags.DEFINE_string("table", None, "File for the verdicts (.csv).")
 
 
 def find(patterns: list[str]) -> list[Path]:
@@ -79,9 +79,9 @@ def main() -> None:
     if noisy:
         print(f"noise levels of {next(iter(noisy.values())).record.target}: {', '.join(map(str, sorted(noisy)))}")
     print(f"\n{to_text(table, min(shutil.get_terminal_size().columns, 120))}")
-    if _OUTPUT.value is not None:
-        files.write_table(Path(_OUTPUT.value), table)
-        print(f"\ntable: {_OUTPUT.value}")
+    if _TABLE.value is not None:
+        files.write_table(Path(_TABLE.value), table)
+        print(f"\ntable: {_TABLE.value}")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def run(*arguments: str) -> None:
 
 
 def test_verdicts_are_printed_and_written(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(f"--studies={kept}/[ab],{kept}/noisy", f"--output={kept}/verdicts.csv")
+    run(f"--studies={kept}/[ab],{kept}/noisy", f"--table={kept}/verdicts.csv")
     shown = capsys.readouterr().out
     assert "to rings" in shown
     assert "noise levels of blobs: 0.5" in shown
