@@ -71,7 +71,9 @@ def reduced(page: str, words: list[str]) -> list[str]:
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with image sets; each page's reader has one of their own beside it."""
     folder = tmp_path_factory.mktemp("reader")
-    volumes = {f"case_{index:02}": image_sets.make_volume(index, (12, 11, 10)) for index in range(40)}
+    volumes = {
+        f"case_{index:02}": image_sets.make_volume(index, (12, 11, 10)) for index in range(90)
+    }  # the largest size a page asks for is 64
     for name in (".", *VOLUMES, *SETS):
         image_sets.write_set(folder / "PATH" / name, volumes)
     images = {name: (image[..., :1], label[..., :1]) for name, (image, label) in volumes.items()}
