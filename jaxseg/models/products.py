@@ -18,6 +18,9 @@ from jaxseg.models import winograd
 
 NARROW = 64
 """Input channels times taps up to which one gather of all taps beats blocks: the first convolution of an image."""
+FEW = 256
+"""Voxels of a batch up to which one gather of all taps beats blocks: kernels are then larger than what they read, and
+transforming them costs more than filtering saves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +70,14 @@ def same_padding(size: int, taps: int, stride: int) -> tuple[int, int]:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
     """A SAME convolution: by blocks where `_blocked` says so, else one product of gathered taps."""
-    spatial, taps = x.shape[1:-1], kernel.shape[:-2]
+    spatial = x.shape[1:-1]
+    kernel = _reachable(x, kernel, strides)
     if _blocked(x, kernel, strides):
         x, kernel = (x, kernel) if x.ndim == 5 else (x[:, :, :, None], kernel[:, :, None])
         y, _ = winograd.sweep(x, kernel, dtype=dtype)
         return y.reshape(y.shape[0], *spatial, y.shape[-1])
-    padding = [same_padding(n, k, s) for n, k, s in zip(spatial, taps, strides, strict=True)]
-    out = [-(-n // s) for n, s in zip(spatial, strides, strict=True)]
-    return _dot(gather_taps(_pad(x, padding), taps, out, strides), kernel.reshape(-1, kernel.shape[-1]), dtype)
+    gathered, _ = _gather_same(x, kernel.shape[:-2], strides)
+    return _dot(gathered, kernel.reshape(-1, kernel.shape[-1]), dtype)
 
 
 def _conv_forward(
@@ -86,34 +89,91 @@ def _conv_forward(
 def _conv_backward(
     strides: tuple[int, ...], dtype: DTypeLike, residuals: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
-    spatial, taps = x.shape[1:-1], kernel.shape[:-2]
+    x, whole = residuals
+    kernel = _reachable(x, whole, strides)
+    d_x, d_kernel = _gradients(x, kernel, g, strides, dtype)
+    d_kernel = d_kernel.astype(whole.dtype)
+    if kernel.shape != whole.shape:  # taps that meet nothing have no gradient
+        start = [(every - near) // 2 for every, near in zip(whole.shape, kernel.shape, strict=True)]
+        # The barrier keeps XLA from making a pad of it, which takes 30 ms for 33 MB.
+        zeros = lax.optimization_barrier(jnp.zeros_like(whole))
+        d_kernel = lax.dynamic_update_slice(zeros, d_kernel, start)
+    return d_x, d_kernel
+
+
+conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _gradients(
+    x: jax.Array, kernel: jax.Array, g: jax.Array, strides: tuple[int, ...], dtype: DTypeLike
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of `sum(conv(x, kernel) * g)`, the second in float32."""
+    taps = kernel.shape[:-2]
     if _blocked(x, kernel, strides):
         # dx is the convolution of g with the flipped kernel, and linear in it: its gradient in that kernel at
         # cotangent x is the flipped dk. Both share one transform and one gather of g.
-        flipped = jnp.flip(kernel, range(len(taps))).swapaxes(-1, -2)
+        flipped, shape = jnp.flip(kernel, range(len(taps))).swapaxes(-1, -2), x.shape
         if x.ndim == 4:
             x, g, flipped = x[:, :, None], g[:, :, None], flipped[:, None]
         d_x, d_flipped = winograd.sweep(g, flipped, x, dtype)
         assert d_flipped is not None
         d_kernel = jnp.flip(d_flipped.reshape(*taps, *d_flipped.shape[-2:]), range(len(taps))).swapaxes(-1, -2)
-        return d_x.reshape(residuals[0].shape), d_kernel.astype(kernel.dtype)
-    padding = [same_padding(n, k, s) for n, k, s in zip(spatial, taps, strides, strict=True)]
-    gathered = gather_taps(_pad(x, padding), taps, g.shape[1:-1], strides)
-    d_kernel = _dot_rows(gathered, g, dtype).reshape(kernel.shape).astype(kernel.dtype)
+        return d_x.reshape(shape), d_kernel
+    gathered, padding = _gather_same(x, taps, strides)
+    d_kernel = _dot_rows(gathered, g, dtype).reshape(kernel.shape)
+    if _centred(kernel, strides) and math.prod(x.shape[:-1]) <= FEW:  # the kernel as it is: moving it is what costs
+        d_gathered = _dot(g, kernel.reshape(-1, kernel.shape[-1]).T, dtype)
+        return _add_taps(d_gathered.reshape(*g.shape[:-1], *taps, x.shape[-1])), d_kernel
     # dx[s * i + p] = sum over taps t of g[(s * i + p + low - t) / s] k[t]^T, where that is whole
     folds = [_gradient_fold(k, s, low) for k, s, (low, _) in zip(taps, strides, padding, strict=True)]
     d_x = subpixel(g, jnp.swapaxes(kernel, -1, -2), folds, dtype)
     return lax.slice(d_x, (0,) * x.ndim, x.shape), d_kernel
 
 
-conv.defvjp(_conv_forward, _conv_backward)
+def _centred(kernel: jax.Array, strides: tuple[int, ...]) -> bool:
+    return set(strides) == {1} and all(k % 2 for k in kernel.shape[:-2])
+
+
+def _reachable(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
+    """The taps that meet the image somewhere: 2 n - 1 on an axis of n voxels, so three of five on two voxels."""
+    if not _centred(kernel, strides):
+        return kernel
+    far = [max(k // 2 - (n - 1), 0) for k, n in zip(kernel.shape, x.shape[1:-1], strict=False)]
+    return kernel[tuple(slice(cut, k - cut) for k, cut in zip(kernel.shape, far, strict=False))]
 
 
 def _blocked(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> bool:
     taps = kernel.shape[:-2]
-    odd = all(k % 2 for k in taps)
-    return odd and set(strides) == {1} and len(taps) in (2, 3) and x.shape[-1] * math.prod(taps) > NARROW
+    if not _centred(kernel, strides) or len(taps) not in (2, 3):
+        return False
+    return x.shape[-1] * math.prod(taps) > NARROW and math.prod(x.shape[:-1]) > FEW
+
+
+def _gather_same(x: jax.Array, taps: Sequence[int], strides: Sequence[int]) -> tuple[jax.Array, list[tuple[int, int]]]:
+    """What every output of a SAME convolution reads, as channels, and the padding that this took."""
+    padding = [same_padding(n, k, s) for n, k, s in zip(x.shape[1:-1], taps, strides, strict=True)]
+    out = [-(-n // s) for n, s in zip(x.shape[1:-1], strides, strict=True)]
+    return gather_taps(_pad(x, padding), taps, out, strides), padding
+
+
+def _add_taps(d_gathered: jax.Array) -> jax.Array:
+    """The transpose of gathering centred taps: `[batch, *spatial, *taps, channels]` to `[batch, *spatial, channels]`.
+
+    Voxel by voxel of each axis: XLA's pads, which would shift a whole axis, take ten times as long.
+    """
+    ndim = (d_gathered.ndim - 2) // 2
+    for axis in range(1, ndim + 1):
+        size, taps = d_gathered.shape[axis], d_gathered.shape[ndim + 1]
+        sums = []
+        for i in range(size):
+            reads = [(t, i + taps // 2 - t) for t in range(taps) if 0 <= i + taps // 2 - t < size]
+            # Axes of taps that are summed are gone, so the next one is always the first that is left.
+            terms = [
+                lax.index_in_dim(lax.index_in_dim(d_gathered, t, ndim + 1, keepdims=False), j, axis) for t, j in reads
+            ]
+            sums.append(functools.reduce(jnp.add, terms))
+        d_gathered = jnp.concatenate(sums, axis)
+    return d_gathered
 
 
 def subpixel(low: jax.Array, kernel: jax.Array, folds: Sequence[Fold], dtype: DTypeLike) -> jax.Array:

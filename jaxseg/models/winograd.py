@@ -2,7 +2,8 @@
 
 The first axis is filtered by F(m, r) (Winograd 1980; Lavin and Gray 2016, arXiv:1509.09308): m outputs of r taps take
 m + r - 1 products instead of m r. Of the other two, the taps of the last are gathered as input channels and those of
-the middle one are scattered as output channels, so that every product is wide in both directions. Transforms are
+the middle one are scattered as output channels, so that every product is wide in both directions; on a short middle
+axis and in 2-D they are gathered too. Transforms are
 products too: on CPU a product is what keeps XLA from fusing a transform into the gather after it, which costs ten times
 more.
 
@@ -23,6 +24,10 @@ from jax.typing import DTypeLike
 
 ROWS = 1400
 """Rows of one product that a block aims at: enough to be efficient, few enough to stay in a 1-2 MB cache."""
+ENOUGH = 300
+"""Rows that are efficient already: tiles are not put together beyond them unless all fit, since that takes a copy."""
+SHORT = 8
+"""Length of the scattered axis up to which gathering its taps costs less than the products of its halo."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +109,11 @@ def sweep(
     # The filtered axis first: then the inputs of one tile are contiguous, and need no copy before their transform.
     padded = jnp.pad(jnp.moveaxis(x, 1, 0), (pad_a, (0, 0), *halo[1:], (0, 0)))
     folded = jnp.tensordot(algorithm.kernel, kernel.astype(jnp.float32), 1)  # [points, b, c, channels, features]
-    folded = folded.transpose(0, 2, 3, 1, 4).reshape(points, taps_c * channels, taps_b * features).astype(dtype)
+    both = gathers_both(size_b, size_c)
+    if both:
+        folded = folded.reshape(points, taps_b * taps_c * channels, features).astype(dtype)
+    else:
+        folded = folded.transpose(0, 2, 3, 1, 4).reshape(points, taps_c * channels, taps_b * features).astype(dtype)
     counts = (tiles // group, batch // images, size_b // rows)
 
     def block(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -113,8 +122,10 @@ def sweep(
         shape = ((group - 1) * m + reads, images, rows + taps_b - 1, size_c + taps_c - 1, channels)
         slab = _tiles(lax.dynamic_slice(padded, start, shape).astype(jnp.float32), group, m, reads)
         gathered = [_gather(part, -2, taps_c, size_c).astype(dtype) for part in _combine(algorithm.data, slab)]
+        if both:
+            gathered = [_gather(part, -3, taps_b, rows) for part in gathered]
         products = [_dot(part, folded[p]) for p, part in enumerate(gathered)]
-        scattered = jnp.stack([_scatter(part, taps_b, rows) for part in products])
+        scattered = jnp.stack(products if both else [_scatter(part, taps_b, rows) for part in products])
         y = _untile(_combine(algorithm.back, scattered))
         out = (lax.dynamic_update_slice(carry[0], y.astype(x.dtype), start),)
         if cotangent is None:
@@ -124,6 +135,9 @@ def sweep(
         other = _combine(algorithm.back.T, slab)
         d_folded = []
         for p in range(points):
+            if both:
+                d_folded.append(_dot_rows(gathered[p], other[p].astype(dtype)))
+                continue
             wide = jnp.pad(other[p], ((0, 0), (0, 0), (taps_b - 1, taps_b - 1), (0, 0), (0, 0)))
             # Row r of the gathered input meets cotangent rows r - t: taps in reverse order.
             wide = _gather(wide, -3, taps_b, rows + taps_b - 1).astype(dtype)
@@ -134,13 +148,25 @@ def sweep(
     if cotangent is not None:
         pad_tiles = ((0, tiles * m - size_a), *((0, 0),) * 4)
         whole = jnp.pad(jnp.moveaxis(cotangent, 1, 0), pad_tiles)
-        carry = (*carry, jnp.zeros((points, taps_c * channels, taps_b * features), jnp.float32))
+        carry = (*carry, jnp.zeros(folded.shape, jnp.float32))
     carry = lax.fori_loop(0, math.prod(counts), block, carry)
     y = jnp.moveaxis(lax.slice_in_dim(carry[0], 0, size_a, axis=0), 0, 1)
     if cotangent is None:
         return y, None
+    if both:
+        d_folded = carry[1].reshape(points, taps_b, taps_c, channels, features)
+        return y, jnp.tensordot(algorithm.kernel.T, d_folded, 1)
     d_folded = carry[1].reshape(points, taps_c, channels, taps_b, features)[:, :, :, ::-1]
     return y, jnp.tensordot(algorithm.kernel.T, d_folded, 1).transpose(0, 3, 1, 2, 4)
+
+
+def gathers_both(size_b: int, size_c: int) -> bool:
+    """Whether the taps of axis b are gathered as well, not scattered.
+
+    Scattering makes products of `rows + taps_b - 1` rows for `rows` of output: a third too many for five taps on eight
+    rows. Gathering copies what those products read once a tap, which is little where axis c has one tap.
+    """
+    return size_b <= SHORT or size_c == 1
 
 
 def block_shape(batch: int, tiles: int, size_b: int, size_c: int, taps_b: int) -> tuple[int, int, int]:
@@ -151,7 +177,9 @@ def block_shape(batch: int, tiles: int, size_b: int, size_c: int, taps_b: int) -
     plane = (rows + taps_b - 1) * size_c
     images = max(n for n in _divisors(batch) if n == 1 or n * plane <= ROWS) if rows == size_b else 1
     whole = rows == size_b and images == batch
-    group = max(g for g in _divisors(tiles) if g == 1 or g * images * plane <= ROWS) if whole else 1
+    if whole and tiles * images * plane <= ROWS:
+        return images, tiles, rows
+    group = max(g for g in _divisors(tiles) if g == 1 or g * images * plane <= ENOUGH) if whole else 1
     return images, group, rows
 
 

@@ -53,6 +53,10 @@ SHAPES = [
     pytest.param((12, 9), (5, 3), (1, 1), id="2d-five-taps"),
     pytest.param((7, 9), (5, 2), (2, 3), id="2d-odd-sizes-even-taps"),
     pytest.param((2, 3), (3, 3), (1, 1), id="smaller-than-the-kernel"),
+    pytest.param((1, 2, 3), (5, 5, 5), (1, 1, 1), id="taps-that-reach-nothing"),
+    pytest.param((6, 4, 5), (5, 3, 3), (1, 1, 1), id="few-voxels"),
+    pytest.param((10, 12, 4), (3, 5, 3), (1, 1, 1), id="long-middle-axis"),
+    pytest.param((3, 9, 10), (3, 1, 3), (1, 1, 1), id="middle-axis-of-one-tap"),
 ]
 
 
@@ -107,7 +111,7 @@ def test_products_equal_xla_for_any_shape(shape, channels, features):
 @pytest.mark.parametrize("operation", ["conv", "conv_upsampled"])
 def test_gradients_are_the_same_under_every_map(operation):
     factors = (1, 1) if operation == "conv" else (2, 2)
-    seeds = [draw((6, 8), (3, 3), seed=seed) for seed in range(2)]
+    seeds = [draw((12, 12), (3, 3), channels=8, seed=seed) for seed in range(2)]  # in blocks
     xs, ks = (jnp.stack(part) for part in zip(*seeds, strict=True))
     one = functools.partial(value_and_gradients, operation, factors, "products")
     want = jax.tree.map(lambda *parts: jnp.stack(parts), *[one(x, k) for x, k in seeds])
@@ -120,7 +124,9 @@ def test_gradients_are_the_same_under_every_map(operation):
 
 
 @pytest.mark.parametrize(
-    ("spatial", "channels"), [((4, 6), 3), ((6, 8), 16), ((6, 6, 6), 8)], ids=["plain", "filtered-2d", "filtered-3d"]
+    ("spatial", "channels"),
+    [((4, 6), 3), ((6, 8), 16), ((12, 12), 16), ((6, 6, 6), 8), ((4, 12, 8), 8)],
+    ids=["plain", "few-voxels", "filtered-2d", "filtered-3d", "filtered-3d-scattered"],
 )
 def test_second_order_reverse(spatial, channels):
     x, k = draw(spatial, (3,) * len(spatial), 1, channels)
@@ -185,6 +191,20 @@ def test_the_cheapest_filtering_is_chosen():
     assert [winograd.choose_filtering(3, size).outputs for size in (1, 2, 4, 6, 32)] == [1, 2, 4, 2, 4]
     assert [winograd.choose_filtering(5, size).outputs for size in (1, 2, 4, 6, 32)] == [1, 2, 4, 4, 4]
     assert winograd.choose_filtering(1, 32).outputs == 1
+
+
+def test_tiles_are_put_together_up_to_enough_rows_or_all_of_them():
+    assert winograd.block_shape(batch=8, tiles=16, size_b=64, size_c=1, taps_b=3) == (8, 1, 64)
+    assert winograd.block_shape(batch=1, tiles=8, size_b=32, size_c=1, taps_b=3) == (1, 8, 32)
+    assert winograd.block_shape(batch=2, tiles=16, size_b=64, size_c=1, taps_b=3) == (2, 2, 64)
+
+
+def test_no_gradient_reaches_taps_that_meet_nothing():
+    x, k = draw((2, 2), (5, 5))
+    gradient = jax.grad(lambda k: jnp.sum(convs.conv(x, k, form="products") ** 2))(k)
+    assert float(jnp.abs(gradient[1:4, 1:4]).min()) > 0
+    assert not gradient[jnp.array([0, 4])].any()
+    assert not gradient[:, jnp.array([0, 4])].any()
 
 
 @pytest.mark.parametrize("rows", [1, 12, 40, 10_000])
