@@ -111,11 +111,12 @@ def _lost(study: dict[str, Any], styles: Styles) -> Iterator[Block]:
                 Cell(str(run.get("fold", 0))),
                 Cell(str(run.get("seed"))),
                 Cell(count(run["diverged_at"])),
+                Cell("a trial of rates: not scored" if run.get("kind") == "select" else "left out of means and tests"),
             )
             for run in diverged
         )
-        head = ("Arm", "Trained on", "Fold", "Seed", "Diverged at step")
-        yield Table("Diverged runs.", head, (TableGroup("", rows),), text_columns=(0, 1))
+        head = ("Arm", "Trained on", "Fold", "Seed", "Diverged at step", "What follows")
+        yield Table("Diverged runs.", head, (TableGroup("", rows),), text_columns=(0, 1, 5))
     else:
         yield Prose("No run diverged.")
     is_run = [str(item.get("reason", "")).startswith("diverged") for item in study.get("exclusions", ())]

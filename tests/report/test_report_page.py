@@ -167,6 +167,7 @@ def test_the_answer_states_the_numbers_of_the_tables(plain: Path):
     assert "steps of pretraining counted" in page
     assert "4 seeds: too few for a verdict." in page
     assert "1 run diverged (frozen_random_encoder seed 3)." in page
+    assert "left out of means and tests" in page
 
 
 def test_enough_seeds_earn_no_warning_and_a_late_arm_is_called_later(tmp_path: Path):
@@ -238,6 +239,7 @@ def test_a_placebo_of_other_seeds_does_not_make_them_more(tmp_path: Path):
     page = Page(write_report(workdir).read_text(encoding="utf-8")).text
     assert "3 arms, 4 seeds each" in page
     assert "4 seeds: too few for a verdict." in page
+    assert "a trial of rates: not scored" in page
     record["runs"] = [run for run in record["runs"] if (run["arm"], run["seed"]) != ("transfer", 3)]
     (workdir / "study.json").write_text(json.dumps(record))
     assert "3 arms, 3 to 4 seeds each" in Page(write_report(workdir).read_text(encoding="utf-8")).text

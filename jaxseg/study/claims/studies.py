@@ -185,6 +185,7 @@ def _over_targets(claim: str, verdicts: Mapping[str, Sequence[str]]) -> Finding:
     contradicting = [target for target, own in verdicts.items() if CONTRADICTED in own]
     supporting = [target for target, own in verdicts.items() if SUPPORTED in own and CONTRADICTED not in own]
     needed = 1 if claim in EXISTENTIAL else 2
+    mixed = "mixed: " if supporting and contradicting else ""
     counts = (
         f"of {len(verdicts)} independent targets {len(supporting)} support ({', '.join(supporting) or 'none'}) and "
         f"{len(contradicting)} contradict ({', '.join(contradicting) or 'none'})"
@@ -196,7 +197,7 @@ def _over_targets(claim: str, verdicts: Mapping[str, Sequence[str]]) -> Finding:
     if len(supporting) >= needed and not contradicting:
         return Finding(claim, SUPPORTED, counts, quantities)
     return Finding(
-        claim, INCONCLUSIVE, f"mixed: {counts}; needs {needed} that support and none that contradicts", quantities
+        claim, INCONCLUSIVE, f"{mixed}{counts}; needs {needed} that support and none that contradicts", quantities
     )
 
 
