@@ -182,11 +182,14 @@ def machine(busy: float) -> dict[str, Any]:
 
 
 def draw(rows: list[dict[str, Any]], path: str) -> None:
-    """Time of a seed's step against the number of seeds and against the patch, both logarithmic."""
+    """Time of a seed's step against the number of seeds and against the patch, whichever varies; both logarithmic."""
     from matplotlib.figure import Figure
 
-    figure = Figure((8, 3.4), layout="constrained")
-    for axes, x, other in zip(figure.subplots(1, 2), ("seeds", "patch"), ("patch", "seeds"), strict=True):
+    varied = [x for x in ("seeds", "patch") if len({row[x] for row in rows if row["framework"] == "jaxseg"}) > 1]
+    panels = varied or ["seeds"]
+    figure = Figure((4.2 * len(panels), 3.2), layout="constrained")
+    for axes, x in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        other = "patch" if x == "seeds" else "seeds"
         lines: dict[str, list[tuple[float, float]]] = {}
         for row in rows:
             if row["framework"] == "jaxseg" or x == "patch":
@@ -194,7 +197,10 @@ def draw(rows: list[dict[str, Any]], path: str) -> None:
                 lines.setdefault(name, []).append((row[x], row["seconds_per_seed_step"]))
         for name, points in lines.items():
             axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
+        ticks = sorted({row[x] for row in rows})
         axes.set(xscale="log", yscale="log", xlabel=x, ylabel="seconds per seed and step")
+        axes.set_xticks(ticks, labels=[str(tick) for tick in ticks], minor=False)
+        axes.set_xticks([], minor=True)
         axes.legend(fontsize=6)
     figure.savefig(path)
 
