@@ -3,9 +3,8 @@
 The first axis is filtered by F(m, r) (Winograd 1980; Lavin and Gray 2016, arXiv:1509.09308): m outputs of r taps take
 m + r - 1 products instead of m r. Of the other two, the taps of the last are gathered as input channels and those of
 the middle one are scattered as output channels, so that every product is wide in both directions; on a short middle
-axis and in 2-D they are gathered too. Transforms are
-products too: on CPU a product is what keeps XLA from fusing a transform into the gather after it, which costs ten times
-more.
+axis and in 2-D they are gathered too. Transforms are products too: on CPU a product is what keeps XLA from fusing a
+transform into the gather after it, which costs ten times more.
 
 Blocks are chosen so that everything between two products stays in cache.
 """

@@ -207,9 +207,11 @@ def test_no_gradient_reaches_taps_that_meet_nothing():
     assert not gradient[:, jnp.array([0, 4])].any()
 
 
-@pytest.mark.parametrize("rows", [1, 12, 40, 10_000])
-def test_blocks_of_any_size_give_the_same(rows, monkeypatch):
-    x, k = draw((8, 8, 6), (3, 3, 3), channels=3)
+@pytest.mark.parametrize("rows", [1, 12, 40, 60, 150, 10_000])
+@pytest.mark.parametrize("spatial", [(8, 8, 6), (8, 12, 6), (16, 12, 1)], ids=["gathered", "scattered", "line"])
+def test_blocks_of_any_size_give_the_same(rows, spatial, monkeypatch):
+    x, k = draw(spatial, (3, 3, 3), channels=3)
+    monkeypatch.setattr(winograd, "ENOUGH", rows)
     want, _ = jax.vjp(lambda k: convs.conv(x, k, form="native"), k)
     monkeypatch.setattr(winograd, "ROWS", rows)
     got, gradient = winograd.sweep(x, k, jnp.ones_like(want))
