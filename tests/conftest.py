@@ -11,8 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# Before anything touches a device. XLA's newer generator of code for CPUs makes programs that run a fifth faster and take
-# up to twice as long to compile; here they run for moments. Versions that may not know the flag end at it.
+# Before anything touches a device.
+# XLA's newer code generator for CPUs makes programs that run a fifth faster and take
+# up to twice as long to compile; here they run for moments. A version that no longer knew the flag would end at it.
 # `XLA_FLAGS= pytest` tests with the generator that studies use.
 if jax.__version_info__[:2] <= (0, 10):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")

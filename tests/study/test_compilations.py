@@ -43,6 +43,7 @@ def counted(names: list[str]) -> dict[str, int]:
 def test_arms_chunks_and_a_resumed_training_share_their_programs(tmp_path: Path) -> None:
     made = tiny_config()
     made.optim.momentum = 0.8125  # adam has none, but it makes a program that no other test has made in this process
+    made.model.widths = (3, 5)
     made.arms = default.pick_arms(*ARMS)
     made.runtime.seeds_per_chunk = "4"
     workdir = tmp_path / "study"
