@@ -26,6 +26,7 @@ from jaxseg.report.blocks import (
 from jaxseg.report.claims import claims_blocks
 from jaxseg.report.effects import MIN_SEEDS, Speed, baseline_of, main_variant, overall_dsc, speeds, uses_pretraining
 from jaxseg.report.figures import titles
+from jaxseg.report.rates import end_of_grid
 from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, scored_runs, variants_of
 from jaxseg.report.text import (
     MISSING,
@@ -335,6 +336,7 @@ def _notices(tables: Tables) -> Iterator[Block]:
                 scored=_fate_of(diverged, tables),
             )
         )
+    yield from end_of_grid(tables)
     one_source = tables.study.get("pretrain", {}).get("share") == "one"
     if one_source and any(uses_pretraining(tables.study, arm) for arm in tables.arms):
         text = (

@@ -20,7 +20,7 @@ _TEXT = {
     *("inference", "layer", "layer_a", "layer_b", "comparison", "step_a", "step_b", "index", "quantity", "source"),
     *("claim", "statement", "role", "baseline", "verdict", "reason"),
 }
-_FLAGS = ("censored", "trained")
+_FLAGS = ("censored", "trained", "chosen")
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "cases": ("arm", "seed", "train_cases", "case", "group", "label", "dsc", "status"),
     "curves": ("arm", "seed", "train_cases", "step", "loss", "val_dsc"),
@@ -37,6 +37,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
         *("train_cases", "case", "group", "label", "mean", "min", "max"),
         *("worst_arm", "worst_seed", "n_missed", "n_runs"),
     ),
+    "rates": ("arm", "train_cases", "lr", "val_dsc", "n_seeds", "n_diverged", "chosen"),
     "variance": ("arm", "train_cases", "label", "metric", "source", "variance", "share"),
     "claims": (
         *("claim", "statement", "role", "arm", "quantity", "value", "ci_low", "ci_high", "verdict", "reason"),
@@ -81,6 +82,7 @@ class Tables:
     examples: tuple[Example, ...]
     load_tables: Mapping[tuple[str, str], str]
     """(arm, variant folder) -> text."""
+    rates: pd.DataFrame | None = None
     variance: pd.DataFrame | None = None
     claims: pd.DataFrame | None = None
     filters: pd.DataFrame | None = None

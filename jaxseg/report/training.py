@@ -1,4 +1,4 @@
-"""The training section: learning curves, and when the target was reached."""
+"""The training section: learning curves, when the target was reached, and learning rates."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pandas as pd
 from jaxseg.report import figures
 from jaxseg.report.blocks import Block, Chart, Finding, Fold, Missing, Section, Styles, described
 from jaxseg.report.effects import baseline_of, main_variant, speeds, training_steps
+from jaxseg.report.rates import rates_blocks
 from jaxseg.report.tables import Tables, Variant, of_variant, variants_of
 from jaxseg.report.text import count, listing, number, plural
 
 
 def training_section(tables: Tables, styles: Styles) -> Section:
-    """Show learning curves and when the target was reached."""
+    """Show learning curves, when the target was reached, and which learning rates were taken."""
     return Section("training", "Training", tuple(_training(tables, styles)))
 
 
@@ -37,11 +38,16 @@ def _training(tables: Tables, styles: Styles) -> Iterator[Block]:
             yield Fold("Learning curves of the other training set sizes", others)
     if tables.convergence is None:
         yield Missing("There is no results/convergence.csv: steps to the target are left out.")
-        return
-    yield Chart(
+    else:
+        yield _steps_chart(tables, tables.convergence, styles)
+    yield from rates_blocks(tables, styles)
+
+
+def _steps_chart(tables: Tables, convergence: pd.DataFrame, styles: Styles) -> Chart:
+    return Chart(
         "steps_to_target",
-        partial(figures.steps_to_target, tables.convergence, styles, training_steps(tables)),
-        _steps_alt(tables.convergence, styles),
+        partial(figures.steps_to_target, convergence, styles, training_steps(tables)),
+        _steps_alt(convergence, styles),
         "First step at which the median of three successive validation DSCs reaches the target: every run (dots) and "
         "the median over seeds (large mark). Open arrows: runs that had not reached it when training ended.",
         _speed_table(tables),
