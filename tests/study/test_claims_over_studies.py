@@ -57,6 +57,19 @@ def test_cells_of_several_targets():
     assert found["quantity"] == "gain, a, 64 training cases"
 
 
+def test_a_pilot_of_few_seeds_is_left_out_of_the_cells_and_named():
+    sound = {"a": gains_study(0, "hippo", 0.05), "b": gains_study(1, "nerve", 0.0)}
+    pilot = gains_study(2, "lung", 0.0)
+    cases = pilot.tables["cases"]
+    few = pilot._replace(tables={"cases": cases[cases["seed"] < 4]})
+    found = over(claims.over_studies(sound | {"pilot": few}), "C2")
+    assert found["verdict"] == SUPPORTED
+    assert found["reason"].endswith("left out: pilot (needs at least 8 seeds, has 4)")
+    assert found["ci_low"] == over(claims.over_studies(sound), "C2")["ci_low"]  # nor does it widen intervals
+    alone = over(claims.over_studies({"a": sound["a"], "pilot": few}), "C2")
+    assert (alone["verdict"], "needs at least 2" in alone["reason"]) == (INCONCLUSIVE, True)
+
+
 def test_a_claim_that_says_can_needs_one_target_at_a_shared_level(study):
     one = study._replace(tables={name: study.tables[name] for name in ("similarity", "pairs")})
     other = Study(study.record._replace(target="nerve"), {})
@@ -77,11 +90,25 @@ def test_harder_tasks_over_noise_levels_and_targets():
     less = over(claims.over_studies(targets, noisy={0.25: noisy[0.25]}), "C3")
     assert "needs noise levels 0.25, 0.5, 1.0, 2.0; lacks 0.5, 1.0, 2.0" in less["reason"]
     few = over(claims.over_studies({k: targets[k] for k in "0123"}, noisy=noisy), "C3")
-    assert "needs at least 5 targets, has 4" in few["reason"]
-    mixed = targets | {"x": gains_study(9, "t9", 0.0, source="shapes")}
-    assert "needs one source" in over(claims.over_studies(mixed, noisy=noisy), "C3")["reason"]
+    assert "needs at least 5 targets of one source and training set size, has 4" in few["reason"]
     falling = {level: gains_study(i, "hippo", 0.07 - 0.02 * i) for i, level in enumerate(NOISE_LEVELS)}
     assert over(claims.over_studies(targets, noisy=falling), "C3")["verdict"] == CONTRADICTED
+
+
+def test_harder_tasks_are_those_of_the_source_and_size_that_most_targets_share():
+    one, pair = {str(i): gains_study(i, f"t{i}", 0.01, sizes=(8, 16)) for i in range(3)}, Pair()
+    others = {
+        "another source": gains_study(3, "t0", 0.01, sizes=(8, 16), source="shapes"),
+        "another size": gains_study(4, "t1", 0.01),
+        "small": gains_study(5, "t3", 0.01, sizes=(8,)),
+    }
+    evidences = {name: gather(study) for name, study in (others | one).items()}
+    targets = {name: study.record.target for name, study in (others | one).items()}
+    found = studies.of_one_source(evidences, targets, pair)
+    assert found == {f"t{i}": evidences[str(i)] for i in range(3)} | {"t3": evidences["small"]}
+    del evidences["small"]
+    assert studies.of_one_source(evidences, targets, pair) == {f"t{i}": evidences[str(i)] for i in range(3)}
+    assert studies.of_one_source({}, {}, pair) == {}
 
 
 def test_difficulty_is_never_measured_on_the_seeds_of_the_gain():

@@ -78,6 +78,11 @@ def _doubts_of_draws(evidence: Evidence) -> list[str]:
     return ["all seeds share one draw of the training cases at each smaller size; needs subset in vary"]
 
 
+def doubts_of_cell(cell: Cell, pair: Pair) -> list[str]:
+    """What forbids a verdict on one cell of C2 alone."""
+    return _doubts(cell.evidence, pair, gain(cell.evidence, pair, cell.size).d)
+
+
 class Cell(NamedTuple):
     """The gain on one target at one training set size."""
 

@@ -7,6 +7,7 @@ always have contradicted.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,16 @@ import numpy as np
 import pandas as pd
 
 from jaxseg.analysis.permutation import rank_correlation
-from jaxseg.study.claims.accuracy import Cell, c2_cells, common_rows, of_dsc, size_name, sizes_with, slope
+from jaxseg.study.claims.accuracy import (
+    Cell,
+    c2_cells,
+    common_rows,
+    doubts_of_cell,
+    of_dsc,
+    size_name,
+    sizes_with,
+    slope,
+)
 from jaxseg.study.claims.evidence import (
     Evidence,
     Pair,
@@ -95,11 +105,8 @@ def _common_size(evidences: Sequence[Evidence], pair: Pair) -> list[int]:
 def _correlation(by_target: Mapping[str, Evidence], pair: Pair) -> tuple[list[Quantity], list[str], float, float]:
     """Rank correlation over targets of difficulty and gain: quantities, doubts, and both one-sided p."""
     if len(by_target) < MIN_TARGETS:
-        raise Lacking(f"needs at least {MIN_TARGETS} targets, has {len(by_target)}")
+        raise Lacking(f"needs at least {MIN_TARGETS} targets of one source and training set size, has {len(by_target)}")
     evidences = list(by_target.values())
-    sources = sorted({evidence.record.source for evidence in evidences})
-    if len(sources) > 1:
-        raise Lacking(f"needs one source for all targets, has {', '.join(sources)}")
     sizes = _common_size(evidences, pair)
     numbers = [_difficulty_and_gain(e, size, pair) for e, size in zip(evidences, sizes, strict=True)]
     difficulty, gains, seeds = (np.array(column) for column in zip(*numbers, strict=True))
@@ -113,6 +120,19 @@ def _correlation(by_target: Mapping[str, Evidence], pair: Pair) -> tuple[list[Qu
         Quantity("one-sided p, negative", found.p_negative),
     ]
     return [q._replace(n_seeds=int(seeds.min())) for q in quantities], doubts, found.p_positive, found.p_negative
+
+
+def of_one_source(evidences: Mapping[str, Evidence], targets: Mapping[str, str], pair: Pair) -> dict[str, Evidence]:
+    """By target, the studies of the source and training set size that most targets have; the largest size of equals.
+
+    Of several such studies of a target the first is taken.
+    """
+    found: dict[tuple[str, int], dict[str, Evidence]] = {}
+    for name, evidence in evidences.items():
+        for size in sizes_with(evidence, pair):
+            shared = evidence.record.source, evidence.record.number_of_cases(size)
+            found.setdefault(shared, {}).setdefault(targets[name], evidence)
+    return found[max(found, key=lambda at: (len(found[at]), at[1]))] if found else {}
 
 
 def c3(by_target: Mapping[str, Evidence], noisy: Mapping[float, Evidence], pair: Pair) -> Finding:
@@ -202,15 +222,21 @@ def _over_targets(claim: str, verdicts: Mapping[str, Sequence[str]]) -> Finding:
 
 
 def _c2(evidences: Mapping[str, Evidence], pair: Pair) -> Finding:
-    cells = [
-        Cell(f"{name}, {size_name(evidence, size)}", evidence, size)
-        for name, evidence in evidences.items()
-        for size in sizes_with(evidence, pair)
-    ]
+    """C2 over the cells of studies that may carry a verdict: a pilot of few seeds must not take it from the rest."""
+    cells, left_out = [], []
+    for name, evidence in evidences.items():
+        own = [Cell(f"{name}, {size_name(evidence, size)}", evidence, size) for size in sizes_with(evidence, pair)]
+        doubts = list(dict.fromkeys(doubt for cell in own for doubt in doubts_of_cell(cell, pair)))
+        if doubts:
+            left_out.append(f"{name} ({'; '.join(doubts)})")
+        else:
+            cells += own
+    aside = f"left out: {', '.join(left_out)}" if left_out else ""
     try:
-        return c2_cells(cells, pair, LEVEL)
+        found = c2_cells(cells, pair, LEVEL)
     except Lacking as error:
-        return lacking("C2", str(error))
+        found = lacking("C2", str(error))
+    return dataclasses.replace(found, reason="; ".join(filter(None, (found.reason, aside))))
 
 
 def made_noisy(found: Mapping[str, Study]) -> tuple[dict[str, Study], dict[float, Study]]:
@@ -245,7 +271,6 @@ def over_studies(
     pair = Pair()
     evidences = {name: gather(study) for name, study in studies.items()}
     targets = independent_targets(studies)
-    first_of_target = {targets[name]: evidence for name, evidence in reversed(evidences.items())}
     findings: dict[str, Finding] = {}
     alone = {name: judge_claims(study) for name, study in studies.items()}
     shared = {name: judge_claims(study, level=LEVEL / len(studies)) for name, study in studies.items()}
@@ -255,7 +280,11 @@ def over_studies(
             verdicts[target].append((shared if claim in EXISTENTIAL else alone)[name][claim].verdict)
         findings[claim] = _over_targets(claim, verdicts)
     findings["C2"] = _c2(evidences, pair)
-    findings["C3"] = c3(first_of_target, {level: gather(study) for level, study in (noisy or {}).items()}, pair)
+    findings["C3"] = c3(
+        of_one_source(evidences, targets, pair),
+        {level: gather(study) for level, study in (noisy or {}).items()},
+        pair,
+    )
     rows: list[dict[str, Any]] = []
     for finding in findings.values():
         rows += rows_of(finding, size=None, fold=None, role=OVER_STUDIES, arm=pair.arm, baseline=pair.baseline)
