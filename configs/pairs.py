@@ -2,9 +2,9 @@
 
     python -m launch.study --config=configs/pairs.py:cardiac_ed_mr,hippocampus_mr,FOLDER --workdir=runs/hippocampus
 
-SOURCE,TARGET,FOLDER,ARMS names two sets, the folder that both lie in, and arms joined by +; without ARMS all that the
-claims ask for. Two volumetric sets are segmented in 3-D; where one of them holds images, the other is taken slice by
-slice. Sizes are those that two CPU cores train in about an hour.
+SOURCE,TARGET,FOLDER,ARMS,HOW names two sets, the folder that both lie in, and arms joined by +; without ARMS all that
+the claims ask for. Two volumetric sets are segmented in 3-D, or slice by slice where HOW is "slices"; where one of them
+holds images, the other is always taken slice by slice. Sizes are those that two CPU cores train in about an hour.
 """
 
 from ml_collections import ConfigDict
@@ -43,12 +43,17 @@ def set_task(task: ConfigDict, name: str, folder: str, ndim: int) -> None:
 
 
 def get_config(pair: str = "cardiac_ed_mr,hippocampus_mr") -> ConfigDict:
-    """The study; `pair` is SOURCE,TARGET, SOURCE,TARGET,FOLDER or SOURCE,TARGET,FOLDER,ARM+ARM."""
-    source, target, folder, arms = (*pair.split(","), "", "")[:4]
+    """The study; `pair` is SOURCE,TARGET, with ,FOLDER, with ,FOLDER,ARM+ARM, or with ,FOLDER,ARM+ARM,slices."""
+    source, target, folder, arms, how = (*pair.split(","), "", "", "")[:5]
+    for name in (source, target):
+        if name not in SETS:
+            raise ValueError(f"no set {name!r}; sets: {', '.join(SETS)}")
+    if how not in ("", "slices"):
+        raise ValueError(f"{how!r} after the arms; give 'slices' or nothing")
     config = default.get_config()
     config.name = f"{source} to {target}"
     config.vary = "init,order,subset"
-    config.model.ndim = 2 if {source, target} & {*IMAGES} else 3
+    config.model.ndim = 2 if how or {source, target} & {*IMAGES} else 3
     # Images need more context than small volumes, and levels cost little in 2-D.
     config.model.widths = (8, 16, 32, 64) if config.model.ndim == 2 else (8, 16, 32)
     set_task(config.source, source, folder, config.model.ndim)

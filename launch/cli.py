@@ -90,6 +90,10 @@ def _config_mistake(error: Exception, argv: Sequence[str]) -> str:
             close = difflib.get_close_matches(name.removeprefix("config."), known, n=1, cutoff=0.4)
             hint = f"; did you mean config.{close[0]}?" if close else "."
             return f"unknown field {name}{hint} Fields are declared and explained in configs/default.py"
+    before, trace, after = text.partition("Traceback (most recent call last)")
+    last = after.strip().rsplit("\n", 1)[-1]
+    if trace and last.startswith("ValueError: "):  # what a config file says of its argument; its bugs keep their trace
+        return f"{before.split(': ', 1)[0]}: {last.removeprefix('ValueError: ')}"
     return text
 
 

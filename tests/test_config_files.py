@@ -67,6 +67,16 @@ def test_a_pair_may_be_studied_with_some_arms():
     assert (made.arms.prior.train_cases, made.target.data) == ((0,), "somewhere/hippocampus_mr")
 
 
+def test_two_sets_of_volumes_may_be_taken_slice_by_slice():
+    study = config.parse(pairs.get_config("hippocampus_mr,cardiac_ed_mr,somewhere,scratch+transfer,slices"))
+    check_networks(study)
+    (source,) = {arm.source for arm in study.arms if arm.source}
+    assert (study.model.ndim, study.target.as_slices, source.as_slices) == (2, "axial", "axial")
+    assert (study.target.patch, source.patch, study.train.batch) == ((64, 64), (40, 56), 4)
+    with pytest.raises(ValueError, match="'slice' after the arms; give 'slices' or nothing"):
+        pairs.get_config("hippocampus_mr,cardiac_ed_mr,somewhere,scratch,slice")
+
+
 def test_the_paper_s_preset_is_their_setting():
     study = config.parse(importlib.import_module("configs.paper").get_config())
     model = study.model

@@ -140,6 +140,20 @@ def test_a_workdir_of_another_config_keeps_what_it_has(
     assert before == after
 
 
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [
+        ("hippo,nerve_us", "no set 'hippo'; sets: hippocampus_mr, cardiac_ed_mr,"),
+        ("hippocampus_mr,nerve_us,x,scrach", "pick_arms: no arm 'scrach'; named arms: scratch,"),
+    ],
+)
+def test_what_a_config_file_says_of_its_argument(argument: str, text: str, command, tmp_path: Path):
+    status, errors = command(f"--config=configs/pairs.py:{argument}", f"--workdir={tmp_path / 'study'}")
+    assert status == 2
+    assert errors.startswith(f"error: flag --config=configs/pairs.py:{argument}: {text}")
+    assert "Traceback" not in errors
+
+
 def test_a_dry_run_trains_nothing_and_claims_nothing(command: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     workdir = tmp_path / "work"
     status, _ = command(CONFIG, f"--workdir={workdir}", "--dry_run")
