@@ -54,19 +54,25 @@ def prepare_task(
     """
     if known and sources.is_elsewhere(task.data) and store.exists(store_dir / known):
         return _with_slice_warnings(_read_prepared(store_dir / known, task), task)
+    report = progress or _untold
     ndim = 3 if task.as_slices else ndim
     with volume.quiet_nibabel():
         source = sources.open_source(task.data, ndim=ndim, cache=Path(store_dir))
         recipe = _recipe(task, source, ndim)
         directory = Path(store_dir) / f"{_slug(source.listing.name)}-{_fingerprint(recipe, source)}"
         if not store.exists(directory):
-            with store.one_writer(directory):
+            waiting = f"waiting for another process that prepares {source.listing.name}"
+            with store.one_writer(directory, lambda: report(waiting, 0, 1)):
                 if not store.exists(directory):
-                    _build(directory, source, recipe, progress)
+                    _build(directory, source, recipe, report)
     prepared = _read_prepared(directory, task)
     if prepared.report.refused and task.bad_cases == "error":
         raise UserError(_refusal(prepared.report.refused, len(source.listing.cases), task.data))
     return _with_slice_warnings(prepared, task)
+
+
+def _untold(what: str, done: int, total: int) -> None:
+    """Progress that nobody follows."""
 
 
 def _with_slice_warnings(prepared: PreparedTask, task: TaskSettings) -> PreparedTask:
@@ -179,11 +185,10 @@ def _refusal(refused: Refused, total: int, data: str) -> str:
 # ------------------------------------------------------------------------------------------------------------- build
 
 
-def _build(directory: Path, source: sources.Source, recipe: _Recipe, progress: Progress | None) -> None:
+def _build(directory: Path, source: sources.Source, recipe: _Recipe, report: Progress) -> None:
     listing = source.listing
     records: list[dict[str, Any]] = []
     refused: list[tuple[str, str]] = list(listing.refused)
-    report = progress or (lambda text, done, total: None)
 
     def prepared_cases() -> Iterator[Mapping[str, np.ndarray]]:
         total = len(listing.cases)

@@ -33,13 +33,20 @@ def _finished(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def one_writer(directory: Path) -> Iterator[None]:
-    """Waits until no other process writes this store: of several that need it, one prepares and the others find it."""
+def one_writer(directory: Path, tell: Callable[[], None]) -> Iterator[None]:
+    """Waits until no other process writes this store: of several that need it, one prepares and the others find it.
+
+    `tell` is called before the wait, where there is one.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / ".lock", "w") as handle:
         # A file system without locks: then two may write, and the later one's is kept.
         with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                tell()
+                fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 

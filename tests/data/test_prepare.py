@@ -1,6 +1,7 @@
 """Folders and synthetic tasks become stores; settings that cannot work are refused before any work."""
 
 import dataclasses
+import fcntl
 import json
 
 import numpy as np
@@ -194,3 +195,22 @@ def test_what_lies_in_the_store_is_described_beside_it(make_task, tmp_path):
     prepared = data.prepare_task(make_task("synthetic:blobs?n=2&shape=8x8x8"), ndim=3, store_dir=tmp_path)
     notes = json.loads(next(prepared.directory.rglob("metadata.json")).read_text())
     assert [case["name"] for case in notes["cases"]] == ["blobs_0000", "blobs_0001"]
+
+
+def test_a_store_that_another_process_writes_is_waited_for_and_this_is_said(make_task, tmp_path):
+    task = make_task("synthetic:blobs?n=2&shape=8x8x8")
+    directory = data.prepare_task(task, ndim=3, store_dir=tmp_path / "here").directory
+    elsewhere = tmp_path / "there" / directory.name
+    elsewhere.mkdir(parents=True)
+    told = []
+    with open(elsewhere / ".lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def progress(what, done, total):
+            told.append(what)
+            fcntl.flock(other, fcntl.LOCK_UN)  # the other process is done as soon as it is waited for
+
+        prepared = data.prepare_task(task, ndim=3, store_dir=tmp_path / "there", progress=progress)
+    assert prepared.directory == elsewhere
+    assert told[0] == "waiting for another process that prepares synthetic_blobs"
+    assert told.count(told[0]) == 1
