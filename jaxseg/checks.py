@@ -20,7 +20,7 @@ from jaxseg.types import SLICE_AXES, ArmSettings, StudySettings, TaskSettings
 MODELS = ("unet", "multiscale_fcn", "vnet")
 NORMS = ("none", "instance", "group", "batch")
 ENCODERS = ("learned", "pooled")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "tf32", "bfloat16")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "polynomial", "plateau")
 LOSSES = ("dice_ce", "dice", "ce", "focal", "dice_focal")

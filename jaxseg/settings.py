@@ -104,7 +104,8 @@ class ModelSettings:
     skips: bool
     """False: encoder features reach the decoder only through the bottom."""
     precision: str
-    """Compute type, `float32` or `bfloat16` (from `train.precision`); parameters are float32."""
+    """Of convolutions, from `train.precision`: `float32` in full, `tf32` as fast as the device offers it for float32
+    (GPUs round what they multiply to TF32), `bfloat16` for features too. Parameters are float32."""
     groups: int = 0
     """Of the group norm; 0 with the others."""
     dropout: float = 0.0

@@ -1,15 +1,18 @@
 """Seconds per seed and training step, for workloads, strategies and precisions, beside PyTorch's.
 
     python -m launch.benchmark [--workload=NAME[,NAME]] [--seeds=1,2,4,8] [--patch=32,48,64] [--strategy=loop,vmap]
-        [--precision=float32,bfloat16] [--frozen] [--repeats=5] [--json=FILE] [--plot=FILE.svg] [--trace=DIR]
+        [--form=native,joined] [--precision=float32,tf32,bfloat16] [--frozen] [--repeats=5] [--jobs=1]
+        [--json=FILE] [--plot=FILE.svg] [--trace=DIR]
 
 Every contestant runs in a process of its own and is asked for one sample in turn, so that all see the same machine.
 PyTorch trains one seed; it is left out where torch is not installed. On a machine that does other work nothing is
-measured: two threads that wait for each other slow PyTorch fourfold.
+measured: two threads that wait for each other slow PyTorch fourfold. Where the work is an accelerator's, --jobs lets
+several contestants compile at the same time; they are still sampled one at a time.
 """
 
 from __future__ import annotations
 
+import collections
 import importlib.metadata
 import importlib.util
 import itertools
@@ -27,6 +30,8 @@ import jax
 import numpy as np
 from absl import app, flags
 
+from jaxseg.checks import PRECISIONS
+from jaxseg.models.conv import FORMS
 from jaxseg.study.estimate import measure_speed
 from launch.benchmark_step import step_work
 from launch.contestants import Contestant, busy_cores
@@ -50,7 +55,8 @@ _WORKLOAD = flags.DEFINE_list("workload", list(TARGETS), f"Any of {', '.join(WOR
 _SEEDS = flags.DEFINE_list("seeds", ["8"], "Numbers of seeds trained together.")
 _PATCH = flags.DEFINE_list("patch", [], "Patch sizes instead of the workload's own.")
 _STRATEGY = flags.DEFINE_list("strategy", ["auto"], "Any of auto, loop, vmap.")
-_PRECISION = flags.DEFINE_list("precision", ["float32"], "Any of float32, bfloat16.")
+_FORM = flags.DEFINE_list("form", ["auto"], f"Of our convolutions; any of {', '.join(FORMS)}.")
+_PRECISION = flags.DEFINE_list("precision", ["float32"], f"Any of {', '.join(PRECISIONS)}.")
 _FROZEN = flags.DEFINE_bool("frozen", False, "Train with a frozen encoder.")
 _REPEATS = flags.DEFINE_integer(
     "repeats", 5, "Samples of each contestant; the table holds their median.", lower_bound=1
@@ -59,8 +65,9 @@ _DEVICES = flags.DEFINE_integer("devices", None, "CPU devices of our process; th
 _LIMIT = flags.DEFINE_float(
     "limit", 300.0, "Seconds that compiling or one sample may take before a contestant is ended."
 )
+_JOBS = flags.DEFINE_integer("jobs", 1, "Contestants that may compile at the same time.", lower_bound=1)
 _TORCH = flags.DEFINE_bool("torch", True, "Measure PyTorch too, where it is installed.")
-_TORCH_COMPILED = flags.DEFINE_bool("torch_compiled", False, "torch.compile for PyTorch.")
+_TORCH_MODE = flags.DEFINE_list("torch_mode", ["eager"], "Any of eager, compiled (torch.compile).")
 _TORCH_CHANNELS_LAST = flags.DEFINE_bool("torch_channels_last", False, "Channels-last memory layout for PyTorch.")
 _ALLOW_BUSY = flags.DEFINE_bool("allow_busy", False, "Measure although other work uses the machine; the table says so.")
 _JSON = flags.DEFINE_string("json", None, "File for the machine, the rows and all samples.")
@@ -86,28 +93,36 @@ def product_ceiling() -> float:
 
 
 def make_contestants(name: str, patch: int, seeds: int, precision: str) -> list[Contestant]:
-    """Processes of one workload: ours by strategy, then PyTorch's."""
+    """Processes of one workload, which compile from now on: ours by strategy and form, then PyTorch's."""
     workload = WORKLOADS[name] | {"patch": patch}
     cores, platform = len(os.sched_getaffinity(0)), jax.default_backend()
     common = {**workload, "classes": CLASSES, "precision": precision, "frozen": _FROZEN.value, "platform": platform}
-    steps = 1 if patch ** workload["ndim"] * workload["batch"] > 10**5 else 3
+    common["sample_seconds"] = None if platform == "cpu" else 0.5
+    large = patch ** workload["ndim"] * workload["batch"] > 10**5
+    steps = (1 if large else 3) if platform == "cpu" else (10 if large else 40)
     devices = _DEVICES.value or (min(cores, seeds) if platform == "cpu" else len(jax.local_devices()))
     made = []
-    for strategy in _STRATEGY.value:
-        ours = {"seeds": seeds, "devices": devices, "steps": steps, "strategy": strategy}
-        made.append(Contestant("launch.benchmark_step", common | ours, _LIMIT.value))
-        made[-1].start()
+
+    def add(module: str, settings: dict[str, Any]) -> None:
+        made.append(Contestant(module, common | settings | {"steps": steps}, _LIMIT.value))
+        if _JOBS.value == 1:
+            made[-1].start()
+
+    for strategy, form in itertools.product(_STRATEGY.value, _FORM.value):
+        ours = {"seeds": seeds, "devices": devices, "strategy": strategy, "form": form}
+        add("launch.benchmark_step", ours)
     if _TORCH.value and importlib.util.find_spec("torch"):
-        layout = {"channels_last": _TORCH_CHANNELS_LAST.value, "compiled": _TORCH_COMPILED.value}
-        peer = {"seeds": 1, "strategy": "compiled" if layout["compiled"] else "eager", "threads": cores, "steps": steps}
-        made.append(Contestant("launch.torch_peer", common | peer | layout, _LIMIT.value))
-        made[-1].start()
+        for mode in _TORCH_MODE.value:
+            peer = {"seeds": 1, "strategy": mode, "form": "", "compiled": mode == "compiled", "threads": cores}
+            add("launch.torch_peer", common | peer | {"channels_last": _TORCH_CHANNELS_LAST.value})
     return made
 
 
-def compare(name: str, patch: int, seeds: int, precision: str) -> list[dict[str, Any]]:
-    """Rows of one workload: ours by strategy, then PyTorch's."""
-    contestants = make_contestants(name, patch, seeds, precision)
+def compare(contestants: Sequence[Contestant], name: str) -> list[dict[str, Any]]:
+    """Rows of the contestants of one workload."""
+    for contestant in contestants:
+        if not contestant.ready:
+            contestant.start()
     for _ in range(_REPEATS.value):
         for contestant in contestants:
             contestant.sample()
@@ -116,17 +131,20 @@ def compare(name: str, patch: int, seeds: int, precision: str) -> list[dict[str,
         settings = contestant.settings
         framework = "torch" if "threads" in settings else "jaxseg"
         if _TRACE.value and framework == "jaxseg":
-            contestant.sample(str(Path(_TRACE.value) / f"{name}_{patch}_{seeds}_{settings['strategy']}_{precision}"))
+            about = "_".join(str(settings[key]) for key in ("patch", "seeds", "strategy", "form", "precision"))
+            contestant.sample(str(Path(_TRACE.value) / f"{name}_{about}"))
         contestant.close()
-        samples = [] if contestant.over_limit else [sample["seconds"] for sample in contestant.samples]
+        samples = [] if contestant.ended else [sample["seconds"] for sample in contestant.samples]
         rows.append(
             {
                 **{"workload": name, "framework": framework, "version": contestant.ready.get("version", "")},
-                **{key: settings[key] for key in ("patch", "batch", "strategy", "seeds", "precision", "frozen")},
+                **{
+                    key: settings[key] for key in ("patch", "batch", "strategy", "form", "seeds", "precision", "frozen")
+                },
                 "seconds_per_seed_step": statistics.median(samples) if samples else math.nan,
                 "fastest": min(samples, default=math.nan),
                 "slowest": max(samples, default=math.nan),
-                "over_limit": contestant.over_limit,
+                "ended": contestant.ended,
                 "compile_seconds": contestant.ready.get("compile_seconds", math.nan),
                 "peak_bytes": max((sample["peak_bytes"] for sample in contestant.samples), default=math.nan),
                 "convolution_flops": work.flops,
@@ -138,13 +156,14 @@ def compare(name: str, patch: int, seeds: int, precision: str) -> list[dict[str,
 
 
 def with_ratios(rows: list[dict[str, Any]], about: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of one comparison with `ratio_to_torch`, `roofline_share` and `written_share`.
+    """Rows of one comparison with `ratio_to_torch` (its fastest), `roofline_share` and `written_share`.
 
     The shares are the time that the products of a plain convolution, and the bytes written between them, would take at
     the machine's ceilings, each of the time measured. Together they may exceed 1: where fewer operations are done than
     a plain convolution needs, and where operations are fused.
     """
-    peer = {row["framework"]: row["seconds_per_seed_step"] for row in rows}.get("torch", math.nan)
+    peers = [row["seconds_per_seed_step"] for row in rows if row["framework"] == "torch" and not row["ended"]]
+    peer = min(peers, default=math.nan)
     for row in rows:
         seconds = row["seconds_per_seed_step"]
         row["ratio_to_torch"] = seconds / peer
@@ -156,13 +175,13 @@ def with_ratios(rows: list[dict[str, Any]], about: dict[str, Any]) -> list[dict[
 def format_row(row: dict[str, Any]) -> str:
     """A line of the table."""
     about = (
-        f"{row['workload']:16}{row['patch']:6}{row['framework']:>9}{row['strategy']:>9}{row['seeds']:6}"
+        f"{row['workload']:16}{row['patch']:6}{row['framework']:>9}{row['strategy']:>9}{row['form']:>9}{row['seeds']:6}"
         f"{row['precision']:>10}"
     )
-    if row["over_limit"]:
-        return f"{about}   ended: compiling or one sample took longer than --limit"
+    if row["ended"]:
+        return f"{about}   ended: {row['ended']}"
     return (
-        f"{about}{row['seconds_per_seed_step']:13.4f}{row['fastest']:9.4f}-{row['slowest']:8.4f}"
+        f"{about}{row['seconds_per_seed_step']:13.5f}{row['fastest']:10.5f}-{row['slowest']:9.5f}"
         f"{row['ratio_to_torch']:9.2f}{row['compile_seconds']:10.1f}{row['peak_bytes'] / 1e9:8.2f}"
         f"{row['roofline_share']:9.2f}{row['written_share']:9.2f}"
     )
@@ -225,7 +244,9 @@ def main(argv: Sequence[str]) -> None:
     for option, values, allowed in (
         ("workload", _WORKLOAD.value, tuple(WORKLOADS)),
         ("strategy", _STRATEGY.value, ("auto", "loop", "vmap")),
-        ("precision", _PRECISION.value, ("float32", "bfloat16")),
+        ("form", _FORM.value, FORMS),
+        ("precision", _PRECISION.value, PRECISIONS),
+        ("torch_mode", _TORCH_MODE.value, ("eager", "compiled")),
     ):
         unknown = [value for value in values if value not in allowed]
         if unknown:
@@ -240,18 +261,29 @@ def main(argv: Sequence[str]) -> None:
           f"passes over memory {about['written_bytes_per_second'] / 1e9:.1f} GB/s"
           + (f"; BUSY: other processes used {busy:.1f} cores" if busy > BUSY else ""))  # fmt: skip
     print(
-        f"{'workload':16}{'patch':>6}{'':>9}{'strategy':>9}{'seeds':>6}{'precision':>10}{'s/seed-step':>13}"
-        f"{'range':>18}{'of torch':>9}{'compile s':>10}{'peak GB':>8}{'products':>9}{'written':>9}",
+        f"{'workload':16}{'patch':>6}{'':>9}{'strategy':>9}{'form':>9}{'seeds':>6}{'precision':>10}{'s/seed-step':>13}"
+        f"{'range':>20}{'of torch':>9}{'compile s':>10}{'peak GB':>8}{'products':>9}{'written':>9}",
         flush=True,
     )
     rows: list[dict[str, Any]] = []
-    for name, count, precision in itertools.product(_WORKLOAD.value, seeds, _PRECISION.value):
-        for patch in patches or [WORKLOADS[name]["patch"]]:
-            new = with_ratios(compare(name, patch, count, precision), about)
-            print("\n".join(map(format_row, new)), flush=True)
-            rows += new
-            if _JSON.value:
-                Path(_JSON.value).write_text(json.dumps({"machine": about, "rows": rows}, indent=2) + "\n")
+    cells = [
+        (name, patch, count, precision)
+        for name, count, precision in itertools.product(_WORKLOAD.value, seeds, _PRECISION.value)
+        for patch in patches or [WORKLOADS[name]["patch"]]
+    ]
+    waiting: collections.deque[tuple[str, list[Contestant]]] = collections.deque()
+    while cells or waiting:
+        while cells and sum(len(made) for _, made in waiting) < _JOBS.value and not (waiting and _JOBS.value == 1):
+            waiting.append((cells[0][0], make_contestants(*cells.pop(0))))
+        for _, made in waiting:  # nothing is measured while another compiles
+            for contestant in made:
+                contestant.start()
+        name, made = waiting.popleft()
+        new = with_ratios(compare(made, name), about)
+        print("\n".join(map(format_row, new)), flush=True)
+        rows += new
+        if _JSON.value:
+            Path(_JSON.value).write_text(json.dumps({"machine": about, "rows": rows}, indent=2) + "\n")
     if _PLOT.value:
         draw(rows, _PLOT.value)
 

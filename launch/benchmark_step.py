@@ -93,10 +93,10 @@ def step_work(settings: dict[str, Any]) -> Work:
     return count_work(jax.make_jaxpr(jax.grad(total))(params, fixed).jaxpr)
 
 
-def make_run(settings: dict[str, Any]) -> tuple[Callable[[int, int], None], float]:
-    """A function that trains all seeds from one step to another, and the seconds its compilation took."""
+def make_run(settings: dict[str, Any]) -> tuple[Callable[[int, int], None], float, int]:
+    """A function that trains all seeds from one step to another, seconds its compilation took, bytes it needs."""
     ndim, patch, batch, classes = (settings[name] for name in ("ndim", "patch", "batch", "classes"))
-    model = make_model(model_settings(settings), classes=classes)
+    model = make_model(model_settings(settings), classes=classes).clone(form=settings["form"])
     image = jnp.zeros((batch, *(patch,) * ndim, 1), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
     labels = optim.freeze_labels(params, "encoder" if settings["frozen"] else "none")
@@ -134,7 +134,14 @@ def make_run(settings: dict[str, Any]) -> tuple[Callable[[int, int], None], floa
         if not bool(np.all(np.asarray(metrics["steps_alive"]) == last - first)):
             raise FloatingPointError("a seed of the benchmark diverged: its time means nothing")
 
-    return run, compile_seconds
+    needs = compiled.memory_analysis()
+    return run, compile_seconds, needs.temp_size_in_bytes + needs.argument_size_in_bytes
+
+
+def sample_steps(settings: dict[str, Any], seconds: float) -> int:
+    """Steps of a sample: what is asked for, but no more than fit into `sample_seconds` (None: any)."""
+    limit = settings["sample_seconds"]
+    return settings["steps"] if limit is None else max(1, min(settings["steps"], int(limit / seconds)))
 
 
 def main() -> None:
@@ -142,9 +149,11 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     if settings["platform"] == "cpu":
         jax.config.update("jax_num_cpu_devices", settings["devices"])
-    run, compile_seconds = make_run(settings)
-    steps, step = settings["steps"], 1
+    run, compile_seconds, needed = make_run(settings)
     run(0, 1)
+    start = time.perf_counter()
+    run(1, 2)
+    steps, step = sample_steps(settings, time.perf_counter() - start), 2
     ready = {"ready": True, "compile_seconds": compile_seconds, "version": jax.__version__}
     print(json.dumps({**ready, "device": jax.devices()[0].device_kind}), flush=True)
     for line in sys.stdin:
@@ -156,8 +165,8 @@ def main() -> None:
             run(step, step + steps)
         seconds = (time.perf_counter() - start) / steps / settings["seeds"]
         step += steps
-        stats = jax.devices()[0].memory_stats() or {}
-        peak = stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        on_cpu = settings["platform"] == "cpu"
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if on_cpu else needed
         print(json.dumps({"seconds": seconds, "peak_bytes": peak}), flush=True)
 
 

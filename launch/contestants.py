@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 
-class OverLimitError(Exception):
-    """A contestant took longer than --limit."""
+class EndedError(Exception):
+    """A contestant took longer than --limit, or its process ended."""
 
 
 class Contestant:
@@ -23,23 +23,28 @@ class Contestant:
     def __init__(self, module: str, settings: dict[str, Any], limit: float):
         self.settings, self.limit = settings, limit
         command = [sys.executable, "-m", module, json.dumps(settings)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # Contestants share an accelerator, so each may hold only what it uses at the time.
+        environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         self.ready: dict[str, Any] = {}
         self.samples: list[dict[str, float]] = []
-        self.over_limit = False
+        self.ended = ""
 
     def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         if not select.select([self.process.stdout], [], [], self.limit)[0]:
-            raise OverLimitError
+            raise EndedError("compiling or one sample took longer than --limit")
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.settings}: the process ended with status {self.process.wait()}")
+            raise EndedError(f"its process ended with status {self.process.wait()}")
         return json.loads(line)
 
     def start(self) -> None:
-        """Waits until it is compiled and warm; one after another, as each uses all cores for it."""
-        self._within(lambda: self.ready.update(self._read()))
+        """Waits until it is compiled and warm; where cores do the work, one after another, as each uses all of them."""
+        if not self.ready:
+            self._within(lambda: self.ready.update(self._read()))
 
     def sample(self, trace: str = "") -> None:
         """Takes one sample, its seconds per seed and step; one for a trace is not kept."""
@@ -55,13 +60,13 @@ class Contestant:
         self._within(ask)
 
     def _within(self, act: Callable[[], None]) -> None:
-        """Does something unless the limit was passed; ends the process where it is passed now."""
-        if self.over_limit:
+        """Does something unless the process has ended; ends it where the limit is passed now."""
+        if self.ended:
             return
         try:
             act()
-        except OverLimitError:
-            self.over_limit = True
+        except (EndedError, BrokenPipeError) as error:
+            self.ended = str(error)
             self.process.kill()
 
     def close(self) -> None:

@@ -130,7 +130,7 @@ OUT_OF_RANGE = [
     ("model.strides", ((2,),), "() or 1 tuples"),
     ("model.strides", ((0, 2),), "each of 2 numbers from 1"),
     ("model.kernels", ((3, 3),), "() or 2 tuples, one a level, each of 2 numbers"),
-    ("train.precision", "float16", "'float32', 'bfloat16'"),
+    ("train.precision", "float16", "'float32', 'tf32', 'bfloat16'"),
     ("optim.name", "adm", "'adam', 'adamw', 'sgd'"),
     ("optim.lr", 0.0, "a positive rate"),
     ("optim.lr", float("inf"), "a positive rate"),

@@ -78,7 +78,7 @@ class ConvBlock(nn.Module):
         shape = (*self.kernel, from_low + from_x, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         operation = conv.conv_transpose if self.transposed else conv.conv
-        how = {"form": self.layout.form, "dtype": self.layout.settings.precision}
+        how = self.layout.convolution
         terms = []
         if x is not None:
             terms.append(operation(x, kernel[..., from_low:, :], strides=self.strides, **how))
@@ -138,5 +138,6 @@ class Head(nn.Module):
         """Logits."""
         kernel = self.param("kernel", nn.initializers.he_normal(), (x.shape[-1], self.classes))
         bias = self.param("bias", nn.initializers.zeros, (self.classes,))
-        logits = jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+        precision = self.layout.product_precision
+        logits = jnp.dot(x, kernel.astype(x.dtype), precision=precision, preferred_element_type=jnp.float32)
         return logits + norms.over_channels(bias, x.ndim)

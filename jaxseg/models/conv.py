@@ -1,11 +1,12 @@
 """The convolution that every network uses: SAME padding, channels last, any number of spatial axes.
 
-XLA's own convolution is the right one on GPU and TPU. On CPU its gradients are several times slower than PyTorch's,
-and up to 70 times inside a compiled loop, so there each operation is written as matrix products with a gradient of
-its own. `form` chooses: `native` (XLA), `products`, or `auto` (by the backend at trace time).
+XLA's own convolution is the right one on TPU. On CPU its gradients are several times slower than PyTorch's, and up to
+70 times inside a compiled loop, so there each operation is written as matrix products with a gradient of its own. On
+GPU it is slow where it is mapped over runs, so there several runs are joined. `form` chooses: `native` (XLA),
+`products`, `joined`, or `auto` (by the backend at trace time).
 
-Both forms are the same function up to rounding. The products form has a custom reverse-mode gradient, which can be
-differentiated again in reverse; forward-mode differentiation (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) needs `native`.
+All forms are the same function up to rounding. Those but `native` have a custom reverse-mode gradient: forward-mode
+differentiation (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) needs `native`. That of `products` can be differentiated again.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxseg.models import products
+from jaxseg.models import joined, products
 
-FORMS = ("auto", "native", "products")
+FORMS = ("auto", "native", "products", "joined")
 
 
 def resolve_form(form: str) -> str:
@@ -34,7 +35,7 @@ def resolve_form(form: str) -> str:
         raise ValueError(f"form: got {form!r}; allowed are {', '.join(FORMS)}")
     if form != "auto":
         return form
-    return "products" if jax.default_backend() == "cpu" else "native"
+    return {"cpu": "products", "gpu": "joined"}.get(jax.default_backend(), "native")
 
 
 def conv(
@@ -44,6 +45,7 @@ def conv(
     strides: Sequence[int] = (),
     dtype: DTypeLike | None = None,
     form: str = "auto",
+    precision: str | None = None,
 ) -> Float[Array, "batch *out features"]:
     """A convolution with SAME padding, as `lax.conv_general_dilated` defines it; `out` is ceil(spatial / strides).
 
@@ -52,15 +54,17 @@ def conv(
         kernel: Taps of every channel pair.
         strides: Per axis; empty means 1 everywhere.
         dtype: What the operands of products may be rounded to (XLA can keep more); None for that of the input.
-        form: `native`, `products` or `auto`.
+        form: One of `FORMS`.
+        precision: Of XLA's convolution, as `lax.conv_general_dilated` takes it; the products form has no use for it.
 
     Raises:
         ValueError: Ranks or channels do not fit, or an unknown form.
     """
     strides = _check(x, kernel, strides, "strides")
     dtype = dtype or x.dtype
-    if resolve_form(form) == "native":
-        return _native(x, kernel, strides, "SAME", (1,) * len(strides), dtype)
+    form = resolve_form(form)
+    if form != "products":
+        return _by_xla(x, kernel, joined.Geometry(strides, "SAME", (1,) * len(strides), precision), dtype, form)
     return products.conv(x, kernel, strides, dtype)
 
 
@@ -71,6 +75,7 @@ def conv_transpose(
     strides: Sequence[int] = (),
     dtype: DTypeLike | None = None,
     form: str = "auto",
+    precision: str | None = None,
 ) -> Float[Array, "batch *out features"]:
     """A transposed convolution with SAME padding, as `lax.conv_transpose` defines it; `out` is spatial * strides.
 
@@ -79,17 +84,20 @@ def conv_transpose(
         kernel: Taps of every channel pair.
         strides: Per axis; empty means 1 everywhere.
         dtype: What the operands of products may be rounded to (XLA can keep more); None for that of the input.
-        form: `native`, `products` or `auto`.
+        form: One of `FORMS`.
+        precision: Of XLA's convolution, as `lax.conv_general_dilated` takes it; the products form has no use for it.
 
     Raises:
         ValueError: Ranks or channels do not fit, or an unknown form.
     """
     strides = _check(x, kernel, strides, "strides")
     padding = [transpose_padding(k, s) for k, s in zip(kernel.shape, strides, strict=False)]
-    if resolve_form(form) == "native":
-        return _native(x, kernel, (1,) * len(strides), padding, strides, dtype or x.dtype)
+    dtype, form = dtype or x.dtype, resolve_form(form)
+    if form != "products":
+        geometry = joined.Geometry((1,) * len(strides), tuple(padding), strides, precision)
+        return _by_xla(x, kernel, geometry, dtype, form)
     folds = [_transpose_fold(k, s, lo) for (k, s, (lo, _)) in zip(kernel.shape, strides, padding, strict=False)]
-    return products.subpixel(x, kernel, folds, dtype or x.dtype)
+    return products.subpixel(x, kernel, folds, dtype)
 
 
 def conv_upsampled(
@@ -99,6 +107,7 @@ def conv_upsampled(
     factors: Sequence[int],
     dtype: DTypeLike | None = None,
     form: str = "auto",
+    precision: str | None = None,
 ) -> Float[Array, "batch *out features"]:
     """`conv(upsample_nearest(low, factors), kernel)` without the upsampled tensor; `out` is coarse * factors.
 
@@ -110,14 +119,16 @@ def conv_upsampled(
         kernel: Of the convolution at full resolution.
         factors: Upsampling per axis.
         dtype: What the operands of products may be rounded to (XLA can keep more); None for that of the input.
-        form: `native`, `products` or `auto`.
+        form: One of `FORMS`.
+        precision: Of XLA's convolution, as `lax.conv_general_dilated` takes it; the products form has no use for it.
 
     Raises:
         ValueError: Ranks or channels do not fit, or an unknown form.
     """
     factors = _check(low, kernel, factors, "factors")
-    if resolve_form(form) == "native":
-        return conv(upsample(low, factors), kernel, dtype=dtype, form="native")
+    form = resolve_form(form)
+    if form != "products":
+        return conv(upsample(low, factors), kernel, dtype=dtype, form=form, precision=precision)
     folds = [_upsample_fold(k, s) for k, s in zip(kernel.shape, factors, strict=False)]
     return products.subpixel(low, kernel, folds, dtype or low.dtype)
 
@@ -158,21 +169,9 @@ def _check(x: jax.Array, kernel: jax.Array, factors: Sequence[int], name: str) -
     return factors
 
 
-def _native(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
-    dilation: Sequence[int],
-    dtype: DTypeLike,
-) -> jax.Array:
-    ndim = x.ndim - 2
-    axes = "DHW"[-ndim:] if ndim <= 3 else "".join(chr(ord("0") + i) for i in range(ndim))
-    numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
-    y = lax.conv_general_dilated(
-        x.astype(dtype), kernel.astype(dtype), strides, padding, lhs_dilation=dilation, dimension_numbers=numbers
-    )
-    return y.astype(x.dtype)
+def _by_xla(x: jax.Array, kernel: jax.Array, geometry: joined.Geometry, dtype: DTypeLike, form: str) -> jax.Array:
+    operation = joined.conv if form == "joined" else joined.plain
+    return operation(x.astype(dtype), kernel.astype(dtype), geometry).astype(x.dtype)
 
 
 def _upsample_fold(taps: int, factor: int) -> products.Fold:

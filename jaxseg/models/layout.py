@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 
@@ -26,6 +27,18 @@ class Layout:
     frozen: frozenset[str]
     """Paths of parameters that are not trained."""
     train: bool = False
+
+    @property
+    def convolution(self) -> dict[str, Any]:
+        """How every convolution is done: the options of `jaxseg.models.conv.conv` that are not its own."""
+        precision = self.settings.precision
+        dtype = "bfloat16" if precision == "bfloat16" else "float32"
+        return {"form": self.form, "dtype": dtype, "precision": self.product_precision}
+
+    @property
+    def product_precision(self) -> str:
+        """Of XLA's products: left to itself it rounds float32 operands on accelerators, on GPUs to TF32."""
+        return "highest" if self.settings.precision == "float32" else "default"
 
     @property
     def strides(self) -> tuple[tuple[int, ...], ...]:

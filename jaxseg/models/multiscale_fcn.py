@@ -103,7 +103,7 @@ class Head(nn.Module):
         """Logits in float32."""
         kernel = self.param("kernel", kernel_init, (*self.layout.kernels[0], x.shape[-1], self.classes))
         bias = self.param("bias", nn.initializers.constant(BIAS), (self.classes,))
-        logits = conv.conv(x, kernel, form=self.layout.form, dtype=self.layout.settings.precision)
+        logits = conv.conv(x, kernel, **self.layout.convolution)
         return logits.astype(jnp.float32) + norms.over_channels(bias, x.ndim)
 
 

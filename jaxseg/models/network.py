@@ -104,8 +104,8 @@ class Network(nn.Module):
     def encode(self, image: Float[Array, "batch *spatial channels"], train: bool = False) -> tuple[jax.Array, ...]:
         """Features of every encoder level, finest first: what a shared frozen encoder computes once for all seeds."""
         # The products form rounds operands only: on CPU all other work on bfloat16 is slower than on float32.
-        rounded = conv.resolve_form(self.form) == "native"
-        dtype = jnp.dtype(self.settings.precision if rounded else "float32")
+        rounded = conv.resolve_form(self.form) != "products"
+        dtype = jnp.dtype("bfloat16" if rounded and self.settings.precision == "bfloat16" else "float32")
         if self.settings.encoder == "pooled":
             pyramid = blocks.average_pyramid(image, level_strides(self.settings))
             return tuple(level.astype(dtype) for level in pyramid)

@@ -30,7 +30,7 @@ def test_samples_are_those_of_the_process_and_traces_are_none() -> None:
     quick.close()
     assert quick.ready == {"ready": True}
     assert [sample["seconds"] for sample in quick.samples] == [0.0, 2.0]
-    assert not quick.over_limit
+    assert not quick.ended
 
 
 def test_a_contestant_above_the_limit_is_ended_and_asked_no_more() -> None:
@@ -40,9 +40,18 @@ def test_a_contestant_above_the_limit_is_ended_and_asked_no_more() -> None:
     slow.sample()
     slow.sample()
     slow.close()
-    assert slow.over_limit
+    assert "longer than --limit" in slow.ended
     assert slow.samples == []
     assert slow.process.returncode != 0
+
+
+def test_a_contestant_whose_process_ends_says_so() -> None:
+    dead = Contestant(FAKE, {}, limit=60)
+    dead.start()
+    dead.sample()
+    dead.close()
+    assert "process ended with status 1" in dead.ended
+    assert dead.samples == []
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not tell who uses its processors")
@@ -61,7 +70,7 @@ def test_work_of_other_processes_is_seen() -> None:
         ("--seeds=8,none", "'none' is not a number from 1"),
         ("--patch=0", "'0' is not a number from 1"),
         ("--workload=unet3d_33", "'unet3d_33' is none of"),
-        ("--precision=float16", "'float16' is none of float32, bfloat16"),
+        ("--precision=float16", "'float16' is none of float32, tf32, bfloat16"),
     ],
 )
 def test_mistakes(option: str, text: str) -> None:
@@ -75,7 +84,7 @@ def test_mistakes(option: str, text: str) -> None:
 def test_the_smallest_workload(tmp_path: Path) -> None:
     table, figure, trace = tmp_path / "rows.json", tmp_path / "rows.svg", tmp_path / "trace"
     options = ("--workload=smallest", "--seeds=1,2", "--repeats=2", "--notorch", "--allow_busy", "--devices=1")
-    done = run(*options, f"--json={table}", f"--plot={figure}", f"--trace={trace}")
+    done = run(*options, "--jobs=2", "--form=native", f"--json={table}", f"--plot={figure}", f"--trace={trace}")
     assert done.returncode == 0, done.stderr
     found = json.loads(table.read_text())
     assert [(row["workload"], row["framework"], row["seeds"]) for row in found["rows"]] == [
@@ -83,6 +92,7 @@ def test_the_smallest_workload(tmp_path: Path) -> None:
     ]  # fmt: skip
     for row in found["rows"]:
         assert len(row["samples"]) == 2
+        assert row["form"] == "native"
         assert row["fastest"] <= row["seconds_per_seed_step"] <= row["slowest"]
         assert row["convolution_flops"] > 0
         assert row["written_bytes"] > 0

@@ -162,9 +162,13 @@ def test_operands_alone_may_be_rounded():
         assert_close(operation(x, k, form="native", dtype="bfloat16"), exact, tolerance=1.2e-2)
 
 
-def test_form_follows_the_backend():
-    assert convs.resolve_form("auto") == ("products" if jax.default_backend() == "cpu" else "native")
-    with pytest.raises(ValueError, match="allowed are auto, native, products"):
+def test_form_follows_the_backend(monkeypatch):
+    found = {}
+    for backend in ("cpu", "gpu", "tpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        found[backend] = convs.resolve_form("auto")
+    assert found == {"cpu": "products", "gpu": "joined", "tpu": "native"}
+    with pytest.raises(ValueError, match="allowed are auto, native, products, joined"):
         convs.resolve_form("winograd")
 
 

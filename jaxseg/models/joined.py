@@ -1,0 +1,141 @@
+"""XLA's convolution, with a rule of its own for mapping it over runs on a GPU.
+
+`jax.vmap` over images and kernels makes a grouped convolution, one group a run. With the few channels of a segmentation
+network cuDNN leaves most of each tile of the tensor cores empty. Here the kernels of several runs lie on the diagonal
+of one that fills a tile, and a group is as many runs: more products are asked for, of which those off the diagonal are
+zeros, and they take a fraction of the time (docs/performance.md). Unmapped it is `lax.conv_general_dilated`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+TILE = 128
+"""Channels of a group: the tile of cuDNN's products on tensor cores."""
+TILE_FLOAT32 = 64
+"""The same for float32 in full precision, which tensor cores do not do: each product off the diagonal costs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """What a convolution does, besides its operands; per spatial axis.
+
+    Attributes:
+        strides: Steps between outputs.
+        padding: Below and above; or `SAME`.
+        dilation: Of the input.
+        precision: Of `lax.conv_general_dilated`.
+    """
+
+    strides: tuple[int, ...]
+    padding: str | tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    precision: str | None
+
+
+def plain(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int = 1) -> jax.Array:
+    """XLA's convolution, channels last, on any number of spatial axes.
+
+    Args:
+        x: `[batch, *spatial, channels]`.
+        kernel: `[*taps, channels / groups, features]`.
+        geometry: See there.
+        groups: Of channels, each of which makes its own share of the features.
+    """
+    ndim = x.ndim - 2
+    axes = "DHW"[-ndim:] if ndim <= 3 else "".join(chr(ord("0") + i) for i in range(ndim))
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        geometry.strides,
+        geometry.padding,
+        lhs_dilation=geometry.dilation,
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+        feature_group_count=groups,
+        precision=geometry.precision,
+    )
+
+
+def of_runs(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """`plain` of each run: operands have a run axis in front, and so has the result."""
+    runs, channels, features = x.shape[0], x.shape[-1], kernel.shape[-1]
+    full = x.dtype == jnp.float32 and geometry.precision == "highest"
+    fitting = max((TILE_FLOAT32 if full else TILE) // max(channels, features), 1)
+    sets = -(-runs // fitting)
+    if sets == runs:
+        return jnp.stack([plain(x[run], kernel[run], geometry) for run in range(runs)])
+    size = -(-runs // sets)
+    x, kernel = (_padded(part, sets * size) for part in (x, kernel))
+    x = jnp.moveaxis(x, 0, -2)
+    x = x.reshape(*x.shape[:-2], sets * size * channels)
+    # [sets, size, *taps, channels, features] to [*taps, size, channels, sets, size, features], zero off the diagonal
+    kernel = jnp.moveaxis(kernel.reshape(sets, size, *kernel.shape[1:]), (1, 0), (-4, -2))
+    diagonal = jnp.eye(size, dtype=kernel.dtype).reshape(*(1,) * (x.ndim - 2), size, 1, 1, size, 1)
+    kernel = kernel[..., None, :] * diagonal
+    kernel = kernel.reshape(*kernel.shape[:-5], size * channels, sets * size * features)
+    y = plain(x, kernel, geometry, groups=sets)
+    return jnp.moveaxis(y.reshape(*y.shape[:-1], sets * size, features), -2, 0)[:runs]
+
+
+def conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """`plain`, which mapping over runs turns into `of_runs`; differentiable in reverse."""
+    return _operation(geometry)(x, kernel)
+
+
+@functools.cache
+def _operation(geometry: Geometry) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    # Mapping comes after differentiation, and the gradients are convolutions that need the rule as well.
+    forward = _mapped(lambda x, kernel: plain(x, kernel, geometry), lambda x, kernel: of_runs(x, kernel, geometry))
+    d_x, d_kernel = (
+        _mapped(_gradient(plain, geometry, of), _gradient(of_runs, geometry, of)) for of in ("x", "kernel")
+    )
+
+    @jax.custom_vjp
+    def operation(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return forward(x, kernel)
+
+    operation.defvjp(
+        lambda x, kernel: (forward(x, kernel), (x, kernel)),
+        lambda operands, g: (d_x(*operands, g), d_kernel(*operands, g)),
+    )
+    return operation
+
+
+def _gradient(convolve: Callable[..., jax.Array], geometry: Geometry, of: str) -> Callable[..., jax.Array]:
+    """Of the sum of `convolve(x, kernel, geometry) * g`, in one operand; takes x, kernel and g."""
+
+    def in_x(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
+        return jax.linear_transpose(lambda x: convolve(x, kernel, geometry), x)(g)[0]
+
+    def in_kernel(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
+        return jax.linear_transpose(lambda kernel: convolve(x, kernel, geometry), kernel)(g)[0]
+
+    return in_x if of == "x" else in_kernel
+
+
+def _mapped(single: Callable[..., jax.Array], several: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """`single`, which mapping turns into `several` where each operand has a run axis."""
+    function = custom_vmap(single)
+
+    @function.def_vmap
+    def rule(axis_size: int, in_batched: Sequence[bool], *operands: Any) -> tuple[jax.Array, bool]:
+        del axis_size
+        if all(in_batched):
+            return several(*operands), True
+        # An operand that the runs share makes an ordinary convolution of a larger batch, or of more features.
+        return jax.vmap(single, in_axes=tuple(0 if own else None for own in in_batched))(*operands), True
+
+    return function
+
+
+def _padded(operand: jax.Array, runs: int) -> jax.Array:
+    """With zeros for runs that only fill the last group."""
+    return jnp.pad(operand, ((0, runs - operand.shape[0]), *((0, 0),) * (operand.ndim - 1)))

@@ -1,0 +1,146 @@
+"""Convolutions mapped over runs: joined kernels against XLA's grouped convolution, and what is asked of XLA."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxseg.models import UNet, joined
+from jaxseg.models import conv as convs
+from jaxseg.types import ModelSettings
+
+OPERATIONS = {
+    "conv": lambda x, k, form, **how: convs.conv(x, k, form=form, **how),
+    "strided": lambda x, k, form, **how: convs.conv(x, k, strides=(2,) * (x.ndim - 2), form=form, **how),
+    "transposed": lambda x, k, form, **how: convs.conv_transpose(x, k, strides=(2,) * (x.ndim - 2), form=form, **how),
+    "upsampled": lambda x, k, form, **how: convs.conv_upsampled(x, k, factors=(2,) * (x.ndim - 2), form=form, **how),
+}
+
+
+def draw(runs, ndim, channels, features, seed=0):
+    rng = np.random.default_rng(seed)
+    x = jnp.asarray(rng.normal(size=(runs, 2, *(6, 5, 4)[:ndim], channels)), jnp.float32)
+    return x, jnp.asarray(rng.normal(size=(runs, *(3,) * ndim, channels, features)), jnp.float32)
+
+
+def value_and_gradients(operation, form, axes, x, k, **how):
+    def one(x, k):
+        y, pullback = jax.vjp(lambda x, k: OPERATIONS[operation](x, k, form, **how), x, k)
+        return y, *pullback(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape).astype(y.dtype) + y)
+
+    return jax.jit(jax.vmap(one, in_axes=axes))(x, k)
+
+
+def assert_close(got, want, tolerance=2e-5):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * float(jnp.abs(b).max() + 1e-6))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize(
+    ("runs", "channels", "features"),
+    [(4, 2, 3), (5, 16, 8), (9, 1, 16), (3, 80, 4)],
+    ids=["one-group", "filled-up", "image", "too-wide"],
+)
+def test_joined_runs_equal_runs_of_their_own(operation, ndim, runs, channels, features):
+    x, k = draw(runs, ndim, channels, features)
+    want = value_and_gradients(operation, "native", (0, 0), x, k)
+    assert_close(value_and_gradients(operation, "joined", (0, 0), x, k), want)
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0)], ids=["shared-kernel", "shared-image"])
+def test_what_the_runs_share_has_no_run_axis(axes):
+    x, k = (part if axis == 0 else part[0] for part, axis in zip(draw(4, 3, 2, 3), axes, strict=True))
+    want = value_and_gradients("conv", "native", axes, x, k)
+    assert_close(value_and_gradients("conv", "joined", axes, x, k), want)
+
+
+def test_unmapped_it_is_the_plain_convolution():
+    x, k = (part[0] for part in draw(1, 3, 2, 3))
+    np.testing.assert_array_equal(convs.conv(x, k, form="joined"), convs.conv(x, k, form="native"))
+
+
+def group_counts(runs, channels, features, dtype="float32", precision=None):
+    """Of all convolutions of a mapped forward and backward pass."""
+    x, k = jax.eval_shape(functools.partial(draw, runs, 2, channels, features))
+    one = functools.partial(value_and_gradients, "conv", "joined", (0, 0), dtype=dtype, precision=precision)
+    found = [eqn.params for eqn in products_of(jax.make_jaxpr(one)(x, k).jaxpr)]
+    return [max(params["feature_group_count"], params["batch_group_count"]) for params in found]
+
+
+@pytest.mark.parametrize(
+    ("runs", "channels", "precision", "groups"),
+    [(16, 16, "default", 2), (16, 16, "highest", 4), (17, 16, "default", 3), (8, 16, None, 1)],
+)
+def test_groups_fill_a_tile(runs, channels, precision, groups):
+    found = group_counts(runs, channels, channels, precision=precision)
+    assert found == [groups] * 3  # the output and both gradients
+
+
+def test_wide_convolutions_stay_apart():
+    found = group_counts(3, 80, 80)
+    assert found == [1] * 9
+
+
+def test_half_precision_sums_in_float32_and_keeps_its_dtype():
+    x, k = draw(4, 3, 16, 16)
+    half, k_half = x.astype(jnp.bfloat16), k.astype(jnp.bfloat16).astype(jnp.float32)
+    want = value_and_gradients("conv", "native", (0, 0), half.astype(jnp.float32), k_half)
+    got = value_and_gradients("conv", "joined", (0, 0), half, k)
+    assert [part.dtype for part in got] == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
+    assert_close([part.astype(jnp.float32) for part in got], want, tolerance=1.5e-2)
+
+
+def test_a_network_of_several_runs_has_the_same_gradients():
+    settings = ModelSettings(
+        name="unet", ndim=2, widths=(4, 8), norm="instance", strides=(), kernels=(), skips=True, precision="float32"
+    )
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 8, 8, 1)), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = jax.vmap(lambda key, image: UNet(settings, 3).init(key, image)["params"])(keys, images)
+
+    def gradients(form):
+        def value(params, image):
+            return jnp.square(UNet(settings, 3, form).apply({"params": params}, image)).mean()
+
+        return jax.jit(jax.vmap(jax.grad(value)))(params, images)
+
+    assert_close(gradients("joined"), gradients("native"), tolerance=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "precision"), [("float32", "HIGHEST"), ("tf32", "DEFAULT"), ("bfloat16", "DEFAULT")]
+)
+def test_products_are_asked_for_in_the_precision_of_the_settings(setting, precision):
+    settings = ModelSettings(
+        name="unet", ndim=2, widths=(4, 8), norm="none", strides=(), kernels=(), skips=True, precision=setting
+    )
+    image = jnp.zeros((1, 8, 8, 1))
+    for form in ("native", "joined"):
+        model = UNet(settings, 3, form)
+        params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+        jaxpr = jax.make_jaxpr(lambda params, model=model: model.apply({"params": params}, image))(params)
+        found = {str(eqn.params["precision"]) for eqn in products_of(jaxpr.jaxpr)}
+        assert {name.split(".")[-1].strip("),") for names in found for name in names.split()} == {precision}, form
+
+
+def products_of(jaxpr):
+    """Equations of products and convolutions, those inside of others too."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive in (lax.dot_general_p, lax.conv_general_dilated_p):
+            yield eqn
+        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from products_of(inner)
+
+
+def test_geometries_share_their_operation():
+    geometry = joined.Geometry((1, 1), "SAME", (1, 1), None)
+    assert joined._operation(geometry) is joined._operation(dataclasses.replace(geometry))
