@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import seeds
+from jaxseg.study.machine import VERSIONS
 from jaxseg.study.ready import memory_bytes
-from jaxseg.study.run import VERSIONS
 from launch import cli
 
 OPTIONAL = {

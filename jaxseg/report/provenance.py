@@ -69,6 +69,7 @@ def _provenance(tables: Tables, styles: Styles) -> Iterator[Block]:
         "Seeds": ", ".join(str(seed) for seed in seeds),
         "Training": plural(int(train["steps"]), "step") if "steps" in train else None,
         "Pretraining": _pretraining_words(pretrain),
+        "Networks trained on": "; ".join(map(_machine_words, study.get("trained_on", ()))),
         "Device": _device_words(study.get("device")),
         "Code": study.get("git_commit"),
         "Rules of the claims": f"version {study['rule_version']}" if "rule_version" in study else None,
@@ -139,6 +140,10 @@ def _device_words(device: dict[str, Any] | None) -> str | None:
     if not device:
         return None
     return f"{device.get('count', 1)} {TIMES} {device.get('kind', '')} ({device.get('platform', '')})"
+
+
+def _machine_words(made: dict[str, Any]) -> str:
+    return f"{_device_words(made['device'])}, jax {made['versions']['jax']}, code {made['git_commit'] or 'unknown'}"
 
 
 def _task_words(task: dict[str, Any] | None, settings: dict[str, Any] | None) -> str | None:

@@ -18,6 +18,7 @@ from jaxseg.data import residence
 from jaxseg.models import make_model
 from jaxseg.streams import stream_key
 from jaxseg.study import rates, sources
+from jaxseg.study.machine import made_with
 from jaxseg.study.plan import Job, Plan, load_table
 from jaxseg.study.predict import make_validate
 from jaxseg.study.program import Program, image_shape, own_labels, param_labels
@@ -213,5 +214,5 @@ def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job:
         settings=program.train,
         validate_from=rates.validate_from(program) if job.kind == "select" else 0,
         keep=study.runtime.keep_checkpoints,
-        meta={"runs": [run.key._asdict() | run.ids for run in whole.runs]},
+        meta={"runs": [run.key._asdict() | run.ids for run in whole.runs], "made_with": made_with()},
     )

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
+from jaxseg import checkpoint, hosts, loop
 from jaxseg import config as config_module
-from jaxseg import hosts, loop
 from jaxseg.study import analyses, claims, evaluate, files, preparation, rates, results, sources
 from jaxseg.study.jobs import require_done, train_arms, train_jobs
+from jaxseg.study.machine import made_with
 from jaxseg.study.plan import chunk_sizes
 from jaxseg.study.ready import Ready, prepare
 from jaxseg.study.tasks import training_cases
 from jaxseg.types import Progress, StudySettings, UserError
 
 STAGES = ("prepare", "pretrain", "train", "evaluate", "analyze", "report")
-VERSIONS = ("jaxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "scipy")
 
 
 def check_workdir(config: ConfigDict, workdir: Path) -> StudySettings:
@@ -149,19 +146,17 @@ def analyze(ready: Ready, progress: Progress) -> None:
 # ---------------------------------------------------------------------------------------------------------- study.json
 
 
-def _git_commit() -> str | None:
-    """The commit of the code that runs; None outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+def _trained_on(ready: Ready) -> list[dict[str, Any]]:
+    """With what the arms' last checkpoints were made, each way once; a workdir may have moved between machines."""
+    found: list[dict[str, Any]] = []
+    for job in ready.plan.of_kind("train"):
+        folder = ready.workdir / job.directory / "checkpoints"
+        steps = checkpoint.saved_steps(folder)
+        with contextlib.suppress(OSError, ValueError):  # a damaged one, which training sets aside
+            made = checkpoint.read_meta(folder, steps[-1]).get("made_with") if steps else None
+            if made and made not in found:
+                found.append(made)
+    return found
 
 
 def _task_summary(ready: Ready, task: Any) -> dict[str, Any]:
@@ -225,16 +220,14 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
     for prepared in ready.tasks.prepared.values():
         exclusions += [{"case": name, "reason": reason} for name, reason in prepared.report.refused]
     own_sources = [task for task in ready.tasks.prepared if task != study.target]
-    device = jax.local_devices()[0]
     files.write_json(
         path,
         {
             "name": study.name,
             # That of the code which began the study: rules are fixed before training.
             "rule_version": before.get("rule_version", claims.RULE_VERSION),
-            "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
-            "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
-            "git_commit": _git_commit(),
+            **made_with(),
+            "trained_on": _trained_on(ready) or before.get("trained_on", []),
             "source": _task_summary(ready, own_sources[0]) if own_sources else sources.given_task(study.arms),
             "target": _task_summary(ready, study.target),
             "arms": {

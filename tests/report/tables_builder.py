@@ -230,6 +230,13 @@ def _study(arms, runs, labels, name, steps, n_cases, case_name, lost) -> dict[st
         "versions": {"jax": "0.10.2", "jaxseg": "0.1.0.dev0", "numpy": "2.4.1"},
         "device": {"platform": "cpu", "kind": "x86-64", "count": 2},
         "git_commit": "0123456789abcdef0123456789abcdef01234567",
+        "trained_on": [
+            {
+                "versions": {"jax": "0.11.2"},
+                "device": {"platform": "gpu", "kind": "H100", "count": 1},
+                "git_commit": None,
+            }
+        ],
         "source": {
             "name": "blobs <source>",
             "labels": ["blob"],

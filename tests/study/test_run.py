@@ -71,6 +71,8 @@ def test_a_study_leaves_what_the_contract_names(tiny_study: Path) -> None:
         directory = tiny_study / run["directory"]
         assert 0 in checkpoint.saved_steps(directory / "checkpoints"), "the start is always kept"
         assert list(directory.glob("events.out.tfevents.*"))
+    made = {key: record[key] for key in ("versions", "device", "git_commit")}
+    assert record["trained_on"] == [made], "one machine did it all"
     test = set(cases["case"])
     split = record["target"]["splits"][0]
     assert test == set(split["test"])
