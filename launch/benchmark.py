@@ -119,10 +119,7 @@ def make_contestants(name: str, patch: int, seeds: int, precision: str) -> list[
 
 
 def compare(contestants: Sequence[Contestant], name: str) -> list[dict[str, Any]]:
-    """Rows of the contestants of one workload."""
-    for contestant in contestants:
-        if not contestant.ready:
-            contestant.start()
+    """Rows of the contestants of one workload, which have started."""
     for _ in range(_REPEATS.value):
         for contestant in contestants:
             contestant.sample()
@@ -251,6 +248,8 @@ def main(argv: Sequence[str]) -> None:
         unknown = [value for value in values if value not in allowed]
         if unknown:
             fail(f"--{option}={','.join(values)}: {unknown[0]!r} is none of {', '.join(allowed)}")
+    # This process and the contestants share an accelerator, so each may hold only what it uses at the time.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     seeds, patches = numbers("seeds", _SEEDS.value), numbers("patch", _PATCH.value)
     busy = busy_cores()
     if busy > BUSY and not _ALLOW_BUSY.value:
@@ -273,7 +272,7 @@ def main(argv: Sequence[str]) -> None:
     ]
     waiting: collections.deque[tuple[str, list[Contestant]]] = collections.deque()
     while cells or waiting:
-        while cells and sum(len(made) for _, made in waiting) < _JOBS.value and not (waiting and _JOBS.value == 1):
+        while cells and sum(len(made) for _, made in waiting) < _JOBS.value:
             waiting.append((cells[0][0], make_contestants(*cells.pop(0))))
         for _, made in waiting:  # nothing is measured while another compiles
             for contestant in made:

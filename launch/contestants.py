@@ -23,11 +23,7 @@ class Contestant:
     def __init__(self, module: str, settings: dict[str, Any], limit: float):
         self.settings, self.limit = settings, limit
         command = [sys.executable, "-m", module, json.dumps(settings)]
-        # Contestants share an accelerator, so each may hold only what it uses at the time.
-        environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ready: dict[str, Any] = {}
         self.samples: list[dict[str, float]] = []
         self.ended = ""
