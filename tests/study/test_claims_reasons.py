@@ -175,6 +175,27 @@ def test_change_over_the_last_quarter_is_that_of_a_line():
     assert np.isnan(gate.last_quarter_change(steps[:80:40], np.ones((2, 2)), 100)[0]).all()
 
 
+def test_error_of_the_change_is_how_much_it_differs_between_runs_at_rest():
+    steps = np.arange(10.0, 1001, 10)
+    rest = rng(0).normal(2.0, 0.3, (4000, len(steps)))
+    rise, _ = gate.last_quarter_change(steps, rest, 1000)
+    errors = gate.last_quarter_error(steps, rest, 1000)
+    assert np.sqrt((errors**2).mean()) == pytest.approx(rise.std(), rel=0.03)
+    assert gate.last_quarter_error(steps, 3 + 0.1 * steps[None], 1000) == pytest.approx([0], abs=1e-6)
+    assert np.isnan(gate.last_quarter_error(steps[:2], rest[:, :2], 20)).all()
+
+
+def test_a_gate_that_runs_at_rest_would_fail_says_so():
+    study = curves_study()
+    curves = study.tables["curves"]
+    late = np.where(curves["loss"].notna(), rng(3).normal(1, 0.5, len(curves)), 0)
+    scattered = gather(study._replace(tables={"curves": curves.assign(loss=curves["loss"] + late)}))
+    assert "too uncertain to tell rest from change" in gate.unconverged(scattered, "scratch")
+    declining = gate.unconverged(gather(curves_study(decline=0.3)), "scratch")
+    assert "Standard errors of a run's changes" in declining
+    assert "too uncertain" not in declining
+
+
 def curves_study(**more):
     speeds = {"scratch": 1.0, "scratch_double": 1.0, "transfer": 1.8}
     return sim.study(sim.record(*speeds), curves=sim.curves(rng(2), speeds, **more))

@@ -74,6 +74,9 @@ LOSS_CHANGE, DSC_CHANGE = 0.02, 0.005
 """Gate G: relative change of the training loss, and change of validation DSC, over the last quarter of the steps."""
 SHARE_OF_RUNS = 7 / 8
 """Gate G: of an arm's runs, which must change by less."""
+TELLING = 2.0
+"""Gate G: how many standard errors of a run's change its limit must hold for runs at rest to pass: each does with
+P(|z| < 2) = 0.95, seven of eight in 95 studies of 100. Changes no verdict, only what a reason says."""
 
 
 class Rule(NamedTuple):
