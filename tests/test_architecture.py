@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "config": BOTTOM | {"fields", "checks"},
     "train": BOTTOM | {"models", "losses", "optim", "transfer"},
     "inference": BOTTOM | {"models"},
+    "validation": BOTTOM | {"models", "inference"},
     "analysis": BOTTOM | {"models", "metrics", "seeds", "inference"},
     "loop": BOTTOM | {"train", "seeds", "data", "hosts", "checkpoint", "config"},
     "report": {"types"},

@@ -210,7 +210,7 @@ def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job:
         observe=observe if listens else None,
         feed=feed,
         cohort=seeds.replicate(cohort, seed_plan),
-        validate=make_validate(job, tasks.of(job), folds, study.evaluate, seed_plan),
+        validate=make_validate(job, tasks.of(job), folds, study.evaluate, seed_plan, device_bytes=device_bytes),
         settings=program.train,
         validate_from=rates.validate_from(program) if job.kind == "select" else 0,
         keep=study.runtime.keep_checkpoints,

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
-from jaxtyping import Float, Int, Integer, Num
+from jaxtyping import Float, Integer
 
-from jaxseg import data, inference, metrics, seeds
+from jaxseg import data, inference, metrics, seeds, validation
 from jaxseg.data import PreparedTask
 from jaxseg.models import make_model
 from jaxseg.study.plan import Job, Program
@@ -77,26 +77,99 @@ def make_predict_slabs(
     return predict
 
 
-def confusion(
-    prediction: Int[np.ndarray, "run *spatial"], label: Num[np.ndarray, " *spatial"], classes: int
-) -> Int[np.ndarray, "run truth predicted"]:
-    """Voxel counts of every pair of true and predicted class, for each run; voxels of unknown label left out."""
-    known = label.ravel() < classes  # the index after the last class marks voxels to ignore
-    pairs = label.ravel()[known].astype(np.int64) * classes + prediction.reshape(len(prediction), -1)[:, known]
-    counts = [np.bincount(row, minlength=classes**2).reshape(classes, classes) for row in pairs]
-    return np.stack(counts)
+def dsc_from_counts(counts: Integer[np.ndarray, "*any label 3"]) -> Float[np.ndarray, "*any label"]:
+    """DSC of each label from its voxels in both, in the reference and in the prediction; NaN where it has none."""
+    both, truth, predicted = np.moveaxis(counts, -1, 0)
+    return np.where(truth > 0, 2.0 * both / np.where(truth > 0, truth + predicted, 1), np.nan)
 
 
-def dsc_from_confusion(counts: Int[np.ndarray, "*any truth predicted"]) -> Float[np.ndarray, "*any labels"]:
-    """DSC of each foreground label; NaN where the reference lacks it."""
-    both = np.diagonal(counts, axis1=-2, axis2=-1)[..., 1:]
-    truth, predicted = counts.sum(-1)[..., 1:], counts.sum(-2)[..., 1:]
-    total = np.where(truth > 0, truth + predicted, 1)
-    return np.where(truth > 0, 2.0 * both / total, np.nan)
+ON_DEVICE_SHARE = 0.1
+"""Of a device's memory, which validation may take to stitch and count there."""
+
+
+@functools.lru_cache(maxsize=4)
+def mapped_counts(program: Program, window_batch: int, weights: str, plan: seeds.SeedPlan) -> Callable[..., Any]:
+    """`validation.make_case_counts` of a program's network, mapped over runs; compiled on first use."""
+    made = validation.make_case_counts(
+        make_model(program.model, classes=program.classes),
+        patch=program.task.window,
+        window_batch=window_batch,
+        classes=program.classes,
+        weights=weights,
+        slice_axis=program.task.slice_axis,
+    )
+    return seeds.map_seeds(made, plan=plan, shared=(1, 2))
+
+
+def counts_on_device(
+    program: Program, *, num_runs: int, shapes: Sequence[Sequence[int]], plan: seeds.SeedPlan, device_bytes: int
+) -> bool:
+    """Whether cases are stitched and counted where networks are: on accelerators, if there is memory for it.
+
+    On a processor the network is all of the time (docs/performance.md), and nothing is far from anything.
+    """
+    task = program.task
+    common, own = validation.canvas_bytes(shapes, task.window, channels=program.channels, classes=program.classes)
+    a_device = plan.padded(num_runs) // len(plan.devices)
+    return plan.strategy == "vmap" and common + a_device * own <= ON_DEVICE_SHARE * device_bytes
+
+
+def make_counter(
+    job: Job, cases: Sequence[CaseArrays], settings: EvaluateSettings, plan: seeds.SeedPlan, *, device_bytes: int
+) -> Callable[[Params, Frozen], Integer[np.ndarray, "run case label 3"]]:
+    """Voxel counts of cases on the training grid by every run of a job, see `validation.count_overlaps`.
+
+    Args:
+        job: The runs.
+        cases: Images and labels.
+        settings: Windows.
+        plan: Devices and strategy.
+        device_bytes: Memory of one device, which decides where windows are stitched.
+    """
+    program, shapes = job.program, [case.label.shape for case in cases]
+    if counts_on_device(program, num_runs=len(job.runs), shapes=shapes, plan=plan, device_bytes=device_bytes):
+        canvases = validation.lay_out(
+            [case.image for case in cases],
+            [case.label for case in cases],
+            patch=program.task.window,
+            overlap=settings.val_overlap,
+            classes=program.classes,
+        )
+        placed = seeds.replicate(canvases, plan)
+        mapped = mapped_counts(program, settings.window_batch, settings.weights, plan)
+        return lambda params, frozen: seeds.fetch(mapped(params, frozen, placed), len(job.runs))
+
+    predict = make_predict_slabs(
+        program,
+        plan=plan,
+        num_runs=len(job.runs),
+        overlap=settings.val_overlap,
+        window_batch=settings.window_batch,
+        weights=settings.weights,
+    )
+
+    def count(params: Params, frozen: Frozen) -> Integer[np.ndarray, "run case label 3"]:
+        counts = np.zeros((len(job.runs), len(cases), program.classes - 1, 3), np.int64)
+        for slab in predict(params, frozen, [case.image for case in cases]):
+            predicted = slab.probabilities.argmax(-1)
+            truth = cases[slab.case].label[slab.start : slab.start + predicted.shape[1]]
+            found = validation.count_overlaps(predicted.reshape(len(predicted), -1), truth.ravel(), program.classes)
+            for label, parts in enumerate(found):
+                for kind, part in enumerate(parts):
+                    counts[:, slab.case, label, kind] += part
+        return counts
+
+    return count
 
 
 def make_validate(
-    job: Job, prepared: PreparedTask, folds: Sequence[Sequence[str]], settings: EvaluateSettings, plan: seeds.SeedPlan
+    job: Job,
+    prepared: PreparedTask,
+    folds: Sequence[Sequence[str]],
+    settings: EvaluateSettings,
+    plan: seeds.SeedPlan,
+    *,
+    device_bytes: int,
 ) -> Callable[[Params, Frozen], Float[np.ndarray, " run"]]:
     """Mean DSC of each run over its fold's validation cases, on the training grid, labels averaged within a case.
 
@@ -106,35 +179,21 @@ def make_validate(
         folds: Validation cases of each fold.
         settings: Windows.
         plan: Devices and strategy.
+        device_bytes: Memory of one device.
     """
     names = tuple(sorted({name for run in job.runs for name in folds[run.key.fold]}))
     cases = [data.load_case(prepared, name) for name in names]
-    predict = make_predict_slabs(
-        job.program,
-        plan=plan,
-        num_runs=len(job.runs),
-        overlap=settings.val_overlap,
-        window_batch=settings.window_batch,
-        weights=settings.weights,
-    )
+    count = make_counter(job, cases, settings, plan, device_bytes=device_bytes)
     of_run = np.array([[name in folds[run.key.fold] for name in names] for run in job.runs])
 
+    def mean(values: np.ndarray) -> np.ndarray:
+        """Over the last axis, of those that are known; NaN where none is."""
+        valid = ~np.isnan(values)
+        return np.where(valid, values, 0).sum(-1) / np.where(valid.any(-1), valid.sum(-1), np.nan)
+
     def validate(params: Params, frozen: Frozen) -> Float[np.ndarray, " run"]:
-        scores = []
-        slabs = predict(params, frozen, [case.image for case in cases])
-        for index, of_case in itertools.groupby(slabs, key=lambda slab: slab.case):
-            label, counts = cases[index].label, np.zeros((), np.int64)
-            for slab in of_case:
-                predicted = slab.probabilities.argmax(-1)
-                truth = label[slab.start : slab.start + predicted.shape[1]]
-                counts = counts + confusion(predicted, truth, job.program.classes)
-            labels = dsc_from_confusion(counts)
-            present = ~np.isnan(labels)
-            scores.append(np.where(present, labels, 0).sum(-1) / np.maximum(present.sum(-1), 1))
-            scores[-1][~present.any(-1)] = np.nan
-        table = np.where(of_run, np.stack(scores, axis=1), np.nan)
-        valid = ~np.isnan(table)
-        return np.where(valid, table, 0).sum(1) / np.where(valid.any(1), valid.sum(1), np.nan)
+        of_cases = mean(dsc_from_counts(count(params, frozen)))
+        return mean(np.where(of_run, of_cases, np.nan))
 
     return validate
 

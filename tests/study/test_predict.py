@@ -6,40 +6,76 @@ import concurrent.futures
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 import jaxseg
+from jaxseg import seeds, trees, validation
 from jaxseg.data import PreparedTask, PrepareReport, resample
 from jaxseg.inference import largest_component
 from jaxseg.metrics import calibration_error, dsc
-from jaxseg.study.predict import case_maps, confusion, dsc_from_confusion, segment
+from jaxseg.study.plan import Program
+from jaxseg.study.predict import case_maps, counts_on_device, dsc_from_counts, make_counter, segment
 from jaxseg.types import CaseArrays, CaseRecord, EvaluateSettings
+from tests import small
+
+
+def scores_of(predictions: np.ndarray, label: np.ndarray) -> np.ndarray:
+    counts = validation.count_overlaps(predictions.reshape(len(predictions), -1), label.ravel(), 3)
+    whole = [np.stack([np.broadcast_to(part, len(predictions)) for part in parts], -1) for parts in counts]
+    return dsc_from_counts(np.stack(whole, 1))
 
 
 def test_dsc_of_all_runs_at_once_is_the_metric_of_each() -> None:
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, (5, 6, 7)).astype(np.uint8)
     predictions = rng.integers(0, 3, (4, 5, 6, 7))
-    scores = dsc_from_confusion(confusion(predictions, label, 3))
     expected = [[dsc(prediction == k, label == k) for k in (1, 2)] for prediction in predictions]
-    np.testing.assert_allclose(scores, expected, rtol=1e-12)
+    np.testing.assert_allclose(scores_of(predictions, label), expected, rtol=1e-12)
 
 
 def test_a_label_that_the_reference_lacks_has_no_dsc() -> None:
     label = np.array([0, 1, 1, 0], np.uint8)
-    scores = dsc_from_confusion(confusion(np.array([[0, 1, 2, 2]]), label, 3))
-    np.testing.assert_array_equal(scores, [[2 / 3, np.nan]])
+    np.testing.assert_array_equal(scores_of(np.array([[0, 1, 2, 2]]), label), [[2 / 3, np.nan]])
 
 
 def test_voxels_of_unknown_label_count_for_nothing() -> None:
     known = np.array([0, 1, 1, 2], np.uint8)
     prediction = np.array([[0, 1, 2, 2]])
     extended = np.append(known, [3, 3]).astype(np.uint8)
-    counts = confusion(np.append(prediction, [[1, 2]], axis=1), extended, 3)
-    np.testing.assert_array_equal(counts, confusion(prediction, known, 3))
+    scores = scores_of(np.append(prediction, [[1, 2]], axis=1), extended)
+    np.testing.assert_array_equal(scores, scores_of(prediction, known))
+
+
+def test_validation_counts_on_the_device_or_on_the_host_alike() -> None:
+    """Runs mapped as on accelerators; where memory is short probabilities go to the host."""
+    training: Any = None
+    program = Program(small.TASK, small.MODEL, small.OPTIM, small.LOSS, training, "none", channels=1, classes=3)
+    job: Any = SimpleNamespace(program=program, runs=range(3))
+    rng = np.random.default_rng(0)
+    cases: Any = [
+        SimpleNamespace(
+            image=rng.normal(size=(*shape, 1)).astype(np.float32), label=rng.integers(0, 4, shape).astype(np.uint8)
+        )
+        for shape in ((12, 10), (7, 21))
+    ]
+    plan = small.plan_of("vmap")
+    params = seeds.put(trees.stack([small.random_params(seed=seed) for seed in range(3)]), plan)
+    counts = {}
+    for device_bytes in (10**9, 10):
+        count = make_counter(job, cases, settings_of(window_batch=3), plan, device_bytes=device_bytes)
+        counts[device_bytes] = count(params, {})
+    shapes = [case.label.shape for case in cases]
+    assert counts_on_device(program, num_runs=3, shapes=shapes, plan=plan, device_bytes=10**9)
+    assert not counts_on_device(program, num_runs=3, shapes=shapes, plan=plan, device_bytes=10)
+    loop = small.plan_of("loop")
+    assert not counts_on_device(program, num_runs=3, shapes=shapes, plan=loop, device_bytes=10**9)
+    assert counts[10].shape == (3, 2, 2, 3)
+    np.testing.assert_allclose(counts[10**9], counts[10], atol=1)
 
 
 LABELS = ("rim", "core")

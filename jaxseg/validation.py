@@ -1,0 +1,166 @@
+"""Voxel counts of whole cases as one program: windows are cut, stitched and counted on the device.
+
+`inference.predict_slabs` brings the probabilities of all runs to the host, which is what maps and distances are made
+of. DSC needs three counts a label. With many runs on an accelerator, taking probabilities to the host and stitching
+them there costs as much as the training between two validations (docs/performance.md); here they stay where they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Integer
+
+from jaxseg import inference
+from jaxseg.types import Frozen, Params
+
+Either = Array | np.ndarray
+
+
+class Canvases(NamedTuple):
+    """Cases of different shapes as one array: each in the corner of a canvas that holds the largest of them."""
+
+    images: Float[Either, "case *canvas channels"]
+    labels: Int[Either, "case *canvas"]
+    """Class indices; outside the case the index after the last class, which counts for nothing."""
+    starts: Int[Either, "case window axis"]
+    """Corners of the windows on the canvas. Cases with fewer windows than others have zeros at the end."""
+    windows: Int[Either, " case"]
+    """How many windows each case has."""
+
+
+def canvas_shape(shapes: Sequence[Sequence[int]], patch: Sequence[int]) -> tuple[int, ...]:
+    """The smallest shape that holds every case and one window."""
+    return tuple(max(lengths) for lengths in zip(*shapes, patch, strict=True))
+
+
+def canvas_bytes(
+    shapes: Sequence[Sequence[int]], patch: Sequence[int], *, channels: int, classes: int
+) -> tuple[int, int]:
+    """Memory of the canvases, which all runs share, and of the sums that each run holds at a time."""
+    voxels = math.prod(canvas_shape(shapes, patch))
+    return len(shapes) * voxels * 4 * (channels + 1), voxels * 4 * classes
+
+
+def lay_out(
+    images: Sequence[Float[np.ndarray, "*spatial channels"]],
+    labels: Sequence[Integer[np.ndarray, "*spatial"]],
+    *,
+    patch: tuple[int, ...],
+    overlap: float,
+    classes: int,
+) -> Canvases:
+    """Cases with the windows that `inference.window_starts` gives them.
+
+    Where a case is smaller than the patch it lies in the middle of its only window and the outside is 0, as there.
+
+    Args:
+        images: cases on the training grid.
+        labels: class indices; voxels from `classes` on have no known label.
+        patch: window size.
+        overlap: least shared part of neighbouring windows, in [0, 1).
+        classes: background included.
+    """
+    shapes = [label.shape for label in labels]
+    canvas = canvas_shape(shapes, patch)
+    image = np.zeros((len(images), *canvas, images[0].shape[-1]), np.float32)
+    label = np.full((len(labels), *canvas), classes, np.int32)
+    corners = []
+    for index, shape in enumerate(shapes):
+        starts = np.array(inference.window_starts(shape, patch, overlap))
+        before = np.maximum(-starts[0], 0)  # a negative start is the padding before the case
+        place: tuple[int | slice, ...] = (
+            index,
+            *(slice(low, low + size) for low, size in zip(before, shape, strict=True)),
+        )
+        image[place], label[place] = images[index], labels[index]
+        corners.append(starts + before)
+    most = max(map(len, corners))
+    padded = [np.pad(starts, ((0, most - len(starts)), (0, 0))) for starts in corners]
+    return Canvases(image, label, np.stack(padded).astype(np.int32), np.array([len(starts) for starts in corners]))
+
+
+def count_overlaps(
+    predicted: Integer[Either, "*any voxels"], label: Integer[Either, " voxels"], classes: int
+) -> list[tuple[Any, Any, Any]]:
+    """For each foreground label, voxels in both, in the reference and in the prediction, where the label is known.
+
+    Takes and gives NumPy or JAX arrays; the voxels' axis is summed over.
+    """
+    known = label < classes
+    found = []
+    for index in range(1, classes):
+        truth, answer = label == index, (predicted == index) & known
+        found.append(((answer & truth).sum(-1), truth.sum(-1), answer.sum(-1)))
+    return found
+
+
+def make_case_counts(
+    model: nn.Module,
+    *,
+    patch: tuple[int, ...],
+    window_batch: int,
+    classes: int,
+    weights: str = "gaussian",
+    slice_axis: int | None = None,
+) -> Callable[[Params, Frozen, Canvases], Int[Array, "case label 3"]]:
+    """Counts of whole cases for one run; dropout off.
+
+    A case at a time, its windows in batches, so that beside the cases a run holds the sums of one canvas.
+
+    Args:
+        model: the network.
+        patch: window size, one voxel along `slice_axis`.
+        window_batch: windows that go through the network at once.
+        classes: background included.
+        weights: of a window's voxels, see `inference.window_weight`.
+        slice_axis: spatial axis across which a 2-D network sees slices; None for a network of all axes.
+
+    Returns:
+        `count(params, frozen, canvases)`: for each case and foreground label the voxels in both, in the reference and
+        in the prediction.
+    """
+    weight = jnp.asarray(inference.window_weight(patch, weights))[..., None]
+    predict = inference.make_window_predict(model)
+
+    def answers(params: Params, frozen: Frozen, shown: Float[Array, "window *patch channels"]) -> Any:
+        if slice_axis is None:
+            return predict(params, frozen, shown)
+        return jnp.expand_dims(predict(params, frozen, shown.squeeze(1 + slice_axis)), 1 + slice_axis)
+
+    def count(params: Params, frozen: Frozen, canvases: Canvases) -> Int[Array, "case label 3"]:
+        batch = min(window_batch, canvases.starts.shape[1])
+        channels = canvases.images.shape[-1]
+
+        def of_case(case: Canvases) -> Int[Array, "label 3"]:
+            def add_batch(index: Array, sums: Float[Array, "*canvas classes"]) -> Float[Array, "*canvas classes"]:
+                # A last batch that is not full begins earlier, and what it repeats has no weight.
+                first = jnp.clip(index * batch, 0, len(case.starts) - batch)
+                corners = lax.dynamic_slice_in_dim(case.starts, first, batch)
+                shown = jax.vmap(lambda at: lax.dynamic_slice(case.images, (*at, 0), (*patch, channels)))(corners)
+                found = answers(params, frozen, shown)
+
+                def add(row: Array, sums: Float[Array, "*canvas classes"]) -> Float[Array, "*canvas classes"]:
+                    position, corner = first + row, (*corners[row], 0)
+                    fresh = (position >= index * batch) & (position < case.windows)
+                    part = jnp.where(fresh, weight, 0) * found[row]
+                    return lax.dynamic_update_slice(sums, lax.dynamic_slice(sums, corner, part.shape) + part, corner)
+
+                return lax.fori_loop(0, batch, add, sums)
+
+            sums = jnp.zeros((*case.labels.shape, classes), jnp.float32)
+            sums = lax.fori_loop(0, -(-case.windows // batch), add_batch, sums)
+            # The largest weighted sum is the largest mean: every class of a voxel has the same weights.
+            counted = count_overlaps(sums.argmax(-1).ravel(), case.labels.ravel(), classes)
+            return jnp.stack([jnp.stack(of_label) for of_label in counted]).astype(jnp.int32)
+
+        return lax.map(of_case, canvases)
+
+    return count
