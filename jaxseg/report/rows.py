@@ -96,9 +96,8 @@ def row_chart(
     if zero is not None:
         axes.axvline(zero, color=INK, linewidth=0.8, zorder=1)
     if sides is not None and zero is not None:
-        middle = zero
-        _above(axes, middle, f"← {sides[0]}  ", "right")
-        _above(axes, middle, f"  {sides[1]} →", "left")
+        _above(axes, zero, f"← {sides[0]}", "right")
+        _above(axes, zero, f"{sides[1]} →", "left")
     y = 0.0
     for group in groups:
         if titled:
@@ -178,10 +177,11 @@ def _marker(style: ArmStyle) -> dict[str, Any]:
 
 
 def _above(axes: Axes, x: float, text: str, ha: str) -> None:
+    """Words beside a value, above the axes. The gap is a shift: browsers drop blanks at the ends of SVG text."""
     axes.text(
         *(x, 1.0),
         text,
-        transform=axes.get_xaxis_transform() + shift(axes, 0, 0.09),
+        transform=axes.get_xaxis_transform() + shift(axes, 0.08 if ha == "left" else -0.08, 0.09),
         ha=ha,
         va="bottom",
         color=MUTED,
