@@ -1,0 +1,84 @@
+"""Numbers on the pages of studies are those of the tables beside them."""
+
+import functools
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from docs import draw_studies, publish_study
+from jaxseg.report.style import to_svg
+from tests.conftest import ROOT
+
+STUDIES = ROOT / "docs" / "studies"
+FOLDERS = {
+    "cardiac-to-hippocampus": ("cardiac_to_hippocampus", "cardiac_to_hippocampus_gpu"),
+    "ed-to-es": ("ed_to_es", "ed_to_es_slices"),
+    "harder-tasks": ("harder_tasks", "harder_tasks/*"),
+    "across-studies": ("../studies", "*", "harder_tasks/*"),
+}
+"""Where a page's tables are, if not in the folder of its name."""
+PAGES = sorted({path.stem for path in STUDIES.glob("*.md")} - {"index", "sharing"})
+INTERVAL = re.compile(r"([+-]?\d+(?:\.\d+)?)[^|\[\]0-9]{0,60}?\[([+-]?\d+(?:\.\d+)?), ([+-]?\d+(?:\.\d+)?)\]")
+
+
+def written(value: float, digits: int) -> str:
+    text = f"{value:.{digits}f}"
+    return text if float(text) else f"{0:.{digits}f}"  # without the sign of a zero
+
+
+def as_written(text: str) -> str:
+    return written(float(text), len(text.partition(".")[2]))
+
+
+@functools.cache
+def intervals_of(path: Path) -> set[tuple[str, ...]]:
+    """Every estimate of a table with its limits, as a page may write it: to any digits, turned round or inverted."""
+    columns = pd.read_csv(path, nrows=0).columns
+    estimate = next((name for name in ("mean_diff", "mean", "value", "effect") if name in columns), None)
+    if estimate is None or "ci_low" not in columns:
+        return set()
+    names, found = [estimate, "ci_low", "ci_high"], set()
+    for value, low, high in pd.read_csv(path, usecols=names)[names].dropna().drop_duplicates().to_numpy():
+        ways = [(value, low, high), (-value, -high, -low)]
+        if low > 0:  # times fewer steps, times more
+            ways.append((1 / value, 1 / high, 1 / low))
+        found |= {tuple(written(number, digits) for number in way) for way in ways for digits in range(5)}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_interval_of_a_page_is_in_its_tables(page: str) -> None:
+    folders = [place for name in FOLDERS.get(page, (page.replace("-", "_"),)) for place in STUDIES.glob(name)]
+    tables = [path for place in folders for path in (*place.glob("results/*.csv*"), *place.glob("*.csv"))]
+    known = set().union(*map(intervals_of, tables))
+    text = (STUDIES / f"{page}.md").read_text()
+    shown = [tuple(map(as_written, match.groups())) for match in INTERVAL.finditer(text)]
+    assert len(shown) > 3
+    assert [numbers for numbers in shown if numbers not in known] == []
+
+
+def test_figures_are_drawn_from_what_is_kept(tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish_study, "COMPRESSED_ABOVE", 2_000)
+    kept = tmp_path / "kept"
+    publish_study.publish(tiny_study, kept, page=False)
+    made = draw_studies.draw(kept)
+    assert {path.name for path in made} == {path.name for path in (kept / "figures").iterdir()}
+    assert {"differences.svg", "learning_curves.svg"} <= {path.name for path in made}
+    for path in made:
+        assert path.read_bytes() == (tiny_study / "figures" / path.name).read_bytes()
+    assert "transfer, all cases" in to_svg(draw_studies.gains([kept, kept]))
+
+
+def test_of_several_sizes_the_largest_is_drawn(tmp_path: Path) -> None:
+    for name in ("curves_n4.svg", "curves_n16.svg"):
+        (tmp_path / name).touch()
+    assert draw_studies.largest(tmp_path, "curves") == tmp_path / "curves_n16.svg"
+    (tmp_path / "curves_n0.svg").touch()
+    assert draw_studies.largest(tmp_path, "curves") == tmp_path / "curves_n0.svg"
+    assert draw_studies.largest(tmp_path, "scores") is None
+
+
+def test_published_studies_stay_small() -> None:
+    assert sum(path.stat().st_size for path in STUDIES.rglob("*") if path.is_file()) < 30e6
