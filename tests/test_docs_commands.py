@@ -24,7 +24,7 @@ ELSEWHERE = ("pip", "python3", "pytest", "ruff", "mypy", "sphinx-build", ".ci/ru
 """Not run here: .ci/run runs most of them; the last two need a cluster, and tests/launch checks their text."""
 SMALL = {
     "num_seeds": "2",
-    "model.widths": "(2, 2, 4)",
+    "model.widths": "(2, 4, 8)",  # of multiscale_fcn they double
     **{"train.steps": "4", "train.log_every": "2", "train.eval_every": "2", "train.save_every": "2"},
     **{"pretrain.steps": "4", "optim.warmup_steps": "1", "report.examples": "1"},
 }
@@ -89,7 +89,8 @@ def owner(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in FINISHED:
         shutil.copytree(tiny_study, folder / "runs" / name)
     publish_study.publish(tiny_study, folder / "docs" / "studies" / "NAME")
-    for name in ("harder_tasks/one_target", "fetal_to_nerve", "hippocampus_arms", "cardiac_to_hippocampus"):
+    published = [path.parent.name for path in (ROOT / "docs" / "studies").glob("*/study.json")]
+    for name in ("harder_tasks/one_target", *published):
         shutil.copytree(folder / "docs" / "studies" / "NAME", folder / "docs" / "studies" / name)
     study = jaxseg.load(tiny_study)
     for name in study.cases("test"):
