@@ -31,7 +31,8 @@ def publish(workdir: Path, folder: Path, *, page: bool = True) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         bare = Path(scratch)
         for name in ("results", "load_tables"):
-            shutil.copytree(workdir / name, bare / name)
+            if (workdir / name).exists():  # no load tables where nothing starts from a source network
+                shutil.copytree(workdir / name, bare / name)
         shutil.copyfile(workdir / "study.json", bare / "study.json")
         made = json.loads((workdir / "config.json").read_text())
         made["runtime"] = config.to_dict(default.get_config())["runtime"]

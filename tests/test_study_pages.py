@@ -15,6 +15,7 @@ STUDIES = ROOT / "docs" / "studies"
 FOLDERS = {
     "cardiac-to-hippocampus": ("cardiac_to_hippocampus", "cardiac_to_hippocampus_gpu"),
     "ed-to-es": ("ed_to_es", "ed_to_es_slices"),
+    "hippocampus-encoder": ("hippocampus_encoder*", "cardiac_to_hippocampus_gpu"),
     "harder-tasks": ("harder_tasks", "harder_tasks/*"),
     "across-studies": ("../studies", "*", "harder_tasks/*"),
 }

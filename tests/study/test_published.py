@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,13 @@ def test_published_scores_come_again(tiny_study: Path, tmp_path: Path, monkeypat
     assert set(both["seed"]) == {1}
     np.testing.assert_array_equal(both["dsc"], both["dsc_again"])
     assert rerun_study.first_loss_difference(kept, tmp_path / "again", "scratch", 0) == 0
+
+
+def test_a_study_without_source_networks_is_published(tiny_study: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "workdir"
+    shutil.copytree(tiny_study, workdir, ignore=shutil.ignore_patterns("load_tables", "train", "figures"))
+    publish_study.publish(workdir, tmp_path / "kept", page=False)
+    assert (tmp_path / "kept" / "study.json").exists()
 
 
 def test_the_rate_that_was_chosen_is_taken(tiny_study: Path, tmp_path: Path) -> None:
