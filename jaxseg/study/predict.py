@@ -87,16 +87,23 @@ ON_DEVICE_SHARE = 0.1
 """Of a device's memory, which validation may take to stitch and count there."""
 
 
-@functools.lru_cache(maxsize=4)
-def mapped_counts(program: Program, window_batch: int, weights: str, plan: seeds.SeedPlan) -> Callable[..., Any]:
-    """`validation.make_case_counts` of a program's network, mapped over runs; compiled on first use."""
+@functools.lru_cache(maxsize=4)  # of one network, whatever trains it
+def mapped_counts(
+    model: ModelSettings,
+    classes: int,
+    window: tuple[int, ...],
+    slice_axis: int | None,
+    settings: EvaluateSettings,
+    plan: seeds.SeedPlan,
+) -> Callable[..., Any]:
+    """`validation.make_case_counts` of a network, mapped over runs; compiled on first use."""
     made = validation.make_case_counts(
-        make_model(program.model, classes=program.classes),
-        patch=program.task.window,
-        window_batch=window_batch,
-        classes=program.classes,
-        weights=weights,
-        slice_axis=program.task.slice_axis,
+        make_model(model, classes=classes),
+        patch=window,
+        window_batch=settings.window_batch,
+        classes=classes,
+        weights=settings.weights,
+        slice_axis=slice_axis,
     )
     return seeds.map_seeds(made, plan=plan, shared=(1, 2))
 
@@ -136,7 +143,8 @@ def make_counter(
             classes=program.classes,
         )
         placed = seeds.replicate(canvases, plan)
-        mapped = mapped_counts(program, settings.window_batch, settings.weights, plan)
+        task = program.task
+        mapped = mapped_counts(program.model, program.classes, task.window, task.slice_axis, settings, plan)
         return lambda params, frozen: seeds.fetch(mapped(params, frozen, placed), len(job.runs))
 
     predict = make_predict_slabs(

@@ -17,11 +17,14 @@ import jaxseg
 from jaxseg import seeds, trees, validation
 from jaxseg.data import PreparedTask, PrepareReport, resample
 from jaxseg.inference import largest_component
+from jaxseg.loop import read_metrics
 from jaxseg.metrics import calibration_error, dsc
 from jaxseg.study.plan import Program
 from jaxseg.study.predict import case_maps, counts_on_device, dsc_from_counts, make_counter, segment
+from jaxseg.study.run import run_stages
 from jaxseg.types import CaseArrays, CaseRecord, EvaluateSettings
 from tests import small
+from tests.tiny import silent, tiny_config
 
 
 def scores_of(predictions: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -176,3 +179,15 @@ def test_label_maps_of_files_carry_the_label_values_of_the_task(tiny_study: Path
     (own,), (named,) = (each.predict(image, seeds=(0,)) for each in (arm, other))
     assert own.shape == (16, 16, 1)
     np.testing.assert_array_equal(named, np.array([0, 7, 300])[own])
+
+
+@pytest.mark.slow
+def test_a_study_mapped_as_on_accelerators_validates_as_one_on_a_processor(tiny_study: Path, tmp_path: Path) -> None:
+    config = tiny_config()
+    config.runtime.seed_map = "vmap"
+    run_stages(config, tmp_path, stages=("prepare", "pretrain", "train"), progress=silent)
+    rows, expected = (read_metrics(place / "train" / "train_0" / "chunk_0") for place in (tmp_path, tiny_study))
+    assert [row["val_dsc"] is None for row in rows] == [row["val_dsc"] is None for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        if row["val_dsc"] is not None:
+            np.testing.assert_allclose(row["val_dsc"], other["val_dsc"], atol=0.01)
