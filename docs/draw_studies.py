@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from docs.rerun_study import read_table
 from jaxseg.report import write_report
 from jaxseg.report.effects import overall_dsc
+from jaxseg.report.figures import RELEVANT_DSC
 from jaxseg.report.rows import Group, Row, row_chart
 from jaxseg.report.style import arm_styles, drawing, to_svg
 from jaxseg.report.text import interval, signed
@@ -31,7 +32,6 @@ TAKEN = ("differences", "learning_curves", "filter_change", "reuse_by_depth")
 ARMS = ("transfer", "scratch_b")
 WIDTH = 7.2
 """Inches."""
-RELEVANT = (-0.01, 0.01)
 ALL = 10**9
 """Stands for all training cases where sizes are put in order."""
 
@@ -103,7 +103,7 @@ def gains(folders: Sequence[Path]) -> Figure:
             width=WIDTH,
             xlabel="Difference in DSC to scratch, 95 % for new seeds and cases",
             zero=0.0,
-            band=RELEVANT,
+            band=(-RELEVANT_DSC, RELEVANT_DSC),
             sides=("worse", "better"),
             ticks=signed,
         )
