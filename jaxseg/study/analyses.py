@@ -49,6 +49,8 @@ TABLES = {
 """Tables of this stage, by name, with their columns."""
 PICTURES = "analysis"
 """Name of the file of pictures (.npz) and of the list that says what they are (.json)."""
+DONE = "done.json"
+"""Written when all else of a variant is."""
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -61,7 +63,7 @@ def write_analyses(ready: Ready, progress: Progress) -> None:
     tools = functools.cache(functools.partial(make_tools, ready))
     folders = [ready.workdir / "analysis" / f"n{train_cases}_fold{fold}" for train_cases, fold in todo]
     for number, ((train_cases, fold), folder) in enumerate(zip(todo, folders, strict=True)):
-        if (folder / "done.json").exists():
+        if _is_measured(folder):
             continue
 
         def tell(what: str, number: int = number, folder: Path = folder) -> None:
@@ -73,7 +75,7 @@ def write_analyses(ready: Ready, progress: Progress) -> None:
             files.write_table(folder / f"{name}.csv", table.reindex(columns=list(columns)))
         files.write_arrays(folder / f"{PICTURES}.npz", arrays)
         files.write_json(folder / f"{PICTURES}.json", entries)
-        files.write_json(folder / "done.json", {"tables": list(TABLES)})
+        files.write_json(folder / DONE, {"tables": list(TABLES)})
     results = ready.workdir / "results"
     for name in TABLES:
         parts = [files.read_table(folder / f"{name}.csv") for folder in folders]
@@ -83,6 +85,12 @@ def write_analyses(ready: Ready, progress: Progress) -> None:
     for suffix in ("npz", "json"):
         files.copy(folders[0] / f"{PICTURES}.{suffix}", results / f"{PICTURES}.{suffix}")
     progress("measuring", len(todo), len(todo))
+
+
+def _is_measured(folder: Path) -> bool:
+    """Whether a variant was measured and all of its files are there as they were written."""
+    names = (*(f"{name}.csv" for name in TABLES), f"{PICTURES}.npz", f"{PICTURES}.json")
+    return files.are_sound([folder / DONE]) and files.are_sound(folder / name for name in names)
 
 
 def _plan(ready: Ready, count: int) -> seeds.SeedPlan:

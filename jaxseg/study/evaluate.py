@@ -6,6 +6,7 @@ import collections
 import concurrent.futures
 import itertools
 import os
+import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,12 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
     directory = workdir / job.directory
     rows_here = build.own_rows(study, job, hosts.index())
     part = directory / _part_name(PART, rows_here, job)
-    if not rows_here or (directory / PART).exists() or part.exists():
+    pictures = directory / _part_name(EXAMPLES, rows_here, job)
+    if not rows_here or _is_scored(directory) or files.are_sound([part, pictures]):
         return
     prepared, splits = tasks.of(job), tasks.splits[study.target]
     every_death = loop.diverged_at(loop.read_metrics(directory), len(job.runs))
     dead = [every_death[row] for row in rows_here]
-    pictures = directory / _part_name(EXAMPLES, rows_here, job)
     job = build.of_host(job, rows_here)
     tested = [() if died is not None else splits[run.key.fold].test for run, died in zip(job.runs, dead, strict=True)]
     names = sorted({name for of_run in tested for name in of_run})
@@ -97,30 +98,35 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
     files.write_table(part, pd.DataFrame(rows))
 
 
+def _is_scored(directory: Path) -> bool:
+    """Whether the files of all runs of a job are there as they were written."""
+    return files.are_sound(directory / name for name in (PART, EXAMPLES))
+
+
 def _part_name(name: str, rows: Sequence[int], job: Job) -> str:
-    """A job's file, or that of some of its runs where several hosts share them."""
-    stem, dot, ending = name.partition(".")
-    return name if len(rows) == len(job.runs) or not rows else f"{stem}_{rows[0]}-{rows[-1]}{dot}{ending}"
+    """A job's file, or that of some of its runs where several hosts share them.
+
+    Each host's files have a folder of their own, since only one process at a time may write a folder's manifest.
+    """
+    return name if len(rows) == len(job.runs) or not rows else f"part_{rows[0]}-{rows[-1]}/{name}"
 
 
 def merge_parts(study: StudySettings, workdir: Path, job: Job) -> None:
     """Puts what several hosts wrote about a job's runs into the job's own files; nothing to do with one host."""
     directory = workdir / job.directory
-    if (directory / PART).exists():
+    if _is_scored(directory):
         return
     shares = [rows for host in range(hosts.count()) if (rows := build.own_rows(study, job, host))]
     examples: dict[str, np.ndarray] = {}
     for rows in shares:
-        with np.load(directory / _part_name(EXAMPLES, rows, job)) as part:
-            for name in part.files:
-                examples.setdefault(name, part[name])
+        for name, array in files.read_arrays(directory / _part_name(EXAMPLES, rows, job)).items():
+            examples.setdefault(name, array)
     files.write_arrays(directory / EXAMPLES, examples)
     tables = [files.read_table(directory / _part_name(PART, rows, job)) for rows in shares]
     files.write_table(directory / PART, pd.concat(tables, ignore_index=True))
-    for name in (PART, EXAMPLES):
-        # Also those of earlier processes, when there was another number of hosts.
-        for part_file in directory.glob(name.replace(".", "_[0-9]*-[0-9]*.")):
-            part_file.unlink()
+    # Also those of earlier processes, when there was another number of hosts.
+    for part in directory.glob("part_[0-9]*-[0-9]*"):
+        shutil.rmtree(part)
 
 
 def _predict(
@@ -186,7 +192,7 @@ def _make_save(study: StudySettings, workdir: Path, prepared: PreparedTask) -> C
 def evaluate_priors(study: StudySettings, workdir: Path, tasks: Tasks, runs: Sequence[Run], progress: Progress) -> None:
     """Scores the mean label map of each run's training cases, and writes one part table for all of them."""
     path = workdir / PRIOR_PART
-    if path.exists():
+    if files.are_sound([path]):
         return
     prepared, splits = tasks.prepared[study.target], tasks.splits[study.target]
     classes = len(prepared.labels) + 1

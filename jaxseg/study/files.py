@@ -1,31 +1,39 @@
-"""Files of a workdir: where they lie, and writing them whole or not at all."""
+"""Files of a workdir: written whole or not at all with their checksums, and compared with these when they are read."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
-import os
-import shutil
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from jaxseg import manifest
+from jaxseg.manifest import DamagedError
 from jaxseg.types import UserError
 
 _TRIES = 5
 
+RERUN = "run the study again with the same command, which writes it anew from what is sound"
+"""What helps where a file that a study derived is damaged."""
+
+_Read = TypeVar("_Read")
+
+
+# ------------------------------------------------------------------------------------------------------------- write
+
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file under a partial name, then renames it: a reader or a crash never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    """Writes a text in UTF-8, durably, whole or not at all."""
+    manifest.write(path, text.encode())
 
 
 def write_json(path: Path, tree: Any) -> None:
@@ -35,24 +43,9 @@ def write_json(path: Path, tree: Any) -> None:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an .npz file without pickles, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as handle:
-        np.savez_compressed(handle, allow_pickle=False, **arrays)
-    os.replace(partial, path)
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copies a file, whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    shutil.copyfile(source, partial)
-    os.replace(partial, target)
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON; an empty dict where there is no file."""
-    return json.loads(path.read_text()) if path.exists() else {}
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    manifest.write(path, content.getvalue())
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -60,13 +53,109 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     write_text(path, table.to_csv(index=False))
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Reads a CSV exactly as it was written: names stay text, and only empty fields are missing."""
-    texts = ("arm", "arm_a", "arm_b", "worst_arm", "case", "group", "label", "unit", "hd_definition", "status")
+def copy(source: Path, target: Path) -> None:
+    """Copies a file that is as it was written, whole or not at all."""
+    manifest.write(target, manifest.read(source, RERUN))
+
+
+# -------------------------------------------------------------------------------------------------------------- read
+
+
+def read_text(path: Path, mend: str = RERUN) -> str:
+    """Reads a text in UTF-8.
+
+    Args:
+        path: Of the file.
+        mend: What helps where it is damaged, for the message.
+
+    Raises:
+        FileNotFoundError: It was never written.
+        DamagedError: It is not as it was written, or is no such text; the same for every reader here.
+    """
+    return _decoded(path, mend, lambda content: content.decode())
+
+
+def read_json(path: Path, mend: str = RERUN) -> dict[str, Any]:
+    """Reads a JSON object; an empty dict where there is no file."""
     try:
-        return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(texts, str))
-    except pd.errors.EmptyDataError:  # written without rows or columns: all runs of a job diverged
-        return pd.DataFrame()
+        found = _decoded(path, mend, json.loads)
+    except FileNotFoundError:
+        return {}
+    if not isinstance(found, dict):
+        raise DamagedError(path, f"it holds a {type(found).__name__} and not a JSON object", mend)
+    return found
+
+
+def read_list(path: Path, mend: str = RERUN) -> list[Any]:
+    """Reads a JSON list."""
+    found = _decoded(path, mend, json.loads)
+    if not isinstance(found, list):
+        raise DamagedError(path, f"it holds a {type(found).__name__} and not a JSON list", mend)
+    return found
+
+
+def read_arrays(path: Path, mend: str = RERUN) -> dict[str, np.ndarray]:
+    """Reads all arrays of an .npz file; nothing is unpickled."""
+
+    def arrays(content: bytes) -> dict[str, np.ndarray]:
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+
+    return _decoded(path, mend, arrays)
+
+
+def read_table(path: Path, mend: str = RERUN) -> pd.DataFrame:
+    """Reads a CSV, compressed where its name ends in .gz, exactly as it was written.
+
+    Names stay text, and only empty fields are missing.
+    """
+    texts = ("arm", "arm_a", "arm_b", "worst_arm", "case", "group", "label", "unit", "hd_definition", "status")
+    compression: Literal["gzip"] | None = "gzip" if path.suffix == ".gz" else None
+
+    def table(content: bytes) -> pd.DataFrame:
+        try:
+            return pd.read_csv(
+                io.BytesIO(content),
+                keep_default_na=False,
+                na_values=[""],
+                dtype=dict.fromkeys(texts, str),
+                compression=compression,
+            )
+        except pd.errors.EmptyDataError:  # written without rows or columns: all runs of a job diverged
+            return pd.DataFrame()
+
+    return _decoded(path, mend, table)
+
+
+def _decoded(path: Path, mend: str, decode: Callable[[bytes], _Read]) -> _Read:
+    """What a file holds. Only its content can be at fault here: errors of the disk come before, from reading it."""
+    content = manifest.read(path, mend)
+    try:
+        return decode(content)
+    # What damaged bytes make the decoders of text, JSON, ZIP and CSV raise. RecursionError comes of brackets without
+    # end, EOFError and OSError of a compressed stream that is cut or altered.
+    except (ValueError, KeyError, RecursionError, EOFError, OSError, zipfile.BadZipFile) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DamagedError(path, f"it cannot be read ({cause})", mend) from None
+
+
+def are_sound(paths: Iterable[Path]) -> bool:
+    """Whether files are there as they were written.
+
+    Each one that is there and is not gets a warning, since the caller makes it anew.
+    """
+    sound = True
+    for path in paths:
+        reason = manifest.damage(path)
+        if reason is None:
+            continue
+        sound = False
+        if path.exists() or path.name in manifest.sealed(path.parent):
+            warnings.warn(f"{path} is damaged ({reason}); it is made anew", stacklevel=2)
+    return sound
+
+
+# -------------------------------------------------------------------------------------------------------------- lock
 
 
 @contextlib.contextmanager

@@ -87,9 +87,8 @@ def merge_examples(
     """One file of example slices from the jobs' files, and a list that says what they are."""
     merged: dict[str, np.ndarray] = {}
     for job in jobs:
-        with np.load(workdir / job.directory / evaluate.EXAMPLES) as part:
-            for name in part.files:
-                merged.setdefault(name, part[name])
+        for name, array in files.read_arrays(workdir / job.directory / evaluate.EXAMPLES).items():
+            merged.setdefault(name, array)
     arms = [arm.name for arm in study.arms]
     entries: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}
@@ -113,8 +112,7 @@ def merge_examples(
         for arm_index, arm in enumerate(present):
             arrays[f"prediction_{position}_{arm_index}"] = merged[f"prediction_{index}_{arm}"]
     results = workdir / "results"
-    results.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(results / "examples.npz", allow_pickle=False, **arrays)
+    files.write_arrays(results / "examples.npz", arrays)
     files.write_json(results / "examples.json", entries)
 
 

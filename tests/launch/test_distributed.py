@@ -19,7 +19,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from jaxseg import checkpoint, config, hosts, loop
+from jaxseg import checkpoint, config, hosts, loop, manifest
 from jaxseg.study import build, evaluate, files
 from jaxseg.study.ready import prepare
 from jaxseg.types import UserError
@@ -140,15 +140,15 @@ def test_hosts_score_their_own_runs_and_the_first_puts_them_together(
     monkeypatch.setattr(hosts, "count", lambda: 3)
     for job in ready.plan.of_kind("train"):
         directory = workdir / job.directory
-        (directory / evaluate.PART).unlink()
-        (directory / "cases_0-9.csv").write_text("from another number of hosts\n")
+        manifest.remove(directory / evaluate.PART)
+        files.write_text(directory / "part_0-9" / evaluate.PART, "from another number of hosts\n")
         for index in range(3):
             monkeypatch.setattr(hosts, "index", lambda index=index: index)
             evaluate.evaluate_job(ready.study, workdir, ready.tasks, job, silent(""))
         rows = [build.own_rows(ready.study, job, index) for index in range(3)]
         assert sorted(itertools.chain(*rows)) == list(range(len(job.runs)))
         evaluate.merge_parts(ready.study, workdir, job)
-        assert [path.name for path in directory.glob("cases*")] == [evaluate.PART]
+        assert [path.name for path in directory.rglob("cases*")] == [evaluate.PART]
         ours, theirs = (
             files.read_table(place / job.directory / evaluate.PART).sort_values(["arm", "seed", "case", "label"])
             for place in (workdir, tiny_study)
