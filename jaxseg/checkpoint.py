@@ -1,20 +1,21 @@
 """Orbax in one place: saving a job's runs, resuming them, and reading one run without the others.
 
 A checkpoint is a `state` item (the stacked `TrainState`, run axis first, keys as their raw words), where runs share
-frozen parameters a `shared` item (no run axis), and a `meta` item (JSON: what the job says of itself, and a checksum of
-every array, run by run). Directories appear under their final name only when complete, so a killed job leaves whole
-checkpoints; what a disk does to them later the checksums tell.
+frozen parameters a `shared` item (no run axis), a `log` item (what was measured so far) and a `meta` item (JSON: what
+the job says of itself, a checksum of every array, run by run, and one of this JSON). Directories appear under their
+final name only when complete, so a killed job leaves whole checkpoints; what a disk does to them later the checksums
+tell. Nothing is handed out that was not compared with them.
+
+Arrays are stored in one chunk a run, so that one run is read without the others.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import warnings
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore as ts
 
-from jaxseg import hosts, trees
+from jaxseg import hosts, stored, trees
+from jaxseg.manifest import DamagedError
+from jaxseg.stored import CHECKSUMS as CHECKSUMS
+from jaxseg.stored import START as START
+from jaxseg.stored import read_meta as read_meta
+from jaxseg.stored import saved_steps as saved_steps
 from jaxseg.types import Frozen, Params, TrainState, UserError
-
-CHECKSUMS = "crc32"
-"""Entry of `meta`."""
 
 _policies = ocp.checkpoint_managers
 
@@ -60,17 +62,9 @@ def _with_raw_key(state: TrainState) -> TrainState:
     return dataclasses.replace(state, key=jax.random.key_data(state.key))
 
 
-def _sum_rows(array: Any) -> list[int]:
-    return [zlib.crc32(row.tobytes()) for row in np.asarray(array)]
-
-
 def _sum_all_rows(array: Any) -> list[int]:
     """Checksums of the rows of all hosts; each host has its own rows' and hears the others'."""
-    return hosts.gather(np.array(_sum_rows(array), np.int64)).tolist()
-
-
-def _sum_shared(array: Any) -> int:
-    return zlib.crc32(np.asarray(array).tobytes())
+    return hosts.gather(np.array(stored.sum_rows(array), np.int64)).tolist()
 
 
 def save(
@@ -79,9 +73,10 @@ def save(
     state: TrainState,
     meta: dict[str, Any],
     shared: Frozen | None = None,
+    log: Mapping[str, np.ndarray] | None = None,
     *,
     join: Callable[[Any], Any] = lambda tree: tree,
-) -> None:
+) -> dict[str, Any]:
     """Saves a stacked state in the background; the state may be donated or changed once this returns.
 
     A step that is already saved is left alone: the same step holds the same bits.
@@ -92,21 +87,29 @@ def save(
         state: Run axis first; with several hosts, this host's runs.
         meta: JSON that says what the runs are.
         shared: Frozen parameters of all runs, without a run axis.
+        log: What was measured so far; none of the arrays is empty.
         join: Makes one array of what the hosts have; see `seeds.across_hosts`.
+
+    Returns:
+        The checksums.
     """
+    raw = _with_raw_key(state)
+    whole = {"shared": shared or {}, "log": dict(log or {})}
+    sums: dict[str, Any] = {f"state/{path}": _sum_all_rows(leaf) for path, leaf in trees.flatten(raw).items()}
+    for item, tree in whole.items():
+        sums |= {f"{item}/{path}": stored.sum_whole(leaf) for path, leaf in trees.flatten(tree).items()}
     if step in manager.all_steps():
-        return
-    raw, common = _with_raw_key(state), shared or {}
-    sums = {f"state/{path}": _sum_all_rows(leaf) for path, leaf in trees.flatten(raw).items()}
-    common_sums = {f"shared/{path}": _sum_shared(leaf) for path, leaf in trees.flatten(common).items()}
+        return sums
+    joined = join(raw)
+    by_run = jax.tree.map(lambda leaf: ocp.SaveArgs(shard_axes=(0,)), joined)
     items: dict[str, Any] = {
-        "state": ocp.args.StandardSave(join(raw)),
-        "meta": ocp.args.JsonSave(meta | {CHECKSUMS: sums | common_sums}),
+        "state": ocp.args.StandardSave(joined, save_args=by_run),
+        "meta": ocp.args.JsonSave(stored.sealed(meta | {CHECKSUMS: sums})),
     }
-    if common:
-        items["shared"] = ocp.args.StandardSave(common)
+    items |= {item: ocp.args.StandardSave(tree) for item, tree in whole.items() if tree}
     if not manager.save(step, args=ocp.args.Composite(**items)):
         raise RuntimeError(f"Orbax did not save step {step} in {manager.directory}")
+    return sums
 
 
 def restore(
@@ -121,11 +124,11 @@ def restore(
         rows: Positions on the saved run axis, which may be padded for another number of devices; None for all.
 
     Raises:
-        UserError: The saved state has another structure: it comes from other settings.
+        UserError: The saved state has another structure (it comes from other settings), or is damaged.
     """
     raw = jax.eval_shape(_with_raw_key, like)
     # Not by Orbax, which pads or cuts an array of another shape and fills what is not there with None.
-    arrays = _open_arrays(Path(manager.directory), step)
+    arrays = stored.open_item(Path(manager.directory), step, "state")
     found = {path: tuple(array.shape) for path, array in arrays.items()}
     num_saved = found["step"][0]
     wanted = {path: (num_saved, *leaf.shape) for path, leaf in trees.flatten(raw).items()}
@@ -138,9 +141,8 @@ def restore(
             f"{path} is {found.get(path, 'absent')} there and {wanted.get(path, 'absent')} here",
         )
 
-    chosen = range(num_saved) if rows is None else rows
-    reads = {path: array[list(chosen)].read() for path, array in arrays.items()}
-    state = trees.map_with_path(lambda path, _: reads[path].result(), raw)
+    read = stored.read_checked(Path(manager.directory), step, arrays, range(num_saved) if rows is None else rows)
+    state = trees.map_with_path(lambda path, _: read[path], raw)
     return dataclasses.replace(state, key=jax.random.wrap_key_data(jnp.asarray(state.key), impl="threefry2x32"))
 
 
@@ -151,87 +153,62 @@ def _of_another_study(directory: Any, step: int, difference: str) -> UserError:
     )
 
 
-def saved_steps(directory: Path) -> tuple[int, ...]:
-    """Steps saved in a directory, ascending; empty when there is none."""
-    if not directory.is_dir():
-        return ()
-    return tuple(sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdigit()))
-
-
-def read_meta(directory: Path, step: int) -> dict[str, Any]:
-    """What a job said of a saved step, with the arrays' checksums."""
-    return json.loads((directory / str(step) / "meta" / "metadata").read_text())
-
-
 def damage(directory: Path, step: int) -> str | None:
-    """What is wrong with a checkpoint's files: arrays that cannot be read or differ from their checksums; else None."""
+    """What is wrong with a checkpoint's files: arrays that cannot be read or differ from their checksums; else None.
+
+    Raises:
+        OSError: Files are there and cannot be read at the moment, which is no damage.
+    """
     try:
         sums = read_meta(directory, step)[CHECKSUMS]
-        arrays = {f"state/{path}": array for path, array in _open_arrays(directory, step).items()}
-        if any(path.startswith("shared/") for path in sums):
-            arrays |= {f"shared/{path}": array for path, array in _open_arrays(directory, step, item="shared").items()}
-        if arrays.keys() != sums.keys():
-            return f"{len(sums)} arrays were saved, {len(arrays)} are there"
-        for path, array in arrays.items():
-            found = array.read().result()
-            if sums[path] != (_sum_shared(found) if path.startswith("shared/") else _sum_rows(found)):
-                return f"{path} differs from its checksum"
+        found: set[str] = set()
+        for item in sorted({path.partition("/")[0] for path in sums}):
+            for path, array in stored.open_arrays(directory, step, item=item).items():
+                name, values = f"{item}/{path}", array.read().result()
+                found.add(name)
+                sum_of = stored.sum_whole if item in stored.WITHOUT_RUNS else stored.sum_rows
+                if sums.get(name) != sum_of(values):
+                    return f"{name} differs from its checksum"
+        if missing := sorted(sums.keys() - found):
+            return f"{missing[0]} is not there"
+    except DamagedError as error:
+        return f"{error.path.name}: {error.reason}"
     # Whatever a damaged file makes the readers raise: a cut manifest, bytes that do not decompress, a missing file.
     except Exception as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'unreadable'}"
+        stored.let_the_disk_speak(directory / str(step))
+        return f"{type(error).__name__}: {stored.first_line(error)}"
     return None
 
 
 def latest_sound(directory: Path) -> int | None:
     """The last saved step whose files are as they were written; None where there is none.
 
-    Later steps that are damaged are warned of and set aside, in a folder `damaged` beside this one.
+    Later steps that are damaged are warned of and set aside.
+
+    Raises:
+        OSError: Files cannot be read at the moment; nothing was set aside for it.
     """
     for step in reversed(saved_steps(directory)):
         reason = damage(directory, step)
         if reason is None:
             return step
-        aside = directory.parent / "damaged"
-        aside.mkdir(exist_ok=True)
-        number = len(list(aside.iterdir()))
-        os.replace(directory / str(step), aside / f"{step}_{number}")
+        aside = set_aside(directory, step)
         warnings.warn(
-            f"checkpoint {directory / str(step)} is damaged ({reason}); set aside in {aside}, "
+            f"checkpoint {directory / str(step)} is damaged ({reason}); set aside as {aside}, "
             f"going on from the one before",
             stacklevel=2,
         )
     return None
 
 
-def _open_arrays(directory: Path, step: int, prefix: str = "", item: str = "state") -> dict[str, ts.TensorStore]:
-    """Handles on the arrays at or below a name of a saved item (all for an empty name), by slash-joined path."""
-    base = f"file://{(directory / str(step) / item).absolute()}/"
-    if step not in saved_steps(directory):
-        raise UserError(
-            f"no checkpoint of step {step} in {directory}; saved steps: {', '.join(map(str, saved_steps(directory)))}"
-        )
-    store = ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
-    names = sorted(key.decode().removesuffix("/.zarray") for key in store.list().result() if key.endswith(b"/.zarray"))
-    opening = {
-        name: ts.open(
-            {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"}}, open=True, read=True
-        )
-        for name in names
-        if not prefix or f"{name}.".startswith(f"{prefix}.")
-    }
-    return {name.replace(".", "/"): array.result() for name, array in opening.items()}
-
-
-def _read_checked(arrays: dict[str, ts.TensorStore], runs: Sequence[int], sums: dict[str, Any], where: str) -> Any:
-    reads = {path: array[list(runs)].read() for path, array in arrays.items()}
-    found = {path: np.asarray(read.result()) for path, read in reads.items()}
-    for path, array in found.items():
-        if _sum_rows(array) != [sums[f"state/{path}"][run] for run in runs]:
-            raise UserError(
-                f"checkpoint {where}: {path} differs from its checksum, the file is damaged; delete that folder and "
-                f"run the study again, which goes on from the checkpoint before"
-            )
-    return found
+def set_aside(directory: Path, step: int) -> Path:
+    """Moves a step, if it is there, to a folder `damaged` beside the directory; gives its new place."""
+    aside = directory.parent / "damaged"
+    aside.mkdir(exist_ok=True)
+    place = aside / f"{step}_{len(list(aside.iterdir()))}"
+    if (directory / str(step)).exists():
+        os.replace(directory / str(step), place)
+    return place
 
 
 def read_own_params(directory: Path, step: int, runs: Sequence[int]) -> Params:
@@ -245,17 +222,25 @@ def read_own_params(directory: Path, step: int, runs: Sequence[int]) -> Params:
     Raises:
         UserError: The step is not saved, or its files are damaged.
     """
-    arrays = _open_arrays(directory, step, "params")
-    sums = read_meta(directory, step)[CHECKSUMS]
-    return trees.unflatten(_read_checked(arrays, runs, sums, f"{directory}/{step}"))["params"]
+    return stored.read_below(directory, step, "params", runs)
 
 
 def read_shared(directory: Path, step: int) -> Frozen:
-    """Frozen parameters that all runs of a job share; `{}` where there are none."""
-    if not (directory / str(step) / "shared").is_dir():
-        return {}
-    arrays = _open_arrays(directory, step, item="shared")
-    return trees.unflatten({path: np.asarray(array.read().result()) for path, array in arrays.items()})
+    """Frozen parameters that all runs of a job share; `{}` where there are none.
+
+    Raises:
+        UserError: The step is not saved, or its files are damaged.
+    """
+    return stored.read_whole(directory, step, "shared")
+
+
+def read_log(directory: Path, step: int) -> dict[str, np.ndarray]:
+    """What was measured up to a step (see `jaxseg.logs`); `{}` where nothing was yet.
+
+    Raises:
+        UserError: The step is not saved, or its files are damaged.
+    """
+    return stored.read_whole(directory, step, "log")
 
 
 def read_params(directory: Path, step: int, runs: Sequence[int]) -> Params:
@@ -278,17 +263,18 @@ def read_best(directory: Path, step: int, run: int) -> tuple[Params, int, float]
     Raises:
         UserError: The job kept no best parameters.
     """
-    arrays = _open_arrays(directory, step, "best")
-    if not arrays:
+    stacked = stored.read_below(directory, step, "best", [run])
+    if stacked is None:
         raise UserError(f"checkpoint {directory}/{step} holds no best parameters; train with train.keep_best = True")
-    sums = read_meta(directory, step)[CHECKSUMS]
-    best = trees.take(trees.unflatten(_read_checked(arrays, [run], sums, f"{directory}/{step}"))["best"], 0)
+    best = trees.take(stacked, 0)
     return trees.merge(best["params"], read_shared(directory, step)), int(best["step"]), float(best["dsc"])
 
 
 def param_shapes(directory: Path, step: int) -> Params:
     """Shapes and types of one run's parameters, without reading them."""
-    own = {path: (array.shape[1:], array) for path, array in _open_arrays(directory, step, "params").items()}
+    own = {
+        path: (array.shape[1:], array) for path, array in stored.open_item(directory, step, "state", "params").items()
+    }
     shared = read_shared(directory, step)
     shapes = {path: jax.ShapeDtypeStruct(shape, array.dtype.numpy_dtype) for path, (shape, array) in own.items()}
     return trees.merge(trees.unflatten(shapes)["params"], shared)

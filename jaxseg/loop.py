@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +17,8 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from jaxseg import checkpoint, hosts, seeds
+from jaxseg import checkpoint, hosts, logs, seeds
 from jaxseg.types import Cohort, Frozen, Params, Progress, RunInputs, RunLine, TrainSettings, TrainState
-
-METRICS_FILE = "metrics.jsonl"
 
 
 class Interrupted(BaseException):
@@ -94,45 +92,6 @@ class Fit:
     """Saved beside each checkpoint."""
 
 
-def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """Rows of a job's metrics file, in order of steps; a row cut short by a crash is left out."""
-    path = directory / METRICS_FILE
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def diverged_at(rows: list[dict[str, Any]], num_runs: int) -> list[int | None]:
-    """The step at which each run diverged (its first non-finite loss or gradient), or None."""
-    steps: list[int | None] = [None] * num_runs
-    last = 0
-    for row in rows:
-        for run, alive in enumerate(row["steps_alive"]):
-            if steps[run] is None and alive < row["step"] - last:
-                steps[run] = last + alive
-        last = row["step"]
-    return steps
-
-
-def median_step_seconds(rows: list[dict[str, Any]]) -> float:
-    """Median over compiled calls of the seconds of one step of all runs; compiling and validation are not in it."""
-    times = [row["step_seconds"] for row in rows if row["step_seconds"] is not None]
-    return float(np.median(times)) if times else float("nan")
-
-
-def _replace_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes a file of JSON lines whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(partial, path)
-
-
 def is_done(directory: Path, steps: int) -> bool:
     """Whether a job's last checkpoint is there."""
     return steps in checkpoint.saved_steps(directory / "checkpoints")
@@ -158,26 +117,27 @@ def fit(job: Fit, progress: Progress) -> None:
         checkpoint.open_manager(folder, keep=job.keep, snapshots=settings.snapshots) as manager,
         held_signals() as signalled,
     ):
-        save = functools.partial(
-            checkpoint.save, manager, meta=job.meta, join=functools.partial(seeds.across_hosts, plan=job.plan)
-        )
         progress("compiling", 0, settings.steps)
-        shared = job.shared() if saved < 0 else checkpoint.read_shared(folder, saved)
         if saved < 0:
-            saved, state = 0, seeds.put(job.init(), job.plan)
-            save(saved, state, shared=shared)
+            saved, shared, state = 0, job.shared(), seeds.put(job.init(), job.plan)
+            start = _save_start(manager, job, state, shared)
+            rows = []
         else:
+            start, shared = _start_sums(folder, saved), checkpoint.read_shared(folder, saved)
+            rows = logs.read_log(job.directory, len(job.names)).rows
             state = seeds.put(checkpoint.restore(manager, saved, job.like, job.rows), job.plan)
+        save = functools.partial(
+            checkpoint.save,
+            manager,
+            meta=job.meta | {checkpoint.START: start},
+            shared=shared,
+            join=functools.partial(seeds.across_hosts, plan=job.plan),
+        )
         frozen = seeds.replicate(shared, job.plan)
-        rows = [row for row in read_metrics(job.directory) if row["step"] <= saved]
-        if not hosts.from_first(len(rows)):
-            start = _of_all(job, job.validate(state.params, frozen)).tolist()
-            none = [0] * len(job.names)
-            rows = [{"step": 0, "loss": None, "val_dsc": start, "steps_alive": none, "step_seconds": None}]
-        if hosts.is_first():
-            _replace_lines(job.directory / METRICS_FILE, rows)
-
-        with _Log(job, saved, progress) as log:
+        if not rows:  # it stopped between saving the start and its first validation, or begins now
+            dsc = _of_all(job, job.validate(state.params, frozen))
+            rows = [logs.Row(0, None, dsc, np.zeros(len(job.names), int), None)]
+        with _Log(job, rows, progress) as log:
             feed = job.feed(saved)
             for step in range(saved, settings.steps, settings.log_every):
                 stop = min(step + settings.log_every, settings.steps)
@@ -193,14 +153,47 @@ def fit(job: Fit, progress: Progress) -> None:
                     if job.observe is not None:
                         state = job.observe(state, seeds.put(dsc.astype(np.float32), job.plan))
                 if saves:
-                    # Rows first: a checkpoint whose rows are missing could not be resumed exactly.
                     log.flush()
-                    save(stop, state, shared=shared)
+                    save(stop, state, log=logs.to_arrays(log.whole()))
                 if came is not None and not last:
                     manager.wait_until_finished()
                     raise Interrupted(
                         came, f"saved step {stop} of {job.directory}; the same command goes on from there"
                     )
+
+
+def _save_start(manager: Any, job: Fit, state: TrainState, shared: Frozen) -> dict[str, Any]:
+    """Saves step 0 and gives its checksums."""
+    join = functools.partial(seeds.across_hosts, plan=job.plan)
+    return checkpoint.save(manager, 0, state, job.meta, shared, join=join)
+
+
+def _start_sums(folder: Path, saved: int) -> dict[str, Any]:
+    """Checksums of step 0, from the checkpoint that training goes on from."""
+    meta = checkpoint.read_meta(folder, saved)
+    return meta[checkpoint.CHECKSUMS if saved == 0 else checkpoint.START]
+
+
+def mend_start(job: Fit) -> str | None:
+    """Makes step 0 of a finished job anew, where it is damaged or gone, and puts it in its place if it is the same.
+
+    The start of a run is a function of its seed and of what it loads. On a machine that computes it to other bits, the
+    start that was lost cannot be made.
+
+    Returns:
+        Why it could not be made; None where it is in place.
+    """
+    folder, aside = job.directory / "checkpoints", job.directory / "start"
+    expected = _start_sums(folder, checkpoint.saved_steps(folder)[-1])
+    with checkpoint.open_manager(aside, keep=1) as manager:
+        made = _save_start(manager, job, seeds.put(job.init(), job.plan), job.shared())
+    same = hosts.from_first(made == expected)
+    if hosts.is_first():
+        if same:
+            checkpoint.set_aside(folder, 0)
+            os.replace(aside / "0", folder / "0")
+        shutil.rmtree(aside)
+    return None if same else "this machine or version computes the start to other numbers than those that were saved"
 
 
 def _preempted(manager: Any, stop: int, settings: TrainSettings) -> int | None:
@@ -261,8 +254,9 @@ class _Log:
     Every host tells the others what it measured; the first one writes.
     """
 
-    def __init__(self, job: Fit, saved: int, progress: Progress) -> None:
-        self._job, self._saved, self._progress = job, saved, progress
+    def __init__(self, job: Fit, rows: list[logs.Row], progress: Progress) -> None:
+        self._job, self._rows, self._progress = job, rows, progress
+        self._saved = rows[-1].step
         self._waiting: _Call | None = None
         self._begun = (0, 0, 0.0)
         self._ready = 0.0
@@ -271,13 +265,18 @@ class _Log:
     def __enter__(self) -> _Log:
         self._open = contextlib.ExitStack()
         if hosts.is_first():
-            self._file = self._open.enter_context(open(self._job.directory / METRICS_FILE, "a"))
+            logs.write_lines(self._job.directory, self._rows)
+            self._file = self._open.enter_context(open(self._job.directory / logs.METRICS_FILE, "a"))
             board = SummaryWriter(str(self._job.directory), purge_step=self._saved + 1)
             self._board = self._open.enter_context(contextlib.closing(board))
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._open.close()
+
+    def whole(self) -> logs.TrainingLog:
+        """All rows so far, those of earlier processes first."""
+        return logs.make_log(self._rows, len(self._job.names))
 
     def dispatched(self, start: int, stop: int) -> None:
         """A call is about to be made."""
@@ -316,17 +315,12 @@ class _Log:
         count, steps = len(self._job.names), call.stop - call.start
         seconds = call.seconds / steps
         loss, alive = (_of_all(self._job, values) for values in _totals(call.parts, len(self._job.rows)))
+        # The first call of a process compiles, so its time says nothing about a step.
+        row = logs.Row(call.stop, loss, call.dsc, alive, None if call.start == self._saved else seconds)
+        self._rows.append(row)
         if not hosts.is_first():
             return
-        row = {
-            "step": call.stop,
-            "loss": loss.tolist(),
-            "val_dsc": None if call.dsc is None else call.dsc.tolist(),
-            "steps_alive": alive.tolist(),
-            # The first call of a process compiles, so its time says nothing about a step.
-            "step_seconds": None if call.start == self._saved else seconds,
-        }
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(row.to_json())
         self._file.flush()
         _to_board(self._board, self._job.names, call.stop, loss, call.dsc)
         known = [None] * count if self._last_dsc is None else self._last_dsc.tolist()

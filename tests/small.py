@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg import data, losses, optim, seeds, train, trees
+from jaxseg import data, logs, losses, optim, seeds, train, trees
 from jaxseg.data import synthetic
 from jaxseg.models import make_model
 from jaxseg.streams import stream_key
@@ -183,3 +184,10 @@ def run_inputs(count: int, *, cases: Sequence[int] = (0, 1, 2, 3), rate: float =
 def bits(tree: Any) -> dict[str, bytes]:
     """Every leaf's bytes by path, for comparisons that tell -0 from 0 and one NaN from another."""
     return {path: np.asarray(leaf).tobytes() for path, leaf in trees.flatten(tree).items()}
+
+
+def metric_lines(directory):
+    """Rows of metrics.jsonl, which may be growing: a line that is not yet whole is left out."""
+    path = directory / logs.METRICS_FILE
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]

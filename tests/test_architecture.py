@@ -26,7 +26,9 @@ MAY_IMPORT = {
     "data": BOTTOM | {"manifest"},
     "seeds": BOTTOM,
     "hosts": BOTTOM,
-    "checkpoint": BOTTOM | {"hosts", "manifest"},
+    "stored": BOTTOM | {"manifest"},
+    "checkpoint": BOTTOM | {"hosts", "manifest", "stored"},
+    "logs": {"checkpoint"},
     "fields": BOTTOM,
     "checks": BOTTOM | {"fields"},
     "config": BOTTOM | {"fields", "checks"},
@@ -34,7 +36,7 @@ MAY_IMPORT = {
     "inference": BOTTOM | {"models"},
     "validation": BOTTOM | {"models", "inference"},
     "analysis": BOTTOM | {"models", "metrics", "seeds", "inference"},
-    "loop": BOTTOM | {"train", "seeds", "data", "hosts", "checkpoint", "config"},
+    "loop": BOTTOM | {"train", "seeds", "data", "hosts", "checkpoint", "logs", "config"},
     "report": {"types"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT) - {"report"}

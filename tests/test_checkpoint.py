@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg import checkpoint, optim, seeds, trees
+from jaxseg import checkpoint, optim, seeds, stored, trees
+from jaxseg.manifest import DamagedError
 from jaxseg.types import UserError
 from tests import small
 
@@ -93,6 +94,61 @@ def test_one_run_is_read_without_the_others(saved):
             assert jax.tree.structure(got) == jax.tree.structure(LIKE.params)
     some = checkpoint.read_params(directory, 4, [2, 0])
     assert small.bits(some) == small.bits(trees.take(states[4].params, np.array([2, 0])))
+
+
+def test_every_run_has_chunks_of_its_own(saved):
+    directory, _ = saved
+    for array in stored.open_arrays(directory, 4).values():
+        assert array.chunk_layout.read_chunk.shape == (1, *array.shape[1:])
+
+
+SHARED = {"encoder": {"kernel": np.arange(600, dtype=np.float32).reshape(20, 30)}}
+LOG = {"loss": np.linspace(0, 1, 40).reshape(2, 20), "step": np.arange(20)}
+
+
+@pytest.fixture
+def with_shared(tmp_path):
+    """A directory whose step 2 has every kind of item."""
+    with checkpoint.open_manager(tmp_path, keep=1) as manager:
+        checkpoint.save(manager, 2, states_of(2), {"runs": ["a", "b"], "made_with": {"version": 1.5}}, SHARED, LOG)
+    return tmp_path
+
+
+def test_what_all_runs_share_and_what_was_measured_come_back(with_shared):
+    np.testing.assert_array_equal(
+        checkpoint.read_shared(with_shared, 2)["encoder"]["kernel"], SHARED["encoder"]["kernel"]
+    )
+    found = checkpoint.read_log(with_shared, 2)
+    assert found.keys() == LOG.keys()
+    for name, array in LOG.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_no_reader_hands_out_what_was_not_saved(with_shared):
+    """Bits flipped in every file of a checkpoint: each reader gives what was saved, or says that it is damaged."""
+    readers = (
+        lambda: checkpoint.read_meta(with_shared, 2),
+        lambda: small.bits(checkpoint.read_own_params(with_shared, 2, [0, 1])),
+        lambda: small.bits(checkpoint.read_shared(with_shared, 2)),
+        lambda: small.bits(checkpoint.read_log(with_shared, 2)),
+    )
+    good = [read() for read in readers]
+    rng = np.random.default_rng(0)
+    refused = 0
+    for path in sorted(path for path in (with_shared / "2").rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        for _ in range(12):
+            changed = bytearray(content)
+            changed[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+            path.write_bytes(changed)
+            for read, expected in zip(readers, good, strict=True):
+                try:
+                    assert read() == expected, path
+                except DamagedError:
+                    refused += 1
+        path.write_bytes(content)
+    assert refused > 50
+    assert [read() for read in readers] == good
 
 
 def test_step_0_and_the_last_steps_are_kept(tmp_path):

@@ -2,8 +2,9 @@
 
 import dataclasses
 import gc
-import json
+import re
 import resource
+import shutil
 import signal
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg import checkpoint, loop, seeds, train, trees
+from jaxseg import checkpoint, logs, loop, seeds, train, trees
 from jaxseg.data import residence
 from jaxseg.types import TrainSettings
 from tests import small
@@ -73,7 +74,7 @@ def final(directory, runs=range(4), step=12):
 
 def rows_of(directory):
     """Metrics without the clock."""
-    return [row | {"step_seconds": None} for row in loop.read_metrics(directory)]
+    return [row | {"step_seconds": None} for row in small.metric_lines(directory)]
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +87,16 @@ def whole(tmp_path_factory):
 
 def test_a_job_leaves_its_start_its_last_steps_and_a_row_a_call(whole):
     assert checkpoint.saved_steps(folder(whole)) == (0, 8, 12)
-    rows = loop.read_metrics(whole)
+    rows = small.metric_lines(whole)
     assert [row["step"] for row in rows] == [0, 2, 4, 6, 8, 10, 12]
     assert [row["step"] for row in rows if row["val_dsc"] is not None] == [0, 4, 8, 12]
     assert [row["step_seconds"] is None for row in rows] == [True, True, *[False] * 5]
-    assert loop.diverged_at(rows, 4) == [None] * 4
+    assert logs.read_log(whole, 4).diverged_at == [None] * 4
     last = checkpoint.read_params(folder(whole), 12, range(4))
     np.testing.assert_allclose(rows[-1]["val_dsc"], score(last, {}))
     assert loop.is_done(whole, 12)
     loop.fit(make_fit(whole), silent)  # nothing to do
-    assert loop.read_metrics(whole) == rows
+    assert small.metric_lines(whole) == rows
 
 
 def test_a_run_of_nan_leaves_the_other_three_as_they_are_without_it(whole, tmp_path):
@@ -107,7 +108,7 @@ def test_a_run_of_nan_leaves_the_other_three_as_they_are_without_it(whole, tmp_p
     ours, healthy = rows_of(tmp_path), rows_of(whole)
     for one, other in zip(ours[1:], healthy[1:], strict=True):
         assert [one["loss"][run] for run in others] == [other["loss"][run] for run in others]
-    assert loop.diverged_at(ours, 4) == [None, None, 1, None]
+    assert logs.read_log(tmp_path, 4).diverged_at == [None, None, 1, None]
     assert [line.alive for line in lines[-1]] == [True, True, False, True]
 
 
@@ -183,7 +184,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_goes_on(harm, whol
     loop.fit(make_fit(tmp_path), silent)
     harm(tmp_path, 12)
     assert checkpoint.damage(folder(tmp_path), 8) is None
-    with pytest.warns(UserWarning, match=r"checkpoints/12 is damaged \(.*\); set aside in .*damaged, going on"):
+    with pytest.warns(UserWarning, match=r"checkpoints/12 is damaged \(.*\); set aside as .*damaged.*, going on"):
         loop.fit(make_fit(tmp_path), silent)
     assert final(tmp_path) == final(whole)
     assert rows_of(tmp_path) == rows_of(whole)
@@ -198,6 +199,70 @@ def test_where_every_checkpoint_is_damaged_training_starts_again(whole, tmp_path
         loop.fit(make_fit(tmp_path), silent)
     assert final(tmp_path) == final(whole)
     assert checkpoint.saved_steps(folder(tmp_path)) == (0, 8, 12)
+
+
+def test_metrics_come_from_the_checkpoint_whatever_became_of_the_lines(whole, tmp_path):
+    def crash(now, done, total, note="", runs=()):
+        if (now, done) == ("training", 10):
+            raise CrashError
+
+    with pytest.raises(CrashError):
+        loop.fit(make_fit(tmp_path), crash)
+    path = tmp_path / logs.METRICS_FILE
+    lines = path.read_text().splitlines(keepends=True)
+    for harmed in (lines[:2], lines[:1] + lines[2:], [line.replace("2", "3") for line in lines], []):
+        path.write_text("".join(harmed))
+        assert logs.read_log(tmp_path, 4).step.tolist() == [0, 2, 4, 6, 8]
+    loop.fit(make_fit(tmp_path), silent)
+    assert rows_of(tmp_path) == rows_of(whole)
+
+
+def test_lines_of_a_finished_job_are_written_anew_where_they_differ(whole, tmp_path):
+    loop.fit(make_fit(tmp_path), silent)
+    path, rows = tmp_path / logs.METRICS_FILE, small.metric_lines(tmp_path)
+    logs.mend_lines(tmp_path, 4)  # nothing to do, nothing to say
+    for content in (b"", path.read_bytes()[:-10], path.read_bytes().replace(b"0.", b"1.", 1), b"\xff"):
+        path.write_bytes(content)
+        with pytest.warns(UserWarning, match=r"metrics\.jsonl differs from what was measured"):
+            logs.mend_lines(tmp_path, 4)
+        assert small.metric_lines(tmp_path) == rows
+
+
+@pytest.mark.parametrize(
+    "harm", [flip_a_bit, lose_the_meta, lambda directory, step: shutil.rmtree(folder(directory) / "0")]
+)
+def test_a_damaged_start_is_made_anew(harm, whole, tmp_path):
+    loop.fit(make_fit(tmp_path), silent)
+    harm(tmp_path, 0)
+    assert loop.mend_start(make_fit(tmp_path)) is None
+    assert checkpoint.saved_steps(folder(tmp_path)) == (0, 8, 12)
+    assert checkpoint.damage(folder(tmp_path), 0) is None
+    assert final(tmp_path, step=0) == final(whole, step=0)
+    assert not (tmp_path / "start").exists()
+
+
+def test_a_start_that_comes_out_otherwise_is_not_put_in_place(tmp_path):
+    loop.fit(make_fit(tmp_path), silent)
+    flip_a_bit(tmp_path, 0)
+    other = make_fit(tmp_path, init=lambda: TRAINING.states(range(1, 5)))
+    assert "other numbers" in loop.mend_start(other)
+    assert checkpoint.damage(folder(tmp_path), 0) is not None
+    assert not (tmp_path / "start").exists()
+
+
+def test_a_file_that_cannot_be_read_for_now_is_no_damage(whole, tmp_path):
+    loop.fit(make_fit(tmp_path), silent)
+    path = data_files(tmp_path, 12)[0]
+    kept = path.read_bytes()
+    path.unlink()
+    path.symlink_to(path)  # opening it fails, as it does without permission or where a server does not answer
+    for ask in (lambda: checkpoint.latest_sound(folder(tmp_path)), lambda: loop.fit(make_fit(tmp_path), silent)):
+        with pytest.raises(OSError, match=re.escape(path.name)):
+            ask()
+    path.unlink()
+    path.write_bytes(kept)
+    assert checkpoint.saved_steps(folder(tmp_path)) == (0, 8, 12)
+    assert final(tmp_path) == final(whole)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # writes that were under way
@@ -232,7 +297,7 @@ def test_snapshots_are_saved_and_kept(whole, tmp_path):
 
 def test_validation_may_begin_late(whole, tmp_path):
     loop.fit(make_fit(tmp_path, validate_from=8), silent)
-    rows = loop.read_metrics(tmp_path)
+    rows = small.metric_lines(tmp_path)
     assert [row["step"] for row in rows if row["val_dsc"] is not None] == [0, 8, 12]
     assert final(tmp_path) == final(whole)
 
@@ -304,6 +369,6 @@ def test_curves_go_to_tensorboard_by_arm_with_every_seed_and_the_mean(whole):
 def test_rows_of_runs_that_all_diverged_are_written(tmp_path):
     bad = dataclasses.replace(RUNS, rate=jnp.full(4, jnp.nan))
     loop.fit(make_fit(tmp_path, feed=feed_of(bad)), silent)
-    rows = loop.read_metrics(tmp_path)
-    assert loop.diverged_at(rows, 4) == [1] * 4
-    assert json.loads((tmp_path / loop.METRICS_FILE).read_text().splitlines()[0])["step"] == 0
+    rows = small.metric_lines(tmp_path)
+    assert logs.read_log(tmp_path, 4).diverged_at == [1] * 4
+    assert rows[0]["step"] == 0

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxseg import checkpoint, data, hosts, inference, loop, metrics, seeds
+from jaxseg import checkpoint, data, hosts, inference, logs, metrics, seeds
 from jaxseg.data import PreparedTask
 from jaxseg.data.resample import labels_from_probabilities, resize_image, resize_linear
 from jaxseg.fields import nearest
@@ -70,7 +70,7 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
     if not rows_here or _is_scored(directory) or files.are_sound([part, pictures]):
         return
     prepared, splits = tasks.of(job), tasks.splits[study.target]
-    every_death = loop.diverged_at(loop.read_metrics(directory), len(job.runs))
+    every_death = logs.read_log(directory, len(job.runs)).diverged_at
     dead = [every_death[row] for row in rows_here]
     job = build.of_host(job, rows_here)
     tested = [() if died is not None else splits[run.key.fold].test for run, died in zip(job.runs, dead, strict=True)]

@@ -6,10 +6,11 @@ import dataclasses
 import shutil
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 from jax.errors import JaxRuntimeError
 
-from jaxseg import checkpoint, hosts, loop, transfer
+from jaxseg import checkpoint, hosts, logs, loop, transfer
 from jaxseg.study import build, files, rates
 from jaxseg.study.plan import Job, chunk_sizes, halved
 from jaxseg.study.ready import Ready, device_bytes, plan_jobs
@@ -65,15 +66,38 @@ def train_jobs(ready: Ready, kind: str, progress: MakeProgress) -> Ready:
 
 
 def _train(ready: Ready, job: Job, progress: MakeProgress) -> None:
-    folder = ready.workdir / job.directory / "checkpoints"
-    if hosts.from_first(hosts.is_first() and checkpoint.latest_sound(folder) == job.program.train.steps):
+    directory = ready.workdir / job.directory
+    folder = directory / "checkpoints"
+    # All hosts hear whether training is done, and whether its start is as it was saved.
+    found = (checkpoint.latest_sound(folder), _start_is_sound(folder)) if hosts.is_first() else (None, True)
+    trained, started = hosts.from_first(found[0] == job.program.train.steps), hosts.from_first(found[1])
+    if trained and started:
+        if hosts.is_first():
+            logs.mend_lines(directory, len(job.runs))
         return
     if job.kind == "train":
         job = rates.with_rates(job, rates.read_rates(ready.workdir))
     fit = build.make_fit(
         ready.study, ready.workdir, ready.plan, ready.tasks, job, device_bytes=device_bytes(ready.study)
     )
-    loop.fit(fit, progress(f"{job.group}/{job.chunk} ({len(job.runs)} runs)"))
+    if not trained:
+        loop.fit(fit, progress(f"{job.group}/{job.chunk} ({len(job.runs)} runs)"))
+    if not started and (why := loop.mend_start(fit)) is not None:
+        raise UserError(
+            f"checkpoint {folder / '0'} is damaged and cannot be made anew ({why}). What was trained from it is sound, "
+            f"but analyses compare it with its start. Either run the study where it was trained, or remove the folder "
+            f"{directory}, whose runs are then trained again, or go on without analyses: --stages=evaluate,report"
+        )
+
+
+def _start_is_sound(folder: Path) -> bool:
+    """Whether step 0 of a job is as it was saved; says so where it is not. A job without checkpoints has no start."""
+    if not checkpoint.saved_steps(folder):
+        return True
+    reason = checkpoint.damage(folder, 0)
+    if reason is not None:
+        warnings.warn(f"checkpoint {folder / '0'} is damaged ({reason}); it is made anew", stacklevel=2)
+    return reason is None
 
 
 def is_out_of_memory(error: Exception) -> bool:

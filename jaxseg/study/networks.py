@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import jax
 import numpy as np
 
-from jaxseg import checkpoint, loop, trees
+from jaxseg import checkpoint, logs, trees
 from jaxseg.study.plan import Job
 from jaxseg.study.program import Program, param_labels
 from jaxseg.study.ready import Ready
@@ -79,7 +79,7 @@ def read_networks(ready: Ready, train_cases: int, fold: int) -> Iterator[Network
                 if (run.key.arm, run.key.train_cases, run.key.fold) == (arm.name, train_cases, fold)
             ]
             if wanted:
-                died = loop.diverged_at(loop.read_metrics(ready.workdir / job.directory), len(job.runs))
+                died = logs.read_log(ready.workdir / job.directory, len(job.runs)).diverged_at
                 found += [(job, index) for index in wanted if died[index] is None]
         if found:
             yield _read(ready, arm.name, arm.init == "pretrained", found)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from jaxseg import loop
+from jaxseg import logs
 from jaxseg.study import files
 from jaxseg.study.plan import Job, Plan
 from jaxseg.study.program import Program
@@ -38,11 +38,11 @@ def rates_table(workdir: Path, plan: Plan) -> pd.DataFrame:
     """
     rows = []
     for job in plan.of_kind("select"):
-        logged = loop.read_metrics(workdir / job.directory)
-        curves = np.array([row["val_dsc"] for row in logged if row["val_dsc"] is not None and row["step"] > 0])
-        died = loop.diverged_at(logged, len(job.runs))
+        log = logs.read_log(workdir / job.directory, len(job.runs))
+        curves = log.val_dsc[:, log.validated & (log.step > 0)]
+        died = log.diverged_at
         for index, run in enumerate(job.runs):
-            score = np.nan_to_num(curves[-LAST:, index].mean()) if died[index] is None else 0.0
+            score = np.nan_to_num(curves[index, -LAST:].mean()) if died[index] is None else 0.0
             rows.append(run.key._asdict() | {"lr": run.rate, "val_dsc": score, "diverged": died[index] is not None})
     if not rows:
         return pd.DataFrame(columns=[*VARIANT, "lr", "val_dsc", "n_seeds", "n_diverged", "chosen"])

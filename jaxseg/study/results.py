@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxseg import loop
+from jaxseg import logs
 from jaxseg.study import comparisons, evaluate, files, formats, planning
 from jaxseg.study.plan import Job, Plan
 from jaxseg.study.scores import MEAN, POOLED
@@ -35,25 +35,19 @@ def curves_table(workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
     `seconds` is steps times the job's median step time, without compiling or downtime: runs of one program have no
     clock of their own.
     """
-    rows = []
+    parts = []
     for job in jobs:
-        logged = loop.read_metrics(workdir / job.directory)
-        step_seconds = loop.median_step_seconds(logged)
+        log = logs.read_log(workdir / job.directory, len(job.runs))
         for index, run in enumerate(job.runs):
-            for row in logged:
-                rows.append(
-                    {
-                        "arm": run.key.arm,
-                        "seed": run.key.seed,
-                        "train_cases": run.key.train_cases,
-                        "fold": run.key.fold,
-                        "step": row["step"],
-                        "seconds": row["step"] * step_seconds,
-                        "loss": np.nan if row["loss"] is None else row["loss"][index],
-                        "val_dsc": np.nan if row["val_dsc"] is None else row["val_dsc"][index],
-                    }
-                )
-    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
+            of_run = {
+                "step": log.step,
+                "seconds": log.step * log.median_step_seconds,
+                "loss": log.loss[index],
+                "val_dsc": log.val_dsc[index],
+            }
+            identity = {name: getattr(run.key, name) for name in KEYS}
+            parts.append(pd.DataFrame(of_run).assign(**identity)[list(CURVE_COLUMNS)])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(CURVE_COLUMNS))
 
 
 def cases_table(study: StudySettings, workdir: Path, plan: Plan) -> pd.DataFrame:

@@ -11,12 +11,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxseg import checkpoint, hosts, loop
+from jaxseg import checkpoint, hosts, logs
 from jaxseg import config as config_module
+from jaxseg.manifest import DamagedError
 from jaxseg.study import analyses, claims, evaluate, files, preparation, rates, results, sources
 from jaxseg.study.jobs import require_done, train_arms, train_jobs
 from jaxseg.study.machine import made_with
-from jaxseg.study.plan import chunk_sizes
+from jaxseg.study.plan import Job, chunk_sizes
 from jaxseg.study.ready import Ready, prepare
 from jaxseg.study.tasks import training_cases
 from jaxseg.types import Progress, StudySettings, UserError
@@ -159,6 +160,14 @@ def _trained_on(ready: Ready) -> list[dict[str, Any]]:
     return found
 
 
+def _diverged_at(workdir: Path, job: Job) -> list[int | None]:
+    """The step at which each run of a job diverged so far."""
+    try:
+        return logs.read_log(workdir / job.directory, len(job.runs)).diverged_at
+    except DamagedError:  # which the stage that trains the job mends, before study.json is written again
+        return [None] * len(job.runs)
+
+
 def _task_summary(ready: Ready, task: Any) -> dict[str, Any]:
     prepared, split = ready.tasks.prepared[task], ready.tasks.splits[task][0]
     return {
@@ -206,7 +215,7 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
         timing[stage] = round(timing.get(stage, 0.0) + spent, 2)
     runs, exclusions, chosen = [], [], rates.read_rates(workdir)
     for job in plan.jobs:
-        died = loop.diverged_at(loop.read_metrics(workdir / job.directory), len(job.runs))
+        died = _diverged_at(workdir, job)
         for index, run in enumerate(job.runs):
             place = {"kind": job.kind, "directory": job.directory, "index": index, "diverged_at": died[index]}
             source = None if run.source is None else run.source._asdict()

@@ -24,6 +24,7 @@ from jaxseg.study import build, evaluate, files
 from jaxseg.study.ready import prepare
 from jaxseg.types import UserError
 from launch import distributed
+from tests import small
 from tests.conftest import ROOT
 from tests.launch import walk as walks
 from tests.study.test_run import assert_same_results
@@ -100,8 +101,9 @@ def assert_same_walks(folder: Path, other: Path) -> None:
     assert checkpoint.damage(folder / "checkpoints", walks.SETTINGS.steps) is None
     ours, theirs = (checkpoint.read_params(d / "checkpoints", walks.SETTINGS.steps, range(5)) for d in (folder, other))
     np.testing.assert_array_equal(ours["w"], theirs["w"])
-    rows = [[row | {"step_seconds": 0} for row in loop.read_metrics(place)] for place in (folder, other)]
+    rows = [[row | {"step_seconds": 0} for row in small.metric_lines(place)] for place in (folder, other)]
     assert rows[0] == rows[1]
+    assert len(rows[0]) == 1 + walks.SETTINGS.steps // walks.SETTINGS.log_every
 
 
 def test_a_job_of_two_processes_lost_one_was_preempted_and_went_on_alone(tmp_path: Path):
@@ -203,7 +205,7 @@ def wait_for(workdir: Path, step: int) -> None:
     """Until the arms have been trained this far."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        rows = loop.read_metrics(workdir / "train" / "train_0" / "chunk_0")
+        rows = small.metric_lines(workdir / "train" / "train_0" / "chunk_0")
         if rows and rows[-1]["step"] >= step:
             return
         time.sleep(0.02)

@@ -16,7 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from jaxseg import checkpoint, config, data, loop, trees
+from jaxseg import checkpoint, config, data, logs, trees
 from jaxseg.data import residence
 from jaxseg.data.resample import resize_labels
 from jaxseg.report import write_report
@@ -218,8 +218,8 @@ def test_a_rate_is_chosen_on_trials_of_seeds_of_its_own(study: Path) -> None:
 
 def test_a_trial_is_validated_where_its_score_is_taken(study: Path) -> None:
     (job,) = {run["directory"] for run in entries(study, kind="select")}
-    rows = loop.read_metrics(study / job)
-    assert [row["step"] for row in rows if row["val_dsc"] is not None] == [0, 4, 6, 8]
+    log = logs.read_log(study / job, 4)
+    assert log.step[log.validated].tolist() == [0, 4, 6, 8]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pandas as pd
 import pytest
 
 from configs import default
-from jaxseg import config, loop
+from jaxseg import config, logs, manifest
 from jaxseg.report import write_report
 from jaxseg.study import evaluate, files, results
 from jaxseg.study.run import run_stages
@@ -27,17 +26,21 @@ DIED_AT = 4
 def diverged(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, int]]]:
     """The tiny study scored again as if runs had diverged, and what scoring told: (job, number of cases)."""
     workdir = tmp_path_factory.mktemp("diverged") / "study"
-    shutil.copytree(tiny_study, workdir, ignore=shutil.ignore_patterns("cases.csv", "*.html", "analysis", "figures"))
-    for run in files.read_json(workdir / "study.json")["runs"]:
-        path = workdir / run["directory"] / loop.METRICS_FILE
-        rows = loop.read_metrics(path.parent)
-        for row in rows:
-            if (run["arm"], run["seed"]) in DIVERGED and row["step"] > DIED_AT:
-                row["steps_alive"][run["index"]] = 0
-                for column in (row["loss"], row["val_dsc"]):
-                    if column is not None:
-                        column[run["index"]] = float("nan")
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.copytree(tiny_study, workdir, ignore=shutil.ignore_patterns("analysis", "figures"))
+    for part in workdir.rglob("cases.csv"):
+        manifest.remove(part)
+    runs = files.read_json(workdir / "study.json")["runs"]
+    read_log = logs.read_log
+
+    def log_with_deaths(directory: Path, num_runs: int) -> logs.TrainingLog:
+        log = read_log(directory, num_runs)
+        for run in runs:
+            if (run["arm"], run["seed"]) in DIVERGED and workdir / run["directory"] == directory:
+                after = log.step > DIED_AT
+                log.steps_alive[run["index"], after] = 0
+                log.loss[run["index"], after] = log.val_dsc[run["index"], after] = np.nan
+        return log
+
     told = []
 
     def telling(title: str) -> Progress:
@@ -47,7 +50,9 @@ def diverged(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
         return progress
 
-    run_stages(tiny_config(), workdir, stages=("evaluate",), progress=telling)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs, "read_log", log_with_deaths)
+        run_stages(tiny_config(), workdir, stages=("evaluate",), progress=telling)
     results.write_comparisons(config.parse(tiny_config()), workdir)
     return workdir, told
 
