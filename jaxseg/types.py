@@ -230,6 +230,14 @@ class CaseRecord:
     voxels_per_label: tuple[int, ...]
     """On the case's own grid, background first."""
     warnings: tuple[str, ...]
+    image_sha256: str = ""
+    """SHA-256 of the bytes of its image file, or of the list of those of its channels' files. Without files: of its
+    array in a TFDS dataset, or of what makes a synthetic case."""
+    label_sha256: str = ""
+    """The same of its label file."""
+    voxels_sha256: str = ""
+    """Of the image's voxels as they were read, on canonical axes and before anything was done to them. The same image
+    in another folder, under another name or compressed anew has the same."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,15 +4,19 @@ from jaxseg.data.cohort import build_cohort, load_cohort
 from jaxseg.data.contact import case_table, write_contact_sheet
 from jaxseg.data.images import read_image, to_own_grid
 from jaxseg.data.layouts import list_images
-from jaxseg.data.prepare import prepare_task
+from jaxseg.data.listing import ListedCase, Listing, list_cases
+from jaxseg.data.prepare import open_prepared, prepare_task
 from jaxseg.data.prepared import PreparedTask, PrepareReport, fit_intensity, load_case, load_cases
 from jaxseg.data.references import References, case_geometries, open_references
 from jaxseg.data.sampling import make_sample
+from jaxseg.data.sources import resolved
 from jaxseg.data.splits import Split, held_out_groups, nested_subset, split_cases
 from jaxseg.data.volume import Geometry, to_nifti, write_map, write_prediction
 
 __all__ = [
     "Geometry",
+    "ListedCase",
+    "Listing",
     "PrepareReport",
     "PreparedTask",
     "References",
@@ -22,15 +26,18 @@ __all__ = [
     "case_table",
     "fit_intensity",
     "held_out_groups",
+    "list_cases",
     "list_images",
     "load_case",
     "load_cases",
     "load_cohort",
     "make_sample",
     "nested_subset",
+    "open_prepared",
     "open_references",
     "prepare_task",
     "read_image",
+    "resolved",
     "split_cases",
     "to_nifti",
     "to_own_grid",

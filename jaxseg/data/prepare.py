@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import difflib
-import hashlib
-import json
 import os
 import re
 import zlib
@@ -17,13 +14,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Num
 
-from jaxseg.data import normalize, resample, sources, store, volume
-from jaxseg.data.layouts import CaseList, Refused
-from jaxseg.data.prepared import PreparedTask, PrepareReport
+from jaxseg.data import digests, normalize, resample, sources, store, volume
+from jaxseg.data.layouts import Refused
+from jaxseg.data.listing import listing_of
+from jaxseg.data.prepared import PreparedTask, read_prepared
+from jaxseg.data.recipe import Recipe, fingerprint, make_recipe
 from jaxseg.types import CaseFiles, CaseRecord, TaskSettings, UserError
-
-FORMAT = 3
-"""Raised whenever prepared arrays change their meaning, so that older stores are built anew."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many cases are done and how many there are."""
@@ -53,22 +49,49 @@ def prepare_task(
         UserError: no data, unusable settings, or cases that cannot be used (all named).
     """
     if known and sources.is_elsewhere(task.data) and store.exists(store_dir / known):
-        return _with_slice_warnings(_read_prepared(store_dir / known, task), task)
+        return open_prepared(task, store_dir=store_dir, name=known)
     report = progress or _untold
     ndim = 3 if task.as_slices else ndim
     with volume.quiet_nibabel():
         source = sources.open_source(task.data, ndim=ndim, cache=Path(store_dir))
-        recipe = _recipe(task, source, ndim)
-        directory = Path(store_dir) / f"{_slug(source.listing.name)}-{_fingerprint(recipe, source)}"
+        recipe = make_recipe(task, source, ndim)
+        directory = _directory(Path(store_dir), source.listing.name, fingerprint(recipe, source.identity(report)))
         if not store.exists(directory):
             waiting = f"waiting for another process that prepares {source.listing.name}"
             with store.one_writer(directory, lambda: report(waiting, 0, 1)):
                 if not store.exists(directory):
                     _build(directory, source, recipe, report)
-    prepared = _read_prepared(directory, task)
+    prepared = read_prepared(directory, task)
     if prepared.report.refused and task.bad_cases == "error":
         raise UserError(_refusal(prepared.report.refused, len(source.listing.cases), task.data))
     return _with_slice_warnings(prepared, task)
+
+
+def open_prepared(task: TaskSettings, *, store_dir: Path, name: str) -> PreparedTask:
+    """A task as it was prepared before, whatever its data is now: neither folder nor files are looked at.
+
+    Args:
+        task: `unit` and `as_slices` are used.
+        store_dir: stores of all tasks.
+        name: of the store's folder, `prepared.directory.name`.
+
+    Raises:
+        UserError: no such store.
+    """
+    directory = Path(store_dir) / name
+    if name != directory.name or not store.exists(directory):
+        raise UserError(
+            f"{store_dir} holds no prepared store {name!r}. Put it back, or set runtime.store_dir to the folder that "
+            "holds it."
+        )
+    return _with_slice_warnings(read_prepared(directory, task), task)
+
+
+def _directory(store_dir: Path, name: str, mark: str) -> Path:
+    """The folder of a store: one that was made of the same inputs under any name, or a new one."""
+    here = store_dir / f"{_slug(name)}-{mark}"
+    others = sorted(path for path in store_dir.glob(f"*-{mark}") if store.exists(path))
+    return here if store.exists(here) or not others else others[0]
 
 
 def _untold(what: str, done: int, total: int) -> None:
@@ -95,82 +118,8 @@ def _slice_warnings(cases: Sequence[CaseRecord], task: TaskSettings) -> tuple[tu
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Recipe:
-    """Everything that decides what a store holds, apart from the voxels given."""
-
-    ndim: int
-    labels: tuple[tuple[str, int], ...]
-    """Segmented labels with their values in the files, in class order."""
-    known: tuple[int, ...]
-    """Every value that may occur."""
-    ignore: int | None
-    modality: tuple[str, ...]
-    normalization: tuple[str, ...]
-    spacing_mm: tuple[float, ...] | None
-    image_interpolation: str
-    label_interpolation: str
-    clip: tuple[float, ...]
-    noise: float
-
-
-def _recipe(task: TaskSettings, source: sources.Source, ndim: int) -> _Recipe:
-    listing = source.listing
-    if task.normalization not in normalize.NAMES:
-        raise UserError(f"normalization is {task.normalization!r}; allowed are {', '.join(normalize.NAMES)}.")
-    if task.unit not in ("mm", "voxel"):
-        raise UserError(f"unit is {task.unit!r}; allowed are mm, and voxel where the true spacing is unknown.")
-    return _Recipe(
-        ndim=ndim,
-        labels=_chosen_labels(task, listing),
-        known=(0, *(value for _, value in listing.labels), *([] if listing.ignore is None else [listing.ignore])),
-        ignore=listing.ignore,
-        modality=listing.modality,
-        normalization=normalize.per_channel(task.normalization, listing.modality),
-        spacing_mm=_wanted_spacing(task.spacing_mm, source, ndim),
-        image_interpolation=task.image_interpolation,
-        label_interpolation=task.label_interpolation,
-        clip=task.clip,
-        noise=task.noise,
-    )
-
-
-def _chosen_labels(task: TaskSettings, listing: CaseList) -> tuple[tuple[str, int], ...]:
-    if not task.labels:
-        return listing.labels
-    values = dict(listing.labels)
-    for name in task.labels:
-        if name not in values:
-            near = difflib.get_close_matches(name, values, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"labels: {task.data} has no label {name!r}; it has {', '.join(map(repr, values))}.{hint}")
-    if len(set(task.labels)) != len(task.labels):
-        raise UserError(f"labels: {task.labels} names a label twice.")
-    return tuple((name, values[name]) for name in task.labels)
-
-
-def _wanted_spacing(wanted: str | tuple[float, ...], source: sources.Source, ndim: int) -> tuple[float, ...] | None:
-    if wanted == "native":
-        return None
-    if wanted == "median":
-        found = [spacing for case in source.listing.cases if (spacing := source.spacing_of(case)) is not None]
-        if not found:
-            return None
-        return tuple(float(value) for value in np.round(np.median(np.array(found), axis=0), 6))
-    if isinstance(wanted, str) or len(wanted) != ndim or min(wanted) < 0:
-        raise UserError(
-            f"spacing_mm is {wanted!r}; allowed are native, median, or {ndim} positive numbers (0: as the case has it)."
-        )
-    return tuple(float(value) for value in wanted)
-
-
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._")[:60] or "task"
-
-
-def _fingerprint(recipe: _Recipe, source: sources.Source) -> str:
-    content = json.dumps([FORMAT, source.identity, dataclasses.asdict(recipe)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _refusal(refused: Refused, total: int, data: str) -> str:
@@ -185,7 +134,7 @@ def _refusal(refused: Refused, total: int, data: str) -> str:
 # ------------------------------------------------------------------------------------------------------------- build
 
 
-def _build(directory: Path, source: sources.Source, recipe: _Recipe, report: Progress) -> None:
+def _build(directory: Path, source: sources.Source, recipe: Recipe, report: Progress) -> None:
     listing = source.listing
     records: list[dict[str, Any]] = []
     refused: list[tuple[str, str]] = list(listing.refused)
@@ -210,15 +159,16 @@ def _build(directory: Path, source: sources.Source, recipe: _Recipe, report: Pro
 
     def metadata() -> Mapping[str, Any]:
         return {
-            **{"name": listing.name, "splits": listing.splits, "warnings": listing.warnings},
+            **{"name": listing.name, "warnings": listing.warnings},
             **{"cases": records, "refused": sorted(refused), "recipe": dataclasses.asdict(recipe)},
+            "listing": listing_of(source).to_json(),
         }
 
     store.write(directory, prepared_cases, features, metadata)
 
 
 def _in_parallel(
-    source: sources.Source, recipe: _Recipe
+    source: sources.Source, recipe: Recipe
 ) -> Iterator[tuple[CaseFiles, str | tuple[CaseRecord, Mapping[str, np.ndarray]]]]:
     """Prepare cases in threads and yield them in order; only a few are held in memory at a time.
 
@@ -247,7 +197,7 @@ def _in_parallel(
 
 
 def _prepare_case(
-    source: sources.Source, files: CaseFiles, recipe: _Recipe
+    source: sources.Source, files: CaseFiles, recipe: Recipe
 ) -> tuple[CaseRecord, Mapping[str, np.ndarray]]:
     """Check and prepare one case.
 
@@ -259,6 +209,8 @@ def _prepare_case(
         raise volume.BadCaseError(
             f"its image has {raw.image.shape[-1]} channel(s) and dataset.json names {len(recipe.modality)}"
         )
+    image_sha256, label_sha256 = source.digests_of(files)
+    voxels_sha256 = digests.of_array(raw.image.astype("<f4", copy=False))
     reference = _class_indices(raw.label, recipe)
     image, label, spacing = _on_training_grid(raw, reference, recipe)
     if recipe.noise:
@@ -280,6 +232,9 @@ def _prepare_case(
         own_spacing_mm=raw.spacing_mm,
         voxels_per_label=tuple(int(count) for count in counts[: len(recipe.labels) + 1]),
         warnings=warnings,
+        image_sha256=image_sha256,
+        label_sha256=label_sha256,
+        voxels_sha256=voxels_sha256,
     )
     arrays = {"image": np.ascontiguousarray(image, dtype=np.float32), "label": np.ascontiguousarray(label)}
     if recipe.spacing_mm is not None:
@@ -287,7 +242,7 @@ def _prepare_case(
     return record, arrays
 
 
-def _class_indices(label: Num[np.ndarray, " *spatial"], recipe: _Recipe) -> Num[np.ndarray, " *spatial"]:
+def _class_indices(label: Num[np.ndarray, " *spatial"], recipe: Recipe) -> Num[np.ndarray, " *spatial"]:
     """File values to class indices: known labels that are not segmented become background, `ignore` the last index."""
     found = np.unique(label)
     unknown = sorted(set(found.tolist()) - set(recipe.known))
@@ -305,7 +260,7 @@ def _class_indices(label: Num[np.ndarray, " *spatial"], recipe: _Recipe) -> Num[
 
 
 def _on_training_grid(
-    raw: sources.RawCase, reference: np.ndarray, recipe: _Recipe
+    raw: sources.RawCase, reference: np.ndarray, recipe: Recipe
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
     image = normalize.clip(raw.image, recipe.clip)
     if recipe.spacing_mm is None:
@@ -315,37 +270,3 @@ def _on_training_grid(
         raise volume.BadCaseError(f"at spacing {recipe.spacing_mm} mm it would have {shape} voxels")
     image = resample.resize_image(image, shape, raw.spacing_mm, recipe.image_interpolation)
     return image, resample.resize_labels(reference, shape, recipe.label_interpolation), spacing
-
-
-# -------------------------------------------------------------------------------------------------------------- read
-
-
-def _read_prepared(directory: Path, task: TaskSettings) -> PreparedTask:
-    notes = store.read_metadata(directory)
-    recipe = notes["recipe"]
-    records = tuple(_record(entry) for entry in notes["cases"])
-    warnings = tuple((record.name, text) for record in records for text in record.warnings)
-    return PreparedTask(
-        name=notes["name"],
-        directory=directory,
-        cases=records,
-        labels=tuple(name for name, _ in recipe["labels"]),
-        label_values=tuple(value for _, value in recipe["labels"]),
-        channels=len(recipe["modality"]),
-        ndim=recipe["ndim"],
-        unit=task.unit,
-        modality=tuple(recipe["modality"]),
-        normalization=tuple(recipe["normalization"]),
-        spacing_mm=None if recipe["spacing_mm"] is None else tuple(recipe["spacing_mm"]),
-        report=PrepareReport(
-            warnings=tuple(("", text) for text in notes["warnings"]) + warnings,
-            refused=tuple((name, reason) for name, reason in notes["refused"]),
-        ),
-        splits=None if notes["splits"] is None else tuple((tuple(train), tuple(val)) for train, val in notes["splits"]),
-        ignore_index=None if recipe["ignore"] is None else len(recipe["labels"]) + 1,
-    )
-
-
-def _record(entry: Mapping[str, Any]) -> CaseRecord:
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-    return CaseRecord(**values)

@@ -6,12 +6,13 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxseg.data import normalize, store
+from jaxseg.data import listing, normalize, store
 from jaxseg.data.layouts import Refused
-from jaxseg.types import CaseArrays, CaseRecord, UserError
+from jaxseg.types import CaseArrays, CaseRecord, TaskSettings, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,8 @@ class PreparedTask:
     """Class index of voxels without a known label (nnU-Net's `ignore`), one above the last label's; None: no such."""
     windows: tuple[normalize.Window, ...] = ()
     """Statistics of the training cases, from `fit_intensity`; empty until then."""
+    listing: listing.Listing = listing.EMPTY
+    """The data as it was when the store was made, also the cases that could not be used."""
 
     def record(self, name: str) -> CaseRecord:
         """The record of a case.
@@ -64,6 +67,39 @@ class PreparedTask:
 
     def _position(self, name: str) -> int:
         return _positions(self.cases)[name]
+
+
+def read_prepared(directory: Path, task: TaskSettings) -> PreparedTask:
+    """A task from its finished store."""
+    notes = store.read_metadata(directory)
+    recipe = notes["recipe"]
+    records = tuple(_record(entry) for entry in notes["cases"])
+    warnings = tuple((record.name, text) for record in records for text in record.warnings)
+    return PreparedTask(
+        name=notes["name"],
+        directory=directory,
+        cases=records,
+        labels=tuple(name for name, _ in recipe["labels"]),
+        label_values=tuple(value for _, value in recipe["labels"]),
+        channels=len(recipe["modality"]),
+        ndim=recipe["ndim"],
+        unit=task.unit,
+        modality=tuple(recipe["modality"]),
+        normalization=tuple(recipe["normalization"]),
+        spacing_mm=None if recipe["spacing_mm"] is None else tuple(recipe["spacing_mm"]),
+        report=PrepareReport(
+            warnings=tuple(("", text) for text in notes["warnings"]) + warnings,
+            refused=tuple((name, reason) for name, reason in notes["refused"]),
+        ),
+        splits=listing.splits_from_json(notes["listing"]["splits"]),
+        listing=listing.from_json(notes["listing"]),
+        ignore_index=None if recipe["ignore"] is None else len(recipe["labels"]) + 1,
+    )
+
+
+def _record(entry: Mapping[str, Any]) -> CaseRecord:
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    return CaseRecord(**values)
 
 
 @functools.lru_cache(maxsize=64)

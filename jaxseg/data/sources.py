@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Num
 
-from jaxseg.data import decathlon, layouts, synthetic, volume
+from jaxseg.data import decathlon, digests, layouts, synthetic, volume
 from jaxseg.types import CaseFiles, UserError
+
+SCHEMES = ("synthetic", "msd", "tfds")
+"""What `data` may begin with, before a colon. Everything else is a folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +37,11 @@ class Source:
     """Raises BadCaseError for a case that cannot be used."""
     spacing_of: Callable[[CaseFiles], tuple[float, ...] | None]
     """Spacing from the header alone; None where the header cannot be read."""
-    identity: str
-    """Changes when any input changes."""
+    identity: Callable[[digests.Progress | None], str]
+    """Checksum of all inputs by their content: the same for a copy of a folder, another when a byte changes. Files that
+    changed since they were last read are read again, with progress."""
+    digests_of: Callable[[CaseFiles], tuple[str, str]]
+    """Checksums of image and label, see `CaseRecord.image_sha256`."""
 
 
 def open_source(data: str, *, ndim: int, cache: Path) -> Source:
@@ -46,7 +50,7 @@ def open_source(data: str, *, ndim: int, cache: Path) -> Source:
     Args:
         data: a folder in Decathlon or nnU-Net layout, `synthetic:FAMILY[?...]`, `msd:TaskNN_Name` or `tfds:NAME?...`.
         ndim: 2 or 3.
-        cache: where downloads are kept.
+        cache: where downloads and checksums of files are kept.
 
     Raises:
         UserError: nothing there, or not usable for `ndim` axes.
@@ -55,35 +59,59 @@ def open_source(data: str, *, ndim: int, cache: Path) -> Source:
     if separator and scheme == "synthetic":
         return _synthetic(rest, ndim)
     if separator and scheme == "msd":
-        return _folder(decathlon.find_task(rest, cache=cache), ndim)
+        return _folder(decathlon.find_task(rest, cache=cache), ndim, cache)
     if separator and scheme == "tfds":
         from jaxseg.data import tfds_source  # it builds on this module
 
-        return tfds_source.open_tfds(rest, ndim=ndim)
+        return tfds_source.open_tfds(rest, ndim=ndim, store_dir=cache)
     if not data:
         raise UserError(
             "`data` is empty; it takes a folder (Decathlon or nnU-Net layout), synthetic:FAMILY, msd:TASK or tfds:NAME."
         )
-    return _folder(Path(data).expanduser(), ndim)
+    return _folder(Path(data).expanduser(), ndim, cache)
+
+
+def resolved(data: str) -> str:
+    """One spelling for everything that names the same: `~` and links in the path of a folder are resolved."""
+    scheme, separator, _ = data.partition(":")
+    return data if separator and scheme in SCHEMES else os.path.realpath(Path(data).expanduser())
 
 
 def is_elsewhere(data: str) -> bool:
     """Whether a `data` string means a folder that this machine does not have."""
     scheme, separator, _ = data.partition(":")
-    return not (separator and scheme in ("synthetic", "msd", "tfds")) and not Path(data).expanduser().exists()
+    return not (separator and scheme in SCHEMES) and not Path(data).expanduser().exists()
 
 
 # ------------------------------------------------------------------------------------------------------------ folder
 
 
-def _folder(folder: Path, ndim: int) -> Source:
+def _folder(folder: Path, ndim: int, store_dir: Path) -> Source:
     listing = layouts.read_folder(folder)
-    return Source(
-        listing=listing,
-        read=lambda files: _read_files(files, ndim),
-        spacing_of=lambda files: _header_spacing(files, ndim),
-        identity=_files_identity(folder, listing),
-    )
+    paths = [path for case in listing.cases for path in (*case.images, case.label) if path]
+    found: dict[str, digests.FileDigest] = {}
+
+    def read_all(progress: digests.Progress | None = None) -> dict[str, digests.FileDigest]:
+        if not found:
+            found.update(digests.of_files([*paths, *listing.sources], store_dir=store_dir, progress=progress))
+        return found
+
+    def identity(progress: digests.Progress | None) -> str:
+        return _folder_identity(folder, listing, read_all(progress))
+
+    def digests_of(files: CaseFiles) -> tuple[str, str]:
+        images = [read_all()[path].sha256 for path in files.images]
+        label = read_all()[files.label].sha256 if files.label else ""
+        return images[0] if len(images) == 1 else digests.of_values(images), label
+
+    def read(files: CaseFiles) -> RawCase:
+        raw = _read_files(files, ndim)
+        for path in (*files.images, files.label):
+            if path in found and digests.stamp_of(path) != found[path].stamp:
+                raise UserError(f"{path} changed while it was being prepared. Start again when nothing writes to it.")
+        return raw
+
+    return Source(listing, read, lambda files: _header_spacing(files, ndim), identity, digests_of)
 
 
 def _read_files(files: CaseFiles, ndim: int) -> RawCase:
@@ -111,24 +139,16 @@ def _header_spacing(files: CaseFiles, ndim: int) -> tuple[float, ...] | None:
         return None
 
 
-def _files_identity(folder: Path, listing: layouts.CaseList) -> str:
-    """Digest of names, sizes and modification times: contents of large sets are not read to find a prepared store."""
-    paths = [path for case in listing.cases for path in (*case.images, case.label) if path]
-    entries = [[os.path.relpath(path, folder), *_stamp(path)] for path in paths]
-    entries += [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in listing.sources]
-    return _digest([entries, [list(item) for item in listing.refused]])
-
-
-def _stamp(path: str) -> list[int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return [-1, -1]
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _digest(content: Sequence[object]) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def _folder_identity(folder: Path, listing: layouts.CaseList, found: Mapping[str, digests.FileDigest]) -> str:
+    """Names below the folder and checksums of files: the folder's own name, links and times of change do not count."""
+    entries = []
+    for case in listing.cases:
+        paths = [*case.images, *([case.label] if case.label else [])]
+        files = [[os.path.relpath(path, folder), found[path].sha256] for path in paths]
+        entries.append([case.name, case.group, files])
+    described = [[path.name, found[str(path)].sha256] for path in listing.sources]
+    refused = [[name, reason.replace(str(folder), ".")] for name, reason in listing.refused]
+    return digests.of_values(entries, described, refused)
 
 
 # --------------------------------------------------------------------------------------------------------- synthetic
@@ -158,4 +178,10 @@ def _synthetic(text: str, ndim: int) -> Source:
         warnings=(),
         splits=None,
     )
-    return Source(listing, read, lambda files: task.spacing, _digest([task.identity, task.n]))
+
+    def digests_of(files: CaseFiles) -> tuple[str, str]:
+        made = digests.of_values(task.identity, index_of[files.name])
+        return made, made
+
+    identity = digests.of_values(task.identity, task.n)
+    return Source(listing, read, lambda files: task.spacing, lambda progress: identity, digests_of)

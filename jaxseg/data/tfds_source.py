@@ -15,8 +15,6 @@ The dataset must already lie on disk in ArrayRecord files (`file_format="array_r
 
 from __future__ import annotations
 
-import hashlib
-import json
 import urllib.parse
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxseg.data import digests
 from jaxseg.data.layouts import CaseList
 from jaxseg.data.sources import RawCase, Source
 from jaxseg.data.volume import BadCaseError
@@ -33,8 +32,13 @@ KEYS = {"labels": "", "image": "image", "label": "label", "split": "train", "nam
         "modality": "unknown", "spacing": ""}  # fmt: skip
 
 
-def open_tfds(text: str, *, ndim: int) -> Source:
+def open_tfds(text: str, *, ndim: int, store_dir: Path) -> Source:
     """A source over what follows `tfds:`.
+
+    Args:
+        text: what follows `tfds:`.
+        ndim: 2 or 3.
+        store_dir: where checksums of files are kept.
 
     Raises:
         UserError: an unknown key, no such dataset on disk, or features that are no image and label.
@@ -79,7 +83,19 @@ def open_tfds(text: str, *, ndim: int) -> Source:
         warnings=(),
         splits=None,
     )
-    return Source(listing, read, lambda files: spacing, _identity(builder, text))
+
+    def identity(progress: digests.Progress | None) -> str:
+        files = sorted(path for path in Path(builder.data_path).iterdir() if path.is_file())
+        found = digests.of_files(files, store_dir=store_dir, progress=progress)
+        return digests.of_values(keys, [[path.name, found[str(path)].sha256] for path in files])
+
+    def digests_of(files: CaseFiles) -> tuple[str, str]:
+        example = examples[index_of[files.name]]
+        return digests.of_array(np.asarray(example[keys["image"]])), digests.of_array(
+            np.asarray(example[keys["label"]])
+        )
+
+    return Source(listing, read, lambda files: spacing, identity, digests_of)
 
 
 def _builder(dataset: str, where: str) -> Any:
@@ -131,10 +147,3 @@ def _raw_case(image: np.ndarray, label: np.ndarray, spacing: tuple[float, ...]) 
     if (np.rint(label) != label).any() or label.min(initial=0) < 0:
         raise BadCaseError("its label holds values that are not whole numbers from 0")
     return RawCase(image, label.astype(np.int32), spacing, ())
-
-
-def _identity(builder: Any, text: str) -> str:
-    folder = Path(builder.data_path)
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    entries = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    return hashlib.sha256(json.dumps([text, entries]).encode()).hexdigest()

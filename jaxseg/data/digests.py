@@ -1,0 +1,146 @@
+"""Contents of files as SHA-256 checksums, computed once for as long as a file stays as it is.
+
+Reading a large data set takes minutes and asking for the sizes and times of its files takes a moment. So checksums are
+remembered in the store folder beside what was seen of each file: size, time of the last change to its content, time of
+the last change to its entry, and inode. A content that was edited and then given its old size and time of change is
+still noticed, because no program can set the time of the last change to a file's entry.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Num
+
+from jaxseg import machine
+
+REMEMBERED = "file_hashes.json"
+"""Name of the file of checksums in a store folder. Without it, or where it is damaged, files are read again."""
+_SETTLED_SECONDS = 3.0
+"""Files younger than this are read again next time: file systems count time in steps of up to two seconds."""
+_TOLD_SECONDS = 2.0
+
+Stamp = tuple[int, int, int, int]
+Progress = Callable[[str, int, int], None]
+
+
+class FileDigest(NamedTuple):
+    """What was found of a file."""
+
+    sha256: str
+    """Of its bytes; empty where it cannot be read."""
+    stamp: Stamp | None
+    """Size, times of change of content and entry, and inode, as they were before it was read; None: not there."""
+
+
+def of_files(
+    paths: Iterable[str | Path], *, store_dir: Path, progress: Progress | None = None
+) -> dict[str, FileDigest]:
+    """Checksums of files, those that changed since they were remembered read anew in threads.
+
+    Args:
+        paths: Of the files, however they are spelled; links are followed.
+        store_dir: Holds the checksums that are remembered. One that cannot be written is not written.
+        progress: Told about the files that are read where this takes long.
+
+    Returns:
+        By path as it was given.
+    """
+    resolved = {str(path): os.path.realpath(path) for path in paths}
+    known = _remembered(store_dir)
+    found: dict[str, FileDigest] = {}
+    todo: list[tuple[str, Stamp]] = []
+    for path in dict.fromkeys(resolved.values()):
+        stamp = stamp_of(path)
+        if stamp is None:
+            found[path] = FileDigest("", None)
+        elif path in known and known[path].stamp == stamp:
+            found[path] = known[path]
+        else:
+            todo.append((path, stamp))
+    began = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
+        read = pool.map(_read, [path for path, _ in todo])
+        for done, ((path, stamp), digest) in enumerate(zip(todo, read, strict=True), start=1):
+            found[path] = FileDigest(digest, stamp)
+            if progress and time.monotonic() - began > _TOLD_SECONDS:
+                progress("reading files", done, len(todo))
+    _remember(store_dir, {path: found[path] for path, stamp in todo if found[path].sha256 and _is_settled(path, stamp)})
+    return {path: found[real] for path, real in resolved.items()}
+
+
+def stamp_of(path: str | Path) -> Stamp | None:
+    """What changes whenever a file does; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def of_values(*values: Any) -> str:
+    """Checksum of JSON values, mappings in any order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def of_array(array: Num[np.ndarray, "..."]) -> str:
+    """Checksum of the shape, kind and values of an array, whatever its layout in memory."""
+    digest = hashlib.sha256(repr((array.shape, array.dtype.str)).encode())
+    for part in np.atleast_1d(array):  # a copy of one plane at a time, where they are not contiguous
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, "rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError:  # the reader of the case says what is wrong with it
+        return ""
+
+
+def _is_settled(path: str, stamp: Stamp) -> bool:
+    """Whether another change could not leave the stamp as it is, and none came while the file was read."""
+    return stamp[2] / 1e9 < time.time() - _SETTLED_SECONDS and stamp_of(path) == stamp
+
+
+def _remembered(store_dir: Path) -> dict[str, FileDigest]:
+    """What is remembered by resolved path; nothing where the file is damaged, which its own checksum tells."""
+    try:
+        content = json.loads((store_dir / REMEMBERED).read_text())
+        if content["sha256"] != of_values(content["files"]):
+            return {}
+        return {
+            path: FileDigest(digest, (size, changed, entry_changed, inode))
+            for path, (size, changed, entry_changed, inode, digest) in content["files"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _remember(store_dir: Path, fresh: Mapping[str, FileDigest]) -> None:
+    """Adds checksums to the remembered ones. Of two processes that do so at once, one may have to read again later."""
+    if not fresh:
+        return
+    every = _remembered(store_dir) | dict(fresh)
+    files = {path: [*(found.stamp or ()), found.sha256] for path, found in every.items()}
+    with contextlib.suppress(OSError):
+        store_dir.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=f".{REMEMBERED}-", dir=store_dir)
+        try:
+            with open(handle, "w") as stream:
+                json.dump({"sha256": of_values(files), "files": files}, stream)
+            os.replace(partial, store_dir / REMEMBERED)
+        except BaseException:
+            os.unlink(partial)
+            raise
