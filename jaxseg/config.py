@@ -5,6 +5,7 @@ Every field is checked here against its type, and by `checks` against its range 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import types
@@ -194,8 +195,11 @@ def from_json(text: str) -> ConfigDict:
     return restore(json.loads(text))
 
 
-def differences(saved: ConfigDict, asked: ConfigDict) -> list[str]:
-    """Fields in which two configs differ, apart from the sections that change no result, one line each."""
+def _decisive_fields(config: ConfigDict) -> dict[str, Any]:
+    """Fields by dotted name, apart from the sections that change no result.
+
+    They go through JSON, so that a tuple and the list it was saved as are the same.
+    """
 
     def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         leaves: dict[str, Any] = {}
@@ -206,13 +210,23 @@ def differences(saved: ConfigDict, asked: ConfigDict) -> list[str]:
                 leaves[f"{prefix}{key}"] = value
         return leaves
 
-    # Through JSON on both sides, so that a tuple and the list it was saved as are the same.
-    old, new = flat(json.loads(to_json(saved))), flat(json.loads(to_json(asked)))
+    fields = flat(json.loads(to_json(config)))
+    return {key: value for key, value in fields.items() if key.split(".")[0] not in FREE_SECTIONS}
+
+
+def digest(config: ConfigDict) -> str:
+    """What two configs share exactly if they have no `differences`."""
+    return hashlib.sha256(json.dumps(_decisive_fields(config), sort_keys=True).encode()).hexdigest()
+
+
+def differences(saved: ConfigDict, asked: ConfigDict) -> list[str]:
+    """Fields in which two configs differ, apart from the sections that change no result, one line each."""
+    old, new = _decisive_fields(saved), _decisive_fields(asked)
     missing = types.SimpleNamespace()
     lines = []
     for key in dict.fromkeys((*old, *new)):
         before, after = old.get(key, missing), new.get(key, missing)
-        if key.split(".")[0] not in FREE_SECTIONS and before != after:
+        if before != after:
             show = [repr(value) if value is not missing else "(absent)" for value in (before, after)]
             lines.append(f"config.{key}: {show[0]} in the workdir, {show[1]} asked for")
     return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from jaxseg.models import make_model
 from jaxseg.streams import stream_key
 from jaxseg.study import rates, sources
 from jaxseg.study.machine import made_with
-from jaxseg.study.plan import Job, Plan, load_table
+from jaxseg.study.plan import Job, Plan, chunk_sizes, load_table
 from jaxseg.study.predict import make_validate
 from jaxseg.study.program import Program, image_shape, own_labels, param_labels
 from jaxseg.study.runs import Run
@@ -178,7 +178,16 @@ def training_calls(
     return chunk, seeds.map_seeds(train.make_observe(program.optim), plan=seed_plan, donate=(0,))
 
 
-def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job: Job, *, device_bytes: int) -> loop.Fit:
+def make_fit(
+    study: StudySettings,
+    workdir: Path,
+    plan: Plan,
+    tasks: Tasks,
+    job: Job,
+    *,
+    device_bytes: int,
+    mark: Mapping[str, Any] | None = None,
+) -> loop.Fit:
     """Everything `loop.fit` needs for a job's runs on this host; compiles nothing yet.
 
     Args:
@@ -188,6 +197,7 @@ def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job:
         tasks: Prepared data.
         job: One of the plan's.
         device_bytes: Memory of one device, which decides where the data stays.
+        mark: What checkpoints say of the study that they belong to.
     """
     program, whole = job.program, job
     rows = host_share(study, job, hosts.index()).rows
@@ -214,5 +224,10 @@ def make_fit(study: StudySettings, workdir: Path, plan: Plan, tasks: Tasks, job:
         settings=program.train,
         validate_from=rates.validate_from(program) if job.kind == "select" else 0,
         keep=study.runtime.keep_checkpoints,
-        meta={"runs": [run.key._asdict() | run.ids for run in whole.runs], "made_with": made_with()},
+        meta={
+            **(mark or {}),
+            "runs": [run.key._asdict() | run.ids for run in whole.runs],
+            "chunks": chunk_sizes(plan)[job.group],
+            "made_with": made_with(),
+        },
     )

@@ -19,6 +19,7 @@ from jaxseg.data import PreparedTask
 from jaxseg.data.resample import labels_from_probabilities, resize_image, resize_linear
 from jaxseg.fields import nearest
 from jaxseg.study import build, files, prior, slices
+from jaxseg.study.binding import Draw
 from jaxseg.study.plan import Job
 from jaxseg.study.predict import CaseMaps, case_maps, classes_of, make_predict_slabs, scoring_options
 from jaxseg.study.runs import Run
@@ -202,7 +203,7 @@ def evaluate_priors(study: StudySettings, workdir: Path, tasks: Tasks, runs: Seq
     no_calibration: Mapping[str, float] = collections.defaultdict(lambda: float("nan"))  # its scores are no chances
     for done, run in enumerate(runs, start=1):
         split = splits[run.key.fold]
-        names = data.nested_subset(prepared, split.train, run.key.train_cases, seed=run.subset_id)
+        names = tasks.subset(study.target, Draw(run.key.train_cases, run.key.fold, run.subset_id))
         if names not in fitted:
             fitted[names] = prior.fit_prior([data.load_case(prepared, name).label for name in names], classes)
         for case in (data.load_case(prepared, name) for name in split.test):

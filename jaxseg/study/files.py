@@ -139,6 +139,11 @@ def _decoded(path: Path, mend: str, decode: Callable[[bytes], _Read]) -> _Read:
         raise DamagedError(path, f"it cannot be read ({cause})", mend) from None
 
 
+def was_written(path: Path) -> bool:
+    """Whether a file is there or should be: one that its manifest lists and that is gone was lost."""
+    return path.exists() or path.name in manifest.sealed(path.parent)
+
+
 def are_sound(paths: Iterable[Path]) -> bool:
     """Whether files are there as they were written.
 
@@ -150,7 +155,7 @@ def are_sound(paths: Iterable[Path]) -> bool:
         if reason is None:
             continue
         sound = False
-        if path.exists() or path.name in manifest.sealed(path.parent):
+        if was_written(path):
             warnings.warn(f"{path} is damaged ({reason}); it is made anew", stacklevel=2)
     return sound
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from jax.errors import JaxRuntimeError
 
 from jaxseg import checkpoint, hosts, logs, loop, transfer
-from jaxseg.study import build, files, rates
+from jaxseg.study import binding, build, files, rates
 from jaxseg.study.plan import Job, chunk_sizes, halved
 from jaxseg.study.ready import Ready, device_bytes, plan_jobs
 from jaxseg.types import Progress, UserError
@@ -70,6 +70,8 @@ def _train(ready: Ready, job: Job, progress: MakeProgress) -> None:
     folder = directory / "checkpoints"
     # All hosts hear whether training is done, and whether its start is as it was saved.
     found = (checkpoint.latest_sound(folder), _start_is_sound(folder)) if hosts.is_first() else (None, True)
+    if found[0] is not None:
+        binding.check_job(folder, found[0], job, ready.bound())
     trained, started = hosts.from_first(found[0] == job.program.train.steps), hosts.from_first(found[1])
     if trained and started:
         if hosts.is_first():
@@ -78,7 +80,13 @@ def _train(ready: Ready, job: Job, progress: MakeProgress) -> None:
     if job.kind == "train":
         job = rates.with_rates(job, rates.read_rates(ready.workdir))
     fit = build.make_fit(
-        ready.study, ready.workdir, ready.plan, ready.tasks, job, device_bytes=device_bytes(ready.study)
+        ready.study,
+        ready.workdir,
+        ready.plan,
+        ready.tasks,
+        job,
+        device_bytes=device_bytes(ready.study),
+        mark=ready.bound().mark,
     )
     if not trained:
         loop.fit(fit, progress(f"{job.group}/{job.chunk} ({len(job.runs)} runs)"))

@@ -62,7 +62,7 @@ def write_rates(workdir: Path, plan: Plan) -> None:
 def read_rates(workdir: Path) -> Rates:
     """The chosen rates; empty where none were (yet) chosen."""
     path = workdir / "results" / TABLE
-    if not path.exists():
+    if not files.was_written(path):
         return {}
     table = files.read_table(path)
     chosen = table[table["chosen"]]

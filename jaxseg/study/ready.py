@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,10 +12,22 @@ import jax
 
 from jaxseg import hosts, seeds
 from jaxseg.data import PreparedTask, residence
+from jaxseg.manifest import DamagedError
 from jaxseg.study import evaluate, files, sources
-from jaxseg.study.plan import Plan, check_networks, make_plan
-from jaxseg.study.tasks import Tasks, cohort_names, prepare_tasks
-from jaxseg.types import Progress, StudySettings, TaskSettings
+from jaxseg.study.binding import (
+    RECORD,
+    Binding,
+    BoundTask,
+    Draw,
+    images_seen,
+    new_study,
+    read_binding,
+    read_trained,
+    write_binding,
+)
+from jaxseg.study.plan import SOURCE, Plan, check_networks, make_plan
+from jaxseg.study.tasks import Tasks, cohort_names, prepare_tasks, recipe_of
+from jaxseg.types import Progress, StudySettings, TaskSettings, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +38,14 @@ class Ready:
     workdir: Path
     tasks: Tasks
     plan: Plan
+    binding: Binding | None = None
+    """What it is bound to from its first training step on."""
+
+    def bound(self) -> Binding:
+        """The binding of a study that trains."""
+        if self.binding is None:
+            raise ValueError("a study is bound to its data before it trains")
+        return self.binding
 
 
 def seed_plan(study: StudySettings) -> seeds.SeedPlan:
@@ -54,13 +75,133 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> Ready:
         UserError: Data that cannot be used, or settings that do not fit it.
     """
     check_networks(study)
-    store_dir = Path(study.runtime.store_dir) if study.runtime.store_dir else workdir / "stores"
-    record = files.read_json(workdir / "study.json")
+    store_dir = store_dir_of(study, workdir)
+    try:
+        known = read_binding(workdir)
+    except DamagedError:
+        known = None  # made anew by `bind`, from what the data and the checkpoints say
+    chunks = chunks_of(workdir)
+    bound = None if known is None else known.tasks
     # The first host writes the stores, the others read them.
-    tasks = hosts.in_turn("prepare", lambda: prepare_tasks(study, store_dir, progress, record.get("stores")))
+    tasks = hosts.in_turn("prepare", lambda: prepare_tasks(study, store_dir, progress, bound))
     evaluate.check_labels(study, tasks.prepared[study.target])
+    _check_given_networks(study, tasks)
+    return Ready(study, workdir, tasks, plan_jobs(study, tasks, chunks), known)
 
-    return Ready(study, workdir, tasks, plan_jobs(study, tasks, record.get("chunks")))
+
+def _check_given_networks(study: StudySettings, tasks: Tasks) -> None:
+    """Refuses networks of another study that know images which this one tests on, or trained on those it validates on.
+
+    Raises:
+        UserError: The arm, and the cases under both names.
+    """
+    target = tasks.prepared[study.target]
+    tested = {name for split in tasks.splits[study.target] for name in split.test}
+    validated = {name for split in tasks.splits[study.target] for name in split.val}
+    for arm in study.arms:
+        given = arm.pretrain.from_workdir
+        if not given or arm.init == "random":
+            continue
+        by_target = bool(arm.pretrain.from_arm) and not arm.pretrain.from_arm.startswith(SOURCE)
+        seen = images_seen(Path(given).expanduser().absolute(), by_target=by_target)
+        found = {
+            name: seen[v] for name in sorted(tested | validated) if (v := target.record(name).voxels_sha256) in seen
+        }
+        known = [(name, there) for name, (there, part) in found.items() if name in tested or part == "train"]
+        if known:
+            name, there = known[0]
+            raise UserError(
+                f"pretrain.from_workdir = {given!r} (arm {arm.name!r}): its networks were trained on {len(known)} "
+                f"case(s) that this study validates or tests on, such as {name} ({there} there), so that scores would "
+                f"say nothing. Take networks that have not seen them, or the split of that study (its base_seed, "
+                f"val_cases, test_cases and folds)"
+            )
+
+
+def chunks_of(workdir: Path) -> Mapping[str, Sequence[int]] | None:
+    """Runs of each job of a group as an earlier process cut them: from study.json, or else from the checkpoints."""
+    try:
+        if chunks := files.read_json(workdir / "study.json").get("chunks"):
+            return chunks
+    except DamagedError as error:
+        warnings.warn(f"{error.path} is damaged ({error.reason}); it is made anew from the checkpoints", stacklevel=2)
+    return read_trained(workdir).chunks
+
+
+def bind(ready: Ready, config_digest: str, rule_version: int) -> Ready:
+    """Binds a study to its data, and writes down what it is bound to, before it trains.
+
+    A record that was lost is made anew, if the data is what checkpoints say that they were trained on.
+
+    Args:
+        ready: The study.
+        config_digest: Of its config.
+        rule_version: Of the rules that judge it, which are fixed before it trains.
+
+    Raises:
+        UserError: The record is lost, and the data is not what it was.
+    """
+    roles = {ready.tasks.role(task): task for task in ready.tasks.prepared}
+    if ready.binding is not None:
+        # Seeds that came later draw subsets of their own; all else stands.
+        kept = {
+            role: dataclasses.replace(ready.binding.tasks[role], subsets=subsets_of(ready, task))
+            for role, task in roles.items()
+        }
+        made = dataclasses.replace(ready.binding, tasks=kept)
+    else:
+        tasks = {role: _bind_task(ready, task) for role, task in roles.items()}
+        made = Binding(new_study(), config_digest, rule_version, tasks)
+        if marks := read_trained(ready.workdir).marks:
+            made = _bind_again(ready.workdir, made, marks)
+    if made != ready.binding:
+        write_binding(ready.workdir, made)
+    return dataclasses.replace(ready, binding=made)
+
+
+def _bind_again(workdir: Path, made: Binding, marks: set[tuple[str, str]]) -> Binding:
+    record = workdir / RECORD
+    if {data for _, data in marks} != {made.data}:
+        raise DamagedError(
+            record,
+            "it says which data the networks were trained on, and the data as it is now is not what they name",
+            "put the data back as it was, or the file; or train in a new --workdir",
+        )
+    if len(marks) > 1:
+        raise DamagedError(record, "checkpoints of several studies lie here", "remove those that do not belong here")
+    warnings.warn(
+        f"{record} was lost; it is made anew, as the data is what the checkpoints were trained on", stacklevel=3
+    )
+    ((study, _),) = marks
+    return dataclasses.replace(made, study=study)
+
+
+def _bind_task(ready: Ready, task: TaskSettings) -> BoundTask:
+    study, tasks = ready.study, ready.tasks
+    recipe, prepared = recipe_of(study, task), tasks.prepared[task]
+    return BoundTask(
+        data=recipe.data,
+        store=prepared.directory.name,
+        listing=prepared.listing,
+        voxels={record.name: record.voxels_sha256 for record in prepared.cases},
+        splits=tasks.splits[task],
+        windows=tuple(fold.windows for fold in tasks.fitted[task]),
+        subsets=subsets_of(ready, task),
+    )
+
+
+def subsets_of(ready: Ready, task: TaskSettings) -> dict[Draw, tuple[str, ...]]:
+    """Training cases of every draw that is smaller than the training set."""
+    runs = [run for job in ready.plan.jobs if job.program.task == task for run in job.runs]
+    if task == ready.study.target:
+        runs += ready.plan.priors
+    draws = {Draw(run.key.train_cases, run.key.fold, run.subset_id) for run in runs if run.key.train_cases}
+    return {draw: ready.tasks.subset(task, draw) for draw in sorted(draws)}
+
+
+def store_dir_of(study: StudySettings, workdir: Path) -> Path:
+    """Where a study's prepared stores lie."""
+    return Path(study.runtime.store_dir) if study.runtime.store_dir else workdir / "stores"
 
 
 def plan_jobs(study: StudySettings, tasks: Tasks, chunk_sizes: Mapping[str, Sequence[int]] | None) -> Plan:

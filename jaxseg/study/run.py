@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from jaxseg import checkpoint, hosts, logs
 from jaxseg import config as config_module
 from jaxseg.manifest import DamagedError
 from jaxseg.study import analyses, claims, evaluate, files, preparation, rates, results, sources
+from jaxseg.study.binding import FORMAT, check_format, read_binding, read_trained
 from jaxseg.study.jobs import require_done, train_arms, train_jobs
 from jaxseg.study.machine import made_with
 from jaxseg.study.plan import Job, chunk_sizes
-from jaxseg.study.ready import Ready, prepare
-from jaxseg.study.tasks import training_cases
+from jaxseg.study.ready import Ready, bind, prepare, subsets_of
 from jaxseg.types import Progress, StudySettings, UserError
 
 STAGES = ("prepare", "pretrain", "train", "evaluate", "analyze", "report")
@@ -32,18 +33,40 @@ def check_workdir(config: ConfigDict, workdir: Path) -> StudySettings:
         UserError: A mistake in the config, or a workdir of another config, with the fields that differ.
     """
     study = config_module.parse(config)
-    path = workdir / "config.json"
-    if path.exists():
-        lines = config_module.differences(config_module.from_json(path.read_text()), config)
-        if lines:
-            raise UserError(
-                f"workdir {workdir} holds a study with another config; nothing was changed. Differences:\n  "
-                + "\n  ".join(lines)
-                + "\nGive another --workdir, or the config it was started with"
-            )
-    elif workdir.exists() and not workdir.is_dir():
+    if workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir} is a file; give a folder")
+    with contextlib.suppress(DamagedError):  # then there is nothing to ask; it is made anew
+        check_format(workdir, files.read_json(workdir / "study.json"))
+    lines = _other_config(config, workdir)
+    if lines:
+        raise UserError(
+            f"workdir {workdir} holds a study with another config; nothing was changed. Differences:\n  "
+            + "\n  ".join(lines)
+            + "\nGive another --workdir, or the config it was started with"
+        )
     return study
+
+
+def _other_config(config: ConfigDict, workdir: Path) -> list[str]:
+    """How the config of a workdir differs from the one asked for, a line each; none where nothing is there yet.
+
+    Where config.json was lost, the digest in data.json tells whether it was this one.
+    """
+    path = workdir / "config.json"
+    try:
+        return config_module.differences(config_module.from_json(files.read_text(path)), config)
+    except FileNotFoundError:
+        lost = "it is not there"
+    except DamagedError as error:
+        lost = error.reason
+    with contextlib.suppress(DamagedError):
+        bound = read_binding(workdir)
+        if bound is None:
+            return []
+        if bound.config == config_module.digest(config):
+            warnings.warn(f"{path} was lost ({lost}); it is written anew", stacklevel=3)
+            return []
+    raise DamagedError(path, lost, "give the config that the study was started with, field by field as it was")
 
 
 def run_stages(
@@ -81,6 +104,10 @@ def run_stages(
         ready = prepare(study, workdir, progress("prepare"))
         if not stages:
             return ready
+        if hosts.is_first() and (ready.binding or {"pretrain", "train"} & {*stages} or read_trained(workdir).marks):
+            ready = bind(ready, config_module.digest(config), claims.RULE_VERSION)
+        hosts.barrier("bind")
+        ready = dataclasses.replace(ready, binding=read_binding(workdir))
         if hosts.is_first():
             # Only now: a config whose data turned out unusable must not claim the workdir.
             files.write_text(workdir / "config.json", config_module.to_json(config))
@@ -182,22 +209,8 @@ def _task_summary(ready: Ready, task: Any) -> dict[str, Any]:
         "windows": [fold.windows for fold in ready.tasks.fitted[task]],
         "cases": {"train": len(split.train), "val": len(split.val), "test": len(split.test)},
         "splits": [dataclasses.asdict(part) for part in ready.tasks.splits[task]],
-        "subsets": _subsets(ready, task),
+        "subsets": [{**draw._asdict(), "cases": cases} for draw, cases in subsets_of(ready, task).items()],
     }
-
-
-def _subsets(ready: Ready, task: Any) -> list[dict[str, Any]]:
-    """Training cases of every train size, fold and draw that is smaller than the training set."""
-    drawn: dict[tuple[int, int, int], tuple[str, ...]] = {}
-    for job in ready.plan.jobs:
-        for run in job.runs:
-            where = run.key.train_cases, run.key.fold, run.subset_id
-            if job.program.task == task and run.key.train_cases and where not in drawn:
-                drawn[where] = training_cases(ready.tasks, job, run)
-    return [
-        {"train_cases": size, "fold": fold, "subset_id": draw, "cases": cases}
-        for (size, fold, draw), cases in drawn.items()
-    ]
 
 
 def write_study(ready: Ready, seconds: dict[str, float]) -> None:
@@ -209,7 +222,10 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
     """
     study, plan, workdir = ready.study, ready.plan, ready.workdir
     path = workdir / "study.json"
-    before = files.read_json(path)
+    try:
+        before = files.read_json(path)
+    except DamagedError:
+        before = {}  # `ready.chunks_of` has said so
     timing = before.get("timing", {})
     for stage, spent in seconds.items():
         timing[stage] = round(timing.get(stage, 0.0) + spent, 2)
@@ -232,9 +248,10 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
     files.write_json(
         path,
         {
+            "format": FORMAT,
             "name": study.name,
-            # That of the code which began the study: rules are fixed before training.
-            "rule_version": before.get("rule_version", claims.RULE_VERSION),
+            # That of the code which began to train: rules are fixed before.
+            "rule_version": claims.RULE_VERSION if ready.binding is None else ready.binding.rule_version,
             **made_with(),
             "trained_on": _trained_on(ready) or before.get("trained_on", []),
             "source": _task_summary(ready, own_sources[0]) if own_sources else sources.given_task(study.arms),

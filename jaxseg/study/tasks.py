@@ -10,9 +10,11 @@ import jax.numpy as jnp
 
 from jaxseg import data, trees
 from jaxseg.data import PreparedTask, Split
+from jaxseg.data.sources import is_elsewhere
+from jaxseg.study.binding import BoundTask, Draw
 from jaxseg.study.plan import Job
 from jaxseg.study.runs import Run, target_runs, trial_runs
-from jaxseg.types import Progress, RunInputs, StudySettings, TaskSettings, UserError
+from jaxseg.types import CaseRecord, Progress, RunInputs, StudySettings, TaskSettings, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Tasks:
     """One per fold; a source has one."""
     fitted: dict[TaskSettings, tuple[PreparedTask, ...]]
     """One per fold, with the statistics of its training cases."""
+    subsets: dict[TaskSettings, dict[Draw, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
+    """Subsets of training cases that were drawn before, which runs keep."""
 
     def role(self, task: TaskSettings) -> str:
         """`target`, `source`, `source_2`, ...: what a task is called in the workdir."""
@@ -33,6 +37,13 @@ class Tasks:
     def fold_statistics(self, task: TaskSettings) -> bool:
         """Whether the voxels of a case depend on the fold."""
         return len(self.splits[task]) > 1 and "dataset" in self.prepared[task].normalization
+
+    def subset(self, task: TaskSettings, draw: Draw) -> tuple[str, ...]:
+        """Training cases of a draw: as recorded, or drawn now."""
+        if (known := self.subsets.get(task, {}).get(draw)) is not None:
+            return known
+        train = self.splits[task][draw.fold].train
+        return data.nested_subset(self.prepared[task], train, draw.train_cases, seed=draw.subset_id)
 
     def of(self, job: Job) -> PreparedTask:
         """The task of a job, as its runs see it."""
@@ -48,7 +59,7 @@ def role_of(place: int) -> str:
 
 
 def prepare_tasks(
-    study: StudySettings, store_dir: Path, progress: Progress, stores: Mapping[str, str] | None = None
+    study: StudySettings, store_dir: Path, progress: Progress, bound: Mapping[str, BoundTask] | None = None
 ) -> Tasks:
     """Prepares what is not yet prepared, and splits it.
 
@@ -56,10 +67,11 @@ def prepare_tasks(
         study: Its tasks.
         store_dir: Of all stores.
         progress: Told about every case.
-        stores: Names of the stores that an earlier process used, by role: on a machine without the data they do.
+        bound: The tasks as they were when training began, by role. Their splits, subsets and intensity windows are
+            used again. A machine without the data needs only the stores.
 
     Raises:
-        UserError: Data that cannot be used, each problem by name.
+        UserError: Data that cannot be used, each problem by name, or that is no longer what it was.
     """
     wanted = {study.target: study.target.folds}
     for arm in study.arms:
@@ -67,16 +79,20 @@ def prepare_tasks(
             wanted.setdefault(arm.source, 1)
     prepared: dict[TaskSettings, PreparedTask] = {}
     splits: dict[TaskSettings, tuple[Split, ...]] = {}
+    kept = {task: was for place, task in enumerate(wanted) if (was := (bound or {}).get(role_of(place))) is not None}
     for place, (task, folds) in enumerate(wanted.items()):
-        known = (stores or {}).get(role_of(place), "")
-        recipe = dataclasses.replace(task, data=study.target.data) if task.data == "target" else task
+        recipe, was = recipe_of(study, task), kept.get(task)
+        if was is not None:
+            _check_unchanged(role_of(place), was, recipe, ndim=study.model.ndim, store_dir=store_dir)
+        known = "" if was is None else was.store
         ready = data.prepare_task(recipe, ndim=study.model.ndim, store_dir=store_dir, progress=progress, known=known)
+        ready = _with_one_group_for_copies(ready)
+        if was is not None:
+            prepared[task], splits[task] = ready, was.splits
+            continue
         held = frozenset[str]()
-        same_data = recipe.data == study.target.data
-        if task != study.target and _same_patients(prepared[study.target], ready, same_data):
-            held = _held_out(prepared[study.target], splits[study.target], ready)
-        elif task != study.target:
-            ready = _with_name_warning(prepared[study.target], ready)
+        if task != study.target:
+            ready, held = _apart_from_target(prepared[study.target], splits[study.target], ready, recipe, study)
         if task.data == "target":
             held |= _trained_on(study, prepared[study.target], splits[study.target])
         splits[task] = tuple(
@@ -93,10 +109,95 @@ def prepare_tasks(
         )
         prepared[task] = ready
     fitted = {
-        task: tuple(data.fit_intensity(prepared[task], split.train) for split in parts)
+        task: tuple(dataclasses.replace(prepared[task], windows=windows) for windows in kept[task].windows)
+        if task in kept
+        else tuple(data.fit_intensity(prepared[task], split.train) for split in parts)
         for task, parts in splits.items()
     }
-    return Tasks(prepared, splits, fitted)
+    return Tasks(prepared, splits, fitted, {task: was.subsets for task, was in kept.items()})
+
+
+def recipe_of(study: StudySettings, task: TaskSettings) -> TaskSettings:
+    """A task with the data that it means: a source whose data is `target` takes the target's."""
+    return dataclasses.replace(task, data=study.target.data) if task.data == "target" else task
+
+
+def _check_unchanged(role: str, was: BoundTask, task: TaskSettings, *, ndim: int, store_dir: Path) -> None:
+    """Compares data with what it was when training began, where this machine has it.
+
+    Raises:
+        UserError: What changed, case by case.
+    """
+    if is_elsewhere(task.data):
+        return
+    changes = was.changes(data.list_cases(task, ndim=ndim, store_dir=store_dir))
+    if changes:
+        lines = "\n  ".join(changes)
+        raise UserError(
+            f"the data of {role} ({task.data}) is no longer what this study was trained on:\n  {lines}\n"
+            f"Nothing was changed here. Put the data back as it was to go on with this study, or give a new --workdir "
+            f"to study it as it is now. To predict or score new cases with the networks that there are, use "
+            f"launch.predict, which takes any folder"
+        )
+
+
+def _with_one_group_for_copies(task: PreparedTask) -> PreparedTask:
+    """The task with cases of equal voxels in one group: copies of an image are one patient, whatever their names."""
+    joined: dict[str, str] = {}
+
+    def root(group: str) -> str:
+        while group in joined:
+            group = joined[group]
+        return group
+
+    first: dict[str, CaseRecord] = {}
+    warnings: list[tuple[str, str]] = []
+    for record in task.cases:
+        other = first.setdefault(record.voxels_sha256, record)
+        if other is record:
+            continue
+        warnings.append((record.name, f"its image is a copy of {other.name}'s: both count as one patient"))
+        if root(record.group) != root(other.group):
+            joined[root(record.group)] = root(other.group)
+    if not warnings:
+        return task
+    cases = tuple(dataclasses.replace(record, group=root(record.group)) for record in task.cases)
+    report = dataclasses.replace(task.report, warnings=(*task.report.warnings, *warnings))
+    return dataclasses.replace(task, cases=cases, report=report)
+
+
+def _apart_from_target(
+    target: PreparedTask, splits: tuple[Split, ...], source: PreparedTask, recipe: TaskSettings, study: StudySettings
+) -> tuple[PreparedTask, frozenset[str]]:
+    """A source task, and which of its groups no source network may see, because the target is tested on them.
+
+    Patients are the same where group names are (see `_same_patients`), and where images hold the same voxels.
+
+    Raises:
+        UserError: None of the source's patients is left.
+    """
+    tested = frozenset[str]().union(*(data.held_out_groups(target, split) for split in splits))
+    by_voxels = {record.voxels_sha256: record for record in target.cases}
+    copies = [(record, by_voxels[record.voxels_sha256]) for record in source.cases if record.voxels_sha256 in by_voxels]
+    held = frozenset(record.group for record, original in copies if original.group in tested)
+    if _same_patients(target, source, recipe.data == study.target.data):
+        held |= tested
+    elif copies:
+        record, original = copies[0]
+        text = (
+            f"{len(copies)} of its images are images of the target {target.name}, such as {record.name}, which is "
+            f"{original.name} there; those that the target validates or tests on are held out"
+        )
+        source = _with_warning(source, text)
+    else:
+        source = _with_name_warning(target, source)
+    if held and all(record.group in held for record in source.cases):
+        raise UserError(
+            f"{source.name} has the same patients as the target {target.name}, and every one of them is held out in "
+            f"some of its {len(splits)} fold(s), so that no network could be pretrained without having seen them. "
+            "Set target.folds to 1, ask for fewer val_cases and test_cases, or take another source"
+        )
+    return source, held
 
 
 def _trained_on(study: StudySettings, target: PreparedTask, splits: tuple[Split, ...]) -> frozenset[str]:
@@ -144,24 +245,12 @@ def _with_name_warning(target: PreparedTask, source: PreparedTask) -> PreparedTa
         "published: if they are the same patients, networks are pretrained on cases they are tested on; name the "
         "patients in `groups` of both dataset.json files"
     )
-    report = dataclasses.replace(source.report, warnings=(("", text), *source.report.warnings))
-    return dataclasses.replace(source, report=report)
+    return _with_warning(source, text)
 
 
-def _held_out(target: PreparedTask, splits: tuple[Split, ...], source: PreparedTask) -> frozenset[str]:
-    """Patients that some fold of the target validates or tests on: no source network may see them.
-
-    Raises:
-        UserError: None of the source's patients is left.
-    """
-    held = frozenset[str]().union(*(data.held_out_groups(target, split) for split in splits))
-    if all(record.group in held for record in source.cases):
-        raise UserError(
-            f"{source.name} has the same patients as the target {target.name}, and every one of them is held out in "
-            f"some of its {len(splits)} fold(s), so that no network could be pretrained without having seen them. "
-            "Set target.folds to 1, ask for fewer val_cases and test_cases, or take another source"
-        )
-    return held
+def _with_warning(task: PreparedTask, text: str) -> PreparedTask:
+    report = dataclasses.replace(task.report, warnings=(("", text), *task.report.warnings))
+    return dataclasses.replace(task, report=report)
 
 
 def spread(names: Sequence[str], count: int) -> tuple[str, ...]:
@@ -176,9 +265,7 @@ def spread(names: Sequence[str], count: int) -> tuple[str, ...]:
 
 def training_cases(tasks: Tasks, job: Job, run: Run) -> tuple[str, ...]:
     """Names of the cases a run trains on."""
-    task = job.program.task
-    split = tasks.splits[task][run.key.fold]
-    return data.nested_subset(tasks.prepared[task], split.train, run.key.train_cases, seed=run.subset_id)
+    return tasks.subset(job.program.task, Draw(run.key.train_cases, run.key.fold, run.subset_id))
 
 
 def cohort_names(tasks: Tasks, task: TaskSettings) -> tuple[str, ...]:

@@ -278,6 +278,17 @@ def given_config(where: Path, *, share: str = "per_seed", **fields: Any) -> Conf
     return made
 
 
+def test_networks_that_were_trained_on_cases_which_are_tested_here_are_refused(
+    tiny_study: Path, tmp_path: Path
+) -> None:
+    made = given_config(tiny_study, from_arm="scratch")
+    made.base_seed = 5  # another split of the same images
+    with pytest.raises(
+        UserError, match=r"were trained on \d case\(s\) that this study validates or tests on, such as blobs"
+    ):
+        run_stages(made, tmp_path / "study", stages=[], progress=silent)
+
+
 def test_networks_of_another_study_or_of_any_checkpoint_are_sources(tiny_study: Path, tmp_path: Path) -> None:
     entry = next(run for run in entries(tiny_study, kind="train", arm="scratch") if run["seed"] == 1)
     folder = tiny_study / entry["directory"] / "checkpoints"

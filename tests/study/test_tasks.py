@@ -80,8 +80,10 @@ def test_a_source_whose_patients_are_all_tested_in_some_fold_is_refused(tmp_path
 
 
 def test_equal_case_names_without_groups_are_doubtful(tmp_path: Path) -> None:
-    volumes = {f"case_{index}": two_dimensional(index) for index in range(6)}
-    folders = [write_set(tmp_path / name, volumes) for name in ("one", "two")]
+    folders = [
+        write_set(tmp_path / name, {f"case_{index}": two_dimensional(index + first) for index in range(6)})
+        for name, first in (("one", 0), ("two", 10))
+    ]
     study = config.parse(on_folders(*folders, val_cases=1, test_cases=1))
     tasks = prepare_tasks(study, tmp_path / "stores", silent("prepare"))
     ((case, text),) = tasks.prepared[study.source].report.warnings
@@ -89,6 +91,47 @@ def test_equal_case_names_without_groups_are_doubtful(tmp_path: Path) -> None:
     assert "6 case name(s) with the target one" in text
     assert not tasks.prepared[study.target].report.warnings
     assert len(tasks.splits[study.source][0].train) == 4, "nothing is held out on such evidence"
+
+
+def test_copies_of_the_targets_images_under_other_names_are_the_targets_patients(tmp_path: Path) -> None:
+    images = [two_dimensional(index) for index in range(12)]
+    target = write_set(tmp_path / "one", {f"case_{index}": volume for index, volume in enumerate(images[:8])})
+    source = write_set(
+        tmp_path / "two", {f"scan_{index}": volume for index, volume in enumerate(images)}, suffix=".nii"
+    )
+    study = config.parse(on_folders(target, source, val_cases=2, test_cases=2))
+    tasks = prepare_tasks(study, tmp_path / "stores", silent("prepare"))
+    (split,), (other,) = tasks.splits[study.target], tasks.splits[study.source]
+    held = {name.removeprefix("case_") for name in (*split.val, *split.test)}
+    used = {name.removeprefix("scan_") for part in (other.train, other.val, other.test) for name in part}
+    assert used == {str(index) for index in range(12)} - held
+    ((case, text), *_) = tasks.prepared[study.source].report.warnings
+    assert case == ""
+    assert text.startswith("8 of its images are images of the target one, such as scan_0, which is case_0 there")
+
+
+@pytest.mark.parametrize("spelling", ["link", "dots"])
+def test_one_folder_under_two_names_is_one(tmp_path: Path, spelling: str) -> None:
+    folder = write_set(tmp_path / "one", {f"case_{index}": two_dimensional(index) for index in range(12)})
+    (tmp_path / "link").symlink_to(folder)
+    other = tmp_path / "link" if spelling == "link" else tmp_path / "two" / ".." / "one"
+    (tmp_path / "two").mkdir()
+    study = config.parse(on_folders(folder, other, val_cases=1, test_cases=2))
+    tasks = prepare_tasks(study, tmp_path / "stores", silent("prepare"))
+    (split,), (source,) = tasks.splits[study.target], tasks.splits[study.source]
+    assert not {*split.val, *split.test} & {*source.train, *source.val, *source.test}
+
+
+def test_copies_within_a_task_are_one_patient(tmp_path: Path) -> None:
+    volumes = {f"case_{index}": two_dimensional(index) for index in range(8)}
+    volumes |= {f"again_{index}": two_dimensional(index) for index in range(0, 8, 2)}
+    study = config.parse(on_folders(write_set(tmp_path / "set", volumes), val_cases=2, test_cases=3))
+    prepared = prepare_tasks(study, tmp_path / "stores", silent("prepare")).prepared[study.target]
+    for index in range(0, 8, 2):
+        assert prepared.record(f"again_{index}").group == prepared.record(f"case_{index}").group
+    assert len({record.group for record in prepared.cases}) == 8
+    told = {case for case, text in prepared.report.warnings if "both count as one patient" in text}
+    assert told == {f"case_{index}" for index in range(0, 8, 2)}
 
 
 def test_intensity_statistics_of_a_fold_have_seen_its_training_cases_alone(tmp_path: Path) -> None:

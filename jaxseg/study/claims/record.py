@@ -107,5 +107,5 @@ def read_study(workdir: Path) -> Study:
     if not found:
         raise UserError(f"no study in {workdir}: it has no study.json; give the --workdir of a study")
     written = [workdir / "results" / f"{name}.csv{packed}" for name in TABLES for packed in ("", ".gz")]
-    tables = {path.name.split(".")[0]: files.read_table(path) for path in written if path.exists()}
+    tables = {path.name.split(".")[0]: files.read_table(path) for path in written if files.was_written(path)}
     return Study(read_record(found), tables)
