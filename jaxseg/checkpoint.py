@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxseg import hosts, stored, trees
+from jaxseg import hosts, paths, stored, trees
 from jaxseg.manifest import DamagedError
 from jaxseg.stored import CHECKSUMS as CHECKSUMS
 from jaxseg.stored import START as START
@@ -46,7 +46,7 @@ def open_manager(directory: Path, *, keep: int, snapshots: Sequence[int] = ()) -
     """
     policy = _policies.AnyPreservationPolicy([_policies.LatestN(keep), _policies.CustomSteps([0, *snapshots])])
     options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True)
-    manager = ocp.CheckpointManager(directory.absolute(), options=options)
+    manager = ocp.CheckpointManager(paths.real(directory), options=options)
     try:
         yield manager
     except hosts.LostHostError:
@@ -173,9 +173,11 @@ def damage(directory: Path, step: int) -> str | None:
             return f"{missing[0]} is not there"
     except DamagedError as error:
         return f"{error.path.name}: {error.reason}"
+    except UserError:
+        raise  # a folder that TensorStore cannot name
     # Whatever a damaged file makes the readers raise: a cut manifest, bytes that do not decompress, a missing file.
     except Exception as error:
-        stored.let_the_disk_speak(directory / str(step))
+        stored.let_the_machine_speak(error, directory / str(step))
         return f"{type(error).__name__}: {stored.first_line(error)}"
     return None
 

@@ -13,6 +13,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from jaxseg import paths
 from jaxseg.types import EvaluateSettings, RuntimeSettings, TaskSettings, UserError
 
 STREAMS = ("init", "order", "subset")
@@ -93,6 +94,8 @@ def convert(value: Any, kind: Any, path: str) -> Any:
         return float(value)
     if (isinstance(value, bool) and kind is not bool) or not isinstance(value, kind):
         raise bad_value(path, value, f"a value of type {getattr(kind, '__name__', kind)}")
+    if isinstance(value, str) and not paths.is_text(value):
+        raise bad_value(path, value, "UTF-8 text, as records of the study are; rename the file or folder")
     return value
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from jaxseg import trees
+from jaxseg import oserrors, paths, trees
 from jaxseg.manifest import DamagedError
 from jaxseg.types import UserError
 
@@ -53,9 +53,11 @@ def sealed(meta: dict[str, Any]) -> dict[str, Any]:
 
 def saved_steps(directory: Path) -> tuple[int, ...]:
     """Steps saved in a directory, ascending; empty when there is none."""
-    if not directory.is_dir():
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):  # one that may not be read is no empty one
         return ()
-    return tuple(sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdigit()))
+    return tuple(sorted(int(name) for name in names if name.isdigit()))
 
 
 def read_meta(directory: Path, step: int) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
 def open_arrays(directory: Path, step: int, prefix: str = "", item: str = "state") -> dict[str, ts.TensorStore]:
     """Handles on the arrays at or below a name of a saved item (all for an empty name), by slash-joined path."""
     _require_step(directory, step)
-    base = f"file://{(directory / str(step) / item).absolute()}/"
+    base = paths.to_kvstore(directory / str(step) / item)
     store = ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
     names = sorted(key.decode().removesuffix("/.zarray") for key in store.list().result() if key.endswith(b"/.zarray"))
     opening = {
@@ -128,7 +130,7 @@ def read_checked(
         try:
             found[path] = array = np.asarray(read.result())
         except Exception as error:
-            let_the_disk_speak(directory / str(step))
+            let_the_machine_speak(error, directory / str(step))
             raise damaged(f"{item}/{path} cannot be read ({first_line(error)})") from None
         known = sums.get(f"{item}/{path}")
         if known is None or (
@@ -161,7 +163,7 @@ def open_item(directory: Path, step: int, item: str, prefix: str = "") -> dict[s
     except UserError:
         raise
     except Exception as error:
-        let_the_disk_speak(directory / str(step))
+        let_the_machine_speak(error, directory / str(step))
         reason = f"its arrays do not open ({first_line(error)})"
         raise DamagedError(directory / str(step), reason, _mend(directory, step)) from None
 
@@ -190,12 +192,19 @@ def first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else "unreadable"
 
 
-def let_the_disk_speak(folder: Path) -> None:
-    """Reads every file of a folder: readers of arrays hide why they could not.
+def let_the_machine_speak(error: Exception, folder: Path) -> None:
+    """Raises what kept a reader of arrays from its files, where that says nothing about them.
+
+    The error itself tells of want of memory, threads or descriptors, which may have passed by now. Every file is then
+    read, as some errors hide why.
 
     Raises:
-        OSError: A file cannot be read, though it may be whole: no permission, a disk or server that does not answer.
+        OSError: A file could not or cannot be read, though it may be whole: no permission, a disk or server that does
+            not answer.
     """
+    passing = oserrors.of_machine(error)
+    if passing is not None:
+        raise passing
     for path, folders, names in os.walk(folder, onerror=_raise):
         for name in names:
             with open(os.path.join(path, name), "rb") as handle:

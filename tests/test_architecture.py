@@ -11,7 +11,7 @@ PACKAGE = ROOT / "jaxseg"
 
 # Every module or package of jaxseg, from the bottom up, and what of jaxseg it may import beside itself. A module may
 # import what the rows above it state, never what stands below it: there are no cycles.
-BOTTOM = {"types", "trees", "streams"}
+BOTTOM = {"types", "trees", "streams", "paths", "oserrors"}
 MAY_IMPORT = {
     "settings": set(),
     "types": {"settings"},
@@ -19,6 +19,8 @@ MAY_IMPORT = {
     "machine": set(),
     "trees": {"types"},
     "manifest": {"types"},
+    "paths": {"types"},
+    "oserrors": set(),
     "losses": BOTTOM,
     "metrics": BOTTOM,
     "models": BOTTOM,

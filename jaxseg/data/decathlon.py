@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 import tensorflow_datasets as tfds
 
+from jaxseg import paths
 from jaxseg.types import UserError
 
 ADDRESS = "https://msd-for-monai.s3-us-west-2.amazonaws.com/{name}.tar"
@@ -51,11 +52,11 @@ def find_task(name: str, *, cache: Path) -> Path:
         hint = f" Did you mean msd:{near[0]}?" if near else ""
         raise UserError(f"data 'msd:{name}': the Decathlon has no such task; it has {', '.join(MD5)}.{hint}")
     unpacked = cache / "msd" / name
-    given = os.environ.get("JAXSEG_DATA")
-    for folder in ([Path(given) / name] if given else []) + [unpacked]:
+    given = paths.expand(os.environ["JAXSEG_DATA"]) if os.environ.get("JAXSEG_DATA") else None
+    for folder in ([given / name] if given else []) + [unpacked]:
         if (folder / "dataset.json").exists():
             return folder
-    archive = Path(given) / f"{name}.tar" if given else None
+    archive = given / f"{name}.tar" if given else None
     if archive is None or not archive.exists():
         archive = _download(name, cache)
     check_md5(archive, MD5[name])

@@ -54,7 +54,10 @@ def read_folder(folder: Path) -> CaseList:
     if not folder.is_dir():
         near = difflib.get_close_matches(folder.name, _names(folder.parent), n=1)
         hint = f" Is it {folder.parent / near[0]}?" if near else ""
-        raise UserError(f"The data folder {folder} does not exist.{hint} `data` takes a folder, synthetic:NAME, ...")
+        where = "" if folder.is_absolute() else f" below {Path.cwd()}"
+        raise UserError(
+            f"The data folder {folder} does not exist{where}.{hint} `data` takes a folder, synthetic:NAME, ..."
+        )
     description = _read_json(folder / "dataset.json", folder)
     labels, ignore = _labels(description, folder)
     modality = _modality(description, folder)

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Num
 
+from jaxseg import paths
 from jaxseg.data import layouts, sources, volume
 from jaxseg.types import CaseFiles, CaseRecord, UserError
 
@@ -62,7 +63,7 @@ def open_references(data: str, *, ndim: int, cache: Path, labels: Sequence[str] 
     Raises:
         UserError: nothing there, or not usable for `ndim` axes.
     """
-    folder = Path(data).expanduser()
+    folder = paths.expand(data)
     if folder.is_dir() and not (folder / "dataset.json").exists():
         return _label_folder(folder)
     source = sources.open_source(data, ndim=ndim, cache=cache)

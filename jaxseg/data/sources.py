@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Num
 
+from jaxseg import paths
 from jaxseg.data import decathlon, digests, layouts, synthetic, volume
 from jaxseg.types import CaseFiles, UserError
 
@@ -68,19 +69,19 @@ def open_source(data: str, *, ndim: int, cache: Path) -> Source:
         raise UserError(
             "`data` is empty; it takes a folder (Decathlon or nnU-Net layout), synthetic:FAMILY, msd:TASK or tfds:NAME."
         )
-    return _folder(Path(data).expanduser(), ndim, cache)
+    return _folder(paths.expand(data), ndim, cache)
 
 
 def resolved(data: str) -> str:
     """One spelling for everything that names the same: `~` and links in the path of a folder are resolved."""
     scheme, separator, _ = data.partition(":")
-    return data if separator and scheme in SCHEMES else os.path.realpath(Path(data).expanduser())
+    return data if separator and scheme in SCHEMES else os.path.realpath(paths.expand(data))
 
 
 def is_elsewhere(data: str) -> bool:
     """Whether a `data` string means a folder that this machine does not have."""
     scheme, separator, _ = data.partition(":")
-    return not (separator and scheme in SCHEMES) and not Path(data).expanduser().exists()
+    return not (separator and scheme in SCHEMES) and not paths.expand(data).exists()
 
 
 # ------------------------------------------------------------------------------------------------------------ folder

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxseg import paths
 from jaxseg.data import digests
 from jaxseg.data.layouts import CaseList
 from jaxseg.data.sources import RawCase, Source
@@ -44,7 +45,7 @@ def open_tfds(text: str, *, ndim: int, store_dir: Path) -> Source:
         UserError: an unknown key, no such dataset on disk, or features that are no image and label.
     """
     where = f"data 'tfds:{text}'"
-    dataset, _, query = text.partition("?")
+    dataset, query = _split(text)
     keys = dict(KEYS)
     for key, value in urllib.parse.parse_qsl(query, keep_blank_values=True):
         if key not in keys:
@@ -98,10 +99,21 @@ def open_tfds(text: str, *, ndim: int, store_dir: Path) -> Source:
     return Source(listing, read, lambda files: spacing, identity, digests_of)
 
 
+def _split(text: str) -> tuple[str, str]:
+    """The dataset and the query behind its `?`; a folder's own name may hold one too."""
+    marks = [index for index, character in enumerate(text) if character == "?"]
+    for mark in reversed(marks[1:]):
+        if (paths.expand(text[:mark]) / "dataset_info.json").exists():
+            return text[:mark], text[mark + 1 :]
+    dataset, _, query = text.partition("?")
+    return dataset, query
+
+
 def _builder(dataset: str, where: str) -> Any:
+    folder = paths.expand(dataset)
     try:
-        if (Path(dataset).expanduser() / "dataset_info.json").exists():
-            return tfds.builder_from_directory(str(Path(dataset).expanduser()))
+        if (folder / "dataset_info.json").exists():
+            return tfds.builder_from_directory(str(folder))
         return tfds.core.read_only_builder.builder_from_files(dataset)
     except Exception as error:  # TFDS raises its own and others' errors; all mean that it is not there
         reason = str(error).strip().splitlines() or [type(error).__name__]

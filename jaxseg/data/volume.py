@@ -21,6 +21,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Num, Shaped
 
+from jaxseg import oserrors
 from jaxseg.data import resample
 
 EXTENSIONS = (".nii.gz", ".nii")
@@ -83,6 +84,8 @@ def _reading(path: str) -> Iterator[None]:
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
         raise BadCaseError(f"{path} is not a readable NIfTI file: {error}") from None
     except (OSError, ValueError, MemoryError, OverflowError) as error:
+        if isinstance(oserrors.of_machine(error), OSError):
+            raise  # a permission or a disk: the file itself may be sound
         raise BadCaseError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
 
 
@@ -108,6 +111,8 @@ def open_image(path: str) -> Any:
         size = os.stat(path).st_size
         if size == 0:
             raise BadCaseError(f"{path} is empty")
+        with open(path, "rb"):
+            pass  # nibabel says of a file without permission that its type is unknown
         image: Any = nib.load(path)
         if not isinstance(image, nib.Nifti1Pair):
             raise BadCaseError(f"{path} is {type(image).__name__}; only NIfTI files are read")

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Num
 
-from jaxseg import checkpoint, config, data, inference
+from jaxseg import checkpoint, config, data, inference, paths
 from jaxseg.analysis.activations import features
 from jaxseg.models import layer_names, make_model
 from jaxseg.study import files
@@ -300,7 +300,7 @@ class Study:
         prepared = data.prepare_task(
             self.settings.target,
             ndim=self.settings.model.ndim,
-            store_dir=Path(store),
+            store_dir=paths.expand(store),
             known=self.record["stores"]["target"],
         )
         return data.load_case(data.fit_intensity(prepared, self.cases("train", fold=fold)), name)
@@ -324,7 +324,7 @@ class Study:
         target, settings = self.settings.target, self.settings.evaluate
         store = self.settings.runtime.store_dir or self.workdir / "stores"
         references = data.open_references(
-            target.data, ndim=len(target.window), cache=Path(store), labels=self.record["target"]["labels"]
+            target.data, ndim=len(target.window), cache=paths.expand(store), labels=self.record["target"]["labels"]
         )
         return (
             references,
@@ -351,7 +351,7 @@ def load(workdir: str | Path) -> Study:
     Raises:
         UserError: No study there.
     """
-    workdir = Path(workdir)
+    workdir = paths.expand(workdir)
     if not (workdir / "study.json").exists():
         raise UserError(f"no study in {workdir}: it has no study.json; give the --workdir of a study")
     saved = config.from_json((workdir / "config.json").read_text())

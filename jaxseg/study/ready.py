@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from jaxseg import hosts, seeds
+from jaxseg import hosts, paths, seeds
 from jaxseg.data import PreparedTask, residence
 from jaxseg.manifest import DamagedError
 from jaxseg.study import evaluate, files, sources
@@ -103,7 +103,7 @@ def _check_given_networks(study: StudySettings, tasks: Tasks) -> None:
         if not given or arm.init == "random":
             continue
         by_target = bool(arm.pretrain.from_arm) and not arm.pretrain.from_arm.startswith(SOURCE)
-        seen = images_seen(Path(given).expanduser().absolute(), by_target=by_target)
+        seen = images_seen(paths.expand(given).absolute(), by_target=by_target)
         found = {
             name: seen[v] for name in sorted(tested | validated) if (v := target.record(name).voxels_sha256) in seen
         }
@@ -201,7 +201,7 @@ def subsets_of(ready: Ready, task: TaskSettings) -> dict[Draw, tuple[str, ...]]:
 
 def store_dir_of(study: StudySettings, workdir: Path) -> Path:
     """Where a study's prepared stores lie."""
-    return Path(study.runtime.store_dir) if study.runtime.store_dir else workdir / "stores"
+    return paths.expand(study.runtime.store_dir or workdir / "stores")
 
 
 def plan_jobs(study: StudySettings, tasks: Tasks, chunk_sizes: Mapping[str, Sequence[int]] | None) -> Plan:

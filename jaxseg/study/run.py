@@ -33,6 +33,7 @@ def check_workdir(config: ConfigDict, workdir: Path) -> StudySettings:
         UserError: A mistake in the config, or a workdir of another config, with the fields that differ.
     """
     study = config_module.parse(config)
+    paths.check_trainable(workdir, "workdir")
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir} is a file; give a folder")
     with contextlib.suppress(DamagedError):  # then there is nothing to ask; it is made anew

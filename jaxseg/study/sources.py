@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxseg import checkpoint
+from jaxseg import checkpoint, paths
 from jaxseg.study import files
 from jaxseg.study.plan import SOURCE, Plan, find
 from jaxseg.study.runs import Run, target_runs, trial_runs
@@ -44,7 +44,10 @@ def locate_given(arm: ArmSettings) -> Locate:
         UserError: Nothing of the kind is there, its training is not finished, or several networks have one seed.
     """
     settings = arm.pretrain
-    path, what = Path(settings.from_workdir), f"pretrain.from_workdir = {settings.from_workdir!r} (arm {arm.name!r})"
+    path, what = (
+        paths.expand(settings.from_workdir),
+        f"pretrain.from_workdir = {settings.from_workdir!r} (arm {arm.name!r})",
+    )
     if (path / "study.json").exists():
         entries = [(run, _study_place(path, run)) for run in json.loads((path / "study.json").read_text())["runs"]]
     else:
@@ -91,7 +94,7 @@ def given_task(arms: Sequence[ArmSettings]) -> dict[str, Any] | None:
     for arm in arms:
         if not arm.pretrain.from_workdir or arm.init == "random":
             continue
-        path = Path(arm.pretrain.from_workdir)
+        path = paths.expand(arm.pretrain.from_workdir)
         records = (files.read_json(folder / "study.json") for folder in (path, *path.parents))
         record = next((found for found in records if found), None)
         if record:

@@ -1,0 +1,53 @@
+"""What the operating system refused, and whether an exception is the machine's fault or tells of a damaged file.
+
+TensorStore raises every refusal as a `ValueError` that has the system's error number in its text.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+
+_NUMBER = re.compile(r"os_error_code='(\d+)'")
+_PLACE = re.compile(r'"(/[^"]*)"')
+_PASSING = re.compile(r"^(RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)\b")
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+"""What a file gives that is not there, or that something else has taken the place of."""
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what led to it."""
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        yield at
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+
+
+def behind(error: BaseException) -> OSError | None:
+    """The system's own error behind an exception, with its path where that is known; None where there is none."""
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause
+        found = _NUMBER.search(str(cause))
+        if found:
+            number, places = int(found[1]), _PLACE.findall(str(cause)[: found.start()])
+            return OSError(number, os.strerror(number), *places[-1:])
+    return None
+
+
+def of_machine(error: BaseException) -> BaseException | None:
+    """What to raise for an exception that says nothing about the file that was read; None where the file is at fault.
+
+    A file that cannot be opened for want of a permission, of memory or of file descriptors may be sound, and so may
+    one that a network or a disk did not deliver: whoever reads it must neither replace it nor set it aside.
+    """
+    cause = behind(error)
+    if cause is not None:
+        return None if cause.errno in _ABSENT else cause
+    if isinstance(error, MemoryError | RuntimeError) or _PASSING.match(str(error)):
+        return error
+    return None
