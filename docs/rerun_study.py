@@ -25,7 +25,7 @@ from jaxseg import config as config_module
 from jaxseg.study.claims.evidence import largest_size
 from jaxseg.study.claims.record import read_record
 from jaxseg.study.run import run_stages
-from launch import cli
+from launch import cli, terminal
 
 KEYS = ["seed", "case", "label"]
 
@@ -99,7 +99,7 @@ def main() -> None:
     asked = parser.parse_args()
     cli.setup_jax()
     seeds = tuple(map(int, asked.seeds.split(",")))
-    both = rerun(asked.published, asked.workdir, asked.arm, seeds, cli.make_progress())
+    both = rerun(asked.published, asked.workdir, asked.arm, seeds, terminal.make_progress())
     size = int(both["train_cases"].iloc[0])
     cases = read_table(asked.published, "cases")
     cases = cases[(cases["arm"] == asked.arm) & (cases["train_cases"] == size)]

@@ -20,19 +20,20 @@ import json
 import math
 import os
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from jaxseg.checks import PRECISIONS
 from jaxseg.models.conv import FORMS
 from jaxseg.study.estimate import measure_speed
+from jaxseg.types import UserError
+from launch import cli
 from launch.benchmark_step import step_work
 from launch.contestants import Contestant, busy_cores
 
@@ -70,9 +71,9 @@ _TORCH = flags.DEFINE_bool("torch", True, "Measure PyTorch too, where it is inst
 _TORCH_MODE = flags.DEFINE_list("torch_mode", ["eager"], "Any of eager, compiled (torch.compile).")
 _TORCH_CHANNELS_LAST = flags.DEFINE_bool("torch_channels_last", False, "Channels-last memory layout for PyTorch.")
 _ALLOW_BUSY = flags.DEFINE_bool("allow_busy", False, "Measure although other work uses the machine; the table says so.")
-_JSON = flags.DEFINE_string("json", None, "File for the machine, the rows and all samples.")
-_PLOT = flags.DEFINE_string("plot", None, "File for a figure of time against seeds and patch: .svg, .png or .pdf.")
-_TRACE = flags.DEFINE_string("trace", None, "Folder for a profiler trace of one more sample of each of ours.")
+_JSON = cli.path_flag("json", "File for the machine, the rows and all samples.")
+_PLOT = cli.path_flag("plot", "File for a figure of time against seeds and patch: .svg, .png or .pdf.")
+_TRACE = cli.path_flag("trace", "Folder for a profiler trace of one more sample of each of ours.")
 
 BUSY = 0.15
 """Cores that other processes may use."""
@@ -222,22 +223,19 @@ def draw(rows: list[dict[str, Any]], path: str) -> None:
 
 
 def numbers(option: str, words: Sequence[str]) -> list[int]:
-    """Positive whole numbers of a list option; exits with 2 where one is none."""
+    """Positive whole numbers of a list option.
+
+    Raises:
+        UserError: One is none.
+    """
     for word in words:
         if not word.isdigit() or not int(word):
-            fail(f"--{option}={','.join(words)}: {word!r} is not a number from 1")
+            raise UserError(f"--{option}={','.join(words)}: {word!r} is not a number from 1")
     return [int(word) for word in words]
 
 
-def fail(message: str) -> NoReturn:
-    """Ends with status 2."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Prints the table; writes the rows."""
-    del argv
     for option, values, allowed in (
         ("workload", _WORKLOAD.value, tuple(WORKLOADS)),
         ("strategy", _STRATEGY.value, ("auto", "loop", "vmap")),
@@ -247,13 +245,15 @@ def main(argv: Sequence[str]) -> None:
     ):
         unknown = [value for value in values if value not in allowed]
         if unknown:
-            fail(f"--{option}={','.join(values)}: {unknown[0]!r} is none of {', '.join(allowed)}")
+            raise UserError(f"--{option}={','.join(values)}: {unknown[0]!r} is none of {', '.join(allowed)}")
     # This process and the contestants share an accelerator, so each may hold only what it uses at the time.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     seeds, patches = numbers("seeds", _SEEDS.value), numbers("patch", _PATCH.value)
     busy = busy_cores()
     if busy > BUSY and not _ALLOW_BUSY.value:
-        fail(f"other processes use {busy:.1f} cores, so times would mean nothing; wait for them, or use --allow_busy")
+        raise UserError(
+            f"other processes use {busy:.1f} cores, so times would mean nothing; wait for them, or use --allow_busy"
+        )
     about = machine(busy)
     print(f"{about['device']}, {about['cores']} cores; large float32 products: "
           f"{about['product_flops_per_second'] / 1e9:.0f} GFLOP/s, "
@@ -282,10 +282,13 @@ def main(argv: Sequence[str]) -> None:
         print("\n".join(map(format_row, new)), flush=True)
         rows += new
         if _JSON.value:
-            Path(_JSON.value).write_text(json.dumps({"machine": about, "rows": rows}, indent=2) + "\n")
+            Path(_JSON.value).write_text(
+                json.dumps({"machine": about, "rows": rows}, indent=2) + "\n", encoding="utf-8"
+            )
     if _PLOT.value:
         draw(rows, _PLOT.value)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    # The contestants set up JAX; this process measures the machine with JAX as it comes.
+    cli.run(main, set_up=lambda: None)

@@ -1,4 +1,4 @@
-"""What all commands share: flags, JAX's set-up, exit statuses and progress on a terminal or in a log."""
+"""What all commands share: flags, JAX's set-up and exit statuses."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import difflib
 import logging
 import os
 import re
+import resource
 import signal
 import sys
 import textwrap
-import time
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,9 +20,11 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from jaxseg import hosts
+from jaxseg import paths
 from jaxseg.loop import Interrupted
-from jaxseg.types import Progress, RunLine, UserError
+from jaxseg.types import UserError
+from launch import mishaps, terminal
+from launch.terminal import make_progress as make_progress
 
 
 def setup_jax() -> None:
@@ -29,9 +32,79 @@ def setup_jax() -> None:
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(root / "jaxseg" / "xla"))
+        folder = cache_folder()
+        if folder is None:
+            terminal.say(
+                "note: no folder for compiled programs can be written, so the next command compiles again; "
+                "XDG_CACHE_HOME may name one",
+                error=True,
+            )
+        else:
+            jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def cache_folder() -> Path | None:
+    """The folder for compiled programs, below XDG_CACHE_HOME or the home; None where there is none to write to."""
+    given, home = os.environ.get("XDG_CACHE_HOME"), os.path.expanduser("~")
+    if not given and (home in ("~", "/", "") or not Path(home).is_dir()):
+        return None  # as in containers whose user has no home
+    folder = Path(os.path.expanduser(given) if given else f"{home}/.cache") / "jaxseg" / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
+
+
+_THREADS = 64
+"""How many the libraries below start, and a few more."""
+_ADDRESSES = 4 * 2**30
+"""Bytes of address space that they reserve beside a study's arrays, most of it never used."""
+
+
+def check_room() -> None:
+    """Refuses limits on threads and address space under which the readers of the prepared data would wait for ever.
+
+    Raises:
+        UserError: Too few threads or too little address space is allowed.
+    """
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed not in (resource.RLIM_INFINITY, -1) and allowed < _ADDRESSES:
+        raise UserError(
+            f"this process may use {allowed / 2**30:.1f} GiB of address space (ulimit -v), and at least "
+            f"{_ADDRESSES / 2**30:.0f} GiB are needed, most of them reserved and never used; lift it (ulimit -v "
+            f"unlimited) and limit the job's memory instead"
+        )
+    done, threads = threading.Event(), []
+    try:
+        for _ in range(_THREADS):
+            threads.append(threading.Thread(target=done.wait, daemon=True))
+            threads[-1].start()
+    except RuntimeError:
+        raise UserError(
+            f"the system starts {len(threads) - 1} threads for this process and no more, and {_THREADS} are needed; "
+            f"raise what limits them (ulimit -u, ulimit -v, or the container's number of processes)"
+        ) from None
+    finally:
+        done.set()
+
+
+class _PathParser(flags.ArgumentParser[str]):
+    """A path with `~` put in; an empty one, as an unset variable of a shell leaves it, is a mistake."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        """The path as text."""
+        if not argument:
+            raise ValueError("it is empty; give a path, or . for the current folder")
+        return str(paths.expand(argument))
+
+
+def path_flag(name: str, text: str) -> Any:
+    """Declares a flag that takes a path."""
+    return flags.DEFINE(_PathParser(), name, None, text)
 
 
 def config_flag() -> Any:
@@ -43,7 +116,7 @@ def workdir_flag() -> Any:
     """Declares --workdir, which several commands have, once a process."""
     if "workdir" in flags.FLAGS:
         return flags.FlagHolder(flags.FLAGS, flags.FLAGS["workdir"])
-    return flags.DEFINE_string("workdir", None, "Folder of the study; launch.study creates a new one.")
+    return path_flag("workdir", "Folder of the study; launch.study creates a new one.")
 
 
 def dry_run_flag() -> Any:
@@ -140,43 +213,34 @@ def _interrupt(signum: int, frame: Any) -> None:
     raise Interrupted(signum, "the same command goes on from what is saved")
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the command line, runs a command and exits: 0 done, 2 the user's mistake, 1 anything else.
+def run(main: Callable[[], None], *, set_up: Callable[[], None] | None = None) -> None:
+    """Parses the command line, sets up JAX, runs a command and exits: 0 done, 2 the user's mistake, 1 anything else.
 
     SIGINT exits with 130, SIGTERM with 143.
     """
-    argv = sys.argv
+    terminal.use_utf8()
+    terminal.set_up()
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     logging.getLogger("absl").setLevel(logging.ERROR)
-    if {"-h", "-help", "--help"} & {*argv[1:]}:
+    if {"-h", "-help", "--help"} & {*sys.argv[1:]}:
         print_help(main)
         sys.exit(0)
     try:
-        try:
-            extra = flags.FLAGS(argv)[1:]
-            if extra:
-                raise UserError(f"unexpected argument {extra[0]!r}; options are --name=value, see --help")
-        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(_config_mistake(error, argv)) from None
-        setup_jax()
+        parse_flags()
+        (set_up or setup_jax)()
+        check_room()
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except Interrupted as stop:
-        print(f"{stop}", file=sys.stderr)
-        status = 128 + stop.signum
     except (app.UsageError, SystemExit) as error:
         status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 2
-    except hosts.LostHostError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 1
-    except Exception:
-        traceback.print_exc()
-        status = 1
+    except BaseException as error:
+        said = mishaps.explain(error)
+        if said is None:
+            traceback.print_exc()
+            status = mishaps.FAULT
+        else:
+            text, status = said
+            terminal.say(text, error=True)
     else:
         status = 0
     sys.stdout.flush()
@@ -185,6 +249,47 @@ def run(main: Callable[[], None]) -> None:
         # An orderly exit waits for the other hosts, who wait for this one.
         os._exit(status)
     sys.exit(status)
+
+
+def parse_flags() -> None:
+    """Parses the command line.
+
+    Raises:
+        UserError: An unknown flag or field, a value that is not allowed, or a flag given twice with different values.
+    """
+    sys.argv = argv = [_with_home(word) for word in sys.argv]
+    _check_given_once(argv)
+    try:
+        extra = flags.FLAGS(argv)[1:]
+    except UserError:
+        raise
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(_config_mistake(error, argv)) from None
+    if extra:
+        raise UserError(f"unexpected argument {extra[0]!r}; options are --name=value, see --help")
+
+
+def _with_home(word: str) -> str:
+    """`--config=~/FILE.py` with the home put in; shells do so only at the start of a word."""
+    flag, _, value = word.partition("=")
+    return f"{flag}={paths.expand(value)}" if flag.lstrip("-") == "config" and value.startswith("~") else word
+
+
+def _check_given_once(argv: Sequence[str]) -> None:
+    """Refuses a flag with two values, of which absl would take the last; a field of the config may be set again."""
+    given: dict[str, str] = {}
+    for index, word in enumerate(argv[1:], start=1):
+        flag, equals, value = word.partition("=")
+        name = flag.lstrip("-")
+        if not flag.startswith("-") or name not in flags.FLAGS or name.startswith("config."):
+            continue
+        if isinstance(flags.FLAGS[name], flags.MultiFlag):
+            continue
+        if not equals:
+            value = "true" if flags.FLAGS[name].boolean else "".join(argv[index + 1 : index + 2])
+        if name in given and (given[name] != value or name == "config"):
+            raise UserError(f"--{name} is given twice, as {given[name]} and as {value}; give it once")
+        given[name] = value
 
 
 def print_help(main: Callable[[], None]) -> None:
@@ -218,79 +323,3 @@ def require(value: Any, flag: str, example: str) -> Any:
     if value is None:
         raise UserError(f"--{flag} is missing; for example --{flag}={example}")
     return value
-
-
-def make_progress() -> Callable[[str], Progress]:
-    """Progress of one title after another: a live bar on a terminal, plain lines otherwise; of one host's alone."""
-    if not hosts.is_first():
-        return lambda title: lambda what, done, total, note="", runs=(): None
-    return _bars() if sys.stdout.isatty() else _lines
-
-
-def _bars() -> Callable[[str], Progress]:
-    from rich.console import Console, Group
-    from rich.live import Live
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(highlight=False)
-
-    def titled(title: str) -> Progress:
-        live = Live(console=console, refresh_per_second=4)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        bars = Bars(*columns, console=console, auto_refresh=False)
-        task = bars.add_task(title, total=None, note="")
-
-        def progress(what: str, done: int, total: int, note: str = "", runs: Sequence[RunLine] = ()) -> None:
-            bars.update(task, description=f"{title}: {what}", completed=done, total=total)
-            if note:
-                bars.update(task, note=note)
-            if runs:
-                live.update(Group(bars, _table(runs, room=console.height - 6)))
-            elif not live.is_started:
-                live.update(bars)
-            live.start(refresh=True)
-            if done == total and what not in ("validating", "compiling"):
-                live.stop()
-
-        return progress
-
-    return titled
-
-
-def _table(runs: Sequence[RunLine], room: int) -> Any:
-    """Loss and validation DSC run by run; the last lines are left out where the terminal has no room for them."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("run", "loss", "DSC", ""):
-        table.add_column(name, justify="left" if name in ("run", "") else "right")
-    shown = runs if len(runs) <= room else runs[: max(room - 1, 1)]
-    for run in shown:
-        dsc = "" if run.dsc is None else f"{run.dsc:.3f}"
-        table.add_row(run.name, f"{run.loss:.3f}", dsc, "" if run.alive else "diverged")
-    if len(shown) < len(runs):
-        table.add_row(f"and {len(runs) - len(shown)} more", "", "", "")
-    return table
-
-
-def _lines(title: str) -> Progress:
-    told_at, told = -60.0, ""
-
-    def progress(what: str, done: int, total: int, note: str = "", runs: Sequence[RunLine] = ()) -> None:
-        nonlocal told_at, told
-        now = time.monotonic()
-        if what == "validating" or (done < total and now - told_at < 10 and what == told):
-            return
-        told_at, told = now, what
-        print(f"{title}: {what} {done}/{total}" + (f"  {note}" if note else ""), flush=True)
-
-    return progress

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxseg import seeds
 from jaxseg.study.machine import VERSIONS
 from jaxseg.study.ready import memory_bytes
-from launch import cli
+from launch import cli, terminal
 
 OPTIONAL = {
     "torch": "the peer in launch.benchmark",
@@ -35,30 +35,33 @@ def _version(name: str) -> str | None:
 def main() -> None:
     """Prints the findings; a missing required package is an error of the installation, exit status 1."""
     missing = []
-    print(f"python {sys.version.split()[0]}")
+    terminal.say(f"python {sys.version.split()[0]}")
     for name in (*VERSIONS, "nibabel", "ml-collections", "array-record", "pandas", "matplotlib"):
         version = _version(name)
-        print(f"{name} {version or 'MISSING'}")
+        terminal.say(f"{name} {version or 'MISSING'}")
         missing += [] if version else [name]
     for name, use in OPTIONAL.items():
-        print(f"{name} {_version(name) or f'not installed; used by {use}'}")
+        terminal.say(f"{name} {_version(name) or f'not installed; used by {use}'}")
 
     devices = jax.local_devices()
-    print(f"\ndevices: {len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
-    print(f"memory: {memory_bytes(len(devices)) / 2**30:.1f} GiB; CPU cores: {len(os.sched_getaffinity(0))}")
-    print(f"free disk here: {shutil.disk_usage('.').free / 2**30:.1f} GiB")
+    terminal.say(f"\ndevices: {len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
+    terminal.say(f"memory: {memory_bytes(len(devices)) / 2**30:.1f} GiB; CPU cores: {len(os.sched_getaffinity(0))}")
+    terminal.say(f"free disk here: {shutil.disk_usage('.').free / 2**30:.1f} GiB")
     if devices[0].platform == "cpu" and shutil.which("nvidia-smi"):
-        print("an NVIDIA driver is here but JAX sees no GPU: pip install 'jaxseg[cuda]'")
+        terminal.say("an NVIDIA driver is here but JAX sees no GPU: pip install 'jaxseg[cuda]'")
     plan = seeds.make_plan(10**9)
-    print(f"seeds will be mapped by {plan.strategy!r} over {len(plan.devices)} device(s)")
+    terminal.say(f"seeds will be mapped by {plan.strategy!r} over {len(plan.devices)} device(s)")
     cache = jax.config.values["jax_compilation_cache_dir"]
-    print(f"compiled programs are kept in {cache} ({'there' if Path(cache).exists() else 'empty'})")
+    if cache is None:
+        terminal.say("compiled programs are not kept: no folder for them can be written; XDG_CACHE_HOME may name one")
+    else:
+        terminal.say(f"compiled programs are kept in {cache} ({'there' if Path(cache).exists() else 'empty'})")
     data = os.environ.get("JAXSEG_DATA")
-    print(f"JAXSEG_DATA: {data or 'not set; msd: tasks are fetched when asked for'}")
+    terminal.say(f"JAXSEG_DATA: {data or 'not set; msd: tasks are fetched when asked for'}")
 
     mapped = seeds.map_seeds(lambda seed: jnp.square(seed), plan=seeds.make_plan(4))
     values = seeds.fetch(mapped(seeds.put(jnp.arange(4.0), seeds.make_plan(4))), 4)
-    print(f"a mapped program runs: {'yes' if values.tolist() == [0, 1, 4, 9] else 'NO, it gave ' + str(values)}")
+    terminal.say(f"a mapped program runs: {'yes' if values.tolist() == [0, 1, 4, 9] else 'NO, it gave ' + str(values)}")
     if missing:
         raise RuntimeError(f"required packages are missing: {', '.join(missing)}; pip install -e . mends it")
 

@@ -14,7 +14,7 @@ from absl import flags
 from jaxseg import hosts
 from jaxseg.study import describe
 from jaxseg.study import run as study_run
-from launch import cli, distributed, whole
+from launch import cli, distributed, terminal, whole
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
@@ -29,7 +29,7 @@ def main() -> None:
     distributed.initialize()
     ready = whole.run_study(config, workdir, stages=[] if _DRY_RUN.value else _STAGES.value)
     if _DRY_RUN.value and hosts.is_first():
-        print(describe.describe(ready))
+        terminal.say(describe.describe(ready))
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from pathlib import Path
 from absl import flags
 
 from jaxseg.report import write_sweep_report
+from jaxseg.study import files, sweep
 from jaxseg.study import run as study_run
-from jaxseg.study import sweep
 from jaxseg.types import UserError
-from launch import cli, sweep_jobs
+from launch import cli, sweep_jobs, terminal
 
+_TABLES_SECONDS = 300.0
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
 _DRY_RUN = cli.dry_run_flag()
@@ -87,11 +88,11 @@ def main() -> None:
     commands = []
     for point, words in points:
         state = sweep_jobs.state_of(point)
-        print(f"{point.name}: {state}")
+        terminal.say(f"{point.name}: {state}")
         if state in todo:
             argv = [sys.executable, "-m", "launch.study", *words, f"--workdir={point.workdir}"]
             commands.append(sweep_jobs.Command(point.name, point.workdir, tuple(argv)))
-    print(f"{len(points)} points, {len(commands)} to run\n", flush=True)
+    terminal.say(f"{len(points)} points, {len(commands)} to run\n")
     if _DRY_RUN.value:
         return
     try:
@@ -107,20 +108,21 @@ def main() -> None:
     finally:
         failed = report([point for point, _ in points], folder)
     if failed:
-        print(f"{failed} of {len(points)} points failed; --retry_failed runs them again", file=sys.stderr)
+        terminal.say(f"{failed} of {len(points)} points failed; --retry_failed runs them again", error=True)
         raise SystemExit(1)
 
 
 def report(points: list[sweep.Point], folder: Path) -> int:
     """Writes tables and page, says how the points are, and returns how many failed."""
-    sweep.write_sweep(folder, cli.load_config(_CONFIG).name, points)
-    page = write_sweep_report(folder)
+    with files.locked(folder, seconds=_TABLES_SECONDS):  # of several commands in this folder, one writes at a time
+        sweep.write_sweep(folder, cli.load_config(_CONFIG).name, points)
+        page = write_sweep_report(folder)
     states = Counter(point.state for point in points)
-    print(f"\n{', '.join(f'{count} {state}' for state, count in states.items())}")
+    terminal.say(f"\n{', '.join(f'{count} {state}' for state, count in states.items())}")
     for point in points:
         if point.state == "failed":
-            print(f"failed: {point.name}: {point.record.get('message')}\n  log: {point.workdir / sweep.LOG}")
-    print(f"tables: {(folder / 'results').absolute()}\nreport: {page.absolute()}", flush=True)
+            terminal.say(f"failed: {point.name}: {point.record.get('message')}\n  log: {point.workdir / sweep.LOG}")
+    terminal.say(f"tables: {(folder / 'results').absolute()}\nreport: {page.absolute()}")
     return states["failed"]
 
 

@@ -7,22 +7,25 @@ takes nothing with it and can be repeated by hand. What it prints goes to its lo
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import os
+import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxseg.loop import Interrupted
 from jaxseg.study import files, sweep
 from jaxseg.types import UserError
-from launch import whole
+from launch import terminal, whole
 
 JOB = "sweep_job.json"
 """In a point's workdir: the last job that was submitted for it. Written by the submitting process alone."""
+ELSEWHERE = "left to another command, which works on it or has just done it"
 _POLL_SECONDS = 0.2
 _QUEUE_SECONDS = 15.0
 _UNIVERSAL = ("name", "nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task", "mem_gb", "timeout_min")
@@ -46,7 +49,7 @@ def state_of(point: sweep.Point) -> str:
 
 
 def _in_queue(point: sweep.Point) -> bool:
-    job = files.read_json(point.workdir / JOB)
+    job = sweep.read_note(point.workdir / JOB)
     if not job:
         return False
     if job["queue"] == "local":
@@ -58,26 +61,47 @@ def _in_queue(point: sweep.Point) -> bool:
 # --------------------------------------------------------------------------------------------------- one point
 
 
-def start(command: Command, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Starts a point's process; it gets no signals but those we send."""
+@contextlib.contextmanager
+def claimed(command: Command) -> Iterator[int | None]:
+    """Claims a point: gives a descriptor that holds the claim, or None where another process works on the point."""
     command.workdir.mkdir(parents=True, exist_ok=True)
-    attempts = sweep.read_record(command.workdir).get("attempts", 0) + 1
-    sweep.write_state(command.workdir, "running", attempts=attempts, message=None)
-    with open(command.workdir / sweep.LOG, "a") as log:
-        log.write(f"$ {' '.join(command.argv)}\n")
-        log.flush()
-        return subprocess.Popen(
-            command.argv,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | (environment or {}),
-            start_new_session=True,
-        )
+    claim = None if files.is_locked(command.workdir) else files.hold(command.workdir / sweep.CLAIM)
+    try:
+        yield claim
+    finally:
+        if claim is not None:
+            os.close(claim)
+
+
+def start(command: Command, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes] | None:
+    """Starts a point's process; it gets no signals but those we send.
+
+    Returns:
+        The process; None where the point needs none: another launcher runs it, or has run it meanwhile.
+    """
+    with claimed(command) as claim:
+        before = sweep.read_record(command.workdir)
+        if claim is None or before.get("state") == "done":
+            return None
+        sweep.write_state(command.workdir, "running", attempts=before.get("attempts", 0) + 1, message=None)
+        with open(command.workdir / sweep.LOG, "a", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(f"$ {shlex.join(command.argv)}\n")
+            log.flush()
+            return subprocess.Popen(
+                command.argv,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | (environment or {}),
+                start_new_session=True,
+                pass_fds=[claim],  # so that the claim outlives a launcher that is killed
+            )
 
 
 def finish(command: Command, status: int, seconds: float) -> str:
     """Notes how a point's process ended."""
+    if status != 0 and files.is_locked(command.workdir):
+        return "running: a process of another command works on it"
     if status == 0:
         state, message = "done", None
     elif status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
@@ -106,16 +130,20 @@ def run_here(commands: Sequence[Command], configs: Mapping[str, Any]) -> None:
     """Runs points one after another in this process, so that a debugger sees them; the first error ends it."""
     for command in commands:
         began = time.monotonic()
-        sweep.write_state(command.workdir, "running")
-        try:
-            whole.run_study(configs[command.name], command.workdir)
-        except Interrupted:
-            sweep.write_state(command.workdir, "interrupted")
-            raise
-        except Exception as error:
-            sweep.write_state(command.workdir, "failed", message=str(error))
-            raise
-        finish(command, 0, time.monotonic() - began)
+        with claimed(command) as claim:
+            if claim is None:
+                terminal.say(f"{command.name}: {ELSEWHERE}")
+                continue
+            sweep.write_state(command.workdir, "running")
+            try:
+                whole.run_study(configs[command.name], command.workdir)
+            except Interrupted:
+                sweep.write_state(command.workdir, "interrupted")
+                raise
+            except Exception as error:
+                sweep.write_state(command.workdir, "failed", message=str(error))
+                raise
+            finish(command, 0, time.monotonic() - began)
 
 
 def run_processes(commands: Sequence[Command], *, parallel: int) -> None:
@@ -133,20 +161,21 @@ def run_processes(commands: Sequence[Command], *, parallel: int) -> None:
         while waiting or running:
             while waiting and free:
                 number, command = waiting.popleft()
-                slot = free.pop(0)
-                environment, cores = shares[slot]
+                environment, cores = shares[free[0]]
                 process = start(command, environment)
+                if process is None:
+                    terminal.say(f"[{number}/{len(commands)}] {command.name}: {ELSEWHERE}")
+                    continue
+                slot = free.pop(0)
                 if cores:
                     os.sched_setaffinity(process.pid, cores)
                 running[number] = command, slot, process, time.monotonic()
-                print(
-                    f"[{number}/{len(commands)}] {command.name}: started, log {command.workdir / sweep.LOG}", flush=True
-                )
+                terminal.say(f"[{number}/{len(commands)}] {command.name}: started, log {command.workdir / sweep.LOG}")
             for number, (command, slot, process, began) in list(running.items()):
                 if process.poll() is not None:
                     seconds = time.monotonic() - began
                     outcome = finish(command, process.returncode, seconds)
-                    print(f"[{number}/{len(commands)}] {command.name}: {outcome} ({seconds:.0f} s)", flush=True)
+                    terminal.say(f"[{number}/{len(commands)}] {command.name}: {outcome} ({seconds:.0f} s)")
                     del running[number]
                     free.append(slot)
             time.sleep(_POLL_SECONDS)
@@ -218,6 +247,8 @@ class PointJob:
         """Runs the point in the job."""
         began = time.monotonic()
         self._process = start(self.command)
+        if self._process is None:
+            return ELSEWHERE
         while self._process.poll() is None:
             time.sleep(_POLL_SECONDS)
         return finish(self.command, self._process.returncode, time.monotonic() - began)
@@ -266,12 +297,13 @@ def submit(
             sweep.write_state(command.workdir, "submitted")
         jobs = executor.submit_array([PointJob(command) for command in part])
         for command, job in zip(part, jobs, strict=True):
-            files.write_json(command.workdir / JOB, {"queue": executor.cluster, "job": job.job_id})
-            print(f"{command.name}: submitted, job {job.job_id}, log {command.workdir / sweep.LOG}", flush=True)
+            sweep.write_note(command.workdir / JOB, {"queue": executor.cluster, "job": job.job_id})
+            terminal.say(f"{command.name}: submitted, job {job.job_id}, log {command.workdir / sweep.LOG}")
         while wait and not all(job.done() for job in jobs):
             time.sleep(_POLL_SECONDS if local else _QUEUE_SECONDS)
         for command, job in zip(part, jobs, strict=True):
-            if wait and sweep.read_record(command.workdir)["state"] in ("submitted", "running"):
+            state = sweep.read_record(command.workdir).get("state")
+            if wait and state in ("submitted", "running") and not sweep.is_worked_on(command.workdir):
                 message = f"job {job.job_id} ended without a word; what it said is in {_jobs_folder(folder)}"
                 sweep.write_state(command.workdir, "failed", message=message)
 

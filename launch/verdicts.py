@@ -16,12 +16,13 @@ from pathlib import Path
 import pandas as pd
 from absl import flags
 
+from jaxseg import paths
 from jaxseg.study import claims, files
 from jaxseg.types import UserError
-from launch import cli
+from launch import cli, terminal
 
 _STUDIES = flags.DEFINE_list("studies", None, "Folders of studies; a pattern in quotes (runs/c3/*) names several.")
-_TABLE = flags.DEFINE_string("table", None, "File for the verdicts (.csv).")
+_TABLE = cli.path_flag("table", "File for the verdicts (.csv).")
 
 
 def find(patterns: list[str]) -> list[Path]:
@@ -32,11 +33,17 @@ def find(patterns: list[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        places = sorted(map(Path, glob.glob(pattern)))
+        places = _matches(pattern)
         if not places:
             raise UserError(f"--studies: no folder {pattern!r}; give workdirs of finished studies, separated by commas")
         found |= dict.fromkeys(places)
     return list(found)
+
+
+def _matches(pattern: str) -> list[Path]:
+    """The folder of this very name, or those that the pattern matches."""
+    place = paths.expand(pattern)
+    return [place] if place.exists() else sorted(map(Path, glob.glob(str(place))))
 
 
 def names(folders: list[Path]) -> list[str]:
@@ -75,13 +82,15 @@ def main() -> None:
         raise UserError("--studies: noise was added to the target of every one; give at least one study without")
     table = claims.over_studies(studies, noisy=noisy)
     for name, study in studies.items():
-        print(f"{name}: {study.record.source or 'no source'} to {study.record.target}")
+        terminal.say(f"{name}: {study.record.source or 'no source'} to {study.record.target}")
     if noisy:
-        print(f"noise levels of {next(iter(noisy.values())).record.target}: {', '.join(map(str, sorted(noisy)))}")
-    print(f"\n{to_text(table, min(shutil.get_terminal_size().columns, 120))}")
+        terminal.say(
+            f"noise levels of {next(iter(noisy.values())).record.target}: {', '.join(map(str, sorted(noisy)))}"
+        )
+    terminal.say(f"\n{to_text(table, min(shutil.get_terminal_size().columns, 120))}")
     if _TABLE.value is not None:
         files.write_table(Path(_TABLE.value), table)
-        print(f"\ntable: {_TABLE.value}")
+        terminal.say(f"\ntable: {_TABLE.value}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from jaxseg.study import results
 from jaxseg.study import run as study_run
 from jaxseg.study.ready import Ready
 from jaxseg.types import UserError
-from launch import cli
+from launch import terminal
 
 
 def run_study(config: Any, workdir: Path, *, stages: Sequence[str] = study_run.STAGES) -> Ready:
@@ -21,12 +21,12 @@ def run_study(config: Any, workdir: Path, *, stages: Sequence[str] = study_run.S
     Raises:
         UserError: A mistake in config, data or workdir, or a stage whose predecessor is not done.
     """
-    ready = study_run.run_stages(config, workdir, stages=stages, progress=cli.make_progress(), tell=print)
+    ready = study_run.run_stages(config, workdir, stages=stages, progress=terminal.make_progress(), tell=terminal.say)
     if "report" in stages and hosts.is_first():
         if not (workdir / "results" / "cases.csv").exists():
             raise UserError(f"stage 'report' needs stage 'evaluate', which is not finished in {workdir}")
         if (workdir / "results" / "comparisons.csv").exists():
-            print(results.format_results(workdir))
-        print(f"report: {write_report(workdir).absolute()}")
+            terminal.say(results.format_results(workdir))
+        terminal.say(f"report: {write_report(workdir).absolute()}")
     hosts.barrier("end")  # else the first to end would look lost to the others
     return ready

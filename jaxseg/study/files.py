@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import json
+import os
 import time
 import warnings
 import zipfile
@@ -20,7 +22,8 @@ from jaxseg import manifest
 from jaxseg.manifest import DamagedError
 from jaxseg.types import UserError
 
-_TRIES = 5
+LOCK = ".lock"
+"""In a workdir: held by the process that works in it."""
 
 RERUN = "run the study again with the same command, which writes it anew from what is sound"
 """What helps where a file that a study derived is damaged."""
@@ -163,35 +166,81 @@ def are_sound(paths: Iterable[Path]) -> bool:
 # -------------------------------------------------------------------------------------------------------------- lock
 
 
-@contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Holds a workdir for one process.
+def hold(path: Path, *, seconds: float = 0.5) -> int | None:
+    """Takes the lock of a file for as long as the descriptor that it gives is open, also in a process that inherits it.
+
+    On a file system without locks (some NFS, Lustre and FUSE mounts) it warns and gives a descriptor all the same.
+
+    Args:
+        path: The file; created where it is missing, and left alone where it is there.
+        seconds: How long another process may go on holding it; `is_locked` does so for a moment.
+
+    Returns:
+        The descriptor; None where another process has the lock.
 
     Raises:
-        UserError: Another process works in it.
+        UserError: The file is a link, which is not followed.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path} is a link, which is not followed; remove it") from None
+        raise
+    until = time.monotonic() + seconds
+    try:
+        while not _is_taken(handle):
+            if time.monotonic() > until:
+                os.close(handle)
+                return None
+            time.sleep(0.1)
+    except OSError as error:
+        warnings.warn(
+            f"{path.parent} lies on a file system without locks ({error.strerror}): nothing keeps a second process "
+            f"from working there at the same time, so see to it that there is none",
+            stacklevel=2,
+        )
+    return handle
+
+
+def _is_taken(handle: int) -> bool:
+    """Takes a lock unless another process has it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def locked(workdir: Path, name: str = LOCK, *, seconds: float = 0.5) -> Iterator[None]:
+    """Holds a folder for one process; it is created where it is missing.
+
+    Raises:
+        UserError: Another process works in it, and still does after some seconds.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / ".lock", "w") as handle:
-        for left in range(_TRIES - 1, -1, -1):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if not left:
-                    raise UserError(
-                        f"workdir {workdir} is in use by another process; wait for it, or give another --workdir"
-                    ) from None
-            time.sleep(0.1)  # `is_locked` holds the lock for a moment
-        yield
-
-
-def is_locked(workdir: Path) -> bool:
-    """Whether another process works in a workdir."""
+    handle = hold(workdir / name, seconds=seconds)
+    if handle is None:
+        raise UserError(f"workdir {workdir} is in use by another process; wait for it, or give another --workdir")
     try:
-        with open(workdir / ".lock") as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_locked(workdir: Path, name: str = LOCK) -> bool:
+    """Whether another process works in a folder; never where its file system has no locks."""
+    try:
+        handle = os.open(workdir / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    except OSError:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
     return False

@@ -9,15 +9,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import json
+import os
 import re
 import socket
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from jaxseg import manifest
 from jaxseg.study import claims, files
 from jaxseg.types import UserError
 
@@ -29,9 +33,13 @@ RECORD = "sweep.json"
 """In the sweep's folder: its points. In a point's workdir: how that point went."""
 LOG = "sweep.log"
 """In a point's workdir: what its processes printed."""
+CLAIM = ".sweep.lock"
+"""In a point's workdir: held by the process that runs it from before it starts, so that no other launcher starts it."""
 POINTS = "points"
 """Folder of the points' workdirs."""
 NAME_LENGTH = 120
+_SUM = "sha256"
+"""In a note: the checksum of its other entries."""
 
 
 def parse_axis(text: str) -> list[Overrides]:
@@ -148,7 +156,7 @@ class Point:
     def state(self) -> str:
         """One of `STATES`; a point whose process is gone without a word was interrupted."""
         state = self.record.get("state", "new")
-        if files.is_locked(self.workdir):
+        if is_worked_on(self.workdir):
             return "running"
         return "interrupted" if state == "running" else state
 
@@ -159,23 +167,64 @@ def make_point(sweep: Path, overrides: Overrides, values: Mapping[str, Any]) -> 
     return Point(name, overrides, dict(values), sweep / POINTS / name)
 
 
+def is_worked_on(workdir: Path) -> bool:
+    """Whether a process works in a point's workdir, or is about to."""
+    return files.is_locked(workdir) or files.is_locked(workdir, CLAIM)
+
+
 def read_record(workdir: Path) -> dict[str, Any]:
-    """What a point's workdir says of how it went; empty for a new one."""
-    return files.read_json(workdir / RECORD)
+    """What a point's workdir says of how it went; empty for a new one.
+
+    A damaged record only costs the point another look: it counts as interrupted, and a study that is finished is.
+    """
+    record = read_note(workdir / RECORD)
+    if record is None:
+        warnings.warn(f"{workdir / RECORD} is damaged; the point counts as interrupted", stacklevel=2)
+        return {"state": "interrupted"}
+    return record
 
 
 def write_state(workdir: Path, state: str, **more: Any) -> None:
     """Notes how a point goes, beside what was noted before."""
-    before = files.read_json(workdir / RECORD)
     note = {"state": state, "host": socket.gethostname(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    files.write_json(workdir / RECORD, before | note | more)
+    write_note(workdir / RECORD, read_record(workdir) | note | more)
+
+
+def write_note(path: Path, note: Mapping[str, Any]) -> None:
+    """Writes a launcher's note, whole or not at all.
+
+    Its checksum stands in itself: the manifest of a point's workdir belongs to the study that runs there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps({**note, _SUM: _sum(note)}, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_note(path: Path) -> dict[str, Any] | None:
+    """A launcher's note: empty where there is none, None where it is damaged."""
+    try:
+        note = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(note, dict) or note.pop(_SUM, None) != _sum(note):
+        return None
+    return note
+
+
+def _sum(note: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()
 
 
 def failure(log: Path, status: int) -> str:
     """What a process that failed had to say, from the end of its log, in one line."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
-    told = [line for line in lines if line.startswith("error: ")]
-    if told and status == 2:
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    lines = [line for line in text.splitlines() if line.strip()]
+    begun = max((index for index, line in enumerate(lines) if line.startswith("$ ")), default=-1)
+    told = [line for line in lines[begun + 1 :] if line.startswith("error: ")]
+    if told and status in (1, 2):
         return told[-1].removeprefix("error: ")
     last = f": {lines[-1].strip()}" if lines else ""
     return f"killed by signal {-status}{last}" if status < 0 else f"exit status {status}{last}"
@@ -205,7 +254,7 @@ def write_sweep(sweep: Path, name: str, points: Sequence[Point]) -> None:
             }
         )
     for stale in (sweep / "results").glob("*.csv"):
-        stale.unlink()  # of other points, from an earlier command
+        manifest.remove(stale)  # of other points, from an earlier command
     files.write_table(sweep / "results" / "points.csv", pd.DataFrame(rows))
     done = [point for point in points if point.state == "done"]
     tables = dict.fromkeys(path.name for point in done for path in sorted((point.workdir / "results").glob("*.csv")))

@@ -142,7 +142,7 @@ def test_jobs_are_submitted_and_a_lost_one_is_noticed(tmp_path: Path):
     point = sweep.Point("good", (), {}, commands[0].workdir)
     sweep.write_state(point.workdir, "submitted")
     assert sweep_jobs.state_of(point) == "interrupted", "its job is gone"
-    files.write_json(point.workdir / sweep_jobs.JOB, {"queue": "local", "job": str(os.getpid())})
+    sweep.write_note(point.workdir / sweep_jobs.JOB, {"queue": "local", "job": str(os.getpid())})
     assert sweep_jobs.state_of(point) == "submitted"
     with pytest.raises(UserError, match=r"--slurm='gpu' is not NAME=VALUE"):
         sweep_jobs.submit(commands, tmp_path, parallel=1, given=["gpu"], local=True, wait=True)
@@ -159,7 +159,7 @@ def test_a_grid_of_jobs_killed_half_way_and_resumed(tmp_path: Path):
 
     def of_state(state: str) -> set[str]:
         found = folder.glob(f"points/*/{sweep.RECORD}")
-        return {path.parent.name for path in found if files.read_json(path).get("state") == state}
+        return {path.parent.name for path in found if sweep.read_record(path.parent).get("state") == state}
 
     deadline = time.monotonic() + 600
     while len(of_state("done")) < 3 and time.monotonic() < deadline:

@@ -1,0 +1,157 @@
+"""What commands say, and that neither a name nor a reader who leaves ends them."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jaxseg.types import RunLine
+from launch import terminal
+from tests.conftest import ROOT
+
+HOSTILE = ("[red]", "case[/b]", "[@click=(]", "scan\x1b[2J", "\u202egpj", "bell\x07", "größe", "x\udcff")
+
+
+def in_process(code: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Python code after the streams are set up, in a process of its own."""
+    setup = "import sys, warnings\nfrom launch import terminal\nterminal.use_utf8()\nterminal.set_up()\n"
+    environment = os.environ | dict(options.pop("env", {}))  # type: ignore[call-overload]
+    return subprocess.run(
+        [sys.executable, "-c", setup + code], cwd=ROOT, env=environment, check=False, timeout=120, **options
+    )  # type: ignore[call-overload, no-any-return]
+
+
+def on_a_terminal(work: Callable[[], None]) -> str:
+    """What some work shows on a terminal of its own."""
+    pid, master = pty.fork()
+    if pid == 0:  # the child, whose streams are the terminal
+        status = 1
+        try:
+            os.environ["TERM"] = "xterm"
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+            sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
+            terminal.set_up()
+            work()
+            sys.stdout.flush()
+            status = 0
+        finally:
+            os._exit(status)
+    shown = b""
+    while True:
+        try:
+            part = os.read(master, 4096)
+        except OSError:
+            break
+        if not part:
+            break
+        shown += part
+    os.close(master)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, shown.decode(errors="replace")
+    return shown.decode(errors="replace")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_on_the_terminal_is_shown_as_it_is(name: str) -> None:
+    def work() -> None:
+        progress = terminal.make_progress()(f"evaluate {name}")
+        progress("training", 1, 2, name, [RunLine(f"{name}/n0_fold0/seed_0", 0.5, None, True)])
+        time.sleep(0.4)
+        progress("training", 2, 2, name)
+
+    shown = on_a_terminal(work)
+    expected = terminal.plain(name).encode("utf-8", "backslashreplace").decode()
+    assert f"evaluate {expected}: training" in shown
+    assert f"{expected}/n0_fold0/seed_0" in shown
+    for character in "\x07\u202e":
+        assert character not in shown
+    assert "\x1b[2J" not in shown
+
+
+def test_lines_of_a_log_hold_no_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.say("a\x1b[31m\tb\u202e\nc")
+    terminal.make_progress()("score")("scoring", 1, 1, "d\x1b]0;title\x07")
+    assert capsys.readouterr().out == "a\\x1b[31m\tb\\u202e\nc\nscore: scoring 1/1  d\\x1b]0;title\\x07\n"
+
+
+def test_a_reader_that_leaves_ends_nothing(tmp_path: Path) -> None:
+    code = f"for i in range(20000): print('line', i)\nsys.stdout.flush()\nopen({str(tmp_path / 'end')!r}, 'w').close()"
+    read, write = os.pipe()
+    os.close(read)
+    done = in_process(code, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, (tmp_path / "end").exists()) == (0, True)
+    assert done.stderr == "warning: standard output is gone (Broken pipe); the command goes on without\n"
+
+
+def test_a_full_disk_under_the_log_ends_nothing() -> None:
+    with open("/dev/full", "w") as full:
+        done = in_process("print('x', flush=True); print('y', file=sys.stderr)", stdout=full, stderr=subprocess.PIPE)
+        both = in_process("print('x', flush=True); print('y', file=sys.stderr)", stdout=full, stderr=full)
+    assert (done.returncode, both.returncode) == (0, 0)
+    assert b"standard output is gone (No space left on device)" in done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_the_caller_closed_is_no_files(tmp_path: Path, closed: str) -> None:
+    code = (
+        "import os\nfrom launch import terminal\nterminal.set_up()\n"
+        f"handle = os.open({str(tmp_path / 'file')!r}, os.O_CREAT | os.O_WRONLY)\n"
+        "os.write(1, b'words'); os.write(2, b'words'); print('words', flush=True); terminal.say('words', error=True)\n"
+        "os.write(handle, b'content')\n"
+    )
+    command = f'"{sys.executable}" -c "$CODE" {closed}'
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, env=os.environ | {"CODE": code}, check=False, **quiet)
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "latin-1"},
+    ],
+)
+def test_names_beyond_ascii_pass_in_any_locale(tmp_path: Path, environment: dict[str, str]) -> None:
+    path = tmp_path / "größe"
+    # In ASCII, as a command line in another encoding is not what is tested.
+    code = f"open({str(path)!a}, 'w').close()\nprint({'größe ∞ '!a} + chr(0xdcff))"
+    done = in_process(code, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    assert path.exists()
+    encoding = environment.get("PYTHONIOENCODING", "ascii")
+    assert done.stdout == "größe ∞ \udcff\n".encode(encoding, "backslashreplace")
+
+
+def test_a_slow_reader_is_waited_for() -> None:
+    code = "import os\nos.set_blocking(1, False)\nprint('x' * 3_000_000)\nsys.stdout.flush()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import sys\nfrom launch import terminal\nterminal.set_up()\n{code}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    time.sleep(3)
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, len(out)) == (0, 3_000_001)
+
+
+def test_a_study_goes_on_when_nobody_reads_it(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    command = [sys.executable, "-m", "launch.study", "--config=tests/tiny.py", f"--workdir={tmp_path / 'w'}"]
+    process = subprocess.Popen([*command, "--stages=prepare,pretrain"], cwd=ROOT, stdout=write, stderr=write)
+    os.close(write)
+    assert os.read(read, 1)
+    os.close(read)
+    assert process.wait(300) == 0
+    assert (tmp_path / "w" / "train" / "pretrain").is_dir()
+    assert signal.SIGPIPE not in {-process.returncode}
