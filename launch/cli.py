@@ -178,7 +178,7 @@ def _known_fields(argv: Sequence[str]) -> list[str]:
     path, _, argument = files[-1].partition(":")
     holder: dict[str, Any] = {"__name__": "config"}
     try:
-        exec(compile(Path(path).read_text(), path, "exec"), holder)
+        exec(compile(Path(path).read_bytes(), path, "exec"), holder)
         config = holder["get_config"](argument) if argument else holder["get_config"]()
     except Exception:  # whatever the file raises was or will be told by the flag itself
         return []
