@@ -20,7 +20,7 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from jaxseg import paths
+from jaxseg import oserrors, paths
 from jaxseg.loop import Interrupted
 from jaxseg.types import UserError
 from launch import mishaps, terminal
@@ -219,13 +219,15 @@ def run(main: Callable[[], None], *, set_up: Callable[[], None] | None = None) -
     SIGINT exits with 130, SIGTERM with 143.
     """
     terminal.use_utf8()
-    terminal.set_up()
+    own = terminal.set_up()
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    for name in ("absl", "asyncio"):  # what Orbax logs as an error it raises too
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if {"-h", "-help", "--help"} & {*sys.argv[1:]}:
         print_help(main)
         sys.exit(0)
+    refused = False
     try:
         parse_flags()
         (set_up or setup_jax)()
@@ -240,13 +242,15 @@ def run(main: Callable[[], None], *, set_up: Callable[[], None] | None = None) -
             status = mishaps.FAULT
         else:
             text, status = said
+            refused = oserrors.behind(error) is not None
             terminal.say(text, error=True)
     else:
         status = 0
     sys.stdout.flush()
     sys.stderr.flush()
-    if status and jax.distributed.is_initialized():
-        # An orderly exit waits for the other hosts, who wait for this one.
+    if (refused and own) or (status and jax.distributed.is_initialized()):
+        # An orderly exit lets libraries write what the system has just refused, and waits for the other hosts, who wait
+        # for this one.
         os._exit(status)
     sys.exit(status)
 

@@ -284,6 +284,11 @@ def submit(
     submitit = import_submitit()
     if not commands:
         return
+    if not local and "%" in str(folder.absolute()):
+        raise UserError(
+            f"--workdir={folder}: with --cluster=slurm its path may not hold %, which Slurm replaces in the names of "
+            f"logs; give another folder"
+        )
     parameters = _parameters(given)
     if not local and parallel > 1:
         parameters["slurm_array_parallelism"] = parallel

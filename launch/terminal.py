@@ -10,7 +10,9 @@ import os
 import re
 import select
 import sys
+import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -70,11 +72,14 @@ def drop(descriptor: int) -> None:
         os.close(nowhere)
 
 
-def set_up() -> None:
+def set_up() -> bool:
     """Makes the standard streams such that no name and no reader that goes away ends a command.
 
     Descriptors that the caller closed (`>&-`) lead to nowhere, as the next file that is opened would get their number
     and the words of every library with it.
+
+    Returns:
+        Whether the streams were the process's own, and not put in place by a caller that lives on.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -85,9 +90,14 @@ def set_up() -> None:
     # Streams that a caller in this process has put in place are its own affair.
     if sys.stdout is sys.__stdout__:
         sys.stdout = _enduring(sys.stdout, 1)
-    if sys.stderr is sys.__stderr__:
+    own = sys.stderr is sys.__stderr__
+    if own:
         sys.stderr = _enduring(sys.stderr, 2)
         warnings.showwarning = _show_warning
+        sys.unraisablehook = lambda found: _show_aside(found.exc_value)
+        threading.excepthook = lambda found: _show_aside(found.exc_value)
+        _said_aside.clear()
+    return own
 
 
 def _enduring(stream: TextIO | None, descriptor: int) -> TextIO:
@@ -120,6 +130,23 @@ def _show_warning(
         say(f"warning: {message}", error=True)
     else:
         _show_as_python(message, category, filename, lineno, file, line)
+
+
+_said_aside: set[str] = set()
+
+
+def _show_aside(error: BaseException | None) -> None:
+    """What went wrong in a thread or a destructor of a library, in a line and once.
+
+    When a disk is full, hundreds of such follow from the one error that ends the command and is explained there.
+    """
+    frames = traceback.extract_tb(error.__traceback__) if error is not None else []
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    first = str(error).split("\n", 1)[0]
+    line = f"warning: beside the command's own work: {type(error).__name__}: {first[:200]}{where}"
+    if line not in _said_aside:
+        _said_aside.add(line)
+        say(line, error=True)
 
 
 def use_utf8() -> None:

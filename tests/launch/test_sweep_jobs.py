@@ -144,6 +144,8 @@ def test_jobs_are_submitted_and_a_lost_one_is_noticed(tmp_path: Path):
     assert sweep_jobs.state_of(point) == "interrupted", "its job is gone"
     sweep.write_note(point.workdir / sweep_jobs.JOB, {"queue": "local", "job": str(os.getpid())})
     assert sweep_jobs.state_of(point) == "submitted"
+    with pytest.raises(UserError, match="which Slurm replaces in the names of logs"):
+        sweep_jobs.submit(commands, tmp_path / "50%", parallel=1, given=[], local=False, wait=True)
     with pytest.raises(UserError, match=r"--slurm='gpu' is not NAME=VALUE"):
         sweep_jobs.submit(commands, tmp_path, parallel=1, given=["gpu"], local=True, wait=True)
 

@@ -133,6 +133,19 @@ def test_names_beyond_ascii_pass_in_any_locale(tmp_path: Path, environment: dict
     assert done.stdout == "größe ∞ \udcff\n".encode(encoding, "backslashreplace")
 
 
+def test_what_goes_wrong_aside_is_a_line_and_once() -> None:
+    code = (
+        "import threading\n"
+        "def fail(): raise OSError(28, 'No space left on device')\n"
+        "for _ in range(5):\n thread = threading.Thread(target=fail); thread.start(); thread.join()\n"
+        "class Last:\n def __del__(self): fail()\n"
+        "for _ in range(5): Last()\n"
+    )
+    done = in_process(code, stderr=subprocess.PIPE, text=True)
+    line = "warning: beside the command's own work: OSError: [Errno 28] No space left on device (<string>, line 6)\n"
+    assert done.stderr == line
+
+
 def test_a_slow_reader_is_waited_for() -> None:
     code = "import os\nos.set_blocking(1, False)\nprint('x' * 3_000_000)\nsys.stdout.flush()"
     process = subprocess.Popen(
