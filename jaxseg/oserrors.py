@@ -13,6 +13,7 @@ from collections.abc import Iterator
 _NUMBER = re.compile(r"os_error_code='(\d+)'")
 _PLACE = re.compile(r'"(/[^"]*)"')
 _PASSING = re.compile(r"^(RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)\b")
+_NO_THREAD = "can't start new thread"
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 """What a file gives that is not there, or that something else has taken the place of."""
 
@@ -48,6 +49,6 @@ def of_machine(error: BaseException) -> BaseException | None:
     cause = behind(error)
     if cause is not None:
         return None if cause.errno in _ABSENT else cause
-    if isinstance(error, MemoryError | RuntimeError) or _PASSING.match(str(error)):
+    if isinstance(error, MemoryError) or _PASSING.match(str(error)) or _NO_THREAD in str(error):
         return error
     return None

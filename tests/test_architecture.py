@@ -123,6 +123,23 @@ def test_jax_is_configured_in_launch_and_conftest_alone():
     assert users == {"tests/conftest.py", "tests/launch/walk.py"}  # which the search must find; the second is a program
 
 
+@pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "launch").glob("*.py"))], ids=lambda path: path.name)
+def test_text_is_read_and_written_in_utf8_whatever_the_locale(path):
+    readers = ("open", "read_text", "write_text")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        owner = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+        # Those of other modules, and our own `files`, know no encoding or always the same one.
+        if name not in readers or owner in ("os", "ts", "ts.KvStore", "tarfile", "files", "archive"):
+            continue
+        modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+        binary = name == "open" and any("b" in mode for mode in modes)
+        own = isinstance(node.func, ast.Name) and name != "open"
+        assert binary or own or any(word.arg == "encoding" for word in node.keywords), f"line {node.lineno}"
+
+
 def test_no_file_is_long():
     lengths = {name: len(path.read_text().splitlines()) for name, path in zip(NAMES, FILES, strict=True)}
     assert {name: length for name, length in lengths.items() if length > 450} == {}

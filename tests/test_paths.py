@@ -160,6 +160,8 @@ SYSTEM = 'Error reading local file "/a/b": Failed to open: "/a/b": {} [os_error_
         (ValueError(f"NOT_FOUND: {SYSTEM.format('No such file', errno.ENOENT)}"), False),
         (FileNotFoundError(errno.ENOENT, "No such file", "/a/b"), False),
         (KeyError("crc32"), False),
+        (RecursionError("maximum recursion depth exceeded"), False),
+        (NotImplementedError("UNIMPLEMENTED: no such codec"), False),
     ],
 )
 def test_what_of_the_machine_passes_and_what_tells_of_damage(
