@@ -12,7 +12,7 @@ import matplotlib.lines
 import numpy as np
 from jaxtyping import Float, Num
 
-from jaxseg.data import store
+from jaxseg.data import names, store
 from jaxseg.data.prepared import PreparedTask
 
 # Okabe and Ito's colours without black, so that neighbouring labels differ for colour-blind readers too.
@@ -55,12 +55,12 @@ def write_contact_sheet(prepared: PreparedTask, path: Path, *, cases: int = 24) 
             colour, dashes = _line(value)
             mask = masks[value].astype(float).T
             place.contour(mask, levels=[0.7], colors=[colour], linestyles=[dashes], linewidths=0.8)
-        place.set_title(_plain(record.name) + (" (!)" if record.warnings else ""), fontsize=7)
+        place.set_title(_plain(record.name, 24) + (" (!)" if record.warnings else ""), fontsize=7)
     handles = []
     for value, name in enumerate(prepared.labels, start=1):
         colour, dashes = _line(value)
-        handles.append(matplotlib.lines.Line2D([], [], color=colour, linestyle=dashes, label=_plain(name)))
-    figure.suptitle(f"{_plain(prepared.name)}: {len(chosen)} of {len(prepared.cases)} cases", fontsize=9)
+        handles.append(matplotlib.lines.Line2D([], [], color=colour, linestyle=dashes, label=_plain(name, 40)))
+    figure.suptitle(f"{_plain(prepared.name, 80)}: {len(chosen)} of {len(prepared.cases)} cases", fontsize=9)
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
@@ -84,9 +84,9 @@ def _line(value: int) -> tuple[str, Literal["-", "--", ":"]]:
     return COLOURS[index], DASHES[rounds % len(DASHES)]
 
 
-def _plain(text: str) -> str:
-    """Text that matplotlib does not take for mathematics."""
-    return text.replace("$", r"\$")
+def _plain(text: str, most: int) -> str:
+    """A name that matplotlib does not take for mathematics, no longer than there is room for."""
+    return names.shown(text, most).replace("$", r"\$")
 
 
 def case_table(prepared: PreparedTask) -> list[dict[str, object]]:

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 import tensorflow_datasets as tfds
 
 from jaxseg import paths
+from jaxseg.data import names
 from jaxseg.types import UserError
 
 ADDRESS = "https://msd-for-monai.s3-us-west-2.amazonaws.com/{name}.tar"
@@ -92,6 +93,26 @@ def check_md5(archive: Path, expected: str) -> None:
         )
 
 
+def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, archive: Path) -> None:
+    """Write a plain file of an archive; links, devices and `._*` files of macOS are left out."""
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{archive} holds {member.name!r}, outside its folder; nothing was kept.")
+    for part in path.parts:
+        if reason := names.problem(part) if not part.startswith(".") else None:
+            raise UserError(f"{archive} holds '{names.shown(member.name)}', whose name {reason}; nothing was kept.")
+    stream = tar.extractfile(member) if member.isreg() else None
+    if stream is None or path.name.startswith("._"):
+        return
+    place = folder / path
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with stream, place.open("xb") as out:
+            shutil.copyfileobj(stream, out)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise UserError(f"{archive} holds '{names.shown(member.name)}' twice or as file and folder.") from None
+
+
 def unpack(archive: Path, name: str, target: Path) -> None:
     """Unpack the folder `name` of a tar archive as `target`, which appears whole or not at all.
 
@@ -105,16 +126,7 @@ def unpack(archive: Path, name: str, target: Path) -> None:
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    raise UserError(f"{archive} holds {member.name!r}, outside its folder; nothing was kept.")
-                stream = tar.extractfile(member) if member.isreg() else None
-                if stream is None or path.name.startswith("._"):
-                    continue
-                place = partial / path
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with stream, place.open("wb") as out:
-                    shutil.copyfileobj(stream, out)
+                _unpack_member(tar, member, partial, archive)
         if not (partial / name / "dataset.json").exists():
             raise UserError(f"{archive} holds no {name}/dataset.json.")
         os.replace(partial / name, target)

@@ -16,6 +16,7 @@ The dataset must already lie on disk in ArrayRecord files (`file_format="array_r
 from __future__ import annotations
 
 import urllib.parse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxseg import paths
-from jaxseg.data import digests
-from jaxseg.data.layouts import CaseList
+from jaxseg.data import digests, names
+from jaxseg.data.layouts import CaseList, Refused
 from jaxseg.data.sources import RawCase, Source
 from jaxseg.data.volume import BadCaseError
 from jaxseg.types import CaseFiles, UserError
@@ -51,7 +52,7 @@ def open_tfds(text: str, *, ndim: int, store_dir: Path) -> Source:
         if key not in keys:
             raise UserError(f"{where}: unknown key {key!r}; allowed are {', '.join(KEYS)}.")
         keys[key] = value
-    labels = tuple(name for name in keys["labels"].split(",") if name)
+    labels = tuple(names.check(name, "the label", where) for name in keys["labels"].split(",") if name)
     if not labels:
         raise UserError(f"{where}: labels=NAME,NAME,... must name the label values 1, 2, ...")
     builder = _builder(dataset, where)
@@ -59,28 +60,19 @@ def open_tfds(text: str, *, ndim: int, store_dir: Path) -> Source:
     examples = builder.as_data_source(split=keys["split"])
     spacing = _spacing(keys["spacing"], ndim, where)
 
-    def text_feature(key: str, index: int, otherwise: str) -> str:
-        value = examples[index][keys[key]] if keys[key] else otherwise
-        return value.decode() if isinstance(value, bytes) else str(value)
-
-    names = [text_feature("name", index, f"case_{index:05d}") for index in range(len(examples))]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"{where}: several examples have the name {', '.join(twice[:5])}.")
-    index_of = {name: index for index, name in enumerate(names)}
-    cases = [CaseFiles(name, text_feature("group", index, name), (), None) for name, index in index_of.items()]
+    index_of, cases, refused = _cases(examples, keys, where)
 
     def read(files: CaseFiles) -> RawCase:
         example = examples[index_of[files.name]]
         return _raw_case(example[keys["image"]], example[keys["label"]], spacing)
 
     listing = CaseList(
-        name=builder.info.name,
+        name=names.check(builder.info.name, "the name of the dataset", where),
         labels=tuple((name, value) for value, name in enumerate(labels, start=1)),
         ignore=None,
-        modality=tuple(keys["modality"].split(",")),
-        cases=tuple(sorted(cases, key=lambda case: case.name)),
-        refused=(),
+        modality=tuple(names.check(name, "the modality", where) for name in keys["modality"].split(",")),
+        cases=cases,
+        refused=refused,
         warnings=(),
         splits=None,
     )
@@ -97,6 +89,33 @@ def open_tfds(text: str, *, ndim: int, store_dir: Path) -> Source:
         )
 
     return Source(listing, read, lambda files: spacing, identity, digests_of)
+
+
+def _cases(examples: Any, keys: Mapping[str, str], where: str) -> tuple[dict[str, int], tuple[CaseFiles, ...], Refused]:
+    """The position of every example by its name, and the cases in name order, without those whose name is refused.
+
+    Raises:
+        UserError: a name twice, or a group that cannot be used.
+    """
+
+    def text_feature(key: str, index: int, otherwise: str) -> str:
+        value = examples[index][keys[key]] if keys[key] else otherwise
+        # Bytes that are not UTF-8 become lone surrogates, which no name may hold.
+        return names.normal(value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value))
+
+    index_of: dict[str, int] = {}
+    cases, refused = [], []
+    for index in range(len(examples)):
+        name = text_feature("name", index, f"case_{index:05d}")
+        if name in index_of:
+            raise UserError(f"{where}: several examples have the name '{names.shown(name)}'.")
+        index_of[name] = index
+        if reason := names.problem(name):
+            refused.append((names.shown(name), f"its name {reason}"))
+            continue
+        group = names.check(text_feature("group", index, name), f"the group of example {index},", where)
+        cases.append(CaseFiles(name, group, (), None))
+    return index_of, tuple(sorted(cases, key=lambda case: case.name)), tuple(sorted(refused))
 
 
 def _split(text: str) -> tuple[str, str]:
