@@ -69,6 +69,7 @@ def predict(arm: Arm) -> None:
     source = Path(cli.require(_INPUT.value, "input", "images/"))
     output = Path(cli.require(_OUTPUT.value, "output", "predictions/"))
     cases = data.list_images(source, arm.target["channels"])
+    _warn(data.unread(source), "files or folders of the input are not read")
     progress = cli.make_progress()("predict")
     for done, case in enumerate(cases, start=1):
         made, geometry = arm.segment(list(case.images), seeds)

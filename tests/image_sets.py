@@ -18,12 +18,13 @@ def make_volume(seed=0, shape=(10, 9, 8), classes=3):
 
 
 def save(path: Path, array, affine=None, *, code=1, zooms=None):
-    """Write a NIfTI file with both codes set, the affine given, and nothing else."""
+    """Write a NIfTI file with both codes set, the affine given in mm, and nothing else."""
     path.parent.mkdir(parents=True, exist_ok=True)
     affine = np.diag([*(zooms or (1.0, 1.0, 1.0)), 1.0]) if affine is None else affine
     image = nib.Nifti1Image(array, affine)
     image.set_sform(affine, code)
     image.set_qform(affine, code)
+    image.header.set_xyzt_units("mm")
     nib.save(image, path)
     return path
 

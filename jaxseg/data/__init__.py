@@ -2,16 +2,17 @@
 
 from jaxseg.data.cohort import build_cohort, load_cohort
 from jaxseg.data.contact import case_table, write_contact_sheet
+from jaxseg.data.image_files import list_images, unread
 from jaxseg.data.images import read_image, to_own_grid
-from jaxseg.data.layouts import list_images
 from jaxseg.data.listing import ListedCase, Listing, list_cases
 from jaxseg.data.prepare import open_prepared, prepare_task
 from jaxseg.data.prepared import PreparedTask, PrepareReport, fit_intensity, load_case, load_cases
 from jaxseg.data.references import References, case_geometries, open_references
 from jaxseg.data.sampling import make_sample
 from jaxseg.data.sources import resolved
-from jaxseg.data.splits import Split, held_out_groups, nested_subset, split_cases
-from jaxseg.data.volume import Geometry, to_nifti, write_map, write_prediction
+from jaxseg.data.splits import Split, held_out_groups, nested_subset, split_cases, with_split_warnings
+from jaxseg.data.volume import Geometry
+from jaxseg.data.writing import to_nifti, write_map, write_prediction
 
 __all__ = [
     "Geometry",
@@ -41,6 +42,8 @@ __all__ = [
     "split_cases",
     "to_nifti",
     "to_own_grid",
+    "unread",
+    "with_split_warnings",
     "write_contact_sheet",
     "write_map",
     "write_prediction",

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Num
 
 from jaxseg.data import digests, normalize, resample, sources, store, volume
-from jaxseg.data.layouts import Refused
+from jaxseg.data.layouts import CaseList, Refused
 from jaxseg.data.listing import listing_of
 from jaxseg.data.prepared import PreparedTask, read_prepared
 from jaxseg.data.recipe import Recipe, fingerprint, make_recipe
@@ -61,9 +61,9 @@ def prepare_task(
             with store.one_writer(directory, lambda: report(waiting, 0, 1)):
                 if not store.exists(directory):
                     _build(directory, source, recipe, report)
-    prepared = read_prepared(directory, task)
+    prepared = read_prepared(directory, task, warnings=source.listing.warnings)
     if prepared.report.refused and task.bad_cases == "error":
-        raise UserError(_refusal(prepared.report.refused, len(source.listing.cases), task.data))
+        raise UserError(_refusal(prepared.report.refused, source.listing, task.data))
     return _with_slice_warnings(prepared, task)
 
 
@@ -122,12 +122,12 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._")[:60] or "task"
 
 
-def _refusal(refused: Refused, total: int, data: str) -> str:
+def _refusal(refused: Refused, listing: CaseList, data: str) -> str:
     lines = "\n".join(f"  {name}: {reason}" for name, reason in refused)
-    good = total - len([name for name, _ in refused])
+    good = len({case.name for case in listing.cases} - dict(refused).keys())
     return (
         f"{len(refused)} case(s) of {data} cannot be used:\n{lines}\n"
-        f"Mend or remove them, or leave them out with bad_cases='skip' ({max(good, 0)} others are fine)."
+        f"Mend or remove them, or leave them out with bad_cases='skip' ({good} others are fine)."
     )
 
 
@@ -150,7 +150,7 @@ def _build(directory: Path, source: sources.Source, recipe: Recipe, report: Prog
                 records.append(dataclasses.asdict(record))
                 yield arrays
         if not records:
-            raise UserError(_refusal(tuple(sorted(refused)), total, listing.name))
+            raise UserError(_refusal(tuple(sorted(refused)), listing, listing.name))
 
     label_kind = np.uint8 if len(recipe.labels) < 254 else np.uint16
     features: dict[str, tuple[int, type]] = {"image": (recipe.ndim + 1, np.float32), "label": (recipe.ndim, label_kind)}

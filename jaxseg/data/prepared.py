@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.data import listing, normalize, store
+from jaxseg.data import doubts, listing, normalize, store
 from jaxseg.data.layouts import Refused
 from jaxseg.types import CaseArrays, CaseRecord, TaskSettings, UserError
 
@@ -69,17 +69,29 @@ class PreparedTask:
         return _positions(self.cases)[name]
 
 
-def read_prepared(directory: Path, task: TaskSettings) -> PreparedTask:
-    """A task from its finished store."""
+def read_prepared(directory: Path, task: TaskSettings, *, warnings: Sequence[str] | None = None) -> PreparedTask:
+    """A task from its finished store.
+
+    Args:
+        directory: of the store.
+        task: its unit is used.
+        warnings: what the data folder warns of now; None for what it warned of when the store was made.
+
+    Raises:
+        UserError: the store, which may be a stranger's, has names that cannot be used.
+    """
     notes = store.read_metadata(directory)
     recipe = notes["recipe"]
-    records = tuple(_record(entry) for entry in notes["cases"])
-    warnings = tuple((record.name, text) for record in records for text in record.warnings)
+    labels = tuple(name for name, _ in recipe["labels"])
+    found = [_record(entry) for entry in notes["cases"]]
+    doubts.check_names(directory, [(record.name, record.group) for record in found], (notes["name"], *labels))
+    records, doubtful = doubts.of_task(found, labels, task.unit)
+    said = notes["warnings"] if warnings is None else warnings
     return PreparedTask(
         name=notes["name"],
         directory=directory,
         cases=records,
-        labels=tuple(name for name, _ in recipe["labels"]),
+        labels=labels,
         label_values=tuple(value for _, value in recipe["labels"]),
         channels=len(recipe["modality"]),
         ndim=recipe["ndim"],
@@ -88,7 +100,7 @@ def read_prepared(directory: Path, task: TaskSettings) -> PreparedTask:
         normalization=tuple(recipe["normalization"]),
         spacing_mm=None if recipe["spacing_mm"] is None else tuple(recipe["spacing_mm"]),
         report=PrepareReport(
-            warnings=tuple(("", text) for text in notes["warnings"]) + warnings,
+            warnings=tuple(("", text) for text in said) + doubtful,
             refused=tuple((name, reason) for name, reason in notes["refused"]),
         ),
         splits=listing.splits_from_json(notes["listing"]["splits"]),

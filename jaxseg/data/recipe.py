@@ -11,7 +11,7 @@ from jaxseg.data import digests, normalize, sources
 from jaxseg.data.layouts import CaseList
 from jaxseg.types import TaskSettings, UserError
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever prepared arrays change their meaning, so that older stores are built anew."""
 
 

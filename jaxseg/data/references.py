@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from jaxseg import paths
-from jaxseg.data import layouts, sources, volume
+from jaxseg.data import headers, image_files, sources, volume
 from jaxseg.types import CaseFiles, CaseRecord, UserError
 
 
@@ -38,17 +38,17 @@ class References(NamedTuple):
     read: Callable[[CaseFiles], LabelMap]
 
 
-def read_label_map(path: str | Path) -> LabelMap:
-    """A label map from a file.
+def read_label_map(path: str | Path, like: np.ndarray | None = None) -> LabelMap:
+    """A label map from a file, on canonical axes or on those of the canonical affine `like`.
 
     Raises:
         UserError: it cannot be read as one.
     """
     try:
-        values, affine, _ = volume.read_label(str(path))
+        values, affine, _ = volume.read_label(str(path), like)
     except volume.BadCaseError as error:
         raise UserError(str(error)) from None
-    return LabelMap(values, tuple(float(s) for s in np.round(nib.affines.voxel_sizes(affine), 6)), affine)
+    return LabelMap(values, headers.spacing_mm(affine), affine)
 
 
 def open_references(data: str, *, ndim: int, cache: Path, labels: Sequence[str] = ()) -> References:
@@ -83,7 +83,7 @@ def open_references(data: str, *, ndim: int, cache: Path, labels: Sequence[str] 
 
 
 def _label_folder(folder: Path) -> References:
-    cases = tuple(CaseFiles(c.name, c.name, (), c.images[0]) for c in layouts.list_images(folder, 1))
+    cases = tuple(CaseFiles(c.name, c.name, (), c.images[0]) for c in image_files.list_label_maps(folder))
     found = sorted({int(v) for case in cases for v in np.unique(read_label_map(str(case.label)).values)} - {0})
     labels = tuple((str(value), value) for value in found)
     return References(labels, frozenset({0, *found}), None, cases, lambda files: read_label_map(str(files.label)))

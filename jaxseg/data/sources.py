@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Num
 
@@ -89,7 +88,7 @@ def is_elsewhere(data: str) -> bool:
 
 def _folder(folder: Path, ndim: int, store_dir: Path) -> Source:
     listing = layouts.read_folder(folder)
-    paths = [path for case in listing.cases for path in (*case.images, case.label) if path]
+    paths = [path for case in listing.cases for path in _files_of(case)]
     found: dict[str, digests.FileDigest] = {}
 
     def read_all(progress: digests.Progress | None = None) -> dict[str, digests.FileDigest]:
@@ -101,13 +100,16 @@ def _folder(folder: Path, ndim: int, store_dir: Path) -> Source:
         return _folder_identity(folder, listing, read_all(progress))
 
     def digests_of(files: CaseFiles) -> tuple[str, str]:
-        images = [read_all()[path].sha256 for path in files.images]
-        label = read_all()[files.label].sha256 if files.label else ""
-        return images[0] if len(images) == 1 else digests.of_values(images), label
+        sums = [
+            [read_all()[path].sha256 for path in volume.with_headers(part)]
+            for part in (files.images, [files.label] if files.label else [])
+        ]
+        images, label = (one[0] if len(one) == 1 else digests.of_values(one) if one else "" for one in sums)
+        return images, label
 
     def read(files: CaseFiles) -> RawCase:
         raw = _read_files(files, ndim)
-        for path in (*files.images, files.label):
+        for path in _files_of(files):
             if path in found and digests.stamp_of(path) != found[path].stamp:
                 raise UserError(f"{path} changed while it was being prepared. Start again when nothing writes to it.")
         return raw
@@ -115,18 +117,17 @@ def _folder(folder: Path, ndim: int, store_dir: Path) -> Source:
     return Source(listing, read, lambda files: _header_spacing(files, ndim), identity, digests_of)
 
 
+def _files_of(case: CaseFiles) -> list[str]:
+    return volume.with_headers([*case.images, *([case.label] if case.label else [])])
+
+
 def _read_files(files: CaseFiles, ndim: int) -> RawCase:
     image, geometry, warnings = volume.read_channels(files.images, ndim)
     if files.label is None:
         raise volume.BadCaseError("it has no label")
-    label, affine, label_warnings = volume.read_label(files.label)
-    own = geometry.affine @ nib.orientations.inv_ornt_aff(
-        nib.orientations.io_orientation(geometry.affine), (*geometry.file_shape, 1)[:3]
-    )
-    shape = list(geometry.own_shape)
-    if geometry.slice_axis is not None:
-        shape.insert(geometry.slice_axis, 1)
-    warnings += volume.compare_grids(shape, own, label.shape, affine, "its label")
+    own = geometry.canonical_affine()
+    label, affine, label_warnings = volume.read_label(files.label, like=own)
+    warnings += volume.compare_grids(geometry.volume_shape(), own, label.shape, affine, "its label")
     warnings += tuple(f"label: {text}" for text in label_warnings if text not in warnings)
     if geometry.slice_axis is not None:
         label = label.take(0, axis=geometry.slice_axis)
@@ -144,8 +145,7 @@ def _folder_identity(folder: Path, listing: layouts.CaseList, found: Mapping[str
     """Names below the folder and checksums of files: the folder's own name, links and times of change do not count."""
     entries = []
     for case in listing.cases:
-        paths = [*case.images, *([case.label] if case.label else [])]
-        files = [[os.path.relpath(path, folder), found[path].sha256] for path in paths]
+        files = [[os.path.relpath(path, folder), found[path].sha256] for path in _files_of(case)]
         entries.append([case.name, case.group, files])
     described = [[path.name, found[str(path)].sha256] for path in listing.sources]
     refused = [[name, reason.replace(str(folder), ".")] for name, reason in listing.refused]

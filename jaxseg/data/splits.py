@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from jaxseg.data.names import shown
 from jaxseg.data.prepared import PreparedTask
 from jaxseg.types import UserError
 
@@ -37,8 +38,9 @@ def split_cases(
 ) -> Split:
     """Split a task into training, validation and test cases.
 
-    With `splits_final.json` in the data folder, the cases that it calls `val` are this fold's test cases, and
-    validation cases are taken from its `train`. Otherwise groups are shuffled with the seed. A set that is asked to
+    With folds of its own (`splits_final.json`, or `fold` or `validation` in dataset.json), the cases that a fold calls
+    `val` are its test cases, validation cases are taken from its `train`, and cases in neither take no part. Otherwise
+    groups are shuffled with the seed. A set that is asked to
     have k cases has at most k where groups do not fit exactly (and one group at least).
 
     Args:
@@ -52,16 +54,17 @@ def split_cases(
             task is split (`held_out_groups`).
 
     Raises:
-        UserError: more is asked for than there is, or splits_final.json names no such fold or cuts a group.
+        UserError: more is asked for than there is, or the listed folds have no such fold or cut a group.
     """
-    groups: dict[str, list[str]] = {}
-    for record in prepared.cases:
-        if record.group not in exclude_groups:
-            groups.setdefault(record.group, []).append(record.name)
     if not 0 <= fold < folds:
         raise UserError(f"{prepared.name}: fold {fold} does not exist; folds are 0 to {folds - 1}.")
-    if prepared.splits is not None:
-        test = _listed_test(prepared, groups, fold, folds)
+    listed = None if prepared.splits is None else _listed_fold(prepared, fold, folds)
+    groups: dict[str, list[str]] = {}
+    for record in prepared.cases:
+        if record.group not in exclude_groups and (listed is None or record.name in listed[0] | listed[1]):
+            groups.setdefault(record.group, []).append(record.name)
+    if listed is not None:
+        test = _listed_test(prepared, groups, fold, listed[1])
     else:
         test = _drawn_test(prepared, groups, test_cases, folds, fold, seed)
     rest = {group: names for group, names in groups.items() if group not in test}
@@ -79,6 +82,21 @@ def held_out_groups(prepared: PreparedTask, split: Split) -> frozenset[str]:
     """Groups of the validation and test cases, which a source task on the same patients must not train on."""
     held = {*split.val, *split.test}
     return frozenset(record.group for record in prepared.cases if record.name in held)
+
+
+def with_split_warnings(prepared: PreparedTask, splits: Sequence[Split]) -> PreparedTask:
+    """The task with a warning for every label that no case of a training or test set has, though others do."""
+    told: list[tuple[str, str]] = []
+    for index, label in enumerate(prepared.labels, start=1):
+        if not any(record.voxels_per_label[index] for record in prepared.cases):
+            continue
+        for fold, split in enumerate(splits):
+            where = f"in fold {fold} " if len(splits) > 1 else ""
+            for part, lack in (("train", "training case holds it: it is not learned"), ("test", "test case holds it")):
+                if not any(prepared.record(name).voxels_per_label[index] for name in getattr(split, part)):
+                    told.append(("", f"the label {label!r}: {where}no {lack}"))
+    report = dataclasses.replace(prepared.report, warnings=(*told, *prepared.report.warnings))
+    return dataclasses.replace(prepared, report=report)
 
 
 def nested_subset(prepared: PreparedTask, train: Sequence[str], size: int, *, seed: int) -> tuple[str, ...]:
@@ -163,29 +181,40 @@ def _drawn_test(
     return tuple(parts[fold])
 
 
-def _listed_test(prepared: PreparedTask, groups: Mapping[str, Sequence[str]], fold: int, folds: int) -> tuple[str, ...]:
+_LISTED = "its listed folds (splits_final.json, or `fold` or `validation` of dataset.json)"
+
+
+def _listed_fold(prepared: PreparedTask, fold: int, folds: int) -> tuple[frozenset[str], frozenset[str]]:
+    """The names that a listed fold trains on and tests."""
     splits = prepared.splits or ()
     if fold >= len(splits):
         raise UserError(
-            f"{prepared.name}: splits_final.json has {len(splits)} fold(s) and fold {fold} of {folds} is asked for; "
-            "set folds to fewer, or remove the file."
+            f"{prepared.name}: {_LISTED}: there are {len(splits)} fold(s) and fold {fold} of {folds} is asked for; set "
+            "folds to fewer, or remove the list."
         )
     train, test = map(frozenset, splits[fold])
     both = sorted(train & test)
     if both:
-        raise UserError(f"{prepared.name}: splits_final.json, fold {fold}: {', '.join(both[:5])} in train and in val.")
-    known = {name for names in groups.values() for name in names}
+        raise UserError(f"{prepared.name}: {_LISTED}, fold {fold}: {', '.join(both[:5])} in train and in val.")
     unknown = sorted((train | test) - {record.name for record in prepared.cases} - dict(prepared.report.refused).keys())
     if unknown:
         raise UserError(
-            f"{prepared.name}: splits_final.json, fold {fold}, names unknown cases: {', '.join(unknown[:5])}."
+            f"{prepared.name}: {_LISTED}, fold {fold}: unknown cases: {', '.join(map(shown, unknown[:5]))}. It has "
+            f"{', '.join(record.name for record in prepared.cases[:5])}, ..."
         )
+    return train, test
+
+
+def _listed_test(
+    prepared: PreparedTask, groups: Mapping[str, Sequence[str]], fold: int, test: frozenset[str]
+) -> tuple[str, ...]:
+    known = {name for names in groups.values() for name in names}
     cut = sorted(group for group, names in groups.items() if set(names) & test and not set(names) <= test)
     if cut:
         raise UserError(
-            f"{prepared.name}: splits_final.json, fold {fold}, puts cases of one group into train and val: "
+            f"{prepared.name}: {_LISTED}, fold {fold}: cases of one group are in train and in val: "
             f"{', '.join(cut[:5])}. Results would be too good; mend the file or the `groups` of dataset.json."
         )
     if not known & test:
-        raise UserError(f"{prepared.name}: splits_final.json, fold {fold}, has no case to test on.")
+        raise UserError(f"{prepared.name}: {_LISTED}, fold {fold}: there is no case to test on.")
     return tuple(group for group, names in groups.items() if set(names) & test)

@@ -1,20 +1,19 @@
-"""NIfTI volumes in and out: canonical axes, checks of one case, and label maps put back on the grid they came from.
+"""NIfTI volumes as arrays on canonical axes, and checks of one case.
 
 Arrays are in x, y, z order with axes closest to right, anterior, superior (RAS+); spacing is in mm. Two-dimensional
 tasks read one-slice volumes and drop the slice's axis. Oblique scans keep their obliquity: axes are permuted and
-flipped, never rotated, so that reading and writing lose nothing.
+flipped, never rotated, so that reading and writing lose nothing. What headers say of space: `headers.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gzip
 import logging
 import os
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -22,18 +21,16 @@ import numpy as np
 from jaxtyping import Float, Num, Shaped
 
 from jaxseg import oserrors
-from jaxseg.data import resample
+from jaxseg.data import headers
+from jaxseg.data.headers import BadCaseError as BadCaseError
 
-EXTENSIONS = (".nii.gz", ".nii")
+EXTENSIONS = (".nii.gz", ".nii", ".img.gz", ".img")
+"""Of the files that hold voxels, in any case; `.img` has its header in a `.hdr` file beside it."""
 _GZIP_LIMIT = 1100
 """Deflate cannot shrink data by more than 1032:1, so a header that claims more describes a broken file."""
 _SAME_GRID = 1e-4
 _CLOSE_GRID = 0.1
 """Distance between the corners of image and label, in voxels: the same below the first, refused above the second."""
-
-
-class BadCaseError(ValueError):
-    """A case that cannot be used; the text says why, without the case's name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +41,7 @@ class Geometry:
     """NIfTI header of the input (the first channel's file)."""
     image_class: type
     affine: Float[np.ndarray, "4 4"]
+    """Of the file, in the header's own unit of length."""
     file_shape: tuple[int, ...]
     """Spatial shape as stored, before canonical axes."""
     slice_axis: int | None
@@ -54,17 +52,42 @@ class Geometry:
     shape: tuple[int, ...]
     """Of the prepared image, which has another spacing when the task asks for one."""
 
+    def canonical_affine(self) -> Float[np.ndarray, "4 4"]:
+        """In mm, on canonical axes, three of them also in a 2-D task."""
+        own = headers.in_mm(self.affine, headers.unit_mm(self.header))
+        return headers.canonical_affine(own, headers.closest_axes(self.affine), (*self.file_shape, 1)[:3])
+
+    def volume_shape(self) -> tuple[int, ...]:
+        """Canonical axes, three of them also in a 2-D task."""
+        shape = list(self.own_shape)
+        if self.slice_axis is not None:
+            shape.insert(self.slice_axis, 1)
+        return tuple(shape)
+
 
 def strip_extension(name: str) -> str:
-    """A file's name without `.nii` or `.nii.gz`; other names unchanged.
+    """A file's name without the ending of a NIfTI file, whatever its case; other names unchanged.
 
     >>> strip_extension("case_01.nii.gz")
     'case_01'
     """
     for extension in EXTENSIONS:
-        if name.endswith(extension):
+        if name.lower().endswith(extension):
             return name[: -len(extension)]
     return name
+
+
+def header_file(path: str) -> str | None:
+    """The `.hdr` file that belongs to an `.img` file, in either case; None for other files and where there is none."""
+    if not path.lower().endswith(EXTENSIONS[2:]):
+        return None
+    stem, zipped = strip_extension(path), path[-3:] if path.lower().endswith(".gz") else ""
+    return next((stem + ending + zipped for ending in (".hdr", ".HDR") if os.path.exists(stem + ending + zipped)), None)
+
+
+def with_headers(paths: Sequence[str]) -> list[str]:
+    """Paths of images, each followed by its `.hdr` file where it has one: all that decides what is read."""
+    return [part for path in paths for part in (path, header_file(path)) if part is not None]
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -79,7 +102,7 @@ def _reading(path: str) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise BadCaseError(f"{path} does not exist") from None
-    except (EOFError, zlib.error) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BadCaseError(f"{path} is truncated or damaged: {error}") from None
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
         raise BadCaseError(f"{path} is not a readable NIfTI file: {error}") from None
@@ -109,27 +132,43 @@ def open_image(path: str) -> Any:
     """
     with _reading(path):
         size = os.stat(path).st_size
+        if os.path.isdir(path):
+            raise BadCaseError(f"{path} is a folder, not a readable NIfTI file")
         if size == 0:
             raise BadCaseError(f"{path} is empty")
         with open(path, "rb"):
             pass  # nibabel says of a file without permission that its type is unknown
-        image: Any = nib.load(path)
+        image = _load(path)
         if not isinstance(image, nib.Nifti1Pair):
             raise BadCaseError(f"{path} is {type(image).__name__}; only NIfTI files are read")
         check_header(image.header, image.shape, path)
         # nibabel mends some fields while loading; what the file says is checked.
-        with nib.openers.ImageOpener(path) as stream:
+        with nib.openers.ImageOpener(header_file(path) or path) as stream:
             stored = type(image.header).from_fileobj(stream, check=False)
         zooms = np.asarray(stored["pixdim"][1:4], dtype=float)[[n > 1 for n in (*image.shape, 1, 1)[:3]]]
         if not (np.isfinite(zooms).all() and (zooms > 0).all()):
             raise BadCaseError(f"{path} has voxel sizes {zooms.tolist()} mm; they must be positive")
         claimed = int(np.prod([int(n) for n in image.shape], dtype=object)) * image.get_data_dtype().itemsize
-        if claimed > (size if path.endswith(".nii") else size * _GZIP_LIMIT):
+        if claimed > (size * _GZIP_LIMIT if path.lower().endswith(".gz") else size):
             raise BadCaseError(
                 f"{path} is truncated or its header is wrong: it claims {claimed:,} bytes of voxels "
                 f"(shape {tuple(image.shape)}) and the file has {size:,}"
             )
     return image
+
+
+def _load(path: str) -> Any:
+    """Open a file as nibabel does, also where the capitals of its ending keep nibabel from finding it or its header."""
+    holders = {"image": nib.FileHolder(path)}
+    if path.lower().endswith(EXTENSIONS[2:]):
+        header = header_file(path)
+        if header is None:
+            raise BadCaseError(f"{path} has no .hdr file beside it, which holds its header")
+        return nib.Nifti1Pair.from_file_map(holders | {"header": nib.FileHolder(header)})
+    ending = path[len(strip_extension(path)) :].split(".")
+    if all(part.lower() == part or part.upper() == part for part in ending):
+        return nib.load(path)
+    return nib.Nifti1Image.from_file_map(holders)
 
 
 def check_header(header: Any, shape: Sequence[int], where: str) -> None:
@@ -140,31 +179,18 @@ def check_header(header: Any, shape: Sequence[int], where: str) -> None:
     """
     if len(shape) < 2 or any(n < 1 for n in shape):
         raise BadCaseError(f"{where} has shape {tuple(shape)}; at least two axes, none empty, are needed")
-    affine = header.get_best_affine()
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise BadCaseError(f"{where} has an affine that maps the volume to a plane or to nothing: {affine.tolist()}")
+    headers.spatial_affine(header, where)
     kind = header.get_data_dtype()
     if kind.fields is not None or kind.kind not in "iuf":
         raise BadCaseError(f"{where} holds {kind} voxels; one real number a voxel and channel is needed")
 
 
-def header_warnings(header: Any) -> tuple[str, ...]:
-    """What is doubtful in a readable header: no orientation code, or sform and qform that disagree."""
-    sform, sform_code = header.get_sform(coded=True)
-    with contextlib.suppress(Exception):
-        qform, qform_code = header.get_qform(coded=True)
-        if sform_code == 0 and qform_code == 0:
-            return ("the header gives no orientation (sform and qform codes are 0): left and right are a guess",)
-        if sform_code > 0 and qform_code > 0 and not np.allclose(sform, qform, rtol=0, atol=1e-2):
-            return ("sform and qform disagree; the sform is used",)
-    return ()
-
-
-def _canonical(image: Any, path: str, *, channels: bool) -> tuple[Shaped[np.ndarray, "x y z c"], np.ndarray]:
-    """Voxels as stored, on canonical axes with the channels last, and the canonical affine."""
+def _canonical(
+    image: Any, path: str, *, channels: bool, like: np.ndarray | None = None
+) -> tuple[Shaped[np.ndarray, "x y z c"], np.ndarray]:
+    """Voxels as stored, channels last, on canonical axes or those of the affine `like`, and their affine in mm."""
     shape = image.shape
-    with _reading(path):
-        data = np.asanyarray(image.dataobj)
+    data = _voxels(image, path)
     if len(shape) == 2:
         data = data[:, :, None]
     if data.ndim == 5 and data.shape[3] == 1:  # NIfTI vector images keep their channels on the fifth axis
@@ -173,11 +199,25 @@ def _canonical(image: Any, path: str, *, channels: bool) -> tuple[Shaped[np.ndar
         raise BadCaseError(f"{path} has shape {tuple(shape)}; three axes{' and channels' if channels else ''} at most")
     if data.ndim == 3:
         data = data[..., None]
-    orientation = nib.orientations.io_orientation(image.affine)
-    if np.isnan(orientation).any():
-        raise BadCaseError(f"{path} has an affine without a direction for some axis: {image.affine.tolist()}")
-    affine = image.affine @ nib.orientations.inv_ornt_aff(orientation, data.shape[:3])
+    own, header, _ = headers.spatial_affine(image.header, path, image.affine)
+    own = headers.in_mm(own, headers.unit_mm(header))
+    orientation = headers.closest_axes(own, like)
+    affine = headers.canonical_affine(own, orientation, data.shape[:3])
     return nib.orientations.apply_orientation(data, orientation), affine
+
+
+def _voxels(image: Any, path: str) -> np.ndarray:
+    """Voxels of an opened image. A gzip stream is read to its end, where its checksum is, which nibabel does not do."""
+    with _reading(path):
+        if image.file_map["image"].filename is None or not path.lower().endswith(".gz"):
+            return np.asanyarray(image.dataobj)
+        stored = image.dataobj
+        form = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
+        with gzip.open(path, "rb") as stream:
+            voxels = np.asanyarray(nib.arrayproxy.ArrayProxy(stream, form))
+            while stream.read(1 << 20):
+                pass
+        return voxels
 
 
 def slice_axis_of(shape: Sequence[int], ndim: int, where: str) -> int | None:
@@ -217,11 +257,14 @@ def channels_of(
 ) -> tuple[Float[np.ndarray, "*spatial channels"], Geometry, tuple[str, ...]]:
     """`read_channels` for an opened image and the paths of further channels."""
     check_header(first.header, first.shape, where)
-    warnings = header_warnings(first.header)
+    warnings = headers.header_warnings(first.header)
     data, affine = _canonical(first, where, channels=not others)
     parts = [data]
     for path in others:
-        part, other_affine = _canonical(open_image(path), path, channels=False)
+        other = open_image(path)
+        part, other_affine = _canonical(other, path, channels=False, like=affine)
+        own_warnings = headers.without_unit_notes(headers.header_warnings(other.header))
+        warnings += tuple(f"channel {path}: {text}" for text in own_warnings if text not in warnings)
         warnings += compare_grids(data.shape[:3], affine, part.shape[:3], other_affine, f"channel {path}")
         parts.append(part)
     with np.errstate(over="ignore"):
@@ -236,20 +279,21 @@ def channels_of(
 def geometry_of(image: Any, ndim: int, where: str) -> Geometry:
     """The grid of an opened image; `shape` is its own shape until a resampling changes it."""
     file_shape = (*image.shape, 1)[:3]
-    orientation = nib.orientations.io_orientation(image.affine)
-    axes = np.argsort(orientation[:, 0])
-    spacing = np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0))
+    affine, header, _ = headers.spatial_affine(image.header, where, image.affine)
+    axes = np.argsort(headers.closest_axes(affine)[:, 0])
+    spacing = headers.spacing_mm(headers.in_mm(affine, headers.unit_mm(header)))
     shape = tuple(int(file_shape[axis]) for axis in axes)
     dropped = slice_axis_of(shape, ndim, where)
     kept = [axis for axis in range(3) if axis != dropped]
     return Geometry(
-        header=image.header.copy(),
-        image_class=type(image),
-        affine=np.array(image.affine, dtype=float),
+        header=header.copy(),
+        # Predictions are one file, also where the input was a pair.
+        image_class=nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image,
+        affine=affine,
         file_shape=tuple(image.shape[:3]),
         slice_axis=dropped,
         own_shape=tuple(shape[axis] for axis in kept),
-        own_spacing_mm=tuple(float(np.round(spacing[axes[axis]], 6)) for axis in kept),
+        own_spacing_mm=tuple(spacing[axes[axis]] for axis in kept),
         shape=tuple(shape[axis] for axis in kept),
     )
 
@@ -266,14 +310,20 @@ def _finite(voxels: np.ndarray, path: str) -> tuple[np.ndarray, tuple[str, ...]]
     return np.where(bad, lowest, voxels), (note,)
 
 
-def read_label(path: str) -> tuple[Num[np.ndarray, "x y z"], np.ndarray, tuple[str, ...]]:
-    """Read a label map as int32 on canonical axes, its affine, and warnings.
+def read_label(
+    path: str, like: Float[np.ndarray, "4 4"] | None = None
+) -> tuple[Num[np.ndarray, "x y z"], np.ndarray, tuple[str, ...]]:
+    """Read a label map as int32 on canonical axes, its affine in mm, and warnings.
+
+    Args:
+        path: of the file.
+        like: canonical affine of the image (or reference) that it goes with, whose axes it takes, see `closest_axes`.
 
     Raises:
         BadCaseError: unreadable, several channels, or values that are not whole numbers.
     """
     image = open_image(path)
-    data, affine = _canonical(image, path, channels=False)
+    data, affine = _canonical(image, path, channels=False, like=like)
     data = data[..., 0]
     if data.dtype.kind == "f":
         if not np.isfinite(data).all():
@@ -282,11 +332,20 @@ def read_label(path: str) -> tuple[Num[np.ndarray, "x y z"], np.ndarray, tuple[s
         # Scaled integers come back as floats a rounding error away from whole numbers.
         odd = np.abs(data - rounded) > 1e-3
         if odd.any():
-            raise BadCaseError(f"{path} has label values that are not whole numbers, such as {data[odd].flat[0]:g}")
+            raise BadCaseError(
+                f"{path} has label values that are not whole numbers, such as {data[odd].flat[0]:g}{_scaling(image)}"
+            )
         data = rounded
     if data.size and (data.min() < 0 or data.max() > 65535):
         raise BadCaseError(f"{path} has label values from {data.min():g} to {data.max():g}; 0 to 65535 are allowed")
-    return data.astype(np.int32), affine, header_warnings(image.header)
+    return data.astype(np.int32), affine, headers.without_unit_notes(headers.header_warnings(image.header))
+
+
+def _scaling(image: Any) -> str:
+    slope, inter = (getattr(image.dataobj, name, default) for name, default in (("slope", 1), ("inter", 0)))
+    if (slope, inter) == (1, 0):
+        return ""
+    return f" (its header scales what is stored: scl_slope {slope:g}, scl_inter {inter:g}; save it as whole numbers)"
 
 
 def compare_grids(
@@ -311,117 +370,3 @@ def compare_grids(
             f"affines {np.round(other_affine, 4).tolist()} and {np.round(affine, 4).tolist()}"
         )
     return (f"{what} lies up to {apart:.2g} voxels away from the image",) if apart > _SAME_GRID else ()
-
-
-# ---------------------------------------------------------------------------------------------------------- writing
-
-
-def write_prediction(
-    prediction: Num[np.ndarray, " *grid"],
-    geometry: Geometry,
-    path: str | Path,
-    *,
-    label_values: Sequence[int] | None = None,
-) -> None:
-    """Write a label map as NIfTI on the grid of the input, with its sform, qform, codes and units.
-
-    The file appears whole or not at all.
-
-    Args:
-        prediction: class indices `[*spatial]` or probabilities `[*spatial, classes]`, on the prepared grid (then
-            resampled) or on the input's own grid, canonical axes.
-        geometry: from `read_image`.
-        path: ends in `.nii` or `.nii.gz`.
-        label_values: see `to_nifti`.
-
-    Raises:
-        ValueError: the prediction lies on neither grid, or the path has another ending.
-    """
-    _save(to_nifti(prediction, geometry, label_values=label_values), Path(path))
-
-
-def write_map(values: Float[np.ndarray, " *own"], geometry: Geometry, path: str | Path) -> None:
-    """Write numbers (entropies, probabilities) as float32 NIfTI on the grid of the input; see `write_prediction`.
-
-    Args:
-        values: on the input's own grid, canonical axes.
-        geometry: from `read_image`.
-        path: ends in `.nii` or `.nii.gz`.
-
-    Raises:
-        ValueError: the path has another ending.
-    """
-    _save(_on_file_grid(values, geometry, np.float32), Path(path))
-
-
-def _save(image: Any, path: Path) -> None:
-    """Write an image, whole or not at all."""
-    suffix = next((extension for extension in EXTENSIONS if path.name.endswith(extension)), None)
-    if suffix is None:
-        raise ValueError(f"a prediction's file name ends in .nii.gz or .nii, got {path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(suffix=suffix, prefix=f".{strip_extension(path.name)}-", dir=path.parent)
-    os.close(handle)
-    try:
-        nib.save(image, partial)
-        os.chmod(partial, 0o666 & ~_umask())
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def to_nifti(
-    prediction: Num[np.ndarray, " *grid"], geometry: Geometry, *, label_values: Sequence[int] | None = None
-) -> Any:
-    """The image that `write_prediction` writes, in memory.
-
-    Args:
-        prediction: see `write_prediction`.
-        geometry: from `read_image`.
-        label_values: what the file holds for class 1, 2, ... (`PreparedTask.label_values`: the values of dataset.json);
-            None for the class indices themselves.
-    """
-    labels = to_own_labels(np.asarray(prediction), geometry)
-    if label_values is not None:
-        labels = np.array([0, *label_values])[labels]
-    kind = np.uint8 if labels.size == 0 or labels.max() <= 255 else np.uint16
-    return _on_file_grid(labels, geometry, kind)
-
-
-def _on_file_grid(values: Num[np.ndarray, " *own"], geometry: Geometry, kind: type[np.generic]) -> Any:
-    """An image with the grid and header of the input, from an array on canonical axes."""
-    values = values.astype(kind)
-    if geometry.slice_axis is not None:
-        values = np.expand_dims(values, geometry.slice_axis)
-    orientation = nib.orientations.io_orientation(geometry.affine)
-    back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), orientation)
-    values = nib.orientations.apply_orientation(values, back).reshape(geometry.file_shape)
-    header = geometry.header.copy()
-    header.set_data_dtype(kind)
-    header.set_data_shape(geometry.file_shape)
-    header.set_slope_inter(1, 0)
-    header.set_intent("none")
-    header["cal_min"] = header["cal_max"] = 0
-    return geometry.image_class(values, geometry.affine, header)
-
-
-def to_own_labels(prediction: Num[np.ndarray, " *grid"], geometry: Geometry) -> Num[np.ndarray, " *own"]:
-    """Class indices on the input's own grid (canonical axes) from class indices or probabilities on either grid."""
-    ndim = len(geometry.own_shape)
-    if prediction.ndim == ndim + 1:
-        return resample.labels_from_probabilities(prediction, geometry.own_shape)
-    if prediction.shape == geometry.own_shape:
-        return prediction
-    if prediction.shape == geometry.shape:
-        return resample.resize_labels(prediction, geometry.own_shape)
-    raise ValueError(
-        f"a prediction of shape {prediction.shape} lies neither on the prepared grid {geometry.shape} "
-        f"nor on the input's own grid {geometry.own_shape}"
-    )

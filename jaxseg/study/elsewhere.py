@@ -14,7 +14,7 @@ import pandas as pd
 
 from jaxseg import metrics
 from jaxseg.analysis import statistics
-from jaxseg.data import layouts, references, volume
+from jaxseg.data import image_files, references, volume
 from jaxseg.study.comparisons import DISTANCES, METRICS
 from jaxseg.study.scores import group_means, read_scores
 from jaxseg.types import CaseFiles, Progress, UserError
@@ -57,7 +57,7 @@ def score_folder(
     found = [
         (int(part.name[5:]) if seeds else 0, file)
         for part in seeds or [folder]
-        for file in layouts.list_images(part, 1)
+        for file in image_files.list_label_maps(part)
     ]
     todo = [(seed, file, cases[file.name]) for seed, file in found if file.name in cases]
     if not todo:
@@ -87,13 +87,15 @@ def score_folder(
     ids = sorted({seed for seed, _ in found})
     missing = [f"{n} (seed {s})" if seeds else n for s, n in itertools.product(ids, cases) if (s, n) not in have]
     unmatched = [file.images[0] for _, file in found if file.name not in cases]
+    unmatched += [text for part in seeds or [folder] for text in image_files.unread(part, folders=False)]
     return Scored(pd.DataFrame(rows), tuple(missing), tuple(unmatched))
 
 
 def _score_file(
     path: str, case: CaseFiles, truth: references.References, options: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    pred, ref = references.read_label_map(path), truth.read(case)
+    ref = truth.read(case)
+    pred = references.read_label_map(path, ref.affine)
     if pred.values.shape != ref.values.shape:
         raise UserError(
             f"{path} has {pred.values.shape} voxels and the reference of {case.name} {ref.values.shape} (canonical "

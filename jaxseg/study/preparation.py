@@ -58,7 +58,8 @@ def summary(role: str, prepared: PreparedTask, splits: Sequence[Split]) -> list[
     parts = f"{len(split.train)} train, {len(split.val)} validation, {len(split.test)} test"
     folds = f" in the first of {len(splits)} folds" if len(splits) > 1 else ""
     left = len(prepared.cases) - len(split.train) - len(split.val) - len(split.test)
-    held = f", {left} held out for the target" if left else ""
+    why = "in no list of its own folds" if prepared.splits is not None else "held out for the target"
+    held = f", {left} {why}" if left else ""
     lines = [
         f"{role}: {prepared.name}, {len(prepared.cases)} cases ({parts}{folds}{held}), {prepared.channels} channel(s), "
         f"labels {', '.join(prepared.labels)}; {len(report.refused)} refused, {len(report.warnings)} warning(s)"

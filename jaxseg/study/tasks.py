@@ -107,7 +107,7 @@ def prepare_tasks(
             )
             for fold in range(folds)
         )
-        prepared[task] = ready
+        prepared[task] = data.with_split_warnings(ready, splits[task])
     fitted = {
         task: tuple(dataclasses.replace(prepared[task], windows=windows) for windows in kept[task].windows)
         if task in kept

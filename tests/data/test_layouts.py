@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxseg import data
-from jaxseg.data import layouts
+from jaxseg.data import image_files
 from jaxseg.types import UserError
 
 
@@ -122,17 +122,17 @@ def test_ignored_voxels_get_an_index_of_their_own(make_task, write_set, volume_o
 
 def test_inputs_to_predict_are_listed(two_channels, write_set, tmp_path):
     folder, _ = two_channels
-    cases = layouts.list_images(folder / "imagesTr", 2)
+    cases = image_files.list_images(folder / "imagesTr", 2)
     assert [case.name for case in cases] == ["case_a", "case_b"]
     assert [len(case.images) for case in cases] == [2, 2]
     (folder / "imagesTr" / "case_a_0001.nii.gz").unlink()
     with pytest.raises(UserError, match="case_a_0001 is missing"):
-        layouts.list_images(folder / "imagesTr", 2)
+        image_files.list_images(folder / "imagesTr", 2)
     single = write_set(tmp_path / "single")
-    assert [case.name for case in layouts.list_images(single / "imagesTr", 1)] == [f"case_{i}" for i in range(4)]
-    assert layouts.list_images(single / "imagesTr" / "case_2.nii.gz", 1)[0].name == "case_2"
+    assert [case.name for case in image_files.list_images(single / "imagesTr", 1)] == [f"case_{i}" for i in range(4)]
+    assert image_files.list_images(single / "imagesTr" / "case_2.nii.gz", 1)[0].name == "case_2"
     with pytest.raises(UserError, match="does not exist"):
-        layouts.list_images(tmp_path / "nowhere", 1)
+        image_files.list_images(tmp_path / "nowhere", 1)
 
 
 # ----------------------------------------------------------------------------------------------------- broken inputs
@@ -194,7 +194,8 @@ BROKEN = {
         label_of(f), v(1)[1], np.array([[1, 0, 0, 3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])), "3 voxels away"),
     "negative zooms": (lambda f, s, v: damage(image_of(f), 80, np.float32([-1, 1, 1])), "must be positive"),
     "zero zooms": (lambda f, s, v: damage(image_of(f), 80, np.float32([0, 0, 0])), "must be positive"),
-    "singular affine": (lambda f, s, v: damage(image_of(f), 280, np.float32([0] * 12)), "maps the volume to a plane"),
+    "singular affine": (lambda f, s, v: (
+        damage(image_of(f), 280, np.float32([0] * 12)), damage(image_of(f), 252, np.int16(0))), "maps the volume to"),
     "huge dims": (lambda f, s, v: damage(image_of(f), 42, np.int16([30000, 30000, 30000])), "it claims"),
     "zero dims": (lambda f, s, v: damage(image_of(f), 42, np.int16([0, 9, 8])), "."),
     "symlink loop": (lambda f, s, v: loop(image_of(f)), "cannot be read"),

@@ -153,11 +153,16 @@ def test_listed_splits_are_honoured():
         ("aaaabbbb", None, {"val_cases": 1, "test_cases": 1}, "nothing is left"),
         ("abcdef", None, {"test_cases": 4, "folds": 2, "fold": 1, "val_cases": 0}, None),
         ("abcdef", None, {"test_cases": 3, "folds": 3, "fold": 2, "val_cases": 0}, "need more than its 6 cases"),
-        ("aabb", ((("case_000", "case_002"), ("case_001", "case_003")),), {}, "cases of one group"),
+        (
+            "aabb",
+            ((("case_000", "case_002"), ("case_001", "case_003")),),
+            {},
+            "cases of one group are in train and in val",
+        ),
         ("abcd", ((("case_000", "case_001"), ("case_001",)),), {}, "in train and in val"),
         ("abcd", ((("case_000", "case_009"), ("case_001",)),), {}, "unknown cases: case_009"),
         ("abcd", ((("case_000",), ()),), {}, "no case to test"),
-        ("abcd", ((("case_000",), ("case_001",)),), {"folds": 2, "fold": 1}, r"has 1 fold\(s\)"),
+        ("abcd", ((("case_000",), ("case_001",)),), {"folds": 2, "fold": 1}, r"there are 1 fold\(s\)"),
     ],
 )
 def test_splits_that_cannot_be_made_are_refused(groups, splits, arguments, message):

@@ -1,0 +1,174 @@
+"""What a NIfTI header says of space: the affine in mm, the axes closest to right, anterior, superior, and doubts.
+
+nibabel reads the numbers; these functions add what it leaves to its users: lengths in metres or micrometres, an sform
+that maps everything to one point, and axes that are equally close to two directions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Float, Num
+
+MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
+UNIT_NOTES = {
+    "meter": "the header gives lengths in metres; they are converted to mm",
+    "micron": "the header gives lengths in micrometres; they are converted to mm",
+    "unknown": "the header gives no unit of length; mm is assumed",
+}
+"""Said once for all cases of a task that have it: a habit of whoever wrote the files, and no doubt about a case."""
+TIED = 1e-3
+"""Direction cosines that differ by less are equally close: half of a tenth of a degree at 45 degrees."""
+_PIXDIM = 1e-3
+"""Relative difference of pixdim and affine above which they disagree; rounded headers differ by less."""
+
+
+class BadCaseError(ValueError):
+    """A case that cannot be used; the text says why, without the case's name."""
+
+
+def length_unit(header: Any) -> str:
+    """`mm`, `meter`, `micron`, or `unknown`, also for codes that NIfTI does not define."""
+    try:
+        unit = header.get_xyzt_units()[0]
+    except (KeyError, ValueError):
+        return "unknown"
+    return unit if unit in MM else "unknown"
+
+
+def unit_mm(header: Any) -> float:
+    """Length of the header's unit in mm."""
+    return MM.get(length_unit(header), 1.0)
+
+
+def regular(affine: Num[np.ndarray, "4 4"]) -> bool:
+    """Whether an affine keeps three dimensions, whatever its unit of length."""
+    if not np.isfinite(affine).all():
+        return False
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool((lengths > 0).all() and abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-6)
+
+
+def spatial_affine(
+    header: Any, where: str, given: Num[np.ndarray, "4 4"] | None = None
+) -> tuple[Float[np.ndarray, "4 4"], Any, tuple[str, ...]]:
+    """The affine to use, in the header's own unit.
+
+    The sform counts before the qform, as everywhere. Some tools leave an sform of zeros beside a good qform, with an
+    sform code that says it should be used; the qform is taken then.
+
+    Args:
+        header: of the file.
+        where: what to call it.
+        given: of an opened image; the header holds it rounded to single precision.
+
+    Returns:
+        The affine, the header with an sform code of 0 where the sform is not to be used, and warnings.
+
+    Raises:
+        BadCaseError: no affine that keeps three dimensions.
+    """
+    affine = header.get_best_affine() if given is None else given
+    if regular(affine):
+        return np.array(affine, dtype=float), header, ()
+    if int(header["sform_code"]) > 0:
+        mended = header.copy()
+        mended.set_sform(None, 0)
+        with contextlib.suppress(nib.spatialimages.HeaderDataError, ValueError):
+            qform, code = mended.get_qform(coded=True)
+            if code > 0 and regular(qform):
+                return (
+                    np.array(qform, dtype=float),
+                    mended,
+                    ("the sform maps the volume to nothing; the qform is used",),
+                )
+    raise BadCaseError(
+        f"{where} has an affine that maps the volume to a plane or to nothing: {affine.tolist()} "
+        f"(sform code {int(header['sform_code'])}, qform code {int(header['qform_code'])})"
+    )
+
+
+def header_warnings(header: Any) -> tuple[str, ...]:
+    """What is doubtful in a readable header: its orientation, or lengths that it gives twice and differently."""
+    affine, used, warnings = spatial_affine(header, "the header")
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    sform_code, qform_code = int(used["sform_code"]), int(used["qform_code"])
+    if sform_code == 0 and qform_code == 0:
+        warnings += ("the header gives no orientation (sform and qform codes are 0): left and right are a guess",)
+    elif sform_code > 0 and qform_code > 0:
+        with contextlib.suppress(Exception):
+            # A hundredth of a millimetre, or of the smallest voxel where that is shorter.
+            allowed = 1e-2 * min(1 / unit_mm(used), float(lengths.min()))
+            if not np.allclose(affine, used.get_qform(), rtol=0, atol=allowed):
+                warnings += ("sform and qform disagree; the sform is used",)
+    stored = np.abs(np.asarray(used["pixdim"][1:4], dtype=float))
+    kept = [axis for axis in range(3) if axis < int(used["dim"][0]) and int(used["dim"][axis + 1]) > 1]
+    if sform_code > 0 and not np.allclose(stored[kept], lengths[kept], rtol=_PIXDIM, atol=0):
+        warnings += (
+            f"pixdim gives voxels of {_sizes(stored)} and the sform {_sizes(lengths)}; the sform is used. "
+            "Programs that read pixdim take the volume for another size",
+        )
+    unit = length_unit(used)
+    return warnings + ((UNIT_NOTES[unit],) if unit in UNIT_NOTES else ())
+
+
+def without_unit_notes(warnings: Sequence[str]) -> tuple[str, ...]:
+    """Warnings without those about the unit of length, which a case needs once and not for each of its files."""
+    return tuple(text for text in warnings if text not in UNIT_NOTES.values())
+
+
+def spacing_mm(affine: Float[np.ndarray, "4 4"]) -> tuple[float, ...]:
+    """Voxel sizes of an affine in mm, without the digits that single precision makes up."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    return tuple(float(np.round(length, 6)) if length >= 0.1 else float(f"{length:.6g}") for length in lengths)
+
+
+def _sizes(lengths: Num[np.ndarray, " axes"]) -> str:
+    return " x ".join(f"{length:.4g}" for length in lengths)
+
+
+def in_mm(affine: Float[np.ndarray, "4 4"], unit: float) -> Float[np.ndarray, "4 4"]:
+    """An affine whose unit has this length in mm, in mm."""
+    return np.diag([unit, unit, unit, 1.0]) @ affine
+
+
+# -------------------------------------------------------------------------------------------------------------- axes
+
+
+def closest_axes(
+    affine: Float[np.ndarray, "4 4"], like: Float[np.ndarray, "4 4"] | None = None
+) -> Num[np.ndarray, "3 2"]:
+    """For each voxel axis the output axis that it becomes, and its direction, 1 or -1, in nibabel's form.
+
+    Without `like` that is the closest of right, anterior and superior. At 45 degrees two are equally close and rounding
+    would decide, so of output axes that are within a twentieth of a degree the first is taken.
+
+    Args:
+        affine: of the array.
+        like: affine of an array that is on canonical axes already and shows the same scene, such as the image of a
+            label map. Its axes are taken then. That is safe at any angle, since grids that fit each other are never
+            turned by 45 degrees against each other.
+    """
+    if like is not None:
+        return nib.orientations.io_orientation(np.linalg.solve(like, affine))
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    # The rotation closest to the directions, which are not orthogonal where there is shear (as nibabel does it).
+    left, _, right = np.linalg.svd(directions)
+    rotation = left @ right
+    closeness, out = np.abs(rotation), np.zeros((3, 2))
+    for _ in range(3):  # the surest pair of output and voxel axis first
+        axis, chosen = np.argwhere(closeness.max() - closeness.T < TIED)[0]
+        out[axis] = chosen, np.sign(rotation[chosen, axis])
+        closeness[chosen], closeness[:, axis] = -1.0, -1.0
+    return out
+
+
+def canonical_affine(
+    affine: Float[np.ndarray, "4 4"], orientation: Num[np.ndarray, "3 2"], shape: Sequence[int]
+) -> Float[np.ndarray, "4 4"]:
+    """The affine of an array of this shape after its axes were permuted and flipped."""
+    return affine @ nib.orientations.inv_ornt_aff(orientation, tuple(shape))

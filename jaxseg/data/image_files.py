@@ -1,0 +1,244 @@
+"""Image files of a folder: which belong to one case, which cannot be read, and the images of a folder to predict."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from jaxseg.data import names
+from jaxseg.data.volume import EXTENSIONS, BadCaseError, strip_extension, with_headers
+from jaxseg.types import CaseFiles, UserError
+
+CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$", re.ASCII)
+"""nnU-Net's names of channel files, without their ending."""
+
+_OTHER_FORMATS = (
+    *(".mgz", ".mgh", ".nrrd", ".nhdr", ".seg.nrrd", ".mha", ".mhd", ".dcm", ".dicom", ".ima", ".mnc", ".gipl"),
+    *(".gipl.gz", ".par", ".rec", ".hdr", ".hdr.gz", ".nii.bz2", ".nii.xz", ".nii.zst", ".zarr"),
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".npz", ".h5", ".hdf5"),
+)
+"""Endings of images that are not read, so that a case stored as one is named."""
+
+Found = Mapping[str, Sequence[Path]]
+"""Image files by name without ending, in composed Unicode."""
+
+
+def entries(folder: Path) -> list[Path]:
+    """What a folder holds, in name order, without hidden files and the `._*` files of macOS.
+
+    Raises:
+        UserError: it cannot be listed.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be listed: {error.strerror}") from None
+
+
+def image_files(folder: Path) -> dict[str, list[Path]]:
+    """The NIfTI files of a folder by name without ending, in name order."""
+    found: dict[str, list[Path]] = {}
+    for path in entries(folder):
+        if path.name.lower().endswith(EXTENSIONS):
+            found.setdefault(names.normal(strip_extension(path.name)), []).append(path)
+    return found
+
+
+def holds(folder: Path, most: int = 8) -> str:
+    """What a folder holds, in words."""
+    found = [names.shown(path.name) + ("/" if path.is_dir() else "") for path in entries(folder)]
+    if not found:
+        return "it is empty"
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return f"it holds {', '.join(found[:most])}{more}"
+
+
+# ----------------------------------------------------------------------------------------------------------- channels
+
+
+def channel_of(name: str, case: str) -> int | None:
+    """The number of a channel file of a case; None for other files."""
+    match = CHANNEL.match(name)
+    return int(match["channel"]) if match and match["case"] == case else None
+
+
+def channel_files(case: str, found: Found, wanted: Sequence[int], who: str) -> tuple[Path, ...]:
+    """The channel files of a case, in order of their numbers; empty where it has none.
+
+    Args:
+        case: its name.
+        found: files of the folder.
+        wanted: the numbers that there must be, no more and no fewer.
+        who: wants them, for messages: `dataset.json names`, `the network takes`.
+
+    Raises:
+        BadCaseError: other numbers, or two files for one.
+    """
+    numbers = {number: name for name in found if (number := channel_of(name, case)) is not None}
+    if not numbers:
+        return ()
+    asked = f"{who} {len(wanted)} channel(s), {', '.join(f'{number:04d}' for number in wanted)}"
+    missing = [f"{case}_{number:04d}" for number in wanted if number not in numbers]
+    if missing:
+        there = ", ".join(f"{case}_{number:04d}" for number in sorted(numbers))
+        raise BadCaseError(f"{', '.join(missing)} {_is(missing)} missing: {asked}; there is {there}")
+    extra = [f"{case}_{number:04d}" for number in sorted(set(numbers) - set(wanted))]
+    if extra:
+        raise BadCaseError(f"{', '.join(extra)} {_is(extra)} too many: {asked}")
+    return tuple(the_one(found[numbers[number]], "one image") for number in wanted)
+
+
+def _is(found: Sequence[str]) -> str:
+    return "is" if len(found) == 1 else "are"
+
+
+def the_one(paths: Sequence[Path], what: str) -> Path:
+    """The only file of a name.
+
+    Raises:
+        BadCaseError: several, such as NAME.nii beside NAME.nii.gz.
+    """
+    if len(paths) > 1:
+        raise BadCaseError(f"two files claim {what}: {', '.join(names.shown(path.name) for path in paths)}")
+    return paths[0]
+
+
+# ------------------------------------------------------------------------------------------------------- passed over
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its ending, of a format that is read or of another."""
+    return path.name.lower().endswith((*EXTENSIONS, *_OTHER_FORMATS))
+
+
+def stem(path: Path) -> str:
+    """A name without the ending of any image format."""
+    for ending in sorted((*EXTENSIONS, *_OTHER_FORMATS), key=len, reverse=True):
+        if path.name.lower().endswith(ending):
+            return names.normal(path.name[: -len(ending)])
+    return names.normal(path.name)
+
+
+def passed_over(folder: Path, used: Iterable[Path] = ()) -> dict[Path, list[Path]]:
+    """Files and folders in a folder of images that are not read; for a folder the files in it.
+
+    Args:
+        folder: of images or label maps.
+        used: files that are read.
+    """
+    read = {Path(part).name for part in with_headers([str(path) for path in used])}
+    out: dict[Path, list[Path]] = {}
+    for path in entries(folder):
+        inside = _below(path) if path.is_dir() else []
+        if path.name not in read and (inside or not path.is_dir()):
+            out[path] = inside
+    return out
+
+
+def _below(folder: Path) -> list[Path]:
+    out = [path for path in entries(folder) if not path.is_dir()]
+    for path in entries(folder):
+        if path.is_dir() and not path.is_symlink():
+            out += _below(path)
+    return out
+
+
+def reason_of(path: Path, inside: Sequence[Path]) -> str:
+    """Why a file or folder is passed over."""
+    where = f"{path.parent.name}/{names.shown(path.name)}"
+    if inside:
+        first = inside[0].relative_to(path.parent.parent)
+        return f"{where}/ is a folder ({len(inside)} file(s), such as {names.shown(str(first))}); images lie beside it"
+    if path.name.lower().endswith((".hdr", ".hdr.gz")):
+        return f"{where} is a header without its .img file"
+    return f"{where} is no NIfTI file ({', '.join(EXTENSIONS)}); convert it"
+
+
+def unread(folder: Path, *, folders: bool = True) -> tuple[str, ...]:
+    """Images beside those to predict, or label maps beside those to score, that are not read, in words.
+
+    Args:
+        folder: of images or label maps; a file has nothing beside it.
+        folders: whether folders in it are named too.
+    """
+    used = [path for paths in image_files(folder).values() for path in paths]
+    over = passed_over(folder, used).items()
+    return tuple(reason_of(path, inside) for path, inside in over if (folders and inside) or is_image(path))
+
+
+# ----------------------------------------------------------------------------------------------------- without labels
+
+
+def list_images(path: Path, channels: int) -> tuple[CaseFiles, ...]:
+    """The images of a folder (or one file) to predict, in name order; no labels are looked for.
+
+    Raises:
+        UserError: nothing there, a case without all its channels or with more, two files for one name, or a name that
+            cannot name a prediction.
+    """
+    if path.is_file():
+        return (_case(strip_extension(path.name), (path,)),)
+    if not path.is_dir():
+        raise UserError(f"The input {path} does not exist; a folder of .nii.gz or .nii images or one image is needed.")
+    found = _images_in(path)
+    cases = _channel_cases(found, channels)
+    numbered = {name for name in found if (match := CHANNEL.match(name)) and match["case"] in cases}
+    files: dict[str, tuple[Path, ...]] = {
+        name: (_only(path, paths),) for name, paths in found.items() if name not in numbered
+    }
+    for case in cases:
+        try:
+            files[case] = channel_files(case, found, range(channels), "the network takes")
+        except BadCaseError as error:
+            hint = " If it is the name of a case, give the file itself as the input." if channels == 1 else ""
+            raise UserError(f"{path}: the case {names.shown(case)} cannot be used: {error}.{hint}") from None
+    return tuple(_case(name, files[name]) for name in sorted(files))
+
+
+def list_label_maps(path: Path) -> tuple[CaseFiles, ...]:
+    """The label maps of a folder, in name order; names are taken as they are, since labels have no channels.
+
+    Raises:
+        UserError: none there, or two files for one name.
+    """
+    return tuple(_case(name, (_only(path, paths),)) for name, paths in sorted(_images_in(path).items()))
+
+
+def _images_in(folder: Path) -> dict[str, list[Path]]:
+    found = image_files(folder)
+    if not found:
+        raise UserError(f"The folder {folder} holds no .nii.gz or .nii image; {holds(folder)}.")
+    return found
+
+
+def _channel_cases(found: Found, channels: int) -> list[str]:
+    """The cases that are given as channel files.
+
+    With one channel, `x_0001` may be a case of that name or the second channel of x. Numbers that all cases share speak
+    for channels (`x_0000`, `y_0000`), numbers that differ between cases speak for names (`nerve_0001`, `nerve_0002`).
+    """
+    numbers: dict[str, set[int]] = {}
+    for name in found:
+        if match := CHANNEL.match(name):
+            numbers.setdefault(match["case"], set()).add(int(match["channel"]))
+    if channels > 1:
+        return sorted(numbers)
+    kinds = {tuple(sorted(group)) for group in numbers.values()}
+    shared = len(kinds) == 1 and sum(map(len, numbers.values())) == len(found)
+    (kind,) = kinds if shared else ((),)
+    return sorted(numbers) if len(kind) == 1 or (0 in kind and len(numbers) > 1) else []
+
+
+def _only(folder: Path, paths: Sequence[Path]) -> Path:
+    try:
+        return the_one(paths, "one image")
+    except BadCaseError as error:
+        raise UserError(f"{folder}: {error}. Remove one of them.") from None
+
+
+def _case(name: str, paths: Sequence[Path]) -> CaseFiles:
+    name = names.check(name, "the file name", paths[0].parent, file=True)
+    return CaseFiles(name, name, tuple(map(str, paths)), None)

@@ -1,0 +1,129 @@
+"""Label maps and other volumes put back on the grid that they came from, and written as NIfTI."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Float, Num
+
+from jaxseg.data import headers, resample
+from jaxseg.data.volume import Geometry
+
+WRITTEN = (".nii.gz", ".nii")
+
+
+def write_prediction(
+    prediction: Num[np.ndarray, " *grid"],
+    geometry: Geometry,
+    path: str | Path,
+    *,
+    label_values: Sequence[int] | None = None,
+) -> None:
+    """Write a label map as NIfTI on the grid of the input, with its sform, qform, codes and units.
+
+    The file appears whole or not at all.
+
+    Args:
+        prediction: class indices `[*spatial]` or probabilities `[*spatial, classes]`, on the prepared grid (then
+            resampled) or on the input's own grid, canonical axes.
+        geometry: from `read_image`.
+        path: ends in `.nii` or `.nii.gz`.
+        label_values: see `to_nifti`.
+
+    Raises:
+        ValueError: the prediction lies on neither grid, or the path has another ending.
+    """
+    _save(to_nifti(prediction, geometry, label_values=label_values), Path(path))
+
+
+def write_map(values: Float[np.ndarray, " *own"], geometry: Geometry, path: str | Path) -> None:
+    """Write numbers (entropies, probabilities) as float32 NIfTI on the grid of the input; see `write_prediction`.
+
+    Args:
+        values: on the input's own grid, canonical axes.
+        geometry: from `read_image`.
+        path: ends in `.nii` or `.nii.gz`.
+
+    Raises:
+        ValueError: the path has another ending.
+    """
+    _save(_on_file_grid(values, geometry, np.float32), Path(path))
+
+
+def _save(image: Any, path: Path) -> None:
+    """Write an image, whole or not at all."""
+    suffix = next((extension for extension in WRITTEN if path.name.endswith(extension)), None)
+    if suffix is None:
+        raise ValueError(f"a prediction's file name ends in .nii.gz or .nii, got {path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(suffix=suffix, prefix=".partial-", dir=path.parent)
+    os.close(handle)
+    try:
+        nib.save(image, partial)
+        os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def to_nifti(
+    prediction: Num[np.ndarray, " *grid"], geometry: Geometry, *, label_values: Sequence[int] | None = None
+) -> Any:
+    """The image that `write_prediction` writes, in memory.
+
+    Args:
+        prediction: see `write_prediction`.
+        geometry: from `read_image`.
+        label_values: what the file holds for class 1, 2, ... (`PreparedTask.label_values`: the values of dataset.json);
+            None for the class indices themselves.
+    """
+    labels = to_own_labels(np.asarray(prediction), geometry)
+    if label_values is not None:
+        labels = np.array([0, *label_values])[labels]
+    kind = np.uint8 if labels.size == 0 or labels.max() <= 255 else np.uint16
+    return _on_file_grid(labels, geometry, kind)
+
+
+def _on_file_grid(values: Num[np.ndarray, " *own"], geometry: Geometry, kind: type[np.generic]) -> Any:
+    """An image with the grid and header of the input, from an array on canonical axes."""
+    values = values.astype(kind)
+    if geometry.slice_axis is not None:
+        values = np.expand_dims(values, geometry.slice_axis)
+    orientation = headers.closest_axes(geometry.affine)
+    back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), orientation)
+    values = nib.orientations.apply_orientation(values, back).reshape(geometry.file_shape)
+    header = geometry.header.copy()
+    header.set_data_dtype(kind)
+    header.set_data_shape(geometry.file_shape)
+    header.set_slope_inter(1, 0)
+    header.set_intent("none")
+    header["cal_min"] = header["cal_max"] = 0
+    return geometry.image_class(values, geometry.affine, header)
+
+
+def to_own_labels(prediction: Num[np.ndarray, " *grid"], geometry: Geometry) -> Num[np.ndarray, " *own"]:
+    """Class indices on the input's own grid (canonical axes) from class indices or probabilities on either grid."""
+    ndim = len(geometry.own_shape)
+    if prediction.ndim == ndim + 1:
+        return resample.labels_from_probabilities(prediction, geometry.own_shape)
+    if prediction.shape == geometry.own_shape:
+        return prediction
+    if prediction.shape == geometry.shape:
+        return resample.resize_labels(prediction, geometry.own_shape)
+    raise ValueError(
+        f"a prediction of shape {prediction.shape} lies neither on the prepared grid {geometry.shape} "
+        f"nor on the input's own grid {geometry.own_shape}"
+    )
