@@ -101,6 +101,16 @@ def damage(path: Path) -> str | None:
     return None
 
 
+def mismatch(folder: Path, name: str, digest: str) -> str | None:
+    """What is wrong with a listed file whose checksum is now this one (empty: it cannot be read); None if nothing."""
+    allowed = (_read_sums(folder) or {}).get(name)
+    if allowed is None:
+        return f"{NAME} does not list it"
+    if not digest:
+        return "it was written and is no longer there, or cannot be read"
+    return None if digest in allowed else "its content differs from its checksum"
+
+
 def remove(path: Path) -> None:
     """Removes a file and its checksum; nothing to do where it is not there."""
     path.unlink(missing_ok=True)

@@ -130,9 +130,17 @@ def _remembered(store_dir: Path) -> dict[str, FileDigest]:
 
 def _remember(store_dir: Path, fresh: Mapping[str, FileDigest]) -> None:
     """Adds checksums to the remembered ones. Of two processes that do so at once, one may have to read again later."""
-    if not fresh:
-        return
-    every = _remembered(store_dir) | dict(fresh)
+    if fresh:
+        _write(store_dir, _remembered(store_dir) | dict(fresh))
+
+
+def forget(paths: Iterable[str | Path], *, store_dir: Path) -> None:
+    """Has files read again next time, because they were found to be other than what is remembered of them."""
+    gone = {os.path.realpath(path) for path in paths}
+    _write(store_dir, {path: found for path, found in _remembered(store_dir).items() if path not in gone})
+
+
+def _write(store_dir: Path, every: Mapping[str, FileDigest]) -> None:
     files = {path: [*(found.stamp or ()), found.sha256] for path, found in every.items()}
     with contextlib.suppress(OSError):
         store_dir.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import concurrent.futures
 import dataclasses
 import os
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from jaxseg.data.layouts import CaseList, Refused
 from jaxseg.data.listing import listing_of
 from jaxseg.data.prepared import PreparedTask, read_prepared
 from jaxseg.data.recipe import Recipe, fingerprint, make_recipe
+from jaxseg.manifest import DamagedError
 from jaxseg.types import CaseFiles, CaseRecord, TaskSettings, UserError
 
 Progress = Callable[[str, int, int], None]
@@ -56,15 +58,25 @@ def prepare_task(
         source = sources.open_source(task.data, ndim=ndim, cache=Path(store_dir))
         recipe = make_recipe(task, source, ndim)
         directory = _directory(Path(store_dir), source.listing.name, fingerprint(recipe, source.identity(report)))
-        if not store.exists(directory):
+        if not store.exists(directory) or store.damage(directory):
             waiting = f"waiting for another process that prepares {source.listing.name}"
             with store.one_writer(directory, lambda: report(waiting, 0, 1)):
+                _remove_damaged(directory)
                 if not store.exists(directory):
                     _build(directory, source, recipe, report)
     prepared = read_prepared(directory, task, warnings=source.listing.warnings)
     if prepared.report.refused and task.bad_cases == "error":
         raise UserError(_refusal(prepared.report.refused, source.listing, task.data))
     return _with_slice_warnings(prepared, task)
+
+
+def _remove_damaged(directory: Path) -> None:
+    """Remove a store that is not as it was written, so that it is written anew. The caller holds its lock."""
+    found = store.damage(directory) if store.exists(directory) else None
+    if found:
+        path, reason = found
+        warnings.warn(f"{path} is damaged: {reason}. {directory.name} is prepared anew", stacklevel=3)
+        store.remove(directory)
 
 
 def open_prepared(task: TaskSettings, *, store_dir: Path, name: str) -> PreparedTask:
@@ -76,7 +88,7 @@ def open_prepared(task: TaskSettings, *, store_dir: Path, name: str) -> Prepared
         name: of the store's folder, `prepared.directory.name`.
 
     Raises:
-        UserError: no such store.
+        UserError: no such store, or a damaged one.
     """
     directory = Path(store_dir) / name
     if name != directory.name or not store.exists(directory):
@@ -84,6 +96,9 @@ def open_prepared(task: TaskSettings, *, store_dir: Path, name: str) -> Prepared
             f"{store_dir} holds no prepared store {name!r}. Put it back, or set runtime.store_dir to the folder that "
             "holds it."
         )
+    if found := store.damage(directory):
+        mend = f"put {directory} back as it was, or remove it and start again where the data is"
+        raise DamagedError(*found, mend)
     return _with_slice_warnings(read_prepared(directory, task), task)
 
 

@@ -2,12 +2,18 @@
 
 TFDS writes into a directory of its own choosing and renames it when everything is there. TensorFlow is not needed:
 the builder names its file format, every array has an encoding, and cases are read through a random-access source.
+
+What is read is what was written: `manifest` keeps a checksum of every file, and the metadata one of the arrays of every
+case, so that reading one case does not mean reading all of them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,15 +23,56 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxseg import manifest
+from jaxseg.data import digests
+from jaxseg.manifest import DamagedError
+from jaxseg.types import UserError
+
 _BUILDER = "prepared_cases"
 _VERSION = "1.0.0"
 _SPLIT = "cases"
 _STALE_SECONDS = 24 * 3600
+_DESCRIPTIONS = ("dataset_info.json", "features.json", "metadata.json")
+_CHECKSUMS = "arrays_sha256"
+_MEND = "remove {directory} and start again where the data is, so that it is prepared anew"
 
 
 def exists(directory: Path) -> bool:
-    """Whether a finished store lies there."""
-    return (_finished(directory) / "dataset_info.json").exists()
+    """Whether a store lies there that was written to its end; `damage` says whether it is still as it was written."""
+    return _finished(directory).is_dir()
+
+
+def damage(directory: Path) -> tuple[Path, str] | None:
+    """The first damaged file of a store and what is wrong with it; None for a sound store.
+
+    Large files are read only if they changed since they were last read, see `digests`.
+
+    Raises:
+        UserError: files that may not be read, which is no damage.
+    """
+    folder = _finished(directory)
+    try:
+        listed = manifest.sealed(folder)
+        if not listed:
+            return folder / manifest.NAME, "it is not there or empty"
+        needed = {*_DESCRIPTIONS, *listed, *(path.name for path in folder.glob("*.array_record*"))}
+        found = digests.of_files([folder / name for name in needed], store_dir=directory.parent)
+        for name in sorted(needed):
+            digest = found[str(folder / name)].sha256
+            if not digest and os.path.lexists(folder / name):
+                with open(folder / name, "rb"):
+                    raise OSError("it could not be read a moment ago")
+            reason = manifest.mismatch(folder, name, digest)
+            if reason:
+                return folder / name, reason
+    except OSError as error:
+        raise UserError(f"The prepared store {directory} cannot be read: {error}. Make its files readable.") from None
+    return None
+
+
+def remove(directory: Path) -> None:
+    """Remove a store, so that it can be written anew."""
+    shutil.rmtree(_finished(directory))
 
 
 def _finished(directory: Path) -> Path:
@@ -66,6 +113,7 @@ def write(
     """
     _remove_stale(directory)
     notes = tfds.core.MetadataDict()
+    checksums: list[str] = []
 
     class PreparedCases(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         """Prepared cases of one task."""
@@ -97,27 +145,65 @@ def write(
             return {_SPLIT: self._generate_examples()}
 
         def _generate_examples(self) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
-            yield from enumerate(cases())
-            notes.update(metadata())
+            for index, arrays in enumerate(cases()):
+                checksums.append(_checksum(arrays))
+                yield index, arrays
+            notes.update({**metadata(), _CHECKSUMS: checksums})
 
     builder = PreparedCases(data_dir=str(directory), file_format="array_record")
     with _no_bars():
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=1))
+    folder = _finished(directory)
+    manifest.seal(folder, [path.name for path in folder.iterdir() if path.is_file()])
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    return digests.of_values({name: digests.of_array(array) for name, array in arrays.items()})
 
 
 def read_metadata(directory: Path) -> dict[str, Any]:
-    """The metadata of a finished store."""
-    return dict(_builder(directory).info.metadata)
+    """The metadata of a finished store.
+
+    Raises:
+        DamagedError: it is not as it was written.
+    """
+    content = manifest.read(_finished(directory) / "metadata.json", _MEND.format(directory=directory))
+    return {name: value for name, value in json.loads(content).items() if name != _CHECKSUMS}
 
 
 def read_cases(directory: Path, positions: Sequence[int]) -> list[dict[str, np.ndarray]]:
-    """Arrays of the cases at these positions, in this order."""
-    source = _builder(directory).as_data_source(split=_SPLIT)
-    return [source[int(position)] for position in positions]
+    """Arrays of the cases at these positions, in this order.
+
+    Raises:
+        DamagedError: some of them, or what describes them, are not as they were written.
+    """
+    folder = _finished(directory)
+    files = (*_DESCRIPTIONS, manifest.NAME)
+    mend = _MEND.format(directory=directory)
+    builder, checksums = _opened(directory, tuple(digests.stamp_of(folder / name) for name in files))
+    read = []
+    try:
+        source = builder.as_data_source(split=_SPLIT)
+        for position in positions:
+            arrays = source[int(position)]
+            if _checksum(arrays) != checksums[int(position)]:
+                raise DamagedError(folder, f"case {position} has other voxels than were written", mend)
+            read.append(arrays)
+    except Exception as error:  # whatever ArrayRecord, TFDS and zlib raise on damaged bytes
+        digests.forget(folder.glob("*"), store_dir=directory.parent)
+        found = damage(directory)
+        if found is None:
+            raise
+        raise DamagedError(*found, mend) from error
+    return read
 
 
-def _builder(directory: Path) -> Any:
-    return tfds.builder_from_directory(str(_finished(directory)))
+@functools.lru_cache(maxsize=16)
+def _opened(directory: Path, stamps: tuple[digests.Stamp | None, ...]) -> tuple[Any, list[str]]:
+    """The builder of a store, and the checksum of each case's arrays; opened anew when one of its files changes."""
+    folder = _finished(directory)
+    contents = [manifest.read(folder / name, _MEND.format(directory=directory)) for name in _DESCRIPTIONS]
+    return tfds.builder_from_directory(str(folder)), json.loads(contents[-1])[_CHECKSUMS]
 
 
 @contextlib.contextmanager
