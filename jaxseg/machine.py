@@ -118,6 +118,6 @@ def _address_space_used(root: Path) -> int:
 def _text(path: Path) -> str:
     """A file's text; empty where there is none or it may not be read."""
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

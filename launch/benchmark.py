@@ -30,6 +30,7 @@ import numpy as np
 from absl import flags
 
 from jaxseg.checks import PRECISIONS
+from jaxseg.machine import cores as cores_of_process
 from jaxseg.models.conv import FORMS
 from jaxseg.study.estimate import measure_speed
 from jaxseg.types import UserError
@@ -96,7 +97,7 @@ def product_ceiling() -> float:
 def make_contestants(name: str, patch: int, seeds: int, precision: str) -> list[Contestant]:
     """Processes of one workload, which compile from now on: ours by strategy and form, then PyTorch's."""
     workload = WORKLOADS[name] | {"patch": patch}
-    cores, platform = len(os.sched_getaffinity(0)), jax.default_backend()
+    cores, platform = cores_of_process(), jax.default_backend()
     common = {**workload, "classes": CLASSES, "precision": precision, "frozen": _FROZEN.value, "platform": platform}
     common["sample_seconds"] = None if platform == "cpu" else 0.5
     large = patch ** workload["ndim"] * workload["batch"] > 10**5
@@ -190,7 +191,7 @@ def machine(busy: float) -> dict[str, Any]:
     packages = ("jaxseg", "jax", "jaxlib", "numpy", *(["torch"] if importlib.util.find_spec("torch") else []))
     return {
         "device": jax.devices()[0].device_kind,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores_of_process(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "product_flops_per_second": product_ceiling(),
         "written_bytes_per_second": measure_speed(tuple(jax.local_devices())).written,

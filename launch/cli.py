@@ -20,7 +20,7 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from jaxseg import oserrors, paths
+from jaxseg import machine, oserrors, paths
 from jaxseg.loop import Interrupted
 from jaxseg.types import UserError
 from launch import mishaps, terminal
@@ -30,7 +30,7 @@ from launch.terminal import make_progress as make_progress
 def setup_jax() -> None:
     """One CPU device per core, and programs cached on disk between processes; both yield to the environment."""
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", machine.cores())
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = cache_folder()
         if folder is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from jaxseg import seeds
+from jaxseg import machine, seeds
 from jaxseg.study.machine import VERSIONS
 from jaxseg.study.ready import memory_bytes
 from launch import cli, terminal
@@ -45,7 +45,7 @@ def main() -> None:
 
     devices = jax.local_devices()
     terminal.say(f"\ndevices: {len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
-    terminal.say(f"memory: {memory_bytes(len(devices)) / 2**30:.1f} GiB; CPU cores: {len(os.sched_getaffinity(0))}")
+    terminal.say(f"memory: {memory_bytes(len(devices)) / 2**30:.1f} GiB; CPU cores: {machine.cores()}")
     terminal.say(f"free disk here: {shutil.disk_usage('.').free / 2**30:.1f} GiB")
     if devices[0].platform == "cpu" and shutil.which("nvidia-smi"):
         terminal.say("an NVIDIA driver is here but JAX sees no GPU: pip install 'jaxseg[cuda]'")

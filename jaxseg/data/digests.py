@@ -117,7 +117,7 @@ def _is_settled(path: str, stamp: Stamp) -> bool:
 def _remembered(store_dir: Path) -> dict[str, FileDigest]:
     """What is remembered by resolved path; nothing where the file is damaged, which its own checksum tells."""
     try:
-        content = json.loads((store_dir / REMEMBERED).read_text())
+        content = json.loads((store_dir / REMEMBERED).read_text(encoding="utf-8"))
         if content["sha256"] != of_values(content["files"]):
             return {}
         return {
@@ -146,7 +146,7 @@ def _write(store_dir: Path, every: Mapping[str, FileDigest]) -> None:
         store_dir.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(prefix=f".{REMEMBERED}-", dir=store_dir)
         try:
-            with open(handle, "w") as stream:
+            with open(handle, "w", encoding="utf-8") as stream:
                 json.dump({"sha256": of_values(files), "files": files}, stream)
             os.replace(partial, store_dir / REMEMBERED)
         except BaseException:

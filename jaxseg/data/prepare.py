@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
 import dataclasses
-import os
+import math
 import re
 import warnings
 import zlib
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Num
 
-from jaxseg.data import digests, normalize, resample, sources, store, volume
+from jaxseg import machine
+from jaxseg.data import digests, normalize, parallel, resample, sources, store, volume
 from jaxseg.data.layouts import CaseList, Refused
 from jaxseg.data.listing import listing_of
 from jaxseg.data.prepared import PreparedTask, read_prepared
@@ -27,6 +28,12 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many cases are done and how many there are."""
 
 _MAX_VOXELS = 2**31 - 1
+_MOST_WORKERS = 16
+_MEMORY_SHARE = 0.4
+"""Of the free memory, for cases in preparation. The rest is for what is written and for others."""
+_WORKING = 28, 8
+_DONE = 2, 4
+"""Bytes that a case takes for each voxel, and for each voxel and channel, while it is prepared and then."""
 
 
 # ----------------------------------------------------------------------------------------------------------- prepare
@@ -58,10 +65,12 @@ def prepare_task(
         source = sources.open_source(task.data, ndim=ndim, cache=Path(store_dir))
         recipe = make_recipe(task, source, ndim)
         directory = _directory(Path(store_dir), source.listing.name, fingerprint(recipe, source.identity(report)))
-        if not store.exists(directory) or store.damage(directory):
+        if not store.exists(directory) or _why_anew(directory, source, recipe, task):
             waiting = f"waiting for another process that prepares {source.listing.name}"
             with store.one_writer(directory, lambda: report(waiting, 0, 1)):
-                _remove_damaged(directory)
+                if store.exists(directory) and (why := _why_anew(directory, source, recipe, task)):
+                    warnings.warn(f"{why}; {directory.name} is prepared anew", stacklevel=2)
+                    store.remove(directory)
                 if not store.exists(directory):
                     _build(directory, source, recipe, report)
     prepared = read_prepared(directory, task, warnings=source.listing.warnings)
@@ -70,13 +79,22 @@ def prepare_task(
     return _with_slice_warnings(prepared, task)
 
 
-def _remove_damaged(directory: Path) -> None:
-    """Remove a store that is not as it was written, so that it is written anew. The caller holds its lock."""
-    found = store.damage(directory) if store.exists(directory) else None
-    if found:
-        path, reason = found
-        warnings.warn(f"{path} is damaged: {reason}. {directory.name} is prepared anew", stacklevel=3)
-        store.remove(directory)
+def _why_anew(directory: Path, source: sources.Source, recipe: Recipe, task: TaskSettings) -> str:
+    """Why a store has to be prepared anew: it is damaged, or a case can be read that could not; empty if for neither.
+
+    Cases that were left out are read again only where they stop the study. Where they may be skipped, what a store
+    holds does not change under those who use it.
+    """
+    if found := store.damage(directory):
+        return f"{found[0]} is damaged: {found[1]}"
+    if task.bad_cases == "error":
+        refused = dict(read_prepared(directory, task).report.refused)
+        for files in source.listing.cases:
+            if files.name in refused:
+                with contextlib.suppress(volume.BadCaseError):
+                    _prepare_case(source, files, recipe)
+                    return f"{files.name} can be read, which it could not ({refused[files.name]})"
+    return ""
 
 
 def open_prepared(task: TaskSettings, *, store_dir: Path, name: str) -> PreparedTask:
@@ -185,30 +203,44 @@ def _build(directory: Path, source: sources.Source, recipe: Recipe, report: Prog
 def _in_parallel(
     source: sources.Source, recipe: Recipe
 ) -> Iterator[tuple[CaseFiles, str | tuple[CaseRecord, Mapping[str, np.ndarray]]]]:
-    """Prepare cases in threads and yield them in order; only a few are held in memory at a time.
+    """Prepare cases in threads and yield them in order, each with what came of it or with why it cannot be used."""
+    largest = 0
+    budget = int(_MEMORY_SHARE * machine.free_bytes())
 
-    Threads suffice: decompressing, NumPy and SciPy release the interpreter lock.
-    """
-    workers = max(1, min(16, os.cpu_count() or 1))
-    waiting: list[tuple[CaseFiles, concurrent.futures.Future[Any]]] = []
-    todo = iter(source.listing.cases)
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    def cost_of(files: CaseFiles) -> parallel.Cost:
+        shape, spacing = source.grid_of(files) or ((), ())
+        if not shape:  # as large as those before, and the first one alone
+            return _cost(largest, recipe) if largest else parallel.Cost(budget, 0)
+        voxels = math.prod(shape)
+        if recipe.spacing_mm is not None:
+            voxels = max(voxels, math.prod(resample.new_grid(shape, spacing, recipe.spacing_mm)[0]))
+        return _cost(voxels, recipe)
+
+    made = parallel.in_order(
+        lambda files: _prepare_case(source, files, recipe),
+        source.listing.cases,
+        cost_of=cost_of,
+        workers=min(_MOST_WORKERS, machine.cores()),
+        budget=budget,
+    )
+    for files, future in made:
         try:
-            while True:
-                while len(waiting) < 2 * workers and (files := next(todo, None)) is not None:
-                    waiting.append((files, pool.submit(_prepare_case, source, files, recipe)))
-                if not waiting:
-                    return
-                files, future = waiting.pop(0)
-                try:
-                    yield files, future.result()
-                except volume.BadCaseError as error:
-                    yield files, str(error)
-                except MemoryError as error:
-                    yield files, f"it does not fit into memory ({error})"
-        finally:
-            for _, future in waiting:
-                future.cancel()
+            record, arrays = future.result()
+            largest = max(largest, math.prod(record.own_shape), math.prod(record.shape))
+            yield files, (record, arrays)
+        except volume.BadCaseError as error:
+            yield files, str(error)
+        except MemoryError as error:
+            raise UserError(
+                f"{files.name} of {source.listing.name} does not fit into memory ({error}). Prepare on a machine with "
+                "more memory, choose a coarser spacing_mm, or remove the case."
+            ) from None
+
+
+def _cost(voxels: int, recipe: Recipe) -> parallel.Cost:
+    """Memory that a case takes, as it was measured for the normalisations and interpolations that take most."""
+    channels = len(recipe.modality)
+    return parallel.Cost(voxels * (_WORKING[0] + _WORKING[1] * channels), voxels * (_DONE[0] + _DONE[1] * channels))
 
 
 def _prepare_case(
@@ -219,7 +251,12 @@ def _prepare_case(
     Raises:
         BadCaseError: it cannot be used.
     """
-    raw = source.read(files)
+    try:
+        raw = source.read(files)
+    except volume.BadCaseError as error:
+        if isinstance(error.__context__, MemoryError):  # says something about this machine and nothing about the case
+            raise MemoryError(str(error)) from error
+        raise
     if raw.image.shape[-1] != len(recipe.modality):
         raise volume.BadCaseError(
             f"its image has {raw.image.shape[-1]} channel(s) and dataset.json names {len(recipe.modality)}"
@@ -228,11 +265,13 @@ def _prepare_case(
     voxels_sha256 = digests.of_array(raw.image.astype("<f4", copy=False))
     reference = _class_indices(raw.label, recipe)
     image, label, spacing = _on_training_grid(raw, reference, recipe)
+    own_spacing, warnings = raw.spacing_mm, raw.warnings
+    del raw  # normalising needs several times the memory of an image
     if recipe.noise:
         image = normalize.add_noise(image, recipe.noise, np.random.default_rng(zlib.crc32(files.name.encode())))
     image, contrast = normalize.normalize_case(image, recipe.normalization)
-    counts = np.bincount(reference.ravel(), minlength=len(recipe.labels) + 1)
-    warnings = raw.warnings + contrast
+    counts = np.sum([np.bincount(plane.ravel(), minlength=len(recipe.labels) + 2) for plane in reference], axis=0)
+    warnings += contrast
     if not counts[1 : len(recipe.labels) + 1].any():
         warnings += ("it holds none of the labels",)
     lost = [name for index, (name, _) in enumerate(recipe.labels, 1) if counts[index] and not (label == index).any()]
@@ -244,7 +283,7 @@ def _prepare_case(
         shape=label.shape,
         spacing_mm=spacing,
         own_shape=reference.shape,
-        own_spacing_mm=raw.spacing_mm,
+        own_spacing_mm=own_spacing,
         voxels_per_label=tuple(int(count) for count in counts[: len(recipe.labels) + 1]),
         warnings=warnings,
         image_sha256=image_sha256,
@@ -259,8 +298,9 @@ def _prepare_case(
 
 def _class_indices(label: Num[np.ndarray, " *spatial"], recipe: Recipe) -> Num[np.ndarray, " *spatial"]:
     """File values to class indices: known labels that are not segmented become background, `ignore` the last index."""
-    found = np.unique(label)
-    unknown = sorted(set(found.tolist()) - set(recipe.known))
+    # One plane at a time: sorting a whole volume takes several times its memory.
+    found = {value for plane in label for value in np.unique(plane).tolist()}
+    unknown = sorted(found - set(recipe.known))
     if unknown:
         raise volume.BadCaseError(
             f"its label holds the value(s) {', '.join(map(str, unknown[:10]))}, which dataset.json does not name "

@@ -78,7 +78,7 @@ def _wanted_spacing(wanted: str | tuple[float, ...], source: sources.Source, ndi
     if wanted == "native":
         return None
     if wanted == "median":
-        found = [spacing for case in source.listing.cases if (spacing := source.spacing_of(case)) is not None]
+        found = [grid[1] for case in source.listing.cases if (grid := source.grid_of(case)) is not None]
         if not found:
             return None
         return tuple(float(value) for value in np.round(np.median(np.array(found), axis=0), 6))

@@ -35,8 +35,8 @@ class Source:
     listing: layouts.CaseList
     read: Callable[[CaseFiles], RawCase]
     """Raises BadCaseError for a case that cannot be used."""
-    spacing_of: Callable[[CaseFiles], tuple[float, ...] | None]
-    """Spacing from the header alone; None where the header cannot be read."""
+    grid_of: Callable[[CaseFiles], tuple[tuple[int, ...], tuple[float, ...]] | None]
+    """Shape and spacing from the header alone: None where it cannot be read, an empty shape where it does not say."""
     identity: Callable[[digests.Progress | None], str]
     """Checksum of all inputs by their content: the same for a copy of a folder, another when a byte changes. Files that
     changed since they were last read are read again, with progress."""
@@ -114,7 +114,7 @@ def _folder(folder: Path, ndim: int, store_dir: Path) -> Source:
                 raise UserError(f"{path} changed while it was being prepared. Start again when nothing writes to it.")
         return raw
 
-    return Source(listing, read, lambda files: _header_spacing(files, ndim), identity, digests_of)
+    return Source(listing, read, lambda files: _header_grid(files, ndim), identity, digests_of)
 
 
 def _files_of(case: CaseFiles) -> list[str]:
@@ -134,11 +134,12 @@ def _read_files(files: CaseFiles, ndim: int) -> RawCase:
     return RawCase(image, label, geometry.own_spacing_mm, warnings)
 
 
-def _header_spacing(files: CaseFiles, ndim: int) -> tuple[float, ...] | None:
+def _header_grid(files: CaseFiles, ndim: int) -> tuple[tuple[int, ...], tuple[float, ...]] | None:
     try:
-        return volume.geometry_of(volume.open_image(files.images[0]), ndim, files.images[0]).own_spacing_mm
+        geometry = volume.geometry_of(volume.open_image(files.images[0]), ndim, files.images[0])
     except volume.BadCaseError:
         return None
+    return geometry.own_shape, geometry.own_spacing_mm
 
 
 def _folder_identity(folder: Path, listing: layouts.CaseList, found: Mapping[str, digests.FileDigest]) -> str:
@@ -185,4 +186,4 @@ def _synthetic(text: str, ndim: int) -> Source:
         return made, made
 
     identity = digests.of_values(task.identity, task.n)
-    return Source(listing, read, lambda files: task.spacing, lambda progress: identity, digests_of)
+    return Source(listing, read, lambda files: (task.shape, task.spacing), lambda progress: identity, digests_of)

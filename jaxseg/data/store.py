@@ -86,7 +86,10 @@ def one_writer(directory: Path, tell: Callable[[], None]) -> Iterator[None]:
     `tell` is called before the wait, where there is one.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / ".lock", "w") as handle:
+    # Nothing is written into the file, and where a link lies in its place, its target is left alone.
+    with open(
+        os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "rb"
+    ) as handle:
         # A file system without locks: then two may write, and the later one's is kept.
         with contextlib.suppress(OSError):
             try:

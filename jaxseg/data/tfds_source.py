@@ -88,7 +88,9 @@ def open_tfds(text: str, *, ndim: int, store_dir: Path) -> Source:
             np.asarray(example[keys["label"]])
         )
 
-    return Source(listing, read, lambda files: spacing, identity, digests_of)
+    declared = tuple(builder.info.features[keys["label"]].shape[:ndim])
+    grid = () if None in declared else declared, spacing
+    return Source(listing, read, lambda files: grid, identity, digests_of)
 
 
 def _cases(examples: Any, keys: Mapping[str, str], where: str) -> tuple[dict[str, int], tuple[CaseFiles, ...], Refused]:

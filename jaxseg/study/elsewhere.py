@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from jaxseg import metrics
+from jaxseg import machine, metrics
 from jaxseg.analysis import statistics
 from jaxseg.data import image_files, references, volume
 from jaxseg.study.comparisons import DISTANCES, METRICS
@@ -79,7 +78,7 @@ def score_folder(
         return [{**identity, **row} for row in rows]
 
     rows: list[dict[str, Any]] = []
-    with volume.quiet_nibabel(), concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with volume.quiet_nibabel(), concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
         for done, part in enumerate(pool.map(lambda item: score(*item), todo), start=1):
             rows += part
             progress("scoring", done, len(todo), str(part[0]["case"]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import itertools
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxseg import checkpoint, data, hosts, inference, logs, metrics, seeds
+from jaxseg import checkpoint, data, hosts, inference, logs, machine, metrics, seeds
 from jaxseg.data import PreparedTask
 from jaxseg.data.resample import labels_from_probabilities, resize_image, resize_linear
 from jaxseg.fields import nearest
@@ -80,7 +79,7 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
     saving = _make_save(study, workdir, prepared) if study.evaluate.save_predictions else None
     rows: list[dict[str, Any]] = []
     examples: dict[str, np.ndarray] = {}
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
         waiting: list[concurrent.futures.Future[list[dict[str, Any]]]] = []
         predicted = _predict(study, workdir, prepared, job, rows_here, names, tested, pool)
         for done, (case, runs, maps) in enumerate(predicted, start=1):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 
-from jaxseg import hosts, paths, seeds
+from jaxseg import hosts, machine, paths, seeds
 from jaxseg.data import PreparedTask, residence
 from jaxseg.manifest import DamagedError
 from jaxseg.study import evaluate, files, sources
@@ -54,12 +53,12 @@ def seed_plan(study: StudySettings) -> seeds.SeedPlan:
 
 
 def memory_bytes(devices: int) -> int:
-    """Memory of so many local devices together; on CPU that of the machine, which they share."""
+    """Memory of so many local devices together; on CPU the memory that this process may use, which they share."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] * devices
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine.memory_bytes()
 
 
 def device_bytes(study: StudySettings) -> int:

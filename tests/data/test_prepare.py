@@ -3,12 +3,13 @@
 import dataclasses
 import fcntl
 import json
+import time
 
 import numpy as np
 import pytest
 
-from jaxseg import data
-from jaxseg.data import store
+from jaxseg import data, machine
+from jaxseg.data import prepare, store, volume
 from jaxseg.types import UserError
 
 
@@ -214,3 +215,67 @@ def test_a_store_that_another_process_writes_is_waited_for_and_this_is_said(make
     assert prepared.directory == elsewhere
     assert told[0] == "waiting for another process that prepares synthetic_blobs"
     assert told.count(told[0]) == 1
+
+
+def failing(monkeypatch, name, error, times):
+    """Reading the image of a case fails so many times; what is left of them."""
+    left = [times]
+    read = volume.read_channels
+
+    def read_channels(paths, ndim):
+        if name in paths[0] and left[0]:
+            left[0] -= 1
+            raise error
+        return read(paths, ndim)
+
+    monkeypatch.setattr(volume, "read_channels", read_channels)
+    return left
+
+
+def test_a_case_that_cannot_be_read_for_a_moment_does_not_stay_refused(make_task, write_set, tmp_path, monkeypatch):
+    task = make_task(write_set(tmp_path / "set"))
+    failing(monkeypatch, "case_2", volume.BadCaseError("input/output error"), 1)
+    with pytest.raises(UserError, match="case_2: input/output error"):
+        data.prepare_task(task, ndim=3, store_dir=tmp_path / "store")
+    with pytest.warns(UserWarning, match=r"case_2 can be read, which it could not .* is prepared anew"):
+        prepared = data.prepare_task(task, ndim=3, store_dir=tmp_path / "store")
+    assert [case.name for case in prepared.cases] == [f"case_{index}" for index in range(4)]
+
+
+def test_a_case_that_runs_out_of_memory_is_prepared_when_there_is_some(make_task, write_set, tmp_path, monkeypatch):
+    task = make_task(write_set(tmp_path / "set"))
+    left = failing(monkeypatch, "case_1", MemoryError("16 GiB wanted"), 1)
+    assert len(data.prepare_task(task, ndim=3, store_dir=tmp_path / "store").cases) == 4
+    assert left == [0]
+
+
+def test_a_case_for_which_memory_never_suffices_leaves_no_store_without_it(make_task, write_set, tmp_path, monkeypatch):
+    task = make_task(write_set(tmp_path / "set"), bad_cases="skip")
+    failing(monkeypatch, "case_1", MemoryError("16 GiB wanted"), 10)
+    with pytest.raises(UserError, match=r"case_1 of set does not fit into memory .*coarser spacing_mm"):
+        data.prepare_task(task, ndim=3, store_dir=tmp_path / "store")
+    monkeypatch.undo()
+    assert len(data.prepare_task(task, ndim=3, store_dir=tmp_path / "store").cases) == 4
+
+
+def test_large_cases_are_prepared_one_at_a_time_where_memory_is_small(make_task, write_set, tmp_path, monkeypatch):
+    task = make_task(write_set(tmp_path / "set"))
+    together, most = [], []
+    prepare_case = prepare._prepare_case
+
+    def counted(source, files, recipe):
+        together.append(files.name)
+        most.append(len(together))
+        time.sleep(0.02)
+        made = prepare_case(source, files, recipe)
+        together.remove(files.name)
+        return made
+
+    monkeypatch.setattr(prepare, "_prepare_case", counted)
+    monkeypatch.setattr(machine, "cores", lambda: 4)
+    one_case = 10 * 9 * 8 * sum(prepare._WORKING)
+    for folder, cases in (("small", 1.5), ("large", 100)):
+        monkeypatch.setattr(machine, "free_bytes", lambda cases=cases: int(cases * one_case / prepare._MEMORY_SHARE))
+        most.clear()
+        assert len(data.prepare_task(task, ndim=3, store_dir=tmp_path / folder).cases) == 4
+        assert (max(most) > 1) == (folder == "large")

@@ -173,3 +173,14 @@ def test_files_that_cannot_be_read_for_a_moment_are_no_damage(made, copy, monkey
         data.prepare_task(made[0], ndim=3, store_dir=copy.parent)
     monkeypatch.undo()
     assert contents(data.prepare_task(made[0], ndim=3, store_dir=copy.parent)) == made[2]
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(made, copy, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("content")
+    (copy / ".lock").unlink(missing_ok=True)
+    (copy / ".lock").symlink_to(precious)
+    (store._finished(copy) / "metadata.json").write_text("{}")
+    with pytest.raises(OSError, match="symbolic links"):
+        data.prepare_task(made[0], ndim=3, store_dir=copy.parent)
+    assert precious.read_text() == "content"
