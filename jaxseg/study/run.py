@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxseg import checkpoint, hosts, logs
+from jaxseg import checkpoint, hosts, logs, paths
 from jaxseg import config as config_module
 from jaxseg.manifest import DamagedError
 from jaxseg.study import analyses, claims, evaluate, files, preparation, rates, results, sources
