@@ -266,7 +266,7 @@ class _Log:
         self._open = contextlib.ExitStack()
         if hosts.is_first():
             logs.write_lines(self._job.directory, self._rows)
-            self._file = self._open.enter_context(open(self._job.directory / logs.METRICS_FILE, "a"))
+            self._file = self._open.enter_context(open(self._job.directory / logs.METRICS_FILE, "a", encoding="utf-8"))
             board = SummaryWriter(str(self._job.directory), purge_step=self._saved + 1)
             self._board = self._open.enter_context(contextlib.closing(board))
         return self

@@ -78,7 +78,7 @@ def busy_cores(seconds: float = 1.0) -> float:
     """Cores that other processes use now, on Linux; 0 where the system does not tell."""
 
     def used() -> float:
-        times = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+        times = [int(word) for word in Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()[1:]]
         idle = times[3] + times[4]
         own = sum(os.times()[:4])
         return (sum(times[:8]) - idle) / os.sysconf("SC_CLK_TCK") - own

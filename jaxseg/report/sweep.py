@@ -56,7 +56,7 @@ def write_sweep_report(folder: Path) -> Path:
     """
     if not (folder / "sweep.json").exists():
         raise UserError(f"no sweep.json in {folder}; give the folder that `python -m launch.sweep --workdir=...` wrote")
-    made = json.loads((folder / "sweep.json").read_text())
+    made = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
     points = pd.read_csv(folder / "results" / "points.csv", dtype=dict.fromkeys(("point", *made["fields"]), str))
     tables = {name: read_table(folder / "results" / f"{name}.csv", ()) for name in ("summary", "comparisons", "curves")}
     summary = tables["summary"]

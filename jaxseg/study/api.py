@@ -354,6 +354,6 @@ def load(workdir: str | Path) -> Study:
     workdir = paths.expand(workdir)
     if not (workdir / "study.json").exists():
         raise UserError(f"no study in {workdir}: it has no study.json; give the --workdir of a study")
-    saved = config.from_json((workdir / "config.json").read_text())
-    record = json.loads((workdir / "study.json").read_text())
+    saved = config.from_json((workdir / "config.json").read_text(encoding="utf-8"))
+    record = json.loads((workdir / "study.json").read_text(encoding="utf-8"))
     return Study(workdir, saved, config.parse(saved), record)

@@ -49,7 +49,10 @@ def locate_given(arm: ArmSettings) -> Locate:
         f"pretrain.from_workdir = {settings.from_workdir!r} (arm {arm.name!r})",
     )
     if (path / "study.json").exists():
-        entries = [(run, _study_place(path, run)) for run in json.loads((path / "study.json").read_text())["runs"]]
+        entries = [
+            (run, _study_place(path, run))
+            for run in json.loads((path / "study.json").read_text(encoding="utf-8"))["runs"]
+        ]
     else:
         entries = _checkpoint_runs(path, what)
     wanted = settings.from_arm or SOURCE
