@@ -1,6 +1,7 @@
 """What the operating system refused, and whether an exception is the machine's fault or tells of a damaged file.
 
-TensorStore raises every refusal as a `ValueError` that has the system's error number in its text.
+TensorStore raises every refusal as a `ValueError` with the system's error number in its text, and ArrayRecord as a
+`RuntimeError` with the system's words for it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from collections.abc import Iterator
 
 _NUMBER = re.compile(r"os_error_code='(\d+)'")
+_WORDS = re.compile(r"\w+\(\) failed: ([^;]+); (?:reading|writing) ([^\n]+?)(?: at byte \d+)?(?:\n|$)")
+_NUMBERS = {os.strerror(number): number for number in errno.errorcode}
 _PLACE = re.compile(r'"(/[^"]*)"')
 _PASSING = re.compile(r"^(RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)\b")
 _NO_THREAD = "can't start new thread"
@@ -37,6 +40,9 @@ def behind(error: BaseException) -> OSError | None:
         if found:
             number, places = int(found[1]), _PLACE.findall(str(cause)[: found.start()])
             return OSError(number, os.strerror(number), *places[-1:])
+        words = _WORDS.search(str(cause))
+        if words and words[1] in _NUMBERS:
+            return OSError(_NUMBERS[words[1]], words[1], words[2])
     return None
 
 
