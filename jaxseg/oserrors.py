@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 _NUMBER = re.compile(r"os_error_code='(\d+)'")
-_WORDS = re.compile(r"\w+\(\) failed: ([^;]+); (?:reading|writing) ([^\n]+?)(?: at byte \d+)?(?:\n|$)")
+_WORDS = re.compile(r"\w+\(\) failed: ([^;]+); (?:reading|writing) ([^;\n]+)")
 _NUMBERS = {os.strerror(number): number for number in errno.errorcode}
 _PLACE = re.compile(r'"(/[^"]*)"')
 _PASSING = re.compile(r"^(RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)\b")

@@ -44,7 +44,7 @@ def test_what_the_system_refuses_is_a_sentence(number: int, status: int, help_: 
     assert help_ in said[0]
     text = f"INTERNAL: Error writing \"/a/b\": x [os_error_code='{number}']"
     assert mishaps.explain(ValueError(text)) == said, "TensorStore's words for the same"
-    text = f"Failed to finalize writing of split.\nwrite() failed: {os.strerror(number)}; writing /a/b"
+    text = f"Failed to finalize.\nwrite() failed: {os.strerror(number)}; writing /a/b; at byte 61440; Failed to close"
     assert mishaps.explain(RuntimeError(text)) == said, "ArrayRecord's words for the same"
     above = RuntimeError("the store was not written")
     above.__cause__ = OSError(number, os.strerror(number), "/a/b")
