@@ -22,13 +22,20 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what led to it."""
+    """An exception and what led to it.
+
+    An error that was being handled when another came up led to it where the disk refused, as clean-up fails too then.
+    A file that is not there is often handled with success, and what comes up meanwhile has a cause of its own.
+    """
     seen: set[int] = set()
     at: BaseException | None = error
     while at is not None and id(at) not in seen:
         seen.add(id(at))
         yield at
-        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+        handled = None if at.__suppress_context__ else at.__context__
+        if isinstance(handled, OSError) and handled.errno in _ABSENT:
+            handled = None
+        at = at.__cause__ or handled
 
 
 def behind(error: BaseException) -> OSError | None:

@@ -90,6 +90,13 @@ def test_a_refusal_that_names_no_file_names_where_the_command_writes(
 def test_a_bug_keeps_its_traceback() -> None:
     for error in (KeyError("x"), ZeroDivisionError(), ValueError("y"), AssertionError()):
         assert mishaps.explain(error) is None
+    try:
+        try:
+            open("absent")  # noqa: SIM115
+        except FileNotFoundError:
+            {}["a bug in what handles it"]
+    except KeyError as error:
+        assert mishaps.explain(error) is None  # noqa: PT017
 
 
 @pytest.mark.parametrize(
