@@ -39,8 +39,8 @@ def wait_for(command: sweep_jobs.Command, word: str) -> None:
 
 def test_two_launchers_share_the_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each point runs once, whoever starts it, and none counts as failed."""
-    code = f"open({str(tmp_path)!r} + '/ran', 'a').write('x')\ntime.sleep(1.5)"
-    commands = [command(tmp_path, name, code) for name in ("first", "second")]
+    code = f"open({str(tmp_path)!r} + '/ran', 'a').write('x')\ntime.sleep"
+    commands = [command(tmp_path, name, f"{code}({seconds})") for name, seconds in (("short", 0.5), ("long", 4))]
     launchers = [
         threading.Thread(target=sweep_jobs.run_processes, args=(order,), kwargs={"parallel": 1})
         for order in (commands, commands[::-1])
