@@ -224,7 +224,7 @@ def failure(log: Path, status: int) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     begun = max((index for index, line in enumerate(lines) if line.startswith("$ ")), default=-1)
     told = [line for line in lines[begun + 1 :] if line.startswith("error: ")]
-    if told and status in (1, 2):
+    if told and (status == 2 or (status == 1 and told[-1] == lines[-1])):
         return told[-1].removeprefix("error: ")
     last = f": {lines[-1].strip()}" if lines else ""
     return f"killed by signal {-status}{last}" if status < 0 else f"exit status {status}{last}"

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from absl import flags
 
+from jaxseg import manifest
 from jaxseg.study import claims, files
 from jaxseg.types import UserError
 from launch import verdicts
@@ -26,8 +27,8 @@ def kept(tiny_study: Path, tmp_path: Path) -> Path:
         record["target"] |= {"name": target, "noise": noise}
         files.write_json(tmp_path / name / "study.json", record)
     table = tmp_path / "b" / "results" / "cases.csv"
-    (table.parent / "cases.csv.gz").write_bytes(gzip.compress(table.read_bytes()))
-    table.unlink()
+    manifest.write(table.with_name("cases.csv.gz"), gzip.compress(table.read_bytes()))
+    manifest.remove(table)
     return tmp_path
 
 
@@ -62,7 +63,7 @@ def test_folders_without_studies_are_refused(kept: Path) -> None:
 
 
 def test_an_unfinished_study_is_named(kept: Path) -> None:
-    (kept / "a" / "results" / "cases.csv").unlink()
+    manifest.remove(kept / "a" / "results" / "cases.csv")
     with pytest.raises(UserError, match="a not evaluated yet"):
         run(f"--studies={kept}/[ab]")
 
