@@ -23,10 +23,11 @@ from matplotlib.figure import Figure
 from docs.rerun_study import read_table
 from jaxseg.report import write_report
 from jaxseg.report.effects import overall_dsc
-from jaxseg.report.figures import RELEVANT_DSC
 from jaxseg.report.rows import Group, Row, row_chart
 from jaxseg.report.style import arm_styles, drawing, to_svg
 from jaxseg.report.text import interval, signed
+from jaxseg.study import results
+from jaxseg.study.claims.rules import DELTA
 
 TAKEN = ("differences", "learning_curves", "filter_change", "reuse_by_depth")
 ARMS = ("transfer", "scratch_b")
@@ -37,7 +38,7 @@ ALL = 10**9
 
 
 def unpack(folder: Path, into: Path) -> None:
-    """A published study as its workdir was: tables not compressed."""
+    """A published study as its workdir was: tables not compressed, and all that the page shows."""
     (into / "results").mkdir(parents=True)
     for path in (folder / "results").iterdir():
         text = path.read_bytes()
@@ -46,6 +47,9 @@ def unpack(folder: Path, into: Path) -> None:
         )
     for name in ("config.json", "study.json"):
         shutil.copyfile(folder / name, into / name)
+    confidence = json.loads((folder / "config.json").read_text())["analysis"]["confidence"]
+    for name, table in results.shown_tables(into, confidence=confidence).items():
+        table.to_csv(into / "results" / f"{name}.csv", index=False)
 
 
 def largest(figures: Path, name: str) -> Path | None:
@@ -103,7 +107,7 @@ def gains(folders: Sequence[Path]) -> Figure:
             width=WIDTH,
             xlabel="Difference in DSC to scratch, 95 % for new seeds and cases",
             zero=0.0,
-            band=(-RELEVANT_DSC, RELEVANT_DSC),
+            band=(-DELTA, DELTA),
             sides=("worse", "better"),
             ticks=signed,
         )

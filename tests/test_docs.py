@@ -49,3 +49,22 @@ def test_the_reference_has_every_field_with_a_comment():
     declared |= {f"arms.NAME.{name}" for name in default.arm("random", "none")}
     assert {name for name in fields if not name.startswith("source.")} == declared
     assert [name for name, comment in fields.items() if not comment] == []
+
+
+def listed_members() -> list[tuple[str, str, str]]:
+    """Every name that a page of the Python reference asks for: page, module, name; the module alone as ''."""
+    found = []
+    for page in sorted((ROOT / "docs" / "api").glob("*.md")):
+        for module, options in re.findall(r"\.\. automodule:: (\S+)\n((?:   :.*\n)*)", page.read_text()):
+            names = re.search(r":members: (.+)", options)
+            found += [(page.name, module, "")]
+            found += [(page.name, module, name.strip()) for name in (names[1].split(",") if names else ())]
+        for name in re.findall(r"\.\. auto(?:function|class|data)::? (\S+)", page.read_text()):
+            found.append((page.name, *name.rpartition(".")[::2]))
+    return found
+
+
+@pytest.mark.parametrize(("page", "module", "name"), listed_members())
+def test_what_the_reference_lists_exists(page, module, name):
+    found = importlib.import_module(module)
+    assert not name or getattr(found, name).__doc__

@@ -243,6 +243,18 @@ def jackknife(
     return Interval(estimate, math.exp(interval.low), math.exp(interval.high), interval.df)
 
 
+def from_left_out(values: Float[np.ndarray, " all_and_left_out"], *, confidence: float = 0.95) -> Interval:
+    """`jackknife` of a quantity whose values, of all seeds and with each left out in turn, are known already."""
+    whole, parts = float(values[0]), values[1:]
+
+    def value(kept: Int[np.ndarray, " kept"]) -> float:
+        if len(kept) == len(parts):
+            return whole
+        return float(parts[np.setdiff1d(np.arange(len(parts)), kept)[0]])
+
+    return jackknife(value, len(parts), confidence=confidence)
+
+
 def mean_of_pairs(
     matrix: Float[np.ndarray, "*axes seeds seeds"], kept: Int[np.ndarray, " kept"]
 ) -> Float[np.ndarray, "*axes"]:

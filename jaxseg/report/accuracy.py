@@ -25,9 +25,11 @@ from jaxseg.report.blocks import (
     arm_name,
     described,
 )
-from jaxseg.report.effects import NO_SCORES, baseline_of, main_variant, overall_dsc, seed_scores
+from jaxseg.report.effects import baseline_of, main_variant, overall_dsc
 from jaxseg.report.tables import Tables, of_several_sizes, of_variant, rows_of, variants_of
 from jaxseg.report.text import MISSING, cases, count, interval, listing, number, p_value, plain, signed
+from jaxseg.study.claims.rules import DELTA
+from jaxseg.study.scores import MEAN
 
 _MANY_LABELS = 4
 
@@ -55,16 +57,15 @@ def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
             "size: 1 is perfect, 0 is no overlap. A structure that a network misses altogether counts as 0."
         )
         if not overall.empty:
-            runs = seed_scores(tables.cases) if tables.cases is not None else NO_SCORES
+            runs = overall[:0] if tables.seed_scores is None else overall_dsc(tables.seed_scores)
             yield Chart(
                 "scores",
                 partial(figures.scores, overall, runs, styles),
                 described("Mean DSC", rows_of(overall), lambda r: f"{r.arm} {number(r.mean)}"),
                 f"DSC of each arm: mean and {sure} interval over seeds (large mark, line)"
-                + (", every seed below it (dots)." if tables.cases is not None else "."),
-                runs if len(runs) else None,
+                + (", every seed below it (dots)." if len(runs) else "."),
             )
-        labels = set(tables.summary["label"]) - {"mean"}
+        labels = set(tables.summary["label"]) - {MEAN}
         by_label = _score_table(tables.summary, "dsc", styles, f"DSC by label: mean over seeds and {sure} interval.")
         if len(labels) > _MANY_LABELS:
             yield _score_table(overall, "dsc", styles, f"DSC, mean of labels: mean over seeds and {sure} interval.")
@@ -99,7 +100,7 @@ def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
                 _difference_words,
             ),
             f"Paired differences in DSC, seed by seed and case by case, with {sure} intervals. The grey band, "
-            f"±{figures.RELEVANT_DSC} DSC, holds differences too small to matter.",
+            f"±{DELTA} DSC, holds differences too small to matter.",
         )
     sized = of_several_sizes(overall, "arm_a")
     if len(sized) and sized["arm_b"].nunique() == 1:
@@ -134,7 +135,7 @@ def _gain_by_size(overall: pd.DataFrame, styles: Styles, sure: str) -> Iterator[
         partial(figures.gain_by_size, overall, styles),
         described("Difference in DSC by number of training cases", rows_of(overall), _gain_words),
         f"Paired difference in DSC to {base} against the number of training cases, with {sure} intervals. A line that "
-        f"falls to the right: less gain with more data. Grey: ±{figures.RELEVANT_DSC}, too small to matter.",
+        f"falls to the right: less gain with more data. Grey: ±{DELTA}, too small to matter.",
     )
 
 

@@ -12,37 +12,26 @@ import pandas as pd
 from jaxseg.report.blocks import Block, Chart, Fold, Styles, described
 from jaxseg.report.effects import few_at_a_time
 from jaxseg.report.layers import LayerAxis, Mark, layer_chart
-from jaxseg.report.spread import Interval, over_seeds
 from jaxseg.report.tables import rows_of
 from jaxseg.report.text import number
 
 
-def layer_row(panel: str, series: str, layer: str, interval: Interval) -> dict[str, Any]:
-    """Return a row of a layer chart."""
-    return {"panel": panel, "series": series, "layer": layer, **interval._asdict()}
+def at_size(rows: pd.DataFrame, train_cases: int) -> pd.DataFrame:
+    """Return the rows of one training set size."""
+    return rows[rows["train_cases"] == train_cases]
 
 
-def known(value: float, low: float = math.nan, high: float = math.nan) -> Interval:
-    """Return a number that is no mean."""
-    return Interval(value, low, high, 0)
+def chart_row(panel: str, series: str, row: Any) -> dict[str, Any]:
+    """Return a row of a layer chart from one of layers.csv or variability.csv."""
+    limits = {"ci_low": row.ci_low, "ci_high": row.ci_high}
+    return {"panel": panel, "series": series, "layer": row.layer, "value": row.value, **limits}
 
 
-def mean_by_layer(runs: pd.DataFrame, panels: Mapping[str, str], confidence: float) -> list[dict[str, Any]]:
-    """Average over seeds.
-
-    Args:
-        runs: columns arm, layer (forward order) and those named by `panels`; one row a seed.
-        panels: panel -> column.
-        confidence: of the intervals.
-
-    Returns:
-        A row a panel, layer and arm.
-    """
-    return [
-        layer_row(panel, str(arm), str(layer), over_seeds(own[column], confidence))
-        for panel, column in panels.items()
-        for (layer, arm), own in runs.groupby(["layer", "arm"], sort=False)
-    ]
+def null_row(
+    panel: str, series: str, layer: str, value: float, low: float = math.nan, high: float = math.nan
+) -> dict[str, Any]:
+    """Return a row of a layer chart with a number that is no mean over seeds."""
+    return {"panel": panel, "series": series, "layer": layer, "value": value, "ci_low": low, "ci_high": high}
 
 
 def arm_charts(
@@ -76,7 +65,7 @@ def arm_charts(
         shown = values[values["series"].isin([*behind, *few])]
         marks = {**behind, **{arm: Mark(styles[arm]) for arm in few}}
         draw = partial(layer_chart, shown, axes, marks)
-        charts.append(Chart(f"{stem}_{k + 1}" if k else stem, draw, _in_words(what, first, few), caption, shown))
+        charts.append(Chart(f"{stem}_{k + 1}" if k else stem, draw, _in_words(what, first, few), caption))
     yield charts[0]
     if charts[1:]:
         yield Fold("The other arms", tuple(charts[1:]))

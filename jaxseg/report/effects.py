@@ -1,42 +1,39 @@
-"""Quantities that the page draws from the tables: scores of runs, speed-ups, the cases that go worst."""
+"""Which rows of the tables a page shows, and what it calls them. Nothing is computed here."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from jaxseg.report.lines import MANY_ARMS
-from jaxseg.report.spread import over_seeds
 from jaxseg.report.style import BASELINE_ARM
 from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, scored_runs, variants_of
 from jaxseg.report.text import cases
+from jaxseg.study.claims.rules import LEVEL
+from jaxseg.study.scores import MEAN
 
-MIN_SEEDS = 8
-"""Below this many seeds the study's rules give no verdict."""
-
-NO_SCORES = pd.DataFrame(columns=["arm", "train_cases", "seed", "value"])
-"""What `seed_scores` gives where there are no cases."""
+RULE_CONFIDENCE = 1 - LEVEL
+"""Of the intervals that verdicts rest on, and of those of speed.csv, whatever `analysis.confidence` is."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """How much sooner an arm reaches the target than the baseline; ratios are baseline steps / arm steps."""
+    """A row of speed.csv: how many times fewer steps an arm takes than the baseline, by the rule of C1."""
 
     arm: str
     baseline: str
-    variant: Variant
+    train_cases: int
     ratio: float
-    low: float
-    high: float
+    ci_low: float
+    ci_high: float
     total_ratio: float
-    """Pretraining counted in full for every run; NaN, as are its limits, where the arm uses no pretrained weights."""
-    total_low: float
-    total_high: float
+    """Pretraining counted in full for every run; NaN, as are its limits, where that is not known or there is none."""
+    total_ci_low: float
+    total_ci_high: float
+    pretrain_steps: float
     n_runs: int
     n_censored: int
     """Runs of the arm that never reached the target."""
@@ -45,28 +42,8 @@ class Speed:
 
 def overall_dsc(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows on DSC averaged over labels, of all folds together where there are several."""
-    rows = table[(table["metric"] == "dsc") & (table["label"] == "mean")]
+    rows = table[(table["metric"] == "dsc") & (table["label"] == MEAN)]
     return pd.concat([of_variant(rows, variant) for variant in variants_of(rows)] or [rows])
-
-
-def seed_scores(cases: pd.DataFrame, metric: str = "dsc") -> pd.DataFrame:
-    """Average a metric over labels within a case, cases within their group, then groups: one number a seed.
-
-    A case counts for a label where its reference holds that label (status `ok` or `missed`), so that the cases are
-    the same for every arm. Folds of a train size are taken together.
-
-    Args:
-        cases: rows of cases.csv.
-        metric: a column of it.
-
-    Returns:
-        Columns arm, train_cases, seed, value.
-    """
-    run = list(NO_SCORES.columns[:-1])
-    held = cases[cases["status"].isin(["ok", "missed"])]
-    by_case = held.groupby([*run, "group", "fold", "case"], sort=False)[metric].mean()
-    by_group = by_case.groupby(level=[*run, "group"], sort=False).mean()
-    return by_group.groupby(level=run, sort=False).mean().rename("value").reset_index()
 
 
 def baseline_of(tables: Tables) -> str | None:
@@ -82,41 +59,33 @@ def uses_pretraining(study: dict[str, Any], arm: str) -> bool:
     return init.startswith("pretrained") or init == "mean_var"
 
 
-def speeds(tables: Tables, baseline: str) -> list[Speed]:
-    """Compare the steps that each arm and the baseline need to reach the target, seed by seed.
+def pretraining_of(study: dict[str, Any], arm: str) -> dict[str, Any]:
+    """Return what study.json says of an arm's source networks: steps, share, from_workdir; empty without any.
 
-    The ratio is the geometric mean over seeds of baseline steps / arm steps. A run that never reached the target
-    counts as T steps where it is the baseline's and as 2 T where it is the arm's, T being the length of its
-    training; where neither run of a seed reached it the ratio is 1 (the rule of claim C1). The interval is a t
-    interval on the logarithms over seeds.
-
-    Args:
-        tables: a workdir's tables.
-        baseline: the arm compared with.
-
-    Returns:
-        One entry for each arm and variant that shares a seed with the baseline, in the study's order.
+    A study.json of an earlier version has one entry for all arms, that of the first.
     """
-    if tables.convergence is None:
-        return []
-    lengths = training_steps(tables)
-    pretrain_steps = float(tables.study.get("pretrain", {}).get("steps", 0) or 0)
-    found = []
-    for variant in variants_of(tables.convergence):
-        rows = of_variant(tables.convergence, variant).set_index(["fold", "seed"])
-        reference = rows[rows["arm"] == baseline].add_suffix("_base")
-        for arm in (arm for arm in tables.arms if arm != baseline):
-            pairs = rows[rows["arm"] == arm].join(reference, how="inner")
-            if pairs.empty:
-                continue
-            steps = np.array([_capped_steps(pair, lengths) for pair in rows_of(pairs)])
-            spent = pretrain_steps if uses_pretraining(tables.study, arm) else math.nan
-            seeds = pairs.index.get_level_values("seed")
-            ratio = _geometric(steps[:, 1] / steps[:, 0], seeds, tables.confidence)
-            total = _geometric(steps[:, 1] / (steps[:, 0] + spent), seeds, tables.confidence)
-            censored = int(pairs["censored"].sum()), int(pairs["censored_base"].sum())
-            found.append(Speed(arm, baseline, variant, *ratio, *total, len(pairs), *censored))
-    return found
+    if not uses_pretraining(study, arm):
+        return {}
+    own = study.get("arms", {}).get(arm, {}).get("pretrain")
+    return dict(own or study.get("pretrain") or {})
+
+
+def lost_arms(study: dict[str, Any]) -> list[str]:
+    """Return the arms of which every run diverged: they have no scores."""
+    runs = scored_runs(study)
+    alive = {str(run["arm"]) for run in runs if run.get("diverged_at") is None}
+    return [arm for arm in dict.fromkeys(str(run["arm"]) for run in runs) if arm not in alive]
+
+
+def speeds(tables: Tables) -> dict[tuple[str, int], Speed]:
+    """Return the rows of speed.csv by arm and training set size, arms in the study's order."""
+    if tables.speed is None:
+        return {}
+    fields = [field.name for field in dataclasses.fields(Speed)]
+    found = [Speed(**{name: getattr(row, name) for name in fields}) for row in rows_of(tables.speed)]
+    order = {arm: i for i, arm in enumerate(tables.arms)}
+    found.sort(key=lambda speed: order.get(speed.arm, len(order)))
+    return {(speed.arm, speed.train_cases): speed for speed in found}
 
 
 def main_variant(variants: list[Variant]) -> Variant:
@@ -137,6 +106,20 @@ def sized(table: pd.DataFrame | None, train_cases: int) -> str:
     return f", trained on {cases(train_cases)}" + (f", fold {own.min()}" if own.nunique() > 1 else "")
 
 
+def seeds_per_arm(study: dict[str, Any]) -> tuple[int, int]:
+    """Return the smallest and the largest number of seeds of an arm; a placebo's are other ones than the rest's."""
+    seeds: dict[str, set[int]] = {}
+    for run in scored_runs(study):
+        seeds.setdefault(str(run["arm"]), set()).add(int(run["seed"]))
+    numbers = [len(of_arm) for of_arm in seeds.values()] or [0]
+    return min(numbers), max(numbers)
+
+
+def several_sizes(tables: Tables) -> bool:
+    """Tell whether the study trains with more than one number of cases."""
+    return len({int(run["train_cases"]) for run in scored_runs(tables.study)}) > 1
+
+
 def few_at_a_time(arms: Sequence[str], baseline: str | None) -> list[list[str]]:
     """Split arms into as many as a chart can show at a time, the most asked about first, the baseline in each."""
     others = [arm for arm in dict.fromkeys(("transfer", *arms)) if arm in arms and arm != baseline]
@@ -146,30 +129,30 @@ def few_at_a_time(arms: Sequence[str], baseline: str | None) -> list[list[str]]:
 
 
 def training_steps(tables: Tables) -> dict[tuple[str, int], float]:
-    """Return the length of training by (arm, train_cases), NaN where nothing tells it."""
+    """Return the length of training by (arm, train_cases), that of the study where a run's is not noted."""
     known = {
         (str(run["arm"]), int(run["train_cases"])): float(run["steps"])
         for run in scored_runs(tables.study)
         if "steps" in run
     }
-    planned = float(tables.study.get("train", {}).get("steps", math.nan))
+    planned = float(tables.study.get("train", {}).get("steps", float("nan")))
     keys = [] if tables.convergence is None else rows_of(tables.convergence[["arm", "train_cases"]])
     return {(arm, int(size)): known.get((arm, int(size)), planned) for arm, size in keys}
 
 
-def _capped_steps(pair: Any, lengths: dict[tuple[str, int], float]) -> tuple[float, float]:
-    """Steps of the arm and of the baseline in one run, censored ones filled as claim C1 says."""
-    size = int(pair.train_cases)
-    steps_base = lengths[pair.arm_base, size] if pair.censored_base else pair.step_base
-    if pair.censored and pair.censored_base:
-        steps = steps_base
-    else:
-        steps = 2 * lengths[pair.arm, size] if pair.censored else pair.step
-    return max(float(steps), 1.0), max(float(steps_base), 1.0)  # a start may be at the target already
+def claimed(tables: Tables, claim: str, quantity: str, arm: str) -> Any:
+    """Return the row of claims.csv with what a rule found of an arm, as a claim's or a control's; None without one."""
+    table = tables.claims
+    if table is None:
+        return None
+    own = table[(table["claim"] == claim) & (table["quantity"] == quantity) & (table["arm"] == arm)]
+    own = own[own["role"].isin(["claim", "control"])]
+    return next(rows_of(own), None)
 
 
-def _geometric(ratios: np.ndarray, seeds: pd.Index, confidence: float) -> tuple[float, float, float]:
-    """Geometric mean over folds, then seeds, with a t interval over seeds on the logarithms."""
-    logs = pd.Series(np.log(ratios)).groupby(np.asarray(seeds)).mean()
-    mean = over_seeds(logs, confidence)
-    return math.exp(mean.value), math.exp(mean.ci_low), math.exp(mean.ci_high)
+def layer_rows(tables: Tables, quantity: str, comparison: str = "") -> pd.DataFrame:
+    """Return rows of layers.csv on a quantity; none where the table is missing."""
+    if tables.layers is None:
+        return pd.DataFrame(columns=["arm", "train_cases", "fold", "layer", "value", "ci_low", "ci_high", "n_seeds"])
+    table = tables.layers
+    return table[(table["quantity"] == quantity) & (table["comparison"] == comparison)]

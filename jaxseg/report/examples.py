@@ -21,7 +21,7 @@ from jaxseg.report.blocks import (
     arm_name,
     described,
 )
-from jaxseg.report.effects import main_variant, seed_scores
+from jaxseg.report.effects import main_variant, several_sizes
 from jaxseg.report.pictures import Example
 from jaxseg.report.tables import Tables, of_variant, rows_of, variants_of
 from jaxseg.report.text import cases, count, number, plural
@@ -36,17 +36,18 @@ def _examples(tables: Tables, styles: Styles) -> Iterator[Block]:
     if tables.worst_cases is not None:
         yield _worst_finding(tables.worst_cases)
     for k, example in enumerate(tables.examples):
-        notes, size = _case_scores(tables, example)
+        notes, which = _runs_of(tables, example)
         names = example.label_names
         colours = ", ".join(f"{_COLOUR_NAMES[i % len(_COLOUR_NAMES)]} {name}" for i, name in enumerate(names))
+        place = "" if example.place is None else f", slice {example.place[1]} of axis {example.place[0]}"
+        scored = any(run.get("dsc") is not None for run in example.runs.values())
         yield Chart(
             f"example_{k}",
             partial(overlays.overlay, example, notes),
             f"Slice of case {example.case} with the outline of the reference and of the predictions of "
             + described("the arms", example.predictions, partial(_note, notes)),
-            f"Case {example.case}, slice {example.slice_index} of axis {example.slice_axis}, seed {example.seed}{size}."
-            f" White: reference. Colour: prediction ({colours})."
-            + (" DSC is that run's on the whole case, mean of labels." if notes else ""),
+            f"Case {example.case}{place}{which}. White: reference. Colour: prediction ({colours})."
+            + (" DSC is that run's on the whole case, mean of labels." if scored else ""),
         )
     if not tables.examples:
         yield Missing("There is no results/examples.json and examples.npz: example slices are left out.")
@@ -92,18 +93,18 @@ _COLOUR_NAMES = ("orange", "sky blue", "yellow", "pink", "green", "red", "lilac"
 """Of overlays.LABEL_COLOURS."""
 
 
-def _case_scores(tables: Tables, example: Example) -> tuple[dict[str, str], str]:
-    """DSC of the shown runs on the whole case, where it is clear which runs are shown."""
-    if tables.cases is None:
-        return {}, ""
-    own = tables.cases[(tables.cases["case"] == example.case) & (tables.cases["seed"] == example.seed)]
-    if example.train_cases is not None:
-        own = own[own["train_cases"] == example.train_cases]
-    if example.fold is not None:
-        own = own[own["fold"] == example.fold]
-    if own.empty or len(own[["train_cases", "fold"]].drop_duplicates()) > 1:
-        return {}, ""
-    runs = seed_scores(own)
-    notes = {row.arm: f"DSC {number(row.value)}" for row in rows_of(runs)}
-    several = len(variants_of(tables.cases)) > 1
-    return notes, f", trained on {cases(int(own['train_cases'].iloc[0]))}" if several else ""
+def _runs_of(tables: Tables, example: Example) -> tuple[dict[str, str], str]:
+    """What stands beside each arm's prediction, and what all of them have in common: seed, training cases, fold."""
+    own = {arm: example.runs[arm] for arm in example.predictions if arm in example.runs}
+    told: dict[str, dict[str, str]] = {"seed": {arm: f"seed {run['seed']}" for arm, run in own.items()}}
+    if several_sizes(tables):
+        told["train_cases"] = {arm: f"trained on {cases(run['train_cases'])}" for arm, run in own.items()}
+    if any(run["fold"] for run in own.values()):
+        told["fold"] = {arm: f"fold {run['fold']}" for arm, run in own.items()}
+    shared = [next(iter(words.values())) for words in told.values() if len(set(words.values())) == 1]
+    notes = {}
+    for arm, run in own.items():
+        apart = [words[arm] for words in told.values() if len(set(words.values())) > 1]
+        dsc = [] if run.get("dsc") is None else [f"DSC {number(run['dsc'])}"]
+        notes[arm] = ", ".join([*dsc, *apart])
+    return notes, "".join(f", {words}" for words in shared)

@@ -13,11 +13,10 @@ from jaxseg.report.blocks import Styles
 from jaxseg.report.lines import MANY_ARMS, Panel, Series, line_chart
 from jaxseg.report.rows import Group, Row, row_chart
 from jaxseg.report.style import ArmStyle, drawing
-from jaxseg.report.tables import POOLED, Variant, of_variant, rows_of, variants_of
+from jaxseg.report.tables import Variant, of_variant, rows_of, variants_of
 from jaxseg.report.text import MINUS, cases, count, interval, number, signed
-
-RELEVANT_DSC = 0.01
-"""Differences within this are too small to matter (delta of the study's rules)."""
+from jaxseg.study.claims.rules import DELTA
+from jaxseg.study.scores import POOLED
 
 
 def titles(variants: Sequence[Variant]) -> dict[Variant, str]:
@@ -30,7 +29,7 @@ def scores(summary: pd.DataFrame, runs: pd.DataFrame, styles: Styles, *, width: 
 
     Args:
         summary: rows of summary.csv with metric `dsc` and label `mean`.
-        runs: columns arm, train_cases, seed, value (see `effects.seed_scores`).
+        runs: the same rows of seed_scores.csv.
         styles: by arm.
         width: inches.
     """
@@ -41,7 +40,7 @@ def scores(summary: pd.DataFrame, runs: pd.DataFrame, styles: Styles, *, width: 
         rows = []
         for row in _by_arm(of_variant(summary, variant), "arm", styles):
             own = (runs["train_cases"] == variant.train_cases) & (runs["arm"] == row.arm)
-            values = runs.loc[own, "value"].dropna()
+            values = runs.loc[own, "value"]
             note = f"{number(row.mean)} {interval(row.ci_low, row.ci_high)}"
             rows.append(Row(row.arm, styles[row.arm], row.mean, row.ci_low, row.ci_high, tuple(values), (), note))
         groups.append(Group(_trained_on(heading[variant]), tuple(rows)))
@@ -76,19 +75,25 @@ def differences(comparisons: pd.DataFrame, styles: Styles, *, width: float) -> F
             width=width,
             xlabel=f"Difference in DSC to {base}" if len(bases) == 1 else "Difference in DSC",
             zero=0.0,
-            band=(-RELEVANT_DSC, RELEVANT_DSC),
+            band=(-DELTA, DELTA),
             sides=("worse", "better"),
             ticks=signed,
         )
 
 
 def steps_to_target(
-    convergence: pd.DataFrame, styles: Styles, lengths: Mapping[tuple[str, int], float], *, width: float
+    convergence: pd.DataFrame,
+    training: pd.DataFrame,
+    styles: Styles,
+    lengths: Mapping[tuple[str, int], float],
+    *,
+    width: float,
 ) -> Figure:
     """Show at which step each run reached the target; runs that never did stand at the end of their training.
 
     Args:
         convergence: rows of convergence.csv.
+        training: rows of training.csv, with what the runs of an arm come to.
         styles: by arm.
         lengths: (arm, train_cases) -> training steps.
         width: inches.
@@ -104,17 +109,19 @@ def steps_to_target(
             reached = runs.loc[~runs["censored"], "step"].dropna().astype(float)
             length = float(lengths.get((arm, variant.train_cases), np.nan))
             beyond = (length,) * int(runs["censored"].sum())
-            # half the runs must have reached the target for the median to be known
-            filled = np.sort([*reached, *([np.inf] * len(beyond))])
-            median = float(np.median(filled)) if len(filled) else np.nan
-            note = f"{len(reached)} of {len(runs)} reached it" + (
-                f", median {count(median)}" if median < np.inf else ""
-            )
-            shown = median if np.isfinite(median) else np.nan
-            rows.append(Row(arm, styles[arm], shown, np.nan, np.nan, tuple(reached), beyond, note))
+            median, note = _reached(training, arm, variant.train_cases)
+            rows.append(Row(arm, styles[arm], median, np.nan, np.nan, tuple(reached), beyond, note))
         groups.append(Group(_trained_on(heading[variant]), tuple(rows)))
     with drawing():
         return row_chart(groups, width=width, xlabel="Training steps until the target is reached", start=0.0)
+
+
+def _reached(training: pd.DataFrame, arm: str, train_cases: int) -> tuple[float, str]:
+    """The median step of an arm's runs and how many reached the target, in words."""
+    for row in rows_of(training[(training["arm"] == arm) & (training["train_cases"] == train_cases)]):
+        when = f", median {count(row.median_step)}" if np.isfinite(row.median_step) else ""
+        return row.median_step, f"{row.n_reached} of {row.n_runs} reached it{when}"
+    return np.nan, ""
 
 
 def learning_curves(
@@ -193,7 +200,7 @@ def gain_by_size(comparisons: pd.DataFrame, styles: Styles, *, width: float) -> 
     ]
     with drawing():
         ylabel = f"Difference in DSC to {comparisons['arm_b'].iloc[0]}"
-        panel = Panel(ylabel, tuple(series), 0.0, "no gain", RELEVANT_DSC)
+        panel = Panel(ylabel, tuple(series), 0.0, "no gain", DELTA)
         return line_chart([panel], width=width, xlabel="Training cases", baseline=None, xticks=_size_ticks(place))
 
 

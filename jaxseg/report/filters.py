@@ -23,22 +23,23 @@ from jaxseg.report.blocks import (
     TableGroup,
     described,
 )
-from jaxseg.report.by_layer import arm_charts, known, layer_row, mean_by_layer
-from jaxseg.report.effects import baseline_of, few_at_a_time, main_size, sized
+from jaxseg.report.by_layer import arm_charts, at_size, chart_row, null_row
+from jaxseg.report.effects import baseline_of, claimed, few_at_a_time, layer_rows, main_size, several_sizes, sized
 from jaxseg.report.layers import LayerAxis, Mark, layer_chart
 from jaxseg.report.montages import montage
-from jaxseg.report.spread import over_seeds
+from jaxseg.report.pictures import Montage
 from jaxseg.report.style import BASELINE_ARM, ArmStyle
 from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
-from jaxseg.report.text import MINUS, cases, interval, listing, number, plural
+from jaxseg.report.text import MINUS, MISSING, cases, interval, listing, number, plural, significant
+from jaxseg.study.claims.rules import CONTROL_SHARE, DELTA, RANDOM
 
 _TESTS = {
-    "distribution": ("weights", "Weights: excess\nKS distance", 0.02),
-    "arrangement": ("taps", f"Taps: Moran's I\n{MINUS} expected", 0.03),
-    "spectrum": ("channels", "Channels: excess\nspectral energy", 0.05),
-    "auc": ("AUC", "Start told from\nend: AUC", 0.60),
+    "distribution": ("weights", f"Weights: KS excess,\nend {MINUS} start"),
+    "arrangement": ("taps", "Taps: Moran's I,\ndistance from chance"),
+    "spectrum": ("channels", f"Channels: spectral\nenergy, end {MINUS} start"),
+    "auc": ("AUC", "Start told from\nend: AUC"),
 }
-"""Test -> in a word, axis label, and how much a layer may show that still looks random (the study's rules)."""
+"""Quantity of rule C6 -> in a word, and its axis label."""
 
 _UNRELATED = "two unrelated filters"
 
@@ -68,15 +69,18 @@ def _change(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield Missing("There is no results/filters.csv with trained layers in it: how far filters turn is left out.")
         return
     size = main_size(trained)
-    values = _change_by_layer(first_fold(trained, size), styles, tables.confidence)
+    values = _change_by_layer(tables, first_fold(trained, size), size)
     angles = values[(values["panel"] == "angle_deg") & (values["series"] != _UNRELATED)]
     arms = [arm for arm in styles if (angles["series"] == arm).any()]
+    if not arms:
+        yield Missing("There is no results/layers.csv with angles in it: how far filters turn is left out.")
+        return
     base = baseline_of(tables) or arms[0]
     told = [arm for arm in dict.fromkeys((base, "transfer", *arms)) if arm in arms][:2]
+    words = [_turn_words(arm, angles[angles["series"] == arm], tables) for arm in told]
     yield Finding(
         "How much of a filter's direction does training change? A filter is all weights that make one output channel.",
-        f"Median filters turn {listing([_turn_words(arm, angles[angles['series'] == arm]) for arm in told])}; two "
-        "unrelated ones stand at about 90°.",
+        f"Median filters turn {listing(words)}; two unrelated ones stand at about 90°.",
     )
     axes = {
         "angle_deg": LayerAxis("Angle, degrees"),
@@ -97,62 +101,67 @@ def _change(tables: Tables, styles: Styles) -> Iterator[Block]:
         behind={_UNRELATED: Mark(styles[arms[0]], "band")},
     )
     if trained["train_cases"].nunique() > 1:
-        yield Fold("Angles by number of training cases", (_angles_by_size(trained, styles, tables.confidence),))
+        yield Fold("Angles by number of training cases", (_angles_by_size(tables, styles),))
 
 
-def _change_by_layer(filters: pd.DataFrame, styles: Styles, confidence: float) -> pd.DataFrame:
+def _change_by_layer(tables: Tables, filters: pd.DataFrame, size: int) -> pd.DataFrame:
     """Mean over seeds of each arm's layers, and the null beside them."""
-    panels = {name: name for name in ("angle_deg", "relative_change", "norm_ratio")}
-    rows = mean_by_layer(filters, panels, confidence)
+    rows = [
+        chart_row(name, row.arm, row)
+        for name in ("angle_deg", "relative_change", "norm_ratio")
+        for row in rows_of(at_size(layer_rows(tables, name), size))
+    ]
     for row in rows_of(filters.drop_duplicates("layer")):
         low, high = row.angle_of_null - 2 * row.angle_null_sd, row.angle_of_null + 2 * row.angle_null_sd
-        rows.append(layer_row("angle_deg", _UNRELATED, row.layer, known(row.angle_of_null, low, high)))
-        rows.append(layer_row("relative_change", _UNRELATED, row.layer, known(row.relative_change_of_null)))
+        rows.append(null_row("angle_deg", _UNRELATED, row.layer, row.angle_of_null, low, high))
+        rows.append(null_row("relative_change", _UNRELATED, row.layer, row.relative_change_of_null))
     return pd.DataFrame(rows)
 
 
-def _turn_words(arm: str, angles: pd.DataFrame) -> str:
+def _turn_words(arm: str, angles: pd.DataFrame, tables: Tables) -> str:
     defined = angles["value"].dropna()
     if defined.empty:
         return f"by an undefined angle in {arm}"
-    least, most = defined.min(), defined.max()
-    return f"by {least:.0f}° to {most:.0f}° in {arm} ({defined.mean():.0f}° on average over layers)"
+    found = claimed(tables, "C5", "median angle, degrees", arm)
+    over = "" if found is None else f" ({significant(found.value)}° in the median over the encoder's filters, claim C5)"
+    return f"by {number(defined.min(), 0)}° to {number(defined.max(), 0)}° by layer in {arm}{over}"
 
 
-def _angles_by_size(trained: pd.DataFrame, styles: Styles, confidence: float) -> Table:
-    sizes = [variant.train_cases for variant in variants_of(trained)]
-    parts = {size: first_fold(trained, size) for size in sizes}
-    groups, numbers = [], []
-    for arm in (arm for arm in styles if (trained["arm"] == arm).any()):
-        rows = []
-        for layer in dict.fromkeys(trained.loc[trained["arm"] == arm, "layer"]):
-            own = [part[(part["arm"] == arm) & (part["layer"] == layer)] for part in parts.values()]
-            means = [over_seeds(part["angle_deg"], confidence) for part in own]
-            fixed = {"arm": arm, "layer": layer}
-            numbers += [{**fixed, "train_cases": n, **m._asdict()} for n, m in zip(sizes, means, strict=True)]
-            rows.append((Cell(layer), *(Cell(number(m.value, 1), interval(m.ci_low, m.ci_high, 1)) for m in means)))
+def _angles_by_size(tables: Tables, styles: Styles) -> Table:
+    angles = layer_rows(tables, "angle_deg")
+    sizes = [variant.train_cases for variant in variants_of(angles)]
+    groups = []
+    for arm in (arm for arm in styles if (angles["arm"] == arm).any()):
+        own = angles[angles["arm"] == arm]
+        found = {(row.layer, row.train_cases): row for row in rows_of(own)}
+        rows = [
+            (Cell(layer), *(_angle_cell(found.get((layer, size))) for size in sizes))
+            for layer in dict.fromkeys(own["layer"])
+        ]
         groups.append(TableGroup(arm, tuple(rows)))
     head = ("Layer", *(cases(size) for size in sizes))
-    caption = "Median angle between start and end, degrees, mean over seeds."
-    return Table(caption, head, tuple(groups), stem="angles_by_size", data=pd.DataFrame(numbers))
+    return Table("Median angle between start and end, degrees, mean over seeds.", head, tuple(groups))
+
+
+def _angle_cell(row: Any) -> Cell:
+    return Cell(MISSING) if row is None else Cell(number(row.value, 1), interval(row.ci_low, row.ci_high, 1))
 
 
 # ----------------------------------------------------------------------------------------------------------- randomness
 
 
 def _randomness(tables: Tables, styles: Styles) -> Iterator[Block]:
-    if tables.filters is None:
+    if tables.filters is None or tables.layers is None:
         return
     size = main_size(tables.filters)
-    filters = first_fold(tables.filters, size)
-    filters = filters[filters["trained"]]
-    if filters.empty:
+    tests = {test: at_size(layer_rows(tables, test), size) for test in _TESTS}
+    arms = [arm for arm in styles if any((rows["arm"] == arm).any() for rows in tests.values())]
+    if not arms:
         return
-    arms = [arm for arm in styles if (filters["arm"] == arm).any()]
     random_start = [arm for arm in arms if tables.study.get("arms", {}).get(arm, {}).get("init") == "random"]
     arm = BASELINE_ARM if BASELINE_ARM in arms else (random_start or arms)[0]
     yield Heading("Do trained filters still look random?")
-    values = {name: _looks(filters[filters["arm"] == name], tables.confidence) for name in arms}
+    values = {name: pd.concat([rows[rows["arm"] == name] for rows in tests.values()]) for name in arms}
     yield Finding(
         f"Could the trained filters of {arm} be taken for a fresh random draw?", _looks_words(arm, values[arm])
     )
@@ -160,7 +169,7 @@ def _randomness(tables: Tables, styles: Styles) -> Iterator[Block]:
     controls = _controls(tables, size)
     if controls is not None:
         yield controls
-    others = [name for name in few_at_a_time(arms, arm)[0] if name != arm]  # all are in filters.csv
+    others = [name for name in few_at_a_time(arms, arm)[0] if name != arm]  # all are in layers.csv
     if others:
         charts = tuple(
             _looks_chart(f"filter_randomness_{k + 1}", name, values[name], styles[name], tables, size)
@@ -169,56 +178,36 @@ def _randomness(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield Fold("The same for other arms", charts)
 
 
-def _looks(filters: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """Start and end of one arm on the four tests, by layer."""
-    measured = filters.assign(
-        arrangement_start=filters["moran_start"] - filters["moran_expected"],
-        arrangement_end=filters["moran_end"] - filters["moran_expected"],
-        spectrum_start=filters["spectral_start"],
-        spectrum_end=filters["spectral_end"],
-        auc_end=filters["auc"],
-    )
-    rows = []
-    for when in ("start", "end"):
-        panels = {test: f"{test}_{when}" for test in _TESTS if f"{test}_{when}" in measured}
-        rows += [row | {"series": when} for row in mean_by_layer(measured, panels, confidence)]
-    return pd.DataFrame(rows)
-
-
 def _looks_words(arm: str, values: pd.DataFrame) -> str:
-    ends = values[values["series"] == "end"].pivot_table(
-        index="layer", columns="panel", values="value", sort=False, dropna=False
-    )
-    beyond = {test: ends[test].abs() > most for test, (_, _, most) in _TESTS.items() if test in ends}
-    told = pd.DataFrame(beyond)
-    caught = list(told.index[told.any(axis=1)])
+    """Which layers show more than the limit of rule C6 within which filters count as random: an excess, one-sided."""
+    layers = list(dict.fromkeys(values["layer"]))
+    over = values[values["value"] > values["limit"]]
+    caught = [layer for layer in layers if layer in set(over["layer"])]
     if not caught:
-        return f"All {plural(len(told), 'trained layer')} of {arm} stay within all limits of a random draw."
-    by_test = [f"{_TESTS[test][0]} {int(hit.sum())}" for test, hit in beyond.items()]
+        return f"All {plural(len(layers), 'trained layer')} of {arm} stay within all limits of a random draw."
+    by_test = [f"{words[0]} {int((over['quantity'] == test).sum())}" for test, words in _TESTS.items()]
     named = listing(caught if len(caught) < 5 else [*caught[:3], f"{len(caught) - 3} more"])
     return (
-        f"{len(told) - len(caught)} of {plural(len(told), 'trained layer')} of {arm} stay within all limits; not "
+        f"{len(layers) - len(caught)} of {plural(len(layers), 'trained layer')} of {arm} stay within all limits; not "
         f"{named}. Layers beyond each: {', '.join(by_test)}."
     )
 
 
 def _looks_chart(stem: str, arm: str, values: pd.DataFrame, style: ArmStyle, tables: Tables, size: int) -> Chart:
-    axes = {}
-    for test, (_, label, most) in _TESTS.items():
-        two_sided = test == "arrangement"
-        axes[test] = LayerAxis(label, ((-most, ""), (most, "limit")) if two_sided else ((most, "limit"),))
-    ends = values[(values["series"] == "end") & (values["panel"] == "distribution")]
+    rows = pd.DataFrame([chart_row(row.quantity, arm, row) for row in rows_of(values)])
+    axes = {test: LayerAxis(label, ((RANDOM[test], "limit"),)) for test, (_, label) in _TESTS.items()}
+    weights = values[values["quantity"] == "distribution"]
     return Chart(
         stem,
-        partial(layer_chart, values, axes, {"start": Mark(style, "hollow"), "end": Mark(style)}),
+        partial(layer_chart, rows, axes, {arm: Mark(style)}),
         f"Four tests of whether filters of {arm} still look random. "
-        + described("Excess KS distance at the end", rows_of(ends), lambda r: f"{r.layer} {number(r.value)}"),
-        f"{arm}{sized(tables.filters, size)}: how far each layer is from a fresh random draw, before (hollow) "
-        f"and after training (filled), mean over seeds with {100 * tables.confidence:g} % intervals. Weights: "
-        "distance from the initialiser's distribution. Taps: whether neighbouring weights are alike. Channels: energy "
-        "in directions that shuffled weights lack. AUC: how well a classifier that saw other runs tells start from "
-        "end; 0.5 is chance. Beyond the dashed limit a layer no longer counts as random.",
-        values.assign(arm=arm),
+        + described("Excess KS distance, end less start", rows_of(weights), lambda r: f"{r.layer} {number(r.value)}"),
+        f"{arm}{sized(tables.filters, size)}: how far training takes each layer from a random draw, by the quantities "
+        f"of claim C6, mean over seeds with {100 * tables.confidence:g} % intervals. Weights: distance from the "
+        "initialiser's distribution, less that at the start. Taps: how much more, or less, neighbouring weights are "
+        "alike than by chance. Channels: energy in directions that shuffled weights lack, less that at the start. AUC: "
+        "how well a classifier that saw other runs tells start from end; 0.5 is chance. Beyond the dashed limit a "
+        "layer no longer counts as random; the claim itself is about the mean over the encoder's filters.",
     )
 
 
@@ -238,7 +227,7 @@ def _controls(tables: Tables, size: int) -> Block | None:
         for layer in dict.fromkeys(own["layer"])
     )
     worst = own["smallest_share"]
-    found = f"{(worst <= 0.3).sum()} of {len(worst)} controls are found at a share of 0.3 or less"
+    found = f"{(worst <= CONTROL_SHARE).sum()} of {len(worst)} controls are found at a share of {CONTROL_SHARE} or less"
     caption = (
         f"How little structure the tests would notice: the smallest share of a structured filter, blended into the "
         f"filters of {own['arm'].iloc[0]}, that is found in 80 % of draws. {found}."
@@ -263,14 +252,13 @@ def _montages(tables: Tables) -> Iterator[Block]:
     for layer in tables.montages:
         by_arm.setdefault(layer.arm, []).append(layer)
     first = next(iter(by_arm))
-    changed = [float(((m.end - m.start) ** 2).sum() ** 0.5 / ((m.start**2).sum() ** 0.5 or 1.0)) for m in by_arm[first]]
-    steps = [f"{m.layer} {number(c, 2)}" for m, c in zip(by_arm[first], changed, strict=True)]
-    told = pd.DataFrame({"arm": first, "layer": [m.layer for m in by_arm[first]], "relative_change": changed})
-    yield Finding(
-        "Can the eye see what training did to the filters?",
-        f"Between start and end the filters shown of {first} change by these shares of their length: "
-        f"{'; '.join(steps)}.",
-    )
+    steps = [f"{m.layer} {number(m.relative_change, 2)}" for m in by_arm[first] if m.relative_change is not None]
+    if steps:
+        yield Finding(
+            "Can the eye see what training did to the filters?",
+            f"Between start and end the slices shown of {first} change by these shares of their length: "
+            f"{'; '.join(steps)}.",
+        )
     charts = []
     for k, (arm, layers) in enumerate(by_arm.items()):
         charts.append(
@@ -279,15 +267,21 @@ def _montages(tables: Tables) -> Iterator[Block]:
                 partial(montage, layers),
                 f"Central slices of kernels of {arm} at start and end of training and with structure put in, layers "
                 f"{listing([layer.layer for layer in layers])}",
-                f"{arm}, its first seed: central slices of kernels, one tile a filter (columns) and input channel "
-                "(rows). Blue: positive, orange: negative, one scale for start and "
-                "end. The control shows what structure would look like.",
-                told if arm == first else None,
+                f"{arm}, {_of_run(tables, layers[0])}: central slices of kernels, one tile a filter (columns) and "
+                "input channel (rows). Blue: positive, orange: negative, one scale for start and end. The control "
+                "shows what structure would look like.",
             )
         )
     yield charts[0]
     if charts[1:]:
         yield Fold("Filters of the other arms", tuple(charts[1:]))
+
+
+def _of_run(tables: Tables, layer: Montage) -> str:
+    """Which run is shown."""
+    seed = "its first seed" if layer.seed is None else f"seed {layer.seed}"
+    known = layer.train_cases is not None and several_sizes(tables)
+    return f"{seed}, trained on {cases(layer.train_cases or 0)}" if known else seed
 
 
 def _rewind(tables: Tables, styles: Styles) -> Iterator[Block]:
@@ -296,20 +290,21 @@ def _rewind(tables: Tables, styles: Styles) -> Iterator[Block]:
         return
     yield Heading("Does the change matter?")
     size = main_size(tables.rewind)
-    values = pd.DataFrame(mean_by_layer(first_fold(tables.rewind, size), {"drop": "drop"}, tables.confidence))
-    arms = [arm for arm in styles if (values["series"] == arm).any()]
-    base = baseline_of(tables) or arms[0]
-    arm = base if base in arms else arms[0]
-    own = values[values["series"] == arm].dropna(subset=["value"])
+    rows = at_size(layer_rows(tables, "drop"), size)
+    values = pd.DataFrame([chart_row("drop", row.arm, row) for row in rows_of(rows)])
+    arms = [arm for arm in styles if (rows["arm"] == arm).any()]
+    base = baseline_of(tables) or (arms[0] if arms else "")
+    arm = base if base in arms else (arms[0] if arms else "")
+    own = rows[rows["arm"] == arm].dropna(subset=["value"])
     if own.empty:
-        yield Missing("results/rewind.csv holds no defined drop.")
+        yield Missing("There is no results/layers.csv with a drop in it: whether the change matters is left out.")
         return
     most = next(rows_of(own.nlargest(1, "value")))
-    small = int((own["value"] < 0.01).sum())
+    small = int((own["value"] < DELTA).sum())
     yield Finding(
         "What does a trained layer lose when its weights are set back to where they started?",
         f"In {arm} {most.layer} loses most, {number(most.value)} DSC; {small} of {plural(len(own), 'layer')} lose less "
-        "than 0.01.",
+        f"than {DELTA}.",
     )
     yield from arm_charts(
         "rewind",

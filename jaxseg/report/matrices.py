@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from jaxseg.report.blocks import Block, Chart, Finding, Fold, Heading, Missing, Styles, described
-from jaxseg.report.effects import main_size, sized
+from jaxseg.report.effects import baseline_of, main_size, sized
 from jaxseg.report.heatmaps import Matrix, heatmaps
 from jaxseg.report.tables import Tables, first_fold, rows_of
 from jaxseg.report.text import listing, number, plural
@@ -28,15 +28,17 @@ _MANY_RUNS = 96
 """Of more runs a heatmap shows the first few arms only."""
 
 
-def runs_by_runs(rows: pd.DataFrame, index: str, styles: Styles, baseline: str | None) -> Iterator[Block]:
+def runs_by_runs(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles, size: int) -> Iterator[Block]:
     """Show every run against every other, in a few layers.
 
     Args:
         rows: of similarity.csv, one index and variant.
         index: which.
+        tables: a workdir's.
         styles: by arm.
-        baseline: the arm that the first one told of is compared with.
+        size: the training set size of the rows.
     """
+    baseline = baseline_of(tables)
     ends = rows[rows["comparison"].isin(["within_arm", "across_arms"])]
     if ends.empty:
         return
@@ -56,15 +58,8 @@ def runs_by_runs(rows: pd.DataFrame, index: str, styles: Styles, baseline: str |
     name = INDEX_NAMES.get(index, index)
     left_out = len([arm for arm, seeds in runs_of.items() if seeds]) - len(shown)
     others = [arm for arm in dict.fromkeys(("transfer", *shown)) if arm in shown and arm != baseline]
-    alike = None
     if baseline in shown and others:
-        alike = _alike(ends, str(baseline), others[0])
-        own, other, across = (number(value, 2) for value in alike["value"])
-        yield Finding(
-            "Are runs of one arm more alike than runs of different arms?",
-            f"Over all layers, two runs of {baseline} are alike to {own}, two of {others[0]} to {other}, one of each "
-            f"(of other seeds) to {across}.",
-        )
+        yield from _alike(tables, index, size, str(baseline), others[0])
     caption = (
         f"Every run against every other, {name}; arms in blocks, seeds within them, columns in the order of rows. "
         "Darker is more alike: a dark block on the diagonal is an arm whose runs agree. "
@@ -79,25 +74,33 @@ def runs_by_runs(rows: pd.DataFrame, index: str, styles: Styles, baseline: str |
         chart = Chart(
             stem,
             partial(heatmaps, [matrices[layer] for layer in names], name),
-            described(
-                "Mean similarity of runs", names, lambda layer: f"{layer} {number(_off_diagonal(matrices[layer]), 2)}"
-            ),
+            described("Similarity of runs", names, lambda layer: f"{layer} {_range(_off_diagonal(matrices[layer]))}"),
             caption,
-            None if fold else alike,
         )
         yield Fold("Runs against runs in the other layers", (chart,)) if fold else chart
 
 
-def _alike(ends: pd.DataFrame, baseline: str, arm: str) -> pd.DataFrame:
-    """Mean similarity within two arms and between them, over layers and pairs of different seeds.
+def mean_rows(tables: Tables, comparison: str, index: str, size: int) -> dict[tuple[str, str], Any]:
+    """Return rows of similarity_means.csv by arm_a and arm_b."""
+    table = tables.similarity_means
+    if table is None:
+        return {}
+    own = table[(table["comparison"] == comparison) & (table["index"] == index) & (table["train_cases"] == size)]
+    return {(row.arm_a, row.arm_b): row for row in rows_of(own)}
 
-    Runs of one seed begin with the same random weights, whatever their arm, and would count for the arms' likeness.
-    """
-    pair = ends[ends["arm_a"].isin([baseline, arm]) & ends["arm_b"].isin([baseline, arm])]
-    is_same = pair["arm_a"] == pair["arm_b"]
-    within = [pair.loc[is_same & (pair["arm_a"] == one), "value"].mean() for one in (baseline, arm)]
-    across = pair.loc[~is_same & (pair["seed_a"] != pair["seed_b"]), "value"].mean()
-    return pd.DataFrame({"arm_a": [baseline, arm, baseline], "arm_b": [baseline, arm, arm], "value": [*within, across]})
+
+def _alike(tables: Tables, index: str, size: int, baseline: str, arm: str) -> Iterator[Block]:
+    """How alike two runs of an arm are, and runs of two arms."""
+    within, across = (mean_rows(tables, name, index, size) for name in ("within_arm", "across_arms"))
+    if not {(baseline, baseline), (arm, arm)} <= within.keys() or (baseline, arm) not in across:
+        return
+    rows = within[baseline, baseline], within[arm, arm], across[baseline, arm]
+    own, other, between = (number(row.value, 2) for row in rows)
+    yield Finding(
+        "Are runs of one arm more alike than runs of different arms?",
+        f"Over all layers, two runs of {baseline} are alike to {own}, two of {arm} to {other}, one of each (of other "
+        f"seeds) to {between}.",
+    )
 
 
 def _seeds_of(ends: pd.DataFrame, arm: str) -> set[int]:
@@ -121,10 +124,13 @@ def _matrix(pairs: pd.DataFrame, runs: list[tuple[str, int]]) -> np.ndarray:
     return matrix
 
 
-def _off_diagonal(matrix: Matrix) -> float:
-    off = matrix.values[~np.eye(len(matrix.names), dtype=bool)]
-    off = off[np.isfinite(off)]
-    return float(off.mean()) if len(off) else math.nan
+def _off_diagonal(matrix: Matrix) -> np.ndarray:
+    return matrix.values[~np.eye(len(matrix.names), dtype=bool)]
+
+
+def _range(values: np.ndarray) -> str:
+    known = values[np.isfinite(values)]
+    return f"{number(known.min(), 2)} to {number(known.max(), 2)}" if len(known) else "not compared"
 
 
 def layers_by_layers(tables: Tables, styles: Styles) -> Iterator[Block]:
@@ -138,6 +144,8 @@ def layers_by_layers(tables: Tables, styles: Styles) -> Iterator[Block]:
         return
     layers = list(dict.fromkeys([*rows["layer_a"], *rows["layer_b"]]))
     place = {layer: i for i, layer in enumerate(layers)}
+    seed_of = {arm: int(rows.loc[rows["arm"] == arm, "seed"].iloc[0]) for arm in arms}
+    one_seed = f", seed {seed_of[arms[0]]}" if len(set(seed_of.values())) == 1 else ""
     matrices = []
     for arm in arms:
         matrix = np.full((len(layers), len(layers)), np.nan)
@@ -145,35 +153,29 @@ def layers_by_layers(tables: Tables, styles: Styles) -> Iterator[Block]:
         for row in rows_of(rows[rows["arm"] == arm]):
             i, j = place[row.layer_a], place[row.layer_b]
             matrix[i, j] = matrix[j, i] = row.value
-        matrices.append(Matrix(arm, matrix, tuple(layers)))
+        # Arms may have seeds of their own.
+        title = arm if len(set(seed_of.values())) == 1 else f"{arm}, seed {seed_of[arm]}"
+        matrices.append(Matrix(title, matrix, tuple(layers)))
     yield Heading("Which layers do the same work?")
     nearest = [_neighbour_words(matrix) for matrix in matrices[:2]]
     yield Finding(
         "Are layers of one network alike, so that some add little to the one before?",
-        f"A layer and the next are alike to {listing(nearest)}, mean over layers.",
+        f"A layer and the next are alike to {listing(nearest)}, by layer.",
     )
     index = INDEX_NAMES.get(str(rows["index"].iloc[0]), str(rows["index"].iloc[0]))
-    seeds = sorted(set(rows["seed"].astype(int)))
     for k in range(0, len(matrices), 6):
         part = matrices[k : k + 6]
         chart = Chart(
             f"layers_by_layers{f'_{k // 6 + 1}' if k else ''}",
             partial(heatmaps, part, index),
-            described("Mean similarity of neighbouring layers", part, _neighbour_words),
-            f"Layers of one trained network against each other, {index}, seed {seeds[0]}"
+            described("Similarity of neighbouring layers", part, _neighbour_words),
+            f"Layers of one trained network against each other, {index}{one_seed}"
             f"{sized(tables.layer_similarity, main_size(tables.layer_similarity))}. Columns in the order of rows; "
             "darker is more alike.",
-            pd.DataFrame({"arm": [m.title for m in part], "neighbouring_layers": [_neighbours(m) for m in part]}),
         )
         yield chart if k == 0 else Fold("The other arms", (chart,))
 
 
-def _neighbours(matrix: Matrix) -> float:
-    """Mean similarity of a layer and the next."""
-    steps = np.diagonal(matrix.values, 1)
-    steps = steps[np.isfinite(steps)]
-    return float(steps.mean()) if len(steps) else math.nan
-
-
 def _neighbour_words(matrix: Matrix) -> str:
-    return f"{number(_neighbours(matrix), 2)} in {matrix.title}"
+    """The range of the similarity of a layer and the next."""
+    return f"{_range(np.diagonal(matrix.values, 1))} in {matrix.title}"

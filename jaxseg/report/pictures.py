@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxseg.types import UserError
+from jaxseg.study import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +19,14 @@ class Example:
 
     case: str
     label_names: tuple[str, ...]
-    slice_axis: int
-    slice_index: int
-    seed: int
+    place: tuple[int, int] | None
+    """The axis that the slice cuts across, and where; None of a 2-D image."""
     image: np.ndarray
     reference: np.ndarray
     predictions: Mapping[str, np.ndarray]
     """By arm; arms without a prediction are left out."""
-    train_cases: int | None
-    fold: int | None
+    runs: Mapping[str, Mapping[str, Any]]
+    """By arm: seed, train_cases, fold and dsc of the run that is shown; without an arm where that is not noted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +38,11 @@ class Montage:
     start: Float[np.ndarray, "rows columns k k"]
     end: Float[np.ndarray, "rows columns k k"]
     control: Float[np.ndarray, "rows columns k k"] | None
+    seed: int | None
+    relative_change: float | None
+    """Length of the difference of start and end over that of the start, of the layer's shown slices together."""
+    train_cases: int | None
+    """What the run was trained on; None where that is not noted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,64 +54,42 @@ class Disagreement:
     reference: UInt8[np.ndarray, "h w"]
     shares: Mapping[str, Float[np.ndarray, "h w"]]
     """By arm."""
-
-
-def read_json(path: Path) -> Any:
-    """Return a file's content, None where there is no file.
-
-    Raises:
-        UserError: it is not JSON.
-    """
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not readable JSON ({error}). Restore it, or run the study's last stages again."
-        ) from error
+    differing: Mapping[str, float]
+    """By arm: the share of the slice's pixels in which some run differs from the majority."""
+    train_cases: int | None
+    """What the runs were trained on; None where that is not noted."""
 
 
 def read_examples(results: Path) -> tuple[Example, ...]:
     """Read the example slices of examples.json and examples.npz; none where either is missing."""
-    entries, arrays = _read_pair(results, "examples", "evaluate")
+    if not (results / "examples.json").is_file():
+        return ()
+    entries, arrays = files.read_list(results / "examples.json"), _read_arrays(results / "examples.npz")
     return tuple(
         _example(entry, k, arrays)
-        for k, entry in enumerate(entries or ())
+        for k, entry in enumerate(entries)
         if {f"image_{k}", f"reference_{k}"} <= arrays.keys()
     )
 
 
 def read_analysis(results: Path) -> tuple[tuple[Montage, ...], tuple[Disagreement, ...]]:
     """Read the pictures of analysis.json and analysis.npz; none where either is missing."""
-    index, arrays = _read_pair(results, "analysis", "analyze")
-    if not index:
-        return (), ()
-    return tuple(_montages(index.get("montages", ()), arrays)), tuple(
-        _disagreements(index.get("disagreement", ()), arrays)
+    index, arrays = files.read_json(results / "analysis.json"), _read_arrays(results / "analysis.npz")
+    size = index.get("train_cases")
+    return tuple(_montages(index.get("montages", ()), arrays, size)), tuple(
+        _disagreements(index.get("disagreement", ()), arrays, size)
     )
 
 
-def _read_pair(results: Path, stem: str, stage: str) -> tuple[Any, dict[str, np.ndarray]]:
-    """What the arrays are, and the arrays."""
-    index = read_json(results / f"{stem}.json")
-    path = results / f"{stem}.npz"
-    if not index or not path.is_file():
-        return None, {}
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return index, {name: np.asarray(stored[name]) for name in stored.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not readable ({error}). Delete it and run `--stages={stage},report`.") from error
+def _read_arrays(path: Path) -> Mapping[str, np.ndarray]:
+    return files.read_arrays(path) if path.is_file() else {}
 
 
 def _example(entry: Mapping[str, Any], k: int, arrays: Mapping[str, np.ndarray]) -> Example:
     return Example(
         case=str(entry["case"]),
         label_names=tuple(str(name) for name in entry["label_names"]),
-        slice_axis=int(entry["slice_axis"]),
-        slice_index=int(entry["slice_index"]),
-        seed=int(entry["seed"]),
+        place=(int(entry["slice_axis"]), int(entry["slice_index"])) if "slice_axis" in entry else None,
         image=arrays[f"image_{k}"],
         reference=arrays[f"reference_{k}"],
         predictions={
@@ -117,21 +97,27 @@ def _example(entry: Mapping[str, Any], k: int, arrays: Mapping[str, np.ndarray])
             for i, arm in enumerate(entry["arms"])
             if f"prediction_{k}_{i}" in arrays
         },
-        train_cases=entry.get("train_cases"),
-        fold=entry.get("fold"),
+        runs={str(arm): run for arm, run in entry.get("runs", {}).items() if run},
     )
 
 
-def _montages(entries: Iterable[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> Iterator[Montage]:
+def _montages(
+    entries: Iterable[Mapping[str, Any]], arrays: Mapping[str, np.ndarray], train_cases: int | None
+) -> Iterator[Montage]:
     for entry in entries:
         start, end, control = (arrays.get(str(entry.get(f"key_{what}"))) for what in ("start", "end", "control"))
         if start is not None and end is not None:
-            yield Montage(str(entry["arm"]), str(entry["layer"]), start, end, control)
+            change = entry.get("relative_change")
+            arm, layer, seed = str(entry["arm"]), str(entry["layer"]), entry.get("seed")
+            yield Montage(arm, layer, start, end, control, seed, change, train_cases)
 
 
-def _disagreements(entries: Iterable[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> Iterator[Disagreement]:
+def _disagreements(
+    entries: Iterable[Mapping[str, Any]], arrays: Mapping[str, np.ndarray], train_cases: int | None
+) -> Iterator[Disagreement]:
     for entry in entries:
         image, reference = arrays.get(str(entry["key_image"])), arrays.get(str(entry["key_reference"]))
         shares = {str(arm): arrays[key] for arm, key in entry["arms"].items() if key in arrays}
         if image is not None and reference is not None:
-            yield Disagreement(str(entry["case"]), image, reference, shares)
+            differing = entry.get("differing", {})
+            yield Disagreement(str(entry["case"]), image, reference, shares, differing, train_cases)

@@ -20,6 +20,7 @@ from jaxseg.report.blocks import (
     Verbatim,
     arm_name,
 )
+from jaxseg.report.effects import pretraining_of
 from jaxseg.report.summary import seed_ids
 from jaxseg.report.tables import Tables, scored_runs
 from jaxseg.report.text import TIMES, cases, count, duration, listing, plural
@@ -57,7 +58,7 @@ def provenance_section(tables: Tables, styles: Styles) -> Section:
 
 def _provenance(tables: Tables, styles: Styles) -> Iterator[Block]:
     study = tables.study
-    train, pretrain = study.get("train", {}), study.get("pretrain", {})
+    train = study.get("train", {})
     runs = scored_runs(study)
     seeds = seed_ids(study)
     yield Finding("What exactly was run?", _run_words(tables, runs))
@@ -68,7 +69,7 @@ def _provenance(tables: Tables, styles: Styles) -> Iterator[Block]:
         "Runs": f"{plural(len(runs), 'run')} of {plural(len(tables.arms), 'arm')}",
         "Seeds": ", ".join(str(seed) for seed in seeds),
         "Training": plural(int(train["steps"]), "step") if "steps" in train else None,
-        "Pretraining": _pretraining_words(pretrain),
+        "Pretraining": _pretraining_words(tables),
         "Networks trained on": "; ".join(map(_machine_words, study.get("trained_on", ()))),
         "Device": _device_words(study.get("device")),
         "Code": study.get("git_commit"),
@@ -82,10 +83,7 @@ def _provenance(tables: Tables, styles: Styles) -> Iterator[Block]:
         spent = tuple((Cell(stage), Cell(duration(float(seconds)))) for stage, seconds in timing.items())
         total = (Cell("total"), Cell(duration(float(sum(timing.values())))))
         yield Table("Wall time of each stage.", ("Stage", "Time"), (TableGroup("", (*spent, total)),))
-    yield Prose(
-        "The numbers on this page stand in results/*.csv and, where a figure's are made from these, in figures/*.csv; "
-        "every figure lies in figures/ as SVG and PNG."
-    )
+    yield Prose("The numbers on this page stand in results/*.csv; every figure lies in figures/ as SVG and PNG.")
     yield from _lost(study, styles)
     yield (
         Fold("The whole configuration", (Verbatim(json.dumps(tables.config, indent=2, ensure_ascii=False)),))
@@ -129,11 +127,20 @@ def _lost(study: dict[str, Any], styles: Styles) -> Iterator[Block]:
         yield Prose("No case was left out.")
 
 
-def _pretraining_words(pretrain: dict[str, Any]) -> str | None:
-    if not pretrain.get("steps"):
-        return None
+def _pretraining_words(tables: Tables) -> str | None:
+    """Steps and sharing of the source networks, arm by arm where these differ."""
     shared = {"per_seed": ", one source network a seed", "one": ", one source network for all seeds"}
-    return plural(int(pretrain["steps"]), "step") + shared.get(str(pretrain.get("share")), "")
+    of_arm = {}
+    for arm in tables.arms:
+        made = pretraining_of(tables.study, arm)
+        if made:
+            elsewhere = f"in {made['from_workdir']}" if made.get("from_workdir") else "elsewhere"
+            steps = plural(int(made["steps"]), "step") if made.get("steps") else elsewhere
+            of_arm[arm] = steps + shared.get(str(made.get("share")), "")
+    ways = dict.fromkeys(of_arm.values())
+    if len(ways) < 2:
+        return next(iter(ways), None)
+    return "; ".join(f"{listing([arm for arm in of_arm if of_arm[arm] == way])}: {way}" for way in ways)
 
 
 def _device_words(device: dict[str, Any] | None) -> str | None:

@@ -10,9 +10,10 @@ from markupsafe import Markup
 
 from jaxseg.report.blocks import Block, Cell, Finding, Notice, Prose, Styles, Table, TableGroup, arm_name, sentence
 from jaxseg.report.effects import main_variant
-from jaxseg.report.figures import RELEVANT_DSC, titles
+from jaxseg.report.figures import titles
 from jaxseg.report.tables import Tables, of_variant, rows_of, variants_of
 from jaxseg.report.text import MISSING, listing, number, plural
+from jaxseg.study.claims.rules import DELTA
 
 _NAMED = 5
 """Arms that a sentence names; the table has all."""
@@ -34,7 +35,7 @@ def rates_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
     close = [f"{row.arm} ({other:g})" for row, other in _close_calls(own)]
     if close:
         yield Prose(
-            f"Another rate scores within {RELEVANT_DSC} DSC of the chosen one, so that chance may have chosen, for "
+            f"Another rate scores within {DELTA} DSC of the chosen one, so that chance may have chosen, for "
             f"{_some(close)}."
         )
     yield _table(tables.rates, styles)
@@ -74,7 +75,7 @@ def _close_calls(rates: pd.DataFrame) -> Iterator[tuple[Any, float]]:
     """Chosen rows, each with the best other rate where that is nearly as good."""
     for _, tried in rates.groupby(["arm", "train_cases", "fold"], sort=False):
         (chosen,) = rows_of(tried[tried["chosen"]])
-        others = tried[~tried["chosen"] & (chosen.val_dsc - tried["val_dsc"] < RELEVANT_DSC)]
+        others = tried[~tried["chosen"] & (chosen.val_dsc - tried["val_dsc"] < DELTA)]
         if len(others):
             yield chosen, float(others.loc[others["val_dsc"].idxmax(), "lr"])
 

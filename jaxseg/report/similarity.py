@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
-import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from jaxseg.report.blocks import (
     Block,
@@ -22,20 +21,14 @@ from jaxseg.report.blocks import (
     Table,
     TableGroup,
 )
-from jaxseg.report.by_layer import arm_charts, layer_row
-from jaxseg.report.effects import baseline_of, main_size, sized, uses_pretraining
+from jaxseg.report.by_layer import arm_charts, at_size, chart_row
+from jaxseg.report.effects import baseline_of, claimed, layer_rows, main_size, sized, uses_pretraining
 from jaxseg.report.layers import LayerAxis, Mark
-from jaxseg.report.matrices import INDEX_NAMES, layers_by_layers, runs_by_runs
-from jaxseg.report.spread import Interval, jackknife, means_without_a_seed, over_pairs, seeds_of
+from jaxseg.report.matrices import INDEX_NAMES, layers_by_layers, mean_rows, runs_by_runs
 from jaxseg.report.style import BASELINE_ARM, ArmStyle
 from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
-from jaxseg.report.text import MINUS, cases, count, interval, listing, number
-
-_INDICES = ("cka_debiased", "cka", "procrustes", "svcca", "pwcca")
-"""The first that a table holds is the one that figures show."""
-
-_HIGH_FLOOR = 0.95
-"""Where unrelated networks are this alike, the share above them is not defined."""
+from jaxseg.report.text import MINUS, MISSING, cases, count, interval, listing, number
+from jaxseg.study.claims.rules import EARLY, FLOOR_LIMIT, KEPT, REUSE_INDEX, REUSED
 
 _FLOOR = "floor: unrelated networks"
 _FLOOR_STYLE = ArmStyle("#5f6b73", "o", "-")
@@ -62,63 +55,32 @@ def _similarity(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield Missing("There is no results/similarity.csv with rows in it: only layers of one network are compared.")
     else:
         size = main_size(table)
-        index = next((name for name in _INDICES if (table["index"] == name).any()), str(table["index"].iloc[0]))
+        index = REUSE_INDEX
         own = first_fold(table, size)
         shown = own[own["index"] == index]
         yield from _training_change(shown, index, tables, styles, size)
-        yield from _reuse(shown, index, tables, styles, size)
+        yield from _reuse(index, tables, styles, size)
         yield from _between_runs(shown, index, tables, styles, size)
-        yield from runs_by_runs(shown, index, styles, baseline_of(tables))
-        yield from _all_indices(own, tables, styles)
+        yield from runs_by_runs(shown, index, tables, styles, size)
+        yield from _all_indices(tables, size)
     yield from layers_by_layers(tables, styles)
 
 
-def above_floor(
-    similarity: Float[np.ndarray, "*shape"], floor: Float[np.ndarray, "*shape"]
-) -> Float[np.ndarray, "*shape"]:
-    """Return the share of what is left above the floor; NaN where the floor is too high to tell.
-
-    >>> above_floor(np.array([0.75, 0.99]), np.array([0.5, 0.96])).tolist()
-    [0.5, nan]
-    """
-    return np.where(floor <= _HIGH_FLOOR, (similarity - floor) / np.where(floor < 1, 1 - floor, 1), np.nan)
-
-
-def rho_by_layer(rows: pd.DataFrame, floors: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """Mean similarity, its floor and the share above it, for each layer.
-
-    Args:
-        rows: of similarity.csv, one series, one index.
-        floors: rows of the series' floor.
-        confidence: of the jackknife intervals, which leave out a seed from rows and floor alike.
-
-    Returns:
-        Columns layer, quantity (similarity, floor, rho), value, ci_low, ci_high, n; layers in the order of `rows`.
-    """
-    of_layer = dict(iter(floors.groupby("layer")))
-    found = []
-    for layer, own in rows.groupby("layer", sort=False):
-        floor = of_layer.get(layer, floors[:0])
-        seeds = np.union1d(seeds_of(own), seeds_of(floor))
-        means, floor_means = (means_without_a_seed(pairs, seeds) for pairs in (own, floor))
-        intervals = {
-            "similarity": over_pairs(own, confidence),
-            "floor": over_pairs(floor, confidence),
-            "rho": jackknife(above_floor(means, floor_means), len(own), confidence),
-        }
-        found += [{"layer": layer, "quantity": name, **value._asdict()} for name, value in intervals.items()]
-    return pd.DataFrame(found)
+def _layer_values(rows: pd.DataFrame, series: str, *, floor: str | None = None) -> list[dict[str, object]]:
+    """Rows of a chart with a panel of similarities and one of rho, from those of layers.csv on an arm."""
+    panels = {"rho": ("rho", series), "similarity": ("similarity", series), "floor": ("similarity", floor)}
+    return [
+        chart_row(panels[row.quantity][0], name, row)
+        for row in rows_of(rows)
+        if (name := panels[row.quantity][1]) is not None
+    ]
 
 
-def _layer_values(rho: pd.DataFrame, series: str, *, floor: str | None = None) -> list[dict[str, object]]:
-    """Rows of a chart with a panel of similarities and one of rho."""
-    rows = []
-    for row in rows_of(rho):
-        name = floor if row.quantity == "floor" else series
-        if name is not None:
-            panel = "rho" if row.quantity == "rho" else "similarity"
-            rows.append(layer_row(panel, name, row.layer, Interval(row.value, row.ci_low, row.ci_high, row.n)))
-    return rows
+def _of_comparison(tables: Tables, comparison: str, size: int) -> pd.DataFrame:
+    """Rows of layers.csv on a comparison at a size: similarity, floor and rho."""
+    if tables.layers is None:
+        return layer_rows(tables, "rho")
+    return at_size(tables.layers[tables.layers["comparison"] == comparison], size)
 
 
 def _axes(index: str, level: tuple[float, str] | None = None) -> dict[str, LayerAxis]:
@@ -150,15 +112,20 @@ def _training_change(rows: pd.DataFrame, index: str, tables: Tables, styles: Sty
     if own.empty:
         yield Missing("results/similarity.csv compares no run with its own start: what training changes is left out.")
         return
-    others = rows[rows["comparison"] == "other_start"]
-    arms = [arm for arm in styles if (own["arm_a"] == arm).any()]
+    found = _of_comparison(tables, "own_start", size)
+    arms = [arm for arm in styles if (found["arm"] == arm).any()]
+    if not arms:
+        yield Missing("There is no results/layers.csv on runs and their own starts: what training changes is left out.")
+        return
     base = baseline_of(tables)
-    values, rhos = [], {}
-    for arm in arms:
-        rhos[arm] = rho_by_layer(own[own["arm_a"] == arm], others[others["arm_a"] == arm], tables.confidence)
-        values += _layer_values(rhos[arm], arm, floor=_FLOOR if arm == (base if base in arms else arms[0]) else None)
+    first = base if base in arms else arms[0]
+    values = [
+        row
+        for arm in arms
+        for row in _layer_values(found[found["arm"] == arm], arm, floor=_FLOOR if arm == first else None)
+    ]
     told = [arm for arm in dict.fromkeys((base, "transfer", *arms)) if arm in arms][:2]
-    kept = [f"{arm} keeps {_share_words(rhos[arm])}" for arm in told]
+    kept = [f"{arm} keeps {_share_words(found[found['arm'] == arm])}{_claim_c8(tables, arm)}" for arm in told]
     yield Finding(
         "After training, does a network still represent images the way its own start did?",
         f"Of the likeness to the start, beyond that of unrelated networks, {listing(kept)} (1: no change).",
@@ -167,72 +134,78 @@ def _training_change(rows: pd.DataFrame, index: str, tables: Tables, styles: Sty
     yield from arm_charts(
         "own_start",
         pd.DataFrame(values),
-        _axes(index, (0.5, "half")),
+        _axes(index, (KEPT, f"{KEPT:g}")),
         styles,
         baseline=base,
         what="rho between the end and the start of a run",
         caption=f"Each run's end against its own start{sized(tables.similarity, size)}. Left: share above the floor. "
         "Right: the similarity itself; grey: its floor in the first arm, the starts of the arm's other runs. Jackknife "
         f"{100 * tables.confidence:g} % intervals over seeds. rho is left out where the floor is above "
-        f"{_HIGH_FLOOR}.{_counts(own)}",
+        f"{FLOOR_LIMIT}; {KEPT:g} is the limit of claim C8.{_counts(own)}",
         behind={_FLOOR: Mark(_FLOOR_STYLE, "hollow")},
     )
 
 
-def _share_words(rho: pd.DataFrame) -> str:
-    """Mean over layers of a share, in words."""
-    shares = rho.loc[rho["quantity"] == "rho", "value"].dropna()
-    if shares.empty:
-        return "an undefined share"
-    spread = f"{number(shares.min(), 2)} to {number(shares.max(), 2)} by layer"
-    return f"{number(shares.mean(), 2)} ({spread})"
+def _share_words(rows: pd.DataFrame) -> str:
+    """The range over layers of a share, in words."""
+    shares = rows.loc[rows["quantity"] == "rho", "value"].dropna()
+    return f"{number(shares.min(), 2)} to {number(shares.max(), 2)} by layer" if len(shares) else "an undefined share"
+
+
+def _claim_c8(tables: Tables, arm: str) -> str:
+    found = claimed(tables, "C8", f"rho of end and own start, {REUSE_INDEX}", arm)
+    return "" if found is None else f" ({number(found.value, 2)} in the mean over the encoder, claim C8)"
 
 
 # ---------------------------------------------------------------------------------------------------------------- reuse
 
 
-def _reuse(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles, size: int) -> Iterator[Block]:
-    to_source = rows[rows["comparison"] == "to_source"]
+def _reuse(index: str, tables: Tables, styles: Styles, size: int) -> Iterator[Block]:
     base = baseline_of(tables) or BASELINE_ARM
-    floors = rows[(rows["comparison"] == "to_other_source") & (rows["arm_a"] == base)]
-    arms = [
-        arm
-        for arm in styles
-        if arm != base and (to_source["arm_a"] == arm).any() and uses_pretraining(tables.study, arm)
-    ]
-    if not arms or floors.empty:
+    found = _of_comparison(tables, "to_source", size)
+    arms = [arm for arm in styles if arm != base and (found["arm"] == arm).any()]
+    if not arms:
         yield Missing(
             f"results/similarity.csv does not compare a pretrained arm and {base} with the source networks: reuse by "
             "depth is left out."
         )
         return
     yield Heading("How deep does reuse of the source network go?")
-    values, words = [], []
-    for arm in arms:
-        own = to_source[to_source["arm_a"] == arm]
-        rho = rho_by_layer(own, floors[floors["arm_b"].isin(own["arm_b"])], tables.confidence)
-        values += _layer_values(rho, arm, floor=f"{base} (floor)" if arm == arms[0] else None)
-        words.append((arm, rho[rho["quantity"] == "rho"].set_index("layer")["value"]))
-    arm, rho_of = words[0]
-    early = rho_of[[layer.startswith(("encoder/level_0", "encoder/level_1")) for layer in rho_of.index]]
-    deep = rho_of.drop(early.index)
+    floor = f"{base} (floor)"
+    values = [
+        row
+        for arm in arms
+        for row in _layer_values(found[found["arm"] == arm], arm, floor=floor if arm == arms[0] else None)
+    ]
+    arm = "transfer" if "transfer" in arms else arms[0]
     yield Finding(
         "Which layers of a fine-tuned network still represent images as its source network does, beyond what training "
         "from scratch leads to anyway?",
-        f"In {arm} reuse is {number(early.mean(), 2)} in the early layers (encoder levels 0 and 1) and "
-        f"{number(deep.mean(), 2)} in the deeper ones (1: unchanged; 0: no more than {base}; below 0: less than that).",
+        f"{_reuse_words(tables, arm, found[found['arm'] == arm])} (1: unchanged; 0: no more than {base}; below 0: less "
+        "than that).",
     )
     yield from arm_charts(
         "reuse_by_depth",
         pd.DataFrame(values),
-        _axes(index, (0.25, "limit")),
+        _axes(index, (REUSED, "limit")),
         styles,
         baseline=None,
         what="Reuse of the source network",
         caption=f"Reuse by depth, on images of the target task{sized(tables.similarity, size)}: similarity of a run's "
-        f"end to its own source network. The floor: ends of {base} against source networks of other seeds. 0.25 is the "
-        f"limit of the study's rules. Jackknife {100 * tables.confidence:g} % intervals over seeds.",
-        behind={f"{base} (floor)": Mark(styles.get(base, _FLOOR_STYLE), "hollow")},
+        f"end to its own source network. The floor: ends of {base} against source networks of other seeds. {REUSED:g} "
+        f"is the limit of claim C11. Jackknife {100 * tables.confidence:g} % intervals over seeds.",
+        behind={floor: Mark(styles.get(base, _FLOOR_STYLE), "hollow")},
+    )
+
+
+def _reuse_words(tables: Tables, arm: str, rows: pd.DataFrame) -> str:
+    """What the rule of C11 found of the early and the deep layers; the range over layers where it found nothing."""
+    early, deep = (claimed(tables, "C11", f"reuse, mean of {part} layers", arm) for part in ("early", "deep"))
+    if early is None or deep is None:
+        return f"In {arm} reuse is {_share_words(rows)}"
+    return (
+        f"In {arm} reuse is {number(early.value, 2)} in the early layers ({listing(EARLY)}) and "
+        f"{number(deep.value, 2)} in the deeper ones"
     )
 
 
@@ -245,24 +218,17 @@ def _between_runs(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles
         yield Missing("results/similarity.csv compares no two runs of an arm: agreement between runs is left out.")
         return
     yield Heading("Do runs that differ by their seed agree?")
-    starts = rows[rows["comparison"] == "starts"]
-    # Of an arm that starts from source networks they are trained networks.
-    starts = starts[~starts["arm_a"].isin([arm for arm in styles if uses_pretraining(tables.study, arm)])]
-    arms = [arm for arm in styles if (within["arm_a"] == arm).any()]
-    values, means = [], {}
-    for k, arm in enumerate(arms):
-        rho = rho_by_layer(within[within["arm_a"] == arm], starts, tables.confidence)
-        values += _layer_values(rho, arm, floor=_FLOOR if k == 0 and len(starts) else None)
-        means[arm] = rho.loc[rho["quantity"] == "similarity", "value"].mean()
-    least, most = min(means, key=lambda arm: _last(means[arm])), max(means, key=lambda arm: _first(means[arm]))
-    agree = (
-        f"Runs of {most} agree most, {number(means[most], 2)} on average over layers; runs of {least} least, "
-        f"{number(means[least], 2)}."
-        if least != most
-        else f"Runs of {most} agree to {number(means[most], 2)} on average over layers."
-    )
-    floor = f" Two untrained networks: {number(starts['value'].mean(), 2)}." if len(starts) else ""
-    yield Finding("Do two runs of one arm end with the same representation?", agree + floor)
+    found = _of_comparison(tables, "within_arm", size)
+    arms = [arm for arm in styles if (found["arm"] == arm).any()]
+    if not arms:
+        yield Missing("There is no results/layers.csv on two runs of an arm: agreement between runs is left out.")
+        return
+    values = [
+        row
+        for k, arm in enumerate(arms)
+        for row in _layer_values(found[found["arm"] == arm], arm, floor=_FLOOR if k == 0 else None)
+    ]
+    yield Finding("Do two runs of one arm end with the same representation?", _agree_words(tables, index, size, styles))
     yield from arm_charts(
         "between_runs",
         pd.DataFrame(values),
@@ -276,47 +242,58 @@ def _between_runs(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles
     )
 
 
-def _last(value: float) -> float:
-    return value if math.isfinite(value) else math.inf
-
-
-def _first(value: float) -> float:
-    return value if math.isfinite(value) else -math.inf
+def _agree_words(tables: Tables, index: str, size: int, styles: Styles) -> str:
+    """Which arm's runs agree most and least, and two untrained networks."""
+    within = {arm: row for (arm, _), row in mean_rows(tables, "within_arm", index, size).items() if arm in styles}
+    known = {arm: row.value for arm, row in within.items() if math.isfinite(row.value)}
+    if not known:
+        return "No similarity of two runs is defined."
+    least, most = min(known, key=lambda arm: known[arm]), max(known, key=lambda arm: known[arm])
+    agree = f"Runs of {most} agree most, {number(known[most], 2)} on average over layers"
+    agree += f"; runs of {least} least, {number(known[least], 2)}." if least != most else "."
+    starts = mean_rows(tables, "starts", index, size)
+    at_random = [row for (arm, _), row in starts.items() if not uses_pretraining(tables.study, arm)]
+    return agree + (f" Two untrained networks: {number(at_random[0].value, 2)}." if at_random else "")
 
 
 # ---------------------------------------------------------------------------------------------------------- all indices
 
 
-def _all_indices(rows: pd.DataFrame, tables: Tables, styles: Styles) -> Iterator[Block]:
+def _all_indices(tables: Tables, size: int) -> Iterator[Block]:
     """Every index and comparison, averaged over layers, for those who doubt one of them."""
-    groups, numbers = [], []
+    if tables.similarity_means is None:
+        yield Missing("There is no results/similarity_means.csv: similarity averaged over layers is left out.")
+        return
+    table = at_size(tables.similarity_means, size)
+    indices = [name for name in INDEX_NAMES if (table["index"] == name).any()]
+    groups = []
     for comparison, words in _COMPARISONS.items():
-        own = rows[rows["comparison"] == comparison]
-        indices = [name for name in INDEX_NAMES if (rows["index"] == name).any()]
+        of_index = {name: mean_rows(tables, comparison, name, size) for name in indices}
+        pairs = dict.fromkeys(pair for rows in of_index.values() for pair in rows)
         lines = []
-        for (arm_a, arm_b), pairs in own.groupby(["arm_a", "arm_b"], sort=False):
-            label = str(arm_a) if arm_a == arm_b or comparison == "to_source" else f"{arm_a} and {arm_b}"
-            means = [over_pairs(_mean_of_layers(pairs[pairs["index"] == name]), tables.confidence) for name in indices]
-            fixed = {"comparison": comparison, "arm_a": arm_a, "arm_b": arm_b}
-            numbers += [{**fixed, "index": name, **m._asdict()} for name, m in zip(indices, means, strict=True)]
-            lines.append((Cell(label), *(Cell(number(m.value, 2), interval(m.ci_low, m.ci_high, 2)) for m in means)))
+        for arm_a, arm_b in pairs:
+            label = arm_a if arm_a == arm_b or comparison == "to_source" else f"{arm_a} and {arm_b}"
+            lines.append((Cell(label), *(_mean_cell(of_index[name].get((arm_a, arm_b))) for name in indices)))
         if lines:
             groups.append(TableGroup(words, tuple(lines)))
     if not groups:
         return
     head = ("Arm", *(INDEX_NAMES[name] for name in indices))
     caption = (
-        "Similarity by every index, mean over layers and pairs of runs, with jackknife intervals. Layers by layer: "
-        "results/similarity.csv."
+        "Similarity by every index, mean over layers and pairs of runs (of different seeds where two arms are "
+        "compared), with jackknife intervals: results/similarity_means.csv. Layers by layer: results/similarity.csv."
     )
-    data = pd.DataFrame(numbers)
-    blocks: list[Block] = [Table(caption, head, tuple(groups), stem="similarity_means", data=data)]
-    sizes = variants_of(tables.similarity) if tables.similarity is not None else []
+    blocks: list[Block] = [Table(caption, head, tuple(groups))]
+    sizes = variants_of(tables.similarity_means)
     if len(sizes) > 1:
         blocks.append(
             Prose(f"Other training sets ({', '.join(cases(v.train_cases) for v in sizes)}) are in the same table.")
         )
     yield Fold("Every similarity index, averaged over layers", tuple(blocks))
+
+
+def _mean_cell(row: Any) -> Cell:
+    return Cell(MISSING) if row is None else Cell(number(row.value, 2), interval(row.ci_low, row.ci_high, 2))
 
 
 _COMPARISONS: Mapping[str, str] = {
@@ -328,7 +305,3 @@ _COMPARISONS: Mapping[str, str] = {
     "to_source": "A run's end and its source network",
     "to_other_source": "A run's end and a source network of another seed",
 }
-
-
-def _mean_of_layers(pairs: pd.DataFrame) -> pd.DataFrame:
-    return pairs.groupby(["seed_a", "seed_b"], sort=False)["value"].mean().reset_index()

@@ -13,7 +13,6 @@ from jaxseg.report.blocks import (
     Cell,
     KeyFigure,
     Missing,
-    Notice,
     Prose,
     Section,
     Strip,
@@ -24,10 +23,20 @@ from jaxseg.report.blocks import (
     sentence,
 )
 from jaxseg.report.claims import claims_blocks
-from jaxseg.report.effects import MIN_SEEDS, Speed, baseline_of, main_variant, overall_dsc, speeds, uses_pretraining
+from jaxseg.report.effects import (
+    RULE_CONFIDENCE,
+    Speed,
+    baseline_of,
+    lost_arms,
+    main_variant,
+    overall_dsc,
+    seeds_per_arm,
+    speeds,
+    uses_pretraining,
+)
 from jaxseg.report.figures import titles
-from jaxseg.report.rates import end_of_grid
-from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, scored_runs, variants_of
+from jaxseg.report.notices import notices
+from jaxseg.report.tables import Tables, of_variant, rows_of, scored_runs, variants_of
 from jaxseg.report.text import (
     MISSING,
     TIMES,
@@ -43,6 +52,7 @@ from jaxseg.report.text import (
     ratio,
     signed,
 )
+from jaxseg.study.claims.rules import TARGET_FRACTION
 
 _WORDS = (
     "An arm is one way of training: how the weights start and which of them are trained. A seed repeats an arm with "
@@ -56,7 +66,7 @@ def summary_section(tables: Tables, styles: Styles) -> Section:
     blocks = (
         *answer,
         *claims_blocks(tables, styles),
-        *_notices(tables),
+        *notices(tables),
         *_effects(tables, styles),
         Prose(_WORDS),
         _arms_table(tables, styles),
@@ -105,15 +115,6 @@ def seed_ids(study: dict[str, Any]) -> list[int]:
     return sorted({int(run["seed"]) for run in scored_runs(study)})
 
 
-def seeds_per_arm(study: dict[str, Any]) -> tuple[int, int]:
-    """Return the smallest and the largest number of seeds of an arm; a placebo's are other ones than the rest's."""
-    seeds: dict[str, set[int]] = {}
-    for run in scored_runs(study):
-        seeds.setdefault(str(run["arm"]), set()).add(int(run["seed"]))
-    numbers = [len(of_arm) for of_arm in seeds.values()] or [0]
-    return min(numbers), max(numbers)
-
-
 # ------------------------------------------------------------------------------------------------------ the answer
 
 
@@ -131,11 +132,9 @@ def _answer(tables: Tables, styles: Styles) -> Iterator[Block]:
     rows = rows[against] if against.any() else rows
     arm = _arm_of_interest(list(rows["arm_a"]), tables)
     row = next(rows_of(rows[rows["arm_a"] == arm]))
-    baseline = str(row.arm_b)
-    by_key = {(speed.arm, speed.variant): speed for speed in speeds(tables, baseline)}
-    speed = by_key.get((arm, main))
+    speed = speeds(tables).get((arm, main.train_cases))
     yield Strip(_key_figures(row, speed, tables.confidence))
-    yield Prose(_plain_answer(row, speed, arm, baseline, heading[main], tables, styles))
+    yield Prose(_plain_answer(row, speed, heading[main], tables, styles))
 
 
 def _arm_of_interest(candidates: list[str], tables: Tables) -> str:
@@ -149,9 +148,10 @@ def _key_figures(row: Any, speed: Speed | None, confidence: float) -> tuple[KeyF
     gained = _to(sure, row.ci_low, row.ci_high, 3)
     figures = [KeyFigure(f"{signed(row.mean_diff)} DSC", f"{row.arm_a} against {row.arm_b}", gained)]
     if speed is not None and speed.n_censored + speed.n_censored_baseline < 2 * speed.n_runs:
+        sure = f"{100 * RULE_CONFIDENCE:g} % interval"
         pairs = (
-            (speed.ratio, speed.low, speed.high, "at the target, in training steps"),
-            (speed.total_ratio, speed.total_low, speed.total_high, "at the target, pretraining counted"),
+            (speed.ratio, speed.ci_low, speed.ci_high, "at the target, in training steps"),
+            (speed.total_ratio, speed.total_ci_low, speed.total_ci_high, "at the target, pretraining counted"),
         )
         for value, low, high, meaning in pairs:
             if math.isfinite(value):
@@ -174,19 +174,17 @@ def _to(what: str, low: float, high: float, digits: int) -> str:
     return f"{what} {limit(low, digits)} to {limit(high, digits)}"
 
 
-def _plain_answer(
-    row: Any, speed: Speed | None, arm: str, baseline: str, heading: str, tables: Tables, styles: Styles
-) -> str:
+def _plain_answer(row: Any, speed: Speed | None, heading: str, tables: Tables, styles: Styles) -> str:
     gain = sentence(
         "<b>{arm} here: {diff} DSC {interval}</b> against {baseline}, trained on {heading}{certainty}.",
-        arm=arm_name(arm, styles),
+        arm=arm_name(row.arm_a, styles),
         diff=signed(row.mean_diff),
         interval=interval(row.ci_low, row.ci_high),
-        baseline=baseline,
+        baseline=row.arm_b,
         heading=heading,
         certainty=_certainty(row.ci_low, row.ci_high, tables.confidence),
     )
-    return gain if speed is None else gain + " " + _speed_sentence(speed, tables)
+    return gain if speed is None else gain + " " + _speed_sentence(speed)
 
 
 def _certainty(low: float, high: float, confidence: float) -> str:
@@ -200,13 +198,13 @@ def _certainty(low: float, high: float, confidence: float) -> str:
     return f"; the {sure} interval includes zero, so neither can be said to be better"
 
 
-def _speed_sentence(speed: Speed, tables: Tables) -> str:
+def _speed_sentence(speed: Speed) -> str:
     n = speed.n_runs
     if speed.n_censored == n and speed.n_censored_baseline == n:
         return sentence(
             "No run of {arm} or {baseline} reached the target validation DSC.", arm=speed.arm, baseline=speed.baseline
         )
-    value, low, high, word = _sooner(speed.ratio, speed.low, speed.high)
+    value, low, high, word = _sooner(speed.ratio, speed.ci_low, speed.ci_high)
     text = sentence(
         "It reaches the target {ratio} times {word} {interval}",
         ratio=ratio(value),
@@ -214,10 +212,10 @@ def _speed_sentence(speed: Speed, tables: Tables) -> str:
         interval=interval(low, high, 1),
     )
     if math.isfinite(speed.total_ratio):
-        value, low, high, word = _sooner(speed.total_ratio, speed.total_low, speed.total_high)
+        value, low, high, word = _sooner(speed.total_ratio, speed.total_ci_low, speed.total_ci_high)
         text += sentence(
             "; with the {steps} steps of pretraining counted, {ratio} times {word} {interval}",
-            steps=count(tables.study.get("pretrain", {}).get("steps", 0)),
+            steps=count(speed.pretrain_steps),
             ratio=ratio(value),
             word=word,
             interval=interval(low, high, 1),
@@ -239,12 +237,11 @@ def _effects(tables: Tables, styles: Styles) -> Iterator[Block]:
     overall = None if tables.comparisons is None else overall_dsc(tables.comparisons)
     if overall is None or len(overall) < 2:
         return
-    by_key = {(speed.arm, speed.variant): speed for speed in speeds(tables, str(baseline_of(tables)))}
-    yield _effects_table(overall, by_key, tables, styles)
+    yield _effects_table(overall, speeds(tables), tables, styles)
 
 
 def _effects_table(
-    overall: pd.DataFrame, by_key: dict[tuple[str, Variant], Speed], tables: Tables, styles: Styles
+    overall: pd.DataFrame, by_key: dict[tuple[str, int], Speed], tables: Tables, styles: Styles
 ) -> Table:
     variants = variants_of(overall)
     heading = titles(variants)
@@ -264,15 +261,19 @@ def _effects_table(
                 Cell(p_value(row.p)),
             ]
             if has_speed:
-                speed = by_key.get((row.arm_a, variant))
+                speed = by_key.get((row.arm_a, variant.train_cases))
                 cells += [_ratio_cell(speed, total=False), _ratio_cell(speed, total=True)]
             rows.append(tuple(cells))
         groups.append(TableGroup(f"Trained on {heading[variant]}" if len(variants) > 1 else "", tuple(rows)))
     speed_head = ("Speed to target", "Pretraining counted") if has_speed else ()
     head = ("Arm", *(() if one_base else ("Against",)), "DSC difference", "p, these cases", *speed_head)
     against = plain(overall["arm_b"].iloc[0]) if one_base else "another"
-    meaning = " Speed: steps of the compared arm until the target, divided by this arm's; above 1 is sooner."
-    note = meaning if has_speed else ""
+    note = (
+        f" Speed, by the rule of claim C1: steps of the compared arm until the target ({TARGET_FRACTION:g} of what it "
+        f"reaches), divided by this arm's, with {100 * RULE_CONFIDENCE:g} % intervals; above 1 is sooner."
+        if has_speed
+        else ""
+    )
     caption = f"Each arm against {against}, with {100 * tables.confidence:g} % intervals.{note}"
     return Table(caption, head, tuple(groups), text_columns=(0,) if one_base else (0, 1))
 
@@ -283,78 +284,37 @@ def _ratio_cell(speed: Speed | None, *, total: bool) -> Cell:
     if speed.n_censored == speed.n_censored_baseline == speed.n_runs:
         return Cell("none reached it")
     value, low, high = (
-        (speed.total_ratio, speed.total_low, speed.total_high) if total else (speed.ratio, speed.low, speed.high)
+        (speed.total_ratio, speed.total_ci_low, speed.total_ci_high)
+        if total
+        else (speed.ratio, speed.ci_low, speed.ci_high)
     )
     return Cell(ratio(value) + TIMES if math.isfinite(value) else MISSING, interval(low, high, 2))
 
 
 def _single_arm(tables: Tables, styles: Styles) -> Iterator[Block]:
+    lost = lost_arms(tables.study)
     if tables.summary is None:
-        yield Missing("There is no summary.csv and no comparisons.csv, so there is no result to state yet.")
+        if lost:
+            yield Missing("Every run of every arm diverged, so there are no scores and no result to state.")
+        else:
+            yield Missing("There is no summary.csv and no comparisons.csv, so there is no result to state yet.")
         return
     overall = overall_dsc(tables.summary)
     if overall.empty:
         yield Missing("summary.csv holds no mean DSC, so there is no result to state.")
         return
+    why = (
+        f"Every run of {listing(lost)} diverged" if lost else "There is no comparisons.csv with rows in it"
+    )  # a baseline that is lost, or nothing but a baseline
     row = next(rows_of(of_variant(overall, main_variant(variants_of(overall)))))
     text = sentence(
-        "{arm} reaches a mean DSC of <b>{mean}</b>, trained on {size}. There is no comparisons.csv, so "
-        "nothing is compared with it.",
+        "{arm} reaches a mean DSC of <b>{mean}</b>, trained on {size}. {why}, so nothing is compared with it.",
+        why=why,
         arm=arm_name(row.arm, styles),
         mean=f"{number(row.mean)} {interval(row.ci_low, row.ci_high)}".strip(),
         size=cases(row.train_cases),
     )
     yield Prose(text)
-
-
-# ----------------------------------------------------------------------------------------------- what limits the answer
-
-
-def _notices(tables: Tables) -> Iterator[Block]:
-    n, _ = seeds_per_arm(tables.study)
-    if 0 < n < MIN_SEEDS:
-        yield Notice(
-            sentence(
-                "<b>{seeds}: too few for a verdict.</b> The study's rules ask for at least {least}; with {seeds} a "
-                "sign-flip p-value cannot fall below {smallest}. Read the intervals as a first impression.",
-                seeds=plural(n, "seed"),
-                least=MIN_SEEDS,
-                smallest=number(min(1.0, 2 / 2**n)),
-            )
-        )
-    # Trials of rates may diverge: those rates are not chosen.
-    lost = [run for run in tables.study.get("runs", ()) if run.get("diverged_at") is not None]
-    diverged = [run for run in lost if run.get("kind") != "select"]
-    if diverged:
-        names = [f"{run['arm']} seed {run['seed']}" for run in diverged[:5]]
-        names += [f"{len(diverged) - 5} more"] if len(diverged) > 5 else []
-        yield Notice(
-            sentence(
-                "<b>{n} diverged</b> ({names}). {scored} Learning curves leave them out of means.",
-                n=plural(len(diverged), "run"),
-                names=listing(names),
-                scored=_fate_of(diverged, tables),
-            )
-        )
-    yield from end_of_grid(tables)
-    one_source = tables.study.get("pretrain", {}).get("share") == "one"
-    if one_source and any(uses_pretraining(tables.study, arm) for arm in tables.arms):
-        text = (
-            "All seeds start from one and the same source network (<code>pretrain.share = one</code>): the intervals "
-            "do not hold what another source network would have changed."
-        )
-        yield Notice(sentence(text))
-
-
-def _fate_of(diverged: list[dict[str, Any]], tables: Tables) -> str:
-    if tables.cases is None:
-        return ""
-    columns = ["arm", "train_cases", "fold", "seed"]
-    scored = set(tables.cases[columns].drop_duplicates().itertuples(index=False, name=None))
-    n_scored = sum(tuple(run.get(name) for name in columns) in scored for run in diverged)
-    if n_scored == len(diverged):
-        return "The last weights they had are scored with the others."
-    return "They have no scores." if not n_scored else f"{n_scored} of them are scored with the others."
 
 
 # ------------------------------------------------------------------------------------------------------------ the arms

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -28,12 +27,14 @@ from jaxseg.report.blocks import (
     sentence,
 )
 from jaxseg.report.effects import overall_dsc
-from jaxseg.report.figures import RELEVANT_DSC
 from jaxseg.report.page import write_page
 from jaxseg.report.rows import Group, Row, row_chart
 from jaxseg.report.style import arm_styles, drawing
-from jaxseg.report.tables import POOLED, read_table, rows_of
+from jaxseg.report.tables import read_table, rows_of
 from jaxseg.report.text import MINUS, MISSING, cases, count, interval, number, plural, signed
+from jaxseg.study import files
+from jaxseg.study.claims.rules import DELTA
+from jaxseg.study.scores import POOLED
 from jaxseg.types import UserError
 
 _CHOOSING = (
@@ -54,11 +55,11 @@ def write_sweep_report(folder: Path) -> Path:
     Raises:
         UserError: there is no sweep in this folder.
     """
-    if not (folder / "sweep.json").exists():
+    made = files.read_json(folder / "sweep.json")
+    if not made:
         raise UserError(f"no sweep.json in {folder}; give the folder that `python -m launch.sweep --workdir=...` wrote")
-    made = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-    points = pd.read_csv(folder / "results" / "points.csv", dtype=dict.fromkeys(("point", *made["fields"]), str))
-    tables = {name: read_table(folder / "results" / f"{name}.csv", ()) for name in ("summary", "comparisons", "curves")}
+    points = files.read_table(folder / "results" / "points.csv", texts=made["fields"])
+    tables = {name: read_table(folder / "results", name, ()) for name in ("summary", "comparisons", "training")}
     summary = tables["summary"]
     styles = arm_styles([] if summary is None else list(dict.fromkeys(summary["arm"])))
     short = {field: field.rpartition(".")[2] for field in made["fields"]}
@@ -70,7 +71,7 @@ def write_sweep_report(folder: Path) -> Path:
     }
     sections = [Section("points", "Points", tuple(_points(points, made["fields"])))]
     if summary is not None:
-        blocks = _scores(summary, tables["curves"], styles, titles)
+        blocks = _scores(summary, tables["training"], styles, titles)
         sections.append(Section("scores", "Scores", tuple(blocks)))
     if tables["comparisons"] is not None:
         blocks = _differences(tables["comparisons"], styles, titles)
@@ -112,9 +113,12 @@ def _title(row: Any, table: pd.DataFrame, titles: dict[str, str]) -> str:
     return f"{titles[row.point]}; {cases(row.train_cases)}" if sizes > 1 else titles[row.point]
 
 
-def _scores(summary: pd.DataFrame, curves: pd.DataFrame | None, styles: Styles, titles: dict[str, str]) -> list[Block]:
+def _scores(
+    summary: pd.DataFrame, training: pd.DataFrame | None, styles: Styles, titles: dict[str, str]
+) -> list[Block]:
     shown = _variants(overall_dsc(summary))
-    validation = _last_validation(curves) if curves is not None else {}
+    ended = [] if training is None else rows_of(training)
+    validation = {(row.point, row.arm, row.train_cases): row.last_val_dsc for row in ended}
     groups: dict[str, list[tuple[Cell, ...]]] = {}
     for row in rows_of(shown):
         at_end = Cell(number(validation.get((row.point, row.arm, row.train_cases), float("nan"))))
@@ -127,14 +131,6 @@ def _scores(summary: pd.DataFrame, curves: pd.DataFrame | None, styles: Styles, 
         Prose(_CHOOSING),
         Table(caption, head, tuple(TableGroup(title, tuple(rows)) for title, rows in groups.items())),
     ]
-
-
-def _last_validation(curves: pd.DataFrame) -> dict[tuple[str, str, int], float]:
-    """Mean over runs of the last validation DSC, by point, arm and training set size."""
-    runs = ["point", "arm", "train_cases", "fold", "seed"]
-    last = curves.dropna(subset=["val_dsc"]).sort_values("step").groupby(runs)["val_dsc"].last()
-    means = last.groupby(["point", "arm", "train_cases"]).mean().reset_index()
-    return {(row.point, row.arm, row.train_cases): float(row.val_dsc) for row in rows_of(means)}
 
 
 def _differences(comparisons: pd.DataFrame, styles: Styles, titles: dict[str, str]) -> list[Block]:
@@ -169,7 +165,7 @@ def _forest(comparisons: pd.DataFrame, styles: Styles, titles: dict[str, str], *
             width=width,
             xlabel="Difference in DSC",
             zero=0.0,
-            band=(-RELEVANT_DSC, RELEVANT_DSC),
+            band=(-DELTA, DELTA),
             sides=("worse", "better"),
             ticks=signed,
         )

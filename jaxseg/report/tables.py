@@ -9,17 +9,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from jaxseg.report.pictures import Disagreement, Example, Montage, read_analysis, read_examples, read_json
+from jaxseg.report.pictures import Disagreement, Example, Montage, read_analysis, read_examples
+from jaxseg.study import files
+from jaxseg.study.scores import POOLED
 from jaxseg.types import UserError
 
-POOLED = -1
-"""Stands in the fold column of rows that take all folds together."""
-
-_TEXT = {
-    *("arm", "case", "group", "label", "metric", "arm_a", "arm_b", "worst_arm", "unit", "hd_definition", "status"),
-    *("inference", "layer", "layer_a", "layer_b", "comparison", "step_a", "step_b", "index", "quantity", "source"),
-    *("claim", "statement", "role", "baseline", "verdict", "reason"),
-}
 _FLAGS = ("censored", "trained", "chosen")
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "cases": ("arm", "seed", "train_cases", "case", "group", "label", "dsc", "status"),
@@ -56,6 +50,17 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "layer_similarity": ("arm", "seed", "train_cases", "layer_a", "layer_b", "index", "value"),
     "interpolation": ("train_cases", "arm", "seed_a", "seed_b", "alpha", "loss"),
+    "speed": (
+        *("arm", "baseline", "train_cases", "ratio", "ci_low", "ci_high", "total_ratio", "total_ci_low"),
+        *("total_ci_high", "pretrain_steps", "n_runs", "n_censored", "n_censored_baseline"),
+    ),
+    "training": ("arm", "train_cases", "n_runs", "n_reached", "median_step", "last_val_dsc"),
+    "seed_scores": ("arm", "seed", "train_cases", "label", "metric", "value"),
+    "layers": (
+        *("arm", "train_cases", "comparison", "index", "layer", "quantity", "value", "ci_low", "ci_high"),
+        *("n_seeds", "limit"),
+    ),
+    "similarity_means": ("comparison", "arm_a", "arm_b", "train_cases", "index", "value", "ci_low", "ci_high"),
     "variability": ("arm", "train_cases", "quantity", "layer", "value", "ci_low", "ci_high", "n_seeds"),
 }
 
@@ -92,6 +97,11 @@ class Tables:
     layer_similarity: pd.DataFrame | None = None
     interpolation: pd.DataFrame | None = None
     variability: pd.DataFrame | None = None
+    speed: pd.DataFrame | None = None
+    training: pd.DataFrame | None = None
+    seed_scores: pd.DataFrame | None = None
+    layers: pd.DataFrame | None = None
+    similarity_means: pd.DataFrame | None = None
     montages: tuple[Montage, ...] = ()
     disagreements: tuple[Disagreement, ...] = ()
 
@@ -102,7 +112,7 @@ class Tables:
 
     @property
     def confidence(self) -> float:
-        """Of all intervals."""
+        """Of the intervals of all tables but those whose level the rules of the claims fix: claims and speed."""
         return float(self.config.get("analysis", {}).get("confidence", 0.95))
 
 
@@ -118,19 +128,19 @@ def read_tables(workdir: Path) -> Tables:
     Raises:
         UserError: there is no readable study.json, or a table lacks a column.
     """
-    study = read_json(workdir / "study.json")
-    if not isinstance(study, dict):
+    study = files.read_json(workdir / "study.json")
+    if not study:
         raise UserError(
             f"No study.json in {workdir}: the report is made from a study's tables. "
             "Give the folder that `python -m launch.study --workdir=...` wrote."
         )
-    config = read_json(workdir / "config.json")
+    config = files.read_json(workdir / "config.json")
     results = workdir / "results"
     montages, disagreements = read_analysis(results)
     return Tables(
         study=study,
-        config=config if isinstance(config, dict) else {},
-        **{name: read_table(results / f"{name}.csv", columns) for name, columns in _COLUMNS.items()},
+        config=config,
+        **{name: read_table(results, name, columns) for name, columns in _COLUMNS.items()},
         examples=read_examples(results),
         montages=montages,
         disagreements=disagreements,
@@ -176,31 +186,25 @@ def rows_of(table: pd.DataFrame) -> Iterator[Any]:
     return iter(table.itertuples(index=False))
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
-    """Read a CSV in which `NA`, `nan` or `007` may be a name; None where it is missing or empty.
+def read_table(results: Path, name: str, columns: Sequence[str]) -> pd.DataFrame | None:
+    """Read a table, compressed or not; None where it is missing or has no rows.
 
     Raises:
         UserError: it lacks one of the columns.
     """
-    if not path.is_file() or not path.stat().st_size:
+    path = files.find_table(results, name)
+    table = pd.DataFrame() if path is None else files.read_table(path)
+    if path is None or not len(table.columns):
         return None
-    header = list(pd.read_csv(path, nrows=0).columns)
-    missing = [name for name in columns if name not in header]
+    missing = [column for column in columns if column not in table]
     if missing:
         raise UserError(
-            f"{path} lacks the column(s) {', '.join(missing)}; it has {', '.join(header)}. "
+            f"{path} lacks the column(s) {', '.join(missing)}; it has {', '.join(table.columns)}. "
             "Delete it and run `--stages=evaluate,analyze,report` to write it again."
         )
-    numbers = [name for name in header if name not in _TEXT]
-    table = pd.read_csv(
-        path,
-        dtype=dict.fromkeys(_TEXT & set(header), str),
-        keep_default_na=False,
-        na_values={name: ["", "nan", "NaN", "None"] for name in numbers},
-    )
     if "fold" not in table:
         table["fold"] = 0
-    for flag in [name for name in _FLAGS if name in table]:
+    for flag in [column for column in _FLAGS if column in table]:
         table[flag] = table[flag].astype(str).str.lower().isin(["true", "1", "1.0"])
     if "region" in table:
         # Regions are unions of labels: a mean over labels would count theirs twice.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -10,10 +10,10 @@ import pandas as pd
 
 from jaxseg.report import figures
 from jaxseg.report.blocks import Block, Chart, Finding, Fold, Missing, Section, Styles, described
-from jaxseg.report.effects import baseline_of, main_variant, speeds, training_steps
+from jaxseg.report.effects import baseline_of, main_size, training_steps
 from jaxseg.report.rates import rates_blocks
-from jaxseg.report.tables import Tables, Variant, of_variant, variants_of
-from jaxseg.report.text import count, listing, number, plural
+from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, variants_of
+from jaxseg.report.text import cases, count, listing, number, plural
 
 
 def training_section(tables: Tables, styles: Styles) -> Section:
@@ -22,8 +22,8 @@ def training_section(tables: Tables, styles: Styles) -> Section:
 
 
 def _training(tables: Tables, styles: Styles) -> Iterator[Block]:
-    if tables.convergence is not None:
-        yield Finding("How fast does each arm learn?", _reached_words(tables.convergence, styles))
+    if tables.convergence is not None and tables.training is not None:
+        yield Finding("How fast does each arm learn?", _reached_words(tables.training, styles))
     logged = None if tables.curves is None else tables.curves.dropna(subset=["loss", "val_dsc"], how="all")
     if logged is None or logged.empty:
         yield Missing("There is no results/curves.csv with values in it: learning curves are left out.")
@@ -37,34 +37,40 @@ def _training(tables: Tables, styles: Styles) -> Iterator[Block]:
         if others:
             yield Fold("Learning curves of the other training set sizes", others)
     if tables.convergence is None:
-        yield Missing("There is no results/convergence.csv: steps to the target are left out.")
+        yield Missing("There is no results/convergence.csv with rows in it: steps to the target are left out.")
+    elif tables.training is None:
+        yield Missing("There is no results/training.csv: steps to the target are left out.")
     else:
-        yield _steps_chart(tables, tables.convergence, styles)
+        yield _steps_chart(tables, tables.convergence, tables.training, styles)
+        if tables.speed is None:
+            yield Missing("There is no results/speed.csv with rows in it: how much sooner an arm is there is left out.")
     yield from rates_blocks(tables, styles)
 
 
-def _steps_chart(tables: Tables, convergence: pd.DataFrame, styles: Styles) -> Chart:
+def _steps_chart(tables: Tables, convergence: pd.DataFrame, training: pd.DataFrame, styles: Styles) -> Chart:
+    fraction = tables.config.get("analysis", {}).get("target_fraction")
+    target = "" if fraction is None else f", {fraction:g} of what {baseline_of(tables) or 'the first arm'} reaches"
     return Chart(
         "steps_to_target",
-        partial(figures.steps_to_target, convergence, styles, training_steps(tables)),
-        _steps_alt(convergence, styles),
-        "First step at which the median of three successive validation DSCs reaches the target: every run (dots) and "
-        "the median over seeds (large mark). Open arrows: runs that had not reached it when training ended.",
-        _speed_table(tables),
+        partial(figures.steps_to_target, convergence, training, styles, training_steps(tables)),
+        described(
+            "Steps to the target",
+            [row for arm in styles for row in rows_of(training[training["arm"] == arm])],
+            lambda row: f"{row.arm}, {cases(row.train_cases)}: {row.n_reached} of {row.n_runs} runs reached it",
+        ),
+        f"First step at which the median of three successive validation DSCs reaches the target{target}: every run "
+        "(dots) and the median over runs (large mark). Open arrows: runs that had not reached it when training ended.",
     )
 
 
-def _reached_words(convergence: pd.DataFrame, styles: Styles) -> str:
+def _reached_words(training: pd.DataFrame, styles: Styles) -> str:
     """How many runs reached the target and when, at the largest training set."""
-    own = of_variant(convergence, main_variant(variants_of(convergence)))
+    own = {row.arm: row for row in rows_of(training[training["train_cases"] == main_size(training)])}
     parts = []
-    for arm in [arm for arm in styles if (own["arm"] == arm).any()][:4]:
-        runs = own[own["arm"] == arm]
-        # Runs that never reached it count as later than all that did.
-        median = runs["step"].astype(float).where(~runs["censored"], float("inf")).median()
-        when = f" (median step {count(median)})" if median < float("inf") else ""
-        parts.append(f"{(~runs['censored']).sum()} of {plural(len(runs), 'run')} of {arm}{when}")
-    return f"The target was reached by {listing(parts)}."
+    for row in [own[arm] for arm in styles if arm in own][:4]:
+        when = f" (median step {count(row.median_step)})" if math.isfinite(row.median_step) else ""
+        parts.append(f"{count(row.n_reached)} of {plural(int(row.n_runs), 'run')} of {row.arm}{when}")
+    return f"The target was reached by {listing(parts)}." if parts else "No run was validated while it trained."
 
 
 def _bins(curves: pd.DataFrame) -> int:
@@ -85,8 +91,8 @@ def _curves_chart(tables: Tables, logged: pd.DataFrame, styles: Styles, variant:
         for run in tables.study.get("runs", ())
         if run.get("diverged_at") is not None and run.get("train_cases") == variant.train_cases
     )
-    last = curves.dropna(subset=["val_dsc"]).sort_values("step").groupby(["arm", "fold", "seed"])["val_dsc"].last()
-    ends = last.groupby(level="arm").mean()
+    ended = [] if tables.training is None else rows_of(of_variant(tables.training, variant))
+    ends = {row.arm: row.last_val_dsc for row in ended if math.isfinite(row.last_val_dsc)}
     stem = f"learning_curves_n{variant.train_cases}" if several else "learning_curves"
     return Chart(
         stem,
@@ -101,30 +107,9 @@ def _curves_chart(tables: Tables, logged: pd.DataFrame, styles: Styles, variant:
             bins=_bins(logged),
         ),
         f"Training loss and validation DSC over training steps, trained on {heading}. "
-        + described("Final validation DSC", [a for a in styles if a in ends.index], lambda a: f"{a} {number(ends[a])}"),
+        + described("Final validation DSC", [a for a in styles if a in ends], lambda a: f"{a} {number(ends[a])}"),
         f"Learning curves, trained on {heading}: mean over seeds (thick), its {100 * tables.confidence:g} % interval "
         "(band), every run (thin). Long curves are averaged in bins of steps."
         + (" The dotted line is the target that counts as converged." if target is not None else "")
         + (" Diverged runs are drawn but left out of mean and band." if diverged else ""),
-    )
-
-
-def _speed_table(tables: Tables) -> pd.DataFrame | None:
-    """The ratios that the summary states, as numbers beside the figure."""
-    baseline = baseline_of(tables)
-    found = speeds(tables, baseline) if baseline is not None else []
-    rows = [dataclasses.asdict(speed) for speed in found]
-    for row in rows:
-        variant = row.pop("variant")
-        row |= {"train_cases": variant.train_cases, "fold": variant.fold}
-    return pd.DataFrame(rows) if rows else None
-
-
-def _steps_alt(convergence: pd.DataFrame, styles: Styles) -> str:
-    reached = convergence.assign(reached=~convergence["censored"]).groupby("arm")["reached"].agg(["sum", "size"])
-    known = [arm for arm in styles if arm in reached.index]
-    return described(
-        "Steps to the target",
-        iter(known),
-        lambda arm: f"{arm}: {reached.loc[arm, 'sum']} of {reached.loc[arm, 'size']} runs reached it",
     )

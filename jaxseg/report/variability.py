@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -26,15 +27,16 @@ from jaxseg.report.blocks import (
     described,
 )
 from jaxseg.report.by_layer import arm_charts
-from jaxseg.report.effects import baseline_of, few_at_a_time, main_size, main_variant, sized
+from jaxseg.report.effects import baseline_of, few_at_a_time, main_size, main_variant, several_sizes, sized
 from jaxseg.report.layers import LayerAxis
 from jaxseg.report.lines import Panel, Series, line_chart
 from jaxseg.report.overlays import heat_overlay
+from jaxseg.report.pictures import Disagreement
 from jaxseg.report.shares import Part, share_chart
-from jaxseg.report.spread import over_pairs
 from jaxseg.report.style import drawing
 from jaxseg.report.tables import Tables, first_fold, of_variant, rows_of, variants_of
-from jaxseg.report.text import MINUS, MISSING, interval, listing, number
+from jaxseg.report.text import MINUS, MISSING, cases, interval, listing, number
+from jaxseg.study.scores import MEAN
 
 _QUANTITIES = {
     "disagreement": ("Voxels on which two runs differ, share of the region", 4),
@@ -162,20 +164,21 @@ def _overlays(tables: Tables) -> Iterator[Block]:
         return
     yield Heading("Where do runs disagree?")
     first = tables.disagreements[0]
-    shares = [f"{number(100 * float(np.mean(share > 0)), 1)} % in {arm}" for arm, share in first.shares.items()]
-    yield Finding(
-        "Do runs that differ by their seed disagree at outlines only, or about whole structures?",
-        f"Pixels of this slice of {first.case} on which some run differs from the majority: {listing(shares[:4])}.",
-    )
+    told = [f"{number(100 * share, 1)} % in {arm}" for arm, share in first.differing.items()]
+    if told:
+        yield Finding(
+            "Do runs that differ by their seed disagree at outlines only, or about whole structures?",
+            f"Pixels of this slice of {first.case} on which some run differs from the majority: {listing(told[:4])}.",
+        )
     charts = [
         Chart(
             f"disagreement_{k}",
             partial(heat_overlay, shown),
             f"Slice of case {shown.case} with the share of seeds that differ from their majority, for "
-            + described("the arms", shown.shares.items(), _most_words),
-            f"Case {shown.case}: where runs of an arm disagree. The colour is the share of seeds whose label differs "
-            "from that of most seeds, from a tenth (light) to a half (dark). White line: reference.",
-            pd.DataFrame([(arm, float(np.mean(s > 0))) for arm, s in shown.shares.items()], columns=["arm", "share"]),
+            + described("the arms", shown.shares, partial(_differing_words, shown)),
+            f"Case {shown.case}{_size_of(tables, shown)}: where runs of an arm disagree. The colour is the share of "
+            "seeds whose label differs from that of most seeds, from a tenth (light) to a half (dark). White line: "
+            "reference.",
         )
         for k, shown in enumerate(tables.disagreements)
     ]
@@ -184,9 +187,14 @@ def _overlays(tables: Tables) -> Iterator[Block]:
         yield Fold("More cases", tuple(charts[1:]))
 
 
-def _most_words(of_arm: tuple[str, np.ndarray]) -> str:
-    arm, share = of_arm
-    return f"{arm} at most {number(float(share.max()), 2)}"
+def _differing_words(shown: Disagreement, arm: str) -> str:
+    share = shown.differing.get(arm)
+    return arm if share is None else f"{arm} {number(100 * share, 1)} % of the pixels"
+
+
+def _size_of(tables: Tables, shown: Disagreement) -> str:
+    known = shown.train_cases is not None and several_sizes(tables)
+    return f", trained on {cases(shown.train_cases or 0)}" if known else ""
 
 
 # ----------------------------------------------------------------------------------------------------- between two runs
@@ -200,30 +208,44 @@ def _paths(tables: Tables, styles: Styles) -> Iterator[Block]:
     rows = first_fold(tables.interpolation, size)
     yield Heading("Is there a hill between two runs?")
     excess = excess_loss(rows)
-    heights = excess.groupby(["arm", "seed_a", "seed_b"], sort=False)["excess"].max().rename("value").reset_index()
-    arms = [arm for arm in styles if (heights["arm"] == arm).any()]
-    barriers = {arm: over_pairs(heights[heights["arm"] == arm], tables.confidence) for arm in arms}
-    parts = listing([f"{number(barriers[arm].value)} in {arm}" for arm in arms[:4]])
-    yield Finding(
-        "If the weights of two runs are mixed, does the loss stay low? If it does, they lie in one valley.",
-        f"On the way between two runs the loss rises by {parts} at its highest, mean over pairs.",
-    )
+    arms = [arm for arm in styles if (excess["arm"] == arm).any()]
+    barriers = _barriers(tables, size)
+    told = [f"{number(barriers[arm], 3)} in {arm}" for arm in arms[:4] if arm in barriers]
+    if told:
+        yield Finding(
+            "If the weights of two runs are mixed, does the loss stay low? If it does, they lie in one valley.",
+            f"On the way between two runs the loss rises by {listing(told)} at its highest, mean over pairs.",
+        )
     base = baseline_of(tables)
-    most = f", the first {_DRAWN_PAIRS} of an arm" if heights.groupby("arm").size().max() > _DRAWN_PAIRS else ""
+    most = f", the first {_DRAWN_PAIRS} of an arm" if _pairs_of(excess) > _DRAWN_PAIRS else ""
     charts = [
         Chart(
             f"interpolation{f'_{k + 1}' if k else ''}",
             partial(interpolation_chart, excess[excess["arm"].isin(few)], styles, baseline=base),
-            described("Barrier", few, lambda arm: f"{arm} {number(barriers[arm].value)}"),
+            described("Barrier", few, lambda arm: f"{arm} {number(barriers.get(arm, math.nan))}"),
             f"Loss on the straight line between the weights of two runs of an arm{sized(tables.interpolation, size)}, "
             f"beyond the line between their two losses: mean over pairs (thick) and pairs (thin{most}).",
-            pd.DataFrame([{"arm": arm, "quantity": "barrier", **barriers[arm]._asdict()} for arm in few]),
         )
         for k, few in enumerate(few_at_a_time(arms, base))
     ]
     yield charts[0]
     if charts[1:]:
         yield Fold("The other arms", tuple(charts[1:]))
+
+
+def _barriers(tables: Tables, size: int) -> dict[str, float]:
+    """Mean height of the barrier between two runs of each arm, as variability.csv has it."""
+    if tables.variability is None:
+        return {}
+    own = first_fold(tables.variability, size) if (tables.variability["train_cases"] == size).any() else None
+    own = tables.variability[:0] if own is None else own
+    return {row.arm: row.value for row in rows_of(own[(own["quantity"] == "barrier") & (own["layer"] == "")])}
+
+
+def _pairs_of(excess: pd.DataFrame) -> int:
+    """The largest number of pairs of an arm."""
+    pairs = excess[["arm", "seed_a", "seed_b"]].drop_duplicates()
+    return int(pairs.groupby("arm").size().max())
 
 
 def excess_loss(rows: pd.DataFrame) -> pd.DataFrame:
@@ -296,7 +318,7 @@ def _crossed_words(arm: str, shares: dict[str, float], rows: pd.DataFrame) -> st
 
 def _sources(tables: Tables, styles: Styles) -> Iterator[Block]:
     table = tables.variance
-    rows = None if table is None else table[(table["metric"] == "dsc") & (table["label"] == "mean")]
+    rows = None if table is None else table[(table["metric"] == "dsc") & (table["label"] == MEAN)]
     if rows is None or rows.empty:
         yield Missing(
             "There is no results/variance.csv on mean DSC: where the spread of scores comes from is left out."

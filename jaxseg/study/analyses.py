@@ -81,9 +81,10 @@ def write_analyses(ready: Ready, progress: Progress) -> None:
         parts = [files.read_table(folder / f"{name}.csv") for folder in folders]
         parts = [part for part in parts if len(part)] or parts[:1]
         files.write_table(results / f"{name}.csv", pd.concat(parts, ignore_index=True))
-    # Pictures of the first variant stand for all.
+    # Pictures of one variant stand for all: of the largest training set, as in the rest of the page, its first fold.
+    largest = max(todo, key=lambda variant: (variant[0] == 0, variant[0], -variant[1]))
     for suffix in ("npz", "json"):
-        files.copy(folders[0] / f"{PICTURES}.{suffix}", results / f"{PICTURES}.{suffix}")
+        files.copy(folders[todo.index(largest)] / f"{PICTURES}.{suffix}", results / f"{PICTURES}.{suffix}")
     progress("measuring", len(todo), len(todo))
 
 
@@ -150,7 +151,7 @@ def measure(
         predicted.append(variation.predict_cases(networks, shown, own.predict, plan))
         rows["pairs"] += variation.parameter_rows(networks)
     if not represented:  # every run diverged
-        return rows, pictures.merge([], ({}, []))
+        return rows, pictures.merge([], ({}, []), train_cases, fold)
     tell("similarity of all pairs")
     rows["similarity"] += representations.similarity_rows(represented, baseline)
     tell("agreement of all pairs")
@@ -162,4 +163,5 @@ def measure(
     rows["variability"] = variation.variability_rows(
         represented, found, rows["pairs"], rows["similarity"], chosen, confidence=settings.confidence
     )
-    return rows, pictures.merge(montages, pictures.overlays(predicted, shown, study.report.examples, classes))
+    overlays = pictures.overlays(predicted, shown, study.report.examples, classes)
+    return rows, pictures.merge(montages, overlays, train_cases, fold)

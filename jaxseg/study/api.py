@@ -338,10 +338,11 @@ class Study:
         Raises:
             UserError: No such table.
         """
-        path = self.workdir / "results" / f"{name}.csv"
-        if not path.exists():
-            known = sorted(entry.stem for entry in (self.workdir / "results").glob("*.csv"))
-            raise UserError(f"no table {name!r} in {path.parent}; it has {', '.join(known) or 'none'}")
+        results = self.workdir / "results"
+        path = files.find_table(results, name)
+        if path is None:
+            known = sorted(entry.name.removesuffix(".gz").removesuffix(".csv") for entry in results.glob("*.csv*"))
+            raise UserError(f"no table {name!r} in {results}; it has {', '.join(known) or 'none'}")
         return files.read_table(path)
 
 

@@ -90,6 +90,35 @@ def summary(cases: pd.DataFrame, *, confidence: float = 0.95, metrics: Sequence[
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
 
 
+SEED_SCORE_COLUMNS = ("arm", "seed", "train_cases", "fold", "label", "metric", "value")
+
+
+def seed_scores(cases: pd.DataFrame, *, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+    """What every run scores: the numbers whose mean, interval and spread over seeds are a row of `summary`.
+
+    Args:
+        cases: rows of cases.csv.
+        metrics: columns of it.
+
+    Returns:
+        The columns `SEED_SCORE_COLUMNS`, in the order of `summary`; folds together have fold -1. A run without a value
+        (no reference holds the label) gives no row.
+
+    Raises:
+        UserError: if `cases` lacks a column.
+    """
+    rows: list[dict[str, Any]] = []
+    for scores in read_scores(cases, metrics):
+        variant = {"train_cases": scores.train_cases, "fold": scores.fold, "label": scores.label}
+        for arm, seeds in scores.seeds.items():
+            for metric in scores.metrics:
+                values = _run_means(group_means(scores.of(arm, metric), scores.groups))
+                for seed, value in zip(seeds, values, strict=True):
+                    if not np.isnan(value):
+                        rows.append({"arm": arm, "seed": int(seed), **variant, "metric": metric, "value": value})
+    return pd.DataFrame(rows, columns=list(SEED_SCORE_COLUMNS))
+
+
 def _inference(d: np.ndarray) -> str:
     if len(d) < 2 or not d.size or not np.isfinite(d).all():
         return "descriptive"
@@ -226,6 +255,43 @@ def convergence(curves: pd.DataFrame, arms: Sequence[str], *, fraction: float = 
                 )
     columns = ["arm", "seed", "train_cases", "fold", "target_dsc", "step", "seconds", "censored"]
     return pd.DataFrame(rows, columns=columns)
+
+
+TRAINING_COLUMNS = ("arm", "train_cases", "n_runs", "n_reached", "median_step", "n_survived", "last_val_dsc")
+
+
+def training(curves: pd.DataFrame, convergence: pd.DataFrame) -> pd.DataFrame:
+    """How the runs of an arm and training set size went, over seeds and folds.
+
+    Args:
+        curves: rows of curves.csv.
+        convergence: rows of convergence.csv.
+
+    Returns:
+        The columns `TRAINING_COLUMNS`. `n_reached` of `n_runs` reached the target of convergence.csv; `median_step`
+        takes the others as later than all that did, and is empty where half or more never did. `last_val_dsc` is the
+        mean of the last validation DSC of the runs that did not diverge, of which there are `n_survived`.
+    """
+    keys = ["arm", "train_cases"]
+    timed: dict[Any, pd.DataFrame] = dict(iter(convergence.groupby(keys, sort=False)))
+    rows: list[dict[str, Any]] = []
+    for (arm, size), own in curves.groupby(keys, sort=False):
+        ordered = own.sort_values("step", kind="stable").groupby(["fold", "seed"], sort=True)
+        loss = ordered.tail(1).set_index(["fold", "seed"])["loss"]
+        alive = loss.index[loss.notna()]
+        last = ordered["val_dsc"].last().reindex(alive).dropna()
+        reached = timed.get((arm, size), convergence[:0])
+        steps = reached["step"].astype(float).where(~reached["censored"].astype(bool), math.inf)
+        median = float(steps.median()) if len(steps) else math.nan
+        rows.append(
+            {
+                **{"arm": arm, "train_cases": size, "n_runs": len(loss)},
+                "n_reached": int((~reached["censored"].astype(bool)).sum()),
+                "median_step": median if math.isfinite(median) else math.nan,
+                **{"n_survived": len(alive), "last_val_dsc": float(last.mean()) if len(last) else math.nan},
+            }
+        )
+    return pd.DataFrame(rows, columns=list(TRAINING_COLUMNS))
 
 
 def worst_cases(cases: pd.DataFrame, *, metric: str = "dsc", limit: int = 10) -> pd.DataFrame:

@@ -119,8 +119,7 @@ def merge_parts(study: StudySettings, workdir: Path, job: Job) -> None:
     shares = [rows for host in range(hosts.count()) if (rows := build.own_rows(study, job, host))]
     examples: dict[str, np.ndarray] = {}
     for rows in shares:
-        for name, array in files.read_arrays(directory / _part_name(EXAMPLES, rows, job)).items():
-            examples.setdefault(name, array)
+        keep_shown(examples, files.read_arrays(directory / _part_name(EXAMPLES, rows, job)))
     files.write_arrays(directory / EXAMPLES, examples)
     tables = [files.read_table(directory / _part_name(PART, rows, job)) for rows in shares]
     files.write_table(directory / PART, pd.concat(tables, ignore_index=True))
@@ -244,12 +243,31 @@ def _score(
 def _keep_example(
     examples: dict[str, np.ndarray], index: int, case: CaseArrays, runs: Sequence[Run], maps: Iterable[np.ndarray]
 ) -> None:
-    """Keeps one slice of the image, the reference, and the prediction of each arm's first run."""
+    """Keeps one slice of the image, the reference, and for each arm the prediction of the run that is shown."""
     where = slices.example_slice(case.reference)
     image = resize_image(case.image, case.record.own_shape, case.record.spacing_mm)[..., 0]
     examples[f"image_{index}"] = slices.upright(slices.grey(image[where]), image.ndim)
     examples[f"reference_{index}"] = slices.upright(case.reference[where].astype(np.uint8), image.ndim)
-    for run, labels in zip(runs, maps, strict=True):
+    examples[f"slice_{index}"] = np.array(slices.place_of(where), np.int64)
+    for run, labels in sorted(zip(runs, maps, strict=True), key=lambda pair: shown_first(*pair[0].key[1:])):
         prediction = slices.upright(labels[where].astype(np.uint8), image.ndim)
         examples.setdefault(f"prediction_{index}_{run.key.arm}", prediction)
-        examples.setdefault(f"slice_{index}", np.array(where[-1] if case.reference.ndim == 3 else 0))
+        examples.setdefault(f"run_{index}_{run.key.arm}", np.array(run.key[1:], np.int64))
+
+
+def shown_first(train_cases: int, fold: int, seed: int) -> tuple[bool, int, int, int]:
+    """Sorts an arm's runs by which of them a picture shows: the largest training set, its first fold and seed."""
+    return train_cases != 0, -train_cases, fold, seed
+
+
+def keep_shown(kept: dict[str, np.ndarray], more: Mapping[str, np.ndarray]) -> None:
+    """Adds examples of other runs to those that are kept; of an arm's runs the one that is shown first stays."""
+    first = {
+        name.removeprefix("run_")
+        for name, run in more.items()
+        if name.startswith("run_")
+        and (name not in kept or shown_first(*map(int, run)) < shown_first(*map(int, kept[name])))
+    }
+    for name, array in more.items():
+        if name not in kept or name.partition("_")[2] in first:
+            kept[name] = array

@@ -28,6 +28,16 @@ LOCK = ".lock"
 RERUN = "run the study again with the same command, which writes it anew from what is sound"
 """What helps where a file that a study derived is damaged."""
 
+TEXT = frozenset(
+    {
+        *("arm", "arm_a", "arm_b", "worst_arm", "baseline", "case", "group", "label", "unit", "hd_definition"),
+        *("status", "metric", "source", "layer", "layer_a", "layer_b", "comparison", "index", "quantity"),
+        *("step_a", "step_b", "inference", "note", "claim", "statement", "role", "verdict", "reason"),
+        *("point", "state", "message", "workdir"),
+    }
+)
+"""Columns that hold names or words, in whatever table."""
+
 _Read = TypeVar("_Read")
 
 
@@ -107,25 +117,32 @@ def read_arrays(path: Path, mend: str = RERUN) -> dict[str, np.ndarray]:
     return _decoded(path, mend, arrays)
 
 
-def read_table(path: Path, mend: str = RERUN) -> pd.DataFrame:
+def find_table(results: Path, name: str) -> Path | None:
+    """The file of a table in a folder of results, compressed or not; None where there is none."""
+    return next((path for end in ("", ".gz") if was_written(path := results / f"{name}.csv{end}")), None)
+
+
+def read_table(path: Path, mend: str = RERUN, *, texts: Iterable[str] = ()) -> pd.DataFrame:
     """Reads a CSV, compressed where its name ends in .gz, exactly as it was written.
 
-    Names stay text, and only empty fields are missing.
+    Everything that reads a table reads it here, so that a name is the same name everywhere. Columns of `TEXT` and of
+    `texts` stay text, whatever stands in them (`NA`, `007`, nothing); in the others an empty field is a missing number.
     """
-    texts = ("arm", "arm_a", "arm_b", "worst_arm", "case", "group", "label", "unit", "hd_definition", "status")
     compression: Literal["gzip"] | None = "gzip" if path.suffix == ".gz" else None
 
     def table(content: bytes) -> pd.DataFrame:
         try:
-            return pd.read_csv(
-                io.BytesIO(content),
-                keep_default_na=False,
-                na_values=[""],
-                dtype=dict.fromkeys(texts, str),
-                compression=compression,
-            )
+            header = list(pd.read_csv(io.BytesIO(content), nrows=0, compression=compression).columns)
         except pd.errors.EmptyDataError:  # written without rows or columns: all runs of a job diverged
             return pd.DataFrame()
+        words = {*TEXT, *texts} & set(header)
+        return pd.read_csv(
+            io.BytesIO(content),
+            keep_default_na=False,
+            na_values={name: ["", "nan", "NaN"] for name in header if name not in words},
+            dtype=dict.fromkeys(words, str),
+            compression=compression,
+        )
 
     return _decoded(path, mend, table)
 

@@ -41,6 +41,8 @@ def montages(networks: Networks, rng: np.random.Generator) -> Pictures:
                 np.float32
             )
             entry[f"key_{which}"] = key
+        before, after = (arrays[entry[f"key_{which}"]].astype(np.float64) for which in ("start", "end"))
+        entry["relative_change"] = float(np.linalg.norm(after - before) / (np.linalg.norm(before) or 1.0))
         entries.append(entry)
     return arrays, entries
 
@@ -51,19 +53,27 @@ def overlays(arms: Sequence[Predicted], cases: Sequence[CaseArrays], count: int,
     entries: list[dict[str, Any]] = []
     for index, case in enumerate(cases[:count]):
         where, ndim = example_slice(case.label), case.label.ndim
-        entry: dict[str, Any] = {"case": case.record.name, "arms": {}}
+        entry: dict[str, Any] = {"case": case.record.name, "arms": {}, "differing": {}}
         for name, array in (("image", grey(case.image[..., 0][where])), ("reference", case.label[where])):
             key = entry[f"key_{name}"] = f"disagreement_{index}_{name}"
             arrays[key] = upright(array.astype(np.uint8), ndim)
-        for arm in arms:
-            key = entry["arms"][arm.arm] = f"disagreement_{index}_{arm.arm}"
+        for number, arm in enumerate(arms):
+            # By number: an arm may be called `image` or `reference`.
+            key = entry["arms"][arm.arm] = f"disagreement_{index}_arm_{number}"
             maps = arm.of(index, case.label.shape)[(slice(None), *where)]
             arrays[key] = upright(variability.minority_share(maps, classes).astype(np.float32), ndim)
+            entry["differing"][arm.arm] = float((arrays[key] > 0).mean())
         entries.append(entry)
     return arrays, entries
 
 
-def merge(of_arms: Sequence[Pictures], of_cases: Pictures) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def merge(
+    of_arms: Sequence[Pictures], of_cases: Pictures, train_cases: int, fold: int
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """All pictures of a variant, and the list that says what they are."""
     arrays = {key: array for arrays, _ in (*of_arms, of_cases) for key, array in arrays.items()}
-    return arrays, {"montages": [entry for _, entries in of_arms for entry in entries], "disagreement": of_cases[1]}
+    variant = {"train_cases": train_cases, "fold": fold}
+    return arrays, variant | {
+        "montages": [entry for _, entries in of_arms for entry in entries],
+        "disagreement": of_cases[1],
+    }

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from jaxseg import logs
-from jaxseg.study import comparisons, evaluate, files, formats, planning
+from jaxseg.study import claims, comparisons, evaluate, files, formats, planning
 from jaxseg.study.plan import Job, Plan
 from jaxseg.study.scores import MEAN, POOLED
 from jaxseg.types import StudySettings, UserError
@@ -78,36 +78,44 @@ def cases_table(study: StudySettings, workdir: Path, plan: Plan) -> pd.DataFrame
 def merge_examples(
     study: StudySettings, workdir: Path, jobs: tuple[Job, ...], shown: tuple[str, ...], labels: Any
 ) -> None:
-    """One file of example slices from the jobs' files, and a list that says what they are."""
+    """One file of example slices from the jobs' files, and a list that says what they are.
+
+    Of every arm the run is shown that `evaluate.shown_first` puts first, and the list says which it is: an arm may
+    have seeds of its own, and need not be trained with as many cases as another.
+    """
     merged: dict[str, np.ndarray] = {}
     for job in jobs:
-        for name, array in files.read_arrays(workdir / job.directory / evaluate.EXAMPLES).items():
-            merged.setdefault(name, array)
-    arms = [arm.name for arm in study.arms]
+        evaluate.keep_shown(merged, files.read_arrays(workdir / job.directory / evaluate.EXAMPLES))
+    table = files.read_table(workdir / "results" / "cases.csv")
     entries: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}
     for index, case in enumerate(shown):
         if f"image_{index}" not in merged:
             continue
         position = len(entries)
-        present = [arm for arm in arms if f"prediction_{index}_{arm}" in merged]
-        entries.append(
-            {
-                "case": case,
-                "label_names": list(labels),
-                "slice_axis": 2,
-                "slice_index": int(merged[f"slice_{index}"]),
-                "arms": present,
-                "seed": study.seeds[0],
-            }
-        )
+        present = [arm.name for arm in study.arms if f"prediction_{index}_{arm.name}" in merged]
+        runs = {arm: _shown_run(table, case, arm, merged.get(f"run_{index}_{arm}")) for arm in present}
+        at = merged[f"slice_{index}"]
+        place = {"slice_axis": int(at[0]), "slice_index": int(at[1])} if np.ndim(at) and len(at) else {}
+        entries.append({"case": case, "label_names": list(labels), **place, "arms": present, "runs": runs})
         arrays[f"image_{position}"] = merged[f"image_{index}"]
         arrays[f"reference_{position}"] = merged[f"reference_{index}"]
         for arm_index, arm in enumerate(present):
             arrays[f"prediction_{position}_{arm_index}"] = merged[f"prediction_{index}_{arm}"]
-    results = workdir / "results"
-    files.write_arrays(results / "examples.npz", arrays)
-    files.write_json(results / "examples.json", entries)
+    files.write_arrays(workdir / "results" / "examples.npz", arrays)
+    files.write_json(workdir / "results" / "examples.json", entries)
+
+
+def _shown_run(table: pd.DataFrame, case: str, arm: str, key: np.ndarray | None) -> dict[str, Any]:
+    """Which run an example shows, and its DSC on the whole case; empty where an earlier version did not note it."""
+    if key is None:
+        return {}
+    size, fold, seed = map(int, key)
+    run = (table["arm"] == arm) & (table["train_cases"] == size) & (table["fold"] == fold) & (table["seed"] == seed)
+    scored = comparisons.seed_scores(table[run & (table["case"] == case)], metrics=("dsc",))
+    of_case = scored.loc[scored["label"] == MEAN, "value"]
+    dsc = float(of_case.iloc[0]) if len(of_case) else None
+    return {"seed": seed, "train_cases": size, "fold": fold, "dsc": dsc}
 
 
 def write_curves(workdir: Path, plan: Plan) -> None:
@@ -138,6 +146,34 @@ def write_comparisons(study: StudySettings, workdir: Path) -> None:
         short = for_reading(tables[name])
         caption = f"{study.name}: {name}, {confidence:.0%} intervals"
         files.write_text(results / f"{name}.tex", formats.to_latex(short, caption=caption, label=f"tab:{name}"))
+
+
+def shown_tables(workdir: Path, *, confidence: float) -> dict[str, pd.DataFrame]:
+    """Tables that the page shows beside those of `write_comparisons` and of the claims, from tables that are there.
+
+    The page itself computes nothing that a reader sees: a number is computed once, here or before.
+
+    Args:
+        workdir: with study.json and results/, or what was published of a workdir; tables may be compressed.
+        confidence: of the intervals, but for those of `speed`, which are C1's.
+
+    Returns:
+        `seed_scores`, `training`, `speed`, `layers` and `similarity_means`.
+    """
+    results = workdir / "results"
+    found = {name: files.find_table(results, name) for name in ("cases", "curves", "convergence")}
+    read = {name: files.read_table(path) for name, path in found.items() if path is not None}
+    return {
+        "seed_scores": comparisons.seed_scores(read["cases"]),
+        "training": comparisons.training(read["curves"], read["convergence"]),
+        **claims.shown_tables(claims.read_study(workdir), confidence=confidence),
+    }
+
+
+def write_shown(workdir: Path, *, confidence: float) -> None:
+    """Writes `shown_tables` into the study's results."""
+    for name, table in shown_tables(workdir, confidence=confidence).items():
+        files.write_table(workdir / "results" / f"{name}.csv", table)
 
 
 def for_reading(table: pd.DataFrame) -> pd.DataFrame:

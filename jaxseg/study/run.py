@@ -170,6 +170,7 @@ def analyze(ready: Ready, progress: Progress) -> None:
         analyses.write_analyses(ready, progress)
     results.write_comparisons(ready.study, ready.workdir)
     files.write_table(ready.workdir / "results" / "claims.csv", claims.claims(claims.read_study(ready.workdir)))
+    results.write_shown(ready.workdir, confidence=ready.study.analysis.confidence)
 
 
 # ---------------------------------------------------------------------------------------------------------- study.json
@@ -265,15 +266,11 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
                     "schedule": arm.optim.schedule,
                     "parameters": plan.networks[arm.name].parameters,
                     "trainable": plan.networks[arm.name].trainable,
+                    "pretrain": sources.record_of(arm),
                 }
                 for arm in study.arms
             },
             "runs": runs,
-            "pretrain": {
-                "steps": study.arms[0].pretrain.steps,
-                "share": study.arms[0].pretrain.share,
-                "from_workdir": study.arms[0].pretrain.from_workdir,
-            },
             "train": {"steps": study.train.steps},
             "chunks": chunk_sizes(plan),
             "stores": {

@@ -15,6 +15,11 @@ def example_slice(reference: np.ndarray) -> tuple[Any, ...]:
     return (slice(None), slice(None), int(np.argmax((reference > 0).sum((0, 1)))))
 
 
+def place_of(where: tuple[Any, ...]) -> tuple[int, ...]:
+    """The axis that `example_slice` cuts across and where it cuts; nothing of a 2-D case, which is whole."""
+    return next(((axis, at) for axis, at in enumerate(where) if not isinstance(at, slice)), ())
+
+
 def upright(array: Shaped[np.ndarray, "x y"], ndim: int) -> Shaped[np.ndarray, "rows columns"]:
     """A slice as rows of a picture, which run down along y.
 

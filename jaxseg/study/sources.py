@@ -106,6 +106,18 @@ def given_task(arms: Sequence[ArmSettings]) -> dict[str, Any] | None:
     return None
 
 
+def record_of(arm: ArmSettings) -> dict[str, Any] | None:
+    """What study.json says of an arm's source networks; None where it starts from none.
+
+    Steps are those of this study's own source networks: None where they were trained elsewhere.
+    """
+    if arm.kind == "prior" or arm.init == "random":
+        return None
+    settings = arm.pretrain
+    steps = None if settings.from_workdir else settings.steps
+    return {"steps": steps, "share": settings.share, "from_workdir": settings.from_workdir}
+
+
 def _study_place(workdir: Path, run: dict[str, Any]) -> Place:
     return Place(workdir / run["directory"] / "checkpoints", run["steps"], run["index"])
 

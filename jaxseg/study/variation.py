@@ -282,7 +282,7 @@ def variability_rows(
         for quantity in ("disagreement", "pairwise_dsc", "parameter_distance", "barrier"):
             own = [row for row in pairs if row["quantity"] == quantity and row["arm_a"] == row["arm_b"] == arm.arm]
             add_pairs(arm, quantity, "", _matrix(own, arm.seeds))
-        add(arm, "entropy", "", _from_left_out(found.entropy[arm.arm], confidence))
+        add(arm, "entropy", "", statistics.from_left_out(found.entropy[arm.arm], confidence=confidence))
         add(arm, "error_rate", "", statistics.t_interval(found.error[arm.arm], confidence=confidence))
         own = [row for row in similarities if (row["comparison"], row["index"]) == ("within_arm", "cka")]
         own = [{**row, "value": 1 - row["value"]} for row in own if row["arm_a"] == arm.arm]
@@ -312,18 +312,6 @@ def _matrix(rows: Sequence[Mapping[str, Any]], own: Sequence[int]) -> Float[np.n
         i, j = position[row["seed_a"]], position[row["seed_b"]]
         matrix[i, j] = matrix[j, i] = row["value"]
     return matrix
-
-
-def _from_left_out(values: Float[np.ndarray, " all_and_left_out"], confidence: float) -> statistics.Interval:
-    """A jackknife whose values, of all runs and with each left out, are known already."""
-    whole, parts = float(values[0]), values[1:]
-
-    def value(kept: Int[np.ndarray, " kept"]) -> float:
-        if len(kept) == len(parts):
-            return whole
-        return float(parts[np.setdiff1d(np.arange(len(parts)), kept)[0]])
-
-    return statistics.jackknife(value, len(parts), confidence=confidence)
 
 
 def _spread(runs: Float[np.ndarray, " runs"], confidence: float) -> statistics.Interval:

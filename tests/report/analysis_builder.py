@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tests.report.tables_builder import write_shown
+
 LAYERS = ("encoder/level_0", "encoder/level_1", "encoder/level_2", "decoder/level_1", "decoder/level_0")
 KERNELS = (
     *("encoder/level_0/conv_0", "encoder/level_0/conv_1", "encoder/level_1/conv_0", "encoder/level_1/conv_1"),
@@ -45,7 +47,7 @@ def write_analysis(
     for name, table in tables.items():
         table.to_csv(results / f"{name}.csv", index=False)
     _pictures(rng, results, arms)
-    return directory
+    return write_shown(directory)
 
 
 def _runs(arms, sizes, seeds):
@@ -224,7 +226,7 @@ def _pictures(rng, results: Path, arms) -> None:
     montages, slices = [], []
     for i, arm in enumerate(arms):
         for layer, shape in ((KERNELS[0], (1, 8, 3, 3)), (KERNELS[5], (8, 8, 3, 3))):
-            entry = {"arm": arm, "layer": layer}
+            entry = {"arm": arm, "layer": layer, "seed": 0, "relative_change": 0.1 + 0.01 * i}
             start = rng.normal(0, 0.2, shape)
             smooth = np.ones((3, 3)) * rng.normal(0, 0.2, (*shape[:2], 1, 1))
             kinds = {"start": start, "end": start + rng.normal(0, 0.06, shape), "control": 0.6 * start + smooth}
@@ -243,7 +245,10 @@ def _pictures(rng, results: Path, arms) -> None:
             keys[arm] = f"share_{k}_{i}"
             arrays[keys[arm]] = ring.astype(np.float32)
         slices.append(
-            {"case": f"case_{k:03d}", "key_image": f"image_{k}", "key_reference": f"reference_{k}", "arms": keys}
+            {
+                "case": f"case_{k:03d}", "key_image": f"image_{k}", "key_reference": f"reference_{k}", "arms": keys,
+                "differing": {arm: 0.05 + 0.01 * i for i, arm in enumerate(arms)},
+            }
         )
     (results / "analysis.json").write_text(json.dumps({"montages": montages, "disagreement": slices}))
     np.savez_compressed(results / "analysis.npz", **arrays)

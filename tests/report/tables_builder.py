@@ -12,6 +12,7 @@ from scipy import stats
 
 from jaxseg.study.comparisons import worst_cases
 from jaxseg.study.planning import variance
+from jaxseg.study.results import shown_tables
 
 NASTY = (
     "scratch",
@@ -53,7 +54,7 @@ def write_workdir(
     worst_cases(cases).to_csv(results / "worst_cases.csv", index=False)
     if len(arms) > 1:
         _comparisons(cases, arms).to_csv(results / "comparisons.csv", index=False)
-    _examples(rng, results, arms, labels, examples, case_name)
+    _examples(rng, results, arms, sizes, labels, examples, case_name)
     for arm in arms:
         for size in sizes:
             for fold in range(folds):
@@ -66,8 +67,20 @@ def write_workdir(
                     "loaded 97.6 % of 18,203 parameters\n"
                 )
     (directory / "study.json").write_text(json.dumps(_study(arms, runs, labels, name, steps, n_cases, case_name, lost)))
-    config = {"name": name, "analysis": {"confidence": 0.95}, "train": {"steps": steps}, "note": "</pre><b>bold</b>"}
+    config = {
+        "name": name,
+        "analysis": {"confidence": 0.95, "target_fraction": 0.99},
+        "train": {"steps": steps},
+        "note": "</pre><b>bold</b>",
+    }
     (directory / "config.json").write_text(json.dumps(config))
+    return write_shown(directory)
+
+
+def write_shown(directory: Path, *, confidence: float = 0.95) -> Path:
+    """Write the tables that follow from the others, as the analysis does."""
+    for name, table in shown_tables(directory, confidence=confidence).items():
+        table.to_csv(directory / "results" / f"{name}.csv", index=False)
     return directory
 
 
@@ -194,7 +207,7 @@ def _comparisons(cases: pd.DataFrame, arms: tuple[str, ...]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _examples(rng, results: Path, arms, labels, n: int, case_name: str) -> None:
+def _examples(rng, results: Path, arms, sizes, labels, n: int, case_name: str) -> None:
     entries, arrays = [], {}
     rows, columns = np.mgrid[:96, :112]
     for k in range(n):
@@ -215,11 +228,20 @@ def _examples(rng, results: Path, arms, labels, n: int, case_name: str) -> None:
         entries.append(
             {
                 "case": case_name.format(k), "label_names": list(labels), "slice_axis": 2, "slice_index": 12 + k,
-                "arms": list(arms), "seed": 0,
+                "arms": list(arms),
+                "runs": {arm: {"seed": 0, "train_cases": sizes[-1], "fold": 0, "dsc": 0.81 + 0.01 * k} for arm in arms},
             }
         )  # fmt: skip
     (results / "examples.json").write_text(json.dumps(entries))
     np.savez_compressed(results / "examples.npz", **arrays)
+
+
+def _pretrain(init: str) -> dict[str, Any] | None:
+    return None if init == "random" else {"steps": 300, "share": "per_seed", "from_workdir": ""}
+
+
+def _source(init: str, seed: int) -> dict[str, Any] | None:
+    return None if init == "random" else {"arm": "source", "train_cases": 0, "fold": 0, "seed": seed}
 
 
 def _study(arms, runs, labels, name, steps, n_cases, case_name, lost) -> dict[str, Any]:
@@ -247,6 +269,7 @@ def _study(arms, runs, labels, name, steps, n_cases, case_name, lost) -> dict[st
             "name": "tubes & blobs",
             "labels": list(labels),
             "unit": "mm",
+            "noise": 0.0,
             "cases": {"train": 8, "val": 4, "test": n_cases},
         },
         "arms": {
@@ -254,21 +277,30 @@ def _study(arms, runs, labels, name, steps, n_cases, case_name, lost) -> dict[st
                 "init": inits.get(arm, "pretrained" if arm == NASTY[1] else "random"),
                 "freeze": "encoder" if "frozen" in arm else "none",
                 "kind": "network",
+                "schedule": "constant",
                 "parameters": 18203,
                 "trainable": 9100 if "frozen" in arm else 18203,
+                "pretrain": _pretrain(inits.get(arm, "pretrained" if arm == NASTY[1] else "random")),
             }
             for arm in arms
         },
         "runs": [
             {
                 "kind": "train", "arm": arm, "train_cases": size, "fold": fold, "seed": seed,
-                "directory": "train/g/chunk_0", "index": i,
+                "directory": "train/g/chunk_0", "index": i, "steps": steps, "subset_id": seed,
+                "source": _source(inits.get(arm, "pretrained" if arm == NASTY[1] else "random"), seed),
                 "diverged_at": steps // 3 if (arm, size, fold, seed) == lost else None,
             }
             for i, (arm, size, fold, seed) in enumerate(runs)
+        ]
+        + [
+            {
+                "kind": "pretrain", "arm": "source", "train_cases": 0, "fold": 0, "seed": seed, "steps": 300,
+                "diverged_at": None,
+            }
+            for seed in sorted({run[3] for run in runs})
         ],
         "timing": {"prepare": 3.1, "pretrain": 41.0, "train": 83.4, "evaluate": 12.0},
         "exclusions": [{"case": f"<b>{case_name.format(99)}</b>", "reason": "label value 7 is not in dataset.json"}],
-        "pretrain": {"steps": 300, "share": "per_seed"},
         "train": {"steps": steps},
     }  # fmt: skip

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from jaxseg.report import write_report
 from jaxseg.report.blocks import Block, Chart, Finding, Fold, Heading, Missing, Section, Table
@@ -21,14 +21,13 @@ from jaxseg.report.heatmaps import Matrix, heatmaps
 from jaxseg.report.layers import LayerAxis, Mark, layer_chart
 from jaxseg.report.montages import tiled
 from jaxseg.report.shares import Part, share_chart
-from jaxseg.report.similarity import rho_by_layer, similarity_section
-from jaxseg.report.spread import over_pairs, over_seeds
+from jaxseg.report.similarity import similarity_section
 from jaxseg.report.style import NARROW_INCHES, WIDE_INCHES, arm_styles
 from jaxseg.report.summary import summary_section
 from jaxseg.report.tables import Tables, read_tables
 from jaxseg.report.variability import excess_loss, variability_section
 from tests.report.analysis_builder import LAYERS, claims_table, write_analysis
-from tests.report.tables_builder import NASTY, write_workdir
+from tests.report.tables_builder import NASTY, write_shown, write_workdir
 from tests.report.test_report_page import Page
 
 WIDTHS = pytest.mark.parametrize("width", [WIDE_INCHES, NARROW_INCHES])
@@ -129,9 +128,7 @@ def test_every_figure_of_the_analyses_lies_beside_the_page(nasty: Path):
     assert expected <= names
     for suffix in ("svg", "png"):
         assert {path.stem for path in (nasty / "figures").glob(f"*.{suffix}")} == names
-    numbers = {path.stem for path in (nasty / "figures").glob("*.csv")}
-    assert numbers - names == {"similarity_means"}  # a table's
-    assert expected - numbers == {"variance_split"}  # draws a table of results/ as it is
+    assert not list((nasty / "figures").glob("*.csv"))  # their numbers stand in results/
 
 
 def _page(workdir: Path) -> Page:
@@ -178,8 +175,12 @@ def test_what_is_missing_is_said_in_a_line(
 @pytest.mark.parametrize("comparison", ["own_start", "within_arm", "to_source"])
 def test_a_comparison_that_no_one_made_is_said(tables: Tables, comparison: str):
     assert tables.similarity is not None
-    kept = tables.similarity[tables.similarity["comparison"] != comparison]
-    partial = _section(similarity_section, dataclasses.replace(tables, similarity=kept))
+    assert tables.layers is not None
+    kept = {
+        "similarity": tables.similarity[tables.similarity["comparison"] != comparison],
+        "layers": tables.layers[tables.layers["comparison"] != comparison],
+    }
+    partial = _section(similarity_section, dataclasses.replace(tables, **kept))
     assert len([block for block in partial if isinstance(block, Missing)]) == 1
 
 
@@ -246,23 +247,8 @@ def test_without_claims_the_summary_says_so(tables: Tables):
 # -------------------------------------------------------------------------------------------------------------- numbers
 
 
-def test_intervals_over_seeds_are_t_and_over_pairs_jackknife():
-    mean = over_seeds([1.0, 2.0, 4.0, np.nan], 0.9)
-    assert (mean.ci_low, mean.ci_high) == pytest.approx(stats.t.interval(0.9, 2, 7 / 3, stats.sem([1, 2, 4])))
-    pairs = pd.DataFrame({"seed_a": [0, 0, 1], "seed_b": [1, 2, 2], "value": [1.0, 2.0, 4.0]})
-    # without seed 0, 1, 2: 4, 2, 1; variance 2 / 3 of the squares about their mean
-    half = stats.t.ppf(0.95, 2) * (2 / 3 * ((4 - 7 / 3) ** 2 + (2 - 7 / 3) ** 2 + (1 - 7 / 3) ** 2)) ** 0.5
-    found = over_pairs(pairs, 0.9)
-    assert (found.value, found.ci_low, found.ci_high) == pytest.approx((7 / 3, 7 / 3 - half, 7 / 3 + half))
-    assert np.isnan(over_pairs(pairs[:1], 0.9).ci_low)  # two seeds: none can be left out
-    # one value a seed: the jackknife of a mean is the t interval
-    own = pd.DataFrame({"seed_a": [0, 1, 2], "seed_b": [0, 1, 2], "value": [1.0, 2.0, 4.0]})
-    assert over_pairs(own, 0.9)[:3] == pytest.approx(mean[:3])
-
-
 def test_angles_drawn_are_means_of_the_largest_training_sets_rows(blocks: dict, study: Path):
-    data = _chart(blocks[filters_section], "filter_change").data
-    assert data is not None
+    data = _chart(blocks[filters_section], "filter_change").draw.args[0]
     filters = pd.read_csv(study / "results" / "filters.csv").query("train_cases == 0 and trained")
     expected = filters.groupby(["layer", "arm"])["angle_deg"].mean()
     drawn = data[data["panel"] == "angle_deg"].set_index(["layer", "series"])["value"]
@@ -271,35 +257,52 @@ def test_angles_drawn_are_means_of_the_largest_training_sets_rows(blocks: dict, 
     assert drawn[("head", "two unrelated filters")] == 90
     assert ("encoder/level_0/conv_0", "frozen_random_encoder") not in drawn.index
     least, most = (expected.xs("scratch", level="arm").agg(name) for name in ("min", "max"))
-    assert f"by {least:.0f}° to {most:.0f}° in scratch" in _texts(blocks[filters_section])
+    assert f"by {least:.0f}° to {most:.0f}° by layer in scratch" in _texts(blocks[filters_section])
 
 
-def test_filters_beyond_a_limit_are_named(tables: Tables):
+@pytest.fixture
+def changed(study: Path, tmp_path: Path) -> Callable[[pd.DataFrame], str]:
+    """The words of the section on filters where filters.csv is another."""
+
+    def words(filters: pd.DataFrame) -> str:
+        workdir = tmp_path / "changed"
+        shutil.copytree(study, workdir, dirs_exist_ok=True)
+        filters.to_csv(workdir / "results" / "filters.csv", index=False)
+        return _texts(_section(filters_section, read_tables(write_shown(workdir))))
+
+    return words
+
+
+def test_filters_beyond_a_limit_are_named(tables: Tables, changed: Callable[[pd.DataFrame], str]):
     assert tables.filters is not None
     calm = tables.filters.assign(
-        distribution_end=0.0, moran_end=tables.filters["moran_expected"], spectral_end=0.0, auc=0.5
+        distribution_end=tables.filters["distribution_start"],
+        moran_end=tables.filters["moran_expected"],
+        spectral_end=tables.filters["spectral_start"],
+        auc=0.5,
     )
-    words = _texts(_section(filters_section, dataclasses.replace(tables, filters=calm)))
-    assert "All 11 trained layers of scratch stay within all limits of a random draw." in words
+    assert "All 11 trained layers of scratch stay within all limits of a random draw." in changed(calm)
     calm.loc[calm["layer"] == "head", "auc"] = 0.61
-    words = _texts(_section(filters_section, dataclasses.replace(tables, filters=calm)))
+    words = changed(calm)
     assert "10 of 11 trained layers of scratch stay within all limits; not head." in words
     assert "Layers beyond each: weights 0, taps 0, channels 0, AUC 1." in words
 
 
-def test_rho_is_what_a_similarity_is_above_its_floor():
-    def rows(value: float) -> pd.DataFrame:
-        return pd.DataFrame({"layer": "a", "seed_a": [0, 1, 2], "seed_b": [0, 1, 2], "value": value})
-
-    rho = rho_by_layer(rows(0.8), rows(0.6), 0.95).set_index("quantity")["value"]
-    assert rho.to_dict() == pytest.approx({"similarity": 0.8, "floor": 0.6, "rho": 0.5})
-    too_high = rho_by_layer(rows(0.99), rows(0.96), 0.95).set_index("quantity")["value"]
-    assert np.isnan(too_high["rho"])
+def test_an_excess_counts_as_rule_c6_counts_it(tables: Tables, changed: Callable[[pd.DataFrame], str]):
+    """Less structure than a random draw is none, and what the start had already training did not put there."""
+    assert tables.filters is not None
+    filters = tables.filters.assign(
+        distribution_start=0.5, distribution_end=0.51, spectral_start=0.5, spectral_end=0.2, auc=0.1
+    )
+    filters["moran_end"] = filters["moran_expected"]
+    assert "All 11 trained layers of scratch stay within all limits of a random draw." in changed(filters)
+    # Arrangement counts to both sides: taps that repel each other are no random draw either.
+    filters.loc[filters["layer"] == "encoder/level_0/conv_0", "moran_end"] -= 0.04
+    assert "not encoder/level_0/conv_0. Layers beyond each: weights 0, taps 1, channels 0, AUC 0." in changed(filters)
 
 
 def test_reuse_is_measured_against_scratch(blocks: dict, study: Path):
-    data = _chart(blocks[similarity_section], "reuse_by_depth").data
-    assert data is not None
+    data = _chart(blocks[similarity_section], "reuse_by_depth").draw.args[0]
     assert set(data["series"]) == {"transfer", "scratch (floor)"}
     table = pd.read_csv(study / "results" / "similarity.csv").query(
         "comparison in ('to_source', 'to_other_source') and index == 'cka_debiased' and train_cases == 0"

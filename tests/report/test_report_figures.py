@@ -18,7 +18,6 @@ from scipy import stats
 
 from jaxseg.report import figures
 from jaxseg.report.blocks import Chart
-from jaxseg.report.effects import NO_SCORES
 from jaxseg.report.overlays import crop, overlay, pixel_outline
 from jaxseg.report.pictures import Example
 from jaxseg.report.style import (
@@ -33,6 +32,7 @@ from jaxseg.report.style import (
 )
 from jaxseg.report.tables import read_tables
 from jaxseg.report.training import training_section
+from jaxseg.study import comparisons
 from tests.report.tables_builder import write_workdir
 
 ARMS = tuple(f"arm_{i}" for i in range(12))
@@ -45,6 +45,9 @@ def _marks(figure: Figure) -> list[tuple[float, float]]:
     lines = [line for line in axes.lines if line.get_marker() not in ("None", None, "")]
     in_data = [line for line in lines if line.get_transform() == axes.transData]
     return [(float(x), float(y)) for line in in_data for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)]
+
+
+NO_SCORES = pd.DataFrame(columns=["arm", "train_cases", "value"])
 
 
 def _texts(figure: Figure) -> list[str]:
@@ -91,6 +94,12 @@ def test_differences_stand_beside_a_line_of_no_difference(width: float):
     assert "Difference in DSC to a" in _texts(figure)
 
 
+def _steps_to_target(convergence: pd.DataFrame) -> Figure:
+    curves = convergence.assign(loss=0.5, val_dsc=0.9)
+    went = comparisons.training(curves, convergence)
+    return figures.steps_to_target(convergence, went, arm_styles(["a"]), {("a", 8): 100.0}, width=WIDE_INCHES)
+
+
 def test_censored_runs_stand_at_the_end_of_their_training():
     table = pd.DataFrame(
         {
@@ -98,7 +107,7 @@ def test_censored_runs_stand_at_the_end_of_their_training():
             "censored": [False, False, True],
         }
     )  # fmt: skip
-    figure = figures.steps_to_target(table, arm_styles(["a"]), {("a", 8): 100.0}, width=WIDE_INCHES)
+    figure = _steps_to_target(table)
     assert sorted(x for x, _ in _marks(figure)) == [30, 40, 40, 100]  # 40: a run, and the median
     assert "2 of 3 reached it, median 40" in _texts(figure)
 
@@ -110,7 +119,7 @@ def test_the_median_is_unknown_while_most_runs_have_not_reached_the_target():
             "censored": [False, True, True],
         }
     )  # fmt: skip
-    figure = figures.steps_to_target(table, arm_styles(["a"]), {("a", 8): 100.0}, width=WIDE_INCHES)
+    figure = _steps_to_target(table)
     assert "1 of 3 reached it" in _texts(figure)
 
 
@@ -232,7 +241,7 @@ def _example(predictions: int = 2) -> Example:
     reference[5:12, 8:20] = 1
     image = (np.arange(600).reshape(20, 30) % 251).astype(np.uint8)
     maps = {f"arm {i}": np.roll(reference, i, 0) for i in range(predictions)}
-    return Example("case", ("x",), 2, 0, 0, image, reference, maps, None, None)
+    return Example("case", ("x",), (2, 0), image, reference, maps, {})
 
 
 @WIDTHS

@@ -141,11 +141,8 @@ def test_every_figure_of_the_page_lies_beside_it_as_svg_and_png(study: str, requ
     names = {str(a["id"]).removeprefix("figure-") for tag, a in _page(workdir).elements if tag == "figure"}
     assert {path.stem for path in (workdir / "figures").glob("*.svg")} == names
     assert {path.stem for path in (workdir / "figures").glob("*.png")} == names
-    numbers = {path.stem for path in (workdir / "figures").glob("*.csv")}  # those that stand in no table of results/
-    assert {"steps_to_target", "scores"} <= numbers
-    assert numbers <= names
     shown = [path for path in (workdir / "figures").iterdir() if not path.name.startswith(".")]
-    assert {path.suffix for path in shown} == {".svg", ".png", ".csv"}
+    assert {path.suffix for path in shown} == {".svg", ".png"}  # numbers stand in results/
     for path in (workdir / "figures").glob("*.svg"):
         root = ET.fromstring(path.read_bytes())
         assert not [e for e in root.iter() if e.tag.endswith("script")]
@@ -170,16 +167,22 @@ def test_the_answer_states_the_numbers_of_the_tables(plain: Path):
     assert "left out of means and tests" in page
 
 
+def _write_speed(workdir: Path, arm: str, **values: float) -> None:
+    ratios = {"ratio": 1.0, "total_ratio": 1.0} | values
+    limits = {"ci_low": ratios["ratio"], "ci_high": ratios["ratio"]}
+    limits |= {"total_ci_low": ratios["total_ratio"], "total_ci_high": ratios["total_ratio"]}
+    fixed = {"arm": arm, "baseline": "scratch", "train_cases": 0, "fold": 0, "pretrain_steps": 300, "n_runs": 4}
+    row = fixed | {"n_censored": 0, "n_censored_baseline": 0} | limits | ratios
+    pd.DataFrame([row]).to_csv(workdir / "results" / "speed.csv", index=False)
+
+
 def test_enough_seeds_earn_no_warning_and_a_late_arm_is_called_later(tmp_path: Path):
     arms = ("scratch", "slow_pretrained")
     workdir = write_workdir(tmp_path, arms=arms, seeds=8, examples=0)
     study = json.loads((workdir / "study.json").read_text())
     study["arms"]["slow_pretrained"]["init"] = "pretrained"
     (workdir / "study.json").write_text(json.dumps(study))
-    path = workdir / "results" / "convergence.csv"
-    table = pd.read_csv(path)
-    table["step"] = table["arm"].map({"scratch": 100, "slow_pretrained": 200})
-    table.assign(censored=False).to_csv(path, index=False)
+    _write_speed(workdir, "slow_pretrained", ratio=0.5, total_ratio=0.2, pretrain_steps=300)
     write_report(workdir)
     page = _page(workdir).text
     assert "too few" not in page
@@ -189,8 +192,7 @@ def test_enough_seeds_earn_no_warning_and_a_late_arm_is_called_later(tmp_path: P
 
 def test_two_arms_that_never_converge_are_not_given_a_speed(tmp_path: Path):
     workdir = write_workdir(tmp_path, arms=("scratch", "transfer"), examples=0)
-    path = workdir / "results" / "convergence.csv"
-    pd.read_csv(path).assign(censored=True).to_csv(path, index=False)
+    _write_speed(workdir, "transfer", n_censored=4, n_censored_baseline=4)
     write_report(workdir)
     page = _page(workdir).text
     assert "No run of transfer or scratch reached the target" in page

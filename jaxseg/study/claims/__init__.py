@@ -3,6 +3,7 @@
 from jaxseg.study.claims.record import Study as Study
 from jaxseg.study.claims.record import read_study as read_study
 from jaxseg.study.claims.rules import RULE_VERSION as RULE_VERSION
+from jaxseg.study.claims.shown import shown_tables as shown_tables
 from jaxseg.study.claims.studies import made_noisy as made_noisy
 from jaxseg.study.claims.studies import over_studies as over_studies
 from jaxseg.study.claims.table import claims as claims

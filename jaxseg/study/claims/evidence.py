@@ -135,11 +135,16 @@ def gain(evidence: Evidence, pair: Pair, size: int | None = None) -> Contrast:
 
 
 def surviving_curves(evidence: Evidence, arm: str) -> pd.DataFrame:
-    """Learning curves of an arm's runs that did not diverge: those whose last loss is a number."""
+    """Learning curves of an arm's runs that did not diverge: those whose last loss is a number.
+
+    Raises `Lacking` where none is left.
+    """
     rows = evidence.table("curves", arm)
     rows = rows[rows["arm"] == arm]
     last = rows.loc[rows.groupby(["seed", "fold"])["step"].idxmax()]
     alive = last.loc[last["loss"].notna(), ["seed", "fold"]]
+    if alive.empty:
+        raise Lacking(f"every run of {arm} diverged")
     return rows.merge(alive, on=["seed", "fold"])
 
 

@@ -64,8 +64,11 @@ def c5(evidence: Evidence, alone: Alone) -> Finding:
     return gated(evidence, lambda scratch: _change_little(evidence, scratch), alone, alone.arm)
 
 
-def _randomness(rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """The four quantities of each row of filters.csv; NaN where a test does not apply to a layer."""
+def randomness(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """The four quantities of each row of filters.csv; NaN where a test does not apply to a layer.
+
+    Each has a limit in `RANDOM` and one in `STRUCTURED`; all are one-sided, as an excess below zero is no structure.
+    """
     return {
         # Against the run's own start, so that what an initialiser brings with it does not count.
         "distribution": rows["distribution_end"] - rows["distribution_start"],
@@ -116,7 +119,7 @@ def _doubts_of_controls(evidence: Evidence, rows: pd.DataFrame) -> list[str]:
 def _look_random(evidence: Evidence, arm: str) -> Finding:
     rows = _encoder_rows(evidence, arm)
     intervals, quantities, least = {}, [], 10**9
-    for name, values in _randomness(rows).items():
+    for name, values in randomness(rows).items():
         seeds, by_seed = run_values(_over_layers(rows, values), "value") if values.notna().any() else ((), np.zeros(0))
         intervals[name] = t_interval(by_seed, confidence=evidence.confidence)
         quantities.append(quantity(_NAMES[name], intervals[name], len(seeds)))

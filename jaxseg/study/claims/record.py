@@ -11,7 +11,7 @@ import pandas as pd
 from jaxseg.study import files
 from jaxseg.types import UserError
 
-TABLES = ("cases", "curves", "filters", "filter_controls", "similarity", "pairs")
+TABLES = ("cases", "curves", "filters", "filter_controls", "rewind", "similarity", "pairs")
 """Tables that claims are drawn from, by the names of their files in results/."""
 
 
@@ -106,6 +106,6 @@ def read_study(workdir: Path) -> Study:
     found = files.read_json(workdir / "study.json")
     if not found:
         raise UserError(f"no study in {workdir}: it has no study.json; give the --workdir of a study")
-    written = [workdir / "results" / f"{name}.csv{packed}" for name in TABLES for packed in ("", ".gz")]
-    tables = {path.name.split(".")[0]: files.read_table(path) for path in written if files.was_written(path)}
+    found_in = {name: files.find_table(workdir / "results", name) for name in TABLES}
+    tables = {name: files.read_table(path) for name, path in found_in.items() if path is not None}
     return Study(read_record(found), tables)

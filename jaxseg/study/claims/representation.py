@@ -44,7 +44,16 @@ from jaxseg.study.claims.findings import (
     quantity,
 )
 from jaxseg.study.claims.gate import gated
-from jaxseg.study.claims.rules import EARLY, EXCESS, FLOOR_LIMIT, KEPT, P_LIMIT, REUSED, SHARE_OF_LAYERS
+from jaxseg.study.claims.rules import (
+    EARLY,
+    EXCESS,
+    FLOOR_LIMIT,
+    KEPT,
+    P_LIMIT,
+    REUSE_INDEX,
+    REUSED,
+    SHARE_OF_LAYERS,
+)
 
 
 def rho(s: Float[np.ndarray, "*axes"], floor: Float[np.ndarray, "*axes"]) -> Float[np.ndarray, "*axes"]:
@@ -62,14 +71,14 @@ def similarity_rows(evidence: Evidence, comparison: str, index: str, *arms: str)
     return rows
 
 
-def _usable(values: Float[np.ndarray, "folds layers *runs"]) -> Bool[np.ndarray, " layers"]:
+def usable_layers(values: Float[np.ndarray, "folds layers *runs"]) -> Bool[np.ndarray, " layers"]:
     """Layers with a value in every fold and run; too few voxels for its channels leave a layer NaN."""
     return np.isfinite(values).all(axis=(0, *range(2, values.ndim)))
 
 
-def _usable_pairs(values: Float[np.ndarray, "folds layers a b"]) -> Bool[np.ndarray, " layers"]:
+def usable_in_pairs(values: Float[np.ndarray, "folds layers a b"]) -> Bool[np.ndarray, " layers"]:
     """The same for pairs of different seeds."""
-    return _usable(values[..., ~np.eye(values.shape[-1], dtype=bool)])
+    return usable_layers(values[..., ~np.eye(values.shape[-1], dtype=bool)])
 
 
 def _require_layers(usable: Bool[np.ndarray, " layers"], what: str) -> None:
@@ -92,7 +101,7 @@ def _kept(evidence: Evidence, arm: str, index: str) -> tuple[Callable[[Seeds], f
     own = by_layer_and_seed(own_rows, layers, seeds)
     other = by_layer_and_seeds(other_rows, layers, seeds, seeds)
     floor = mean_of_pairs(other, np.arange(len(seeds))).mean(0)
-    usable = _usable(own) & _usable_pairs(other) & (floor <= FLOOR_LIMIT)
+    usable = usable_layers(own) & usable_in_pairs(other) & (floor <= FLOOR_LIMIT)
     _require_layers(usable, "encoder layers")
     own, other = own[:, usable], other[:, usable]
 
@@ -104,7 +113,7 @@ def _kept(evidence: Evidence, arm: str, index: str) -> tuple[Callable[[Seeds], f
 
 def _need_not_learn(evidence: Evidence, arm: str) -> Finding:
     quantities = []
-    for index in ("cka_debiased", "procrustes"):
+    for index in (REUSE_INDEX, "procrustes"):
         statistic, n = _kept(evidence, arm, index)
         limits = jackknife(statistic, n, evidence.confidence)
         quantities.append(quantity(f"rho of end and own start, {index}", limits, n))
@@ -146,7 +155,7 @@ def mean_distances(
     similarities: list[Float[np.ndarray, "folds layers seeds seeds"]],
 ) -> list[Float[np.ndarray, "folds seeds seeds"]]:
     """1 - CKA averaged over the layers that have values in all of them; diagonals mean nothing."""
-    usable = np.logical_and.reduce([_usable_pairs(part) for part in similarities])
+    usable = np.logical_and.reduce([usable_in_pairs(part) for part in similarities])
     _require_layers(usable, "layers")
     return [1 - part[:, usable].mean(1) for part in similarities]
 
@@ -195,19 +204,30 @@ class Reuse(NamedTuple):
         return np.isin(self.layers, EARLY)
 
 
-def _reuse(evidence: Evidence, pair: Pair, index: str = "cka_debiased") -> Reuse:
+def to_source_rows(evidence: Evidence, pair: Pair, index: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of the arm against its source networks, and of the baseline against those of other seeds.
+
+    Source networks stand in the table as the starts of an arm that took them whole, which may be another one.
+    """
+    rows = evidence.table("similarity", pair.arm)
+    own = rows[(rows["comparison"] == "to_source") & (rows["index"] == index) & (rows["arm_a"] == pair.arm)]
+    if own.empty:
+        raise Lacking(f"no to_source similarities ({index}) of {pair.arm}")
+    return own, similarity_rows(evidence, "to_other_source", index, pair.baseline, str(own["arm_b"].iloc[0]))
+
+
+def _reuse(evidence: Evidence, pair: Pair, index: str = REUSE_INDEX) -> Reuse:
     """How far each layer of the arm stays with its source network, on target images.
 
     The floor is the baseline's likeness to source networks of other seeds: with the same seed both start from the same
     random weights, and what they keep of those would pass for what training leads to anyway.
     """
-    of_baseline = similarity_rows(evidence, "to_other_source", index, pair.baseline, pair.arm)
-    of_arm = similarity_rows(evidence, "to_source", index, pair.arm)
+    of_arm, of_baseline = to_source_rows(evidence, pair, index)
     layers = layers_of(of_arm)
     seeds = np.intersect1d(seeds_of_pairs(of_baseline), seeds_of(of_arm, "seed_a"))
     floor = by_layer_and_seeds(of_baseline, layers, seeds, seeds)
     own = by_layer_and_seed(of_arm, layers, seeds)
-    usable = _usable(own) & _usable_pairs(floor)
+    usable = usable_layers(own) & usable_in_pairs(floor)
     usable[usable] = mean_of_pairs(floor[:, usable], np.arange(len(seeds))).mean(0) <= FLOOR_LIMIT
     _require_layers(usable, "layers")
     own, floor = own[:, usable], floor[:, usable]

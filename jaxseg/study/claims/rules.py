@@ -67,6 +67,8 @@ AS_HIGH = 0.8
 """C10: ratio of variability, transferred to scratch, that is as high."""
 EARLY = ("encoder/level_0", "encoder/level_1")
 """C11, C11b: the early layers; all others but the head are deep."""
+REUSE_INDEX = "cka_debiased"
+"""C8, C11, C11b: the index of similarity (C8 asks for `procrustes` as well)."""
 REUSED = 0.25
 """C11: similarity to the source above the floor at which a layer is reused."""
 

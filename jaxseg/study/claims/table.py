@@ -166,7 +166,7 @@ def _controls(evidence: Evidence) -> list[tuple[Finding, Pair | Trio]]:
     return found
 
 
-def _fold(study: Study) -> int | None:
+def fold_of(study: Study) -> int | None:
     """The study's fold; all together where there are several."""
     folds = {int(fold) for table in study.tables.values() for fold in table["fold"].unique()}
     return POOLED if len(folds) > 1 else next(iter(folds), None)
@@ -183,7 +183,7 @@ def claims(study: Study) -> pd.DataFrame:
         (the same comparison run on a control arm, with its own verdict), `other size` (quantities at other training
         set sizes, without a verdict) or `answer` (one row, what transfer does here, in words, as `reason`).
     """
-    evidence, fold = gather(study), _fold(study)
+    evidence, fold = gather(study), fold_of(study)
     rows: list[dict[str, Any]] = []
 
     def add(finding: Finding, role: str, arms: tuple[str, ...], size: int = evidence.size) -> None:

@@ -45,7 +45,10 @@ class Reached(NamedTuple):
 
 
 def _reached(evidence: Evidence, pair: Pair) -> tuple[Reached, Reached]:
-    """When baseline and arm reached the target, which is the baseline's; seeds lacking in a fold are left out."""
+    """When baseline and arm reached the target, which is the baseline's; seeds lacking in a fold are left out.
+
+    Raises `Lacking` where nothing was validated.
+    """
     curves = pd.concat([surviving_curves(evidence, arm) for arm in (pair.baseline, pair.arm)])
     # In this order: of arms without a `scratch` the first gives the target.
     found = convergence(
@@ -54,8 +57,10 @@ def _reached(evidence: Evidence, pair: Pair) -> tuple[Reached, Reached]:
         fraction=TARGET_FRACTION,
     )
     parts = []
-    for name in ("baseline", "arm"):
+    for name, arm in (("baseline", pair.baseline), ("arm", pair.arm)):
         rows = found[found["arm"] == name]
+        if rows.empty:
+            raise Lacking(f"no run of {arm} was validated while it trained")
         seeds = seeds_of(rows, "seed")
         wide = rows[rows["seed"].isin(seeds)].pivot(index="seed", columns="fold", values=["step", "censored"])
         parts.append(Reached(seeds, wide["step"].to_numpy(np.float64), wide["censored"].to_numpy(bool)))
@@ -105,6 +110,8 @@ class Times(NamedTuple):
     n_seeds: int
     censored: tuple[float, float]
     """Share of the baseline's and of the arm's runs that never reached the target."""
+    n_runs: int
+    """Of the arm, and as many of the baseline: seeds in each fold."""
 
 
 def times(evidence: Evidence, pair: Pair) -> Times:
@@ -121,6 +128,7 @@ def times(evidence: Evidence, pair: Pair) -> Times:
         ratio(pretrain_steps) if pretrain_steps else None,
         len(baseline.seeds),
         (float(baseline.censored.mean()), float(arm.censored.mean())),
+        arm.censored.size,
     )
 
 

@@ -1,0 +1,256 @@
+"""layers.csv and similarity_means.csv: what the claims rest on, layer by layer, and means over layers.
+
+The definitions are those of the rules: a number that a page shows of a layer is the one that a verdict is made from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from jaxseg.analysis import statistics
+from jaxseg.analysis.statistics import Interval, from_left_out, mean_of_pairs, t_interval
+from jaxseg.study.claims.evidence import (
+    Evidence,
+    Pair,
+    Seeds,
+    by_layer_and_seed,
+    by_layer_and_seeds,
+    layers_of,
+    matched,
+    run_values,
+    seeds_of,
+    seeds_of_pairs,
+    within_arm,
+)
+from jaxseg.study.claims.filters import randomness
+from jaxseg.study.claims.findings import Lacking
+from jaxseg.study.claims.representation import (
+    rho,
+    similarity_rows,
+    to_source_rows,
+    usable_in_pairs,
+    usable_layers,
+)
+from jaxseg.study.claims.rules import FLOOR_LIMIT, RANDOM, REUSE_INDEX
+from jaxseg.study.comparisons import baseline_of
+
+COLUMNS = (
+    *("arm", "train_cases", "fold", "comparison", "index", "layer", "quantity"),
+    *("value", "ci_low", "ci_high", "n_seeds", "limit"),
+)
+MEANS_COLUMNS = (
+    *("comparison", "arm_a", "arm_b", "train_cases", "fold", "index"),
+    *("value", "ci_low", "ci_high", "n_seeds"),
+)
+CHANGES = ("angle_deg", "relative_change", "norm_ratio")
+"""Columns of filters.csv that are averaged over seeds as they are."""
+SAME_SEED = ("own_start", "to_source")
+"""Comparisons of a run with itself at another time, or with its own source network."""
+ONE_ARM = ("within_arm", "starts")
+"""Comparisons whose pairs have no order."""
+
+Stack = Float[np.ndarray, "folds layers"]
+
+
+def _row(quantity: str, interval: Interval, n_seeds: int, **more: Any) -> dict[str, Any]:
+    values = {"value": interval.estimate, "ci_low": interval.low, "ci_high": interval.high}
+    return {"quantity": quantity, **values, "n_seeds": n_seeds, **more}
+
+
+def _over_seeds(rows: pd.DataFrame, quantities: dict[str, pd.Series], evidence: Evidence) -> Iterator[dict[str, Any]]:
+    """Means over seeds of numbers that each run has by layer, averaged over folds first."""
+    for quantity, values in quantities.items():
+        known = rows.assign(value=values)
+        for layer, of_layer in known.groupby("layer", sort=False):
+            seeds, by_seed = run_values(of_layer, "value") if of_layer["value"].notna().any() else ((), np.zeros(0))
+            interval = t_interval(by_seed, confidence=evidence.confidence)
+            yield _row(quantity, interval, len(seeds), layer=layer, limit=RANDOM.get(quantity, np.nan))
+
+
+def _of_filters(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
+    rows = evidence.table("filters", arm)
+    rows = rows[(rows["arm"] == arm) & rows["trained"]]
+    yield from _over_seeds(rows, {name: rows[name] for name in CHANGES} | randomness(rows), evidence)
+
+
+def _of_rewind(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
+    rows = evidence.table("rewind", arm)
+    rows = rows[rows["arm"] == arm]
+    yield from _over_seeds(rows, {"drop": rows["drop"]}, evidence)
+
+
+def _above_floor(
+    comparison: str,
+    layers: list[str],
+    own: Callable[[Seeds], Stack],
+    floor: Callable[[Seeds], Stack] | None,
+    usable: np.ndarray,
+    n_seeds: int,
+    confidence: float,
+) -> Iterator[dict[str, Any]]:
+    """Similarity, its floor, and rho of each layer, with intervals that leave out a seed from both.
+
+    rho is left empty in layers that the rules do not use: no value for some run, or a floor above `FLOOR_LIMIT`.
+    """
+    everyone = np.arange(n_seeds)
+    kept = [everyone, *(np.delete(everyone, i) for i in everyone)] if n_seeds > 1 else [everyone]
+    similar = np.stack([own(seeds) for seeds in kept])
+    found = {"similarity": similar.mean(1)}
+    if floor is not None:
+        floors = np.stack([floor(seeds) for seeds in kept])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            usable = usable & (floors[0].mean(0) <= FLOOR_LIMIT)
+            share = np.where(usable, rho(similar, floors).mean(1), np.nan)
+        found |= {"floor": floors.mean(1), "rho": share}
+    for i, layer in enumerate(layers):
+        for quantity, values in found.items():
+            interval = from_left_out(values[:, i], confidence=confidence)
+            yield _row(quantity, interval, n_seeds, comparison=comparison, index=REUSE_INDEX, layer=layer)
+
+
+def _own_start(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
+    """C8's quantities by layer."""
+    own, other = (similarity_rows(evidence, name, REUSE_INDEX, arm) for name in ("own_start", "other_start"))
+    layers = layers_of(own)
+    seeds = np.intersect1d(seeds_of(own, "seed_a"), seeds_of(other, "seed_a"))
+    yield from _runs_and_floor("own_start", layers, seeds, own, other, evidence)
+
+
+def _to_source(evidence: Evidence, arm: str, baseline: str) -> Iterator[dict[str, Any]]:
+    """C11's quantities by layer."""
+    own, other = to_source_rows(evidence, Pair(arm, baseline), REUSE_INDEX)
+    seeds = np.intersect1d(seeds_of_pairs(other), seeds_of(own, "seed_a"))
+    yield from _runs_and_floor("to_source", layers_of(own), seeds, own, other, evidence)
+
+
+def _runs_and_floor(
+    comparison: str, layers: list[str], seeds: Seeds, own_rows: pd.DataFrame, other: pd.DataFrame, evidence: Evidence
+) -> Iterator[dict[str, Any]]:
+    """Single runs above a floor of pairs of different seeds."""
+    if not len(seeds):
+        raise Lacking(f"no seed with {comparison} and its floor")
+    own = by_layer_and_seed(own_rows, layers, seeds)
+    floor = by_layer_and_seeds(other, layers, seeds, seeds)
+    usable = usable_layers(own) & usable_in_pairs(floor)
+    yield from _above_floor(
+        comparison,
+        layers,
+        lambda kept: own[..., kept].mean(-1),
+        lambda kept: mean_of_pairs(floor, kept),
+        usable,
+        len(seeds),
+        evidence.confidence,
+    )
+
+
+def _between_runs(evidence: Evidence, arm: str, at_random: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Ends of two runs of an arm; the floor is two starts of an arm that begins at random."""
+    rows = similarity_rows(evidence, "within_arm", REUSE_INDEX, arm)
+    layers, seeds = layers_of(rows), seeds_of_pairs(rows)
+    starts = None
+    for other in at_random:
+        with contextlib.suppress(Lacking):
+            start_rows = similarity_rows(evidence, "starts", REUSE_INDEX, other)
+            seeds, others = matched(seeds, seeds_of_pairs(start_rows))
+            starts = within_arm(start_rows, layers, others)
+            break
+    own = within_arm(rows, layers, seeds)
+    usable = usable_in_pairs(own) & (True if starts is None else usable_in_pairs(starts))
+    yield from _above_floor(
+        "within_arm",
+        layers,
+        lambda kept: mean_of_pairs(own, kept),
+        None if starts is None else lambda kept: mean_of_pairs(starts, kept),
+        usable,
+        len(seeds),
+        evidence.confidence,
+    )
+
+
+def layer_table(evidence: Evidence, sizes: Mapping[int, int]) -> pd.DataFrame:
+    """What training does to each layer, at every training set size.
+
+    Args:
+        evidence: The study; intervals have its level.
+        sizes: Training set sizes to their fold, as in the tables.
+
+    Returns:
+        The columns `COLUMNS`. Of filters (no comparison): `angle_deg`, `relative_change`, `norm_ratio`, the four
+        quantities of C6 with the limit within which each still counts as random, and `drop`, the DSC lost when a layer
+        is set back. Of representations (comparison `own_start`, `to_source`, `within_arm`): `similarity`, its `floor`,
+        and `rho`, the share above it.
+    """
+    arms = evidence.record.arms
+    baseline = baseline_of(list(arms)) if arms else ""
+    # Source networks are trained networks: as starts they are no floor.
+    at_random = [name for name in (baseline, *arms) if name and arms[name].pretrain_steps == 0]
+    rows: list[dict[str, Any]] = []
+    for size, fold in sizes.items():
+        at_size = dataclasses.replace(evidence, size=size)
+        fixed = {"train_cases": size, "fold": fold, "comparison": "", "index": ""}
+        for arm in arms:
+            parts = [_of_filters(at_size, arm), _of_rewind(at_size, arm), _own_start(at_size, arm)]
+            parts += [_to_source(at_size, arm, baseline)] if arm != baseline else []
+            for part in [*parts, _between_runs(at_size, arm, at_random)]:
+                with contextlib.suppress(Lacking):  # a study need not have every analysis
+                    rows += [{**fixed, "arm": arm, **row} for row in part]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+# ------------------------------------------------------------------------------------------------------ over layers
+
+
+def _mean_of_layers(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a pair of runs and fold; layers without a value are left out."""
+    return rows.groupby(["fold", "seed_a", "seed_b"], sort=False)["value"].mean().reset_index().assign(layer="")
+
+
+def _mean_of_comparison(comparison: str, rows: pd.DataFrame, confidence: float) -> tuple[Interval, int]:
+    """Mean over runs, or over pairs of different seeds, with its interval, and the number of seeds."""
+    pairs = _mean_of_layers(rows)
+    if comparison in SAME_SEED:
+        by_seed = pairs.rename(columns={"seed_a": "seed"})
+        seeds, values = run_values(by_seed, "value") if pairs["value"].notna().any() else ((), np.zeros(0))
+        return t_interval(values, confidence=confidence), len(seeds)
+    if comparison in ONE_ARM:
+        seeds = seeds_of_pairs(pairs)
+        matrix = within_arm(pairs, [""], seeds)
+    else:
+        both = matched(seeds_of(pairs, "seed_a"), seeds_of(pairs, "seed_b"))
+        seeds, matrix = both[0], by_layer_and_seeds(pairs, [""], *both)
+    matrix = matrix[:, 0]
+
+    def mean(kept: Seeds) -> float:
+        return float(mean_of_pairs(matrix, kept).mean())
+
+    with np.errstate(invalid="ignore"):
+        return statistics.jackknife(mean, len(seeds), confidence=confidence), len(seeds)
+
+
+def similarity_means(evidence: Evidence, sizes: Mapping[int, int]) -> pd.DataFrame:
+    """Every comparison of similarity.csv, averaged over layers and runs, at every training set size.
+
+    Pairs are of different seeds, except in `own_start` and `to_source`: runs of one seed may begin with the same
+    weights, and what they keep of those would count for their likeness.
+
+    Returns:
+        The columns `MEANS_COLUMNS`.
+    """
+    if "similarity" not in evidence.tables:
+        return pd.DataFrame(columns=list(MEANS_COLUMNS))
+    table, rows = evidence.tables["similarity"], []
+    by = ["comparison", "arm_a", "arm_b", "index"]
+    for size, fold in sizes.items():
+        for (comparison, arm_a, arm_b, index), own in table[table["train_cases"] == size].groupby(by, sort=False):
+            interval, n_seeds = _mean_of_comparison(str(comparison), own, evidence.confidence)
+            fixed = {"comparison": comparison, "arm_a": arm_a, "arm_b": arm_b, "train_cases": size, "fold": fold}
+            found = {"value": interval.estimate, "ci_low": interval.low, "ci_high": interval.high}
+            rows.append({**fixed, "index": index, **found, "n_seeds": n_seeds})
+    return pd.DataFrame(rows, columns=list(MEANS_COLUMNS))
