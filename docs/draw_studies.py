@@ -47,6 +47,8 @@ def unpack(folder: Path, into: Path) -> None:
         )
     for name in ("config.json", "study.json"):
         shutil.copyfile(folder / name, into / name)
+    if (folder / "load_tables").exists():
+        shutil.copytree(folder / "load_tables", into / "load_tables")
     confidence = json.loads((folder / "config.json").read_text())["analysis"]["confidence"]
     for name, table in results.shown_tables(into, confidence=confidence).items():
         table.to_csv(into / "results" / f"{name}.csv", index=False)

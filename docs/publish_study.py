@@ -33,6 +33,8 @@ def publish(workdir: Path, folder: Path, *, page: bool = True) -> int:
         for name in ("results", "load_tables"):
             if (workdir / name).exists():  # no load tables where nothing starts from a source network
                 shutil.copytree(workdir / name, bare / name)
+        if (bare / "load_tables").exists():
+            shutil.copytree(bare / "load_tables", folder / "load_tables")
         shutil.copyfile(workdir / "study.json", bare / "study.json")
         made = json.loads((workdir / "config.json").read_text())
         made["runtime"] = config.to_dict(default.get_config())["runtime"]

@@ -35,6 +35,9 @@ from jaxseg.types import (
     UserError,
 )
 
+RESERVED_ARMS = re.compile(r"source(_\d+)?")
+"""Names of source networks in tables and run keys (`study.plan.SOURCE`)."""
+
 ARM_OVERRIDES = ("model", "optim", "loss", "train", "source", "pretrain")
 
 
@@ -90,6 +93,11 @@ def _arm(name: str, arm: Mapping[str, Any], config: Mapping[str, Any], seeds: tu
             raise UserError(f"unknown field config.arms.{name}.{key}{nearest(key, known)} Fields: {', '.join(known)}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UserError(f"arm name {name!r}: allowed are letters, digits, '_', '-' and '.', as it names folders")
+    if RESERVED_ARMS.fullmatch(name):
+        raise UserError(
+            f"arm name {name!r}: 'source', 'source_2', 'source_3', ... are reserved for the source networks, which "
+            "have these names in tables and in study.json; give the arm another name"
+        )
     path = f"arms.{name}"
     for key in own:
         if key not in arm:

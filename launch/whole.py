@@ -29,4 +29,6 @@ def run_study(config: Any, workdir: Path, *, stages: Sequence[str] = study_run.S
             terminal.say(results.format_results(workdir))
         terminal.say(f"report: {write_report(workdir).absolute()}")
     hosts.barrier("end")  # else the first to end would look lost to the others
+    if "report" in stages and hosts.is_first():
+        results.require_scores(workdir)
     return ready

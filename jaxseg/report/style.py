@@ -159,6 +159,8 @@ _DECIMALS = re.compile(r"-?\d+\.\d{3,}")
 _FONT_FAMILY = re.compile(r"font-family: [^;]*;? ?")
 _LINE_TO = re.compile(r"(?<=\d)\s+L\s+")
 _SPACES = re.compile(r"\s+")
+_TICK = re.compile(r"[xy]tick_\d+$")
+"""Groups of a tick and its label: the layout's numbers, not the study's."""
 _URL = re.compile(r"url\(#")
 
 
@@ -223,6 +225,8 @@ def _clean(element: ET.Element, prefix: str) -> None:
         if key == "id":
             if is_group:  # nothing refers to a group
                 del element.attrib[key]
+                if _TICK.match(value):
+                    element.set("class", "tick")
             else:
                 element.set(key, f"{prefix}-{value}")
         elif key == _HREF and value.startswith("#"):

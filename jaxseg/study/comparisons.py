@@ -294,6 +294,12 @@ def training(curves: pd.DataFrame, convergence: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(TRAINING_COLUMNS))
 
 
+WORST_COLUMNS = (
+    *("train_cases", "fold", "case", "group", "label", "mean", "min", "max"),
+    *("worst_arm", "worst_seed", "n_missed", "n_runs"),
+)
+
+
 def worst_cases(cases: pd.DataFrame, *, metric: str = "dsc", limit: int = 10) -> pd.DataFrame:
     """The cases and labels that go worst, by their mean over all arms and seeds of a training set size.
 
@@ -303,12 +309,13 @@ def worst_cases(cases: pd.DataFrame, *, metric: str = "dsc", limit: int = 10) ->
         limit: how many rows to keep of each training set size.
 
     Returns:
-        Columns train_cases, fold, case, group, label, mean, min, max, worst_arm, worst_seed, n_missed, n_runs; worst
-        first within a size.
+        The columns `WORST_COLUMNS`; worst first within a size. No rows where no run has scores.
     """
     held = cases[cases["status"].isin(["ok", "missed"])].dropna(subset=[metric])
     if "region" in held:  # unions of labels would stand beside their own parts
-        held = held[~held["region"]]
+        held = held[~held["region"].astype(bool)]
+    if held.empty:
+        return pd.DataFrame(columns=list(WORST_COLUMNS))
     held = held.assign(missed=held["status"] == "missed")
     keys = ["train_cases", "fold", "case", "group", "label"]
     by_case, far = held.groupby(keys, sort=False), metric in DISTANCES

@@ -22,6 +22,7 @@ from jaxseg.study.binding import Draw
 from jaxseg.study.plan import Job
 from jaxseg.study.predict import CaseMaps, case_maps, classes_of, make_predict_slabs, scoring_options
 from jaxseg.study.runs import Run
+from jaxseg.study.scores import MEAN
 from jaxseg.study.tasks import Tasks, spread
 from jaxseg.types import CaseArrays, CaseRecord, Progress, StudySettings, UserError
 
@@ -43,6 +44,17 @@ def check_labels(study: StudySettings, prepared: PreparedTask) -> None:
         UserError: a label that the task does not have.
     """
     settings = study.evaluate
+    for what, taken in (("label", prepared.labels), ("region", [name for name, _ in settings.regions])):
+        if MEAN in taken:
+            raise UserError(
+                f"{prepared.name} has a {what} called {MEAN!r}, which is reserved: in tables it stands for the mean "
+                f"over labels; give the {what} another name"
+            )
+    if settings.largest_component == ("all",) and "all" in prepared.labels:
+        raise UserError(
+            f"config.evaluate.largest_component = 'all' stands for all labels, and {prepared.name} has a label called "
+            "'all'; list the labels, or give that one another name"
+        )
     named = {
         "largest_component": settings.largest_component,
         "regions": [m for _, group in settings.regions for m in group],

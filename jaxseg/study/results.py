@@ -29,6 +29,21 @@ READING = (
 CURVE_COLUMNS = (*KEYS, "step", "seconds", "loss", "val_dsc")
 
 
+def require_scores(workdir: Path) -> None:
+    """Checks that a study that is evaluated has something to show for it.
+
+    Raises:
+        UserError: Every run diverged.
+    """
+    path = files.find_table(workdir / "results", "cases")
+    if path is not None and files.read_table(path).empty:
+        raise UserError(
+            f"every run diverged, so that there is nothing to score: {workdir / 'study.json'} says at which step each "
+            "(diverged_at), and the page shows what there is. Use a smaller config.optim.lr, a longer "
+            "config.optim.warmup_steps or config.optim.clip_norm, in a new workdir"
+        )
+
+
 def curves_table(workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
     """Loss and validation DSC of every run at every logged step.
 
@@ -53,19 +68,14 @@ def curves_table(workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
 def cases_table(study: StudySettings, workdir: Path, plan: Plan) -> pd.DataFrame:
     """Part tables of all jobs and of the priors, in the order of arms, whatever job trained them.
 
-    Raises:
-        UserError: No run has scores.
+    Where every run diverged it has no rows, so that the later stages and the page come with what there is.
     """
     parts = [files.read_table(workdir / job.directory / evaluate.PART) for job in plan.of_kind("train")]
     if plan.priors:
         parts.append(files.read_table(workdir / evaluate.PRIOR_PART))
     parts = [part for part in parts if len(part)]
     if not parts:
-        raise UserError(
-            f"every run diverged, so that there is nothing to score: {workdir / 'study.json'} says at which step each "
-            "(diverged_at). Use a smaller config.optim.lr, a longer config.optim.warmup_steps or "
-            "config.optim.clip_norm, in a new workdir"
-        )
+        return pd.DataFrame(columns=[*KEYS, "case", "group", "label", *comparisons.METRICS, "unit", "status", "region"])
     table = pd.concat(parts, ignore_index=True)
     order = {arm.name: index for index, arm in enumerate(study.arms)}
     return table.sort_values(

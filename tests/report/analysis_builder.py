@@ -246,7 +246,10 @@ def _pictures(rng, results: Path, arms) -> None:
             arrays[keys[arm]] = ring.astype(np.float32)
         slices.append(
             {
-                "case": f"case_{k:03d}", "key_image": f"image_{k}", "key_reference": f"reference_{k}", "arms": keys,
+                "case": f"case_{k:03d}",
+                "key_image": f"image_{k}",
+                "key_reference": f"reference_{k}",
+                "arms": keys,
                 "differing": {arm: 0.05 + 0.01 * i for i, arm in enumerate(arms)},
             }
         )

@@ -52,7 +52,7 @@ def _reached(evidence: Evidence, pair: Pair) -> tuple[Reached, Reached]:
     curves = pd.concat([surviving_curves(evidence, arm) for arm in (pair.baseline, pair.arm)])
     # In this order: of arms without a `scratch` the first gives the target.
     found = convergence(
-        curves.replace({"arm": {pair.baseline: "baseline", pair.arm: "arm"}}),
+        curves.assign(arm=curves["arm"].map({pair.baseline: "baseline", pair.arm: "arm"})),
         ("baseline", "arm"),
         fraction=TARGET_FRACTION,
     )

@@ -1,0 +1,48 @@
+"""Every number on a page is one of the study's tables, of study.json or of the rules: the page computes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.report.page_numbers import NUMBER, SOURCES, TRIPLE, Tables, read_words, unknown_numbers
+
+PUBLISHED = sorted(path.parent for path in (ROOT / "docs" / "studies").glob("*/report.html"))
+
+
+@pytest.fixture(params=["tiny", *(folder.name for folder in PUBLISHED)])
+def workdir(request: pytest.FixtureRequest) -> Path:
+    if request.param == "tiny":
+        return request.getfixturevalue("tiny_study")
+    return ROOT / "docs" / "studies" / request.param
+
+
+def test_every_number_of_a_page_is_in_its_tables(workdir: Path) -> None:
+    words, tables = read_words(workdir / "report.html"), Tables(workdir)
+    bad = {found: unknown for found in words if (unknown := unknown_numbers(found, tables))}
+    assert bad == {}
+    assert {found.section for found in words} >= set(SOURCES)
+    assert sum(len(NUMBER.findall(found.text)) for found in words) > 800
+    assert sum(len(TRIPLE.findall(found.text)) for found in words) > 80
+
+
+def test_there_are_published_pages() -> None:
+    assert len(PUBLISHED) > 1
+
+
+def test_a_number_that_is_not_in_the_tables_is_found() -> None:
+    """Estimates with their limits are altered one at a time, by three units of their last digit."""
+    tables = Tables(PUBLISHED[0])
+    found = [words for words in read_words(PUBLISHED[0] / "report.html") if words.section != "loaded"]
+    places = [(words, m) for words in found for m in TRIPLE.finditer(words.text) if "." in m[1][:-2]]
+    missed = []
+    for words, place in random.Random(0).sample(places, 100):
+        digit = str((int(place[1][-1]) + 3) % 10)
+        altered = words.text[: place.end(1) - 1] + digit + words.text[place.end(1) :]
+        if not unknown_numbers(dataclasses.replace(words, text=altered), tables):
+            missed.append(altered)
+    assert len(missed) < 5  # another row may have these very digits
