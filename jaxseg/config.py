@@ -192,7 +192,12 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """A saved config; JSON's lists become the tuples they were."""
+    """A saved config."""
+    return from_tree(json.loads(text))
+
+
+def from_tree(tree: Mapping[str, Any]) -> ConfigDict:
+    """A config from plain nested dicts; JSON's lists become the tuples they were."""
 
     def restore(value: Any) -> Any:
         if isinstance(value, dict):
@@ -200,7 +205,7 @@ def from_json(text: str) -> ConfigDict:
             return ConfigDict({key: restore(item) for key, item in value.items()}, sort_keys=False)
         return tuple(restore(item) for item in value) if isinstance(value, list) else value
 
-    return restore(json.loads(text))
+    return restore(tree)
 
 
 def _decisive_fields(config: ConfigDict) -> dict[str, Any]:

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "streams": set(),
     "machine": set(),
     "trees": {"types"},
+    "workdirs": {"types"},
     "manifest": {"types"},
     "paths": {"types"},
     "oserrors": set(),
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "loop": BOTTOM | {"train", "seeds", "data", "hosts", "checkpoint", "logs", "config"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)
-MAY_IMPORT["report"] = {"types", "analysis", "study"}
+MAY_IMPORT["report"] = {"types", "analysis", "study", "workdirs"}
 MAY_IMPORT["__init__"] = {"study"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from jaxseg import workdirs
 from jaxseg.report.pictures import Disagreement, Example, Montage, read_analysis, read_examples
 from jaxseg.study import files
 from jaxseg.study.scores import POOLED
@@ -128,6 +129,7 @@ def read_tables(workdir: Path) -> Tables:
     Raises:
         UserError: there is no readable study.json, or a table lacks a column.
     """
+    workdirs.check_links(workdir)
     study = files.read_json(workdir / "study.json")
     if not study:
         raise UserError(

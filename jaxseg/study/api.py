@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Num
 
-from jaxseg import checkpoint, config, data, inference, paths
+from jaxseg import checkpoint, config, data, inference, paths, workdirs
 from jaxseg.analysis.activations import features
 from jaxseg.models import layer_names, make_model
-from jaxseg.study import files
+from jaxseg.study import files, record
 from jaxseg.study.predict import Segmentation, classes_of, scoring_options, segment
 from jaxseg.types import ArmSettings, CaseArrays, Params, StudySettings, UserError
 
@@ -49,16 +48,15 @@ class Arm:
         """What the files of the target task hold for class 1, 2, ..."""
         return tuple(self.target["label_values"])
 
-    def _place(self, seed: int) -> tuple[Path, int, int]:
+    def _place(self, seed: int) -> record.Place:
         if seed not in self.runs:
             raise UserError(f"arm {self.settings.name!r} has no seed {seed}; its seeds are {self.seeds}")
-        run = self.runs[seed]
-        return self.workdir / run["directory"] / "checkpoints", run["index"], run["steps"]
+        return record.place_of(self.workdir, self.runs[seed])
 
     @property
     def steps(self) -> tuple[int, ...]:
         """Steps with a checkpoint; 0 is the start."""
-        return checkpoint.saved_steps(self._place(self.seeds[0])[0])
+        return checkpoint.saved_steps(self._place(self.seeds[0]).directory)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -76,7 +74,7 @@ class Arm:
         Raises:
             UserError: No such seed or step, or no best parameters.
         """
-        directory, index, last = self._place(seed)
+        directory, last, index = self._place(seed)
         if step == "best":
             return checkpoint.read_best(directory, last, index)[0]
         if isinstance(step, str):
@@ -219,8 +217,8 @@ class Arm:
         patch[0][tuple(put)] = array[tuple(take)]
         patch = patch.reshape(1, *self.study.target.patch, -1)  # a slice without the axis across it
 
-        record = jax.jit(jax.vmap(functools.partial(features, self._model), in_axes=(0, None)))
-        found = record(self._stacked(seeds, step), patch)
+        levels = jax.jit(jax.vmap(functools.partial(features, self._model), in_axes=(0, None)))
+        found = levels(self._stacked(seeds, step), patch)
         return {name: np.asarray(found[name])[:, 0] for name in wanted}
 
 
@@ -339,7 +337,7 @@ class Study:
             UserError: No such table.
         """
         results = self.workdir / "results"
-        path = files.find_table(results, name)
+        path = files.find_table(results, workdirs.inside(results, name).name)
         if path is None:
             known = sorted(entry.name.removesuffix(".gz").removesuffix(".csv") for entry in results.glob("*.csv*"))
             raise UserError(f"no table {name!r} in {results}; it has {', '.join(known) or 'none'}")
@@ -353,8 +351,15 @@ def load(workdir: str | Path) -> Study:
         UserError: No study there.
     """
     workdir = paths.expand(workdir)
-    if not (workdir / "study.json").exists():
+    found = record.read(workdir)
+    if not found:
         raise UserError(f"no study in {workdir}: it has no study.json; give the --workdir of a study")
-    saved = config.from_json((workdir / "config.json").read_text(encoding="utf-8"))
-    record = json.loads((workdir / "study.json").read_text(encoding="utf-8"))
-    return Study(workdir, saved, config.parse(saved), record)
+    saved = record.read_config(workdir)
+    if saved is None:
+        raise UserError(
+            f"no study in {workdir}: it has no config.json; copy the workdir whole, or give the command that began the "
+            f"study, which writes it anew"
+        )
+    settings = config.parse(saved)
+    record.compare(found, settings, workdir)
+    return Study(workdir, saved, settings, found)

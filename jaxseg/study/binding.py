@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxseg import checkpoint
+from jaxseg import checkpoint, workdirs
 from jaxseg.data import Listing, Split, listing, normalize
 from jaxseg.manifest import DamagedError
 from jaxseg.study import files
@@ -183,7 +183,7 @@ def read_binding(workdir: Path) -> Binding | None:
 def _task(entry: Mapping[str, Any]) -> BoundTask:
     return BoundTask(
         data=entry["data"],
-        store=entry["store"],
+        store=str(workdirs.inside(Path(), entry["store"])),
         listing=listing.from_json(entry["listing"]),
         voxels=dict(entry["voxels"]),
         splits=tuple(Split(*(tuple(part[name]) for name in ("train", "val", "test"))) for part in entry["splits"]),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxseg import checkpoint, data, hosts, inference, logs, machine, metrics, seeds
+from jaxseg import checkpoint, data, hosts, inference, logs, machine, metrics, seeds, workdirs
 from jaxseg.data import PreparedTask
 from jaxseg.data.resample import labels_from_probabilities, resize_image, resize_linear
 from jaxseg.fields import nearest
@@ -191,8 +191,8 @@ def _make_save(study: StudySettings, workdir: Path, prepared: PreparedTask) -> C
         geometry = geometry_of(record)
 
         def save(run: Run, predicted: np.ndarray) -> None:
-            folder = workdir / "predictions" / run.key.arm / run.key.variant() / f"seed_{run.key.seed}"
-            path = folder / f"{record.name}.nii.gz"
+            key, name = run.key, f"{record.name}.nii.gz"
+            path = workdirs.inside(workdir, "predictions", key.arm, key.variant(), f"seed_{key.seed}", name)
             data.write_prediction(predicted, geometry, path, label_values=prepared.label_values)
 
         return save

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jax.errors import JaxRuntimeError
 
-from jaxseg import checkpoint, hosts, logs, loop, transfer
+from jaxseg import checkpoint, hosts, logs, loop, transfer, workdirs
 from jaxseg.study import binding, build, files, rates
 from jaxseg.study.plan import Job, chunk_sizes, halved
 from jaxseg.study.ready import Ready, device_bytes, plan_jobs
@@ -161,4 +161,5 @@ def write_load_tables(ready: Ready, job: Job) -> None:
     """Writes what each transferred arm of a job loads; refuses a transfer that finds too little."""
     tables = build.load_tables(ready.study, ready.workdir, ready.plan, job)
     for (arm, variant), table in tables.items():
-        files.write_text(ready.workdir / "load_tables" / arm / f"{variant}.txt", transfer.format_load_table(table))
+        path = workdirs.inside(ready.workdir, "load_tables", arm, f"{variant}.txt")
+        files.write_text(path, transfer.format_load_table(table))

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxseg import checkpoint, hosts, logs, paths
+from jaxseg import checkpoint, hosts, logs, paths, workdirs
 from jaxseg import config as config_module
 from jaxseg.manifest import DamagedError
 from jaxseg.study import analyses, claims, evaluate, files, preparation, rates, results, sources
@@ -36,6 +36,7 @@ def check_workdir(config: ConfigDict, workdir: Path) -> StudySettings:
     paths.check_trainable(workdir, "workdir")
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir} is a file; give a folder")
+    workdirs.check_links(workdir)
     with contextlib.suppress(DamagedError):  # then there is nothing to ask; it is made anew
         check_format(workdir, files.read_json(workdir / "study.json"))
     lines = _other_config(config, workdir)

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxseg import checkpoint, paths
-from jaxseg.study import files
+from jaxseg.study import record
 from jaxseg.study.plan import SOURCE, Plan, find
+from jaxseg.study.record import Place
 from jaxseg.study.runs import Run, target_runs, trial_runs
 from jaxseg.types import ArmSettings, Params, RunKey, StudySettings, UserError
 
-
-class Place(NamedTuple):
-    """One run's parameters on disk."""
-
-    directory: Path
-    """A job's `checkpoints`."""
-    step: int
-    position: int
-    """On the run axis."""
-
-
 Locate = Callable[[RunKey], Place]
+Entries = list[tuple[dict[str, Any], Callable[[], Place]]]
+"""Runs as records have them, each with what finds its parameters."""
 
 
 def locate_own(workdir: Path, plan: Plan) -> Locate:
@@ -48,11 +41,8 @@ def locate_given(arm: ArmSettings) -> Locate:
         paths.expand(settings.from_workdir),
         f"pretrain.from_workdir = {settings.from_workdir!r} (arm {arm.name!r})",
     )
-    if (path / "study.json").exists():
-        entries = [
-            (run, _study_place(path, run))
-            for run in json.loads((path / "study.json").read_text(encoding="utf-8"))["runs"]
-        ]
+    if found := record.read(path):
+        entries: Entries = [(run, functools.partial(record.place_of, path, run)) for run in found["runs"]]
     else:
         entries = _checkpoint_runs(path, what)
     wanted = settings.from_arm or SOURCE
@@ -66,7 +56,7 @@ def locate_given(arm: ArmSettings) -> Locate:
         raise UserError(
             f"{what}: it has no networks {wanted!r}; set pretrain.from_arm to one of {', '.join(sorted(named))}"
         )
-    by_seed: dict[int, Place] = {}
+    by_seed: dict[int, Callable[[], Place]] = {}
     for run, place in chosen:
         if run["seed"] in by_seed:
             raise UserError(
@@ -81,7 +71,7 @@ def locate_given(arm: ArmSettings) -> Locate:
                 f"{what} has no source network of seed {key.seed}; it has {sorted(by_seed)}; set seed_ids to some of "
                 f"these, or pretrain.share to 'one' and base_seed to one of them"
             )
-        place = by_seed[key.seed]
+        place = by_seed[key.seed]()
         if place.step not in checkpoint.saved_steps(place.directory):
             raise UserError(f"{what}: its training is not finished ({place.directory}); finish it first")
         return place
@@ -98,11 +88,9 @@ def given_task(arms: Sequence[ArmSettings]) -> dict[str, Any] | None:
         if not arm.pretrain.from_workdir or arm.init == "random":
             continue
         path = paths.expand(arm.pretrain.from_workdir)
-        records = (files.read_json(folder / "study.json") for folder in (path, *path.parents))
-        record = next((found for found in records if found), None)
-        if record:
+        if found := record.read(path) or _record_above(path):
             of_target = arm.pretrain.from_arm and not arm.pretrain.from_arm.startswith(SOURCE)
-            return record["target" if of_target else "source"]
+            return found["target" if of_target else "source"]
     return None
 
 
@@ -118,11 +106,16 @@ def record_of(arm: ArmSettings) -> dict[str, Any] | None:
     return {"steps": steps, "share": settings.share, "from_workdir": settings.from_workdir}
 
 
-def _study_place(workdir: Path, run: dict[str, Any]) -> Place:
-    return Place(workdir / run["directory"] / "checkpoints", run["steps"], run["index"])
+def _record_above(path: Path) -> dict[str, Any]:
+    """The record of the study in whose workdir a folder lies; empty where there is none."""
+    for folder in path.parents:
+        with contextlib.suppress(UserError):  # any project may have a file of that name
+            if found := record.read(folder):
+                return found
+    return {}
 
 
-def _checkpoint_runs(path: Path, what: str) -> list[tuple[dict[str, Any], Place]]:
+def _checkpoint_runs(path: Path, what: str) -> Entries:
     """Runs of a folder of checkpoints (its last step), or of one checkpoint in it."""
     directory, steps = (path.parent, (int(path.name),)) if path.name.isdigit() else (path, checkpoint.saved_steps(path))
     if not steps or steps[-1] not in checkpoint.saved_steps(directory):
@@ -130,8 +123,10 @@ def _checkpoint_runs(path: Path, what: str) -> list[tuple[dict[str, Any], Place]
             f"{what}: neither a study (no study.json there) nor checkpoints; name the workdir of a study, a job's "
             f"folder 'checkpoints', or one step in it"
         )
-    runs = checkpoint.read_meta(directory, steps[-1])["runs"]
-    return [(run | {"kind": "train"}, Place(directory, steps[-1], index)) for index, run in enumerate(runs)]
+    return [
+        (run | {"kind": "train"}, functools.partial(Place, directory, steps[-1], index))
+        for index, run in enumerate(record.held_runs(directory, steps[-1]))
+    ]
 
 
 def locate(workdir: Path, plan: Plan, arm: ArmSettings) -> Locate:

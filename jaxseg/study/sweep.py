@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from jaxseg import manifest
+from jaxseg import manifest, workdirs
 from jaxseg.study import claims, files
 from jaxseg.types import UserError
 
@@ -164,7 +164,7 @@ class Point:
 def make_point(sweep: Path, overrides: Overrides, values: Mapping[str, Any]) -> Point:
     """A point in a sweep's folder; `values` are of all fields that the sweep varies."""
     name = point_name({field: values[field] for field, _ in overrides})
-    return Point(name, overrides, dict(values), sweep / POINTS / name)
+    return Point(name, overrides, dict(values), workdirs.inside(sweep, POINTS, name))
 
 
 def is_worked_on(workdir: Path) -> bool:

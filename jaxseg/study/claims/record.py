@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from jaxseg.study import files
+from jaxseg.study import files, record
 from jaxseg.types import UserError
 
 TABLES = ("cases", "curves", "filters", "filter_controls", "rewind", "similarity", "pairs")
@@ -103,7 +103,7 @@ def read_study(workdir: Path) -> Study:
     Raises:
         UserError: No study there.
     """
-    found = files.read_json(workdir / "study.json")
+    found = record.read(workdir)
     if not found:
         raise UserError(f"no study in {workdir}: it has no study.json; give the --workdir of a study")
     found_in = {name: files.find_table(workdir / "results", name) for name in TABLES}

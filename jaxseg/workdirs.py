@@ -1,0 +1,101 @@
+"""What lies in a workdir, names that become paths below it, and links that lead out of it.
+
+A workdir may come from a stranger: unpacked from an archive, or downloaded beside a paper. What its records say of
+paths is taken as names below the workdir alone, and links in it are not followed to files of this machine, neither to
+show what is in them nor to write there. The workdir itself may be reached through a link.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxseg.types import UserError
+
+FOLDERS = ("analysis", "figures", "jobs", "load_tables", "points", "predictions", "results", "stores", "train")
+"""Folders in a workdir, or in a sweep's, that are jaxseg's own."""
+FILES = (
+    *(".lock", ".sweep.lock", "SHA256SUMS", "config.json", "data.json", "report.html", "study.json", "sweep.json"),
+    *("sweep.log", "sweep_job.json"),
+)
+"""Files right in a workdir, or in a sweep's folder, that are jaxseg's own."""
+_PARTIAL = (".part", ".partial")
+"""Endings of files that are being written."""
+_LONGEST = 255
+"""Bytes of a file's name that file systems take."""
+
+
+def inside(folder: Path, *names: str) -> Path:
+    """The path below a folder to which names lead that come from data, settings or records, one step each.
+
+    Args:
+        folder: Nothing is said about it; it may be relative or a link.
+        names: Of folders and, last, of a file or folder. None of them can climb or hold a separator.
+
+    Raises:
+        UserError: A name that is no single step below the folder.
+    """
+    for name in names:
+        reason = _no_step(name)
+        if reason is not None:
+            raise UserError(f"{name!r} cannot name a file or folder in {folder}: it {reason}")
+    return folder.joinpath(*names)
+
+
+def _no_step(name: object) -> str | None:
+    """Why a name is no single step from a folder to what is in it; None where it is one."""
+    if not isinstance(name, str):
+        return f"is a {type(name).__name__} and not a name"
+    if name in ("", ".", ".."):
+        return "leads nowhere, or out of it"
+    if "/" in name or "\\" in name or "\0" in name:
+        return "holds a character that separates folders or ends a path"
+    if len(os.fsencode(name)) > _LONGEST:
+        return f"has {len(os.fsencode(name))} bytes, and file systems take {_LONGEST}"
+    return None
+
+
+def check_links(workdir: Path) -> None:
+    """Refuses a workdir of which a part is a link that leads out of it, or no file at all.
+
+    Only what jaxseg itself reads or writes there is looked at: a user's own links beside it are no matter.
+
+    Raises:
+        UserError: Such a link, or a pipe, socket or device, which would be waited for without end.
+    """
+    root = os.path.realpath(workdir)
+    for entry in _own(root):
+        shown = os.path.join(workdir, os.path.relpath(entry.path, root))
+        if entry.is_symlink():
+            target = os.path.realpath(entry.path)
+            if not is_below(target, root):
+                what = "prepared data may lie elsewhere by runtime.store_dir" if entry.name == "stores" else (
+                    "put the file or folder itself there, or remove it"
+                )  # fmt: skip
+                raise UserError(f"{shown} is a link to {target}, outside the workdir, and is not followed; {what}")
+        elif not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
+            raise UserError(f"{shown} is a pipe, socket or device and not a file; remove it")
+
+
+def is_below(path: str | Path, folder: str | Path) -> bool:
+    """Whether a path lies below a folder or is that folder, both without links (`os.path.realpath`)."""
+    return os.path.commonpath([path, folder]) == os.fspath(folder)
+
+
+def _own(root: str) -> Iterator[os.DirEntry[str]]:
+    """Everything of jaxseg's in a folder and below; what vanishes meanwhile is left out."""
+    waiting = [root]
+    while waiting:
+        here = waiting.pop()
+        try:
+            with os.scandir(here) as found:
+                entries = list(found)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in entries:
+            known = entry.name in FOLDERS or entry.name in FILES or entry.name.endswith(_PARTIAL)
+            if here != root or known:
+                yield entry
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
