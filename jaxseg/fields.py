@@ -67,13 +67,18 @@ def parse_names(value: Any, path: str) -> tuple[str, ...]:
     return names
 
 
+def _is_name(text: str) -> bool:
+    """Whether tables and pages can hold a name as it is: spreadsheets run what begins like a formula."""
+    return text.isprintable() and text != "" and text[0] not in "=+-@"
+
+
 def parse_regions(value: Any, path: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Unions of labels, `NAME=LABEL+LABEL`, separated by commas."""
     regions = []
     for text in parse_names(value, path):
         name, _, members = text.partition("=")
         labels = tuple(word.strip() for word in members.split("+"))
-        if not name.strip() or not all(labels) or len(set(labels)) != len(labels):
+        if not _is_name(name.strip()) or not all(labels) or len(set(labels)) != len(labels):
             raise bad_value(path, value, "unions of labels such as 'whole=core+edema, other=core+rim', or ''")
         regions.append((name.strip(), labels))
     if len({name for name, _ in regions}) != len(regions):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
+from jaxseg import workdirs
 from jaxseg.report import write_sweep_report
 from jaxseg.study import files, sweep
 from jaxseg.study import run as study_run
@@ -83,6 +84,7 @@ def main() -> None:
     """Runs what is not done, then writes the tables and the page over all points that are."""
     cli.require(_CONFIG.value, "config", "configs/quickstart.py")
     folder = Path(cli.require(_WORKDIR.value, "workdir", "runs/sweep"))
+    workdirs.check_links(folder)
     points = make_points(cli.config_words(sys.argv), folder)
     todo = ["new", "interrupted", *(["failed"] if _RETRY.value else [])]
     commands = []

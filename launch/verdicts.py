@@ -17,7 +17,7 @@ import pandas as pd
 from absl import flags
 
 from jaxseg import paths
-from jaxseg.study import claims, files
+from jaxseg.study import claims, outputs
 from jaxseg.types import UserError
 from launch import cli, terminal
 
@@ -72,6 +72,8 @@ def to_text(table: pd.DataFrame, width: int) -> str:
 
 def main() -> None:
     """Reads the studies, prints the verdicts."""
+    if _TABLE.value is not None:
+        outputs.check_table(Path(_TABLE.value), "claim,")
     folders = find(cli.require(_STUDIES.value, "studies", "runs/hippocampus,runs/nerve"))
     found = {name: claims.read_study(folder) for name, folder in zip(names(folders), folders, strict=True)}
     unfinished = [name for name, study in found.items() if "cases" not in study.tables]
@@ -89,7 +91,7 @@ def main() -> None:
         )
     terminal.say(f"\n{to_text(table, min(shutil.get_terminal_size().columns, 120))}")
     if _TABLE.value is not None:
-        files.write_table(Path(_TABLE.value), table)
+        outputs.write_table(Path(_TABLE.value), table)
         terminal.say(f"\ntable: {_TABLE.value}")
 
 

@@ -2,8 +2,8 @@
 
 from jaxseg.data.cohort import build_cohort, load_cohort
 from jaxseg.data.contact import case_table, write_contact_sheet
-from jaxseg.data.image_files import list_images, unread
-from jaxseg.data.images import read_image, to_own_grid
+from jaxseg.data.image_files import find_images, list_images, unread
+from jaxseg.data.images import ImageWarning, image_problem, read_image, to_own_grid
 from jaxseg.data.listing import ListedCase, Listing, list_cases
 from jaxseg.data.prepare import open_prepared, prepare_task
 from jaxseg.data.prepared import PreparedTask, PrepareReport, fit_intensity, load_case, load_cases
@@ -16,6 +16,7 @@ from jaxseg.data.writing import to_nifti, write_map, write_prediction
 
 __all__ = [
     "Geometry",
+    "ImageWarning",
     "ListedCase",
     "Listing",
     "PrepareReport",
@@ -25,8 +26,10 @@ __all__ = [
     "build_cohort",
     "case_geometries",
     "case_table",
+    "find_images",
     "fit_intensity",
     "held_out_groups",
+    "image_problem",
     "list_cases",
     "list_images",
     "load_case",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxseg.data import names
-from jaxseg.data.volume import EXTENSIONS, BadCaseError, strip_extension, with_headers
+from jaxseg.data.volume import EXTENSIONS, BadCaseError, channels_in, open_image, strip_extension, with_headers
 from jaxseg.types import CaseFiles, UserError
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$", re.ASCII)
@@ -179,23 +180,54 @@ def list_images(path: Path, channels: int) -> tuple[CaseFiles, ...]:
         UserError: nothing there, a case without all its channels or with more, two files for one name, or a name that
             cannot name a prediction.
     """
+    found = find_images(path, channels)
+    for name, reason in found.refused:
+        raise UserError(f"{path}: the case {names.shown(name)} cannot be used: {reason}.")
+    return found.cases
+
+
+class FoundImages(NamedTuple):
+    """Images of a folder to predict."""
+
+    cases: tuple[CaseFiles, ...]
+    """In name order; all have different names."""
+    refused: tuple[tuple[str, str], ...]
+    """Names that cannot be used, each with the reason."""
+
+
+def find_images(path: Path, channels: int) -> FoundImages:
+    """`list_images` that goes on after a case that cannot be used.
+
+    Raises:
+        UserError: nothing there, or one image whose name cannot name a prediction.
+    """
     if path.is_file():
-        return (_case(strip_extension(path.name), (path,)),)
+        return FoundImages((_case(strip_extension(path.name), (path,)),), ())
     if not path.is_dir():
         raise UserError(f"The input {path} does not exist; a folder of .nii.gz or .nii images or one image is needed.")
     found = _images_in(path)
     cases = _channel_cases(found, channels)
     numbered = {name for name in found if (match := CHANNEL.match(name)) and match["case"] in cases}
-    files: dict[str, tuple[Path, ...]] = {
-        name: (_only(path, paths),) for name, paths in found.items() if name not in numbered
-    }
-    for case in cases:
+    single = {name: paths for name, paths in found.items() if name not in numbered}
+    files: dict[str, tuple[Path, ...]] = {}
+    refused: dict[str, str] = {}
+    for name in sorted({*single, *cases}):
         try:
-            files[case] = channel_files(case, found, range(channels), "the network takes")
+            if name in single and name in cases:
+                both = ", ".join(names.shown(path.name) for path in single[name])
+                raise BadCaseError(f"{both} and its channel files {name}_0000, ... claim one prediction")
+            if name in single:
+                files[name] = (the_one(single[name], "one image"),)
+            else:
+                files[name] = channel_files(name, found, range(channels), "the network takes")
         except BadCaseError as error:
-            hint = " If it is the name of a case, give the file itself as the input." if channels == 1 else ""
-            raise UserError(f"{path}: the case {names.shown(case)} cannot be used: {error}.{hint}") from None
-    return tuple(_case(name, files[name]) for name in sorted(files))
+            hint = "; if it is the name of a case, give the file itself as the input" if channels == 1 else ""
+            refused[name] = f"{error}{hint if name in cases else ''}"
+            continue
+        if problem := names.problem(name, file=True):
+            refused[name] = f"its name cannot be used, because it {problem}"
+            del files[name]
+    return FoundImages(tuple(_case(name, files[name]) for name in files), tuple(refused.items()))
 
 
 def list_label_maps(path: Path) -> tuple[CaseFiles, ...]:
@@ -219,17 +251,26 @@ def _channel_cases(found: Found, channels: int) -> list[str]:
 
     With one channel, `x_0001` may be a case of that name or the second channel of x. Numbers that all cases share speak
     for channels (`x_0000`, `y_0000`), numbers that differ between cases speak for names (`nerve_0001`, `nerve_0002`).
+    With several channels, a file that holds several itself is a case (`BRATS_0001`).
     """
     numbers: dict[str, set[int]] = {}
-    for name in found:
+    for name in sorted(found):
         if match := CHANNEL.match(name):
             numbers.setdefault(match["case"], set()).add(int(match["channel"]))
     if channels > 1:
-        return sorted(numbers)
+        return [case for case in sorted(numbers) if not _has_channels(case, min(numbers[case]), found)]
     kinds = {tuple(sorted(group)) for group in numbers.values()}
     shared = len(kinds) == 1 and sum(map(len, numbers.values())) == len(found)
     (kind,) = kinds if shared else ((),)
     return sorted(numbers) if len(kind) == 1 or (0 in kind and len(numbers) > 1) else []
+
+
+def _has_channels(case: str, number: int, found: Found) -> bool:
+    """Whether a numbered file holds several channels itself, by its header."""
+    try:
+        return channels_in(open_image(str(found[f"{case}_{number:04d}"][0])).shape) > 1
+    except (BadCaseError, OSError):  # told when it is read
+        return False
 
 
 def _only(folder: Path, paths: Sequence[Path]) -> Path:

@@ -7,11 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from jaxtyping import Float
 
 from jaxseg.data import normalize, resample, volume
 from jaxseg.types import CaseRecord, TaskSettings, UserError
+
+
+class ImageWarning(UserWarning):
+    """What is doubtful about an image that can be predicted all the same."""
 
 
 def read_image(
@@ -22,6 +27,7 @@ def read_image(
     spacing_mm: tuple[float, ...] | None = None,
     normalization: Sequence[str] | None = None,
     windows: Sequence[normalize.Window] = (),
+    channels: int | None = None,
 ) -> tuple[np.ndarray, volume.Geometry]:
     """Prepare an image that has no label, exactly as the store prepares its cases.
 
@@ -32,18 +38,22 @@ def read_image(
         spacing_mm: of the training grid (`PreparedTask.spacing_mm`); needed when the task says `median`.
         normalization: one entry a channel (`PreparedTask.normalization`); needed when the task says `auto`.
         windows: `PreparedTask.windows`; needed for `dataset`.
+        channels: of the network; None for any.
 
     Returns:
-        The image `[*spatial, channels]` (float32) and its geometry, for `write_prediction`.
+        The image `[*spatial, channels]` (float32) and its geometry, for `write_prediction`, with what is doubtful about
+        the image in `warnings`.
 
     Raises:
-        UserError: unreadable, or of another dimension.
+        UserError: unreadable, of another dimension, or with other channels than the network's.
     """
     with volume.quiet_nibabel():
         try:
-            voxels, geometry, _ = _read_any(image, 3 if task.as_slices else ndim)
+            voxels, geometry, doubts = _read_any(image, 3 if task.as_slices else ndim)
         except volume.BadCaseError as error:
             raise UserError(str(error)) from None
+    if channels is not None and voxels.shape[-1] != channels:
+        raise UserError(f"{_name_of(image)}: {other_channels(voxels.shape[-1], channels)}")
     voxels = normalize.clip(voxels, task.clip)
     wanted = spacing_mm if spacing_mm is not None else task.spacing_mm
     if isinstance(wanted, tuple):
@@ -55,15 +65,60 @@ def read_image(
     names = tuple(normalization or (task.normalization,) * voxels.shape[-1])
     if "auto" in names or ("dataset" in names and not windows):
         raise ValueError(f"normalization {names} is known after preparation: pass those of the PreparedTask")
-    voxels, _ = normalize.normalize_case(voxels, names)
+    voxels, constant = normalize.normalize_case(voxels, names)
+    geometry = dataclasses.replace(geometry, warnings=doubts + constant)
     return normalize.apply_windows(voxels, names, windows) if windows else voxels, geometry
+
+
+def other_channels(found: int, wanted: int) -> str:
+    """What to say of an image with other channels than a network's."""
+    return (
+        f"it has {found} channel(s), and the network was trained on {wanted}; give an image with the same channels in "
+        f"the same order"
+    )
+
+
+def image_problem(images: Sequence[str], *, task: TaskSettings, ndim: int, channels: int) -> str | None:
+    """Why an image cannot be predicted, as far as the headers of its files tell; None where it can.
+
+    Args:
+        images: one path, or one a channel.
+        task: of the network.
+        ndim: of the network.
+        channels: of the network.
+    """
+    with volume.quiet_nibabel():
+        try:
+            opened = [volume.open_image(path) for path in images]
+            found = len(images) if len(images) > 1 else volume.channels_in(opened[0].shape)
+            if found != channels:
+                return other_channels(found, channels)
+            volume.geometry_of(opened[0], 3 if task.as_slices else ndim, images[0])
+        except volume.BadCaseError as error:
+            return str(error)
+        except OSError as error:
+            return f"{error.filename or images[0]} cannot be read: {error.strerror}"
+    return None
+
+
+def _name_of(image: Any) -> str:
+    if isinstance(image, str | Path):
+        return str(image)
+    return str(image[0]) if isinstance(image, Sequence) and image else "the image"
 
 
 def _read_any(image: Any, ndim: int) -> tuple[np.ndarray, volume.Geometry, tuple[str, ...]]:
     if isinstance(image, (str, Path)):
         return volume.read_channels((str(image),), ndim)
     if isinstance(image, Sequence):
+        if not image:
+            raise volume.BadCaseError("no file was given; one path is needed, or one a channel")
         return volume.read_channels([str(path) for path in image], ndim)
+    if not isinstance(image, nib.Nifti1Pair):
+        raise volume.BadCaseError(
+            f"the image is a {type(image).__name__}; a path, one path a channel, or a NIfTI image is needed "
+            f"(nib.Nifti1Image.from_image makes one of other images that nibabel reads)"
+        )
     return volume.channels_of(image, ndim, "the image")
 
 

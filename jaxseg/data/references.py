@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -84,7 +85,11 @@ def open_references(data: str, *, ndim: int, cache: Path, labels: Sequence[str] 
 
 def _label_folder(folder: Path) -> References:
     cases = tuple(CaseFiles(c.name, c.name, (), c.images[0]) for c in image_files.list_label_maps(folder))
-    found = sorted({int(v) for case in cases for v in np.unique(read_label_map(str(case.label)).values)} - {0})
+    values: set[int] = set()
+    for case in cases:
+        with contextlib.suppress(UserError, OSError):  # told when a prediction is scored against it
+            values |= {int(value) for value in np.unique(read_label_map(str(case.label)).values)}
+    found = sorted(values - {0})
     labels = tuple((str(value), value) for value in found)
     return References(labels, frozenset({0, *found}), None, cases, lambda files: read_label_map(str(files.label)))
 

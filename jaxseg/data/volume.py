@@ -51,6 +51,8 @@ class Geometry:
     own_spacing_mm: tuple[float, ...]
     shape: tuple[int, ...]
     """Of the prepared image, which has another spacing when the task asks for one."""
+    warnings: tuple[str, ...] = ()
+    """What is doubtful about an image that `read_image` has read."""
 
     def canonical_affine(self) -> Float[np.ndarray, "4 4"]:
         """In mm, on canonical axes, three of them also in a 2-D task."""
@@ -235,6 +237,16 @@ def slice_axis_of(shape: Sequence[int], ndim: int, where: str) -> int | None:
             "slices of them: set the task's as_slices to axial, coronal or sagittal"
         )
     return single[-1]
+
+
+def channels_in(shape: Sequence[int]) -> int:
+    """Channels of a file with this shape.
+
+    >>> channels_in((9, 8, 7)), channels_in((9, 8, 7, 2)), channels_in((9, 8, 7, 1, 3))
+    (1, 2, 3)
+    """
+    beyond = shape[3:]
+    return int(np.prod(beyond)) if len(beyond) < 2 or beyond[0] == 1 else int(beyond[0])
 
 
 def read_channels(

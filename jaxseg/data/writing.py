@@ -1,9 +1,15 @@
-"""Label maps and other volumes put back on the grid that they came from, and written as NIfTI."""
+"""Label maps and other volumes put back on the grid that they came from, and written as NIfTI.
+
+Whatever is written here says so in its header, with a checksum of its voxels. Only such files are replaced: an image, a
+reference, or a prediction that somebody has corrected by hand is never written over.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +20,11 @@ from jaxtyping import Float, Num
 
 from jaxseg.data import headers, resample
 from jaxseg.data.volume import Geometry
+from jaxseg.types import UserError
 
 WRITTEN = (".nii.gz", ".nii")
+_MARK = "jaxseg "
+"""How the description in the header of a written file begins; a checksum of the voxels follows."""
 
 
 def write_prediction(
@@ -24,10 +33,11 @@ def write_prediction(
     path: str | Path,
     *,
     label_values: Sequence[int] | None = None,
+    replace: bool = False,
 ) -> None:
     """Write a label map as NIfTI on the grid of the input, with its sform, qform, codes and units.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all, and replaces nothing but an earlier one that was written here.
 
     Args:
         prediction: class indices `[*spatial]` or probabilities `[*spatial, classes]`, on the prepared grid (then
@@ -35,29 +45,74 @@ def write_prediction(
         geometry: from `read_image`.
         path: ends in `.nii` or `.nii.gz`.
         label_values: see `to_nifti`.
+        replace: whatever lies there; for folders that belong to the writer.
 
     Raises:
+        UserError: another file lies there, see `is_own`.
         ValueError: the prediction lies on neither grid, or the path has another ending.
     """
-    _save(to_nifti(prediction, geometry, label_values=label_values), Path(path))
+    _save(to_nifti(prediction, geometry, label_values=label_values), Path(path), replace)
 
 
-def write_map(values: Float[np.ndarray, " *own"], geometry: Geometry, path: str | Path) -> None:
+def write_map(
+    values: Float[np.ndarray, " *own"], geometry: Geometry, path: str | Path, *, replace: bool = False
+) -> None:
     """Write numbers (entropies, probabilities) as float32 NIfTI on the grid of the input; see `write_prediction`.
 
     Args:
         values: on the input's own grid, canonical axes.
         geometry: from `read_image`.
         path: ends in `.nii` or `.nii.gz`.
+        replace: see `write_prediction`.
 
     Raises:
+        UserError: another file lies there, see `is_own`.
         ValueError: the path has another ending.
     """
-    _save(_on_file_grid(values, geometry, np.float32), Path(path))
+    _save(_on_file_grid(values, geometry, np.float32), Path(path), replace)
 
 
-def _save(image: Any, path: Path) -> None:
+def is_own(path: Path) -> bool:
+    """Whether a file was written here and has not been changed since."""
+    try:
+        image: Any = nib.load(path)
+        said = image.header["descrip"].item().decode("ascii").rstrip("\0")
+        return said.startswith(_MARK) and said == _description(np.asanyarray(image.dataobj))
+    except _UNREADABLE:
+        return False
+
+
+_UNREADABLE = (
+    *(OSError, EOFError, zlib.error, ValueError, KeyError, AttributeError, MemoryError, OverflowError),
+    *(nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
+)
+"""What reading a file can raise that may be anything."""
+
+
+def _description(voxels: np.ndarray) -> str:
+    plain = np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("<"))
+    digest = hashlib.sha256(f"{plain.dtype.str} {plain.shape} ".encode() + plain.tobytes())
+    return f"{_MARK}{digest.hexdigest()[:48]}"  # the field has 80 bytes
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuses a place for a prediction where something else lies.
+
+    Raises:
+        UserError: it does.
+    """
+    if os.path.lexists(path) and not is_own(path):
+        raise UserError(
+            f"{path} was not written by jaxseg, or has been changed since; it is not replaced. Move it away, or have "
+            "the predictions written to another folder."
+        )
+
+
+def _save(image: Any, path: Path, replace: bool) -> None:
     """Write an image, whole or not at all."""
+    if not replace:
+        refuse_foreign(path)
+    image.header["descrip"] = _description(np.asanyarray(image.dataobj))
     suffix = next((extension for extension in WRITTEN if path.name.endswith(extension)), None)
     if suffix is None:
         raise ValueError(f"a prediction's file name ends in .nii.gz or .nii, got {path.name}")
@@ -66,14 +121,15 @@ def _save(image: Any, path: Path) -> None:
     os.close(handle)
     try:
         nib.save(image, partial)
-        os.chmod(partial, 0o666 & ~_umask())
+        os.chmod(partial, 0o666 & ~umask())
         os.replace(partial, path)
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Permissions that new files of this process do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

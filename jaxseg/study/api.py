@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from jaxtyping import Float, Num
 
 from jaxseg import checkpoint, config, data, inference, paths, workdirs
 from jaxseg.analysis.activations import features
+from jaxseg.data import headers
 from jaxseg.models import layer_names, make_model
 from jaxseg.study import files, record
 from jaxseg.study.predict import Segmentation, classes_of, scoring_options, segment
@@ -81,12 +83,29 @@ class Arm:
             raise UserError(f"step {step!r}; allowed: one of {self.steps}, 'best', or None for the last")
         return checkpoint.read_seed(directory, last if step is None else step, index)
 
+    def keep(self, seeds: Sequence[int] | None = None) -> None:
+        """Reads the parameters of seeds at the last step, for the calls that follow with the same seeds.
+
+        Raises:
+            UserError: No such seed, or a checkpoint that is damaged.
+        """
+        self._stacked(seeds, None)
+
     def _stacked(self, seeds: Sequence[int] | None, step: int | None) -> Params:
         chosen = self.seeds if seeds is None else tuple(seeds)
         if not chosen:
             raise UserError(f"no seed asked for; arm {self.settings.name!r} has {self.seeds}")
-        # Not one read of all: seeds may lie in different chunks.
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *(self.params(seed, step) for seed in chosen))
+        if (chosen, step) not in self._kept:
+            # Not one read of all: seeds may lie in different chunks.
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(self.params(seed, step) for seed in chosen))
+            self._kept.clear()
+            self._kept[chosen, step] = stacked
+        return self._kept[chosen, step]
+
+    @functools.cached_property
+    def _kept(self) -> dict[Any, Params]:
+        # The parameters used last, so that a second image reads no checkpoint.
+        return {}
 
     @functools.cached_property
     def _model(self) -> Any:
@@ -100,9 +119,15 @@ class Arm:
     def read(self, image: Any) -> tuple[Float[np.ndarray, "*spatial channels"], Any]:
         """An image prepared as the training data was, and the geometry to put a prediction back.
 
+        What is doubtful about it (voxels that are no numbers, no contrast, a header that gives no orientation)
+        is warned of, and kept in the geometry's `warnings`.
+
         Args:
             image: A path, one path a channel, a nibabel image, or a prepared array `[*spatial, channels]`, which is
                 taken as it is and has no geometry.
+
+        Raises:
+            UserError: It cannot be read, or has other channels or axes than the network.
         """
         if isinstance(image, np.ndarray | jax.Array):
             array = np.asarray(image, np.float32)
@@ -114,14 +139,18 @@ class Arm:
                 )
             return array, None
         spacing = self.target["spacing_mm"]
-        return data.read_image(
+        array, geometry = data.read_image(
             image,
             task=self.study.target,
             ndim=self.settings.model.ndim,
             spacing_mm=None if spacing is None else tuple(spacing),
             normalization=tuple(self.target["normalization"]),
             windows=tuple(tuple(window) for window in self.target["windows"][self.fold]),
+            channels=self.target["channels"],
         )
+        for text in headers.without_unit_notes(geometry.warnings):  # images made in Python seldom name a unit
+            warnings.warn(text, data.ImageWarning, stacklevel=3)
+        return array, geometry
 
     def _slabs(
         self, image: Float[np.ndarray, "*spatial channels"], seeds: Sequence[int] | None

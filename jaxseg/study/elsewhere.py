@@ -13,7 +13,7 @@ import pandas as pd
 
 from jaxseg import machine, metrics
 from jaxseg.analysis import statistics
-from jaxseg.data import image_files, references, volume
+from jaxseg.data import image_files, names, references, volume
 from jaxseg.study.comparisons import DISTANCES, METRICS
 from jaxseg.study.scores import group_means, read_scores
 from jaxseg.types import CaseFiles, Progress, UserError
@@ -28,6 +28,10 @@ class Scored(NamedTuple):
     """Cases with a reference and no prediction: not in the rows, so a mean leaves them out."""
     unmatched: tuple[str, ...]
     """Files that no reference goes with."""
+    unreferenced: tuple[str, ...]
+    """Cases that are to be scored and have no reference."""
+    failed: tuple[str, ...]
+    """Label maps that could not be scored, each with the reason: not in the rows either."""
 
 
 def score_folder(
@@ -48,11 +52,19 @@ def score_folder(
         progress: told about every file.
 
     Raises:
-        UserError: no prediction of any case, another grid than the reference's, or values that are no labels.
+        UserError: no prediction of any case, or none that can be scored: each lies on another grid than its reference,
+            holds values that are no labels, or cannot be read.
     """
+    title = folder.absolute().name
+    if reason := names.problem(title, file=True):
+        raise UserError(
+            f"--score={folder}: tables call these predictions by the folder's name, which {reason}; rename it"
+        )
     chosen = None if wanted is None else set(wanted)
     cases = {case.name: case for case in truth.cases if chosen is None or case.name in chosen}
-    seeds = sorted((p for p in folder.glob("seed_*") if p.name[5:].isdigit()), key=lambda p: int(p.name[5:]))
+    seeds = sorted(
+        (p for p in folder.glob("seed_*") if p.name[5:].isdecimal() and p.is_dir()), key=lambda p: int(p.name[5:])
+    )
     found = [
         (int(part.name[5:]) if seeds else 0, file)
         for part in seeds or [folder]
@@ -65,10 +77,15 @@ def score_folder(
             f"{', '.join(sorted({file.name for _, file in found})[:5])}...; cases: {', '.join(sorted(cases)[:5])}..."
         )
 
-    def score(seed: int, file: CaseFiles, case: CaseFiles) -> list[dict[str, Any]]:
-        rows = _score_file(file.images[0], case, truth, options)
+    def score(seed: int, file: CaseFiles, case: CaseFiles) -> list[dict[str, Any]] | str:
+        try:
+            rows = _score_file(file.images[0], case, truth, options)
+        except (UserError, volume.BadCaseError) as error:
+            return str(error)
+        except OSError as error:
+            return f"{error.filename or file.images[0]} cannot be read: {error.strerror}"
         identity = {
-            "arm": folder.name,
+            "arm": title,
             "seed": seed,
             "train_cases": 0,
             "fold": 0,
@@ -78,16 +95,24 @@ def score_folder(
         return [{**identity, **row} for row in rows]
 
     rows: list[dict[str, Any]] = []
+    failed: list[str] = []
     with volume.quiet_nibabel(), concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
-        for done, part in enumerate(pool.map(lambda item: score(*item), todo), start=1):
-            rows += part
-            progress("scoring", done, len(todo), str(part[0]["case"]))
+        for done, (item, part) in enumerate(zip(todo, pool.map(lambda item: score(*item), todo), strict=True), start=1):
+            if isinstance(part, str):
+                failed.append(part)
+            else:
+                rows += part
+            progress("scoring", done, len(todo), item[1].name)
+    if not rows:
+        raise UserError(f"--score={folder}: no label map could be scored:\n  " + "\n  ".join(failed))
     have = {(seed, case.name) for seed, _, case in todo}
     ids = sorted({seed for seed, _ in found})
     missing = [f"{n} (seed {s})" if seeds else n for s, n in itertools.product(ids, cases) if (s, n) not in have]
     unmatched = [file.images[0] for _, file in found if file.name not in cases]
     unmatched += [text for part in seeds or [folder] for text in image_files.unread(part, folders=False)]
-    return Scored(pd.DataFrame(rows), tuple(missing), tuple(unmatched))
+    known = {case.name for case in truth.cases}
+    unreferenced = tuple(sorted((chosen or set()) - known))
+    return Scored(pd.DataFrame(rows), tuple(missing), tuple(unmatched), unreferenced, tuple(failed))
 
 
 def _score_file(
@@ -105,12 +130,12 @@ def _score_file(
             volume.compare_grids(ref.values.shape, ref.affine, pred.values.shape, pred.affine, path)
         except volume.BadCaseError as error:
             raise UserError(f"{error}. Resample the prediction to the grid of the case's own image.") from None
-    names = [name for name, _ in truth.labels]
-    ignore = None if truth.ignore is None else len(names) + 1
+    labels = [name for name, _ in truth.labels]
+    ignore = None if truth.ignore is None else len(labels) + 1
     return metrics.case_metrics(
         _class_indices(pred.values, truth, path),
         _class_indices(ref.values, truth, case.name, ignore),
-        labels=names,
+        labels=labels,
         spacing_mm=ref.spacing_mm,
         ignore_index=ignore,
         **options,

@@ -193,7 +193,7 @@ def _make_save(study: StudySettings, workdir: Path, prepared: PreparedTask) -> C
         def save(run: Run, predicted: np.ndarray) -> None:
             key, name = run.key, f"{record.name}.nii.gz"
             path = workdirs.inside(workdir, "predictions", key.arm, key.variant(), f"seed_{key.seed}", name)
-            data.write_prediction(predicted, geometry, path, label_values=prepared.label_values)
+            data.write_prediction(predicted, geometry, path, label_values=prepared.label_values, replace=True)
 
         return save
 

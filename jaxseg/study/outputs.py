@@ -1,0 +1,156 @@
+"""Where predictions and scores are written: never over inputs, references, or anything else that is not their own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from jaxseg import manifest, workdirs
+from jaxseg.data import writing
+from jaxseg.types import CaseFiles, UserError
+
+_TRAINING_FOLDERS = ("imagesTr", "labelsTr")
+
+
+def plan(
+    cases: Sequence[CaseFiles], folder: Path, *, seeds: Sequence[int], ensemble: bool, uncertainty: bool
+) -> dict[str, dict[str, Path]]:
+    """The files that predictions become: for each case `seed_<id>` or `ensemble`, and `entropy` where wanted."""
+    planned = {}
+    for case in cases:
+        name = f"{case.name}.nii.gz"
+        files = (
+            {"ensemble": workdirs.inside(folder, name)}
+            if ensemble
+            else {f"seed_{seed}": workdirs.inside(folder, f"seed_{seed}", name) for seed in seeds}
+        )
+        if uncertainty:
+            files["entropy"] = workdirs.inside(folder, "entropy", name)
+        planned[case.name] = files
+    return planned
+
+
+def check(planned: Mapping[str, Mapping[str, Path]], cases: Sequence[CaseFiles], workdir: Path) -> None:
+    """Looks at every file that is to be written, before anything is.
+
+    Paths are compared without their links, and files by what they are: an input under another spelling is the input.
+
+    Args:
+        planned: See `plan`.
+        cases: The inputs.
+        workdir: Of the study that predicts.
+
+    Raises:
+        UserError: A file of another kind lies in the place of one, the place belongs to the inputs, to a data set or to
+            the study, or two predictions would be one file.
+    """
+    inputs = {_identity(path): path for case in cases for path in case.images}
+    images = {_identity(os.path.dirname(path) or "."): os.path.dirname(path) or "." for path in inputs.values()}
+    paths = [path for files in planned.values() for path in files.values()]
+    _check_folders({path.parent for path in paths}, images, workdir)
+    seen: dict[tuple[object, ...], Path] = {}
+    for path in paths:
+        identity = _identity(path)
+        if identity in inputs:
+            raise UserError(f"--output: {path} is the input {inputs[identity]} itself; give another folder")
+        if identity in seen:
+            raise UserError(f"--output: {path} and {seen[identity]} are one file; give another folder")
+        seen[identity] = path
+        try:
+            writing.refuse_foreign(path)
+        except UserError as error:
+            raise UserError(f"--output: {error}") from None
+
+
+def _identity(path: str | Path) -> tuple[object, ...]:
+    """What a path means: the file itself where there is one, else the place."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return (os.path.realpath(path),)
+    return found.st_dev, found.st_ino
+
+
+def _check_folders(folders: Iterable[Path], images: Mapping[tuple[object, ...], str], workdir: Path) -> None:
+    root = os.path.realpath(workdir)
+    for folder in sorted(folders):
+        above = next(place for place in (folder, *folder.parents) if os.path.lexists(place) or place == place.parent)
+        if not above.is_dir():
+            raise UserError(f"--output: {above} is a file or leads nowhere, and no folder; give another")
+        if (identity := _identity(folder)) in images:
+            raise UserError(
+                f"--output: label maps would lie among the images in {images[identity]}, where the next command takes "
+                f"them for images; give another folder"
+            )
+        real = os.path.realpath(folder)
+        if os.path.basename(real) in _TRAINING_FOLDERS and os.path.exists(os.path.join(real, "..", "dataset.json")):
+            raise UserError(f"--output: {folder} belongs to a data set, whose cases are listed there; give another")
+        own = [os.path.join(root, name) for name in workdirs.FOLDERS]
+        if any(workdirs.is_below(real, place) for place in own):
+            raise UserError(
+                f"--output: {folder} is part of the study in {workdir}, whose files are its own; give another"
+            )
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, if there is none, and sees whether it can be written to.
+
+    Raises:
+        UserError: It cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"nothing can be written to {folder} ({error.strerror}); give another folder") from None
+
+
+def check_table(path: Path, first: str) -> None:
+    """Looks at the place of a table before it is made.
+
+    Args:
+        path: Of the table.
+        first: How an earlier one begins, which may be replaced.
+
+    Raises:
+        UserError: A folder or a file of another kind lies there, or nothing can be written.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file in it, such as {path / 'scores.csv'}")
+    if path.name in manifest.sealed(path.parent):
+        raise UserError(f"{path} belongs to a study, whose files are its own; name another file")
+    if os.path.lexists(path):
+        try:
+            with open(path, "rb") as handle:
+                begins = handle.read(len(first.encode()))
+        except OSError:
+            begins = b""
+        if begins != first.encode():
+            raise UserError(f"{path} holds something else than such a table and is not replaced; name another file")
+    make_folder(path.parent)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Writes a CSV that belongs to no workdir, whole or not at all, without a manifest beside it.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    partial = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as handle:
+            partial = Path(handle.name)
+            handle.write(table.to_csv(index=False))
+        os.chmod(partial, 0o666 & ~writing.umask())
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); what it would hold is printed above") from None
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)

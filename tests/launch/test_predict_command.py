@@ -1,0 +1,400 @@
+"""launch.predict: what it writes over, what it goes on after, and what it says."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import nibabel as nib
+import numpy as np
+import pytest
+from absl import flags
+
+import jaxseg
+from jaxseg import data
+from jaxseg.data import volume, writing
+from jaxseg.study import files
+from jaxseg.types import UserError
+from launch import cli
+from launch import predict as predict_command
+
+Command = Callable[..., tuple[int, str, str]]
+FLAGS = (
+    *("score", "references", "workdir", "arm", "input", "output", "fold", "seeds", "train_cases"),
+    *("uncertainty", "ensemble", "unit", "hd_definition", "surface_empty", "tolerance_mm"),
+)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs launch.predict in this process; returns the exit status, stdout and stderr."""
+    monkeypatch.setattr(cli, "setup_jax", lambda: None)
+    monkeypatch.setattr(cli.signal, "signal", lambda signum, handler: None)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        flags.FLAGS.unparse_flags()
+        for name in FLAGS:
+            flags.FLAGS[name].unparse()
+        monkeypatch.setattr(sys, "argv", ["launch.predict", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.run(predict_command.main)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return stopped.value.code, out, err
+
+    return run
+
+
+def put(path: Path, seed: int = 0, shape: tuple[int, ...] = (16, 16, 1), code: int = 1) -> Path:
+    """An image of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(np.random.default_rng(seed).normal(size=shape).astype(np.float32), np.eye(4))
+    image.set_sform(np.eye(4), code)
+    image.set_qform(np.eye(4), code)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+    return path
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Checksums of all files below a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for index in range(3):
+        put(tmp_path / "images" / f"x{index}.nii.gz", index)
+    return tmp_path / "images"
+
+
+# ------------------------------------------------------------------------------------------------ what is written over
+
+
+def same_folder(images: Path) -> Path:
+    return images
+
+
+def other_spelling(images: Path) -> Path:
+    return images / ".." / "images"
+
+
+def linked_folder(images: Path) -> Path:
+    (images.parent / "link").symlink_to(images, target_is_directory=True)
+    return images.parent / "link"
+
+
+def linked_file(images: Path) -> Path:
+    (images.parent / "out").mkdir()
+    (images.parent / "out" / "x1.nii.gz").symlink_to(images / "x1.nii.gz")
+    return images.parent / "out"
+
+
+def hard_link(images: Path) -> Path:
+    (images.parent / "out").mkdir()
+    os.link(images / "x1.nii.gz", images.parent / "out" / "x1.nii.gz")
+    return images.parent / "out"
+
+
+def references(images: Path) -> Path:
+    put(images.parent / "labels" / "x2.nii.gz", 9)
+    return images.parent / "labels"
+
+
+def other_format(images: Path) -> Path:
+    (images.parent / "out").mkdir()
+    (images.parent / "out" / "x0.nii.gz").write_text("notes")
+    return images.parent / "out"
+
+
+def broken_link(images: Path) -> Path:
+    (images.parent / "out").mkdir()
+    (images.parent / "out" / "x0.nii.gz").symlink_to(images.parent / "nowhere.nii.gz")
+    return images.parent / "out"
+
+
+def folder_of_that_name(images: Path) -> Path:
+    (images.parent / "out" / "x0.nii.gz").mkdir(parents=True)
+    return images.parent / "out"
+
+
+def a_file(images: Path) -> Path:
+    (images.parent / "out").write_text("notes")
+    return images.parent / "out"
+
+
+def below_a_file(images: Path) -> Path:
+    return a_file(images) / "deeper"
+
+
+def data_set(images: Path) -> Path:
+    (images.parent / "set" / "labelsTr").mkdir(parents=True)
+    (images.parent / "set" / "dataset.json").write_text("{}")
+    return images.parent / "set" / "labelsTr"
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        *(same_folder, other_spelling, linked_folder, linked_file, hard_link, references, other_format, broken_link),
+        *(folder_of_that_name, a_file, below_a_file, data_set),
+    ],
+)
+def test_nothing_but_an_earlier_prediction_is_written_over(
+    tiny_study: Path, images: Path, command: Command, output: Callable[[Path], Path]
+) -> None:
+    place = output(images)
+    before = content(images.parent)
+    status, _, err = command(
+        f"--workdir={tiny_study}", "--arm=scratch", f"--input={images}", f"--output={place}", "--ensemble"
+    )
+    assert (status, err.count("error: --output")) == (2, 1)
+    assert content(images.parent) == before
+
+
+def test_a_study_keeps_its_own_files(tiny_study: Path, images: Path, command: Command) -> None:
+    before = content(tiny_study)
+    for name in ("predictions", "results", "train/new"):
+        status, _, err = command(
+            f"--workdir={tiny_study}", "--arm=scratch", f"--input={images}", f"--output={tiny_study / name}"
+        )
+        assert status == 2
+        assert "is part of the study" in err
+    assert content(tiny_study) == before
+
+
+def test_the_same_command_replaces_its_own_predictions_unless_they_were_corrected(
+    tiny_study: Path, images: Path, command: Command, tmp_path: Path
+) -> None:
+    options = (f"--workdir={tiny_study}", "--arm=scratch", f"--input={images}", f"--output={tmp_path / 'out'}")
+    for _ in range(2):
+        status, out, err = command(*options, "--ensemble", "--uncertainty")
+        assert (status, err) == (0, "")
+        assert "label maps of 3 image(s)" in out
+        found = content(tmp_path / "out")
+        assert set(found) == {f"{place}x{index}.nii.gz" for index in range(3) for place in ("", "entropy/")}
+    corrected = nib.load(tmp_path / "out" / "x1.nii.gz")
+    labels = np.asarray(corrected.dataobj).copy()
+    labels[3, 3] = 1 - labels[3, 3].clip(max=1)
+    nib.save(nib.Nifti1Image(labels, corrected.affine, corrected.header), tmp_path / "out" / "x1.nii.gz")
+    before = content(tmp_path / "out")
+    status, _, err = command(*options, "--ensemble", "--uncertainty")
+    assert status == 2
+    assert "x1.nii.gz was not written by jaxseg, or has been changed since" in err
+    assert content(tmp_path / "out") == before
+
+
+def test_writing_a_prediction_replaces_no_other_file(images: Path, tmp_path: Path, tiny_study: Path) -> None:
+    arm = jaxseg.load(tiny_study).arm("scratch")
+    made, geometry = arm.segment(images / "x0.nii.gz")
+    before = content(images)
+    for write, values in ((data.write_prediction, made.ensemble), (data.write_map, made.entropy)):
+        with pytest.raises(UserError, match="is not replaced"):
+            write(values, geometry, images / "x0.nii.gz")
+        for _ in range(2):
+            write(values, geometry, tmp_path / f"{write.__name__}.nii.gz")
+    assert content(images) == before
+    assert writing.is_own(tmp_path / "write_map.nii.gz")
+
+
+# --------------------------------------------------------------------------------------------- what it goes on after
+
+
+def test_bad_images_are_named_after_the_others_are_written(
+    tiny_study: Path, images: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truncated = put(images / "cut.nii.gz", 5, shape=(16, 16, 1))
+    truncated.write_bytes(truncated.read_bytes()[:-40])
+    (images / "empty.nii.gz").write_bytes(b"")
+    put(images / "two.nii.gz", shape=(16, 16, 1, 2))
+    put(images / "deep.nii.gz", shape=(16, 16, 5))
+    put(images / "twice.nii.gz")
+    put(images / "twice.nii")
+    open_image = volume.open_image
+
+    def refused(path: str) -> object:
+        if path.endswith("locked.nii.gz"):
+            raise PermissionError(13, "Permission denied", path)
+        return open_image(path)
+
+    put(images / "locked.nii.gz")
+    monkeypatch.setattr(volume, "open_image", refused)  # the superuser of containers may read everything
+    out = tmp_path / "out"
+    status, told, err = command(
+        f"--workdir={tiny_study}", "--arm=scratch", f"--input={images}", f"--output={out}", "--ensemble"
+    )
+    assert status == 2
+    assert "label maps of 3 image(s)" in told
+    assert "6 of 9 image(s) were not predicted, 3 were" in err
+    for name, words in (
+        ("cut", "truncated or damaged"),
+        ("empty", "is empty"),
+        ("two", "it has 2 channel(s), and the network was trained on 1"),
+        ("deep", "several slices"),
+        ("locked", "Permission denied"),
+        ("twice", "twice.nii, twice.nii.gz"),
+    ):
+        (line,) = (line for line in err.splitlines() if line.startswith(f"  {name}: "))
+        assert words in line
+    assert set(content(out)) == {f"x{index}.nii.gz" for index in range(3)}
+
+
+def test_an_image_that_does_not_fit_in_memory_does_not_end_the_others(
+    tiny_study: Path, images: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = predict_command.Arm.segment
+
+    def short_of_memory(arm: predict_command.Arm, image: list[str], seeds: tuple[int, ...]) -> object:
+        if image[0].endswith("x0.nii.gz"):
+            raise MemoryError
+        if image[0].endswith("x1.nii.gz"):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+        return segment(arm, image, seeds)
+
+    monkeypatch.setattr(predict_command.Arm, "segment", short_of_memory)
+    status, _, err = command(
+        f"--workdir={tiny_study}", "--arm=scratch", f"--input={images}", f"--output={tmp_path / 'out'}"
+    )
+    assert status == 2
+    assert err.count("does not fit in memory with 2 network(s)") == 2
+    assert set(content(tmp_path / "out")) == {"seed_0/x2.nii.gz", "seed_1/x2.nii.gz"}
+
+
+def test_other_channels_in_every_image_are_told_before_any_work(
+    tiny_study: Path, command: Command, tmp_path: Path
+) -> None:
+    put(tmp_path / "images" / "x.nii.gz", shape=(16, 16, 1, 3))
+    status, _, err = command(
+        f"--workdir={tiny_study}", "--arm=scratch", f"--input={tmp_path / 'images'}", f"--output={tmp_path / 'out'}"
+    )
+    assert status == 2
+    assert "x: it has 3 channel(s), and the network was trained on 1" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbered_files_with_several_channels_are_cases(tmp_path: Path) -> None:
+    for index in (1, 2):
+        put(tmp_path / f"BRATS_{index:04d}.nii.gz", shape=(4, 4, 4, 2))
+    for channel in (0, 1):
+        put(tmp_path / f"y_{channel:04d}.nii.gz", shape=(4, 4, 4))
+    put(tmp_path / "z_0001.nii.gz", shape=(4, 4, 4))
+    found = data.find_images(tmp_path, 2)
+    assert [(case.name, len(case.images)) for case in found.cases] == [("BRATS_0001", 1), ("BRATS_0002", 1), ("y", 2)]
+    ((name, reason),) = found.refused
+    assert name == "z"
+    assert "z_0000" in reason
+
+
+def test_doubts_about_an_image_are_told_as_in_the_preparation(
+    tiny_study: Path, command: Command, tmp_path: Path
+) -> None:
+    put(tmp_path / "images" / "nocode.nii.gz", code=0)
+    constant = nib.Nifti1Image(np.full((16, 16, 1), 5, np.float32), np.eye(4))
+    nib.save(constant, tmp_path / "images" / "flat.nii.gz")
+    holes = np.random.default_rng(0).normal(size=(16, 16, 1)).astype(np.float32)
+    holes[:2] = np.nan
+    nib.save(nib.Nifti1Image(holes, np.eye(4)), tmp_path / "images" / "holes.nii.gz")
+    status, _, err = command(
+        f"--workdir={tiny_study}", "--arm=scratch", f"--input={tmp_path / 'images'}", f"--output={tmp_path / 'out'}"
+    )
+    assert status == 0
+    for line in ("warning: nocode: the header gives no orientation", "warning: flat: channel 0 is constant (5)",
+                 "warning: holes: 32 voxels are NaN"):  # fmt: skip
+        assert line in err
+    arm = jaxseg.load(tiny_study).arm("scratch")
+    with pytest.warns(data.ImageWarning, match="channel 0 is constant"):
+        arm.predict(constant)
+
+
+def test_images_that_are_none_are_sentences_in_python_too(tiny_study: Path) -> None:
+    arm = jaxseg.load(tiny_study).arm("scratch")
+    for image, words in (
+        (nib.MGHImage(np.zeros((16, 16, 1), np.float32), np.eye(4)), "is a MGHImage"),
+        (nib.Nifti1Image(np.zeros((16, 16, 1, 2), np.float32), np.eye(4)), "it has 2 channel"),
+        (nib.Nifti1Image(np.zeros((16, 16, 4), np.float32), np.eye(4)), "several slices"),
+        ([], "no file was given"),
+        (None, "is a NoneType"),
+    ):
+        with pytest.raises(UserError, match=words):
+            arm.predict(image)
+
+
+def test_seeds_are_named_once(tiny_study: Path, images: Path, command: Command, tmp_path: Path) -> None:
+    status, _, err = command(
+        f"--workdir={tiny_study}", "--arm=scratch", f"--input={images}", f"--output={tmp_path / 'o'}", "--seeds=0,0"
+    )
+    assert status == 2
+    assert "names a seed twice" in err
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+
+
+def label_map(path: Path, value: int = 1, shape: tuple[int, ...] = (6, 6, 6)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    labels = np.zeros(shape, np.uint8)
+    labels[1:4, 1:4] = value
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), path)
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> tuple[Path, Path]:
+    for name in ("a", "b", "c"):
+        label_map(tmp_path / "pred" / f"{name}.nii.gz")
+        label_map(tmp_path / "ref" / f"{name}.nii.gz")
+    return tmp_path / "pred", tmp_path / "ref"
+
+
+def test_scores_are_kept_where_one_file_is_bad(scored: tuple[Path, Path], command: Command) -> None:
+    pred, ref = scored
+    (ref / "b.nii.gz").write_bytes(b"no image")
+    label_map(pred / "c.nii.gz", shape=(5, 6, 6))
+    status, out, err = command(f"--score={pred}", f"--references={ref}")
+    assert status == 2
+    assert "dsc" in out
+    assert "2 label map(s) could not be scored" in err
+    assert "Resample the prediction" in err
+    assert str(ref / "b.nii.gz") in err
+    assert set(files.read_table(pred / "scores.csv")["case"]) == {"a"}
+    assert {path.name for path in pred.iterdir()} == {"a.nii.gz", "b.nii.gz", "c.nii.gz", "scores.csv"}
+    assert command(f"--score={pred}", f"--references={ref}")[0] == 2  # its own table is replaced
+
+
+@pytest.mark.parametrize("name", ["pred/a.nii.gz", "ref/b.nii.gz", "notes.csv", "pred"])
+def test_a_table_of_scores_replaces_no_other_file(scored: tuple[Path, Path], command: Command, name: str) -> None:
+    pred, ref = scored
+    (pred.parent / "notes.csv").write_text("mine\n")
+    before = content(pred.parent)
+    status, _, err = command(f"--score={pred}", f"--references={ref}", f"--output={pred.parent / name}")
+    assert (status, err.count("error: ")) == (2, 1)
+    assert content(pred.parent) == before
+
+
+def test_a_table_of_a_study_is_not_replaced(scored: tuple[Path, Path], command: Command, tiny_study: Path) -> None:
+    before = content(tiny_study)
+    table = tiny_study / "results" / "cases.csv"
+    status, _, err = command(f"--score={scored[0]}", f"--references={scored[1]}", f"--output={table}")
+    assert status == 2
+    assert "belongs to a study" in err
+    assert content(tiny_study) == before
+
+
+def test_means_are_printed_before_the_table_is_written(
+    scored: tuple[Path, Path], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(predict_command.outputs.tempfile, "NamedTemporaryFile", full)
+    status, out, err = command(f"--score={scored[0]}", f"--references={scored[1]}")
+    assert status == 2
+    assert "dsc" in out
+    assert "cannot be written (No space left on device)" in err
