@@ -18,7 +18,7 @@ from jaxseg import checkpoint, config, data, inference, paths, workdirs
 from jaxseg.analysis.activations import features
 from jaxseg.data import headers
 from jaxseg.models import layer_names, make_model
-from jaxseg.study import files, record
+from jaxseg.study import binding, files, record
 from jaxseg.study.predict import Segmentation, classes_of, scoring_options, segment
 from jaxseg.types import ArmSettings, CaseArrays, Params, StudySettings, UserError
 
@@ -380,6 +380,8 @@ def load(workdir: str | Path) -> Study:
         UserError: No study there.
     """
     workdir = paths.expand(workdir)
+    workdirs.check_links(workdir)
+    binding.check_format(workdir, files.read_json(workdir / record.NAME, record.MEND))
     found = record.read(workdir)
     if not found:
         raise UserError(f"no study in {workdir}: it has no study.json; give the --workdir of a study")
