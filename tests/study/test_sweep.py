@@ -125,7 +125,7 @@ def test_tables_of_the_points_that_are_done_stand_together(folder: Path):
     assert set(summary["target.patch"]) == {"(8, 8)"}
     points = files.read_table(folder / "results" / "points.csv")
     assert points["state"].tolist() == ["done", "done", "failed", "new"]
-    assert points["message"].notna().tolist() == [False, False, True, False]
+    assert points["message"].astype(bool).tolist() == [False, False, True, False]
 
 
 def test_the_page_compares_points_and_names_the_failed(folder: Path):
@@ -166,10 +166,10 @@ def test_what_a_failed_process_said(tmp_path: Path):
 def test_verdicts_over_the_targets_of_a_sweep(folder: Path):
     points = points_of(folder)
     for point, target in zip(points[:2], ("hippocampus", "nerve"), strict=True):
-        record = {"rule_version": 1, "runs": [], "arms": {}, "source": None}
-        files.write_json(
-            point.workdir / "study.json", record | {"target": {"name": target, "noise": 0.0, "cases": {"train": 8}}}
-        )
+        task = {"name": target, "noise": 0.0, "labels": ["a"], "channels": 1, "normalization": ["zscore"]}
+        task |= {"cases": {"train": 8, "val": 1, "test": 1}}
+        record = {"name": "rates", "rule_version": 1, "runs": [], "arms": {}, "source": None, "target": task}
+        files.write_json(point.workdir / "study.json", record)
         files.write_table(point.workdir / "results" / "claims.csv", pd.DataFrame({"claim": ["C1"]}))
     sweep.write_sweep(folder, "rates", points)
     table = files.read_table(folder / "results" / "claims_over_studies.csv")
