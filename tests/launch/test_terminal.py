@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from jaxseg.types import RunLine
 from launch import terminal
 from tests.conftest import ROOT
 
@@ -29,50 +28,44 @@ def in_process(code: str, **options: object) -> subprocess.CompletedProcess[str]
     )  # type: ignore[call-overload, no-any-return]
 
 
-def on_a_terminal(work: Callable[[], None]) -> str:
-    """What some work shows on a terminal of its own."""
-    pid, master = pty.fork()
-    if pid == 0:  # the child, whose streams are the terminal
-        status = 1
-        try:
-            os.environ["TERM"] = "xterm"
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-            sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
-            terminal.set_up()
-            work()
-            sys.stdout.flush()
-            status = 0
-        finally:
-            os._exit(status)
+def on_a_terminal(code: str) -> str:
+    """What some Python code shows on a terminal of its own, in a process of its own."""
+    ours, theirs = pty.openpty()
+    setup = "import sys, time\nfrom launch import terminal\nterminal.set_up()\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", setup + code],
+        cwd=ROOT,
+        env=os.environ | {"TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
     shown = b""
-    while True:
-        try:
-            part = os.read(master, 4096)
-        except OSError:
-            break
-        if not part:
-            break
-        shown += part
-    os.close(master)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, shown.decode(errors="replace")
+    with contextlib.suppress(OSError):  # the end of a terminal that nobody holds any more
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    assert process.wait() == 0, shown.decode(errors="replace")
     return shown.decode(errors="replace")
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_name_on_the_terminal_is_shown_as_it_is(name: str) -> None:
-    def work() -> None:
-        progress = terminal.make_progress()(f"evaluate {name}")
-        progress("training", 1, 2, name, [RunLine(f"{name}/n0_fold0/seed_0", 0.5, None, True)])
-        time.sleep(0.4)
-        progress("training", 2, 2, name)
-
-    shown = on_a_terminal(work)
-    expected = terminal.plain(name).encode("utf-8", "backslashreplace").decode()
-    assert f"evaluate {expected}: training" in shown
-    assert f"{expected}/n0_fold0/seed_0" in shown
-    for character in "\x07\u202e":
-        assert character not in shown
-    assert "\x1b[2J" not in shown
+def test_names_on_the_terminal_are_shown_as_they_are() -> None:
+    code = f"""
+from jaxseg.types import RunLine
+for name in {HOSTILE!a}:
+    progress = terminal.make_progress()("evaluate " + name)
+    progress("training", 1, 2, name, [RunLine(name + "/n0_fold0/seed_0", 0.5, None, True)])
+    time.sleep(0.4)
+    progress("training", 2, 2, name)
+"""
+    shown = on_a_terminal(code)
+    for name in HOSTILE:
+        expected = terminal.plain(name).encode("utf-8", "backslashreplace").decode()
+        assert f"evaluate {expected}: training" in shown
+        assert f"{expected}/n0_fold0/seed_0" in shown
+    for commanding in ("\x07", "\u202e", "\x1b[2J"):
+        assert commanding not in shown
 
 
 def test_lines_of_a_log_hold_no_commands(capsys: pytest.CaptureFixture[str]) -> None:
