@@ -35,6 +35,7 @@ class CaseSearch:
         self.listed: dict[str, Entry] | None = None
         """Of dataset.json; None where the folders count."""
         self._folders: dict[Path, dict[str, list[Path]]] = {}
+        self._channel_files: dict[Path, dict[str, dict[str, list[Path]]]] = {}
 
     # ------------------------------------------------------------------------------------------------------ findings
 
@@ -55,20 +56,30 @@ class CaseSearch:
             self._folders[folder] = image_files.image_files(folder)
         return self._folders[folder]
 
-    def _channels(self, case: str, found: image_files.Found) -> tuple[Path, ...]:
-        return image_files.channel_files(case, found, self.numbers, "dataset.json names")
+    def _channels_in(self, folder: Path, case: str) -> dict[str, list[Path]]:
+        """The channel files of one case, which are sorted by case once: a folder may hold thousands."""
+        if folder not in self._channel_files:
+            by_case: dict[str, dict[str, list[Path]]] = {}
+            for key, paths in self._files_in(folder).items():
+                if match := CHANNEL.match(key):
+                    by_case.setdefault(match["case"], {})[key] = paths
+            self._channel_files[folder] = by_case
+        return self._channel_files[folder].get(case, {})
+
+    def _channels(self, case: str, folder: Path) -> tuple[Path, ...]:
+        return image_files.channel_files(case, self._channels_in(folder, case), self.numbers, "dataset.json names")
 
     # ------------------------------------------------------------------------------------------------------- folders
 
     def from_folders(self) -> None:
         """The cases of labelsTr/ with their images (nnU-Net v2 lists none in dataset.json)."""
-        images, used = self._files_in(self.folder / "imagesTr"), set[str]()
+        folder = self.folder / "imagesTr"
+        images, used = self._files_in(folder), set[str]()
         for name, label_paths in self._files_in(self.folder / "labelsTr").items():
-            parts = {key for key in images if channel_of(key, name) is not None}
-            used |= parts | {name}
+            used |= {*self._channels_in(folder, name), name}
             try:
                 label = the_one(label_paths, "its label")
-                self._add(name, self._image_of(name, images), label)
+                self._add(name, self._image_of(name, folder), label)
             except BadCaseError as error:
                 self._refuse(name, str(error))
         for key in sorted(set(images) - used):
@@ -76,9 +87,10 @@ class CaseSearch:
             what = f"its label labelsTr/{names.shown(case)}.nii.gz does not exist"
             self._refuse(key, what + self._instead("labelsTr", case))
 
-    def _image_of(self, name: str, images: image_files.Found) -> tuple[Path, ...]:
+    def _image_of(self, name: str, folder: Path) -> tuple[Path, ...]:
+        images = self._files_in(folder)
         single = (the_one(images[name], "one image"),) if name in images else ()
-        several = self._channels(name, images)
+        several = self._channels(name, folder)
         if single and several:
             raise BadCaseError(f"it has an image, {single[0].name}, and channel files beside it, {several[0].name}")
         if not single and not several:
@@ -135,7 +147,7 @@ class CaseSearch:
             raise BadCaseError("its entry in dataset.json has no `image`")
         found = [self._locate(path, "one image") for path in entry.images]
         if found == [None]:  # nnU-Net v1 lists NAME.nii.gz and stores NAME_0000.nii.gz
-            channels = self._channels(name, self._files_in((self.folder / entry.images[0]).parent))
+            channels = self._channels(name, (self.folder / entry.images[0]).parent)
             if channels:
                 return channels
         if None in found:
@@ -144,7 +156,7 @@ class CaseSearch:
         paths = tuple(path for path in found if path is not None)
         numbers = [channel_of(_stem(str(path)), name) for path in paths]
         if len(paths) == 1 and numbers[0] is not None and len(self.numbers) > 1:  # one channel file stands for all
-            return self._channels(name, self._files_in(paths[0].parent))
+            return self._channels(name, paths[0].parent)
         if None not in numbers and numbers != list(self.numbers):
             told = ", ".join(path.name for path in paths)
             self.warnings.append(f"{names.shown(name)}: its channels are taken in the order of the list: {told}")
@@ -176,10 +188,10 @@ class CaseSearch:
     def _refuse_unlabelled(self, listed: Mapping[str, Entry]) -> None:
         """Images that dataset.json does not list and that nobody labelled; others are warned of by `finish`."""
         used = {path for case in self.cases.values() for path in case.images}
-        labels = self._files_in(self.folder / "labelsTr")
+        known = {*listed, *self._files_in(self.folder / "labelsTr")}
         for key, paths in self._files_in(self.folder / "imagesTr").items():
             case = match["case"] if (match := CHANNEL.match(key)) else key
-            if not {key, case} & (set(listed) | set(labels)) and not {str(path) for path in paths} & used:
+            if not {key, case} & known and not {str(path) for path in paths} & used:
                 what = f"{names.shown(paths[0].name)} in imagesTr has no label and dataset.json does not list it"
                 self._refuse(key, what)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxseg import data
-from jaxseg.data import image_files
+from jaxseg.data import case_search, image_files, layouts
 from jaxseg.types import UserError
 
 
@@ -284,3 +284,36 @@ def test_unicode_and_spaces_in_names(make_task, write_set, volume_of, tmp_path):
     prepared = data.prepare_task(make_task(folder), ndim=3, store_dir=tmp_path / "störe x")
     assert [record.name for record in prepared.cases] == sorted(names)
     assert data.load_case(prepared, names[0]).label.any()
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_each_file_name_of_a_large_folder_is_looked_at_a_few_times(tmp_path, monkeypatch, listed, channels):
+    """Whether a name is that of a channel was asked for every pair of cases: minutes where there are thousands."""
+    cases = [f"case_{index}" for index in range(300)]
+    for part in ("imagesTr", "labelsTr"):
+        (tmp_path / part).mkdir()
+    for case in cases:
+        (tmp_path / "labelsTr" / f"{case}.nii").touch()
+        for channel in range(channels):
+            ending = f"_{channel:04d}" if channels > 1 else ""
+            (tmp_path / "imagesTr" / f"{case}{ending}.nii").touch()
+    description = {
+        "labels": {"0": "background", "1": "a"},
+        "modality": {str(channel): "MR" for channel in range(channels)},
+    }
+    if listed:
+        description["training"] = [{"image": f"imagesTr/{case}.nii", "label": f"labelsTr/{case}.nii"} for case in cases]
+    (tmp_path / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
+    looks = []
+
+    class Counted:
+        def match(self, name):
+            looks.append(name)
+            return channel.match(name)
+
+    channel = image_files.CHANNEL
+    for module in (image_files, case_search):
+        monkeypatch.setattr(module, "CHANNEL", Counted())
+    assert len(layouts.read_folder(tmp_path).cases) == 300
+    assert len(looks) <= 10 * channels * len(cases)
