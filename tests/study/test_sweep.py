@@ -113,11 +113,8 @@ def points_of(folder: Path) -> list[sweep.Point]:
 def test_tables_of_the_points_that_are_done_stand_together(folder: Path):
     files.write_table(folder / "results" / "stale.csv", pd.DataFrame({"x": [1]}))
     sweep.write_sweep(folder, "rates", points_of(folder))
-    assert {path.name for path in (folder / "results").glob("*.csv")} == {
-        "points.csv",
-        "summary.csv",
-        "comparisons.csv",
-    }
+    found = {path.name for path in (folder / "results").glob("*.csv")}
+    assert found == {"points.csv", "summary.csv", "comparisons.csv"}
     summary = files.read_table(folder / "results" / "summary.csv")
     assert list(summary.columns[:4]) == ["point", "optim.lr", "target.patch", "train_cases"]
     assert summary["optim.lr"].tolist() == summary["mean"].tolist() == [0.1, 0.1, 0.2, 0.2]
