@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxseg import checkpoint, config, workdirs
-from jaxseg.study import files, shapes
+from jaxseg.study import binding, files, shapes
 from jaxseg.study.runs import target_runs
 from jaxseg.study.shapes import Maybe
 from jaxseg.types import RunKey, StudySettings, UserError
@@ -55,6 +55,7 @@ _TASK = {
     "cases": {"train": int, "val": int, "test": int},
     "splits": Maybe([{"train": [str], "val": [str], "test": [str]}]),
 }
+_VERSIONS = {"versions": Maybe({str: Maybe(str)})}
 _SHAPE = {
     "name": str,
     "target": _TASK,
@@ -68,21 +69,26 @@ _SHAPE = {
 }
 
 
-def read(workdir: Path) -> dict[str, Any]:
+def read(workdir: Path, *, any_format: bool = False) -> dict[str, Any]:
     """The record of a workdir; empty where there is none.
 
+    Args:
+        workdir: Folder of the study.
+        any_format: Also of an earlier version, whose tables and record can be read though its networks cannot.
+
     Raises:
-        UserError: It is damaged or of another shape, names stores that are not below the stores' folder, or the workdir
-            holds links that lead out of it.
+        UserError: It is of another version, damaged or of another shape, names stores that are not below the stores'
+            folder, or the workdir holds links that lead out of it.
     """
     path = workdir / NAME
     if not path.exists() and not path.is_symlink():
         return {}
     workdirs.check_links(workdir)
     found = files.read_json(path, MEND)
-    problem = shapes.problem(found, _SHAPE, "")
-    if problem is None:
-        problem = _contradiction(found)
+    problem = shapes.problem(found, _VERSIONS, "")
+    if problem is None and not any_format:
+        binding.check_format(workdir, found)
+    problem = problem or shapes.problem(found, _SHAPE, "") or _contradiction(found)
     if problem is not None:
         raise UserError(f"{path} is no record of a study: {problem}; {MEND}")
     for name in (found.get("stores") or {}).values():

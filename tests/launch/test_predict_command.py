@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,41 +11,19 @@ import jax
 import nibabel as nib
 import numpy as np
 import pytest
-from absl import flags
 
 import jaxseg
 from jaxseg import data
 from jaxseg.data import volume, writing
 from jaxseg.study import files
 from jaxseg.types import UserError
-from launch import cli
 from launch import predict as predict_command
-
-Command = Callable[..., tuple[int, str, str]]
-FLAGS = (
-    *("score", "references", "workdir", "arm", "input", "output", "fold", "seeds", "train_cases"),
-    *("uncertainty", "ensemble", "unit", "hd_definition", "surface_empty", "tolerance_mm"),
-)
+from tests.commands import Command, make_command
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs launch.predict in this process; returns the exit status, stdout and stderr."""
-    monkeypatch.setattr(cli, "setup_jax", lambda: None)
-    monkeypatch.setattr(cli.signal, "signal", lambda signum, handler: None)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        flags.FLAGS.unparse_flags()
-        for name in FLAGS:
-            flags.FLAGS[name].unparse()
-        monkeypatch.setattr(sys, "argv", ["launch.predict", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.run(predict_command.main)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return stopped.value.code, out, err
-
-    return run
+    return make_command(monkeypatch, capsys)
 
 
 def put(path: Path, seed: int = 0, shape: tuple[int, ...] = (16, 16, 1), code: int = 1) -> Path:

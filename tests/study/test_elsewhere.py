@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from absl import flags
 
 import jaxseg
 from configs import default
@@ -23,8 +20,7 @@ from jaxseg.metrics import dsc
 from jaxseg.study import files
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.types import UserError
-from launch import cli
-from launch import predict as predict_command
+from tests.commands import Command, make_command
 from tests.tiny import silent, tiny_config
 
 SHAPE = (9, 8, 7)
@@ -140,26 +136,9 @@ def test_regions_are_scored_beside_the_labels_and_stay_out_of_their_mean(oriente
     assert ("whole", "hd95") in summary.index
 
 
-Command = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs launch.predict in this process; returns the exit status, stdout and stderr."""
-    monkeypatch.setattr(cli, "setup_jax", lambda: None)
-    monkeypatch.setattr(cli.signal, "signal", lambda signum, handler: None)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        flags.FLAGS.unparse_flags()
-        for name in ("score", "references", "workdir", "arm", "input", "output", "fold", "uncertainty", "ensemble"):
-            flags.FLAGS[name].unparse()
-        monkeypatch.setattr(sys, "argv", ["launch.predict", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            cli.run(predict_command.main)
-        out, err = capsys.readouterr()
-        return stopped.value.code, out, err
-
-    return run
+    return make_command(monkeypatch, capsys)
 
 
 def test_saved_predictions_score_as_in_the_study(oriented: tuple[Path, Path], command: Command, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def read_study(workdir: Path) -> Study:
     Raises:
         UserError: No study there.
     """
-    found = record.read(workdir)
+    found = record.read(workdir, any_format=True)
     if not found:
         raise UserError(f"no study in {workdir}: it has no study.json; give the --workdir of a study")
     found_in = {name: files.find_table(workdir / "results", name) for name in TABLES}
