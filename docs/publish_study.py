@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from configs import default
-from jaxseg import config
+from jaxseg import config, manifest
 from jaxseg.report import write_report
 
 COMPRESSED_ABOVE = 100_000
@@ -34,7 +34,7 @@ def publish(workdir: Path, folder: Path, *, page: bool = True) -> int:
             if (workdir / name).exists():  # no load tables where nothing starts from a source network
                 shutil.copytree(workdir / name, bare / name)
         if (bare / "load_tables").exists():
-            shutil.copytree(bare / "load_tables", folder / "load_tables")
+            shutil.copytree(bare / "load_tables", folder / "load_tables", ignore=shutil.ignore_patterns(manifest.NAME))
         shutil.copyfile(workdir / "study.json", bare / "study.json")
         made = json.loads((workdir / "config.json").read_text())
         made["runtime"] = config.to_dict(default.get_config())["runtime"]

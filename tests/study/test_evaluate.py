@@ -12,7 +12,7 @@ import pytest
 from configs import default
 from jaxseg import config, logs, manifest
 from jaxseg.report import write_report
-from jaxseg.study import evaluate, files, results
+from jaxseg.study import comparisons, evaluate, files, results
 from jaxseg.study.run import run_stages
 from jaxseg.types import Progress, UserError
 from tests.tiny import silent, tiny_config
@@ -98,12 +98,19 @@ def test_a_diverged_run_enters_no_mean(diverged: tuple[Path, list[tuple[str, int
 
 
 def test_when_every_run_diverged_the_settings_to_change_are_named(tiny_study: Path, tmp_path: Path) -> None:
-    """Their part tables are written without rows, and read back so."""
+    """Their part tables are written without rows, and read back so; later stages come all the same."""
     plan = run_stages(tiny_config(), tiny_study, stages=(), progress=silent).plan
     for job in plan.of_kind("train"):
         files.write_table(tmp_path / job.directory / evaluate.PART, pd.DataFrame([]))
+    cases = results.cases_table(config.parse(tiny_config()), tmp_path, plan)
+    assert cases.empty
+    files.write_table(tmp_path / "results" / "cases.csv", cases)
     with pytest.raises(UserError, match=r"every run diverged.*smaller config\.optim\.lr"):
-        results.cases_table(config.parse(tiny_config()), tmp_path, plan)
+        results.require_scores(tmp_path)
+    read = files.read_table(tmp_path / "results" / "cases.csv")
+    assert comparisons.worst_cases(read).empty
+    assert comparisons.seed_scores(read).empty
+    results.require_scores(tiny_study)
 
 
 @pytest.mark.parametrize("clean", ["", "all"])

@@ -116,10 +116,12 @@ def _above_floor(
 
 
 def _own_start(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
-    """C8's quantities by layer."""
-    own, other = (similarity_rows(evidence, name, REUSE_INDEX, arm) for name in ("own_start", "other_start"))
-    layers = layers_of(own)
-    seeds = np.intersect1d(seeds_of(own, "seed_a"), seeds_of(other, "seed_a"))
+    """C8's quantities by layer; of one seed, which has no other start beside it, the similarity alone."""
+    own = similarity_rows(evidence, "own_start", REUSE_INDEX, arm)
+    layers, seeds, other = layers_of(own), seeds_of(own, "seed_a"), own[:0]
+    with contextlib.suppress(Lacking):
+        other = similarity_rows(evidence, "other_start", REUSE_INDEX, arm)
+        seeds = np.intersect1d(seeds, seeds_of(other, "seed_a"))
     yield from _runs_and_floor("own_start", layers, seeds, own, other, evidence)
 
 
@@ -133,17 +135,17 @@ def _to_source(evidence: Evidence, arm: str, baseline: str) -> Iterator[dict[str
 def _runs_and_floor(
     comparison: str, layers: list[str], seeds: Seeds, own_rows: pd.DataFrame, other: pd.DataFrame, evidence: Evidence
 ) -> Iterator[dict[str, Any]]:
-    """Single runs above a floor of pairs of different seeds."""
+    """Single runs above a floor of pairs of different seeds, where there are such pairs."""
     if not len(seeds):
         raise Lacking(f"no seed with {comparison} and its floor")
     own = by_layer_and_seed(own_rows, layers, seeds)
-    floor = by_layer_and_seeds(other, layers, seeds, seeds)
-    usable = usable_layers(own) & usable_in_pairs(floor)
+    floor = by_layer_and_seeds(other, layers, seeds, seeds) if len(other) else None
+    usable = usable_layers(own) & (True if floor is None else usable_in_pairs(floor))
     yield from _above_floor(
         comparison,
         layers,
         lambda kept: own[..., kept].mean(-1),
-        lambda kept: mean_of_pairs(floor, kept),
+        None if floor is None else lambda kept: mean_of_pairs(floor, kept),
         usable,
         len(seeds),
         evidence.confidence,

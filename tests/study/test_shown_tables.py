@@ -1,0 +1,135 @@
+"""Tables that the page shows: what the claims' rules find, and the definitions of the summary."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxseg import config
+from jaxseg.study import claims, comparisons, evaluate, files
+from jaxseg.types import UserError
+from tests.conftest import ROOT
+from tests.report.analysis_builder import write_analysis
+from tests.report.tables_builder import write_workdir
+from tests.tiny import put, tiny_config
+
+FOLDER = ROOT / "docs" / "studies" / "heads_to_lung"
+LIMITS = ["value", "ci_low", "ci_high"]
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, pd.DataFrame]:
+    names = ("claims", "speed", "layers", "filters", "summary", "seed_scores", "convergence", "curves", "training")
+    paths = {name: files.find_table(FOLDER / "results", name) for name in names}
+    return {name: files.read_table(path) for name, path in paths.items() if path is not None}
+
+
+def test_speed_is_what_the_rule_of_c1_finds_at_every_size(published: dict[str, pd.DataFrame]) -> None:
+    found = published["claims"].query("claim == 'C1' and role != 'answer'")
+    speed = published["speed"].set_index(["arm", "train_cases"])
+    ratio = found[found["quantity"] == "times fewer steps"]
+    assert len(ratio) == 5
+    for row in ratio.itertuples():
+        own = speed.loc[(row.arm, row.train_cases)]
+        np.testing.assert_allclose(
+            own[["ratio", "ci_low", "ci_high"]].astype(float), [row.value, row.ci_low, row.ci_high]
+        )
+    lost = found[found["quantity"].str.contains("never reach") & found["quantity"].str.endswith("transfer")]
+    for row in lost.itertuples():
+        own = speed.loc[("transfer", row.train_cases)]
+        assert own["n_censored"] / own["n_runs"] == row.value
+    assert np.isnan(speed.loc[("frozen_random_encoder", 0), "total_ratio"])  # it loads nothing
+
+
+def test_reuse_by_layer_is_what_the_rule_of_c11_finds(published: dict[str, pd.DataFrame]) -> None:
+    found = published["claims"].query("claim == 'C11' and role == 'claim'").set_index("quantity")
+    layers = published["layers"].query("arm == 'transfer' and train_cases == 0 and comparison == 'to_source'")
+    rho = layers[layers["quantity"] == "rho"].set_index("layer")
+    usable = rho["value"].dropna().index
+    assert len(usable) == 6
+    for layer in usable:
+        np.testing.assert_allclose(
+            rho.loc[layer, LIMITS].astype(float), found.loc[f"reuse, {layer}", LIMITS].astype(float)
+        )
+
+
+def test_layers_hold_the_quantities_of_c6(published: dict[str, pd.DataFrame]) -> None:
+    """An excess at the end is read against the run's own start; arrangement counts to both sides."""
+    own = published["filters"].query("arm == 'scratch' and train_cases == 0 and layer == 'encoder/level_1/conv_0'")
+    layers = published["layers"].query("arm == 'scratch' and train_cases == 0 and layer == 'encoder/level_1/conv_0'")
+    value = layers.set_index("quantity")["value"]
+    assert value["distribution"] == pytest.approx((own["distribution_end"] - own["distribution_start"]).mean())
+    assert value["spectrum"] == pytest.approx((own["spectral_end"] - own["spectral_start"]).mean())
+    assert value["arrangement"] == pytest.approx((own["moran_end"] - own["moran_expected"]).abs().mean())
+    assert value["angle_deg"] == pytest.approx(own["angle_deg"].mean())
+
+
+def test_the_summary_is_the_mean_of_the_scores_of_seeds(published: dict[str, pd.DataFrame]) -> None:
+    keys = ["arm", "train_cases", "fold", "label", "metric"]
+    mean = published["seed_scores"].groupby(keys)["value"].agg(["mean", "count"])
+    summary = published["summary"].set_index(keys).dropna(subset=["mean"])
+    pd.testing.assert_series_equal(mean["mean"].loc[summary.index], summary["mean"], check_index=False)
+    assert (mean["count"].loc[summary.index].to_numpy() == summary["n_seeds"].to_numpy()).all()
+
+
+def test_training_leaves_diverged_runs_out_and_counts_late_ones_late() -> None:
+    rows = [(seed, step, loss, dsc) for seed, ends in enumerate([(0.1, 0.8), (0.2, 0.6), (np.nan, 0.9)])
+            for step, (loss, dsc) in enumerate([(1.0, 0.3), ends])]  # fmt: skip
+    curves = pd.DataFrame(rows, columns=["seed", "step", "loss", "val_dsc"]).assign(arm="a", train_cases=0, fold=0)
+    reached = pd.DataFrame({"seed": [0, 1, 2], "step": [10, 30, 40], "censored": [False, False, True]})
+    (row,) = comparisons.training(curves, reached.assign(arm="a", train_cases=0, fold=0)).to_dict("records")
+    assert (row["n_runs"], row["n_reached"], row["n_survived"], row["median_step"]) == (3, 2, 2, 30)
+    assert row["last_val_dsc"] == pytest.approx(0.7)
+
+
+def test_names_that_could_mean_something_to_a_table_are_names(tmp_path: Path) -> None:
+    arms = ("scratch", "baseline", "arm", "mean", "all", "image", "end")
+    workdir = write_analysis(write_workdir(tmp_path, arms=arms, seeds=3, examples=0), arms=arms, seeds=3)
+    study = claims.read_study(workdir)
+    tables = claims.shown_tables(study, confidence=0.95)
+    assert set(tables["speed"]["arm"]) == set(arms) - {"scratch"}
+    assert set(tables["layers"]["arm"]) == set(arms)
+    renamed = {name: table.replace({"mean": "other"}) for name, table in study.tables.items()}
+    record = study.record._replace(arms={name.replace("mean", "other"): arm for name, arm in study.record.arms.items()})
+    other = claims.shown_tables(claims.Study(record, renamed), confidence=0.95)
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(table.replace({"mean": "other"}), other[name])
+
+
+@pytest.mark.parametrize("name", ["source", "source_2"])
+def test_names_of_source_networks_are_refused_for_arms(name: str) -> None:
+    made = tiny_config()
+    put(made, f"arms.{name}", made.arms.scratch)
+    with pytest.raises(UserError, match=rf"arm name '{name}': 'source', 'source_2', .* are reserved"):
+        config.parse(made)
+
+
+@pytest.mark.parametrize(("labels", "regions", "word"), [(("a", "mean"), (), "label"), (("a",), ("mean",), "region")])
+def test_a_label_that_stands_for_the_mean_is_refused(
+    labels: tuple[str, ...], regions: tuple[str, ...], word: str
+) -> None:
+    class Prepared:
+        name = "set"
+
+    Prepared.labels = labels
+    made = tiny_config()
+    put(made, "evaluate.regions", ", ".join(f"{region}=a" for region in regions))
+    with pytest.raises(UserError, match=re.escape(f"set has a {word} called 'mean', which is reserved")):
+        evaluate.check_labels(config.parse(made), Prepared)
+
+
+def test_an_arm_without_any_run_left_is_lacking_in_words(tmp_path: Path) -> None:
+    workdir = write_workdir(tmp_path, seeds=3, examples=0)
+    path = workdir / "results" / "curves.csv"
+    curves = files.read_table(path)
+    lost = curves["arm"] == "scratch"
+    curves.loc[lost & (curves["step"] > 0), ["loss", "val_dsc"]] = np.nan
+    curves.to_csv(path, index=False)
+    study = claims.read_study(workdir)
+    found = claims.claims(study).set_index("claim")["reason"]
+    assert found.loc["C1"].startswith("every run of scratch diverged")
+    assert claims.shown_tables(study, confidence=0.95)["speed"].empty
