@@ -205,7 +205,8 @@ def images_seen(folder: Path, *, by_target: bool) -> dict[str, tuple[str, str]]:
     Returns:
         The name of each, and its part: `train` or `val`.
     """
-    known = next((found for place in (folder, *folder.parents) if (found := read_binding(place)) is not None), None)
+    workdir = next((place for place in (folder, *folder.parents) if (place / "study.json").exists()), None)
+    known = None if workdir is None else read_binding(workdir)
     if known is None:
         return {}
     return {

@@ -94,7 +94,7 @@ def test_a_case_whose_name_could_do_harm_is_refused_and_stops_no_other(make_task
     assert (shown + reason).isprintable()
     with pytest.raises(UserError, match=r"its name .*; rename its files"):
         data.prepare_task(make_task(folder), ndim=3, store_dir=tmp_path / "store")
-    with pytest.raises(UserError, match="the file name"):
+    with pytest.raises(UserError, match="its name cannot be used"):
         image_files.list_images(folder / "imagesTr", 1)
 
 

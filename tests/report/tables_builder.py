@@ -263,6 +263,8 @@ def _study(arms, runs, labels, name, steps, n_cases, case_name, lost) -> dict[st
             "name": "blobs <source>",
             "labels": ["blob"],
             "unit": "mm",
+            "channels": 1,
+            "normalization": ["zscore"],
             "cases": {"train": 24, "val": 6, "test": 0},
         },
         "target": {
@@ -270,6 +272,8 @@ def _study(arms, runs, labels, name, steps, n_cases, case_name, lost) -> dict[st
             "labels": list(labels),
             "unit": "mm",
             "noise": 0.0,
+            "channels": 1,
+            "normalization": ["zscore"],
             "cases": {"train": 8, "val": 4, "test": n_cases},
         },
         "arms": {
@@ -296,9 +300,9 @@ def _study(arms, runs, labels, name, steps, n_cases, case_name, lost) -> dict[st
         + [
             {
                 "kind": "pretrain", "arm": "source", "train_cases": 0, "fold": 0, "seed": seed, "steps": 300,
-                "diverged_at": None,
+                "directory": "train/pretrain/chunk_0", "index": i, "source": None, "diverged_at": None,
             }
-            for seed in sorted({run[3] for run in runs})
+            for i, seed in enumerate(sorted({run[3] for run in runs}))
         ],
         "timing": {"prepare": 3.1, "pretrain": 41.0, "train": 83.4, "evaluate": 12.0},
         "exclusions": [{"case": f"<b>{case_name.format(99)}</b>", "reason": "label value 7 is not in dataset.json"}],

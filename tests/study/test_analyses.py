@@ -14,7 +14,7 @@ import pytest
 
 import jaxseg
 from configs import default
-from jaxseg import checkpoint, config, seeds, trees
+from jaxseg import checkpoint, config, manifest, seeds, trees
 from jaxseg.models import layer_names, make_model
 from jaxseg.report import write_report
 from jaxseg.study import analyses, files, filter_tables, representations, variation
@@ -154,10 +154,10 @@ def test_scores_alone_are_analysed_where_networks_are_not_wanted(tiny_study, tmp
     shutil.copytree(tiny_study, workdir)
     shutil.rmtree(workdir / "analysis")
     for name in [*analyses.TABLES, "summary", "claims"]:
-        (workdir / "results" / f"{name}.csv").unlink()
-    made, written = tiny_config(), json.loads((workdir / "config.json").read_text())
+        manifest.remove(workdir / "results" / f"{name}.csv")
+    made, written = tiny_config(), files.read_json(workdir / "config.json")
     made.analysis.cases = written["analysis"]["cases"] = 0
-    (workdir / "config.json").write_text(json.dumps(written))
+    files.write_json(workdir / "config.json", written)
     run_stages(made, workdir, stages=("analyze",), progress=silent)
     assert not (workdir / "results" / "filters.csv").exists()
     pd.testing.assert_frame_equal(*(files.read_table(w / "results" / "summary.csv") for w in (workdir, tiny_study)))
