@@ -2,7 +2,9 @@
 
     python -m docs.rerun_study docs/studies/NAME runs/again --arm=scratch --seeds=0,1
 
-The learning rate is the one that was chosen then; fields that came later have their defaults. With the code that
+The learning rate is the one that was chosen then. What a study wrote down is what it is run with, whatever the defaults
+have become since; a field that it does not mention has the value of `docs/studies/defaults_0.1.json`, the defaults with
+which these studies were made, and one that came after 0.1 has its default, which changes nothing. With the code that
 trained the study, on the same kind of processor with as many devices, the scores are the same to the last digit. With
 later code or elsewhere rounding differs: the first losses agree to a few units in the fifth digit, and training
 amplifies the difference until a run is at most as far from the published one as another seed's would be. Two seeds
@@ -28,6 +30,8 @@ from jaxseg.study.run import run_stages
 from launch import cli, terminal
 
 KEYS = ["seed", "case", "label"]
+DEFAULTS_THEN = Path(__file__).parent / "studies" / "defaults_0.1.json"
+"""All defaults of version 0.1. Never changed: it says what published studies were made with."""
 
 
 def read_table(folder: Path, name: str) -> pd.DataFrame:
@@ -36,18 +40,19 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
+def fill(into: ConfigDict, given: ConfigDict) -> None:
+    """Sets fields of a config, section by section; arms are replaced as a whole."""
+    for name, value in given.items():
+        if isinstance(value, ConfigDict) and name != "arms":
+            fill(into[name], value)
+        else:
+            into[name] = value
+
+
 def with_later_fields(made: ConfigDict) -> ConfigDict:
-    """A config as it was written, with the defaults of fields that did not exist then."""
+    """A config as it was written, with the values that fields had when studies did not write them down."""
     full = default.get_config()
-    full.arms = made.arms
-
-    def fill(into: ConfigDict, given: ConfigDict) -> None:
-        for name, value in given.items():
-            if isinstance(value, ConfigDict) and name != "arms":
-                fill(into[name], value)
-            else:
-                into[name] = value
-
+    fill(full, config_module.from_json(DEFAULTS_THEN.read_text()))
     fill(full, made)
     return full
 

@@ -21,6 +21,7 @@ def tiny_config() -> ConfigDict:
         task.test_cases = 2
     config.model.ndim = 2
     config.model.widths = (2, 4)
+    config.optim.lr = 1e-3
     config.optim.warmup_steps = 2
     config.train.steps = 8
     config.train.log_every = 2

@@ -9,9 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from ml_collections import ConfigDict
 
+from configs import default
 from docs import publish_study, rerun_study
+from jaxseg import config
 from tests.tiny import silent, tiny_config
+
+STUDIES = Path(rerun_study.__file__).parent / "studies"
 
 
 def test_published_scores_come_again(tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,12 +54,60 @@ def test_the_rate_that_was_chosen_is_taken(tiny_study: Path, tmp_path: Path) -> 
     assert (size, list(made.arms), made.arms.transfer.optim.lr, made.seed_ids) == (0, ["transfer"], 0.0625, (0,))
 
 
-def test_a_config_of_an_earlier_version_is_filled(tiny_study: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def other_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defaults of a later version, where hardly anything is as it was."""
+    get_config = default.get_config
+
+    def later() -> ConfigDict:
+        made = get_config()
+        for section in (made.optim, made.loss, made.target, made.target.augment, made.pretrain, made.evaluate):
+            for name, value in section.items():
+                if isinstance(value, float | int):
+                    section[name] = type(value)(value + 1)
+        return made
+
+    monkeypatch.setattr(default, "get_config", later)
+
+
+@pytest.mark.usefixtures("other_defaults")
+def test_what_a_study_did_not_write_down_is_as_it_was_then(tiny_study: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     publish_study.publish(tiny_study, kept)
     written = json.loads((kept / "config.json").read_text())
-    del written["pretrain"]["eval_every"], written["evaluate"]["tolerance_mm"]
+    del written["pretrain"]["eval_every"], written["optim"]["lr"], written["loss"]
     (kept / "config.json").write_text(json.dumps(written))
     made, _ = rerun_study.config_of(kept, "scratch", (0,))
-    assert (made.pretrain.eval_every, made.evaluate.tolerance_mm) == (0, 0.0)
+    assert (made.pretrain.eval_every, made.optim.lr, made.loss.smooth) == (0, 1e-3, 1.0)
+    assert (made.target.foreground, made.target.augment.gamma) == (0.5, 0.0)
     assert made.train.steps == tiny_config().train.steps
+
+
+@pytest.mark.usefixtures("other_defaults")
+@pytest.mark.parametrize("path", sorted(STUDIES.rglob("config.json")), ids=lambda path: path.parent.name)
+def test_a_published_config_stands_whatever_the_defaults_are(path: Path) -> None:
+    written = config.from_json(path.read_text())
+    filled = json.loads(config.to_json(rerun_study.with_later_fields(written)))
+
+    def kept(before: dict, after: dict) -> None:
+        for name, value in before.items():
+            if isinstance(value, dict):
+                kept(value, after[name])
+            else:
+                assert after[name] == value, name
+
+    kept(json.loads(rerun_study.DEFAULTS_THEN.read_text()) | {"arms": {}} | json.loads(path.read_text()), filled)
+
+
+def test_the_defaults_of_then_are_complete() -> None:
+    """Every field of a published study is among them, so none is ever filled from what came later."""
+
+    def names(tree: dict, prefix: str = "") -> set[str]:
+        found: set[str] = set()
+        for name, value in tree.items():
+            found |= names(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name}
+        return {name for name in found if not name.startswith("arms.")}
+
+    then = names(json.loads(rerun_study.DEFAULTS_THEN.read_text()))
+    for path in STUDIES.rglob("config.json"):
+        assert names(json.loads(path.read_text())) <= then
