@@ -1,0 +1,157 @@
+"""Held-out DSC of the default settings against a plain PyTorch loop: same cases, steps, patches and widths.
+
+    python -m docs.accuracy_benchmark PATH runs/accuracy --sets=hippocampus_mr,lung_tumour_ct --torch_python=PYTHON
+
+PATH holds the sets in Medical Segmentation Decathlon layout. `--torch_python` is the interpreter of an environment
+that has PyTorch, NumPy and nibabel, by default the one that runs this; without PyTorch there, ours is scored alone.
+`--former` trains with the defaults of 0.1 as well. What is finished is kept and not done again. Prints tables in
+Markdown: the mean over seeds and groups of cases of a case's DSC (averaged over labels), and paired differences, both
+with the two-way interval that the report uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+from ml_collections import ConfigDict
+
+from configs import default, hippocampus
+from docs.rerun_study import DEFAULTS_THEN
+from jaxseg import config as config_module
+from jaxseg import metrics
+from jaxseg.analysis import statistics
+from jaxseg.study.run import run_stages
+from launch import cli
+
+SETS: dict[str, tuple[int, ...]] = {
+    "hippocampus_mr": (32, 32, 32),
+    "headneck_throat_ct": (32, 32, 32),
+    "lung_tumour_ct": (48, 48),
+    "nuclei_micro": (64, 64),
+}
+"""Patch sizes. All sets are used on their files' own grids, so that the plain loop needs no resampling."""
+KEYS = ["seed", "group", "case", "label"]
+
+
+def make_config(folder: Path, name: str, seeds: int, steps: int, *, former: bool) -> ConfigDict:
+    """The default settings, or the hippocampus preset, with nothing changed but the task, its patch and the steps."""
+    config = hippocampus.get_config("scratch") if name == "hippocampus_mr" else default.get_config()
+    config.name = name
+    config.num_seeds = seeds
+    config.arms = default.pick_arms("scratch")
+    config.model.ndim = len(SETS[name])
+    for task in (config.source, config.target):
+        task.patch = SETS[name]
+    config.target.data = str(folder / name)
+    config.train.steps = steps
+    config.train.log_every = 50
+    config.train.eval_every = config.train.save_every = max(steps // 2 // 50, 1) * 50
+    config.analysis.cases = 0
+    if former:
+        then = config_module.from_json(DEFAULTS_THEN.read_text())
+        for section in ("optim", "loss", "evaluate"):
+            config[section].update(then[section])
+        config.target.normalization = then.target.normalization
+        if name == "hippocampus_mr":
+            config.target.augment.update({"flip": (0,), "gamma": 0.2, "brightness": 0.2})
+    return config
+
+
+def ours(config: ConfigDict, workdir: Path) -> pd.DataFrame:
+    """Scores of a study on its test cases, a row a seed, case and label that the reference holds."""
+    run_stages(config, workdir, stages=("prepare", "train", "evaluate"), progress=cli.make_progress())
+    (path,) = (workdir / "results").glob("cases.csv*")
+    scores = pd.read_csv(path)
+    return scores[scores["status"].isin(("ok", "missed"))][[*KEYS, "dsc"]]
+
+
+def plain(folder: Path, name: str, workdir: Path, seed: int, asked: argparse.Namespace) -> pd.DataFrame:
+    """Scores of one seed of the plain loop, trained and tested on the cases of the study in `workdir`."""
+    prepared = pd.read_csv(workdir / "default" / "results" / "prepared_target.csv")
+    cases = {part: prepared.loc[prepared["fold_0"] == part, "case"].tolist() for part in ("train", "test")}
+    names = json.loads((folder / name / "dataset.json").read_text())["labels"]
+    labels = {names[value]: int(value) for value in names if value != "0"}
+    output = workdir / f"plain_{seed}.npz"
+    if not output.exists():
+        same = default.get_config()
+        made = {"data": str(folder / name), **cases, "patch": SETS[name], "classes": len(names), "steps": asked.steps}
+        made |= {"widths": same.model.widths, "batch": same.train.batch, "lr": asked.torch_lr, "seed": seed}
+        made |= {"threads": len(os.sched_getaffinity(0)), "output": str(output)}
+        subprocess.run([asked.torch_python, "-m", "docs.torch_loop", json.dumps(made)], check=True)
+    rows = []
+    groups = dict(zip(prepared["case"], prepared["group"], strict=True))
+    with np.load(output) as maps:
+        for case in cases["test"]:
+            reference = np.asanyarray(nibabel.load(folder / name / "labelsTr" / f"{case}.nii.gz").dataobj)
+            reference = reference.reshape(maps[case].shape)
+            for label, value in labels.items():
+                if (reference == value).any():
+                    score = metrics.overlap.dsc(maps[case] == value, reference == value)
+                    rows.append({"seed": seed, "group": groups[case], "case": case, "label": label, "dsc": score})
+    return pd.DataFrame(rows)
+
+
+def by_group(scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean DSC, a row a seed and a column a group: over the labels of a case, then over its group's cases."""
+    of_case = scores.groupby(["seed", "group", "case"])["dsc"].mean()
+    return of_case.groupby(["seed", "group"]).mean().unstack()
+
+
+def written(interval: statistics.Interval, sign: str = "") -> str:
+    """`estimate [low, high]`."""
+    return f"{interval.estimate:{sign}.4f} [{interval.low:{sign}.4f}, {interval.high:{sign}.4f}]"
+
+
+def row(name: str, found: dict[str, pd.DataFrame]) -> str:
+    """A set's row: means of all contestants, then differences of the default from the others."""
+    means = {who: by_group(scores) for who, scores in found.items()}
+    ours_now = means["default"]
+    cells = [name, f"{ours_now.shape[0]} x {ours_now.shape[1]}"]
+    cells += [written(statistics.two_way_interval(mean.to_numpy())) for mean in means.values()]
+    for who, mean in means.items():
+        if who != "default":
+            paired = (ours_now - mean).dropna().to_numpy()  # of the seeds that both have
+            cells.append(written(statistics.two_way_interval(paired), "+"))
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Trains what is missing and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--former", action="store_true", help="train with the defaults of 0.1 too")
+    parser.add_argument("--torch_python", default=sys.executable)
+    parser.add_argument("--torch_lr", type=float, default=1e-3, help="rate of the plain loop")
+    asked = parser.parse_args()
+    cli.setup_jax()
+    has_torch = not subprocess.run([asked.torch_python, "-c", "import torch"], capture_output=True).returncode
+    whom = ["default", *(["former"] if asked.former else []), *(["plain"] if has_torch else [])]
+    differences = [f"default less {who}" for who in whom[1:]]
+    titles = ["set", "seeds x groups", *whom, *differences]
+    print(f"| {' | '.join(titles)} |\n|{' --- |' * len(titles)}", flush=True)
+    for name in asked.sets.split(","):
+        workdir = asked.workdir / name
+        found = {}
+        for who in whom:
+            if who == "plain":
+                found[who] = pd.concat([plain(asked.data, name, workdir, seed, asked) for seed in range(asked.seeds)])
+            else:
+                config = make_config(asked.data, name, asked.seeds, asked.steps, former=who == "former")
+                found[who] = ours(config, workdir / who)
+        print(row(name, found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
