@@ -95,18 +95,7 @@ def prepare_tasks(
             ready, held = _apart_from_target(prepared[study.target], splits[study.target], ready, recipe, study)
         if task.data == "target":
             held |= _trained_on(study, prepared[study.target], splits[study.target])
-        splits[task] = tuple(
-            data.split_cases(
-                ready,
-                val_cases=task.val_cases,
-                test_cases=task.test_cases,
-                folds=folds,
-                fold=fold,
-                seed=study.base_seed,
-                exclude_groups=held,
-            )
-            for fold in range(folds)
-        )
+        splits[task] = _split(task, ready, folds, study.base_seed, held)
         prepared[task] = data.with_split_warnings(ready, splits[task])
     fitted = {
         task: tuple(dataclasses.replace(prepared[task], windows=windows) for windows in kept[task].windows)
@@ -115,6 +104,25 @@ def prepare_tasks(
         for task, parts in splits.items()
     }
     return Tasks(prepared, splits, fitted, {task: was.subsets for task, was in kept.items()})
+
+
+def _split(
+    task: TaskSettings, prepared: PreparedTask, folds: int, seed: int, held: frozenset[str]
+) -> tuple[Split, ...]:
+    """The folds of a task.
+
+    Raises:
+        UserError: It cannot be split so. What the preparation said of the whole task may be why, such as that many cases
+            are copies of others, and is said with it.
+    """
+    sizes = {"val_cases": task.val_cases, "test_cases": task.test_cases, "folds": folds}
+    try:
+        return tuple(
+            data.split_cases(prepared, fold=fold, seed=seed, exclude_groups=held, **sizes) for fold in range(folds)
+        )
+    except UserError as error:
+        known = [text for case, text in prepared.report.warnings if not case]
+        raise UserError("\n  ".join([str(error), *known])) from None
 
 
 def recipe_of(study: StudySettings, task: TaskSettings) -> TaskSettings:
@@ -151,19 +159,22 @@ def _with_one_group_for_copies(task: PreparedTask) -> PreparedTask:
         return group
 
     first: dict[str, CaseRecord] = {}
-    warnings: list[tuple[str, str]] = []
+    copies: list[tuple[str, str]] = []
     for record in task.cases:
         other = first.setdefault(record.voxels_sha256, record)
         if other is record:
             continue
-        warnings.append((record.name, f"its image is a copy of {other.name}'s: both count as one patient"))
+        copies.append((record.name, other.name))
         if root(record.group) != root(other.group):
             joined[root(record.group)] = root(other.group)
-    if not warnings:
+    if not copies:
         return task
     cases = tuple(dataclasses.replace(record, group=root(record.group)) for record in task.cases)
-    report = dataclasses.replace(task.report, warnings=(*task.report.warnings, *warnings))
-    return dataclasses.replace(task, cases=cases, report=report)
+    text = (
+        f"{len(copies)} of its {len(cases)} cases hold the same image as another case, such as {copies[0][0]} as "
+        f"{copies[0][1]}: copies count as one patient"
+    )
+    return _with_warning(dataclasses.replace(task, cases=cases), text)
 
 
 def _apart_from_target(

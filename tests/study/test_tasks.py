@@ -130,8 +130,18 @@ def test_copies_within_a_task_are_one_patient(tmp_path: Path) -> None:
     for index in range(0, 8, 2):
         assert prepared.record(f"again_{index}").group == prepared.record(f"case_{index}").group
     assert len({record.group for record in prepared.cases}) == 8
-    told = {case for case, text in prepared.report.warnings if "both count as one patient" in text}
-    assert told == {f"case_{index}" for index in range(0, 8, 2)}
+    ((case, text),) = [warning for warning in prepared.report.warnings if "copies" in warning[1]]
+    assert case == ""
+    assert text.startswith("4 of its 12 cases hold the same image as another case, such as case_0 as again_0")
+
+
+def test_a_task_of_copies_alone_cannot_be_split_and_says_why(tmp_path: Path) -> None:
+    volumes = {f"case_{index}": two_dimensional(0) for index in range(8)}
+    study = config.parse(on_folders(write_set(tmp_path / "set", volumes), val_cases=2, test_cases=2))
+    with pytest.raises(
+        UserError, match=r"1 group\(s\) of cases cannot be split[^\n]*\n *7 of its 8 cases hold the same image"
+    ):
+        prepare_tasks(study, tmp_path / "stores", silent("prepare"))
 
 
 def test_intensity_statistics_of_a_fold_have_seen_its_training_cases_alone(tmp_path: Path) -> None:
