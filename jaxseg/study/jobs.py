@@ -78,7 +78,7 @@ def _train(ready: Ready, job: Job, progress: MakeProgress) -> None:
             logs.mend_lines(directory, len(job.runs))
         return
     if job.kind == "train":
-        job = rates.with_rates(job, rates.read_rates(ready.workdir))
+        job = rates.with_rates(job, rates.chosen_rates(ready.workdir, ready.plan))
     fit = build.make_fit(
         ready.study,
         ready.workdir,

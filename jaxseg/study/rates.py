@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from jaxseg import logs
+from jaxseg.loop import is_done
 from jaxseg.study import files
 from jaxseg.study.plan import Job, Plan
 from jaxseg.study.program import Program
@@ -59,12 +60,16 @@ def write_rates(workdir: Path, plan: Plan) -> None:
         files.write_table(workdir / "results" / TABLE, rates_table(workdir, plan))
 
 
-def read_rates(workdir: Path) -> Rates:
-    """The chosen rates; empty where none were (yet) chosen."""
-    path = workdir / "results" / TABLE
-    if not files.was_written(path):
+def chosen_rates(workdir: Path, plan: Plan) -> Rates:
+    """The chosen rates, from what the trials measured; empty where there are none or they are not done.
+
+    Raises:
+        DamagedError: A trial's last checkpoint is not as it was written.
+    """
+    trials = plan.of_kind("select")
+    if not trials or not all(is_done(workdir / job.directory, job.program.train.steps) for job in trials):
         return {}
-    table = files.read_table(path)
+    table = rates_table(workdir, plan)
     chosen = table[table["chosen"]]
     columns = (chosen[name].tolist() for name in (*VARIANT, "lr"))
     return {(arm, size, fold): rate for arm, size, fold, rate in zip(*columns, strict=True)}

@@ -198,6 +198,14 @@ def _diverged_at(workdir: Path, job: Job) -> list[int | None]:
         return [None] * len(job.runs)
 
 
+def _chosen_rates(ready: Ready) -> rates.Rates:
+    """The rates that were chosen so far."""
+    try:
+        return rates.chosen_rates(ready.workdir, ready.plan)
+    except DamagedError:  # as in `_diverged_at`
+        return {}
+
+
 def _task_summary(ready: Ready, task: Any) -> dict[str, Any]:
     prepared, split = ready.tasks.prepared[task], ready.tasks.splits[task][0]
     return {
@@ -232,7 +240,7 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
     timing = before.get("timing", {})
     for stage, spent in seconds.items():
         timing[stage] = round(timing.get(stage, 0.0) + spent, 2)
-    runs, exclusions, chosen = [], [], rates.read_rates(workdir)
+    runs, exclusions, chosen = [], [], _chosen_rates(ready)
     for job in plan.jobs:
         died = _diverged_at(workdir, job)
         for index, run in enumerate(job.runs):

@@ -112,8 +112,8 @@ def _split(
     """The folds of a task.
 
     Raises:
-        UserError: It cannot be split so. What the preparation said of the whole task may be why, such as that many cases
-            are copies of others, and is said with it.
+        UserError: It cannot be split so. What the preparation said of the whole task may be why, such as that cases are
+            copies of others, and is said with it.
     """
     sizes = {"val_cases": task.val_cases, "test_cases": task.test_cases, "folds": folds}
     try:
