@@ -52,7 +52,8 @@ def check_workdir(config: ConfigDict, workdir: Path) -> StudySettings:
 def _other_config(config: ConfigDict, workdir: Path) -> list[str]:
     """How the config of a workdir differs from the one asked for, a line each; none where nothing is there yet.
 
-    Where config.json was lost, the digest in data.json tells whether it was this one.
+    Where config.json was lost, the digest in data.json tells whether it was this one. Where only the manifest beside it
+    was, the file still says what was asked for.
     """
     path = workdir / "config.json"
     try:
@@ -61,6 +62,11 @@ def _other_config(config: ConfigDict, workdir: Path) -> list[str]:
         lost = "it is not there"
     except DamagedError as error:
         lost = error.reason
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            text = path.read_text(encoding="utf-8")
+            if config_module.digest(config_module.from_json(text)) == config_module.digest(config):
+                warnings.warn(f"{path} is what was asked for ({lost}); it is written anew", stacklevel=3)
+                return []
     with contextlib.suppress(DamagedError):
         bound = read_binding(workdir)
         if bound is None:

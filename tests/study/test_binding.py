@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 
 import jaxseg
 from configs import default
-from jaxseg import checkpoint, config
+from jaxseg import checkpoint, config, manifest
 from jaxseg.study import files
 from jaxseg.study.binding import RECORD, read_binding
 from jaxseg.study.ready import prepare
@@ -240,6 +241,21 @@ def test_a_config_that_was_lost_is_known_by_its_digest(
     with pytest.warns(UserWarning, match=r"config\.json was lost"):
         run_stages(on_folder(data), workdir, stages=("evaluate",), progress=silent)
     assert (workdir / "config.json").read_bytes() == kept
+
+
+def test_a_workdir_whose_manifest_was_lost_goes_on(data_and_workdir: tuple[Path, Path]) -> None:
+    data, workdir = data_and_workdir
+    known = read_binding(workdir)
+    path = workdir / manifest.NAME
+    path.write_text(path.read_text()[:20])  # a line that is none, so that no file is listed
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run_stages(on_folder(data), workdir, stages=("evaluate",), progress=silent)
+    text = "\n".join(str(warning.message) for warning in told)
+    for said in ("config.json is what was asked for", "data.json was lost", "study.json is damaged"):
+        assert said in text
+    assert read_binding(workdir) == known
+    assert manifest.check(workdir) == {}
 
 
 def test_a_job_of_another_study_is_not_taken_for_this_ones(data_and_workdir: tuple[Path, Path], tmp_path: Path) -> None:
