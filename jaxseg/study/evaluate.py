@@ -79,7 +79,8 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
     rows_here = build.own_rows(study, job, hosts.index())
     part = directory / _part_name(PART, rows_here, job)
     pictures = directory / _part_name(EXAMPLES, rows_here, job)
-    if not rows_here or _is_scored(directory) or files.are_sound([part, pictures]):
+    # With one host the part is the whole, which was asked about already.
+    if not rows_here or _is_scored(directory) or (part != directory / PART and files.are_sound([part, pictures])):
         return
     prepared, splits = tasks.of(job), tasks.splits[study.target]
     every_death = logs.read_log(directory, len(job.runs)).diverged_at

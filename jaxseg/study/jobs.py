@@ -100,9 +100,10 @@ def _train(ready: Ready, job: Job, progress: MakeProgress) -> None:
 
 def _start_is_sound(folder: Path) -> bool:
     """Whether step 0 of a job is as it was saved; says so where it is not. A job without checkpoints has no start."""
-    if not checkpoint.saved_steps(folder):
+    steps = checkpoint.saved_steps(folder)
+    if not steps:
         return True
-    reason = checkpoint.damage(folder, 0)
+    reason = checkpoint.damage(folder, 0) if 0 in steps else "it is not there"
     if reason is not None:
         warnings.warn(f"checkpoint {folder / '0'} is damaged ({reason}); it is made anew", stacklevel=2)
     return reason is None

@@ -93,6 +93,9 @@ class Damage:
 
     def do(self, workdir: Path) -> None:
         path = workdir / self.path
+        if path.is_dir():
+            shutil.rmtree(path)
+            return
         made = HARMS[self.harm](path.read_bytes(), np.random.default_rng(self.seed))
         path.unlink()
         if made is not None:
@@ -100,7 +103,7 @@ class Damage:
 
 
 def damages(workdir: Path, per_kind: int) -> Iterator[Damage]:
-    """Of every kind of file so many, each of another file or another harm."""
+    """Of every kind of file so many, each of another file or another harm; and every kind of folder taken away."""
     kinds: dict[str, list[Path]] = {}
     for path in sorted(path for path in workdir.rglob("*") if path.is_file() and path.stat().st_size):
         relative = path.relative_to(workdir)
@@ -110,6 +113,9 @@ def damages(workdir: Path, per_kind: int) -> Iterator[Damage]:
         for number in range(per_kind):
             harm = "flipped" if number % 2 == 0 else ("cut", "gone", "emptied")[number // 2 % 3]
             yield Damage(paths[rng.integers(len(paths))], harm, int(rng.integers(2**31)))
+    folders = {kind_of(path.relative_to(workdir)): path for path in sorted(workdir.rglob("*")) if path.is_dir()}
+    for path in folders.values():
+        yield Damage(path.relative_to(workdir), "gone", 0)
 
 
 def tables(workdir: Path) -> dict[str, pd.DataFrame]:
@@ -193,10 +199,11 @@ def outcome(damage: Damage, finished: Path, workdir: Path) -> str:
         ("train/*/chunk_0/cases.csv", "flipped", "recovered"),
         ("analysis/*/similarity.csv", "gone", "recovered"),
         ("train/train*/chunk_0/checkpoints/6/shared/**/d/*", "flipped", "recovered"),
+        ("train/train_0/chunk_0/checkpoints/0", "gone", "recovered"),
     ],
 )
 def test_a_damaged_file_is_made_anew(name: str, harm: str, expected: str, finished: Path, tmp_path: Path) -> None:
-    path = max((path for path in finished.glob(name) if path.is_file()), key=lambda path: path.stat().st_size)
+    path = max(finished.glob(name), key=lambda path: path.stat().st_size)
     assert outcome(Damage(path.relative_to(finished), harm, 0), finished, tmp_path / "study") == expected
 
 
