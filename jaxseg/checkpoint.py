@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -257,6 +259,14 @@ def read_params(directory: Path, step: int, runs: Sequence[int]) -> Params:
 def read_seed(directory: Path, step: int, run: int) -> Params:
     """Parameters of one run as a nested dict of NumPy arrays, read without the others'."""
     return trees.take(read_params(directory, step, [run]), 0)
+
+
+def params_digest(directory: Path, step: int, run: int) -> str:
+    """What tells one run's parameters from any others: the checksum of their checksums, without reading them."""
+    sums = read_meta(directory, step)[CHECKSUMS]
+    own = {path: of_runs[run] for path, of_runs in sums.items() if path.startswith("state/params/")}
+    shared = {path: value for path, value in sums.items() if path.startswith("shared/")}
+    return hashlib.sha256(json.dumps(own | shared, sort_keys=True).encode()).hexdigest()
 
 
 def read_best(directory: Path, step: int, run: int) -> tuple[Params, int, float]:

@@ -122,6 +122,8 @@ class Binding:
     rule_version: int
     tasks: dict[str, BoundTask]
     """By role: `target`, `source`, ..."""
+    given: dict[str, dict[str, str]]
+    """By arm and seed, checksums of source networks that were trained elsewhere, see `sources.given_digests`."""
 
     @property
     def data(self) -> str:
@@ -175,7 +177,7 @@ def read_binding(workdir: Path) -> Binding | None:
         return None
     try:
         tasks = {role: _task(entry) for role, entry in found["tasks"].items()}
-        return Binding(found["study"], found["config"], found["rule_version"], tasks)
+        return Binding(found["study"], found["config"], found["rule_version"], tasks, found["given"])
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedError(workdir / RECORD, f"it is no such record ({error})", files.RERUN) from None
 

@@ -85,6 +85,8 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> Ready:
     tasks = hosts.in_turn("prepare", lambda: prepare_tasks(study, store_dir, progress, bound))
     evaluate.check_labels(study, tasks.prepared[study.target])
     _check_given_networks(study, tasks)
+    if known is not None:
+        _check_given_unchanged(study, known)
     return Ready(study, workdir, tasks, plan_jobs(study, tasks, chunks), known)
 
 
@@ -117,6 +119,23 @@ def _check_given_networks(study: StudySettings, tasks: Tasks) -> None:
             )
 
 
+def _check_given_unchanged(study: StudySettings, known: Binding) -> None:
+    """Refuses source networks that are no longer those which the study began with.
+
+    Raises:
+        UserError: The arm and the seeds.
+    """
+    for arm, networks in sources.given_digests(study).items():
+        before = known.given.get(arm, {})
+        changed = [seed for seed, digest in networks.items() if before.get(seed, digest) != digest]
+        if changed:
+            raise UserError(
+                f"the source networks of arm {arm!r} (pretrain.from_workdir) are no longer those that this study began "
+                f"with: seed(s) {', '.join(changed)}. Nothing was changed here. Put them back to go on, or start from "
+                f"those that are there now in a new --workdir"
+            )
+
+
 def chunks_of(workdir: Path) -> Mapping[str, Sequence[int]] | None:
     """Runs of each job of a group as an earlier process cut them: from study.json, or else from the checkpoints."""
     try:
@@ -141,16 +160,18 @@ def bind(ready: Ready, config_digest: str, rule_version: int) -> Ready:
         UserError: The record is lost, and the data is not what it was.
     """
     roles = {ready.tasks.role(task): task for task in ready.tasks.prepared}
+    given = sources.given_digests(ready.study)
     if ready.binding is not None:
         # Seeds that came later draw subsets of their own; all else stands.
         kept = {
             role: dataclasses.replace(ready.binding.tasks[role], subsets=subsets_of(ready, task))
             for role, task in roles.items()
         }
-        made = dataclasses.replace(ready.binding, tasks=kept)
+        given = {arm: ready.binding.given.get(arm, {}) | networks for arm, networks in given.items()}
+        made = dataclasses.replace(ready.binding, tasks=kept, given=given)
     else:
         tasks = {role: _bind_task(ready, task) for role, task in roles.items()}
-        made = Binding(new_study(), config_digest, rule_version, tasks)
+        made = Binding(new_study(), config_digest, rule_version, tasks, given)
         if marks := read_trained(ready.workdir).marks:
             made = _bind_again(ready.workdir, made, marks)
     if made != ready.binding:

@@ -148,10 +148,30 @@ def given_shapes(study: StudySettings) -> dict[str, Params]:
         UserError: A network that some run would start from is not there.
     """
     shapes = {}
+    for arm, places in _given_places(study).items():
+        place = next(iter(places.values()))
+        shapes[arm] = checkpoint.param_shapes(place.directory, place.step)
+    return shapes
+
+
+def given_digests(study: StudySettings) -> dict[str, dict[str, str]]:
+    """By arm and seed, the checksum of each source network that is given: what tells it from any other.
+
+    Raises:
+        UserError: A network that some run would start from is not there, or is damaged.
+    """
+    return {
+        arm: {str(key.seed): checkpoint.params_digest(*place) for key, place in places.items()}
+        for arm, places in _given_places(study).items()
+    }
+
+
+def _given_places(study: StudySettings) -> dict[str, dict[RunKey, Place]]:
+    """Where the source networks lie of each arm that is given some."""
+    found: dict[str, dict[RunKey, Place]] = {}
     for arm in study.arms:
         if arm.pretrain.from_workdir and arm.init != "random" and arm.kind == "network":
             where = locate_given(arm)
             runs = [*target_runs(study, arm, SOURCE), *trial_runs(study, arm, SOURCE)]
-            places = [where(run.source) for run in runs if run.source is not None]
-            shapes[arm.name] = checkpoint.param_shapes(places[0].directory, places[0].step)
-    return shapes
+            found[arm.name] = {run.source: where(run.source) for run in runs if run.source is not None}
+    return found

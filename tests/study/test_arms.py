@@ -278,6 +278,22 @@ def given_config(where: Path, *, share: str = "per_seed", **fields: Any) -> Conf
     return made
 
 
+def test_networks_of_another_study_that_changed_since_are_refused(tiny_study: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_study, tmp_path / "given")
+    made = given_config(tmp_path / "given")
+    run_stages(made, tmp_path / "study", stages=("train",), progress=silent)
+    run_stages(made, tmp_path / "study", stages=("train",), progress=silent)  # the same networks: nothing to do
+    job = Path("train") / "pretrain" / "chunk_0"
+    other = tiny_config()
+    other.arms = default.pick_arms("transfer")
+    other.source.foreground = 0.25  # trains other networks of the same names
+    run_stages(other, tmp_path / "other", stages=("pretrain",), progress=silent)
+    shutil.rmtree(tmp_path / "given" / job)
+    shutil.copytree(tmp_path / "other" / job, tmp_path / "given" / job)
+    with pytest.raises(UserError, match=r"source networks of arm 'transfer'.*no longer.*seed\(s\) 0, 1"):
+        run_stages(made, tmp_path / "study", stages=STAGES, progress=silent)
+
+
 def test_networks_that_were_trained_on_cases_which_are_tested_here_are_refused(
     tiny_study: Path, tmp_path: Path
 ) -> None:
