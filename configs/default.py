@@ -137,8 +137,7 @@ def get_config() -> ConfigDict:
 
     config.optim = ConfigDict(sort_keys=False)
     config.optim.name = "adam"  # adam, adamw, sgd
-    # Peak rate. A norm makes kernels free of scale: what a step turns is the rate over their size, and He's are large.
-    config.optim.lr = 3e-3
+    config.optim.lr = 1e-3  # peak rate
     config.optim.lr_grid = ()  # rates to choose from for each arm on validation data; (): lr
     config.optim.lr_seeds = ()  # seeds of these trials, used for nothing else, e.g. (9001, 9002)
     config.optim.weight_decay = 0.0  # adamw and sgd

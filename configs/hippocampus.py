@@ -18,7 +18,8 @@ def get_config(arms: str = "scratch,transfer,frozen_random_encoder,frozen_pretra
     config.name = "hippocampus"
     config.num_seeds = 4
     config.target.data = "Task04_Hippocampus"
-    # No augmentation: at so few steps it costs accuracy (docs/accuracy.md).
+    # A larger rate than the default, and no augmentation: for so few steps both gain accuracy here (docs/accuracy.md).
+    config.optim.lr = 3e-3
     config.train.steps = 1500
     config.train.log_every = 30
     config.train.eval_every = 150

@@ -4,9 +4,9 @@
 
 PATH holds the sets in Medical Segmentation Decathlon layout. `--torch_python` is the interpreter of an environment
 that has PyTorch, NumPy and nibabel, by default the one that runs this; without PyTorch there, ours is scored alone.
-`--former` trains with the defaults of 0.1 as well. What is finished is kept and not done again. Prints tables in
-Markdown: the mean over seeds and groups of cases of a case's DSC (averaged over labels), and paired differences, both
-with the two-way interval that the report uses.
+`--former` trains with the defaults of 0.1 as well, `--lr` sets another rate for what is compared with them. What is
+finished is kept and not done again. Prints tables in Markdown: the mean over seeds and groups of cases of a case's DSC
+(averaged over labels), and paired differences, both with the two-way interval that the report uses.
 """
 
 from __future__ import annotations
@@ -133,6 +133,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--former", action="store_true", help="train with the defaults of 0.1 too")
     parser.add_argument("--torch_python", default=sys.executable)
+    parser.add_argument(
+        "--lr", type=float, help="rate of ours, instead of the one that the defaults or the preset have"
+    )
     parser.add_argument("--torch_lr", type=float, default=1e-3, help="rate of the plain loop")
     asked = parser.parse_args()
     cli.setup_jax()
@@ -149,6 +152,8 @@ def main() -> None:
                 found[who] = pd.concat([plain(asked.data, name, workdir, seed, asked) for seed in range(asked.seeds)])
             else:
                 config = make_config(asked.data, name, asked.seeds, asked.steps, former=who == "former")
+                if who == "default" and asked.lr:
+                    config.optim.lr = asked.lr
                 found[who] = ours(config, workdir / who)
         print(row(name, found), flush=True)
 
