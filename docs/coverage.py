@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from jaxseg.analysis import statistics
-from jaxseg.study import comparisons
-from jaxseg.study.scores import MEAN
+from jaxseg.reserved import MEAN
+from jaxseg.study.score import comparisons
 
 SEEDS, GROUPS = (6, 8, 16), (10, 14, 40)
 

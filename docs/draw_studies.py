@@ -22,11 +22,11 @@ from matplotlib.figure import Figure
 
 from docs.rerun_study import read_table
 from jaxseg.report import write_report
-from jaxseg.report.effects import overall_dsc
-from jaxseg.report.rows import Group, Row, row_chart
-from jaxseg.report.style import arm_styles, drawing, to_svg
+from jaxseg.report.charts.rows import Group, Row, row_chart
+from jaxseg.report.charts.style import arm_styles, drawing, to_svg
+from jaxseg.report.shown import overall_dsc
 from jaxseg.report.text import interval, signed
-from jaxseg.study import results
+from jaxseg.study import claims
 from jaxseg.study.claims.rules import DELTA
 
 TAKEN = ("differences", "learning_curves", "filter_change", "reuse_by_depth")
@@ -50,7 +50,7 @@ def unpack(folder: Path, into: Path) -> None:
     if (folder / "load_tables").exists():
         shutil.copytree(folder / "load_tables", into / "load_tables")
     confidence = json.loads((folder / "config.json").read_text())["analysis"]["confidence"]
-    for name, table in results.shown_tables(into, confidence=confidence).items():
+    for name, table in claims.shown_tables(into, confidence=confidence).items():
         table.to_csv(into / "results" / f"{name}.csv", index=False)
 
 

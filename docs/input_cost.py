@@ -22,8 +22,8 @@ from jax import lax
 from configs import default
 from jaxseg import config, data, loop, seeds
 from jaxseg.streams import step_key
-from jaxseg.study import build
-from jaxseg.study.ready import prepare
+from jaxseg.study.plan.planned import prepare
+from jaxseg.study.train import fit
 from jaxseg.types import Cohort, RunInputs, TrainState
 
 SEEDS = 4
@@ -43,7 +43,7 @@ def make_fit(options: argparse.Namespace, probability: float, workdir: Path) -> 
     study = config.parse(made)
     ready = prepare(study, workdir, lambda what, done, total, note="", runs=(): None)
     (job,) = ready.plan.jobs
-    return build.make_fit(study, workdir, ready.plan, ready.tasks, job, device_bytes=2**40), study.target
+    return fit.make_fit(study, workdir, ready.plan, ready.tasks, job, device_bytes=2**40), study.target
 
 
 def sampling_alone(task: Any, batch: int, plan: seeds.SeedPlan) -> Callable[..., jax.Array]:

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from configs import default
 from jaxseg import config as config_module
 from jaxseg.study.claims.evidence import largest_size
-from jaxseg.study.claims.record import read_record
+from jaxseg.study.claims.study_tables import read_record
 from jaxseg.study.run import run_stages
 from launch import cli, terminal
 

@@ -1,7 +1,7 @@
 """What values a study's settings may have: every field by itself, then against the others.
 
 What depends on data or on a network's shape (labels that exist, patches that divide) is checked where it is known, in
-`study.plan`.
+`study.plan.jobs`.
 """
 
 from __future__ import annotations

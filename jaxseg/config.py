@@ -19,6 +19,7 @@ from jaxseg.fields import bad_value as _bad
 from jaxseg.fields import convert as _convert
 from jaxseg.fields import fill as _fill
 from jaxseg.fields import nearest, parse_streams
+from jaxseg.reserved import SOURCE
 from jaxseg.types import (
     AnalysisSettings,
     ArmSettings,
@@ -35,8 +36,7 @@ from jaxseg.types import (
     UserError,
 )
 
-RESERVED_ARMS = re.compile(r"source(_\d+)?")
-"""Names of source networks in tables and run keys (`study.plan.SOURCE`)."""
+RESERVED_ARMS = re.compile(rf"{SOURCE}(_\d+)?")
 
 ARM_OVERRIDES = ("model", "optim", "loss", "train", "source", "pretrain")
 

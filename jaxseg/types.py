@@ -6,13 +6,11 @@ other. Nothing below `config.py` sees a ConfigDict.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import flax.struct
 import jax
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from jaxseg.settings import (
@@ -200,52 +198,3 @@ class StepLoop(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------------------- data on the host
-
-
-@dataclasses.dataclass(frozen=True)
-class CaseFiles:
-    """Where one case lies on disk, before anything of it was read."""
-
-    name: str
-    group: str
-    """Patient, animal or examination; the case's own name where none is published."""
-    images: tuple[str, ...]
-    """One path a channel, or a single path to a 4-D file with all channels."""
-    label: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class CaseRecord:
-    """What is known of a prepared case without its voxels."""
-
-    name: str
-    group: str
-    shape: tuple[int, ...]
-    """On the training grid, canonical axes; 2-D tasks have two entries."""
-    spacing_mm: tuple[float, ...]
-    """Of the training grid."""
-    own_shape: tuple[int, ...]
-    """On the case's own grid, canonical axes, where metrics are computed."""
-    own_spacing_mm: tuple[float, ...]
-    voxels_per_label: tuple[int, ...]
-    """On the case's own grid, background first."""
-    warnings: tuple[str, ...]
-    image_sha256: str = ""
-    """SHA-256 of the bytes of its image file, or of the list of those of its channels' files. Without files: of its
-    array in a TFDS dataset, or of what makes a synthetic case."""
-    label_sha256: str = ""
-    """The same of its label file."""
-    voxels_sha256: str = ""
-    """Of the image's voxels as they were read, on canonical axes and before anything was done to them. The same image
-    in another folder, under another name or compressed anew has the same."""
-
-
-@dataclasses.dataclass(frozen=True)
-class CaseArrays:
-    """One prepared case in memory."""
-
-    record: CaseRecord
-    image: Float[np.ndarray, "*spatial channels"]
-    label: Num[np.ndarray, " *spatial"]
-    reference: Num[np.ndarray, " *own_spatial"]
-    """The label map on the case's own grid (canonical axes); the same array as `label` when spacing is native."""

@@ -32,7 +32,7 @@ from absl import flags
 from jaxseg.checks import PRECISIONS
 from jaxseg.machine import cores as cores_of_process
 from jaxseg.models.conv import FORMS
-from jaxseg.study.estimate import measure_speed
+from jaxseg.study.plan.cost import measure_speed
 from jaxseg.types import UserError
 from launch import cli
 from launch.benchmark_step import step_work

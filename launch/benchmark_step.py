@@ -23,7 +23,7 @@ import numpy as np
 from jaxseg import data, losses, optim, seeds, train, trees
 from jaxseg.models import MODELS, make_model
 from jaxseg.streams import stream_key
-from jaxseg.study.estimate import Work, count_work
+from jaxseg.study.plan.cost import Work, count_work
 from jaxseg.types import (
     AugmentSettings,
     Cohort,

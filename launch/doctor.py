@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import machine, seeds
-from jaxseg.study.machine import VERSIONS
-from jaxseg.study.ready import memory_bytes
+from jaxseg.study.plan.planned import memory_bytes
+from jaxseg.study.versions import VERSIONS
 from launch import cli, terminal
 
 OPTIONAL = {

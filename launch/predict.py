@@ -26,12 +26,15 @@ from jax.errors import JaxRuntimeError
 
 import jaxseg
 from jaxseg import data
+from jaxseg.data.cases import CaseFiles
 from jaxseg.metrics.cases import UNITS
 from jaxseg.metrics.surface import HD_DEFINITIONS, SURFACE_EMPTY
-from jaxseg.study import elsewhere, formats, outputs
+from jaxseg.study import outputs
 from jaxseg.study.api import Arm
-from jaxseg.study.jobs import is_out_of_memory
-from jaxseg.types import CaseFiles, UserError
+from jaxseg.study.score import formats
+from jaxseg.study.score.folder import score_folder, summarise
+from jaxseg.study.train.stage import is_out_of_memory
+from jaxseg.types import UserError
 from launch import cli, terminal
 
 SCORES_BEGIN = "arm,seed,train_cases,fold,case,group,"
@@ -206,11 +209,9 @@ def score(folder: Path) -> None:
             **{"unit": _UNIT.value, "hd_definition": _HD_DEFINITION.value, "surface_empty": _SURFACE_EMPTY.value},
             "tolerance_mm": _TOLERANCE_MM.value or None,
         }
-    scored = elsewhere.score_folder(
-        folder, truth, wanted=wanted, options=options, progress=cli.make_progress()("score")
-    )
+    scored = score_folder(folder, truth, wanted=wanted, options=options, progress=cli.make_progress()("score"))
     # The terminal first: whatever becomes of the file, the means are seen.
-    terminal.say(formats.to_text(elsewhere.summarise(scored.cases, confidence=confidence)))
+    terminal.say(formats.to_text(summarise(scored.cases, confidence=confidence)))
     _warn(scored.missing, "cases have no prediction and are in no mean")
     _warn(scored.unreferenced, "test cases have no reference and are in no mean")
     _warn(scored.unmatched, "files go with no reference and were not scored")

@@ -12,8 +12,8 @@ from pathlib import Path
 from absl import flags
 
 from jaxseg import hosts
-from jaxseg.study import describe
 from jaxseg.study import run as study_run
+from jaxseg.study.plan import dry_run
 from launch import cli, distributed, terminal, whole
 
 _CONFIG = cli.config_flag()
@@ -27,9 +27,9 @@ def main() -> None:
     config = cli.load_config(_CONFIG)
     workdir = Path(cli.require(_WORKDIR.value, "workdir", "runs/quickstart"))
     distributed.initialize()
-    ready = whole.run_study(config, workdir, stages=[] if _DRY_RUN.value else _STAGES.value)
+    planned = whole.run_study(config, workdir, stages=[] if _DRY_RUN.value else _STAGES.value)
     if _DRY_RUN.value and hosts.is_first():
-        terminal.say(describe.describe(ready))
+        terminal.say(dry_run.describe(planned))
 
 
 if __name__ == "__main__":

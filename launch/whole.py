@@ -8,27 +8,27 @@ from typing import Any
 
 from jaxseg import hosts
 from jaxseg.report import write_report
-from jaxseg.study import results
 from jaxseg.study import run as study_run
-from jaxseg.study.ready import Ready
+from jaxseg.study.plan.planned import PlannedStudy
+from jaxseg.study.score import tables
 from jaxseg.types import UserError
 from launch import terminal
 
 
-def run_study(config: Any, workdir: Path, *, stages: Sequence[str] = study_run.STAGES) -> Ready:
+def run_study(config: Any, workdir: Path, *, stages: Sequence[str] = study_run.STAGES) -> PlannedStudy:
     """Runs the stages asked for, the report too, and prints what came out.
 
     Raises:
         UserError: A mistake in config, data or workdir, or a stage whose predecessor is not done.
     """
-    ready = study_run.run_stages(config, workdir, stages=stages, progress=terminal.make_progress(), tell=terminal.say)
+    planned = study_run.run_stages(config, workdir, stages=stages, progress=terminal.make_progress(), tell=terminal.say)
     if "report" in stages and hosts.is_first():
         if not (workdir / "results" / "cases.csv").exists():
             raise UserError(f"stage 'report' needs stage 'evaluate', which is not finished in {workdir}")
         if (workdir / "results" / "comparisons.csv").exists():
-            terminal.say(results.format_results(workdir))
+            terminal.say(tables.format_results(workdir))
         terminal.say(f"report: {write_report(workdir).absolute()}")
     hosts.barrier("end")  # else the first to end would look lost to the others
     if "report" in stages and hosts.is_first():
-        results.require_scores(workdir)
-    return ready
+        tables.require_scores(workdir)
+    return planned

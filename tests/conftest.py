@@ -41,7 +41,7 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a finished tiny study with its report; tests must not change it."""
     from jaxseg.report import write_report
     from jaxseg.study.run import STAGES, run_stages
-    from tests.tiny import silent, tiny_config
+    from tests.tiny_study import silent, tiny_config
 
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -11,10 +11,10 @@ import pytest
 from jaxseg import checkpoint, optim, seeds, stored, trees
 from jaxseg.manifest import DamagedError
 from jaxseg.types import UserError
-from tests import small
+from tests import training_parts
 
-TX = optim.make_optimizer(small.OPTIM, small.labels_of(freeze="encoder"), small.STEPS)
-LIKE = jax.eval_shape(lambda: small.make_state(small.MODEL, TX, 0))
+TX = optim.make_optimizer(training_parts.OPTIM, training_parts.labels_of(freeze="encoder"), training_parts.STEPS)
+LIKE = jax.eval_shape(lambda: training_parts.make_state(training_parts.MODEL, TX, 0))
 
 
 def states_of(count):
@@ -28,7 +28,7 @@ def states_of(count):
         values.flat[0], values.flat[-1] = np.nan, -0.0
         return jnp.asarray(values)
 
-    state = trees.stack([small.make_state(small.MODEL, TX, seed) for seed in range(count)])
+    state = trees.stack([training_parts.make_state(training_parts.MODEL, TX, seed) for seed in range(count)])
     return dataclasses.replace(
         state,
         params=jax.tree.map(fill, state.params),
@@ -39,7 +39,7 @@ def states_of(count):
 
 
 def raw(state):
-    return small.bits(dataclasses.replace(state, key=jax.random.key_data(state.key)))
+    return training_parts.bits(dataclasses.replace(state, key=jax.random.key_data(state.key)))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_state_comes_back_bit_for_bit(saved):
 
 def test_a_state_is_continued_on_another_number_of_devices(saved, tmp_path):
     _, states = saved
-    four, two = small.plan_of(devices=4), small.plan_of(devices=2)
+    four, two = training_parts.plan_of(devices=4), training_parts.plan_of(devices=2)
     with checkpoint.open_manager(tmp_path, keep=1) as manager:
         checkpoint.save(manager, 0, seeds.put(states[4], four), {})  # four runs, of which one is padding
     with checkpoint.open_manager(tmp_path, keep=1) as manager:
@@ -81,7 +81,7 @@ def test_a_state_is_continued_on_another_number_of_devices(saved, tmp_path):
     assert trees.length(restored.params) == 4
     placed = seeds.put(trees.take(restored, slice(0, 3)), two)
     assert trees.length(placed.params) == 4
-    assert small.bits(seeds.fetch(placed, 3)) == raw(states[4])
+    assert training_parts.bits(seeds.fetch(placed, 3)) == raw(states[4])
 
 
 def test_one_run_is_read_without_the_others(saved):
@@ -90,10 +90,10 @@ def test_one_run_is_read_without_the_others(saved):
         for run in (0, 2):
             got = checkpoint.read_seed(directory, step, run)
             assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(got))
-            assert small.bits(got) == small.bits(trees.take(states[step].params, run))
+            assert training_parts.bits(got) == training_parts.bits(trees.take(states[step].params, run))
             assert jax.tree.structure(got) == jax.tree.structure(LIKE.params)
     some = checkpoint.read_params(directory, 4, [2, 0])
-    assert small.bits(some) == small.bits(trees.take(states[4].params, np.array([2, 0])))
+    assert training_parts.bits(some) == training_parts.bits(trees.take(states[4].params, np.array([2, 0])))
 
 
 def test_every_run_has_chunks_of_its_own(saved):
@@ -128,9 +128,9 @@ def test_no_reader_hands_out_what_was_not_saved(with_shared):
     """Bits flipped in every file of a checkpoint: each reader gives what was saved, or says that it is damaged."""
     readers = (
         lambda: checkpoint.read_meta(with_shared, 2),
-        lambda: small.bits(checkpoint.read_own_params(with_shared, 2, [0, 1])),
-        lambda: small.bits(checkpoint.read_shared(with_shared, 2)),
-        lambda: small.bits(checkpoint.read_log(with_shared, 2)),
+        lambda: training_parts.bits(checkpoint.read_own_params(with_shared, 2, [0, 1])),
+        lambda: training_parts.bits(checkpoint.read_shared(with_shared, 2)),
+        lambda: training_parts.bits(checkpoint.read_log(with_shared, 2)),
     )
     good = [read() for read in readers]
     rng = np.random.default_rng(0)
@@ -165,7 +165,7 @@ def test_saving_a_step_again_keeps_the_first(tmp_path):
     with checkpoint.open_manager(tmp_path, keep=1) as manager:
         checkpoint.save(manager, 0, state, {})
         checkpoint.save(manager, 0, changed(state), {})
-    assert small.bits(checkpoint.read_seed(tmp_path, 0, 0)) == small.bits(trees.take(state.params, 0))
+    assert training_parts.bits(checkpoint.read_seed(tmp_path, 0, 0)) == training_parts.bits(trees.take(state.params, 0))
 
 
 def test_a_missing_step_names_the_saved_ones(saved):
@@ -181,9 +181,9 @@ def test_a_missing_step_names_the_saved_ones(saved):
 
 def start_of(*, freeze="encoder", **changes):
     """Shapes of a state whose network or trained part may differ from the saved one's."""
-    model = dataclasses.replace(small.MODEL, **changes)
-    tx = optim.make_optimizer(small.OPTIM, small.labels_of(model, freeze), small.STEPS)
-    return jax.eval_shape(lambda: small.make_state(model, tx, 0))
+    model = dataclasses.replace(training_parts.MODEL, **changes)
+    tx = optim.make_optimizer(training_parts.OPTIM, training_parts.labels_of(model, freeze), training_parts.STEPS)
+    return jax.eval_shape(lambda: training_parts.make_state(model, tx, 0))
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import pytest
 from configs import default, pairs
 from jaxseg import config, data, losses, optim, train, trees
 from jaxseg.models import MODELS
-from jaxseg.study.plan import check_networks
-from tests import small
+from jaxseg.study.plan.jobs import check_networks
+from tests import training_parts
 
 FILES = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -33,21 +33,26 @@ def reduced(name):
 @pytest.mark.parametrize("name", FILES)
 def test_two_steps_of_every_config_file(name):
     (arm,) = (study := reduced(name)).arms
-    model = MODELS[arm.model.name](arm.model, small.CLASSES, "native")  # XLA's convolution compiles faster
+    model = MODELS[arm.model.name](arm.model, training_parts.CLASSES, "native")  # XLA's convolution compiles faster
     sample = data.make_sample(study.target, batch=arm.train.batch)
-    labels = optim.freeze_labels(small.abstract_params(arm.model), arm.freeze)
+    labels = optim.freeze_labels(training_parts.abstract_params(arm.model), arm.freeze)
     tx = optim.make_optimizer(arm.optim, labels, arm.train.steps)
     step = train.make_train_step(model, tx, losses.make_loss(arm.loss), sample, labels)
-    state, run = small.make_state(arm.model, tx, 0), trees.take(small.run_inputs(1, rate=arm.optim.lr), 0)
+    state, run = (
+        training_parts.make_state(arm.model, tx, 0),
+        trees.take(training_parts.run_inputs(1, rate=arm.optim.lr), 0),
+    )
     state = state.replace(opt_state=tx.init(state.params))  # that of a plateau does not begin at 0
     compiled, found = jax.jit(step), []
     for _ in range(2):
-        state, metrics = compiled(state, run, small.make_cohort(), {})
+        state, metrics = compiled(state, run, training_parts.make_cohort(), {})
         found.append(float(metrics["loss"]))
     assert bool(state.alive)
     assert np.isfinite(found).all()
-    moved = small.bits(state.params)
-    assert all(moved[path] != start for path, start in small.bits(small.random_params(arm.model)).items())
+    moved = training_parts.bits(state.params)
+    assert all(
+        moved[path] != start for path, start in training_parts.bits(training_parts.random_params(arm.model)).items()
+    )
 
 
 @pytest.mark.parametrize(("source", "target"), [*itertools.combinations(pairs.SETS, 2)])

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from configs import default
 from jaxseg import config
 from jaxseg.types import UserError
-from tests.tiny import changed, put, tiny_config
+from tests.tiny_study import changed, put, tiny_config
 
 UNKNOWN = {
     "trian": "unknown field config.trian; did you mean 'train'?",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jaxseg import inference, seeds, trees
 from jaxseg.models import make_model
-from tests import small
+from tests import training_parts
 
 
 @settings(max_examples=150, deadline=None)
@@ -124,10 +124,10 @@ def test_a_pointwise_network_stitches_to_its_whole_volume_prediction(shapes, pat
 
 def test_a_network_of_1x1x1_kernels_stitches_to_its_whole_volume_prediction():
     """A U-Net of one level, two runs mapped as in a study: 1e-6 in probabilities, label maps to the voxel."""
-    kernels = dataclasses.replace(small.MODEL, ndim=3, widths=(4,), norm="none", kernels=((1, 1, 1),))
+    kernels = dataclasses.replace(training_parts.MODEL, ndim=3, widths=(4,), norm="none", kernels=((1, 1, 1),))
     model = make_model(kernels, classes=3)
-    plan = small.plan_of("loop")
-    params = seeds.put(trees.stack([small.random_params(kernels, seed=seed) for seed in (0, 1)]), plan)
+    plan = training_parts.plan_of("loop")
+    params = seeds.put(trees.stack([training_parts.random_params(kernels, seed=seed) for seed in (0, 1)]), plan)
     mapped = seeds.map_seeds(inference.make_window_predict(model), plan=plan, shared=(1, 2))
 
     def predict(windows):
@@ -145,9 +145,9 @@ def test_a_network_of_1x1x1_kernels_stitches_to_its_whole_volume_prediction():
 
 def test_two_hundred_shapes_are_one_program_and_hold_no_more_of_the_device():
     """What is compiled and what lies on the device depend on the batch of windows alone."""
-    model = make_model(small.MODEL, classes=3)
+    model = make_model(training_parts.MODEL, classes=3)
     network = jax.jit(inference.make_window_predict(model))
-    params = small.random_params()
+    params = training_parts.random_params()
     held = []
 
     def predict(windows):
@@ -273,8 +273,8 @@ def test_outside_a_small_case_the_window_is_zero():
 
 
 def test_probabilities_of_a_network_merge_shared_parameters():
-    model = make_model(small.MODEL, classes=3)
-    params = small.random_params()
+    model = make_model(training_parts.MODEL, classes=3)
+    params = training_parts.random_params()
     windows = images_of((8, 8), (8, 8), channels=1)
     windows = np.stack(windows)
     predict = jax.jit(inference.make_window_predict(model))
@@ -287,7 +287,7 @@ def test_probabilities_of_a_network_merge_shared_parameters():
 
 
 def test_windows_one_by_one_give_what_they_give_at_once():
-    model, params = make_model(small.MODEL, classes=3), small.random_params()
+    model, params = make_model(training_parts.MODEL, classes=3), training_parts.random_params()
     windows = np.stack(images_of((8, 8), (8, 8), (8, 8), channels=1))
     at_once = jax.jit(inference.make_window_predict(model))(params, {}, windows)
     one_by_one = jax.jit(inference.make_window_predict(model, one_by_one=True))(params, {}, windows)

@@ -15,13 +15,13 @@ import pytest
 from jaxseg import checkpoint, logs, loop, seeds, train, trees
 from jaxseg.data import residence
 from jaxseg.types import TrainSettings
-from tests import small
+from tests import training_parts
 
-TRAINING = small.Training()
-PLAN = small.plan_of("loop")
+TRAINING = training_parts.Training()
+PLAN = training_parts.plan_of("loop")
 CHUNK = seeds.map_seeds(train.make_train_chunk(TRAINING.step), plan=PLAN, shared=(2, 3, 4, 5), donate=(0,))
 SETTINGS = TrainSettings(steps=12, batch=2, log_every=2, eval_every=4, save_every=4)
-RUNS = small.run_inputs(4)
+RUNS = training_parts.run_inputs(4)
 
 
 def silent(what, done, total, note="", runs=()):
@@ -48,7 +48,7 @@ def make_fit(directory, **changes):
         "plan": PLAN,
         "names": names,
         "rows": (0, 1, 2, 3),
-        "like": jax.eval_shape(lambda: small.make_state(small.MODEL, TRAINING.tx, 0)),
+        "like": jax.eval_shape(lambda: training_parts.make_state(training_parts.MODEL, TRAINING.tx, 0)),
         "init": lambda: TRAINING.states(range(4)),
         "shared": dict,
         "chunk": CHUNK,
@@ -69,12 +69,12 @@ def folder(directory):
 
 
 def final(directory, runs=range(4), step=12):
-    return small.bits(checkpoint.read_params(folder(directory), step, runs))
+    return training_parts.bits(checkpoint.read_params(folder(directory), step, runs))
 
 
 def rows_of(directory):
     """Metrics without the clock."""
-    return [row | {"step_seconds": None} for row in small.metric_lines(directory)]
+    return [row | {"step_seconds": None} for row in training_parts.metric_lines(directory)]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def whole(tmp_path_factory):
 
 def test_a_job_leaves_its_start_its_last_steps_and_a_row_a_call(whole):
     assert checkpoint.saved_steps(folder(whole)) == (0, 8, 12)
-    rows = small.metric_lines(whole)
+    rows = training_parts.metric_lines(whole)
     assert [row["step"] for row in rows] == [0, 2, 4, 6, 8, 10, 12]
     assert [row["step"] for row in rows if row["val_dsc"] is not None] == [0, 4, 8, 12]
     assert [row["step_seconds"] is None for row in rows] == [True, True, *[False] * 5]
@@ -96,7 +96,7 @@ def test_a_job_leaves_its_start_its_last_steps_and_a_row_a_call(whole):
     np.testing.assert_allclose(rows[-1]["val_dsc"], score(last, {}))
     assert loop.is_done(whole, 12)
     loop.fit(make_fit(whole), silent)  # nothing to do
-    assert small.metric_lines(whole) == rows
+    assert training_parts.metric_lines(whole) == rows
 
 
 def test_a_run_of_nan_leaves_the_other_three_as_they_are_without_it(whole, tmp_path):
@@ -219,13 +219,13 @@ def test_metrics_come_from_the_checkpoint_whatever_became_of_the_lines(whole, tm
 
 def test_lines_of_a_finished_job_are_written_anew_where_they_differ(whole, tmp_path):
     loop.fit(make_fit(tmp_path), silent)
-    path, rows = tmp_path / logs.METRICS_FILE, small.metric_lines(tmp_path)
+    path, rows = tmp_path / logs.METRICS_FILE, training_parts.metric_lines(tmp_path)
     logs.mend_lines(tmp_path, 4)  # nothing to do, nothing to say
     for content in (b"", path.read_bytes()[:-10], path.read_bytes().replace(b"0.", b"1.", 1), b"\xff"):
         path.write_bytes(content)
         with pytest.warns(UserWarning, match=r"metrics\.jsonl differs from what was measured"):
             logs.mend_lines(tmp_path, 4)
-        assert small.metric_lines(tmp_path) == rows
+        assert training_parts.metric_lines(tmp_path) == rows
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_snapshots_are_saved_and_kept(whole, tmp_path):
 
 def test_validation_may_begin_late(whole, tmp_path):
     loop.fit(make_fit(tmp_path, validate_from=8), silent)
-    rows = small.metric_lines(tmp_path)
+    rows = training_parts.metric_lines(tmp_path)
     assert [row["step"] for row in rows if row["val_dsc"] is not None] == [0, 8, 12]
     assert final(tmp_path) == final(whole)
 
@@ -305,11 +305,11 @@ def test_validation_may_begin_late(whole, tmp_path):
 def test_a_validation_reaches_the_state_and_the_best_is_kept(tmp_path):
     """DSC of run r at the n-th validation is `table[n][r]`; run 0 is best first, run 1 last."""
     table = iter(np.array([[0.0] * 4, [0.9, 0.1, 0.5, 0.5], [0.8, 0.2, 0.6, 0.5], [0.7, 0.3, 0.1, 0.6]]))
-    training = dataclasses.replace(TRAINING, optim=dataclasses.replace(small.OPTIM, schedule="plateau"))
+    training = dataclasses.replace(TRAINING, optim=dataclasses.replace(training_parts.OPTIM, schedule="plateau"))
     chunk = seeds.map_seeds(train.make_train_chunk(training.step), plan=PLAN, shared=(2, 3, 4, 5), donate=(0,))
 
     def start(seed):
-        state = small.make_state(small.MODEL, training.tx, seed)
+        state = training_parts.make_state(training_parts.MODEL, training.tx, seed)
         opt_state = training.tx.init(state.params)
         best = train.Best(state.params, jnp.float32(-jnp.inf), jnp.int32(0))
         return dataclasses.replace(state, opt_state=opt_state, best=best)
@@ -326,7 +326,7 @@ def test_a_validation_reaches_the_state_and_the_best_is_kept(tmp_path):
     found = [checkpoint.read_best(folder(tmp_path), 12, run) for run in range(4)]
     assert [(step, pytest.approx(dsc)) for _, step, dsc in found] == [(4, 0.9), (12, 0.3), (8, 0.6), (12, 0.6)]
     for (params, step, _), run in zip(found, range(4), strict=True):
-        assert small.bits(params) == small.bits(checkpoint.read_seed(folder(tmp_path), step, run))
+        assert training_parts.bits(params) == training_parts.bits(checkpoint.read_seed(folder(tmp_path), step, run))
     with checkpoint.open_manager(folder(tmp_path), keep=2, snapshots=(4,)) as manager:
         state = checkpoint.restore(manager, 12, fields["like"])
     scale = {path: leaf for path, leaf in trees.flatten(state.opt_state).items() if path.endswith("rate_scale")}
@@ -369,6 +369,6 @@ def test_curves_go_to_tensorboard_by_arm_with_every_seed_and_the_mean(whole):
 def test_rows_of_runs_that_all_diverged_are_written(tmp_path):
     bad = dataclasses.replace(RUNS, rate=jnp.full(4, jnp.nan))
     loop.fit(make_fit(tmp_path, feed=feed_of(bad)), silent)
-    rows = small.metric_lines(tmp_path)
+    rows = training_parts.metric_lines(tmp_path)
     assert logs.read_log(tmp_path, 4).diverged_at == [1] * 4
     assert rows[0]["step"] == 0

@@ -10,27 +10,30 @@ import pytest
 
 from jaxseg import optim, trees
 from jaxseg.types import UserError
-from tests import small
+from tests import training_parts
+from tests.training_parts import OPTIM, STEPS, labels_of, random_params
 
 
 def settings(**changes):
-    return dataclasses.replace(small.OPTIM, **changes)
+    return dataclasses.replace(OPTIM, **changes)
 
 
 def state_elements(name, freeze):
     """Elements of the moments: state leaves that are not counters."""
-    tx = optim.make_optimizer(settings(name=name), small.labels_of(freeze=freeze), small.STEPS)
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(tx.init, small.abstract_params())) if leaf.ndim)
+    tx = optim.make_optimizer(settings(name=name), labels_of(freeze=freeze), STEPS)
+    return sum(
+        leaf.size for leaf in jax.tree.leaves(jax.eval_shape(tx.init, training_parts.abstract_params())) if leaf.ndim
+    )
 
 
 def size_of(*prefixes):
-    leaves = trees.flatten(small.abstract_params())
+    leaves = trees.flatten(training_parts.abstract_params())
     return sum(leaf.size for path, leaf in leaves.items() if path.startswith(prefixes))
 
 
 @pytest.mark.parametrize(("name", "moments"), [("adam", 2), ("adamw", 2), ("sgd", 1)])
 def test_frozen_leaves_hold_no_state(name, moments):
-    everything = trees.count(small.abstract_params())
+    everything = trees.count(training_parts.abstract_params())
     assert state_elements(name, "none") == moments * everything
     for freeze, trained in {
         "encoder": size_of("decoder/", "head/"),
@@ -46,9 +49,9 @@ def test_an_unknown_freeze_and_a_dead_pattern():
     with pytest.raises(UserError, match=r"freeze = 'encodr'; allowed: 'none', .*'regex:PATH_REGEX'"):
         optim.freeze_rules("encodr")
     with pytest.raises(UserError, match=r"'levl_0' decides no parameter"):
-        small.labels_of(freeze="regex:levl_0")
+        labels_of(freeze="regex:levl_0")
     with pytest.raises(UserError, match=r"'\.\*' decides no parameter"):
-        small.labels_of(freeze="regex:.")  # nothing would be trained
+        labels_of(freeze="regex:.")  # nothing would be trained
 
 
 def updates_of(tx, params, grads, **more):
@@ -81,14 +84,14 @@ def kernels(params):
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_against_optax_on_a_tree_with_nothing_frozen(name):
     chosen = settings(name=name, lr=0.3, weight_decay=0.0 if name == "adam" else 0.1, schedule="cosine", warmup_steps=3)
-    params = small.random_params()
-    grads = [small.random_params(seed=step + 1) for step in range(6)]
+    params = random_params()
+    grads = [random_params(seed=step + 1) for step in range(6)]
 
     def rate(step):
         warm = 0.3 * (step + 1) / 3
-        return jax.numpy.where(step < 3, warm, 0.15 * (1 + jax.numpy.cos(np.pi * (step - 3) / (small.STEPS - 3))))
+        return jax.numpy.where(step < 3, warm, 0.15 * (1 + jax.numpy.cos(np.pi * (step - 3) / (STEPS - 3))))
 
-    ours = updates_of(optim.make_optimizer(chosen, small.labels_of(), small.STEPS), params, grads)
+    ours = updates_of(optim.make_optimizer(chosen, labels_of(), STEPS), params, grads)
     theirs = updates_of(ORACLES[name](rate, chosen), params, grads)
     for step in range(6):
         for path, update in theirs[step].items():
@@ -97,9 +100,9 @@ def test_against_optax_on_a_tree_with_nothing_frozen(name):
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_only_trained_kernels_decay(name):
-    params = small.random_params()
+    params = random_params()
     tx = optim.make_optimizer(settings(name=name, lr=1.0, weight_decay=0.1, momentum=0.0),
-                              small.labels_of(freeze="encoder"), small.STEPS)  # fmt: skip
+                              labels_of(freeze="encoder"), STEPS)  # fmt: skip
     zeros = jax.tree.map(np.zeros_like, params)
     for path, update in updates_of(tx, params, [zeros])[0].items():
         decays = path.endswith("kernel") and not path.startswith("encoder/")
@@ -108,11 +111,13 @@ def test_only_trained_kernels_decay(name):
 
 
 def test_clipping_uses_the_norm_of_trained_leaves():
-    params = small.random_params()
+    params = random_params()
     tx = optim.make_optimizer(
-        settings(name="sgd", lr=1.0, momentum=0.0, clip_norm=0.5), small.labels_of(freeze="encoder"), small.STEPS
+        settings(name="sgd", lr=1.0, momentum=0.0, clip_norm=0.5),
+        labels_of(freeze="encoder"),
+        STEPS,
     )
-    grads = trees.flatten(small.random_params(seed=1))
+    grads = trees.flatten(random_params(seed=1))
     huge = {path: 1e6 * leaf if path.startswith("encoder/") else leaf for path, leaf in grads.items()}
     quiet = {path: 0 * leaf if path.startswith("encoder/") else leaf for path, leaf in grads.items()}
     trained = [leaf for path, leaf in grads.items() if not path.startswith("encoder/")]
@@ -129,8 +134,8 @@ def test_clipping_uses_the_norm_of_trained_leaves():
 
 
 def test_rate_scales_updates_and_replaces_the_default():
-    params, grads = small.random_params(), [small.random_params(seed=1)]
-    tx = optim.make_optimizer(settings(lr=0.01), small.labels_of(), small.STEPS)
+    params, grads = random_params(), [random_params(seed=1)]
+    tx = optim.make_optimizer(settings(lr=0.01), labels_of(), STEPS)
     default = updates_of(tx, params, grads)[0]
     for rate in (0.01, 0.04):
         scaled = updates_of(tx, params, grads, rate=np.float32(rate))[0]
@@ -141,9 +146,11 @@ def test_rate_scales_updates_and_replaces_the_default():
 
 @pytest.mark.parametrize("pattern", ["conv_0/kernel$", "bias", ".*"])
 def test_what_decays_is_chosen_by_path(pattern):
-    params = small.random_params()
+    params = random_params()
     tx = optim.make_optimizer(
-        settings(name="adamw", lr=1.0, weight_decay=0.1, decay=pattern), small.labels_of(), small.STEPS
+        settings(name="adamw", lr=1.0, weight_decay=0.1, decay=pattern),
+        labels_of(),
+        STEPS,
     )
     zeros = jax.tree.map(np.zeros_like, params)
     for path, update in updates_of(tx, params, [zeros])[0].items():
@@ -153,11 +160,11 @@ def test_what_decays_is_chosen_by_path(pattern):
 
 def test_a_plateau_lowers_the_rate_where_validation_falls():
     chosen = settings(schedule="plateau", lr=0.1)
-    tx = optim.make_optimizer(chosen, small.labels_of(freeze="encoder"), small.STEPS)
-    params, grads = small.random_params(), small.random_params(seed=1)
+    tx = optim.make_optimizer(chosen, labels_of(freeze="encoder"), STEPS)
+    params, grads = random_params(), random_params(seed=1)
     state = tx.init(params)
     update, observe = jax.jit(tx.update), jax.jit(lambda state, dsc: optim.observe(state, dsc, chosen))
-    constant = optim.make_optimizer(settings(lr=0.1), small.labels_of(freeze="encoder"), small.STEPS)
+    constant = optim.make_optimizer(settings(lr=0.1), labels_of(freeze="encoder"), STEPS)
     plain, scales = constant.init(params), []
     # Falls by 1 % (twice in a row), then by 0.4 %, then rises; NaN says nothing.
     for dsc in (0.5, 0.495, 0.49, 0.4881, 0.9, np.nan):
@@ -193,9 +200,12 @@ def test_schedules_by_formula(name, warmup):
     [
         ({"name": "adm"}, r"optim.name = 'adm'; allowed: 'adam', 'adamw', 'sgd'"),
         ({"schedule": "cos"}, r"optim.schedule = 'cos'; allowed: 'constant', 'cosine', 'polynomial'"),
-        ({"warmup_steps": small.STEPS}, rf"optim.warmup_steps = {small.STEPS} is not below the {small.STEPS} steps"),
+        (
+            {"warmup_steps": STEPS},
+            rf"optim.warmup_steps = {STEPS} is not below the {STEPS} steps",
+        ),
     ],
 )
 def test_mistakes_are_named(changes, text):
     with pytest.raises(UserError, match=text):
-        optim.make_optimizer(settings(**changes), small.labels_of(), small.STEPS)
+        optim.make_optimizer(settings(**changes), labels_of(), STEPS)

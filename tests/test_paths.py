@@ -16,7 +16,7 @@ from jaxseg import checkpoint, config, oserrors, paths, trees
 from jaxseg.data import sources, store
 from jaxseg.study import run
 from jaxseg.types import UserError
-from tests import small, tiny
+from tests import tiny_study, training_parts
 
 USABLE = (
     *("a b", "tail ", "grün", "100%", "a%20b", "run#2", "a:b", "file:x", "{a}", "~x", "new\nline", "x|y", "a&b=c"),
@@ -27,15 +27,15 @@ UNUSABLE = ("run[1]", "lr[1:2]", "[", "a*b", "what?", "a\\b", "gs:", "logs:", os
 
 def save(directory: Path) -> bytes:
     """Saves a checkpoint of step 4 and two runs; the bits of the second one's first parameter."""
-    states = small.Training().states((0, 1))
+    states = training_parts.Training().states((0, 1))
     with checkpoint.open_manager(directory, keep=1) as manager:
         checkpoint.save(manager, 4, states, {})
-    return next(iter(small.bits(trees.take(states.params, 1)).values()))
+    return next(iter(training_parts.bits(trees.take(states.params, 1)).values()))
 
 
 def read(directory: Path) -> bytes:
     """The same bits, read back."""
-    return next(iter(small.bits(checkpoint.read_seed(directory, 4, 1)).values()))
+    return next(iter(training_parts.bits(checkpoint.read_seed(directory, 4, 1)).values()))
 
 
 @pytest.mark.parametrize("name", USABLE)
@@ -53,7 +53,7 @@ def test_checkpoints_are_found_again_below_any_usable_name(tmp_path: Path, name:
 def test_a_workdir_that_checkpoints_cannot_lie_in_is_refused_before_anything_is_written(tmp_path: Path, name: str):
     workdir = tmp_path / name / "study"
     with pytest.raises(UserError, match="rename the folder, or give another") as caught:
-        run.check_workdir(tiny.tiny_config(), workdir)
+        run.check_workdir(tiny_study.tiny_config(), workdir)
     assert str(workdir)[len(str(tmp_path)) :] in str(caught.value) or repr(str(workdir)) in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -111,7 +111,7 @@ def test_the_home_is_put_in_for_a_tilde(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_text_of_a_config_that_is_not_utf8_is_refused_by_field() -> None:
-    changed = tiny.changed(target__data=os.fsdecode(b"/data/\xff"))
+    changed = tiny_study.changed(target__data=os.fsdecode(b"/data/\xff"))
     with pytest.raises(UserError, match=r"config\.target\.data = .*allowed: UTF-8 text"):
         config.parse(changed)
 

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from jaxseg import seeds, trees
 from jaxseg.models import conv
 from jaxseg.types import StepLoop, UserError
-from tests import small
+from tests import training_parts
 
 COLLECTIVES = re.compile(r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast")
 GROUPED = re.compile(r"feature_group_count ?= ?(?!1\b)\d+")
@@ -44,7 +44,7 @@ def test_an_unknown_strategy():
 
 @pytest.mark.parametrize(("runs", "devices", "padded"), [(1, 1, 1), (5, 1, 5), (5, 4, 8), (8, 4, 8), (2, 3, 3)])
 def test_padding_fills_the_devices_with_the_last_run(runs, devices, padded):
-    plan = small.plan_of(devices=devices)
+    plan = training_parts.plan_of(devices=devices)
     assert plan.padded(runs) == padded
     tree = {"x": np.arange(runs, dtype=np.float32)[:, None] * np.ones(3), "key": seed_keys(runs)}
     placed = seeds.put(tree, plan)
@@ -64,7 +64,7 @@ def seed_keys(count):
 
 
 def test_nothing_to_place():
-    assert seeds.put({}, small.plan_of(devices=4)) == {}
+    assert seeds.put({}, training_parts.plan_of(devices=4)) == {}
 
 
 # -------------------------------------------------------------------------------------------------------- map_seeds
@@ -79,7 +79,7 @@ def one_run(key, weight, shared, count):
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("strategy", seeds.STRATEGIES)
 def test_mapped_equals_a_python_loop(strategy, devices):
-    plan = small.plan_of(strategy, devices)
+    plan = training_parts.plan_of(strategy, devices)
     # Small whole numbers: the sums are exact, so that every way must give the same bits.
     keys, weights = seed_keys(6), np.arange(18, dtype=np.float32).reshape(6, 3)
     shared, count = {"bias": np.float32(3) * np.ones(3, np.float32)}, np.int32(4)
@@ -88,7 +88,7 @@ def test_mapped_equals_a_python_loop(strategy, devices):
     got = seeds.fetch(mapped(*placed), 6)
     single = jax.jit(one_run)
     rows = [single(keys[i], weights[i], shared, count) for i in range(6)]
-    assert small.bits(got) == small.bits(trees.stack(rows))
+    assert training_parts.bits(got) == training_parts.bits(trees.stack(rows))
 
 
 def descend(weights, key):
@@ -106,7 +106,7 @@ def test_under_loop_a_run_has_the_same_bits_whatever_runs_beside_it():
     weights = np.random.default_rng(0).normal(size=(8, 9, 9)).astype(np.float32)
 
     def descended(runs, devices):
-        plan = small.plan_of("loop", devices)
+        plan = training_parts.plan_of("loop", devices)
         mapped = seeds.map_seeds(descend, plan=plan)
         return seeds.fetch(mapped(seeds.put(weights[runs], plan), seeds.put(seed_keys(8)[runs], plan)), len(runs))
 
@@ -123,7 +123,7 @@ def test_under_loop_a_run_has_the_same_bits_whatever_runs_beside_it():
 
 @pytest.mark.parametrize("strategy", seeds.STRATEGIES)
 def test_arguments_keep_their_places_whichever_are_shared(strategy):
-    plan = small.plan_of(strategy)
+    plan = training_parts.plan_of(strategy)
     mapped = seeds.map_seeds(lambda a, b, c: {"a": a, "b": b, "c": c}, plan=plan, shared=(0, 2))
     got = mapped(jnp.float32(1), jnp.arange(3.0), jnp.float32(5))
     np.testing.assert_array_equal(got["a"], [1, 1, 1])
@@ -132,7 +132,7 @@ def test_arguments_keep_their_places_whichever_are_shared(strategy):
 
 
 def test_donated_arguments_are_given_away():
-    plan = small.plan_of(devices=2)
+    plan = training_parts.plan_of(devices=2)
     mapped = seeds.map_seeds(lambda x: x + 1, plan=plan, donate=(0,))
     given = seeds.put(np.arange(8, dtype=np.float32).reshape(4, 2), plan)
     np.testing.assert_array_equal(mapped(given), np.arange(1, 9, dtype=np.float32).reshape(4, 2))
@@ -147,7 +147,7 @@ def test_what_steps_begin_with_is_that_of_the_first_run_of_each_device(strategy)
         own=lambda carry, run, found, cohort, frozen: (carry[0] + run * found, carry[1] + frozen),
         finish=lambda carry, steps: {"state": carry[0], "frozen": carry[1], "steps": steps},
     )
-    plan = small.plan_of(strategy, 2)
+    plan = training_parts.plan_of(strategy, 2)
     mapped = seeds.map_steps(loop, plan=plan, donate=(0,))
     state, run = (seeds.put(np.array(row, np.int32), plan) for row in ([1, 2, 3, 4], [5, 6, 7, 8]))
     got = seeds.fetch(mapped(state, run, *map(jnp.int32, (3, 2)), np.int32(4), np.int32(6)), 4)
@@ -163,9 +163,9 @@ def test_what_steps_begin_with_is_that_of_the_first_run_of_each_device(strategy)
 
 @pytest.mark.parametrize(("strategy", "norm"), [("loop", "instance"), ("vmap", "batch")])
 def test_the_compiled_training_has_no_communication_and_no_convolution_of_runs(strategy, norm):
-    model = dataclasses.replace(small.MODEL, norm=norm)
-    training, plan = small.Training(model), small.plan_of(strategy, 4)
-    chunk, args = training.lower(plan, training.states(range(8)), small.run_inputs(8), 0, 2)
+    model = dataclasses.replace(training_parts.MODEL, norm=norm)
+    training, plan = training_parts.Training(model), training_parts.plan_of(strategy, 4)
+    chunk, args = training.lower(plan, training.states(range(8)), training_parts.run_inputs(8), 0, 2)
     lowered = chunk.lower(*args)
     compiled = lowered.compile().as_text()
     assert " while(" in compiled
@@ -177,7 +177,7 @@ def test_the_compiled_training_has_no_communication_and_no_convolution_of_runs(s
 
 
 def test_the_search_finds_communication_where_there_is_some():
-    mesh = small.plan_of(devices=4).mesh
+    mesh = training_parts.plan_of(devices=4).mesh
     summed = jax.jit(
         jax.shard_map(
             lambda x: jax.lax.psum(x, "seed"), mesh=mesh, in_specs=PartitionSpec("seed"), out_specs=PartitionSpec()
@@ -191,5 +191,5 @@ def test_the_search_finds_the_grouped_convolution_of_weights_mapped_over_runs():
         return conv.conv(x, kernel, form="native")
 
     shapes = jnp.ones((3, 1, 8, 8, 2)), jnp.ones((3, 3, 3, 2, 4))
-    mapped = seeds.map_seeds(native, plan=small.plan_of("vmap")).lower(*shapes)
+    mapped = seeds.map_seeds(native, plan=training_parts.plan_of("vmap")).lower(*shapes)
     assert GROUPED.search(mapped.as_text())

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from docs import draw_studies, publish_study
-from jaxseg.report.style import to_svg
+from jaxseg.report.charts.style import to_svg
 from tests.conftest import ROOT
 
 STUDIES = ROOT / "docs" / "studies"

@@ -15,11 +15,15 @@ from jaxseg.models import make_model
 from jaxseg.models.unet import UNet
 from jaxseg.streams import fold_in_name, stream_key
 from jaxseg.types import Batch, Best, TrainState
-from tests import small
+from tests import training_parts
 
-TRAINING = small.Training()
-RUNS = small.run_inputs(8)
-LOOP, LOOP_4, VMAP_4 = small.plan_of("loop"), small.plan_of("loop", 4), small.plan_of("vmap", 4)
+TRAINING = training_parts.Training()
+RUNS = training_parts.run_inputs(8)
+LOOP, LOOP_4, VMAP_4 = (
+    training_parts.plan_of("loop"),
+    training_parts.plan_of("loop", 4),
+    training_parts.plan_of("vmap", 4),
+)
 
 
 @functools.cache
@@ -32,7 +36,7 @@ def states():
 
 
 def test_the_start_is_model_then_weights_then_optimizer():
-    model = make_model(dataclasses.replace(small.MODEL, widths=(2,)), classes=2)
+    model = make_model(dataclasses.replace(training_parts.MODEL, widths=(2,)), classes=2)
     image = jnp.zeros((1, 8, 8, 1))
     # Its state is the parameters it was made for, so it shows whether these were the loaded ones.
     tx = optax.GradientTransformation(lambda params: params, lambda updates, state, params=None: (updates, state))
@@ -49,9 +53,9 @@ def test_the_start_is_model_then_weights_then_optimizer():
     plain, loaded = starts(np.uint32(3))
     for one, other in zip(jax.tree.leaves(plain.params), jax.tree.leaves(loaded.params), strict=True):
         np.testing.assert_array_equal(2 * one, other)
-    assert small.bits(loaded.opt_state) == small.bits(loaded.params)
+    assert training_parts.bits(loaded.opt_state) == training_parts.bits(loaded.params)
     expected = jax.jit(model.init)(stream_key(3, "init"), image)["params"]
-    assert small.bits(plain.params) == small.bits(expected)
+    assert training_parts.bits(plain.params) == training_parts.bits(expected)
     assert (int(loaded.step), bool(loaded.alive)) == (0, True)
     assert loaded.key == stream_key(3, "order")
     other, _ = starts(np.uint32(4))
@@ -77,12 +81,12 @@ FROZEN = {
 }
 
 
-def step_of(freeze, model=small.MODEL, sample=fixed_sample, *, accumulate=1, **optimizer):
+def step_of(freeze, model=training_parts.MODEL, sample=fixed_sample, *, accumulate=1, **optimizer):
     """A step of the network with XLA's convolution (which compiles faster), and its optimizer."""
-    labels = small.labels_of(model, freeze)
-    tx = optim.make_optimizer(dataclasses.replace(small.OPTIM, **optimizer), labels, small.STEPS)
-    loss = losses.make_loss(small.LOSS)
-    network = UNet(model, small.CLASSES, "native")
+    labels = training_parts.labels_of(model, freeze)
+    tx = optim.make_optimizer(dataclasses.replace(training_parts.OPTIM, **optimizer), labels, training_parts.STEPS)
+    loss = losses.make_loss(training_parts.LOSS)
+    network = UNet(model, training_parts.CLASSES, "native")
     return train.make_train_step(network, tx, loss, sample, labels, accumulate=accumulate), tx
 
 
@@ -90,13 +94,13 @@ def step_of(freeze, model=small.MODEL, sample=fixed_sample, *, accumulate=1, **o
 def test_frozen_leaves_keep_their_bits_and_all_others_move(freeze):
     # Weight decay, momentum and a clipped norm are what could leak into frozen leaves.
     step, tx = step_of(freeze, name="adamw", weight_decay=0.1, clip_norm=1.0)
-    before = small.make_state(small.MODEL, tx, 0)
+    before = training_parts.make_state(training_parts.MODEL, tx, 0)
     compiled, after, run = jax.jit(step), before, trees.take(RUNS, 0)
     for _ in range(3):
         after, metrics = compiled(after, run, TRAINING.cohort, {})
     assert bool(metrics["alive"])
     assert int(after.step) == 3
-    old, new = small.bits(before.params), small.bits(after.params)
+    old, new = training_parts.bits(before.params), training_parts.bits(after.params)
     moved = {path for path in old if old[path] != new[path]}
     assert moved == {path for path in old if not re.search(FROZEN[freeze], path)}
     assert jax.tree.structure(after) == jax.tree.structure(before)
@@ -104,12 +108,12 @@ def test_frozen_leaves_keep_their_bits_and_all_others_move(freeze):
 
 @pytest.mark.parametrize(("freeze", "still"), [("encoder", "encoder/"), ("regex:conv_1/running", "conv_1/running")])
 def test_running_statistics_follow_the_batches_unless_they_are_frozen(freeze, still):
-    model = dataclasses.replace(small.MODEL, norm="batch", dropout=0.2)
+    model = dataclasses.replace(training_parts.MODEL, norm="batch", dropout=0.2)
     step, tx = step_of(freeze, model)
-    before = small.make_state(model, tx, 0)
+    before = training_parts.make_state(model, tx, 0)
     after, metrics = jax.jit(step)(before, trees.take(RUNS, 0), TRAINING.cohort, {})
     assert bool(metrics["alive"])
-    old, new = small.bits(before.params), small.bits(after.params)
+    old, new = training_parts.bits(before.params), training_parts.bits(after.params)
     statistics = {path for path in old if trees.is_statistic(path)}
     assert {path for path in statistics if old[path] == new[path]} == {path for path in statistics if still in path}
     assert all(old[path] == new[path] for path in old if still in path)
@@ -117,13 +121,13 @@ def test_running_statistics_follow_the_batches_unless_they_are_frozen(freeze, st
     # A run that has diverged keeps its statistics too.
     dead = dataclasses.replace(before, alive=jnp.asarray(False))
     kept, _ = jax.jit(step)(dead, trees.take(RUNS, 0), TRAINING.cohort, {})
-    assert small.bits(kept.params) == old
+    assert training_parts.bits(kept.params) == old
 
 
 def test_dropout_follows_the_step_and_the_order_stream():
-    model = dataclasses.replace(small.MODEL, dropout=0.5)
+    model = dataclasses.replace(training_parts.MODEL, dropout=0.5)
     step, tx = step_of("none", model)
-    state, run = small.make_state(model, tx, 0), trees.take(RUNS, 0)
+    state, run = training_parts.make_state(model, tx, 0), trees.take(RUNS, 0)
     compiled = jax.jit(step)
     later = dataclasses.replace(state, step=jnp.int32(1))
     other = dataclasses.replace(state, key=stream_key(np.uint32(1), "order"))
@@ -134,13 +138,15 @@ def test_dropout_follows_the_step_and_the_order_stream():
 
 def test_shared_frozen_parameters_train_the_rest_as_their_own_would():
     step, tx = step_of("encoder")
-    state, run = small.make_state(small.MODEL, tx, 0), trees.take(RUNS, 0)
+    state, run = training_parts.make_state(training_parts.MODEL, tx, 0), trees.take(RUNS, 0)
     own, metrics = jax.jit(step)(state, run, TRAINING.cohort, {})
     rest = {name: state.params[name] for name in ("decoder", "head")}
     labels = trees.label_params(rest, ((".*", "train"),))
-    tx = optim.make_optimizer(small.OPTIM, labels, small.STEPS)
-    loss = losses.make_loss(small.LOSS)
-    shared_step = train.make_train_step(UNet(small.MODEL, small.CLASSES, "native"), tx, loss, fixed_sample, labels)
+    tx = optim.make_optimizer(training_parts.OPTIM, labels, training_parts.STEPS)
+    loss = losses.make_loss(training_parts.LOSS)
+    shared_step = train.make_train_step(
+        UNet(training_parts.MODEL, training_parts.CLASSES, "native"), tx, loss, fixed_sample, labels
+    )
     begin = dataclasses.replace(state, params=rest, opt_state=tx.init(rest))
     shared, shared_metrics = jax.jit(shared_step)(begin, run, TRAINING.cohort, {"encoder": state.params["encoder"]})
     assert set(shared.params) == {"decoder", "head"}
@@ -153,20 +159,23 @@ def test_shared_frozen_parameters_train_the_rest_as_their_own_would():
 @pytest.mark.parametrize(("strategy", "devices"), [("loop", 2), ("vmap", 1)])
 def test_an_encoder_computed_once_for_all_runs_gives_what_each_would_compute(strategy, devices):
     """Four runs, the first of which has diverged; dropout and batch norm's statistics go on in the decoder alone."""
-    model = dataclasses.replace(small.MODEL, norm="batch", dropout=0.3)
-    encoder = small.random_params(model, seed=9)["encoder"]
-    rest = [{name: small.random_params(model, seed=seed)[name] for name in ("decoder", "head")} for seed in range(4)]
+    model = dataclasses.replace(training_parts.MODEL, norm="batch", dropout=0.3)
+    encoder = training_parts.random_params(model, seed=9)["encoder"]
+    rest = [
+        {name: training_parts.random_params(model, seed=seed)[name] for name in ("decoder", "head")}
+        for seed in range(4)
+    ]
     labels = optim.freeze_labels(rest[0], "none")
-    tx = optim.make_optimizer(small.OPTIM, labels, small.STEPS)
+    tx = optim.make_optimizer(training_parts.OPTIM, labels, training_parts.STEPS)
     keys = jax.random.wrap_key_data(jnp.stack([jax.random.key_data(stream_key(np.uint32(3), "order"))] * 4))
     params, alive = trees.stack(rest), jnp.asarray([False, True, True, True])
     state = TrainState(jnp.zeros(4, jnp.int32), params, jax.vmap(tx.init)(params), keys, alive)
-    network, loss = UNet(model, small.CLASSES, "native"), losses.make_loss(small.LOSS)
+    network, loss = UNet(model, training_parts.CLASSES, "native"), losses.make_loss(training_parts.LOSS)
     parts = network, tx, loss, TRAINING.sample, labels
-    plan = small.plan_of(strategy, devices)
+    plan = training_parts.plan_of(strategy, devices)
     ordinary = seeds.map_seeds(train.make_train_chunk(train.make_train_step(*parts)), plan=plan, shared=(2, 3, 4, 5))
     once = seeds.map_steps(train.make_encoded_loop(*parts), plan=plan)
-    runs = dataclasses.replace(small.run_inputs(4), rate=jnp.asarray([1e-2, 1e-2, 2e-2, 1e-3]))
+    runs = dataclasses.replace(training_parts.run_inputs(4), rate=jnp.asarray([1e-2, 1e-2, 2e-2, 1e-3]))
     args = seeds.put(state, plan), seeds.put(runs, plan), TRAINING.cohort, {"encoder": encoder}
     expected, got = (seeds.fetch(mapped(*args, np.int32(0), np.int32(3)), 4) for mapped in (ordinary, once))
     assert got[1]["steps_alive"].tolist() == [0, 3, 3, 3]
@@ -179,7 +188,7 @@ def test_an_encoder_computed_once_for_all_runs_gives_what_each_would_compute(str
 
 def test_two_halves_of_a_batch_make_the_step_of_the_whole():
     (whole, tx), (halves, _) = step_of("none"), step_of("none", accumulate=2)
-    state, run = small.make_state(small.MODEL, tx, 0), trees.take(RUNS, 0)
+    state, run = training_parts.make_state(training_parts.MODEL, tx, 0), trees.take(RUNS, 0)
     for _ in range(2):
         (one, metrics), (two, part) = (jax.jit(step)(state, run, TRAINING.cohort, {}) for step in (whole, halves))
         assert float(part["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-6)
@@ -193,7 +202,7 @@ def test_the_best_validation_is_kept_run_by_run():
     one = TRAINING.states([0, 1])
     best = Best(one.params, jnp.full(2, -jnp.inf), jnp.zeros(2, jnp.int32))
     state = dataclasses.replace(one, best=best)
-    observe = jax.jit(jax.vmap(train.make_observe(small.OPTIM)))
+    observe = jax.jit(jax.vmap(train.make_observe(training_parts.OPTIM)))
     for step, dsc in enumerate([(0.5, 0.5), (0.4, 0.6), (np.nan, 0.6), (0.45, 0.1)], start=1):
         moved = jax.tree.map(lambda leaf: leaf + 1, state.params)
         state = observe(dataclasses.replace(state, params=moved, step=state.step + 1), np.array(dsc, np.float32))
@@ -206,7 +215,7 @@ def test_the_best_validation_is_kept_run_by_run():
 
 
 def test_a_3d_network_learns_one_batch():
-    model = dataclasses.replace(small.MODEL, ndim=3)
+    model = dataclasses.replace(training_parts.MODEL, ndim=3)
 
     def cubes(key, cohort, run):
         del key, run
@@ -215,7 +224,11 @@ def test_a_3d_network_learns_one_batch():
 
     step, tx = step_of("none", model, cubes)
     chunk = jax.jit(train.make_train_chunk(step))
-    state, cohort, run = small.make_state(model, tx, 0), small.make_cohort(ndim=3), trees.take(RUNS, 0)
+    state, cohort, run = (
+        training_parts.make_state(model, tx, 0),
+        training_parts.make_cohort(ndim=3),
+        trees.take(RUNS, 0),
+    )
     found = []
     for start in range(0, 60, 20):
         state, metrics = chunk(state, run, cohort, {}, np.int32(start), np.int32(start + 20))
@@ -235,7 +248,7 @@ def test_a_chunk_of_six_steps_has_the_bits_of_one_two_and_three():
         placed, part = chunk(placed, runs, cohort, frozen, np.int32(start), np.int32(start + length))
         sums += length * np.asarray(part["loss"])
         start += length
-    assert small.bits(seeds.fetch(placed, 8)) == small.bits(whole)
+    assert training_parts.bits(seeds.fetch(placed, 8)) == training_parts.bits(whole)
     assert whole.step.tolist() == [6] * 8
     assert metrics["steps_alive"].tolist() == [6] * 8
     np.testing.assert_allclose(sums / 6, metrics["loss"], rtol=1e-6)
@@ -244,11 +257,11 @@ def test_a_chunk_of_six_steps_has_the_bits_of_one_two_and_three():
 def test_seed_5_has_the_same_bits_alone_and_among_eight():
     eight, metrics = TRAINING.run(LOOP, states(), RUNS, 0, 50)
     alone, own = TRAINING.run(LOOP, trees.take(states(), slice(5, 6)), trees.take(RUNS, slice(5, 6)), 0, 50)
-    assert small.bits(trees.take(alone, 0)) == small.bits(trees.take(eight, 5))
+    assert training_parts.bits(trees.take(alone, 0)) == training_parts.bits(trees.take(eight, 5))
     assert own["loss"][0] == metrics["loss"][5]
     # On four devices, two runs each, the same bits too.
     spread, _ = TRAINING.run(LOOP_4, states(), RUNS, 0, 50)
-    assert small.bits(spread) == small.bits(eight)
+    assert training_parts.bits(spread) == training_parts.bits(eight)
     first, _ = TRAINING.run(LOOP, states(), RUNS, 0, 1)
     assert np.unique(metrics["loss"]).size == 8
     assert not np.array_equal(first.params["head"]["kernel"], eight.params["head"]["kernel"])
@@ -264,7 +277,7 @@ def test_both_strategies_draw_the_same_batches():
         mapped = seeds.map_seeds(draw, plan=plan, shared=(1,))
         placed = seeds.put(args[0], plan), seeds.replicate(args[1], plan), seeds.put(args[2], plan)
         found.append(seeds.fetch(mapped(*placed), 8))
-    assert small.bits(found[0]) == small.bits(found[1])
+    assert training_parts.bits(found[0]) == training_parts.bits(found[1])
     assert len({image.tobytes() for image in found[0].image}) == 8  # no two runs have the same batch
 
 
@@ -293,7 +306,7 @@ def spoilt():
     cohort = TRAINING.cohort
     first = int(cohort.offsets[BAD_CASE])
     image = cohort.image.at[first:].set(jnp.nan)
-    good = small.run_inputs(8, cases=(0, 1, 2, 2))
+    good = training_parts.run_inputs(8, cases=(0, 1, 2, 2))
     good = dataclasses.replace(good, num_cases=jnp.full(8, 3, jnp.int32))
     bad = dataclasses.replace(
         good, cases=good.cases.at[2].set(jnp.arange(4)), num_cases=good.num_cases.at[2].set(4)
@@ -322,7 +335,7 @@ def test_a_run_that_diverges_stops_and_leaves_the_others_as_they_were(plan):
     healthy, healthy_metrics = run_on(cohort, plan, states(), good, 0, 14)
     result, metrics = run_on(cohort, plan, states(), bad, 0, 14)
     others = np.array([0, 1, 3, 4, 5, 6, 7])
-    assert small.bits(trees.take(result, others)) == small.bits(trees.take(healthy, others))
+    assert training_parts.bits(trees.take(result, others)) == training_parts.bits(trees.take(healthy, others))
     np.testing.assert_array_equal(metrics["loss"][others], healthy_metrics["loss"][others])
     assert result.alive.tolist() == [run != 2 for run in range(8)]
     assert healthy.alive.all()
@@ -332,9 +345,9 @@ def test_a_run_that_diverges_stops_and_leaves_the_others_as_they_were(plan):
     before, _ = run_on(cohort, plan, states(), bad, 0, when)
     assert before.alive.all()
     for part in ("params", "opt_state"):
-        stopped = small.bits(trees.take(getattr(result, part), 2))
-        assert stopped == small.bits(trees.take(getattr(before, part), 2))
-        assert stopped != small.bits(trees.take(getattr(healthy, part), 2))
+        stopped = training_parts.bits(trees.take(getattr(result, part), 2))
+        assert stopped == training_parts.bits(trees.take(getattr(before, part), 2))
+        assert stopped != training_parts.bits(trees.take(getattr(healthy, part), 2))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trees.take(result.params, 2)))
     assert result.step.tolist() == [14] * 8
 
@@ -345,7 +358,7 @@ def test_a_rate_of_nan_ends_its_run_alone(plan):
     healthy, _ = TRAINING.run(plan, states(), RUNS, 0, 4)
     result, metrics = TRAINING.run(plan, states(), spoilt_rate, 0, 4)
     others = np.array([0, 2, 3, 4, 5, 6, 7])
-    assert small.bits(trees.take(result, others)) == small.bits(trees.take(healthy, others))
+    assert training_parts.bits(trees.take(result, others)) == training_parts.bits(trees.take(healthy, others))
     # The first step's loss is finite; what the rate makes of the weights shows in the second's.
     assert metrics["steps_alive"].tolist() == [4, 1, 4, 4, 4, 4, 4, 4]
     assert result.alive.tolist() == [run != 1 for run in range(8)]
@@ -353,7 +366,7 @@ def test_a_rate_of_nan_ends_its_run_alone(plan):
 
 def test_a_gradient_without_bound_ends_a_run_whose_loss_is_finite():
     labels = {"w": "train"}
-    tx = optim.make_optimizer(dataclasses.replace(small.OPTIM, name="sgd"), labels, small.STEPS)
+    tx = optim.make_optimizer(dataclasses.replace(training_parts.OPTIM, name="sgd"), labels, training_parts.STEPS)
 
     class Root:
         def clone(self, frozen):

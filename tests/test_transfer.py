@@ -11,7 +11,7 @@ from configs import default
 from jaxseg import transfer, trees
 from jaxseg.models.unet import UNet
 from jaxseg.types import UserError
-from tests import small
+from tests import training_parts
 
 FIRST = "encoder/level_0/conv_0/kernel"
 HEAD = ("head/kernel", "head/bias")
@@ -22,8 +22,8 @@ def statuses(table):
 
 
 def test_other_classes_and_channels_are_initialised_anew():
-    start = small.abstract_params(classes=2, channels=2)
-    source = small.abstract_params(classes=3, channels=1)
+    start = training_parts.abstract_params(classes=2, channels=2)
+    source = training_parts.abstract_params(classes=3, channels=1)
     table = transfer.make_load_table(start, source, transfer.transfer_rules("pretrained"))
     fresh = {FIRST, *HEAD}
     expected = {path: "re-initialised" if path in fresh else "loaded" for path in trees.flatten(start)}
@@ -42,7 +42,10 @@ def test_other_classes_and_channels_are_initialised_anew():
 
 
 def test_channels_are_adapted_when_asked():
-    start, source = small.random_params(classes=3, channels=2), small.random_params(classes=3, channels=1, seed=1)
+    start, source = (
+        training_parts.random_params(classes=3, channels=2),
+        training_parts.random_params(classes=3, channels=1, seed=1),
+    )
     rules = transfer.transfer_rules("pretrained")
     params, table = transfer.transfer_params(start, source, rules, adapt_channels=2)
     assert {path for path, status in statuses(table).items() if status != "loaded"} == {FIRST}
@@ -55,15 +58,15 @@ def test_channels_are_adapted_when_asked():
     transfer.check_load(table, min_loaded=1.0, arm="x")
     # A whole network of the source's on an image, and the adapted one on the image in both channels, agree.
     image = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
-    apply = UNet(small.MODEL, 3, "native").apply
+    apply = UNet(training_parts.MODEL, 3, "native").apply
     np.testing.assert_allclose(
         apply({"params": params}, np.repeat(image, 2, -1)), apply({"params": source}, image), atol=1e-5
     )
     # Three channels to two; kernels that do not read the image are not touched.
-    three = small.abstract_params(channels=3)
+    three = training_parts.abstract_params(channels=3)
     assert statuses(transfer.make_load_table(start, three, rules, adapt_channels=2))[FIRST] == "adapted"
-    wider = small.abstract_params(dataclasses.replace(small.MODEL, widths=(2, 4)))
-    of_wider = transfer.make_load_table(small.abstract_params(), wider, rules, adapt_channels=1)
+    wider = training_parts.abstract_params(dataclasses.replace(training_parts.MODEL, widths=(2, 4)))
+    of_wider = transfer.make_load_table(training_parts.abstract_params(), wider, rules, adapt_channels=1)
     assert "adapted" not in statuses(of_wider).values()
     # Part of the network alone, with the first kernel not asked for.
     rules = transfer.transfer_rules("pretrained:^decoder/")
@@ -93,7 +96,7 @@ TAKEN = {
     "scratch_double": (),
 }
 NAMED = default.named_arms(default.get_config())
-MODEL = dataclasses.replace(small.MODEL, widths=(2, 2, 3))
+MODEL = dataclasses.replace(training_parts.MODEL, widths=(2, 2, 3))
 """Three levels, so that the first two are not all."""
 
 
@@ -103,7 +106,7 @@ def test_every_named_arm_is_in_the_table():
 
 @pytest.mark.parametrize("arm", TAKEN)
 def test_what_each_named_arm_takes_from_its_source(arm):
-    start, source = small.random_params(MODEL), small.random_params(MODEL, seed=1)
+    start, source = training_parts.random_params(MODEL), training_parts.random_params(MODEL, seed=1)
     rules = transfer.transfer_rules(NAMED[arm].init)
     table = transfer.make_load_table(start, source, rules)
     params = jax.jit(transfer.make_start(rules))(start, source, jax.random.key(0))
@@ -135,14 +138,14 @@ def test_mean_var_has_the_source_s_mean_and_deviation_and_nothing_else():
     np.testing.assert_array_equal(params["b"], 1)  # the source lacks it
     assert statuses(table) == {"a/kernel": "mean_var", "a/bias": "mean_var", "b": "re-initialised"}
     again = transfer.make_start(rules)(start, source, jax.random.key(1))
-    assert small.bits(again) == small.bits(params)
+    assert training_parts.bits(again) == training_parts.bits(params)
     other = transfer.make_start(rules)(start, source, jax.random.key(2))
     assert not np.array_equal(other["a"]["kernel"], kernel)
 
 
 def test_running_statistics_come_with_weights_but_not_with_their_moments():
     batch = dataclasses.replace(MODEL, norm="batch")
-    start, source = small.random_params(batch), small.random_params(batch, seed=1)
+    start, source = training_parts.random_params(batch), training_parts.random_params(batch, seed=1)
     own, given = trees.flatten(start), trees.flatten(source)
     path = "encoder/level_0/conv_0/running_variance"
     for init, status, expected in (("pretrained:^encoder/", "loaded", given), ("mean_var", "random", own)):
@@ -152,13 +155,13 @@ def test_running_statistics_come_with_weights_but_not_with_their_moments():
 
 
 def test_mean_var_needs_a_key():
-    params = small.random_params()
+    params = training_parts.random_params()
     with pytest.raises(ValueError, match="needs a key"):
         transfer.transfer_params(params, params, transfer.transfer_rules("mean_var"))
 
 
 def test_a_pattern_that_matches_nothing_is_named():
-    params = small.abstract_params()
+    params = training_parts.abstract_params()
     with pytest.raises(UserError, match=r"'encoder/levl' decides no parameter.*encoder/level_0, encoder/level_1, head"):
         transfer.make_load_table(params, params, transfer.transfer_rules("pretrained:encoder/levl"))
 
@@ -169,8 +172,8 @@ def test_an_unknown_init():
 
 
 def test_a_transfer_that_loads_too_little_says_what_is_missing():
-    start = small.abstract_params(classes=2, channels=2)
-    source = small.abstract_params(classes=3)
+    start = training_parts.abstract_params(classes=2, channels=2)
+    source = training_parts.abstract_params(classes=3)
     table = transfer.make_load_table(start, source, transfer.transfer_rules("pretrained"))
     total = trees.count(start)
     share = (total - 42) / total

@@ -7,7 +7,7 @@ import pytest
 
 from jaxseg import inference, seeds, trees, validation
 from jaxseg.models import make_model
-from tests import small
+from tests import training_parts
 
 SHAPES_2D = [(13, 21), (8, 8), (5, 30), (16, 3)]
 SHAPES_3D = [(9, 11, 10), (17, 6, 12), (3, 8, 9)]
@@ -52,9 +52,9 @@ def counted_on_host(predict, images, labels, *, patch, slice_axis=None, classes=
 )
 def test_counts_are_those_of_stitched_probabilities(shapes, patch, slice_axis, strategy):
     ndim = len(patch) - (slice_axis is not None)
-    settings = dataclasses.replace(small.MODEL, ndim=ndim)
-    model, plan = make_model(settings, classes=3), small.plan_of(strategy)
-    params = seeds.put(trees.stack([small.random_params(settings, seed=seed) for seed in range(4)]), plan)
+    settings = dataclasses.replace(training_parts.MODEL, ndim=ndim)
+    model, plan = make_model(settings, classes=3), training_parts.plan_of(strategy)
+    params = seeds.put(trees.stack([training_parts.random_params(settings, seed=seed) for seed in range(4)]), plan)
     images, labels = cases_of(shapes)
     predict = seeds.map_seeds(inference.make_window_predict(model), plan=plan, shared=(1, 2))
     expected = counted_on_host(
@@ -73,11 +73,11 @@ def test_counts_are_those_of_stitched_probabilities(shapes, patch, slice_axis, s
 
 def test_every_voxel_of_a_case_is_seen_and_nothing_beside_it():
     """A network that always answers class 1 finds exactly the voxels of known label."""
-    settings = dataclasses.replace(small.MODEL, norm="none", widths=(2,), kernels=((1, 1),))
+    settings = dataclasses.replace(training_parts.MODEL, norm="none", widths=(2,), kernels=((1, 1),))
     params = trees.unflatten(
         {
             path: np.zeros_like(leaf) + (np.array([0, 9, 0]) if path == "head/bias" else 0)
-            for path, leaf in trees.flatten(small.random_params(settings)).items()
+            for path, leaf in trees.flatten(training_parts.random_params(settings)).items()
         }
     )
     images, labels = cases_of(SHAPES_2D)

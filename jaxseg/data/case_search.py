@@ -8,10 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from jaxseg.data import image_files, names
+from jaxseg.data.cases import CaseFiles
 from jaxseg.data.description import Entry
 from jaxseg.data.image_files import CHANNEL, channel_of, the_one
 from jaxseg.data.volume import BadCaseError, strip_extension
-from jaxseg.types import CaseFiles
 
 
 class CaseSearch:

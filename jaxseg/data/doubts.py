@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxseg.data import headers, names
 from jaxseg.data.case_search import shown
-from jaxseg.types import CaseRecord
+from jaxseg.data.cases import CaseRecord
 
 Doubt = tuple[str, str]
 """(case, what is doubtful); the case is empty where the whole task is meant."""

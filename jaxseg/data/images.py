@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxseg.data import normalize, resample, volume
-from jaxseg.types import CaseRecord, TaskSettings, UserError
+from jaxseg.data.cases import CaseRecord
+from jaxseg.types import TaskSettings, UserError
 
 
 class ImageWarning(UserWarning):

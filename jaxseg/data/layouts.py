@@ -11,7 +11,6 @@ another study.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,32 +19,9 @@ from typing import Any
 from jaxseg.data import description as descriptions
 from jaxseg.data import image_files, names
 from jaxseg.data.case_search import CaseSearch, shown
+from jaxseg.data.cases import CaseFiles, CaseList
 from jaxseg.data.volume import EXTENSIONS
-from jaxseg.types import CaseFiles, UserError
-
-Refused = tuple[tuple[str, str], ...]
-"""(case, reason) pairs."""
-
-
-@dataclasses.dataclass(frozen=True)
-class CaseList:
-    """A task's cases before any voxel was read."""
-
-    name: str
-    labels: tuple[tuple[str, int], ...]
-    """Every name of dataset.json with its value in the files, background left out."""
-    ignore: int | None
-    """Value of voxels without a known label (nnU-Net's `ignore`), counted neither in training nor in evaluation."""
-    modality: tuple[str, ...]
-    """One entry a channel."""
-    cases: tuple[CaseFiles, ...]
-    """In name order."""
-    refused: Refused
-    warnings: tuple[str, ...]
-    splits: descriptions.Folds | None
-    """(train, val) case names of each fold in splits_final.json, or as dataset.json gives them."""
-    sources: tuple[Path, ...] = ()
-    """Files beside images and labels that the preparation depends on."""
+from jaxseg.types import UserError
 
 
 def read_folder(folder: Path) -> CaseList:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxseg.data import digests, sources, volume
-from jaxseg.data.layouts import Refused
+from jaxseg.data.cases import Refused, Source
 from jaxseg.types import TaskSettings
 
 
@@ -85,7 +85,7 @@ def list_cases(task: TaskSettings, *, ndim: int, store_dir: Path, progress: dige
         return listing_of(source)
 
 
-def listing_of(source: sources.Source) -> Listing:
+def listing_of(source: Source) -> Listing:
     """The listing of an open source."""
     listed = source.listing
     return Listing(

@@ -17,12 +17,12 @@ from jaxtyping import Num
 
 from jaxseg import machine
 from jaxseg.data import digests, normalize, parallel, resample, sources, store, volume
-from jaxseg.data.layouts import CaseList, Refused
+from jaxseg.data.cases import CaseFiles, CaseList, CaseRecord, RawCase, Refused, Source
 from jaxseg.data.listing import listing_of
 from jaxseg.data.prepared import PreparedTask, read_prepared
 from jaxseg.data.recipe import Recipe, fingerprint, make_recipe
 from jaxseg.manifest import DamagedError
-from jaxseg.types import CaseFiles, CaseRecord, TaskSettings, UserError
+from jaxseg.types import TaskSettings, UserError
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many cases are done and how many there are."""
@@ -79,7 +79,7 @@ def prepare_task(
     return _with_slice_warnings(prepared, task)
 
 
-def _why_anew(directory: Path, source: sources.Source, recipe: Recipe, task: TaskSettings) -> str:
+def _why_anew(directory: Path, source: Source, recipe: Recipe, task: TaskSettings) -> str:
     """Why a store has to be prepared anew: it is damaged, or a case can be read that could not; empty if for neither.
 
     Cases that were left out are read again only where they stop the study. Where they may be skipped, what a store
@@ -167,7 +167,7 @@ def _refusal(refused: Refused, listing: CaseList, data: str) -> str:
 # ------------------------------------------------------------------------------------------------------------- build
 
 
-def _build(directory: Path, source: sources.Source, recipe: Recipe, report: Progress) -> None:
+def _build(directory: Path, source: Source, recipe: Recipe, report: Progress) -> None:
     listing = source.listing
     records: list[dict[str, Any]] = []
     refused: list[tuple[str, str]] = list(listing.refused)
@@ -201,7 +201,7 @@ def _build(directory: Path, source: sources.Source, recipe: Recipe, report: Prog
 
 
 def _in_parallel(
-    source: sources.Source, recipe: Recipe
+    source: Source, recipe: Recipe
 ) -> Iterator[tuple[CaseFiles, str | tuple[CaseRecord, Mapping[str, np.ndarray]]]]:
     """Prepare cases in threads and yield them in order, each with what came of it or with why it cannot be used."""
     largest = 0
@@ -243,9 +243,7 @@ def _cost(voxels: int, recipe: Recipe) -> parallel.Cost:
     return parallel.Cost(voxels * (_WORKING[0] + _WORKING[1] * channels), voxels * (_DONE[0] + _DONE[1] * channels))
 
 
-def _prepare_case(
-    source: sources.Source, files: CaseFiles, recipe: Recipe
-) -> tuple[CaseRecord, Mapping[str, np.ndarray]]:
+def _prepare_case(source: Source, files: CaseFiles, recipe: Recipe) -> tuple[CaseRecord, Mapping[str, np.ndarray]]:
     """Check and prepare one case.
 
     Raises:
@@ -315,7 +313,7 @@ def _class_indices(label: Num[np.ndarray, " *spatial"], recipe: Recipe) -> Num[n
 
 
 def _on_training_grid(
-    raw: sources.RawCase, reference: np.ndarray, recipe: Recipe
+    raw: RawCase, reference: np.ndarray, recipe: Recipe
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
     image = normalize.clip(raw.image, recipe.clip)
     if recipe.spacing_mm is None:

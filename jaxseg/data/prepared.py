@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from jaxseg.data import doubts, listing, normalize, store
-from jaxseg.data.layouts import Refused
-from jaxseg.types import CaseArrays, CaseRecord, TaskSettings, UserError
+from jaxseg.data.cases import CaseArrays, CaseRecord, Refused
+from jaxseg.types import TaskSettings, UserError
 
 
 @dataclasses.dataclass(frozen=True)

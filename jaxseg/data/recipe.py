@@ -7,8 +7,8 @@ import difflib
 
 import numpy as np
 
-from jaxseg.data import digests, normalize, sources
-from jaxseg.data.layouts import CaseList
+from jaxseg.data import digests, normalize
+from jaxseg.data.cases import CaseList, Source
 from jaxseg.types import TaskSettings, UserError
 
 FORMAT = 5
@@ -34,7 +34,7 @@ class Recipe:
     noise: float
 
 
-def make_recipe(task: TaskSettings, source: sources.Source, ndim: int) -> Recipe:
+def make_recipe(task: TaskSettings, source: Source, ndim: int) -> Recipe:
     """The recipe of a task.
 
     Raises:
@@ -74,7 +74,7 @@ def _chosen_labels(task: TaskSettings, listing: CaseList) -> tuple[tuple[str, in
     return tuple((name, values[name]) for name in task.labels)
 
 
-def _wanted_spacing(wanted: str | tuple[float, ...], source: sources.Source, ndim: int) -> tuple[float, ...] | None:
+def _wanted_spacing(wanted: str | tuple[float, ...], source: Source, ndim: int) -> tuple[float, ...] | None:
     if wanted == "native":
         return None
     if wanted == "median":

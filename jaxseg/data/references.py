@@ -13,7 +13,8 @@ from jaxtyping import Float, Num
 
 from jaxseg import paths
 from jaxseg.data import headers, image_files, sources, volume
-from jaxseg.types import CaseFiles, CaseRecord, UserError
+from jaxseg.data.cases import CaseFiles, CaseRecord
+from jaxseg.types import UserError
 
 
 class LabelMap(NamedTuple):

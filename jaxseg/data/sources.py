@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float, Num
-
 from jaxseg import paths
-from jaxseg.data import decathlon, digests, layouts, synthetic, volume
-from jaxseg.types import CaseFiles, UserError
+from jaxseg.data import decathlon, digests, layouts, synthetic, tfds_source, volume
+from jaxseg.data.cases import CaseFiles, CaseList, RawCase, Source
+from jaxseg.types import UserError
 
 SCHEMES = ("synthetic", "msd", "tfds")
 """What `data` may begin with, before a colon. Everything else is a folder."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RawCase:
-    """One case as it was given: canonical axes, own spacing, values of its own label coding."""
-
-    image: Float[np.ndarray, "*spatial channels"]
-    label: Num[np.ndarray, " *spatial"]
-    spacing_mm: tuple[float, ...]
-    warnings: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Cases of one `data` string."""
-
-    listing: layouts.CaseList
-    read: Callable[[CaseFiles], RawCase]
-    """Raises BadCaseError for a case that cannot be used."""
-    grid_of: Callable[[CaseFiles], tuple[tuple[int, ...], tuple[float, ...]] | None]
-    """Shape and spacing from the header alone: None where it cannot be read, an empty shape where it does not say."""
-    identity: Callable[[digests.Progress | None], str]
-    """Checksum of all inputs by their content: the same for a copy of a folder, another when a byte changes. Files that
-    changed since they were last read are read again, with progress."""
-    digests_of: Callable[[CaseFiles], tuple[str, str]]
-    """Checksums of image and label, see `CaseRecord.image_sha256`."""
 
 
 def open_source(data: str, *, ndim: int, cache: Path) -> Source:
@@ -61,8 +32,6 @@ def open_source(data: str, *, ndim: int, cache: Path) -> Source:
     if separator and scheme == "msd":
         return _folder(decathlon.find_task(rest, cache=cache), ndim, cache)
     if separator and scheme == "tfds":
-        from jaxseg.data import tfds_source  # it builds on this module
-
         return tfds_source.open_tfds(rest, ndim=ndim, store_dir=cache)
     if not data:
         raise UserError(
@@ -142,7 +111,7 @@ def _header_grid(files: CaseFiles, ndim: int) -> tuple[tuple[int, ...], tuple[fl
     return geometry.own_shape, geometry.own_spacing_mm
 
 
-def _folder_identity(folder: Path, listing: layouts.CaseList, found: Mapping[str, digests.FileDigest]) -> str:
+def _folder_identity(folder: Path, listing: CaseList, found: Mapping[str, digests.FileDigest]) -> str:
     """Names below the folder and checksums of files: the folder's own name, links and times of change do not count."""
     entries = []
     for case in listing.cases:
@@ -170,7 +139,7 @@ def _synthetic(text: str, ndim: int) -> Source:
         image, label = synthetic.make_case(task, index_of[files.name])
         return RawCase(image, label, task.spacing, ())
 
-    listing = layouts.CaseList(
+    listing = CaseList(
         name=f"synthetic_{task.family}",
         labels=tuple((f"{task.family} {value}", value) for value in range(1, task.labels + 1)),
         ignore=None,

@@ -25,10 +25,9 @@ import tensorflow_datasets as tfds
 
 from jaxseg import paths
 from jaxseg.data import digests, names
-from jaxseg.data.layouts import CaseList, Refused
-from jaxseg.data.sources import RawCase, Source
+from jaxseg.data.cases import CaseFiles, CaseList, RawCase, Refused, Source
 from jaxseg.data.volume import BadCaseError
-from jaxseg.types import CaseFiles, UserError
+from jaxseg.types import UserError
 
 KEYS = {"labels": "", "image": "image", "label": "label", "split": "train", "name": "", "group": "",
         "modality": "unknown", "spacing": ""}  # fmt: skip

@@ -14,7 +14,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from jaxseg.report.style import ArmStyle, swatch_path
+from jaxseg.report.charts.style import ArmStyle, swatch_path
 from jaxseg.report.text import plain
 
 Styles = Mapping[str, ArmStyle]

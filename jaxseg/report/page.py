@@ -11,18 +11,18 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from jaxseg.report.accuracy import accuracy_section
 from jaxseg.report.blocks import Block, Chart, Fold, Section, Table
-from jaxseg.report.examples import examples_section
-from jaxseg.report.filters import filters_section
-from jaxseg.report.provenance import load_section, provenance_section
-from jaxseg.report.similarity import similarity_section
-from jaxseg.report.style import NARROW_INCHES, WIDE_INCHES, arm_styles, inline_svg, to_png, to_svg
-from jaxseg.report.summary import standfirst, summary_section
+from jaxseg.report.charts.style import NARROW_INCHES, WIDE_INCHES, arm_styles, inline_svg, to_png, to_svg
+from jaxseg.report.sections.accuracy import accuracy_section
+from jaxseg.report.sections.examples import examples_section
+from jaxseg.report.sections.filters import filters_section
+from jaxseg.report.sections.provenance import load_section, provenance_section
+from jaxseg.report.sections.similarity import similarity_section
+from jaxseg.report.sections.summary import standfirst, summary_section
+from jaxseg.report.sections.training import training_section
+from jaxseg.report.sections.variability import variability_section
 from jaxseg.report.tables import read_tables
 from jaxseg.report.text import plain
-from jaxseg.report.training import training_section
-from jaxseg.report.variability import variability_section
 
 SECTIONS = (
     *(summary_section, accuracy_section, training_section, filters_section, similarity_section, variability_section),

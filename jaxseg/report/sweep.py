@@ -26,15 +26,15 @@ from jaxseg.report.blocks import (
     described,
     sentence,
 )
-from jaxseg.report.effects import overall_dsc
+from jaxseg.report.charts.rows import Group, Row, row_chart
+from jaxseg.report.charts.style import arm_styles, drawing
 from jaxseg.report.page import write_page
-from jaxseg.report.rows import Group, Row, row_chart
-from jaxseg.report.style import arm_styles, drawing
+from jaxseg.report.shown import overall_dsc
 from jaxseg.report.tables import read_table, rows_of
 from jaxseg.report.text import MINUS, MISSING, cases, count, interval, number, plural, signed
+from jaxseg.reserved import POOLED
 from jaxseg.study import files
 from jaxseg.study.claims.rules import DELTA
-from jaxseg.study.scores import POOLED
 from jaxseg.types import UserError
 
 _CHOOSING = (

@@ -11,8 +11,8 @@ import pandas as pd
 
 from jaxseg import workdirs
 from jaxseg.report.pictures import Disagreement, Example, Montage, read_analysis, read_examples
+from jaxseg.reserved import POOLED
 from jaxseg.study import files
-from jaxseg.study.scores import POOLED
 from jaxseg.types import UserError
 
 _FLAGS = ("censored", "trained", "chosen")

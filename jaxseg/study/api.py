@@ -17,10 +17,12 @@ from jaxtyping import Float, Num
 from jaxseg import checkpoint, config, data, inference, paths, workdirs
 from jaxseg.analysis.activations import features
 from jaxseg.data import headers
+from jaxseg.data.cases import CaseArrays
 from jaxseg.models import layer_names, make_model
-from jaxseg.study import binding, files, record
+from jaxseg.study import files, record
+from jaxseg.study.plan import binding
 from jaxseg.study.predict import Segmentation, classes_of, scoring_options, segment
-from jaxseg.types import ArmSettings, CaseArrays, Params, StudySettings, UserError
+from jaxseg.types import ArmSettings, Params, StudySettings, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,7 +254,7 @@ class Arm:
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
+class FinishedStudy:
     """A study read from its workdir by `load`."""
 
     workdir: Path
@@ -333,7 +335,7 @@ class Study:
         return data.load_case(data.fit_intensity(prepared, self.cases("train", fold=fold)), name)
 
     def references(self, *, fold: int | None = None) -> tuple[data.References, frozenset[str], dict[str, Any]]:
-        """What label maps made elsewhere are scored against, see `study.elsewhere.score_folder`.
+        """What label maps made elsewhere are scored against, see `study.score.folder.score_folder`.
 
         Args:
             fold: Test cases of this fold; None for those of all folds.
@@ -373,7 +375,7 @@ class Study:
         return files.read_table(path)
 
 
-def load(workdir: str | Path) -> Study:
+def load(workdir: str | Path) -> FinishedStudy:
     """Opens a workdir; nothing is unpickled, and parameters are read when asked for.
 
     Raises:
@@ -393,4 +395,4 @@ def load(workdir: str | Path) -> Study:
         )
     settings = config.parse(saved)
     record.compare(found, settings, workdir)
-    return Study(workdir, saved, settings, found)
+    return FinishedStudy(workdir, saved, settings, found)

@@ -11,7 +11,8 @@ import pandas as pd
 
 from jaxseg import manifest, workdirs
 from jaxseg.data import writing
-from jaxseg.types import CaseFiles, UserError
+from jaxseg.data.cases import CaseFiles
+from jaxseg.types import UserError
 
 _TRAINING_FOLDERS = ("imagesTr", "labelsTr")
 

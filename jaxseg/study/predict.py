@@ -15,9 +15,10 @@ from jaxtyping import Float, Integer
 
 from jaxseg import data, inference, metrics, seeds, validation
 from jaxseg.data import PreparedTask
+from jaxseg.data.cases import CaseArrays
 from jaxseg.models import make_model
-from jaxseg.study.plan import Job, Program
-from jaxseg.types import CaseArrays, EvaluateSettings, Frozen, ModelSettings, Params, TaskSettings
+from jaxseg.study.plan.jobs import Job, Program
+from jaxseg.types import EvaluateSettings, Frozen, ModelSettings, Params, TaskSettings
 
 PredictSlabs = Callable[[Params, Frozen, Iterable[Float[np.ndarray, "*spatial channels"]]], Iterator[inference.Slab]]
 

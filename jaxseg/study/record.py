@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxseg import checkpoint, config, workdirs
-from jaxseg.study import binding, files, shapes
-from jaxseg.study.runs import target_runs
+from jaxseg.study import files, shapes
+from jaxseg.study.plan import binding
+from jaxseg.study.plan.runs import target_runs
 from jaxseg.study.shapes import Maybe
 from jaxseg.types import RunKey, StudySettings, UserError
 

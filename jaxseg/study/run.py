@@ -15,12 +15,17 @@ from ml_collections import ConfigDict
 from jaxseg import checkpoint, hosts, logs, paths, workdirs
 from jaxseg import config as config_module
 from jaxseg.manifest import DamagedError
-from jaxseg.study import analyses, claims, evaluate, files, preparation, rates, results, sources
-from jaxseg.study.binding import FORMAT, check_format, read_binding, read_trained
-from jaxseg.study.jobs import require_done, train_arms, train_jobs
-from jaxseg.study.machine import made_with
-from jaxseg.study.plan import Job, chunk_sizes
-from jaxseg.study.ready import Ready, bind, prepare, subsets_of
+from jaxseg.study import claims, files
+from jaxseg.study.plan import preparation, source_networks
+from jaxseg.study.plan.binding import FORMAT, check_format, read_binding, read_trained
+from jaxseg.study.plan.jobs import Job, chunk_sizes
+from jaxseg.study.plan.planned import PlannedStudy, bind, prepare, subsets_of
+from jaxseg.study.probe import stage as probe_stage
+from jaxseg.study.score import stage as score_stage
+from jaxseg.study.score import tables
+from jaxseg.study.train import learning_rates
+from jaxseg.study.train.stage import require_done, train_arms, train_jobs
+from jaxseg.study.versions import made_with
 from jaxseg.types import Progress, StudySettings, UserError
 
 STAGES = ("prepare", "pretrain", "train", "evaluate", "analyze", "report")
@@ -84,7 +89,7 @@ def run_stages(
     stages: Sequence[str],
     progress: Callable[[str], Progress],
     tell: Callable[[str], None] = lambda line: None,
-) -> Ready:
+) -> PlannedStudy:
     """Runs the stages up to `analyze` that are asked for, in order; each skips what is done.
 
     Args:
@@ -109,85 +114,85 @@ def run_stages(
     study = check_workdir(config, workdir)
     with files.locked(workdir) if hosts.is_first() else contextlib.nullcontext():
         began = time.monotonic()
-        ready = prepare(study, workdir, progress("prepare"))
+        planned = prepare(study, workdir, progress("prepare"))
         if not stages:
-            return ready
-        if hosts.is_first() and (ready.binding or {"pretrain", "train"} & {*stages} or read_trained(workdir).marks):
-            ready = bind(ready, config_module.digest(config), claims.RULE_VERSION)
+            return planned
+        if hosts.is_first() and (planned.binding or {"pretrain", "train"} & {*stages} or read_trained(workdir).marks):
+            planned = bind(planned, config_module.digest(config), claims.RULE_VERSION)
         hosts.barrier("bind")
-        ready = dataclasses.replace(ready, binding=read_binding(workdir))
+        planned = dataclasses.replace(planned, binding=read_binding(workdir))
         if hosts.is_first():
             # Only now: a config whose data turned out unusable must not claim the workdir.
             files.write_text(workdir / "config.json", config_module.to_json(config))
             if "prepare" in stages:
-                for line in preparation.write_preparation(ready.tasks, workdir, progress("prepare")):
+                for line in preparation.write_preparation(planned.tasks, workdir, progress("prepare")):
                     tell(line)
-            write_study(ready, {"prepare": time.monotonic() - began})
-        work: dict[str, Callable[[Ready], Ready | None]] = {
-            "pretrain": lambda ready: train_jobs(ready, "pretrain", progress),
-            "train": lambda ready: train_arms(ready, progress),
-            "evaluate": lambda ready: evaluate_jobs(ready, progress),
-            "analyze": lambda ready: analyze(ready, progress("analyze")),
+            write_study(planned, {"prepare": time.monotonic() - began})
+        work: dict[str, Callable[[PlannedStudy], PlannedStudy | None]] = {
+            "pretrain": lambda planned: train_jobs(planned, "pretrain", progress),
+            "train": lambda planned: train_arms(planned, progress),
+            "evaluate": lambda planned: evaluate_jobs(planned, progress),
+            "analyze": lambda planned: analyze(planned, progress("analyze")),
         }
         for stage, do in work.items():
             if stage in stages:
                 began = time.monotonic()
-                ready = do(ready) or ready
+                planned = do(planned) or planned
                 hosts.barrier(stage)
                 if hosts.is_first():
-                    write_study(ready, {stage: time.monotonic() - began})
-    return ready
+                    write_study(planned, {stage: time.monotonic() - began})
+    return planned
 
 
-def evaluate_jobs(ready: Ready, progress: Callable[[str], Progress]) -> None:
+def evaluate_jobs(planned: PlannedStudy, progress: Callable[[str], Progress]) -> None:
     """Scores every job's runs on the test cases and writes cases.csv, the curves and the example pictures.
 
     Each host scores its own runs; the first one puts the parts together.
     """
-    require_done(ready, "train", "evaluate")
-    study, workdir, jobs = ready.study, ready.workdir, ready.plan.of_kind("train")
+    require_done(planned, "train", "evaluate")
+    study, workdir, jobs = planned.study, planned.workdir, planned.plan.of_kind("train")
     for job in jobs:
-        evaluate.evaluate_job(study, workdir, ready.tasks, job, progress(f"evaluate {job.group}/{job.chunk}"))
+        score_stage.evaluate_job(study, workdir, planned.tasks, job, progress(f"evaluate {job.group}/{job.chunk}"))
     hosts.barrier("scores")
     if not hosts.is_first():
         return
     for job in jobs:
-        evaluate.merge_parts(study, workdir, job)
-    if ready.plan.priors:
-        evaluate.evaluate_priors(study, workdir, ready.tasks, ready.plan.priors, progress("evaluate priors"))
-    files.write_table(workdir / "results" / "cases.csv", results.cases_table(study, workdir, ready.plan))
-    results.write_curves(workdir, ready.plan)
-    shown = evaluate.example_cases(study, ready.tasks)
-    results.merge_examples(study, workdir, jobs, shown, ready.tasks.prepared[study.target].labels)
+        score_stage.merge_parts(study, workdir, job)
+    if planned.plan.priors:
+        score_stage.evaluate_priors(study, workdir, planned.tasks, planned.plan.priors, progress("evaluate priors"))
+    files.write_table(workdir / "results" / "cases.csv", tables.cases_table(study, workdir, planned.plan))
+    tables.write_curves(workdir, planned.plan)
+    shown = score_stage.example_cases(study, planned.tasks)
+    tables.merge_examples(study, workdir, jobs, shown, planned.tasks.prepared[study.target].labels)
 
 
-def analyze(ready: Ready, progress: Progress) -> None:
+def analyze(planned: PlannedStudy, progress: Progress) -> None:
     """Looks at the networks themselves, compares arms from the tables of the evaluation, and judges the claims.
 
     The first host does it, the others wait.
     """
     if not hosts.is_first():
         return
-    if not (ready.workdir / "results" / "cases.csv").exists():
+    if not (planned.workdir / "results" / "cases.csv").exists():
         raise UserError(
-            f"stage 'analyze' needs stage 'evaluate', which is not finished in {ready.workdir}; "
+            f"stage 'analyze' needs stage 'evaluate', which is not finished in {planned.workdir}; "
             f"run without --stages, or with --stages=evaluate,analyze"
         )
-    if ready.study.analysis.cases:
-        analyses.write_analyses(ready, progress)
-    results.write_comparisons(ready.study, ready.workdir)
-    files.write_table(ready.workdir / "results" / "claims.csv", claims.claims(claims.read_study(ready.workdir)))
-    results.write_shown(ready.workdir, confidence=ready.study.analysis.confidence)
+    if planned.study.analysis.cases:
+        probe_stage.write_analyses(planned, progress)
+    tables.write_comparisons(planned.study, planned.workdir)
+    files.write_table(planned.workdir / "results" / "claims.csv", claims.claims(claims.read_study(planned.workdir)))
+    claims.write_shown(planned.workdir, confidence=planned.study.analysis.confidence)
 
 
 # ---------------------------------------------------------------------------------------------------------- study.json
 
 
-def _trained_on(ready: Ready) -> list[dict[str, Any]]:
+def _trained_on(planned: PlannedStudy) -> list[dict[str, Any]]:
     """With what the arms' last checkpoints were made, each way once; a workdir may have moved between machines."""
     found: list[dict[str, Any]] = []
-    for job in ready.plan.of_kind("train"):
-        folder = ready.workdir / job.directory / "checkpoints"
+    for job in planned.plan.of_kind("train"):
+        folder = planned.workdir / job.directory / "checkpoints"
         steps = checkpoint.saved_steps(folder)
         with contextlib.suppress(OSError, ValueError):  # a damaged one, which training sets aside
             made = checkpoint.read_meta(folder, steps[-1]).get("made_with") if steps else None
@@ -204,16 +209,16 @@ def _diverged_at(workdir: Path, job: Job) -> list[int | None]:
         return [None] * len(job.runs)
 
 
-def _chosen_rates(ready: Ready) -> rates.Rates:
+def _chosen_rates(planned: PlannedStudy) -> learning_rates.Rates:
     """The rates that were chosen so far."""
     try:
-        return rates.chosen_rates(ready.workdir, ready.plan)
+        return learning_rates.chosen_rates(planned.workdir, planned.plan)
     except DamagedError:  # as in `_diverged_at`
         return {}
 
 
-def _task_summary(ready: Ready, task: Any) -> dict[str, Any]:
-    prepared, split = ready.tasks.prepared[task], ready.tasks.splits[task][0]
+def _task_summary(planned: PlannedStudy, task: Any) -> dict[str, Any]:
+    prepared, split = planned.tasks.prepared[task], planned.tasks.splits[task][0]
     return {
         "name": prepared.name,
         "labels": list(prepared.labels),
@@ -223,30 +228,30 @@ def _task_summary(ready: Ready, task: Any) -> dict[str, Any]:
         "channels": prepared.channels,
         "spacing_mm": prepared.spacing_mm,
         "normalization": prepared.normalization,
-        "windows": [fold.windows for fold in ready.tasks.fitted[task]],
+        "windows": [fold.windows for fold in planned.tasks.fitted[task]],
         "cases": {"train": len(split.train), "val": len(split.val), "test": len(split.test)},
-        "splits": [dataclasses.asdict(part) for part in ready.tasks.splits[task]],
-        "subsets": [{**draw._asdict(), "cases": cases} for draw, cases in subsets_of(ready, task).items()],
+        "splits": [dataclasses.asdict(part) for part in planned.tasks.splits[task]],
+        "subsets": [{**draw._asdict(), "cases": cases} for draw, cases in subsets_of(planned, task).items()],
     }
 
 
-def write_study(ready: Ready, seconds: dict[str, float]) -> None:
+def write_study(planned: PlannedStudy, seconds: dict[str, float]) -> None:
     """Writes study.json: what was planned, with which code, on what, and how it went so far.
 
     Args:
-        ready: The study.
+        planned: The study.
         seconds: Time spent in a stage by this process, added to what earlier ones spent.
     """
-    study, plan, workdir = ready.study, ready.plan, ready.workdir
+    study, plan, workdir = planned.study, planned.plan, planned.workdir
     path = workdir / "study.json"
     try:
         before = files.read_json(path)
     except DamagedError:
-        before = {}  # `ready.chunks_of` has said so
+        before = {}  # `plan.planned.chunks_of` has said so
     timing = before.get("timing", {})
     for stage, spent in seconds.items():
         timing[stage] = round(timing.get(stage, 0.0) + spent, 2)
-    runs, exclusions, chosen = [], [], _chosen_rates(ready)
+    runs, exclusions, chosen = [], [], _chosen_rates(planned)
     for job in plan.jobs:
         died = _diverged_at(workdir, job)
         for index, run in enumerate(job.runs):
@@ -259,20 +264,20 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
             if died[index] is not None:
                 name = f"{run.key.arm}/{run.key.variant()}/seed_{run.key.seed}"
                 exclusions.append({"case": name, "reason": f"diverged at step {died[index]}"})
-    for prepared in ready.tasks.prepared.values():
+    for prepared in planned.tasks.prepared.values():
         exclusions += [{"case": name, "reason": reason} for name, reason in prepared.report.refused]
-    own_sources = [task for task in ready.tasks.prepared if task != study.target]
+    own_sources = [task for task in planned.tasks.prepared if task != study.target]
     files.write_json(
         path,
         {
             "format": FORMAT,
             "name": study.name,
             # That of the code which began to train: rules are fixed before.
-            "rule_version": claims.RULE_VERSION if ready.binding is None else ready.binding.rule_version,
+            "rule_version": claims.RULE_VERSION if planned.binding is None else planned.binding.rule_version,
             **made_with(),
-            "trained_on": _trained_on(ready) or before.get("trained_on", []),
-            "source": _task_summary(ready, own_sources[0]) if own_sources else sources.given_task(study.arms),
-            "target": _task_summary(ready, study.target),
+            "trained_on": _trained_on(planned) or before.get("trained_on", []),
+            "source": _task_summary(planned, own_sources[0]) if own_sources else source_networks.given_task(study.arms),
+            "target": _task_summary(planned, study.target),
             "arms": {
                 arm.name: {
                     "kind": arm.kind,
@@ -281,7 +286,7 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
                     "schedule": arm.optim.schedule,
                     "parameters": plan.networks[arm.name].parameters,
                     "trainable": plan.networks[arm.name].trainable,
-                    "pretrain": sources.record_of(arm),
+                    "pretrain": source_networks.record_of(arm),
                 }
                 for arm in study.arms
             },
@@ -289,7 +294,7 @@ def write_study(ready: Ready, seconds: dict[str, float]) -> None:
             "train": {"steps": study.train.steps},
             "chunks": chunk_sizes(plan),
             "stores": {
-                ready.tasks.role(task): prepared.directory.name for task, prepared in ready.tasks.prepared.items()
+                planned.tasks.role(task): prepared.directory.name for task, prepared in planned.tasks.prepared.items()
             },
             "timing": timing,
             "exclusions": exclusions,

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from jaxseg import data
 from jaxseg.data import PreparedTask, PrepareReport
-from jaxseg.types import CaseRecord, UserError
+from jaxseg.data.cases import CaseRecord
+from jaxseg.types import UserError
 
 
 def prepared_with(groups, splits=None):

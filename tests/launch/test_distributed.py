@@ -20,15 +20,17 @@ from absl import flags
 from absl.testing import flagsaver
 
 from jaxseg import checkpoint, config, hosts, loop, manifest
-from jaxseg.study import build, evaluate, files
-from jaxseg.study.ready import prepare
+from jaxseg.study import files
+from jaxseg.study.plan.jobs import own_rows
+from jaxseg.study.plan.planned import prepare
+from jaxseg.study.score import stage as score_stage
 from jaxseg.types import UserError
 from launch import distributed
-from tests import small
+from tests import training_parts
 from tests.conftest import ROOT
 from tests.launch import walk as walks
 from tests.study.test_run import assert_same_results
-from tests.tiny import silent, tiny_config
+from tests.tiny_study import silent, tiny_config
 
 LOST_AFTER = 10
 """Seconds, given on the command line."""
@@ -43,7 +45,7 @@ def free_port() -> int:
 def start(workdir: Path, processes: int, *arguments: str, devices: int = 1) -> list[subprocess.Popen[str]]:
     """The processes of one study; `devices` each."""
     port = free_port()
-    argv = [sys.executable, "-m", "launch.study", "--config=tests/tiny.py", f"--workdir={workdir}", *arguments]
+    argv = [sys.executable, "-m", "launch.study", "--config=tests/tiny_study.py", f"--workdir={workdir}", *arguments]
     if processes > 1:
         argv += [f"--coordinator=localhost:{port}", f"--num_processes={processes}", f"--lost_after={LOST_AFTER}"]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
@@ -101,7 +103,7 @@ def assert_same_walks(folder: Path, other: Path) -> None:
     assert checkpoint.damage(folder / "checkpoints", walks.SETTINGS.steps) is None
     ours, theirs = (checkpoint.read_params(d / "checkpoints", walks.SETTINGS.steps, range(5)) for d in (folder, other))
     np.testing.assert_array_equal(ours["w"], theirs["w"])
-    rows = [[row | {"step_seconds": 0} for row in small.metric_lines(place)] for place in (folder, other)]
+    rows = [[row | {"step_seconds": 0} for row in training_parts.metric_lines(place)] for place in (folder, other)]
     assert rows[0] == rows[1]
     assert len(rows[0]) == 1 + walks.SETTINGS.steps // walks.SETTINGS.log_every
 
@@ -142,17 +144,17 @@ def test_hosts_score_their_own_runs_and_the_first_puts_them_together(
     monkeypatch.setattr(hosts, "count", lambda: 3)
     for job in ready.plan.of_kind("train"):
         directory = workdir / job.directory
-        manifest.remove(directory / evaluate.PART)
-        files.write_text(directory / "part_0-9" / evaluate.PART, "from another number of hosts\n")
+        manifest.remove(directory / score_stage.PART)
+        files.write_text(directory / "part_0-9" / score_stage.PART, "from another number of hosts\n")
         for index in range(3):
             monkeypatch.setattr(hosts, "index", lambda index=index: index)
-            evaluate.evaluate_job(ready.study, workdir, ready.tasks, job, silent(""))
-        rows = [build.own_rows(ready.study, job, index) for index in range(3)]
+            score_stage.evaluate_job(ready.study, workdir, ready.tasks, job, silent(""))
+        rows = [own_rows(ready.study, job, index) for index in range(3)]
         assert sorted(itertools.chain(*rows)) == list(range(len(job.runs)))
-        evaluate.merge_parts(ready.study, workdir, job)
-        assert [path.name for path in directory.rglob("cases*")] == [evaluate.PART]
+        score_stage.merge_parts(ready.study, workdir, job)
+        assert [path.name for path in directory.rglob("cases*")] == [score_stage.PART]
         ours, theirs = (
-            files.read_table(place / job.directory / evaluate.PART).sort_values(["arm", "seed", "case", "label"])
+            files.read_table(place / job.directory / score_stage.PART).sort_values(["arm", "seed", "case", "label"])
             for place in (workdir, tiny_study)
         )
         pd.testing.assert_frame_equal(ours.reset_index(drop=True), theirs.reset_index(drop=True), check_exact=True)
@@ -205,7 +207,7 @@ def wait_for(workdir: Path, step: int) -> None:
     """Until the arms have been trained this far."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        rows = small.metric_lines(workdir / "train" / "train_0" / "chunk_0")
+        rows = training_parts.metric_lines(workdir / "train" / "train_0" / "chunk_0")
         if rows and rows[-1]["step"] >= step:
             return
         time.sleep(0.02)

@@ -69,7 +69,7 @@ def test_what_else_ends_a_command_is_a_sentence(
         raise error
 
     monkeypatch.setattr(study_command.study_run, "run_stages", fail)
-    ended, message = command("--config=tests/tiny.py", f"--workdir={tmp_path}")
+    ended, message = command("--config=tests/tiny_study.py", f"--workdir={tmp_path}")
     assert ended == status
     assert part in message
     assert "Traceback" not in message
@@ -83,7 +83,7 @@ def test_a_refusal_that_names_no_file_names_where_the_command_writes(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(study_command.study_run, "run_stages", fail)
-    _, message = command("--config=tests/tiny.py", f"--workdir={tmp_path}")
+    _, message = command("--config=tests/tiny_study.py", f"--workdir={tmp_path}")
     assert message.startswith(f"error: --workdir={tmp_path}: No space left on device; make room")
 
 
@@ -112,20 +112,22 @@ def test_a_bug_keeps_its_traceback() -> None:
 )
 def test_a_workdir_that_cannot_be(command: Command, tmp_path: Path, place: str, text: str) -> None:
     (tmp_path / "file").write_text("")
-    status, message = command("--config=tests/tiny.py", f"--workdir={place.format(tmp=tmp_path)}")
+    status, message = command("--config=tests/tiny_study.py", f"--workdir={place.format(tmp=tmp_path)}")
     assert (status, "Traceback" in message) == (2, False), message
     assert text in message
 
 
 def test_a_flag_given_twice_is_refused(command: Command, tmp_path: Path) -> None:
-    status, message = command("--config=tests/tiny.py", "--config=configs/quickstart.py", f"--workdir={tmp_path}")
+    status, message = command("--config=tests/tiny_study.py", "--config=configs/quickstart.py", f"--workdir={tmp_path}")
     assert (status, message) == (
         2,
-        "error: --config is given twice, as tests/tiny.py and as configs/quickstart.py; give it once\n",
+        "error: --config is given twice, as tests/tiny_study.py and as configs/quickstart.py; give it once\n",
     )
-    status, message = command("--config", "tests/tiny.py", f"--workdir={tmp_path}", "--workdir", f"{tmp_path}/other")
+    status, message = command(
+        "--config", "tests/tiny_study.py", f"--workdir={tmp_path}", "--workdir", f"{tmp_path}/other"
+    )
     assert (status, f"--workdir is given twice, as {tmp_path} and as {tmp_path}/other" in message) == (2, True)
-    status, message = command("--config=tests/tiny.py", "--dry_run", f"--workdir={tmp_path / 'w'}", "--dry_run")
+    status, message = command("--config=tests/tiny_study.py", "--dry_run", f"--workdir={tmp_path / 'w'}", "--dry_run")
     assert status == 0, message
 
 
@@ -133,7 +135,7 @@ def test_the_home_is_put_in_for_a_tilde_in_flags(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "study.py").write_text("from tests.tiny import get_config\n")
+    (tmp_path / "study.py").write_text("from tests.tiny_study import get_config\n")
     status, message = command(
         "--config=~/study.py", "--workdir=~/w", "--config.runtime.store_dir=~/s", "--stages=prepare"
     )

@@ -16,7 +16,7 @@ import pytest
 from launch import cli
 from launch import study as study_command
 
-CONFIG = "--config=tests/tiny.py"
+CONFIG = "--config=tests/tiny_study.py"
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from jaxseg.types import UserError
 from launch import cli, sweep_jobs
 from tests.conftest import ROOT
 
-CONFIG = "--config=tests/tiny.py"
+CONFIG = "--config=tests/tiny_study.py"
 
 
 def command(folder: Path, name: str, code: str) -> sweep_jobs.Command:

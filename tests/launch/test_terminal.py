@@ -153,7 +153,7 @@ def test_a_slow_reader_is_waited_for() -> None:
 
 def test_a_study_goes_on_when_nobody_reads_it(tmp_path: Path) -> None:
     read, write = os.pipe()
-    command = [sys.executable, "-m", "launch.study", "--config=tests/tiny.py", f"--workdir={tmp_path / 'w'}"]
+    command = [sys.executable, "-m", "launch.study", "--config=tests/tiny_study.py", f"--workdir={tmp_path / 'w'}"]
     process = subprocess.Popen([*command, "--stages=prepare,pretrain"], cwd=ROOT, stdout=write, stderr=write)
     os.close(write)
     assert os.read(read, 1)

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from jaxseg.study.comparisons import worst_cases
-from jaxseg.study.planning import variance
-from jaxseg.study.results import shown_tables
+from jaxseg.study.claims import shown_tables
+from jaxseg.study.score.comparisons import worst_cases
+from jaxseg.study.score.power import variance
 
 NASTY = (
     "scratch",

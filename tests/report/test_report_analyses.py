@@ -15,17 +15,17 @@ import pytest
 
 from jaxseg.report import write_report
 from jaxseg.report.blocks import Block, Chart, Finding, Fold, Heading, Missing, Section, Table
-from jaxseg.report.claims import claims_blocks
-from jaxseg.report.filters import filters_section
-from jaxseg.report.heatmaps import Matrix, heatmaps
-from jaxseg.report.layers import LayerAxis, Mark, layer_chart
-from jaxseg.report.montages import tiled
-from jaxseg.report.shares import Part, share_chart
-from jaxseg.report.similarity import similarity_section
-from jaxseg.report.style import NARROW_INCHES, WIDE_INCHES, arm_styles
-from jaxseg.report.summary import summary_section
+from jaxseg.report.charts.heatmaps import Matrix, heatmaps
+from jaxseg.report.charts.layers import LayerAxis, Mark, layer_chart
+from jaxseg.report.charts.montages import tiled
+from jaxseg.report.charts.shares import Part, share_chart
+from jaxseg.report.charts.style import NARROW_INCHES, WIDE_INCHES, arm_styles
+from jaxseg.report.sections.claims import claims_blocks
+from jaxseg.report.sections.filters import filters_section
+from jaxseg.report.sections.similarity import similarity_section
+from jaxseg.report.sections.summary import summary_section
+from jaxseg.report.sections.variability import excess_loss, variability_section
 from jaxseg.report.tables import Tables, read_tables
-from jaxseg.report.variability import excess_loss, variability_section
 from tests.report.analysis_builder import LAYERS, claims_table, write_analysis
 from tests.report.tables_builder import NASTY, write_shown, write_workdir
 from tests.report.test_report_page import Page

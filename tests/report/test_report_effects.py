@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from jaxseg.report.tables import Variant, of_variant, read_tables, variants_of
-from jaxseg.study.scores import POOLED
+from jaxseg.reserved import POOLED
 from jaxseg.types import UserError
 from tests.report.tables_builder import write_workdir
 

@@ -16,11 +16,9 @@ from hypothesis.extra import numpy as hnp
 from matplotlib.figure import Figure
 from scipy import stats
 
-from jaxseg.report import figures
 from jaxseg.report.blocks import Chart
-from jaxseg.report.overlays import crop, overlay, pixel_outline
-from jaxseg.report.pictures import Example
-from jaxseg.report.style import (
+from jaxseg.report.charts.overlays import crop, overlay, pixel_outline
+from jaxseg.report.charts.style import (
     NARROW_INCHES,
     WIDE_INCHES,
     arm_styles,
@@ -30,9 +28,11 @@ from jaxseg.report.style import (
     to_png,
     to_svg,
 )
+from jaxseg.report.pictures import Example
+from jaxseg.report.sections import figures
+from jaxseg.report.sections.training import training_section
 from jaxseg.report.tables import read_tables
-from jaxseg.report.training import training_section
-from jaxseg.study import comparisons
+from jaxseg.study.score import comparisons
 from tests.report.tables_builder import write_workdir
 
 ARMS = tuple(f"arm_{i}" for i in range(12))

@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from jaxseg.report import rates, write_report
+from jaxseg.report import write_report
 from jaxseg.report.blocks import Finding, Prose, Table
-from jaxseg.report.style import arm_styles
+from jaxseg.report.charts.style import arm_styles
+from jaxseg.report.sections import rates
 from jaxseg.report.tables import Tables, read_tables
 from tests.report.tables_builder import NASTY, write_workdir
 

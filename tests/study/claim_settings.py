@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxseg.study.claims import studies
+from jaxseg.study.claims import over_targets
 from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED
 from jaxseg.study.claims.rules import NOISE_LEVELS
@@ -32,16 +32,16 @@ class Setting(NamedTuple):
     verdict: Callable[[np.random.Generator], str]
 
 
-def _judge(claim: str, study: sim.Study) -> str:
+def _judge(claim: str, study: sim.StudyTables) -> str:
     return judge_claim(claim, gather(study)).verdict
 
 
-def _curves(rng, transfer: float, **more) -> sim.Study:
+def _curves(rng, transfer: float, **more) -> sim.StudyTables:
     speeds = {"scratch": 1.0, "scratch_double": 1.0, "transfer": transfer}
     return sim.study(sim.record(*speeds), curves=sim.curves(rng, speeds, **more))
 
 
-def _gains(rng, gains: dict[int, float], **more) -> sim.Study:
+def _gains(rng, gains: dict[int, float], **more) -> sim.StudyTables:
     levels = {
         "scratch": dict.fromkeys(gains, 0.75),
         "transfer": {size: 0.75 + gain for size, gain in gains.items()},
@@ -62,7 +62,7 @@ def _converged(rng) -> dict:
     return {"curves": sim.curves(rng, speeds, every=50, noise=0.0005)}
 
 
-def _filters(rng, **truth) -> sim.Study:
+def _filters(rng, **truth) -> sim.StudyTables:
     arms = ("scratch", "scratch_double")
     tables = {"filters": sim.filters(rng, arms, **truth), "filter_controls": sim.filter_controls(), **_converged(rng)}
     return sim.study(sim.record(*arms), **tables)
@@ -81,22 +81,22 @@ def _frozen_tables(rng, frozen: float, prior: float = 0.4) -> dict:
 FROZEN = ("scratch", "scratch_double", "frozen_random_encoder", "prior")
 
 
-def _frozen(rng, frozen: float, prior: float = 0.4) -> sim.Study:
+def _frozen(rng, frozen: float, prior: float = 0.4) -> sim.StudyTables:
     return sim.study(sim.record(*FROZEN), **_frozen_tables(rng, frozen, prior))
 
 
-def _kept(rng, debiased: float, procrustes: float, frozen: float = 0.78) -> sim.Study:
+def _kept(rng, debiased: float, procrustes: float, frozen: float = 0.78) -> sim.StudyTables:
     rhos = {"cka_debiased": debiased, "procrustes": procrustes}
     similarity = sim.own_starts(rng, ("scratch", "scratch_double"), rhos)
     return sim.study(sim.record(*FROZEN), similarity=similarity, **_frozen_tables(rng, frozen))
 
 
-def _runs(rng, **truth) -> sim.Study:
+def _runs(rng, **truth) -> sim.StudyTables:
     of = sim.points(rng, **truth)
     return sim.study(sim.record(*of), similarity=sim.between_runs(of))
 
 
-def _variable(rng, *scales: float, k: int = 6) -> sim.Study:
+def _variable(rng, *scales: float, k: int = 6) -> sim.StudyTables:
     representation, *others = (sim.points(rng, scale=scale, k=k) for scale in scales)
     names = ("disagreement", "parameter_distance", "barrier")
     tables = {
@@ -106,7 +106,7 @@ def _variable(rng, *scales: float, k: int = 6) -> sim.Study:
     return sim.study(sim.record("scratch", "transfer"), **tables)
 
 
-def _reuse(rng, *reuse: float) -> sim.Study:
+def _reuse(rng, *reuse: float) -> sim.StudyTables:
     return sim.study(sim.record("scratch", "transfer"), similarity=sim.to_source(rng, reuse))
 
 
@@ -120,7 +120,7 @@ def _c3(rng, slope: float, follows: float) -> str:
         levels = {"scratch": {32: scratch}, "transfer": {32: scratch + gain}, "scratch_b": {32: scratch}}
         rec = sim.record(*levels, target=f"target_{i}")
         by_target[f"target_{i}"] = gather(sim.study(rec, cases=sim.cases(rng, levels, first_seed={"scratch_b": 1000})))
-    return studies.c3(by_target, noisy, Pair()).verdict
+    return over_targets.c3(by_target, noisy, Pair()).verdict
 
 
 def _settings() -> list[Setting]:

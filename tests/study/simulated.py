@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from jaxseg.study.claims.record import ArmRecord, Record, Study
+from jaxseg.study.claims.study_tables import ArmRecord, Record, StudyTables
 
 LAYERS = ("encoder/level_0", "encoder/level_1", "encoder/level_2", "decoder/level_1", "decoder/level_0")
 STEPS, EVERY = 1000, 20
@@ -31,18 +31,18 @@ def record(*arms: str, full_size: int = 64, one_draw: bool = False, target: str 
     return Record(target, "blobs", full_size, known | changed, one_draw, 1)
 
 
-def study(rec: Record, **tables: pd.DataFrame) -> Study:
+def study(rec: Record, **tables: pd.DataFrame) -> StudyTables:
     """A study of these tables."""
-    return Study(rec, tables)
+    return StudyTables(rec, tables)
 
 
-def merged(*studies: Study) -> Study:
+def merged(*studies: StudyTables) -> StudyTables:
     """One study with the arms and tables of all."""
     arms = {name: one for s in studies for name, one in s.record.arms.items()}
     tables = {
         name: pd.concat([s.tables[name] for s in studies if name in s.tables]) for s in studies for name in s.tables
     }
-    return Study(studies[0].record._replace(arms=arms), tables)
+    return StudyTables(studies[0].record._replace(arms=arms), tables)
 
 
 def _keys(table: pd.DataFrame, size: int = 0, fold: int = 0) -> pd.DataFrame:

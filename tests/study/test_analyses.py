@@ -17,16 +17,18 @@ from configs import default
 from jaxseg import checkpoint, config, manifest, seeds, trees
 from jaxseg.models import layer_names, make_model
 from jaxseg.report import write_report
-from jaxseg.study import analyses, files, filter_tables, representations, variation
-from jaxseg.study.material import judged_cases, make_material, rng_for, shown_cases
-from jaxseg.study.networks import Networks, forward_program, read_networks
-from jaxseg.study.ready import Ready, prepare
+from jaxseg.study import files
+from jaxseg.study.plan.planned import PlannedStudy, prepare
+from jaxseg.study.probe import filters, representations, variation
+from jaxseg.study.probe import stage as probe_stage
+from jaxseg.study.probe.networks import Networks, forward_program, read_networks
+from jaxseg.study.probe.probes import judged_cases, make_probes, rng_for, shown_cases
 from jaxseg.study.run import STAGES, run_stages
-from tests.tiny import silent, tiny_config
+from tests.tiny_study import silent, tiny_config
 
 
 @pytest.fixture(scope="module")
-def ready(tiny_study: Path) -> Ready:
+def ready(tiny_study: Path) -> PlannedStudy:
     return prepare(config.parse(tiny_config()), tiny_study, silent("prepare"))
 
 
@@ -36,13 +38,13 @@ def plan() -> seeds.SeedPlan:
 
 
 @pytest.fixture(scope="module")
-def scratch(ready: Ready) -> Networks:
+def scratch(ready: PlannedStudy) -> Networks:
     return next(networks for networks in read_networks(ready, 0, 0) if networks.arm == "scratch")
 
 
 @pytest.fixture(scope="module")
-def tools(ready: Ready, scratch: Networks) -> analyses.Tools:
-    return analyses.make_tools(ready, forward_program(ready.study, scratch.program), 2)
+def tools(ready: PlannedStudy, scratch: Networks) -> probe_stage.Tools:
+    return probe_stage.make_tools(ready, forward_program(ready.study, scratch.program), 2)
 
 
 def with_end(networks: Networks, change) -> Networks:
@@ -54,8 +56,8 @@ def with_end(networks: Networks, change) -> Networks:
 
 
 def test_a_study_leaves_the_tables_of_the_analyses(tiny_study):
-    found = {name: files.read_table(tiny_study / "results" / f"{name}.csv") for name in analyses.TABLES}
-    for name, columns in analyses.TABLES.items():
+    found = {name: files.read_table(tiny_study / "results" / f"{name}.csv") for name in probe_stage.TABLES}
+    for name, columns in probe_stage.TABLES.items():
         assert tuple(found[name].columns) == columns, name
     arms, layers = 3, ("encoder/level_0", "encoder/level_1", "decoder/level_0")
     assert len(found["filters"]) == len(found["rewind"]) == arms * 2 * 7
@@ -91,7 +93,7 @@ def test_similarity_of_two_runs_by_another_way(tiny_study, ready):
     study = jaxseg.load(tiny_study)
     row = study.table("similarity").query("comparison == 'across_arms' and arm_b == 'transfer' and seed_a != seed_b")
     row = row[row["index"] == "cka"].set_index("layer").loc["encoder/level_1"].iloc[0]
-    material = make_material(ready, shown_cases(ready, 0), rng_for(ready, "positions", 0))
+    material = make_probes(ready, shown_cases(ready, 0), rng_for(ready, "positions", 0))
     windows = material.images.reshape(-1, *material.images.shape[2:])
     positions = material.positions.reshape(len(windows), -1, 2)
     model = make_model(ready.study.model, classes=3)
@@ -128,7 +130,7 @@ def test_results_do_not_depend_on_the_number_of_devices(ready, tools):
     """The tables in the workdir come from two devices."""
     alone = dataclasses.replace(ready.study.runtime, devices=1)
     on_one = dataclasses.replace(ready, study=dataclasses.replace(ready.study, runtime=alone))
-    rows, _ = analyses.measure(on_one, 0, 0, lambda *key: analyses.make_tools(on_one, *key), lambda what: None)
+    rows, _ = probe_stage.measure(on_one, 0, 0, lambda *key: probe_stage.make_tools(on_one, *key), lambda what: None)
     for name in ("similarity", "pairs", "rewind"):
         table = files.read_table(ready.workdir / "results" / f"{name}.csv")
         for column in ("value", "drop"):
@@ -140,9 +142,9 @@ def test_a_variant_whose_runs_all_diverged_has_tables_without_rows(tiny_study, t
     workdir = tmp_path / "study"
     shutil.copytree(tiny_study, workdir)
     shutil.rmtree(workdir / "analysis")
-    monkeypatch.setattr(analyses, "read_networks", lambda *args: iter(()))
+    monkeypatch.setattr(probe_stage, "read_networks", lambda *args: iter(()))
     run_stages(tiny_config(), workdir, stages=("analyze",), progress=silent)
-    for name, columns in analyses.TABLES.items():
+    for name, columns in probe_stage.TABLES.items():
         table = files.read_table(workdir / "results" / f"{name}.csv")
         assert not len(table)
         assert tuple(table.columns) == columns, name
@@ -153,7 +155,7 @@ def test_scores_alone_are_analysed_where_networks_are_not_wanted(tiny_study, tmp
     workdir = tmp_path / "study"
     shutil.copytree(tiny_study, workdir)
     shutil.rmtree(workdir / "analysis")
-    for name in [*analyses.TABLES, "summary", "claims"]:
+    for name in [*probe_stage.TABLES, "summary", "claims"]:
         manifest.remove(workdir / "results" / f"{name}.csv")
     made, written = tiny_config(), files.read_json(workdir / "config.json")
     made.analysis.cases = written["analysis"]["cases"] = 0
@@ -185,9 +187,9 @@ def test_only_the_encoder_moved(ready, scratch, tools, plan):
         return start + 0.5 * rng.normal(size=leaf.shape).astype(np.float32) * path.startswith("encoder")
 
     moved = with_end(scratch, change)
-    angles = {row["layer"]: row["angle_deg"] for row in filter_tables.filter_rows(moved, rng)}
+    angles = {row["layer"]: row["angle_deg"] for row in filters.filter_rows(moved, rng)}
     assert all((angle > 5) == layer.startswith("encoder") for layer, angle in angles.items())
-    windows = make_material(ready, judged_cases(ready, 0), rng_for(ready, "windows", 0))
+    windows = make_probes(ready, judged_cases(ready, 0), rng_for(ready, "windows", 0))
     rewound = variation.rewind_rows(moved, windows, tools.judge, plan)
     untrained = variation.rewind_rows(dataclasses.replace(scratch, end=scratch.start), windows, tools.judge, plan)
     assert all(row["drop"] == 0 for row in untrained)
@@ -213,7 +215,7 @@ def test_two_networks_that_differ_by_the_order_of_their_channels(ready, scratch,
     """Far apart in parameters, the same in all that they compute."""
     twins = dataclasses.replace(scratch, end=permuted(scratch.end, [2, 3, 1, 0]))
     shown = shown_cases(ready, 0)
-    material = make_material(ready, shown, rng_for(ready, "positions", 0))
+    material = make_probes(ready, shown, rng_for(ready, "positions", 0))
     represented = representations.represent(twins, material, tools.record, plan)
     rows = representations.similarity_rows([represented], "scratch")
     values = [row["value"] for row in rows if (row["comparison"], row["index"]) == ("within_arm", "cka")]
@@ -224,7 +226,7 @@ def test_two_networks_that_differ_by_the_order_of_their_channels(ready, scratch,
     assert found.entropy["scratch"].max() == 0
     (distance,) = variation.parameter_rows(twins)
     assert distance["value"] > 0.1
-    windows = make_material(ready, judged_cases(ready, 0), rng_for(ready, "windows", 0))
+    windows = make_probes(ready, judged_cases(ready, 0), rng_for(ready, "windows", 0))
     losses = [row["loss"] for row in variation.path_rows(twins, windows, tools.judge, plan, 1)]
     np.testing.assert_allclose(losses[0], losses[-1], rtol=1e-5)
     assert abs(losses[5] - losses[0]) > 1e-4, "halfway lies another network"

@@ -20,12 +20,16 @@ from jaxseg import checkpoint, config, data, logs, trees
 from jaxseg.data import residence
 from jaxseg.data.resample import resize_labels
 from jaxseg.report import write_report
-from jaxseg.study import files, jobs, rates, ready, results
+from jaxseg.study import files
 from jaxseg.study.api import load
-from jaxseg.study.plan import Plan, chunk_sizes, make_plan
+from jaxseg.study.plan import planned
+from jaxseg.study.plan.jobs import Plan, chunk_sizes, make_plan
 from jaxseg.study.run import STAGES, run_stages
+from jaxseg.study.score import tables
+from jaxseg.study.train import learning_rates
+from jaxseg.study.train import stage as train_stage
 from jaxseg.types import UserError
-from tests.tiny import silent, tiny_config
+from tests.tiny_study import silent, tiny_config
 
 ENCODER, HEAD, NOTHING, ALL = r"^encoder/", r"^head/", r"$^", r"."
 # What of each arm stays as it was, and what comes from its source. Other ways to freeze: tests/test_train.py; to start:
@@ -65,7 +69,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("arms") / "study"
     # Analyses of so many arms take longer than their training; they have a test of their own.
     run_stages(arms_config(), workdir, stages=UNANALYSED, progress=silent)
-    results.write_comparisons(config.parse(arms_config()), workdir)
+    tables.write_comparisons(config.parse(arms_config()), workdir)
     return workdir
 
 
@@ -228,11 +232,11 @@ def test_a_trial_is_validated_where_its_score_is_taken(study: Path) -> None:
 def test_only_the_last_scores_of_a_trial_are_made(steps: int, every: int, first: int) -> None:
     train = dataclasses.replace(config.parse(tiny_config()).train, steps=steps, eval_every=every)
     program = SimpleNamespace(train=train, optim=SimpleNamespace(schedule="constant"))
-    assert rates.validate_from(program) == first
+    assert learning_rates.validate_from(program) == first
     scored = [stop for stop in range(every, steps, every) if stop >= first] + [steps]
-    assert len(scored) >= min(rates.LAST, len(range(every, steps, every)) + 1)
+    assert len(scored) >= min(learning_rates.LAST, len(range(every, steps, every)) + 1)
     program.optim.schedule = "plateau"
-    assert rates.validate_from(program) == 0
+    assert learning_rates.validate_from(program) == 0
 
 
 def test_crossed_runs_share_weights_by_init_and_batches_by_order(study: Path) -> None:
@@ -312,16 +316,16 @@ def test_images_leave_less_memory_for_runs(tmp_path: Path, monkeypatch: pytest.M
 
     made.runtime.devices = "2"
     made.runtime.data_residence = "device"
-    read = ready.prepare(config.parse(made), tmp_path, silent(""))
-    images, of_source = ready.data_bytes(read.study, read.tasks, devices=2).values()
+    read = planned.prepare(config.parse(made), tmp_path, silent(""))
+    images, of_source = planned.data_bytes(read.study, read.tasks, devices=2).values()
     assert images == 2 * 6 * 16**2 * 3  # devices, training cases, voxels, float16 and uint8
     held = {read.study.target: images, read.study.arms[1].source: of_source}
     for enough in (0, 10**6):
-        monkeypatch.setattr(ready, "memory_bytes", lambda devices, enough=enough: 60_000 + images + enough)
+        monkeypatch.setattr(planned, "memory_bytes", lambda devices, enough=enough: 60_000 + images + enough)
         expected = plan_of(made, memory_bytes=60_000 + images + enough, devices=2, data_bytes=held)
-        assert chunk_sizes(ready.plan_jobs(read.study, read.tasks, None)) == chunk_sizes(expected)
+        assert chunk_sizes(planned.plan_jobs(read.study, read.tasks, None)) == chunk_sizes(expected)
     runtime = dataclasses.replace(read.study.runtime, data_residence="host")
-    on_host = ready.data_bytes(dataclasses.replace(read.study, runtime=runtime), read.tasks, devices=2)
+    on_host = planned.data_bytes(dataclasses.replace(read.study, runtime=runtime), read.tasks, devices=2)
     assert on_host[read.study.target] == 3 * residence.SENT_BYTES + images // 2
 
 
@@ -329,16 +333,16 @@ def test_out_of_memory_halves_the_runs_and_says_so(tmp_path: Path, monkeypatch: 
     made = tiny_config()
     made.arms = default.pick_arms("scratch")
     made.num_seeds = 3
-    fit, tried = jobs.loop.fit, []
+    fit, tried = train_stage.loop.fit, []
 
     def cramped(job: Any, progress: Any) -> None:
         tried.append(len(job.names))
         if len(job.names) > 2:
             job.directory.mkdir(parents=True)
-            raise jobs.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.")
+            raise train_stage.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.")
         fit(job, progress)
 
-    monkeypatch.setattr(jobs.loop, "fit", cramped)
+    monkeypatch.setattr(train_stage.loop, "fit", cramped)
     with pytest.warns(UserWarning, match=r"train/train/chunk_0: out of memory with 3 runs at once; going on with 2"):
         run_stages(made, tmp_path / "study", stages=UNANALYSED, progress=silent)
     assert tried == [3, 2, 1]

@@ -18,13 +18,13 @@ import jaxseg
 from configs import default
 from jaxseg import checkpoint, config, manifest
 from jaxseg.study import files
-from jaxseg.study.binding import RECORD, read_binding
-from jaxseg.study.ready import prepare
+from jaxseg.study.plan.binding import RECORD, read_binding
+from jaxseg.study.plan.planned import prepare
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.types import UserError
 from tests.image_sets import save, write_set
 from tests.study.test_tasks import two_dimensional
-from tests.tiny import silent, tiny_config
+from tests.tiny_study import silent, tiny_config
 
 CASES = [f"case_{index:02d}" for index in range(10)]
 GROUPS = {name: f"patient_{index // 2}" for index, name in enumerate(CASES)}

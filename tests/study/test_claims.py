@@ -10,8 +10,8 @@ import jaxseg
 from jaxseg.study import claims, files
 from jaxseg.study.claims.evidence import gather
 from jaxseg.study.claims.findings import INCONCLUSIVE, SUPPORTED
-from jaxseg.study.claims.record import Study, read_record
 from jaxseg.study.claims.rules import RULES
+from jaxseg.study.claims.study_tables import StudyTables, read_record
 from jaxseg.study.claims.table import COLUMNS, judge_claim
 from tests.study import claim_settings as settings
 from tests.study import simulated as sim
@@ -107,7 +107,7 @@ def test_no_encoder_stands_in_for_the_frozen_one(study):
         "cases": pd.concat([cases, pooled]),
         "curves": pd.concat([curves, curves[curves["arm"] == "frozen_random_encoder"].assign(arm="pooled_encoder")]),
     }
-    found = claims.claims(Study(record, more))
+    found = claims.claims(StudyTables(record, more))
     row = verdict(found[found["arm"] == "pooled_encoder"], "C7", "control")
     assert row["verdict"] == SUPPORTED
     assert row["reason"].startswith("control: averages of the image")

@@ -10,8 +10,8 @@ from jaxseg.study import claims
 from jaxseg.study.claims import gate
 from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.findings import CONTRADICTED, INCONCLUSIVE, SUPPORTED
-from jaxseg.study.claims.record import Study
 from jaxseg.study.claims.rules import RULES
+from jaxseg.study.claims.study_tables import StudyTables
 from jaxseg.study.claims.table import JUDGES, judge_claim
 from jaxseg.study.claims.training import times
 from tests.study import simulated as sim
@@ -79,7 +79,7 @@ def test_what_is_missing_is_said(study, claim, change, reason):
     record = record._replace(
         arms={**record.arms, **change.get("arms", {})}, one_draw=change.get("one_draw", record.one_draw)
     )
-    found = judge_claim(claim, gather(Study(record, tables)))
+    found = judge_claim(claim, gather(StudyTables(record, tables)))
     assert found.verdict == INCONCLUSIVE
     assert pd.Series([found.reason]).str.contains(reason).all(), found.reason
 
@@ -146,7 +146,7 @@ def test_a_diverged_run_has_no_time_to_target():
 
 
 def test_nothing_at_all():
-    empty = Study(sim.record("scratch"), {})
+    empty = StudyTables(sim.record("scratch"), {})
     found = claims.claims(empty)
     assert set(found.loc[found["role"] == "claim", "verdict"]) == {INCONCLUSIVE}
     assert set(found["claim"]) == {*RULES, ""}
@@ -283,7 +283,7 @@ def test_fewer_pairs_give_wider_limits():
         pairs = sim.pairs({"barrier": sim.points(rng(seed), k=20)})
         ring = (pairs["seed_b"] - pairs["seed_a"]).isin([1, 7])
         of = [
-            judged(Study(sim.record("scratch", "transfer"), {"pairs": rows}), "C10").quantities[0]
+            judged(StudyTables(sim.record("scratch", "transfer"), {"pairs": rows}), "C10").quantities[0]
             for rows in (pairs, pairs[ring])
         ]
         logs.append([np.log(q.high / q.low) for q in of])
@@ -296,6 +296,6 @@ def test_parameters_alone_say_nothing(study):
     pairs = study.tables["pairs"]
     parameters = pairs["quantity"] == "parameter_distance"
     less = pairs["value"].mask(~parameters & (pairs["arm_a"] == "transfer"), 0.1 * pairs["value"]).mask(parameters, 1.4)
-    found = judged(Study(study.record, {"pairs": pairs.assign(value=less)}), "C10")
+    found = judged(StudyTables(study.record, {"pairs": pairs.assign(value=less)}), "C10")
     assert found.verdict == INCONCLUSIVE
     assert [q.value for q in found.quantities if "parameters" in q.name] == pytest.approx([1])

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from jaxseg.analysis import statistics
-from jaxseg.study import comparisons as tables
-from jaxseg.study.scores import POOLED
+from jaxseg.reserved import POOLED
+from jaxseg.study.score import comparisons as tables
 from jaxseg.types import UserError
 
 ARMS = ("scratch", "transfer", "scratch_b")

@@ -13,7 +13,7 @@ import jax.monitoring
 from configs import default
 from jaxseg import loop
 from jaxseg.study.run import run_stages
-from tests.tiny import silent, tiny_config
+from tests.tiny_study import silent, tiny_config
 
 ARMS = ("scratch", "transfer", "transfer_encoder", "transfer_decoder", "first_k", "mean_var")
 LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"

@@ -15,7 +15,7 @@ from jaxseg import trees
 from jaxseg.data import residence
 from jaxseg.study.run import run_stages
 from tests.image_sets import write_set
-from tests.tiny import silent, tiny_config
+from tests.tiny_study import silent, tiny_config
 
 
 def test_a_study_trains_to_the_same_bits_with_its_data_on_the_host(

@@ -30,7 +30,7 @@ from jaxseg.study import files
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.types import UserError
 from tests.study.test_run import assert_same_results
-from tests.tiny import silent, tiny_config
+from tests.tiny_study import silent, tiny_config
 
 PER_KIND = 3
 """Damages of each kind of file in the long test."""

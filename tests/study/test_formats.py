@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from jaxseg.study import formats
+from jaxseg.study.score import formats
 
 
 def test_text_is_aligned():

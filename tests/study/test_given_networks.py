@@ -13,11 +13,11 @@ from ml_collections import ConfigDict
 
 from configs import default
 from jaxseg import trees
-from jaxseg.study import sources
+from jaxseg.study.plan import source_networks
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.types import UserError
 from tests.study.test_arms import entries, params_of
-from tests.tiny import silent, tiny_config
+from tests.tiny_study import silent, tiny_config
 
 
 def given_config(where: Path, *, share: str = "per_seed", **fields: Any) -> ConfigDict:
@@ -69,10 +69,10 @@ def test_networks_of_another_study_or_of_any_checkpoint_are_sources(tiny_study: 
     for name, (made, given, step) in wanted.items():
         ready = run_stages(made, tmp_path / name, stages=[], progress=silent)
         (job,) = ready.plan.jobs
-        task = sources.given_task(ready.study.arms)
+        task = source_networks.given_task(ready.study.arms)
         assert task == json.loads((tiny_study / "study.json").read_text())["source" if name == "own" else "target"]
-        where = sources.locate(ready.workdir, ready.plan, ready.study.arms[0])
-        source = trees.flatten(sources.read_source(where, job.runs[1]))
+        where = source_networks.locate(ready.workdir, ready.plan, ready.study.arms[0])
+        source = trees.flatten(source_networks.read_source(where, job.runs[1]))
         for path, leaf in params_of(tiny_study, given, step).items():
             np.testing.assert_array_equal(source[path], leaf, err_msg=f"{name} {path}")
 

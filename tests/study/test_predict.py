@@ -16,15 +16,16 @@ import pytest
 import jaxseg
 from jaxseg import seeds, trees, validation
 from jaxseg.data import PreparedTask, PrepareReport, resample
+from jaxseg.data.cases import CaseArrays, CaseRecord
 from jaxseg.inference import largest_component
 from jaxseg.logs import read_log
 from jaxseg.metrics import calibration_error, dsc
-from jaxseg.study.plan import Program
+from jaxseg.study.plan.jobs import Program
 from jaxseg.study.predict import case_maps, counts_on_device, dsc_from_counts, make_counter, segment
 from jaxseg.study.run import run_stages
-from jaxseg.types import CaseArrays, CaseRecord, EvaluateSettings
-from tests import small
-from tests.tiny import silent, tiny_config
+from jaxseg.types import EvaluateSettings
+from tests import training_parts
+from tests.tiny_study import silent, tiny_config
 
 
 def scores_of(predictions: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -57,7 +58,16 @@ def test_voxels_of_unknown_label_count_for_nothing() -> None:
 def test_validation_counts_on_the_device_or_on_the_host_alike() -> None:
     """Runs mapped as on accelerators; where memory is short probabilities go to the host."""
     training: Any = None
-    program = Program(small.TASK, small.MODEL, small.OPTIM, small.LOSS, training, "none", channels=1, classes=3)
+    program = Program(
+        training_parts.TASK,
+        training_parts.MODEL,
+        training_parts.OPTIM,
+        training_parts.LOSS,
+        training,
+        "none",
+        channels=1,
+        classes=3,
+    )
     job: Any = SimpleNamespace(program=program, runs=range(3))
     rng = np.random.default_rng(0)
     cases: Any = [
@@ -66,8 +76,8 @@ def test_validation_counts_on_the_device_or_on_the_host_alike() -> None:
         )
         for shape in ((12, 10), (7, 21))
     ]
-    plan = small.plan_of("vmap")
-    params = seeds.put(trees.stack([small.random_params(seed=seed) for seed in range(3)]), plan)
+    plan = training_parts.plan_of("vmap")
+    params = seeds.put(trees.stack([training_parts.random_params(seed=seed) for seed in range(3)]), plan)
     counts = {}
     for device_bytes in (10**9, 10):
         count = make_counter(job, cases, settings_of(window_batch=3), plan, device_bytes=device_bytes)
@@ -75,7 +85,7 @@ def test_validation_counts_on_the_device_or_on_the_host_alike() -> None:
     shapes = [case.label.shape for case in cases]
     assert counts_on_device(program, num_runs=3, shapes=shapes, plan=plan, device_bytes=10**9)
     assert not counts_on_device(program, num_runs=3, shapes=shapes, plan=plan, device_bytes=10)
-    loop = small.plan_of("loop")
+    loop = training_parts.plan_of("loop")
     assert not counts_on_device(program, num_runs=3, shapes=shapes, plan=loop, device_bytes=10**9)
     assert counts[10].shape == (3, 2, 2, 3)
     np.testing.assert_allclose(counts[10**9], counts[10], atol=1)

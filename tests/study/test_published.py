@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from configs import default
 from docs import publish_study, rerun_study
 from jaxseg import config
-from tests.tiny import silent, tiny_config
+from tests.tiny_study import silent, tiny_config
 
 STUDIES = Path(rerun_study.__file__).parent / "studies"
 

@@ -13,10 +13,11 @@ import pytest
 import jaxseg
 from jaxseg import manifest
 from jaxseg.report import write_report
-from jaxseg.study import claims, files, sources
+from jaxseg.study import claims, files
+from jaxseg.study.plan import source_networks
 from jaxseg.study.run import STAGES, check_workdir, run_stages
 from jaxseg.types import UserError
-from tests.tiny import changed, silent, tiny_config
+from tests.tiny_study import changed, silent, tiny_config
 
 
 @pytest.fixture
@@ -107,9 +108,9 @@ def test_json_of_any_kind_is_a_sentence(workdir: Path, text: str, name: str) -> 
 def test_source_networks_are_those_of_the_seed_asked_for(workdir: Path) -> None:
     config = changed(pretrain__from_workdir=str(workdir))
     (arm,) = (arm for arm in check_workdir(config, workdir.with_name("new")).arms if arm.name == "transfer")
-    find = sources.locate_given(arm)
+    find = source_networks.locate_given(arm)
     key = next(run for run in files.read_json(workdir / "study.json")["runs"] if run["kind"] == "pretrain")
-    wanted = sources.RunKey(key["arm"], 0, 0, 0)
+    wanted = source_networks.RunKey(key["arm"], 0, 0, 0)
     assert find(wanted).position == 0
 
     def lie(record: dict[str, Any]) -> None:
@@ -118,7 +119,7 @@ def test_source_networks_are_those_of_the_seed_asked_for(workdir: Path) -> None:
 
     edit(workdir, lie)
     with pytest.raises(UserError, match=r"hold the run source/n0_fold0/seed_1 there"):
-        sources.locate_given(arm)(wanted)
+        source_networks.locate_given(arm)(wanted)
 
 
 # ------------------------------------------------------------------------------------------------------------- links

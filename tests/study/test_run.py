@@ -16,16 +16,18 @@ import pandas as pd
 import pytest
 
 from jaxseg import checkpoint, loop, trees
-from jaxseg.study import analyses, files, results
+from jaxseg.study import files
+from jaxseg.study.probe import stage as probe_stage
 from jaxseg.study.run import STAGES, run_stages
+from jaxseg.study.score import tables
 from jaxseg.types import UserError
 from tests.conftest import ROOT
-from tests.tiny import silent, tiny_config
+from tests.tiny_study import silent, tiny_config
 
 TABLES = (
     *("cases", "curves", "pretrain_curves", "summary", "comparisons", "convergence"),
     *("worst_cases", "variance", "planning"),
-    *analyses.TABLES,
+    *probe_stage.TABLES,
 )
 
 
@@ -60,7 +62,7 @@ def test_a_study_leaves_what_the_contract_names(tiny_study: Path) -> None:
     assert len(cases) == 3 * 2 * 2 * 2, "arms x seeds x test cases x labels"
     assert cases["dsc"].between(0, 1).all()
     assert cases["calibration_error"].between(0, 1).all()
-    shown = results.format_results(tiny_study)
+    shown = tables.format_results(tiny_study)
     assert "scores" in shown
     assert "transfer" in shown
     assert (tiny_study / "results" / "comparisons.tex").read_text().startswith(r"\begin{table}")
@@ -184,7 +186,7 @@ def test_a_signal_saves_and_stops(tiny_study: Path, tmp_path: Path) -> None:
 
 
 def start(workdir: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "launch.study", "--config=tests/tiny.py", f"--workdir={workdir}"]
+    command = [sys.executable, "-m", "launch.study", "--config=tests/tiny_study.py", f"--workdir={workdir}"]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla-kill")}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

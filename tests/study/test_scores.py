@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxseg.study import scores
+from jaxseg.study.score import scores
 from jaxseg.types import UserError
 
 

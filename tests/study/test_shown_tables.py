@@ -10,12 +10,14 @@ import pandas as pd
 import pytest
 
 from jaxseg import config
-from jaxseg.study import claims, comparisons, evaluate, files
+from jaxseg.study import claims, files
+from jaxseg.study.plan import tasks
+from jaxseg.study.score import comparisons
 from jaxseg.types import UserError
 from tests.conftest import ROOT
 from tests.report.analysis_builder import write_analysis
 from tests.report.tables_builder import write_workdir
-from tests.tiny import put, tiny_config
+from tests.tiny_study import put, tiny_config
 
 FOLDER = ROOT / "docs" / "studies" / "heads_to_lung"
 LIMITS = ["value", "ci_low", "ci_high"]
@@ -90,12 +92,12 @@ def test_names_that_could_mean_something_to_a_table_are_names(tmp_path: Path) ->
     arms = ("scratch", "baseline", "arm", "mean", "all", "image", "end")
     workdir = write_analysis(write_workdir(tmp_path, arms=arms, seeds=3, examples=0), arms=arms, seeds=3)
     study = claims.read_study(workdir)
-    tables = claims.shown_tables(study, confidence=0.95)
+    tables = claims.rule_tables(study, confidence=0.95)
     assert set(tables["speed"]["arm"]) == set(arms) - {"scratch"}
     assert set(tables["layers"]["arm"]) == set(arms)
     renamed = {name: table.replace({"mean": "other"}) for name, table in study.tables.items()}
     record = study.record._replace(arms={name.replace("mean", "other"): arm for name, arm in study.record.arms.items()})
-    other = claims.shown_tables(claims.Study(record, renamed), confidence=0.95)
+    other = claims.rule_tables(claims.StudyTables(record, renamed), confidence=0.95)
     for name, table in tables.items():
         pd.testing.assert_frame_equal(table.replace({"mean": "other"}), other[name])
 
@@ -119,7 +121,7 @@ def test_a_label_that_stands_for_the_mean_is_refused(
     made = tiny_config()
     put(made, "evaluate.regions", ", ".join(f"{region}=a" for region in regions))
     with pytest.raises(UserError, match=re.escape(f"set has a {word} called 'mean', which is reserved")):
-        evaluate.check_labels(config.parse(made), Prepared)
+        tasks.check_labels(config.parse(made), Prepared)
 
 
 def test_an_arm_without_any_run_left_is_lacking_in_words(tmp_path: Path) -> None:
@@ -132,4 +134,4 @@ def test_an_arm_without_any_run_left_is_lacking_in_words(tmp_path: Path) -> None
     study = claims.read_study(workdir)
     found = claims.claims(study).set_index("claim")["reason"]
     assert found.loc["C1"].startswith("every run of scratch diverged")
-    assert claims.shown_tables(study, confidence=0.95)["speed"].empty
+    assert claims.rule_tables(study, confidence=0.95)["speed"].empty

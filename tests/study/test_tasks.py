@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 import jaxseg
 from jaxseg import config, data
 from jaxseg.study.files import read_table
+from jaxseg.study.plan.tasks import prepare_tasks, training_cases
 from jaxseg.study.run import prepare, run_stages
-from jaxseg.study.tasks import prepare_tasks, training_cases
 from jaxseg.types import UserError
 from tests.image_sets import write_set
-from tests.tiny import silent, tiny_config
+from tests.tiny_study import silent, tiny_config
 
 
 def two_dimensional(seed: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

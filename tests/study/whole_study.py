@@ -7,8 +7,8 @@ import pandas as pd
 
 from jaxseg.study.claims.evidence import gather
 from jaxseg.study.claims.findings import Finding
-from jaxseg.study.claims.record import Study
 from jaxseg.study.claims.rules import RULES
+from jaxseg.study.claims.study_tables import StudyTables
 from jaxseg.study.claims.table import judge_claim
 from tests.study import simulated as sim
 
@@ -16,7 +16,7 @@ ARMS = ("scratch", "scratch_double", "transfer", "scratch_b", "frozen_random_enc
 B = {"scratch_b": 1000}
 
 
-def whole_study(seeds=8, sizes=(8, 16, 32, 0), **arms) -> Study:
+def whole_study(seeds=8, sizes=(8, 16, 32, 0), **arms) -> StudyTables:
     """Every table of a study in which transfer helps, with a placebo."""
     gains = dict(zip((8, 16, 32, 0), (0.06, 0.04, 0.02, 0.0), strict=True))
     levels = {arm: dict.fromkeys(sizes, 0.8) for arm in ("scratch", "scratch_double", "scratch_b")}
@@ -47,16 +47,16 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def judged(study: Study, claim: str) -> Finding:
+def judged(study: StudyTables, claim: str) -> Finding:
     return judge_claim(claim, gather(study))
 
 
-def reasons(study: Study) -> dict[str, Finding]:
+def reasons(study: StudyTables) -> dict[str, Finding]:
     evidence = gather(study)
     return {claim: judge_claim(claim, evidence) for claim in RULES}
 
 
-def changed(study: Study, name: str, **columns) -> Study:
+def changed(study: StudyTables, name: str, **columns) -> StudyTables:
     """The study with other columns in one table."""
     return study._replace(tables={**study.tables, name: study.tables[name].assign(**columns)})
 

@@ -13,10 +13,11 @@ from jaxtyping import Float, Int
 
 from jaxseg.analysis import statistics
 from jaxseg.analysis.statistics import Interval
+from jaxseg.reserved import MEAN
 from jaxseg.study.claims.findings import Lacking
-from jaxseg.study.claims.record import ArmRecord, Record, Study
 from jaxseg.study.claims.rules import LEVEL, MIN_GROUPS
-from jaxseg.study.scores import MEAN, Contrast, Scores, contrast, read_scores
+from jaxseg.study.claims.study_tables import ArmRecord, Record, StudyTables
+from jaxseg.study.score.scores import Contrast, Scores, contrast, read_scores
 
 Seeds = Int[np.ndarray, " seeds"]
 
@@ -80,7 +81,7 @@ def largest_size(record: Record, sizes: Sequence[int]) -> int:
     return max(sizes, key=lambda size: (record.number_of_cases(size), size == 0))
 
 
-def gather(study: Study, *, level: float = LEVEL) -> Evidence:
+def gather(study: StudyTables, *, level: float = LEVEL) -> Evidence:
     """The evidence of a study at its largest training set size."""
     scores: dict[int, Scores] = {}
     if "cases" in study.tables:

@@ -39,7 +39,7 @@ from jaxseg.study.claims.representation import (
     usable_layers,
 )
 from jaxseg.study.claims.rules import FLOOR_LIMIT, RANDOM, REUSE_INDEX
-from jaxseg.study.comparisons import baseline_of
+from jaxseg.study.score.comparisons import baseline_of
 
 COLUMNS = (
     *("arm", "train_cases", "fold", "comparison", "index", "layer", "quantity"),

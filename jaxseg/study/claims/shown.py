@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 import pandas as pd
 
+from jaxseg.study import files
 from jaxseg.study.claims.evidence import gather
 from jaxseg.study.claims.layers import layer_table, similarity_means
-from jaxseg.study.claims.record import Study
 from jaxseg.study.claims.speed import speed_table
+from jaxseg.study.claims.study_tables import StudyTables, read_study
 from jaxseg.study.claims.table import fold_of
+from jaxseg.study.score import comparisons
 
 
-def shown_tables(study: Study, *, confidence: float) -> Mapping[str, pd.DataFrame]:
+def rule_tables(study: StudyTables, *, confidence: float) -> Mapping[str, pd.DataFrame]:
     """speed, layers and similarity_means, by name.
 
     Args:
@@ -30,3 +33,31 @@ def shown_tables(study: Study, *, confidence: float) -> Mapping[str, pd.DataFram
         "layers": layer_table(described, folds),
         "similarity_means": similarity_means(described, folds),
     }
+
+
+def shown_tables(workdir: Path, *, confidence: float) -> dict[str, pd.DataFrame]:
+    """Tables that the page shows beside those of scores and claims, from tables that are there.
+
+    The page itself computes nothing that a reader sees: a number is computed once, here or before.
+
+    Args:
+        workdir: With study.json and results/, or what was published of a workdir; tables may be compressed.
+        confidence: Of the intervals, but for those of `speed`, which are C1's.
+
+    Returns:
+        `seed_scores`, `training`, `speed`, `layers` and `similarity_means`.
+    """
+    results = workdir / "results"
+    found = {name: files.find_table(results, name) for name in ("cases", "curves", "convergence")}
+    read = {name: files.read_table(path) for name, path in found.items() if path is not None}
+    return {
+        "seed_scores": comparisons.seed_scores(read["cases"]),
+        "training": comparisons.training(read["curves"], read["convergence"]),
+        **rule_tables(read_study(workdir), confidence=confidence),
+    }
+
+
+def write_shown(workdir: Path, *, confidence: float) -> None:
+    """Writes `shown_tables` into the study's results."""
+    for name, table in shown_tables(workdir, confidence=confidence).items():
+        files.write_table(workdir / "results" / f"{name}.csv", table)

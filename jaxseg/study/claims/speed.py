@@ -12,7 +12,7 @@ import pandas as pd
 from jaxseg.study.claims.evidence import Evidence, Pair
 from jaxseg.study.claims.findings import Lacking
 from jaxseg.study.claims.training import times
-from jaxseg.study.comparisons import baseline_of
+from jaxseg.study.score.comparisons import baseline_of
 
 COLUMNS = (
     *("arm", "baseline", "train_cases", "fold", "ratio", "ci_low", "ci_high"),

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from jaxseg.reserved import POOLED
 from jaxseg.study.claims import accuracy, filters, representation, training, variability
 from jaxseg.study.claims.accuracy import Trio
 from jaxseg.study.claims.answer import plain_answer
 from jaxseg.study.claims.evidence import Alone, Evidence, Pair, gather
 from jaxseg.study.claims.findings import SUPPORTED, Finding, Lacking, Quantity, lacking
-from jaxseg.study.claims.record import Record, Study
 from jaxseg.study.claims.rules import LEVEL, RULE_VERSION, RULES
-from jaxseg.study.scores import POOLED
+from jaxseg.study.claims.study_tables import Record, StudyTables
 
 COLUMNS = (
     *("claim", "statement", "role", "arm", "baseline", "quantity", "value", "ci_low", "ci_high", "verdict", "reason"),
@@ -110,7 +110,7 @@ def judge_claim(claim: str, evidence: Evidence, arms: Pair | Trio | Alone | None
     return _with_losses(found, evidence.record, arms)
 
 
-def judge_claims(study: Study, *, level: float = LEVEL) -> dict[str, Finding]:
+def judge_claims(study: StudyTables, *, level: float = LEVEL) -> dict[str, Finding]:
     """The finding on each claim at the study's largest training set size.
 
     Args:
@@ -166,13 +166,13 @@ def _controls(evidence: Evidence) -> list[tuple[Finding, Pair | Trio]]:
     return found
 
 
-def fold_of(study: Study) -> int | None:
+def fold_of(study: StudyTables) -> int | None:
     """The study's fold; all together where there are several."""
     folds = {int(fold) for table in study.tables.values() for fold in table["fold"].unique()}
     return POOLED if len(folds) > 1 else next(iter(folds), None)
 
 
-def claims(study: Study) -> pd.DataFrame:
+def claims(study: StudyTables) -> pd.DataFrame:
     """All claims as rows.
 
     Args:

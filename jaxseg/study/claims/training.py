@@ -22,7 +22,7 @@ from jaxseg.study.claims.evidence import (
 from jaxseg.study.claims.findings import Finding, Lacking, Quantity, few_seeds, judge, quantity
 from jaxseg.study.claims.gate import gated
 from jaxseg.study.claims.rules import EVALUATIONS, SHORTER, TARGET_FRACTION
-from jaxseg.study.comparisons import convergence
+from jaxseg.study.score.comparisons import convergence
 
 
 def _geometric(log_ratios: Float[np.ndarray, " seeds"], confidence: float) -> Interval:

@@ -1,0 +1,1 @@
+"""Say what the tables of a study hold, a section of the page each."""

@@ -1,0 +1,262 @@
+"""Each figure of the report: a table goes in, a matplotlib figure comes out, nothing else happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy import stats
+
+from jaxseg.report.blocks import Styles
+from jaxseg.report.charts.lines import MANY_ARMS, Panel, Series, line_chart
+from jaxseg.report.charts.rows import Group, Row, row_chart
+from jaxseg.report.charts.style import ArmStyle, drawing
+from jaxseg.report.tables import Variant, of_variant, rows_of, variants_of
+from jaxseg.report.text import MINUS, cases, count, interval, number, signed
+from jaxseg.reserved import POOLED
+from jaxseg.study.claims.rules import DELTA
+
+
+def titles(variants: Sequence[Variant]) -> dict[Variant, str]:
+    """Return what each variant was trained on, such as `8 cases` or `all cases, over all folds`."""
+    return {v: cases(v.train_cases) + (", over all folds" if v.fold == POOLED else "") for v in variants}
+
+
+def scores(summary: pd.DataFrame, runs: pd.DataFrame, styles: Styles, *, width: float) -> Figure:
+    """Show the DSC of every run and each arm's mean with its interval.
+
+    Args:
+        summary: rows of summary.csv with metric `dsc` and label `mean`.
+        runs: the same rows of seed_scores.csv.
+        styles: by arm.
+        width: inches.
+    """
+    variants = variants_of(summary)
+    heading = titles(variants)
+    groups = []
+    for variant in variants:
+        rows = []
+        for row in _by_arm(of_variant(summary, variant), "arm", styles):
+            own = (runs["train_cases"] == variant.train_cases) & (runs["arm"] == row.arm)
+            values = runs.loc[own, "value"]
+            note = f"{number(row.mean)} {interval(row.ci_low, row.ci_high)}"
+            rows.append(Row(row.arm, styles[row.arm], row.mean, row.ci_low, row.ci_high, tuple(values), (), note))
+        groups.append(Group(_trained_on(heading[variant]), tuple(rows)))
+    with drawing():
+        xlabel = "Dice similarity coefficient (DSC), mean over test cases"
+        return row_chart(groups, width=width, xlabel=xlabel, bounds=(0.0, 1.0))
+
+
+def differences(comparisons: pd.DataFrame, styles: Styles, *, width: float) -> Figure:
+    """Show paired differences between arms as a forest plot.
+
+    Args:
+        comparisons: rows of comparisons.csv with metric `dsc` and label `mean`.
+        styles: by arm.
+        width: inches.
+    """
+    variants = variants_of(comparisons)
+    heading = titles(variants)
+    bases = set(comparisons["arm_b"])
+    groups = []
+    for variant in variants:
+        rows = []
+        for row in _by_arm(of_variant(comparisons, variant), "arm_a", styles):
+            label = row.arm_a if len(bases) == 1 else f"{row.arm_a} {MINUS} {row.arm_b}"
+            note = f"{signed(row.mean_diff)} {interval(row.ci_low, row.ci_high)}"
+            rows.append(Row(label, styles[row.arm_a], row.mean_diff, row.ci_low, row.ci_high, (), (), note))
+        groups.append(Group(_trained_on(heading[variant]), tuple(rows)))
+    base = next(iter(bases)) if len(bases) == 1 else "the other arm"
+    with drawing():
+        return row_chart(
+            groups,
+            width=width,
+            xlabel=f"Difference in DSC to {base}" if len(bases) == 1 else "Difference in DSC",
+            zero=0.0,
+            band=(-DELTA, DELTA),
+            sides=("worse", "better"),
+            ticks=signed,
+        )
+
+
+def steps_to_target(
+    convergence: pd.DataFrame,
+    training: pd.DataFrame,
+    styles: Styles,
+    lengths: Mapping[tuple[str, int], float],
+    *,
+    width: float,
+) -> Figure:
+    """Show at which step each run reached the target; runs that never did stand at the end of their training.
+
+    Args:
+        convergence: rows of convergence.csv.
+        training: rows of training.csv, with what the runs of an arm come to.
+        styles: by arm.
+        lengths: (arm, train_cases) -> training steps.
+        width: inches.
+    """
+    variants = variants_of(convergence)
+    heading = titles(variants)
+    groups = []
+    for variant in variants:
+        own = of_variant(convergence, variant)
+        rows = []
+        for arm in (arm for arm in styles if arm in set(own["arm"])):
+            runs = own[own["arm"] == arm]
+            reached = runs.loc[~runs["censored"], "step"].dropna().astype(float)
+            length = float(lengths.get((arm, variant.train_cases), np.nan))
+            beyond = (length,) * int(runs["censored"].sum())
+            median, note = _reached(training, arm, variant.train_cases)
+            rows.append(Row(arm, styles[arm], median, np.nan, np.nan, tuple(reached), beyond, note))
+        groups.append(Group(_trained_on(heading[variant]), tuple(rows)))
+    with drawing():
+        return row_chart(groups, width=width, xlabel="Training steps until the target is reached", start=0.0)
+
+
+def _reached(training: pd.DataFrame, arm: str, train_cases: int) -> tuple[float, str]:
+    """The median step of an arm's runs and how many reached the target, in words."""
+    for row in rows_of(training[(training["arm"] == arm) & (training["train_cases"] == train_cases)]):
+        when = f", median {count(row.median_step)}" if np.isfinite(row.median_step) else ""
+        return row.median_step, f"{row.n_reached} of {row.n_runs} reached it{when}"
+    return np.nan, ""
+
+
+def learning_curves(
+    curves: pd.DataFrame,
+    styles: Styles,
+    *,
+    width: float,
+    confidence: float,
+    baseline: str | None,
+    target_dsc: float | None,
+    diverged: frozenset[tuple[str, int, int]],
+    bins: int,
+) -> Figure:
+    """Show loss and validation DSC over steps: mean, its t interval over runs, and every run.
+
+    Args:
+        curves: rows of curves.csv, one variant's.
+        styles: by arm.
+        width: inches.
+        confidence: of the band.
+        baseline: the arm that small panels repeat in grey.
+        target_dsc: the validation DSC that counts as converged.
+        diverged: (arm, fold, seed) left out of means and bands.
+        bins: curves with more steps are averaged in this many bins of steps.
+    """
+    quantities = (("loss", "Training loss", None), ("val_dsc", "Validation DSC", target_dsc))
+    panels = []
+    for column, ylabel, level in quantities:
+        series = [
+            _series(arm, curves[curves["arm"] == arm], column, styles[arm], confidence, diverged, bins)
+            for arm in styles
+            if (curves["arm"] == arm).any()
+        ]
+        kept = tuple(s for s in series if s.runs)
+        if kept:
+            panels.append(Panel(ylabel, kept, level, f"target {number(level)}" if level is not None else ""))
+    with drawing():
+        return line_chart(panels, width=width, xlabel="Training step", baseline=baseline)
+
+
+def by_size(summary: pd.DataFrame, styles: Styles, *, width: float, baseline: str | None) -> Figure:
+    """Show DSC against the number of training cases.
+
+    Args:
+        summary: rows of summary.csv with metric `dsc` and label `mean`, several train sizes, one fold or pooled.
+        styles: by arm.
+        width: inches.
+        baseline: the arm that small panels repeat in grey.
+    """
+    place = {size: i for i, size in enumerate(dict.fromkeys(v.train_cases for v in variants_of(summary)))}
+    shown = [arm for arm in styles if (summary["arm"] == arm).any()]
+    series = [
+        _size_series(arm, summary[summary["arm"] == arm], "mean", styles[arm], place, _aside(i, len(shown)))
+        for i, arm in enumerate(shown)
+    ]
+    with drawing():
+        panel = Panel("DSC, mean over test cases", tuple(series), None, "")
+        return line_chart([panel], width=width, xlabel="Training cases", baseline=baseline, xticks=_size_ticks(place))
+
+
+def gain_by_size(comparisons: pd.DataFrame, styles: Styles, *, width: float) -> Figure:
+    """Show the paired difference in DSC against the number of training cases.
+
+    Args:
+        comparisons: rows of comparisons.csv with metric `dsc` and label `mean`, one `arm_b`, several train sizes.
+        styles: by arm.
+        width: inches.
+    """
+    place = {size: i for i, size in enumerate(dict.fromkeys(v.train_cases for v in variants_of(comparisons)))}
+    shown = [arm for arm in styles if (comparisons["arm_a"] == arm).any()]
+    series = [
+        _size_series(
+            arm, comparisons[comparisons["arm_a"] == arm], "mean_diff", styles[arm], place, _aside(i, len(shown))
+        )
+        for i, arm in enumerate(shown)
+    ]
+    with drawing():
+        ylabel = f"Difference in DSC to {comparisons['arm_b'].iloc[0]}"
+        panel = Panel(ylabel, tuple(series), 0.0, "no gain", DELTA)
+        return line_chart([panel], width=width, xlabel="Training cases", baseline=None, xticks=_size_ticks(place))
+
+
+def _aside(i: int, n: int) -> float:
+    """How far to move the i-th of n arms so that intervals at one size stand beside each other."""
+    return 0.06 * (i - (n - 1) / 2) if n <= MANY_ARMS else 0.0
+
+
+def _size_series(
+    arm: str, rows: pd.DataFrame, column: str, style: ArmStyle, place: Mapping[int, int], aside: float
+) -> Series:
+    rows = rows.sort_values("train_cases", key=lambda sizes: sizes.map(place))
+    x = rows["train_cases"].map(place).to_numpy(float) + aside
+    mean, low, high = (rows[name].to_numpy(float) for name in (column, "ci_low", "ci_high"))
+    return Series(arm, style, x, mean, low, high, ())
+
+
+def _size_ticks(place: Mapping[int, int]) -> tuple[list[int], list[str]]:
+    return list(place.values()), [count(size) if size else "all" for size in place]
+
+
+def _trained_on(heading: str) -> str:
+    return f"Trained on {heading}"
+
+
+def _by_arm(table: pd.DataFrame, column: str, styles: Styles) -> list:
+    """Rows as named tuples, in the order of the arms."""
+    order = {arm: i for i, arm in enumerate(styles)}
+    known = table[table[column].isin(order.keys())]
+    return list(rows_of(known.sort_values(column, key=lambda names: names.map(order), kind="stable")))
+
+
+def _series(
+    arm: str,
+    curves: pd.DataFrame,
+    column: str,
+    style: ArmStyle,
+    confidence: float,
+    diverged: frozenset[tuple[str, int, int]],
+    bins: int,
+) -> Series:
+    """Put an arm's runs on common steps: in bins where there are more than a chart can show."""
+    values = curves.dropna(subset=[column])
+    steps = values["step"].to_numpy(float)
+    if len(np.unique(steps)) > bins:
+        bin_of = np.floor(steps / ((steps.max() + 1) / bins))
+        steps = pd.Series(steps).groupby(bin_of).mean().loc[bin_of].to_numpy()
+    table = values.assign(at=steps).pivot_table(index="at", columns=["fold", "seed"], values=column, aggfunc="mean")
+    x = table.index.to_numpy(float)
+    runs = tuple((x, table[run].to_numpy(float)) for run in table.columns)
+    whole = table[[run for run in table.columns if (arm, *run) not in diverged]]
+    n = whole.notna().sum(axis=1).to_numpy()
+    mean = whole.mean(axis=1).to_numpy(float) if len(whole.columns) else np.full(len(x), np.nan)
+    low = high = np.full(len(x), np.nan)
+    if len(whole.columns) > 1:
+        t = stats.t.ppf((1 + confidence) / 2, np.maximum(n - 1, 1))
+        half = np.where(n > 1, t * whole.std(axis=1, ddof=1).to_numpy(float) / np.sqrt(np.maximum(n, 1)), np.nan)
+        low, high = mean - half, mean + half
+    return Series(arm, style, x, mean, low, high, runs)

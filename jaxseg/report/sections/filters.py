@@ -1,0 +1,319 @@
+"""The filters section: how far training turns them, whether they still look random, whether the change matters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from jaxseg.report.blocks import (
+    Block,
+    Cell,
+    Chart,
+    Finding,
+    Fold,
+    Heading,
+    Missing,
+    Section,
+    Styles,
+    Table,
+    TableGroup,
+    described,
+)
+from jaxseg.report.charts.layers import LayerAxis, Mark, layer_chart
+from jaxseg.report.charts.montages import montage
+from jaxseg.report.charts.style import BASELINE_ARM, ArmStyle
+from jaxseg.report.pictures import Montage
+from jaxseg.report.sections.by_layer import arm_charts, at_size, chart_row, null_row
+from jaxseg.report.shown import baseline_of, claimed, few_at_a_time, layer_rows, main_size, several_sizes, sized
+from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
+from jaxseg.report.text import MINUS, MISSING, cases, interval, listing, number, plural, significant
+from jaxseg.study.claims.rules import CONTROL_SHARE, DELTA, RANDOM
+
+_TESTS = {
+    "distribution": ("weights", f"Weights: KS excess,\nend {MINUS} start"),
+    "arrangement": ("taps", "Taps: Moran's I,\ndistance from chance"),
+    "spectrum": ("channels", f"Channels: spectral\nenergy, end {MINUS} start"),
+    "auc": ("AUC", "Start told from\nend: AUC"),
+}
+"""Quantity of rule C6 -> in a word, and its axis label."""
+
+_UNRELATED = "two unrelated filters"
+
+
+def filters_section(tables: Tables, styles: Styles) -> Section:
+    """Show what training does to the filters."""
+    if tables.filters is None and tables.rewind is None and not tables.montages:
+        blocks: tuple[Block, ...] = (
+            Missing("There is no results/filters.csv with rows in it: what training does to the filters is left out."),
+        )
+    else:
+        blocks = (
+            *_change(tables, styles),
+            *_randomness(tables, styles),
+            *_montages(tables),
+            *_rewind(tables, styles),
+        )
+    return Section("filters", "What training does to the filters", blocks)
+
+
+# --------------------------------------------------------------------------------------------------------------- change
+
+
+def _change(tables: Tables, styles: Styles) -> Iterator[Block]:
+    trained = None if tables.filters is None else tables.filters[tables.filters["trained"]]
+    if trained is None or trained.empty:
+        yield Missing("There is no results/filters.csv with trained layers in it: how far filters turn is left out.")
+        return
+    size = main_size(trained)
+    values = _change_by_layer(tables, first_fold(trained, size), size)
+    angles = values[(values["panel"] == "angle_deg") & (values["series"] != _UNRELATED)]
+    arms = [arm for arm in styles if (angles["series"] == arm).any()]
+    if not arms:
+        yield Missing("There is no results/layers.csv with angles in it: how far filters turn is left out.")
+        return
+    base = baseline_of(tables) or arms[0]
+    told = [arm for arm in dict.fromkeys((base, "transfer", *arms)) if arm in arms][:2]
+    words = [_turn_words(arm, angles[angles["series"] == arm], tables) for arm in told]
+    yield Finding(
+        "How much of a filter's direction does training change? A filter is all weights that make one output channel.",
+        f"Median filters turn {listing(words)}; two unrelated ones stand at about 90°.",
+    )
+    axes = {
+        "angle_deg": LayerAxis("Angle, degrees"),
+        "relative_change": LayerAxis("Change / start"),
+        "norm_ratio": LayerAxis("Norm, end / start", ((1.0, "same"),)),
+    }
+    yield from arm_charts(
+        "filter_change",
+        values,
+        axes,
+        styles,
+        baseline=base,
+        what="Median angle between start and end, degrees",
+        caption=f"How filters change from start to end, layer by layer{sized(trained, size)}: the median filter "
+        f"of each layer, mean over seeds and its {100 * tables.confidence:g} % interval. Grey: what two unrelated "
+        "draws give (90° ± 2 sd). Angles count for verdicts; lengths depend on weight decay too. Frozen layers are "
+        "left out.",
+        behind={_UNRELATED: Mark(styles[arms[0]], "band")},
+    )
+    if trained["train_cases"].nunique() > 1:
+        yield Fold("Angles by number of training cases", (_angles_by_size(tables, styles),))
+
+
+def _change_by_layer(tables: Tables, filters: pd.DataFrame, size: int) -> pd.DataFrame:
+    """Mean over seeds of each arm's layers, and the null beside them."""
+    rows = [
+        chart_row(name, row.arm, row)
+        for name in ("angle_deg", "relative_change", "norm_ratio")
+        for row in rows_of(at_size(layer_rows(tables, name), size))
+    ]
+    for row in rows_of(filters.drop_duplicates("layer")):
+        low, high = row.angle_of_null - 2 * row.angle_null_sd, row.angle_of_null + 2 * row.angle_null_sd
+        rows.append(null_row("angle_deg", _UNRELATED, row.layer, row.angle_of_null, low, high))
+        rows.append(null_row("relative_change", _UNRELATED, row.layer, row.relative_change_of_null))
+    return pd.DataFrame(rows)
+
+
+def _turn_words(arm: str, angles: pd.DataFrame, tables: Tables) -> str:
+    defined = angles["value"].dropna()
+    if defined.empty:
+        return f"by an undefined angle in {arm}"
+    found = claimed(tables, "C5", "median angle, degrees", arm)
+    over = "" if found is None else f" ({significant(found.value)}° in the median over the encoder's filters, claim C5)"
+    return f"by {number(defined.min(), 0)}° to {number(defined.max(), 0)}° by layer in {arm}{over}"
+
+
+def _angles_by_size(tables: Tables, styles: Styles) -> Table:
+    angles = layer_rows(tables, "angle_deg")
+    sizes = [variant.train_cases for variant in variants_of(angles)]
+    groups = []
+    for arm in (arm for arm in styles if (angles["arm"] == arm).any()):
+        own = angles[angles["arm"] == arm]
+        found = {(row.layer, row.train_cases): row for row in rows_of(own)}
+        rows = [
+            (Cell(layer), *(_angle_cell(found.get((layer, size))) for size in sizes))
+            for layer in dict.fromkeys(own["layer"])
+        ]
+        groups.append(TableGroup(arm, tuple(rows)))
+    head = ("Layer", *(cases(size) for size in sizes))
+    return Table("Median angle between start and end, degrees, mean over seeds.", head, tuple(groups))
+
+
+def _angle_cell(row: Any) -> Cell:
+    return Cell(MISSING) if row is None else Cell(number(row.value, 1), interval(row.ci_low, row.ci_high, 1))
+
+
+# ----------------------------------------------------------------------------------------------------------- randomness
+
+
+def _randomness(tables: Tables, styles: Styles) -> Iterator[Block]:
+    if tables.filters is None or tables.layers is None:
+        return
+    size = main_size(tables.filters)
+    tests = {test: at_size(layer_rows(tables, test), size) for test in _TESTS}
+    arms = [arm for arm in styles if any((rows["arm"] == arm).any() for rows in tests.values())]
+    if not arms:
+        return
+    random_start = [arm for arm in arms if tables.study.get("arms", {}).get(arm, {}).get("init") == "random"]
+    arm = BASELINE_ARM if BASELINE_ARM in arms else (random_start or arms)[0]
+    yield Heading("Do trained filters still look random?")
+    values = {name: pd.concat([rows[rows["arm"] == name] for rows in tests.values()]) for name in arms}
+    yield Finding(
+        f"Could the trained filters of {arm} be taken for a fresh random draw?", _looks_words(arm, values[arm])
+    )
+    yield _looks_chart("filter_randomness", arm, values[arm], styles[arm], tables, size)
+    controls = _controls(tables, size)
+    if controls is not None:
+        yield controls
+    others = [name for name in few_at_a_time(arms, arm)[0] if name != arm]  # all are in layers.csv
+    if others:
+        charts = tuple(
+            _looks_chart(f"filter_randomness_{k + 1}", name, values[name], styles[name], tables, size)
+            for k, name in enumerate(others)
+        )
+        yield Fold("The same for other arms", charts)
+
+
+def _looks_words(arm: str, values: pd.DataFrame) -> str:
+    """Which layers show more than the limit of rule C6 within which filters count as random: an excess, one-sided."""
+    layers = list(dict.fromkeys(values["layer"]))
+    over = values[values["value"] > values["limit"]]
+    caught = [layer for layer in layers if layer in set(over["layer"])]
+    if not caught:
+        return f"All {plural(len(layers), 'trained layer')} of {arm} stay within all limits of a random draw."
+    by_test = [f"{words[0]} {int((over['quantity'] == test).sum())}" for test, words in _TESTS.items()]
+    named = listing(caught if len(caught) < 5 else [*caught[:3], f"{len(caught) - 3} more"])
+    return (
+        f"{len(layers) - len(caught)} of {plural(len(layers), 'trained layer')} of {arm} stay within all limits; not "
+        f"{named}. Layers beyond each: {', '.join(by_test)}."
+    )
+
+
+def _looks_chart(stem: str, arm: str, values: pd.DataFrame, style: ArmStyle, tables: Tables, size: int) -> Chart:
+    rows = pd.DataFrame([chart_row(row.quantity, arm, row) for row in rows_of(values)])
+    axes = {test: LayerAxis(label, ((RANDOM[test], "limit"),)) for test, (_, label) in _TESTS.items()}
+    weights = values[values["quantity"] == "distribution"]
+    return Chart(
+        stem,
+        partial(layer_chart, rows, axes, {arm: Mark(style)}),
+        f"Four tests of whether filters of {arm} still look random. "
+        + described("Excess KS distance, end less start", rows_of(weights), lambda r: f"{r.layer} {number(r.value)}"),
+        f"{arm}{sized(tables.filters, size)}: how far training takes each layer from a random draw, by the quantities "
+        f"of claim C6, mean over seeds with {100 * tables.confidence:g} % intervals. Weights: distance from the "
+        "initialiser's distribution, less that at the start. Taps: how much more, or less, neighbouring weights are "
+        "alike than by chance. Channels: energy in directions that shuffled weights lack, less that at the start. AUC: "
+        "how well a classifier that saw other runs tells start from end; 0.5 is chance. Beyond the dashed limit a "
+        "layer no longer counts as random; the claim itself is about the mean over the encoder's filters.",
+    )
+
+
+def _controls(tables: Tables, size: int) -> Block | None:
+    if tables.filter_controls is None:
+        return Missing(
+            "There is no results/filter_controls.csv: how little structure the tests would find is not known."
+        )
+    own = first_fold(tables.filter_controls, size) if (tables.filter_controls["train_cases"] == size).any() else None
+    if own is None:
+        return None
+    own = own[own["arm"] == own["arm"].iloc[0]]
+    known = [test for test in _TESTS if (own["quantity"] == test).any()]
+    shares = {(row.layer, row.quantity): row.smallest_share for row in rows_of(own)}
+    rows = tuple(
+        (Cell(layer), *(Cell(_share_words(shares.get((layer, test), math.nan))) for test in known))
+        for layer in dict.fromkeys(own["layer"])
+    )
+    worst = own["smallest_share"]
+    found = f"{(worst <= CONTROL_SHARE).sum()} of {len(worst)} controls are found at a share of {CONTROL_SHARE} or less"
+    caption = (
+        f"How little structure the tests would notice: the smallest share of a structured filter, blended into the "
+        f"filters of {own['arm'].iloc[0]}, that is found in 80 % of draws. {found}."
+    )
+    head = ("Layer", *(_TESTS[test][0].capitalize() if test != "auc" else "AUC" for test in known))
+    return Fold("Would the tests notice structure?", (Table(caption, head, (TableGroup("", rows),)),))
+
+
+def _share_words(share: float) -> str:
+    return "not up to 0.5" if math.isnan(share) else number(share, 2)
+
+
+# ------------------------------------------------------------------------------------------------- pictures and rewind
+
+
+def _montages(tables: Tables) -> Iterator[Block]:
+    if not tables.montages:
+        yield Missing("There is no results/analysis.json and analysis.npz with filters: pictures of them are left out.")
+        return
+    yield Heading("What filters look like")
+    by_arm: dict[str, list[Any]] = {}
+    for layer in tables.montages:
+        by_arm.setdefault(layer.arm, []).append(layer)
+    first = next(iter(by_arm))
+    steps = [f"{m.layer} {number(m.relative_change, 2)}" for m in by_arm[first] if m.relative_change is not None]
+    if steps:
+        yield Finding(
+            "Can the eye see what training did to the filters?",
+            f"Between start and end the slices shown of {first} change by these shares of their length: "
+            f"{'; '.join(steps)}.",
+        )
+    charts = []
+    for k, (arm, layers) in enumerate(by_arm.items()):
+        charts.append(
+            Chart(
+                f"filters_{k}",
+                partial(montage, layers),
+                f"Central slices of kernels of {arm} at start and end of training and with structure put in, layers "
+                f"{listing([layer.layer for layer in layers])}",
+                f"{arm}, {_of_run(tables, layers[0])}: central slices of kernels, one tile a filter (columns) and "
+                "input channel (rows). Blue: positive, orange: negative, one scale for start and end. The control "
+                "shows what structure would look like.",
+            )
+        )
+    yield charts[0]
+    if charts[1:]:
+        yield Fold("Filters of the other arms", tuple(charts[1:]))
+
+
+def _of_run(tables: Tables, layer: Montage) -> str:
+    """Which run is shown."""
+    seed = "its first seed" if layer.seed is None else f"seed {layer.seed}"
+    known = layer.train_cases is not None and several_sizes(tables)
+    return f"{seed}, trained on {cases(layer.train_cases or 0)}" if known else seed
+
+
+def _rewind(tables: Tables, styles: Styles) -> Iterator[Block]:
+    if tables.rewind is None:
+        yield Missing("There is no results/rewind.csv with rows in it: whether the change matters is left out.")
+        return
+    yield Heading("Does the change matter?")
+    size = main_size(tables.rewind)
+    rows = at_size(layer_rows(tables, "drop"), size)
+    values = pd.DataFrame([chart_row("drop", row.arm, row) for row in rows_of(rows)])
+    arms = [arm for arm in styles if (rows["arm"] == arm).any()]
+    base = baseline_of(tables) or (arms[0] if arms else "")
+    arm = base if base in arms else (arms[0] if arms else "")
+    own = rows[rows["arm"] == arm].dropna(subset=["value"])
+    if own.empty:
+        yield Missing("There is no results/layers.csv with a drop in it: whether the change matters is left out.")
+        return
+    most = next(rows_of(own.nlargest(1, "value")))
+    small = int((own["value"] < DELTA).sum())
+    yield Finding(
+        "What does a trained layer lose when its weights are set back to where they started?",
+        f"In {arm} {most.layer} loses most, {number(most.value)} DSC; {small} of {plural(len(own), 'layer')} lose less "
+        f"than {DELTA}.",
+    )
+    yield from arm_charts(
+        "rewind",
+        values,
+        {"drop": LayerAxis("Drop in DSC", ((0.0, "no drop"),))},
+        styles,
+        baseline=base,
+        what="Drop in DSC",
+        caption="Drop in DSC on validation patches when one layer is set back to its start and the others keep their "
+        f"trained weights{sized(tables.rewind, size)}: mean over seeds and {100 * tables.confidence:g} % interval. A "
+        "layer that hardly turned can still matter.",
+    )

@@ -1,0 +1,307 @@
+"""The representations section: what changes in training, what is reused from the source network, which runs agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from jaxseg.report.blocks import (
+    Block,
+    Cell,
+    Finding,
+    Fold,
+    Heading,
+    Missing,
+    Prose,
+    Section,
+    Styles,
+    Table,
+    TableGroup,
+)
+from jaxseg.report.charts.layers import LayerAxis, Mark
+from jaxseg.report.charts.style import BASELINE_ARM, ArmStyle
+from jaxseg.report.sections.by_layer import arm_charts, at_size, chart_row
+from jaxseg.report.sections.matrices import INDEX_NAMES, layers_by_layers, mean_rows, runs_by_runs
+from jaxseg.report.shown import baseline_of, claimed, layer_rows, main_size, sized, uses_pretraining
+from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
+from jaxseg.report.text import MINUS, MISSING, cases, count, interval, listing, number
+from jaxseg.study.claims.rules import EARLY, FLOOR_LIMIT, KEPT, REUSE_INDEX, REUSED
+
+_FLOOR = "floor: unrelated networks"
+_FLOOR_STYLE = ArmStyle("#5f6b73", "o", "-")
+
+_WORDS = (
+    "A layer's representation is what its channels answer at a few thousand places of held-out images. Two networks "
+    "are alike (1) where their answers differ by a rotation and a scale only. Even random networks are alike to some "
+    f"degree, so every similarity is read against a floor: rho = (similarity {MINUS} floor) / (1 {MINUS} floor)."
+)
+
+
+def similarity_section(tables: Tables, styles: Styles) -> Section:
+    """Show how alike representations are, always against their floor."""
+    return Section("representations", "What the networks represent", tuple(_similarity(tables, styles)))
+
+
+def _similarity(tables: Tables, styles: Styles) -> Iterator[Block]:
+    table = tables.similarity
+    if table is None and tables.layer_similarity is None:
+        yield Missing("There is no results/similarity.csv with rows in it: what networks represent is left out.")
+        return
+    if table is None:
+        yield Prose(_WORDS)
+        yield Missing("There is no results/similarity.csv with rows in it: only layers of one network are compared.")
+    else:
+        size = main_size(table)
+        index = REUSE_INDEX
+        own = first_fold(table, size)
+        shown = own[own["index"] == index]
+        yield from _training_change(shown, index, tables, styles, size)
+        yield from _reuse(index, tables, styles, size)
+        yield from _between_runs(shown, index, tables, styles, size)
+        yield from runs_by_runs(shown, index, tables, styles, size)
+        yield from _all_indices(tables, size)
+    yield from layers_by_layers(tables, styles)
+
+
+def _layer_values(rows: pd.DataFrame, series: str, *, floor: str | None = None) -> list[dict[str, object]]:
+    """Rows of a chart with a panel of similarities and one of rho, from those of layers.csv on an arm."""
+    panels = {"rho": ("rho", series), "similarity": ("similarity", series), "floor": ("similarity", floor)}
+    return [
+        chart_row(panels[row.quantity][0], name, row)
+        for row in rows_of(rows)
+        if (name := panels[row.quantity][1]) is not None
+    ]
+
+
+def _of_comparison(tables: Tables, comparison: str, size: int) -> pd.DataFrame:
+    """Rows of layers.csv on a comparison at a size: similarity, floor and rho."""
+    if tables.layers is None:
+        return layer_rows(tables, "rho")
+    return at_size(tables.layers[tables.layers["comparison"] == comparison], size)
+
+
+def _axes(index: str, level: tuple[float, str] | None = None) -> dict[str, LayerAxis]:
+    name = INDEX_NAMES.get(index, index)
+    return {
+        "rho": LayerAxis("rho, share above the floor", ((0.0, "floor"), *((level,) if level else ()))),
+        "similarity": LayerAxis(name[0].upper() + name[1:]),
+    }
+
+
+def _counts(rows: pd.DataFrame) -> str:
+    """How many places and channels a layer was read at, at least."""
+    if not rows["n_points"].notna().any():
+        return ""
+    undefined = sorted(set(rows.loc[rows["value"].isna(), "layer"]))
+    short = f" Undefined, fewer than 10 places a channel: {', '.join(undefined)}." if undefined else ""
+    points, neurons = rows["n_points"].dropna(), rows["n_neurons"].dropna()
+    return (
+        f" Read at {count(points.min())} to {count(points.max())} places of {count(neurons.min())} to "
+        f"{count(neurons.max())} channels.{short}"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ start and end
+
+
+def _training_change(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles, size: int) -> Iterator[Block]:
+    own = rows[rows["comparison"] == "own_start"]
+    if own.empty:
+        yield Missing("results/similarity.csv compares no run with its own start: what training changes is left out.")
+        return
+    found = _of_comparison(tables, "own_start", size)
+    arms = [arm for arm in styles if (found["arm"] == arm).any()]
+    if not arms:
+        yield Missing("There is no results/layers.csv on runs and their own starts: what training changes is left out.")
+        return
+    base = baseline_of(tables)
+    first = base if base in arms else arms[0]
+    values = [
+        row
+        for arm in arms
+        for row in _layer_values(found[found["arm"] == arm], arm, floor=_FLOOR if arm == first else None)
+    ]
+    told = [arm for arm in dict.fromkeys((base, "transfer", *arms)) if arm in arms][:2]
+    kept = [f"{arm} keeps {_share_words(found[found['arm'] == arm])}{_claim_c8(tables, arm)}" for arm in told]
+    yield Finding(
+        "After training, does a network still represent images the way its own start did?",
+        f"Of the likeness to the start, beyond that of unrelated networks, {listing(kept)} (1: no change).",
+    )
+    yield Prose(_WORDS)
+    yield from arm_charts(
+        "own_start",
+        pd.DataFrame(values),
+        _axes(index, (KEPT, f"{KEPT:g}")),
+        styles,
+        baseline=base,
+        what="rho between the end and the start of a run",
+        caption=f"Each run's end against its own start{sized(tables.similarity, size)}. Left: share above the floor. "
+        "Right: the similarity itself; grey: its floor in the first arm, the starts of the arm's other runs. Jackknife "
+        f"{100 * tables.confidence:g} % intervals over seeds. rho is left out where the floor is above "
+        f"{FLOOR_LIMIT}; {KEPT:g} is the limit of claim C8.{_counts(own)}",
+        behind={_FLOOR: Mark(_FLOOR_STYLE, "hollow")},
+    )
+
+
+def _share_words(rows: pd.DataFrame) -> str:
+    """The range over layers of a share, in words."""
+    shares = rows.loc[rows["quantity"] == "rho", "value"].dropna()
+    return f"{number(shares.min(), 2)} to {number(shares.max(), 2)} by layer" if len(shares) else "an undefined share"
+
+
+def _claim_c8(tables: Tables, arm: str) -> str:
+    found = claimed(tables, "C8", f"rho of end and own start, {REUSE_INDEX}", arm)
+    return "" if found is None else f" ({number(found.value, 2)} in the mean over the encoder, claim C8)"
+
+
+# ---------------------------------------------------------------------------------------------------------------- reuse
+
+
+def _reuse(index: str, tables: Tables, styles: Styles, size: int) -> Iterator[Block]:
+    base = baseline_of(tables) or BASELINE_ARM
+    found = _of_comparison(tables, "to_source", size)
+    arms = [arm for arm in styles if arm != base and (found["arm"] == arm).any()]
+    if not arms:
+        yield Missing(
+            f"results/similarity.csv does not compare a pretrained arm and {base} with the source networks: reuse by "
+            "depth is left out."
+        )
+        return
+    yield Heading("How deep does reuse of the source network go?")
+    floor = f"{base} (floor)"
+    values = [
+        row
+        for arm in arms
+        for row in _layer_values(found[found["arm"] == arm], arm, floor=floor if arm == arms[0] else None)
+    ]
+    arm = "transfer" if "transfer" in arms else arms[0]
+    yield Finding(
+        "Which layers of a fine-tuned network still represent images as its source network does, beyond what training "
+        "from scratch leads to anyway?",
+        f"{_reuse_words(tables, arm, found[found['arm'] == arm])} (1: unchanged; 0: no more than {base}; below 0: less "
+        "than that).",
+    )
+    yield from arm_charts(
+        "reuse_by_depth",
+        pd.DataFrame(values),
+        _axes(index, (REUSED, "limit")),
+        styles,
+        baseline=None,
+        what="Reuse of the source network",
+        caption=f"Reuse by depth, on images of the target task{sized(tables.similarity, size)}: similarity of a run's "
+        f"end to its own source network. The floor: ends of {base} against source networks of other seeds. {REUSED:g} "
+        f"is the limit of claim C11. Jackknife {100 * tables.confidence:g} % intervals over seeds.",
+        behind={floor: Mark(styles.get(base, _FLOOR_STYLE), "hollow")},
+    )
+
+
+def _reuse_words(tables: Tables, arm: str, rows: pd.DataFrame) -> str:
+    """What the rule of C11 found of the early and the deep layers; the range over layers where it found nothing."""
+    early, deep = (claimed(tables, "C11", f"reuse, mean of {part} layers", arm) for part in ("early", "deep"))
+    if early is None or deep is None:
+        return f"In {arm} reuse is {_share_words(rows)}"
+    return (
+        f"In {arm} reuse is {number(early.value, 2)} in the early layers ({listing(EARLY)}) and "
+        f"{number(deep.value, 2)} in the deeper ones"
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- between runs
+
+
+def _between_runs(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles, size: int) -> Iterator[Block]:
+    within = rows[rows["comparison"] == "within_arm"]
+    if within.empty:
+        yield Missing("results/similarity.csv compares no two runs of an arm: agreement between runs is left out.")
+        return
+    yield Heading("Do runs that differ by their seed agree?")
+    found = _of_comparison(tables, "within_arm", size)
+    arms = [arm for arm in styles if (found["arm"] == arm).any()]
+    if not arms:
+        yield Missing("There is no results/layers.csv on two runs of an arm: agreement between runs is left out.")
+        return
+    values = [
+        row
+        for k, arm in enumerate(arms)
+        for row in _layer_values(found[found["arm"] == arm], arm, floor=_FLOOR if k == 0 else None)
+    ]
+    yield Finding("Do two runs of one arm end with the same representation?", _agree_words(tables, index, size, styles))
+    yield from arm_charts(
+        "between_runs",
+        pd.DataFrame(values),
+        _axes(index),
+        styles,
+        baseline=baseline_of(tables),
+        what="rho between runs of an arm",
+        caption=f"Ends of two runs of an arm, mean over all pairs{sized(tables.similarity, size)}; the floor is two "
+        f"untrained networks. Jackknife {100 * tables.confidence:g} % intervals over seeds.",
+        behind={_FLOOR: Mark(_FLOOR_STYLE, "hollow")},
+    )
+
+
+def _agree_words(tables: Tables, index: str, size: int, styles: Styles) -> str:
+    """Which arm's runs agree most and least, and two untrained networks."""
+    within = {arm: row for (arm, _), row in mean_rows(tables, "within_arm", index, size).items() if arm in styles}
+    known = {arm: row.value for arm, row in within.items() if math.isfinite(row.value)}
+    if not known:
+        return "No similarity of two runs is defined."
+    least, most = min(known, key=lambda arm: known[arm]), max(known, key=lambda arm: known[arm])
+    agree = f"Runs of {most} agree most, {number(known[most], 2)} on average over layers"
+    agree += f"; runs of {least} least, {number(known[least], 2)}." if least != most else "."
+    starts = mean_rows(tables, "starts", index, size)
+    at_random = [row for (arm, _), row in starts.items() if not uses_pretraining(tables.study, arm)]
+    return agree + (f" Two untrained networks: {number(at_random[0].value, 2)}." if at_random else "")
+
+
+# ---------------------------------------------------------------------------------------------------------- all indices
+
+
+def _all_indices(tables: Tables, size: int) -> Iterator[Block]:
+    """Every index and comparison, averaged over layers, for those who doubt one of them."""
+    if tables.similarity_means is None:
+        yield Missing("There is no results/similarity_means.csv: similarity averaged over layers is left out.")
+        return
+    table = at_size(tables.similarity_means, size)
+    indices = [name for name in INDEX_NAMES if (table["index"] == name).any()]
+    groups = []
+    for comparison, words in _COMPARISONS.items():
+        of_index = {name: mean_rows(tables, comparison, name, size) for name in indices}
+        pairs = dict.fromkeys(pair for rows in of_index.values() for pair in rows)
+        lines = []
+        for arm_a, arm_b in pairs:
+            label = arm_a if arm_a == arm_b or comparison == "to_source" else f"{arm_a} and {arm_b}"
+            lines.append((Cell(label), *(_mean_cell(of_index[name].get((arm_a, arm_b))) for name in indices)))
+        if lines:
+            groups.append(TableGroup(words, tuple(lines)))
+    if not groups:
+        return
+    head = ("Arm", *(INDEX_NAMES[name] for name in indices))
+    caption = (
+        "Similarity by every index, mean over layers and pairs of runs (of different seeds where two arms are "
+        "compared), with jackknife intervals: results/similarity_means.csv. Layers by layer: results/similarity.csv."
+    )
+    blocks: list[Block] = [Table(caption, head, tuple(groups))]
+    sizes = variants_of(tables.similarity_means)
+    if len(sizes) > 1:
+        blocks.append(
+            Prose(f"Other training sets ({', '.join(cases(v.train_cases) for v in sizes)}) are in the same table.")
+        )
+    yield Fold("Every similarity index, averaged over layers", tuple(blocks))
+
+
+def _mean_cell(row: Any) -> Cell:
+    return Cell(MISSING) if row is None else Cell(number(row.value, 2), interval(row.ci_low, row.ci_high, 2))
+
+
+_COMPARISONS: Mapping[str, str] = {
+    "own_start": "A run's end and its own start",
+    "other_start": "A run's end and another run's start (floor)",
+    "within_arm": "Two runs of an arm",
+    "across_arms": "Runs of two arms",
+    "starts": "Two starts (floor)",
+    "to_source": "A run's end and its source network",
+    "to_other_source": "A run's end and a source network of another seed",
+}

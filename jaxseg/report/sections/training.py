@@ -1,0 +1,115 @@
+"""The training section: learning curves, when the target was reached, and learning rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+
+import pandas as pd
+
+from jaxseg.report.blocks import Block, Chart, Finding, Fold, Missing, Section, Styles, described
+from jaxseg.report.sections import figures
+from jaxseg.report.sections.rates import rates_blocks
+from jaxseg.report.shown import baseline_of, main_size, training_steps
+from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, variants_of
+from jaxseg.report.text import cases, count, listing, number, plural
+
+
+def training_section(tables: Tables, styles: Styles) -> Section:
+    """Show learning curves, when the target was reached, and which learning rates were taken."""
+    return Section("training", "Training", tuple(_training(tables, styles)))
+
+
+def _training(tables: Tables, styles: Styles) -> Iterator[Block]:
+    if tables.convergence is not None and tables.training is not None:
+        yield Finding("How fast does each arm learn?", _reached_words(tables.training, styles))
+    logged = None if tables.curves is None else tables.curves.dropna(subset=["loss", "val_dsc"], how="all")
+    if logged is None or logged.empty:
+        yield Missing("There is no results/curves.csv with values in it: learning curves are left out.")
+    else:
+        variants = variants_of(logged)
+        charts = tuple(
+            _curves_chart(tables, logged, styles, variant, several=len(variants) > 1) for variant in variants
+        )
+        yield charts[-1]  # the largest training set
+        others = charts[:-1]
+        if others:
+            yield Fold("Learning curves of the other training set sizes", others)
+    if tables.convergence is None:
+        yield Missing("There is no results/convergence.csv with rows in it: steps to the target are left out.")
+    elif tables.training is None:
+        yield Missing("There is no results/training.csv: steps to the target are left out.")
+    else:
+        yield _steps_chart(tables, tables.convergence, tables.training, styles)
+        if tables.speed is None:
+            yield Missing("There is no results/speed.csv with rows in it: how much sooner an arm is there is left out.")
+    yield from rates_blocks(tables, styles)
+
+
+def _steps_chart(tables: Tables, convergence: pd.DataFrame, training: pd.DataFrame, styles: Styles) -> Chart:
+    fraction = tables.config.get("analysis", {}).get("target_fraction")
+    target = "" if fraction is None else f", {fraction:g} of what {baseline_of(tables) or 'the first arm'} reaches"
+    return Chart(
+        "steps_to_target",
+        partial(figures.steps_to_target, convergence, training, styles, training_steps(tables)),
+        described(
+            "Steps to the target",
+            [row for arm in styles for row in rows_of(training[training["arm"] == arm])],
+            lambda row: f"{row.arm}, {cases(row.train_cases)}: {row.n_reached} of {row.n_runs} runs reached it",
+        ),
+        f"First step at which the median of three successive validation DSCs reaches the target{target}: every run "
+        "(dots) and the median over runs (large mark). Open arrows: runs that had not reached it when training ended.",
+    )
+
+
+def _reached_words(training: pd.DataFrame, styles: Styles) -> str:
+    """How many runs reached the target and when, at the largest training set."""
+    own = {row.arm: row for row in rows_of(training[training["train_cases"] == main_size(training)])}
+    parts = []
+    for row in [own[arm] for arm in styles if arm in own][:4]:
+        when = f" (median step {count(row.median_step)})" if math.isfinite(row.median_step) else ""
+        parts.append(f"{count(row.n_reached)} of {plural(int(row.n_runs), 'run')} of {row.arm}{when}")
+    return f"The target was reached by {listing(parts)}." if parts else "No run was validated while it trained."
+
+
+def _bins(curves: pd.DataFrame) -> int:
+    """How many points a curve gets: sixty, fewer where so many runs would make the page heavy."""
+    runs = len(curves[["arm", "train_cases", "fold", "seed"]].drop_duplicates())
+    return max(12, min(60, 24_000 // runs))
+
+
+def _curves_chart(tables: Tables, logged: pd.DataFrame, styles: Styles, variant: Variant, *, several: bool) -> Chart:
+    heading = figures.titles([variant])[variant]
+    curves = of_variant(logged, variant)
+    target = None
+    if tables.convergence is not None:
+        targets = of_variant(tables.convergence, variant)["target_dsc"].dropna().unique()
+        target = float(targets[0]) if len(targets) == 1 else None
+    diverged = frozenset(
+        (run["arm"], int(run["fold"]), int(run["seed"]))
+        for run in tables.study.get("runs", ())
+        if run.get("diverged_at") is not None and run.get("train_cases") == variant.train_cases
+    )
+    ended = [] if tables.training is None else rows_of(of_variant(tables.training, variant))
+    ends = {row.arm: row.last_val_dsc for row in ended if math.isfinite(row.last_val_dsc)}
+    stem = f"learning_curves_n{variant.train_cases}" if several else "learning_curves"
+    return Chart(
+        stem,
+        partial(
+            figures.learning_curves,
+            curves,
+            styles,
+            confidence=tables.confidence,
+            baseline=baseline_of(tables),
+            target_dsc=target,
+            diverged=diverged,
+            bins=_bins(logged),
+        ),
+        f"Training loss and validation DSC over training steps, trained on {heading}. "
+        + described("Final validation DSC", [a for a in styles if a in ends], lambda a: f"{a} {number(ends[a])}"),
+        f"Learning curves, trained on {heading}: mean over seeds (thick), its {100 * tables.confidence:g} % interval "
+        "(band), every run (thin). Long curves are averaged in bins of steps."
+        + (" The dotted line is the target that counts as converged." if target is not None else "")
+        + (" Diverged runs are drawn but left out of mean and band." if diverged else ""),
+    )

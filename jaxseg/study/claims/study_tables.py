@@ -1,0 +1,111 @@
+"""What study.json says about a study, as far as claims need it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from jaxseg.study import files, record
+from jaxseg.types import UserError
+
+TABLES = ("cases", "curves", "filters", "filter_controls", "rewind", "similarity", "pairs")
+"""Tables that claims are drawn from, by the names of their files in results/."""
+
+
+class ArmRecord(NamedTuple):
+    """How an arm was trained."""
+
+    kind: str
+    schedule: str
+    steps: int
+    """0 for an arm without a network."""
+    pretrain_steps: int | None
+    """Of its source networks; 0 for a random start, None where they were trained elsewhere."""
+    one_source: bool
+    """Several seeds start from the same source network."""
+    diverged: int
+    runs: int
+
+
+class Record(NamedTuple):
+    """A study: its task, sizes and arms."""
+
+    target: str
+    source: str
+    full_size: int
+    """Training cases that the target has."""
+    arms: dict[str, ArmRecord]
+    one_draw: bool
+    """At a size below all cases every seed has the same training cases."""
+    rule_version: int
+    noise: float = 0.0
+    """Added to the target's images, in their own standard deviations."""
+
+    def number_of_cases(self, train_cases: int) -> int:
+        """Of a training set size, in which 0 means all."""
+        return min(train_cases, self.full_size) if train_cases else self.full_size
+
+
+class StudyTables(NamedTuple):
+    """A study as claims see it."""
+
+    record: Record
+    tables: Mapping[str, pd.DataFrame]
+    """Those of `TABLES` that exist."""
+
+
+def _one_draw(runs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether at a size below all the seeds of an arm share one draw of training cases."""
+    draws: dict[tuple[str, int], set[int]] = {}
+    seeds: dict[tuple[str, int], set[int]] = {}
+    for run in runs:
+        if run["train_cases"]:
+            draws.setdefault((run["arm"], run["train_cases"]), set()).add(run["subset_id"])
+            seeds.setdefault((run["arm"], run["train_cases"]), set()).add(run["seed"])
+    return any(len(draws[key]) < 2 <= len(seeds[key]) for key in draws)
+
+
+def read_record(study: Mapping[str, Any]) -> Record:
+    """What claims need of study.json."""
+    runs = [run for run in study["runs"] if run["kind"] == "train"]
+    pretrained = {(run["arm"], run["seed"]): run["steps"] for run in study["runs"] if run["kind"] == "pretrain"}
+    arms = {}
+    for name, arm in study["arms"].items():
+        own = [run for run in runs if run["arm"] == name]
+        sources = [(run["source"]["arm"], run["source"]["seed"]) for run in own if run["source"]]
+        known = all(source in pretrained for source in sources)
+        arms[name] = ArmRecord(
+            kind=arm["kind"],
+            schedule=arm["schedule"],
+            steps=max((run["steps"] for run in own), default=0),
+            pretrain_steps=max((pretrained[source] for source in sources), default=0) if known else None,
+            one_source=len(set(sources)) == 1 and len({run["seed"] for run in own}) > 1,
+            diverged=sum(run["diverged_at"] is not None for run in own),
+            runs=len(own),
+        )
+    return Record(
+        target=study["target"]["name"],
+        source=study["source"]["name"] if study["source"] else "",
+        full_size=study["target"]["cases"]["train"],
+        arms=arms,
+        one_draw=_one_draw(runs),
+        rule_version=study["rule_version"],
+        noise=study["target"]["noise"],
+    )
+
+
+def read_study(workdir: Path) -> StudyTables:
+    """Reads the record and the tables, compressed or not, of a workdir.
+
+    Raises:
+        UserError: No study there.
+    """
+    found = record.read(workdir, any_format=True)
+    if not found:
+        raise UserError(f"no study in {workdir}: it has no study.json; give the --workdir of a study")
+    found_in = {name: files.find_table(workdir / "results", name) for name in TABLES}
+    tables = {name: files.read_table(path) for name, path in found_in.items() if path is not None}
+    return StudyTables(read_record(found), tables)

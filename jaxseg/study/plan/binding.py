@@ -1,0 +1,264 @@
+"""What a study is bound to from its first training step on: its data as it was then, case by case.
+
+`data.json` is written before the first step and never changes afterwards, but for subsets of training cases that new
+seeds draw. Every later stage takes the split, the subsets, the intensity windows and the stores from it. Data that has
+changed is refused: the networks know nothing of the change, and a new split would test them on cases that they were
+trained on. Each checkpoint names the study and the data that it belongs to, so that the record can be made anew where
+it was lost, and a job's folder from another study is not taken for this one's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxseg import checkpoint, workdirs
+from jaxseg.data import Listing, Split, listing, normalize
+from jaxseg.manifest import DamagedError
+from jaxseg.study import files
+from jaxseg.study.plan.jobs import Job
+from jaxseg.types import UserError
+
+RECORD = "data.json"
+FORMAT = 2
+"""Of workdirs. Version 0.1 wrote no number, and kept no record of its data."""
+_SHOWN = 5
+
+
+def check_format(workdir: Path, record: Mapping[str, Any]) -> None:
+    """Refuses a workdir whose files mean something else than this version's.
+
+    Args:
+        workdir: For the message.
+        record: Its study.json; empty where there is none yet.
+
+    Raises:
+        UserError: Another version made it.
+    """
+    if record and record.get("format") != FORMAT:
+        version = record.get("versions", {}).get("jaxseg", "another version")
+        raise UserError(
+            f"workdir {workdir} was made by jaxseg {version}, which wrote checkpoints and records in another form "
+            f"(format {record.get('format', 1)}, this version reads {FORMAT}). Go on with it in that version, or train "
+            f"in a new --workdir; its tables and its page can be read as they are"
+        )
+
+
+class Draw(NamedTuple):
+    """What decides a subset of training cases."""
+
+    train_cases: int
+    fold: int
+    subset_id: int
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundTask:
+    """One task of a study as it was at the first training step."""
+
+    data: str
+    """As the config names it."""
+    store: str
+    """Name of the prepared store."""
+    listing: Listing
+    """Its cases with checksums of their files, its labels and channels."""
+    voxels: dict[str, str]
+    """Of each case that is used, `CaseRecord.voxels_sha256`."""
+    splits: tuple[Split, ...]
+    """One a fold."""
+    windows: tuple[tuple[normalize.Window, ...], ...]
+    """Intensity statistics of each fold's training cases."""
+    subsets: dict[Draw, tuple[str, ...]]
+    """Training cases of runs that train on some of them."""
+
+    def changes(self, now: Listing) -> list[str]:
+        """What of the data is no longer as it was, a line each."""
+        before, after = ({case.name: case for case in listing.cases} for listing in (self.listing, now))
+        lines = [
+            _named("added", sorted(after.keys() - before.keys())),
+            _named("removed", sorted(before.keys() - after.keys())),
+        ]
+        for what, field in (
+            ("whose image changed", "image_sha256"),
+            ("whose label map changed", "label_sha256"),
+            ("regrouped", "group"),
+        ):
+            both = (name for name in before if name in after)
+            changed = [name for name in both if getattr(before[name], field) != getattr(after[name], field)]
+            lines.append(_named(what, changed))
+        for what, field in (("labels", "labels"), ("value to ignore", "ignore"), ("channels", "modality")):
+            was, found = getattr(self.listing, field), getattr(now, field)
+            if was != found:
+                lines.append(f"{what}: {was} before, {found} now")
+        if self.listing.splits != now.splits:
+            lines.append("the folds of splits_final.json changed")
+        if self.listing.refused != now.refused:
+            names = sorted({name for name, _ in {*self.listing.refused} ^ {*now.refused}})
+            lines.append(_named("that cannot be used for another reason than before, or no longer", names))
+        return [line for line in lines if line]
+
+
+def _named(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} case(s) {what}: {', '.join(names[:_SHOWN])}{more}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """What a study is bound to."""
+
+    study: str
+    """An id of its own, which all of its checkpoints name."""
+    config: str
+    """Digest of the config, see `config.digest`."""
+    rule_version: int
+    tasks: dict[str, BoundTask]
+    """By role: `target`, `source`, ..."""
+    given: dict[str, dict[str, str]]
+    """By arm and seed, checksums of source networks that were trained elsewhere, see `sources.given_digests`."""
+
+    @property
+    def data(self) -> str:
+        """Digest of the cases, splits and windows of all tasks."""
+        fixed = {
+            role: [
+                task.listing.to_json(),
+                task.voxels,
+                [dataclasses.astuple(split) for split in task.splits],
+                task.windows,
+            ]
+            for role, task in self.tasks.items()
+        }
+        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """What a checkpoint says of the study and the data that it belongs to."""
+        return {"study": self.study, "data": self.data}
+
+
+def new_study() -> str:
+    """An id that no other study has."""
+    return uuid.uuid4().hex
+
+
+# -------------------------------------------------------------------------------------------------------------- disk
+
+
+def write_binding(workdir: Path, binding: Binding) -> None:
+    """Writes data.json."""
+    tasks = {
+        role: dataclasses.asdict(task)
+        | {
+            "listing": task.listing.to_json(),
+            "subsets": [draw._asdict() | {"cases": names} for draw, names in task.subsets.items()],
+        }
+        for role, task in binding.tasks.items()
+    }
+    files.write_json(workdir / RECORD, dataclasses.asdict(binding) | {"tasks": tasks})
+
+
+def read_binding(workdir: Path) -> Binding | None:
+    """What a study is bound to; None before its first training step.
+
+    Raises:
+        DamagedError: data.json is not as it was written.
+    """
+    found = files.read_json(workdir / RECORD)
+    if not found:
+        return None
+    try:
+        tasks = {role: _task(entry) for role, entry in found["tasks"].items()}
+        return Binding(found["study"], found["config"], found["rule_version"], tasks, found["given"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(workdir / RECORD, f"it is no such record ({error})", files.RERUN) from None
+
+
+def _task(entry: Mapping[str, Any]) -> BoundTask:
+    return BoundTask(
+        data=entry["data"],
+        store=str(workdirs.inside(Path(), entry["store"])),
+        listing=listing.from_json(entry["listing"]),
+        voxels=dict(entry["voxels"]),
+        splits=tuple(Split(*(tuple(part[name]) for name in ("train", "val", "test"))) for part in entry["splits"]),
+        windows=tuple(tuple(tuple(window) for window in fold) for fold in entry["windows"]),
+        subsets={
+            Draw(drawn["train_cases"], drawn["fold"], drawn["subset_id"]): tuple(drawn["cases"])
+            for drawn in entry["subsets"]
+        },
+    )
+
+
+def images_seen(folder: Path, *, by_target: bool) -> dict[str, tuple[str, str]]:
+    """Cases that networks of a study were trained or validated on, by the checksum of their voxels.
+
+    Args:
+        folder: The study's workdir, or a folder in it; `{}` where it is in none that has a record.
+        by_target: Whether networks of its arms are meant, or else its source networks.
+
+    Returns:
+        The name of each, and its part: `train` or `val`.
+    """
+    workdir = next((place for place in (folder, *folder.parents) if (place / "study.json").exists()), None)
+    known = None if workdir is None else read_binding(workdir)
+    if known is None:
+        return {}
+    return {
+        task.voxels[name]: (name, part)
+        for role, task in known.tasks.items()
+        if (role == "target") == by_target
+        for split in task.splits
+        for part in ("val", "train")
+        for name in getattr(split, part)
+    }
+
+
+class Trained(NamedTuple):
+    """What the checkpoints of a workdir say of the study they belong to."""
+
+    marks: set[tuple[str, str]]
+    """Every (study, data) that one of them names."""
+    chunks: dict[str, tuple[int, ...]]
+    """Runs of each job of a group that has checkpoints."""
+
+
+def read_trained(workdir: Path) -> Trained:
+    """Asks the checkpoints; those that are damaged say nothing."""
+    marks: set[tuple[str, str]] = set()
+    chunks: dict[str, tuple[int, ...]] = {}
+    # The last job of a group was cut last, so that its word stands.
+    for directory in sorted(workdir.glob("train/*/chunk_*"), key=lambda path: int(path.name.removeprefix("chunk_"))):
+        for step in reversed(checkpoint.saved_steps(directory / "checkpoints")):
+            with contextlib.suppress(DamagedError, KeyError):
+                meta = checkpoint.read_meta(directory / "checkpoints", step)
+                marks.add((meta["study"], meta["data"]))
+                chunks[directory.parent.name] = tuple(meta["chunks"])
+                break
+    return Trained(marks, chunks)
+
+
+def check_job(directory: Path, step: int, job: Job, binding: Binding) -> None:
+    """Compares what a job's checkpoint says of itself with the job that is to go on from it.
+
+    Raises:
+        UserError: It is of another study, or of other runs.
+    """
+    meta = checkpoint.read_meta(directory, step)
+    if (meta.get("study"), meta.get("data")) != (binding.study, binding.data):
+        found = "another study"
+    elif meta.get("runs") != json.loads(json.dumps([run.key._asdict() | run.ids for run in job.runs])):
+        found = "other runs"
+    else:
+        return
+    raise UserError(
+        f"checkpoint {directory / str(step)} belongs to {found} than this workdir says; it may have been copied here. "
+        f"Remove the folder {directory.parent}, whose runs are then trained, or put back the one that belongs here"
+    )

@@ -1,0 +1,288 @@
+"""From settings to jobs: arms become runs, runs that one compiled program can train become jobs.
+
+A job is a directory, a program and a slice of the run axis. Runs share a program if they differ in arrays only: start,
+training cases, fold, seed, learning rate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxseg import hosts, seeds, trees
+from jaxseg.models import check_model, check_patch
+from jaxseg.reserved import SOURCE
+from jaxseg.study.plan.program import (
+    NO_NETWORK,
+    NetworkSize,
+    Program,
+    abstract_params,
+    measure,
+    param_labels,
+    runs_that_fit,
+)
+from jaxseg.study.plan.runs import Run, source_run, target_runs, trial_runs
+from jaxseg.transfer import LoadTable, check_load, make_load_table, transfer_rules
+from jaxseg.types import ArmSettings, RunKey, StudySettings, TaskSettings, UserError
+
+KINDS = ("pretrain", "select", "train")
+"""Of jobs, in the order they are done."""
+
+_MORE_RUNS_THAN_DEVICES = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A slice of the run axis of one program, in a directory of its own."""
+
+    kind: str
+    """`pretrain` (source networks), `select` (trials of rates) or `train`."""
+    group: str
+    chunk: int
+    program: Program
+    runs: tuple[Run, ...]
+
+    @property
+    def directory(self) -> str:
+        """Relative to the workdir."""
+        return f"train/{self.group}/chunk_{self.chunk}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All jobs in the order they are done, and the size of each arm's network."""
+
+    jobs: tuple[Job, ...]
+    networks: dict[str, NetworkSize]
+    priors: tuple[Run, ...] = ()
+    """Runs of arms that have no network."""
+
+    def of_kind(self, kind: str) -> tuple[Job, ...]:
+        """Jobs of one kind."""
+        return tuple(job for job in self.jobs if job.kind == kind)
+
+
+def check_networks(study: StudySettings) -> None:
+    """Checks that there are such networks and that they divide the patches: what is known before data is read.
+
+    Raises:
+        UserError: The arm, and what is wrong.
+    """
+    for arm in study.arms:
+        for role, task in (("target", study.target), ("source", arm.source)):
+            if role == "source" and arm.init == "random":
+                continue
+            try:
+                check_model(arm.model)
+                check_patch(arm.model, task.patch)
+            except UserError as error:
+                raise UserError(f"arm {arm.name!r}, {role}: {error}") from error
+
+
+def _program(study: StudySettings, arm: ArmSettings, kind: str, channels: int, classes: int) -> Program:
+    if kind == "pretrain":
+        eval_every = arm.pretrain.eval_every or study.train.eval_every
+        train = dataclasses.replace(study.train, steps=arm.pretrain.steps, eval_every=eval_every)
+        settings = (arm.source, arm.model, study.optim, study.loss, train, "none")
+    else:
+        settings = (study.target, arm.model, arm.optim, arm.loss, arm.train, arm.freeze)
+    task, model, optimizer, loss, train, freeze = settings
+    # Rates are arrays over runs: arms that differ in them share a program.
+    optimizer = dataclasses.replace(optimizer, lr=0.0, lr_grid=(), lr_seeds=())
+    return Program(task, model, optimizer, loss, train, freeze, channels, classes)
+
+
+def _shared_source(arm: ArmSettings, program: Program, source: Any, runs: Sequence[Run]) -> RunKey | None:
+    """The one source network that all frozen leaves of all runs are loaded from; None where they may differ."""
+    keys = {run.source for run in runs}
+    if arm.pretrain.share != "one" or arm.freeze == "none" or len(keys) != 1:
+        return None
+    table = load_table(arm, program, source)
+    status = {row.path: row.status for row in table if row.shape is not None}
+    frozen = [path for path, label in trees.flatten(param_labels(program)).items() if label == "frozen"]
+    loaded = all(status[path] in ("loaded", "adapted") for path in frozen)
+    return keys.pop() if loaded else None
+
+
+def _check_runs_differ(arm: ArmSettings, runs: Sequence[Run], table: LoadTable) -> None:
+    """Refuses seeds that would be one run several times: their spread would be 0 and their number a pretence.
+
+    Raises:
+        UserError: All weights come from one source network, and batches and training cases are the same too.
+    """
+    if any(row.status not in ("loaded", "adapted") for row in table if row.shape is not None):
+        return
+    seen: dict[tuple[Any, ...], Run] = {}
+    for run in runs:
+        other = seen.setdefault((run.key.train_cases, run.key.fold, run.source, run.order_id, run.subset_id), run)
+        if other is not run:
+            raise UserError(
+                f"arm {arm.name!r}: seeds {other.key.seed} and {run.key.seed} would be the same run: all parameters "
+                f"come from one source network, and with vary = {','.join(arm.vary)!r} they see the same batches. Add "
+                f"'order' to vary, or set pretrain.share = 'per_seed'"
+            )
+
+
+def load_table(arm: ArmSettings, program: Program, source: Any) -> Any:
+    """What an arm's transfer does with each parameter, from the shapes of its source network."""
+    adapt = program.channels if arm.pretrain.adapt_channels else None
+    return make_load_table(abstract_params(program), source, transfer_rules(arm.init), adapt_channels=adapt)
+
+
+def make_plan(
+    study: StudySettings,
+    *,
+    target_size: tuple[int, int],
+    source_sizes: dict[TaskSettings, tuple[int, int]],
+    fold_statistics: bool = False,
+    memory_bytes: int,
+    devices: int,
+    strategy: str,
+    data_bytes: Mapping[TaskSettings, int] | None = None,
+    given: Mapping[str, Any] | None = None,
+    chunk_sizes: Mapping[str, Sequence[int]] | None = None,
+) -> Plan:
+    """Jobs of a study.
+
+    Args:
+        study: Settings.
+        target_size: Channels and classes (background included) of the target task.
+        source_sizes: The same for each source task that is pretrained on.
+        fold_statistics: Whether the target's images depend on the fold; then each fold has jobs of its own.
+        memory_bytes: What the devices together can hold; bounds the runs of a job when `runtime.seeds_per_chunk` is
+            automatic.
+        devices: Devices that runs are spread over.
+        strategy: `loop` or `vmap`: under `loop` one run a device computes at a time.
+        data_bytes: What the images of each task take of that memory while networks train on it.
+        given: Shapes of the source network of each arm that has `pretrain.from_workdir`.
+        chunk_sizes: Runs of each job of a group, as an earlier process cut them; where runs are automatic this
+            depends on the machine, and a job must be continued with the runs it was started with.
+
+    Raises:
+        UserError: A network that makes nothing of the patch, an `init` or `freeze` that matches nothing, a
+            transfer that finds less than `pretrain.min_loaded`.
+    """
+    groups: dict[tuple[str, Program], list[Run]] = {}
+    networks: dict[str, NetworkSize] = {}
+    sources: dict[Program, str] = {}
+    priors: list[Run] = []
+    for arm in study.arms:
+        if arm.kind == "prior":
+            networks[arm.name] = NO_NETWORK
+            priors += target_runs(study, arm, None)
+            continue
+        transfer_rules(arm.init)
+        program = _program(study, arm, "train", *target_size)
+        name, shapes = None, None
+        if arm.init != "random":
+            if arm.pretrain.from_workdir:
+                name, shapes = SOURCE, (given or {})[arm.name]
+            else:
+                source = _program(study, arm, "pretrain", *source_sizes[arm.source])
+                name = sources.setdefault(source, SOURCE if not sources else f"{SOURCE}_{len(sources) + 1}")
+                networks.setdefault(name, measure(source))
+                shapes = abstract_params(source)
+            check_load(load_table(arm, program, shapes), min_loaded=arm.pretrain.min_loaded, arm=arm.name)
+        runs, trials = target_runs(study, arm, name), trial_runs(study, arm, name)
+        if name is not None:
+            _check_runs_differ(arm, runs, load_table(arm, program, shapes))
+        program = dataclasses.replace(program, shared=_shared_source(arm, program, shapes, [*runs, *trials]))
+        networks[arm.name] = measure(program)
+        if name is not None and not arm.pretrain.from_workdir:
+            wanted = groups.setdefault(("pretrain", source), [])
+            known = {run.key for run in wanted}
+            for key in dict.fromkeys(run.source for run in [*runs, *trials] if run.source is not None):
+                if key not in known:
+                    wanted.append(source_run(key, study.optim.lr))
+        for kind, of_kind in (("train", runs), ("select", trials)):
+            for run in of_kind:
+                own = dataclasses.replace(program, fold=run.key.fold) if fold_statistics else program
+                groups.setdefault((kind, own), []).append(run)
+
+    jobs: list[Job] = []
+    for kind in KINDS:
+        chosen = [(program, runs) for (group_kind, program), runs in groups.items() if group_kind == kind]
+        for index, (program, runs) in enumerate(chosen):
+            group = kind if len(chosen) == 1 else f"{kind}_{index}"
+            sizes = (chunk_sizes or {}).get(group, ())
+            if sum(sizes) != len(runs):
+                free = memory_bytes - (data_bytes or {}).get(program.task, 0)
+                size = study.runtime.seeds_per_chunk or runs_that_fit(
+                    measure(program), memory_bytes=free, devices=devices, strategy=strategy
+                )
+                sizes = even_sizes(len(runs), size)
+            for chunk, part in enumerate(split(runs, sizes)):
+                jobs.append(Job(kind, group, chunk, program, tuple(part)))
+    return Plan(tuple(jobs), networks, tuple(priors))
+
+
+def seed_plan(study: StudySettings, runs: int = _MORE_RUNS_THAN_DEVICES) -> seeds.SeedPlan:
+    """How so many runs are mapped over this machine's devices; by default over all that the study trains on."""
+    return seeds.make_plan(runs, strategy=study.runtime.seed_map, devices=study.runtime.devices)
+
+
+def host_share(study: StudySettings, job: Job, index: int) -> hosts.Share:
+    """A host's part of a job's runs."""
+    local = seed_plan(study, len(job.runs))
+    return hosts.share(len(job.runs), devices=len(local.devices), index=index, count=hosts.count())
+
+
+def own_rows(study: StudySettings, job: Job, index: int) -> tuple[int, ...]:
+    """Positions of a host's runs in a job, without those that stand in; none where there are fewer runs than hosts."""
+    share = host_share(study, job, index)
+    return share.rows[: share.own]
+
+
+def of_host(job: Job, rows: Sequence[int]) -> Job:
+    """A job cut down to some of its runs."""
+    return dataclasses.replace(job, runs=tuple(job.runs[row] for row in rows))
+
+
+def even_sizes(count: int, size: int) -> tuple[int, ...]:
+    """Sizes of at most `size`, as equal as possible, so that parts share a compiled shape.
+
+    >>> even_sizes(10, 4)
+    (4, 4, 2)
+    """
+    parts = -(-count // size)
+    step = -(-count // parts)
+    return tuple(min(step, count - start) for start in range(0, count, step))
+
+
+def split(runs: Sequence[Run], sizes: Sequence[int]) -> list[Sequence[Run]]:
+    """Consecutive parts of these sizes."""
+    ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
+    return [runs[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
+def chunk_sizes(plan: Plan) -> dict[str, tuple[int, ...]]:
+    """How many runs each job of a group has: what another process or machine must go on with."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    for job in plan.jobs:
+        sizes[job.group] = (*sizes.get(job.group, ()), len(job.runs))
+    return sizes
+
+
+def halved(sizes: Sequence[int], chunk: int) -> tuple[int, ...]:
+    """The sizes with those from a chunk on cut in two, as far as they can be.
+
+    >>> halved((8, 8, 5), 1)
+    (8, 4, 4, 3, 2)
+    """
+    rest = [part for size in sizes[chunk:] for part in (-(-size // 2), size // 2) if part]
+    return (*sizes[:chunk], *rest)
+
+
+def find(plan: Plan, key: RunKey) -> tuple[Job, int]:
+    """The job and position of a run.
+
+    Raises:
+        UserError: No such run.
+    """
+    for job in (*plan.of_kind("pretrain"), *plan.of_kind("train")):
+        for index, run in enumerate(job.runs):
+            if run.key == key:
+                return job, index
+    known = ", ".join(sorted({f"{run.key.arm}/{run.key.variant()}" for job in plan.jobs for run in job.runs}))
+    raise UserError(f"no run {key} in this study; it has {known}")

@@ -1,0 +1,263 @@
+"""A study made ready: config checked, data prepared, jobs planned."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+from jaxseg import hosts, machine, paths
+from jaxseg.data import PreparedTask, residence
+from jaxseg.manifest import DamagedError
+from jaxseg.reserved import SOURCE
+from jaxseg.study import files
+from jaxseg.study.plan import source_networks
+from jaxseg.study.plan.binding import (
+    RECORD,
+    Binding,
+    BoundTask,
+    Draw,
+    images_seen,
+    new_study,
+    read_binding,
+    read_trained,
+    write_binding,
+)
+from jaxseg.study.plan.jobs import Plan, check_networks, make_plan, seed_plan
+from jaxseg.study.plan.tasks import Tasks, check_labels, cohort_names, prepare_tasks, recipe_of
+from jaxseg.types import Progress, StudySettings, TaskSettings, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedStudy:
+    """A study whose config is checked, whose data is prepared and whose jobs are planned."""
+
+    study: StudySettings
+    workdir: Path
+    tasks: Tasks
+    plan: Plan
+    binding: Binding | None = None
+    """What it is bound to from its first training step on."""
+
+    def bound(self) -> Binding:
+        """The binding of a study that trains."""
+        if self.binding is None:
+            raise ValueError("a study is bound to its data before it trains")
+        return self.binding
+
+
+def memory_bytes(devices: int) -> int:
+    """Memory of so many local devices together; on CPU the memory that this process may use, which they share."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] * devices
+    return machine.memory_bytes()
+
+
+def device_bytes(study: StudySettings) -> int:
+    """Memory of one of the devices that the study trains on."""
+    devices = len(seed_plan(study).devices)
+    return memory_bytes(devices) // devices
+
+
+def prepare(study: StudySettings, workdir: Path, progress: Progress) -> PlannedStudy:
+    """Prepares data and plans the jobs.
+
+    Raises:
+        UserError: Data that cannot be used, or settings that do not fit it.
+    """
+    check_networks(study)
+    store_dir = store_dir_of(study, workdir)
+    try:
+        known = read_binding(workdir)
+    except DamagedError:
+        known = None  # made anew by `bind`, from what the data and the checkpoints say
+    chunks = chunks_of(workdir)
+    bound = None if known is None else known.tasks
+    # The first host writes the stores, the others read them.
+    tasks = hosts.in_turn("prepare", lambda: prepare_tasks(study, store_dir, progress, bound))
+    check_labels(study, tasks.prepared[study.target])
+    _check_given_networks(study, tasks)
+    if known is not None:
+        _check_given_unchanged(study, known)
+    return PlannedStudy(study, workdir, tasks, plan_jobs(study, tasks, chunks), known)
+
+
+def _check_given_networks(study: StudySettings, tasks: Tasks) -> None:
+    """Refuses networks of another study that know images which this one tests on, or trained on those it validates on.
+
+    Raises:
+        UserError: The arm, and the cases under both names.
+    """
+    target = tasks.prepared[study.target]
+    tested = {name for split in tasks.splits[study.target] for name in split.test}
+    validated = {name for split in tasks.splits[study.target] for name in split.val}
+    for arm in study.arms:
+        given = arm.pretrain.from_workdir
+        if not given or arm.init == "random":
+            continue
+        by_target = bool(arm.pretrain.from_arm) and not arm.pretrain.from_arm.startswith(SOURCE)
+        seen = images_seen(paths.expand(given).absolute(), by_target=by_target)
+        found = {
+            name: seen[v] for name in sorted(tested | validated) if (v := target.record(name).voxels_sha256) in seen
+        }
+        known = [(name, there) for name, (there, part) in found.items() if name in tested or part == "train"]
+        if known:
+            name, there = known[0]
+            raise UserError(
+                f"pretrain.from_workdir = {given!r} (arm {arm.name!r}): its networks were trained on {len(known)} "
+                f"case(s) that this study validates or tests on, such as {name} ({there} there), so that scores would "
+                f"say nothing. Take networks that have not seen them, or the split of that study (its base_seed, "
+                f"val_cases, test_cases and folds)"
+            )
+
+
+def _check_given_unchanged(study: StudySettings, known: Binding) -> None:
+    """Refuses source networks that are no longer those which the study began with.
+
+    Raises:
+        UserError: The arm and the seeds.
+    """
+    for arm, networks in source_networks.given_digests(study).items():
+        before = known.given.get(arm, {})
+        changed = [seed for seed, digest in networks.items() if before.get(seed, digest) != digest]
+        if changed:
+            raise UserError(
+                f"the source networks of arm {arm!r} (pretrain.from_workdir) are no longer those that this study began "
+                f"with: seed(s) {', '.join(changed)}. Nothing was changed here. Put them back to go on, or start from "
+                f"those that are there now in a new --workdir"
+            )
+
+
+def chunks_of(workdir: Path) -> Mapping[str, Sequence[int]] | None:
+    """Runs of each job of a group as an earlier process cut them: from study.json, or else from the checkpoints."""
+    try:
+        if chunks := files.read_json(workdir / "study.json").get("chunks"):
+            return chunks
+    except DamagedError as error:
+        warnings.warn(f"{error.path} is damaged ({error.reason}); it is made anew from the checkpoints", stacklevel=2)
+    return read_trained(workdir).chunks
+
+
+def bind(planned: PlannedStudy, config_digest: str, rule_version: int) -> PlannedStudy:
+    """Binds a study to its data, and writes down what it is bound to, before it trains.
+
+    A record that was lost is made anew, if the data is what checkpoints say that they were trained on.
+
+    Args:
+        planned: The study.
+        config_digest: Of its config.
+        rule_version: Of the rules that judge it, which are fixed before it trains.
+
+    Raises:
+        UserError: The record is lost, and the data is not what it was.
+    """
+    roles = {planned.tasks.role(task): task for task in planned.tasks.prepared}
+    given = source_networks.given_digests(planned.study)
+    if planned.binding is not None:
+        # Seeds that came later draw subsets of their own; all else stands.
+        kept = {
+            role: dataclasses.replace(planned.binding.tasks[role], subsets=subsets_of(planned, task))
+            for role, task in roles.items()
+        }
+        given = {arm: planned.binding.given.get(arm, {}) | networks for arm, networks in given.items()}
+        made = dataclasses.replace(planned.binding, tasks=kept, given=given)
+    else:
+        tasks = {role: _bind_task(planned, task) for role, task in roles.items()}
+        made = Binding(new_study(), config_digest, rule_version, tasks, given)
+        if marks := read_trained(planned.workdir).marks:
+            made = _bind_again(planned.workdir, made, marks)
+    if made != planned.binding:
+        write_binding(planned.workdir, made)
+    return dataclasses.replace(planned, binding=made)
+
+
+def _bind_again(workdir: Path, made: Binding, marks: set[tuple[str, str]]) -> Binding:
+    record = workdir / RECORD
+    if {data for _, data in marks} != {made.data}:
+        raise DamagedError(
+            record,
+            "it says which data the networks were trained on, and the data as it is now is not what they name",
+            "put the data back as it was, or the file; or train in a new --workdir",
+        )
+    if len(marks) > 1:
+        raise DamagedError(record, "checkpoints of several studies lie here", "remove those that do not belong here")
+    warnings.warn(
+        f"{record} was lost; it is made anew, as the data is what the checkpoints were trained on", stacklevel=3
+    )
+    ((study, _),) = marks
+    return dataclasses.replace(made, study=study)
+
+
+def _bind_task(planned: PlannedStudy, task: TaskSettings) -> BoundTask:
+    study, tasks = planned.study, planned.tasks
+    recipe, prepared = recipe_of(study, task), tasks.prepared[task]
+    return BoundTask(
+        data=recipe.data,
+        store=prepared.directory.name,
+        listing=prepared.listing,
+        voxels={record.name: record.voxels_sha256 for record in prepared.cases},
+        splits=tasks.splits[task],
+        windows=tuple(fold.windows for fold in tasks.fitted[task]),
+        subsets=subsets_of(planned, task),
+    )
+
+
+def subsets_of(planned: PlannedStudy, task: TaskSettings) -> dict[Draw, tuple[str, ...]]:
+    """Training cases of every draw that is smaller than the training set."""
+    runs = [run for job in planned.plan.jobs if job.program.task == task for run in job.runs]
+    if task == planned.study.target:
+        runs += planned.plan.priors
+    draws = {Draw(run.key.train_cases, run.key.fold, run.subset_id) for run in runs if run.key.train_cases}
+    return {draw: planned.tasks.subset(task, draw) for draw in sorted(draws)}
+
+
+def store_dir_of(study: StudySettings, workdir: Path) -> Path:
+    """Where a study's prepared stores lie."""
+    return paths.expand(study.runtime.store_dir or workdir / "stores")
+
+
+def plan_jobs(study: StudySettings, tasks: Tasks, chunk_sizes: Mapping[str, Sequence[int]] | None) -> Plan:
+    """The jobs of a study on this machine, or on all hosts together.
+
+    Args:
+        study: Settings.
+        tasks: Prepared data.
+        chunk_sizes: Runs of each job of a group, where they were cut before.
+
+    Raises:
+        UserError: Settings that do not fit the data, or source networks that are not where they should be.
+    """
+
+    def size(task: PreparedTask) -> tuple[int, int]:
+        return task.channels, len(task.labels) + 1
+
+    used = seed_plan(study)
+    devices = hosts.agree("devices", len(used.devices))
+    return make_plan(
+        study,
+        target_size=size(tasks.prepared[study.target]),
+        source_sizes={task: size(planned) for task, planned in tasks.prepared.items()},
+        fold_statistics=tasks.fold_statistics(study.target),
+        memory_bytes=hosts.count() * hosts.from_first(memory_bytes(devices)),
+        devices=hosts.count() * devices,
+        strategy=used.strategy,
+        data_bytes=data_bytes(study, tasks, devices=hosts.count() * devices),
+        given=source_networks.given_shapes(study),
+        chunk_sizes=chunk_sizes,
+    )
+
+
+def data_bytes(study: StudySettings, tasks: Tasks, *, devices: int) -> dict[TaskSettings, int]:
+    """What images of each task take of the devices' memory while networks train on it."""
+    on_cpu = jax.local_devices()[0].platform == "cpu"
+    held: dict[TaskSettings, int] = {}
+    for task, prepared in tasks.prepared.items():
+        names, setting = cohort_names(tasks, task), study.runtime.data_residence
+        where = residence.choose_residence(setting, prepared, names, device_bytes=device_bytes(study))
+        held[task] = residence.held_bytes(where, prepared, names, devices=devices, one_memory=on_cpu)
+    return held

@@ -1,0 +1,70 @@
+"""What the prepare stage leaves for people: a table and a contact sheet of every task, and a few lines about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from jaxseg import data
+from jaxseg.data import PreparedTask, Split
+from jaxseg.study import files
+from jaxseg.study.plan.tasks import Tasks
+from jaxseg.types import Progress
+
+_SHOWN = 5
+
+
+def write_preparation(tasks: Tasks, workdir: Path, progress: Progress) -> tuple[str, ...]:
+    """Writes `results/prepared_<role>.csv` and `figures/contact_<role>.png` of tasks whose store is newer than those.
+
+    Args:
+        tasks: All tasks of the study; roles are `target`, `source`, `source_2`, ...
+        workdir: Folder of the study.
+        progress: Told about every task.
+
+    Returns:
+        Lines about the tasks that were written, for a terminal.
+    """
+    lines: list[str] = []
+    for done, (task, prepared) in enumerate(tasks.prepared.items(), start=1):
+        role = tasks.role(task)
+        table = workdir / "results" / f"prepared_{role}.csv"
+        picture = workdir / "figures" / f"contact_{role}.png"
+        files.write_table(table, case_table(prepared, tasks.splits[task]))
+        if not picture.exists() or picture.stat().st_mtime < prepared.directory.stat().st_mtime:
+            data.write_contact_sheet(prepared, picture)
+            lines += [*summary(role, prepared, tasks.splits[task]), f"  every case: {table}", f"  look at: {picture}"]
+        progress("drawing contact sheets", done, len(tasks.prepared))
+    return tuple(lines)
+
+
+def case_table(prepared: PreparedTask, splits: Sequence[Split]) -> pd.DataFrame:
+    """One row a case: what was found (`data.case_table`), and in `fold_<k>` which part it has: train, val or test.
+
+    A case without a part is refused, or its patient is held out of a source task because the target is tested on it.
+    """
+    table = pd.DataFrame(data.case_table(prepared))
+    for fold, split in enumerate(splits):
+        part_of = {name: part for part in ("train", "val", "test") for name in getattr(split, part)}
+        table[f"fold_{fold}"] = [part_of.get(name, "") for name in table["case"]]
+    return table
+
+
+def summary(role: str, prepared: PreparedTask, splits: Sequence[Split]) -> list[str]:
+    """A task in a line, then the first few refused and doubtful cases by name."""
+    split, report = splits[0], prepared.report
+    parts = f"{len(split.train)} train, {len(split.val)} validation, {len(split.test)} test"
+    folds = f" in the first of {len(splits)} folds" if len(splits) > 1 else ""
+    left = len(prepared.cases) - len(split.train) - len(split.val) - len(split.test)
+    why = "in no list of its own folds" if prepared.splits is not None else "held out for the target"
+    held = f", {left} {why}" if left else ""
+    lines = [
+        f"{role}: {prepared.name}, {len(prepared.cases)} cases ({parts}{folds}{held}), {prepared.channels} channel(s), "
+        f"labels {', '.join(prepared.labels)}; {len(report.refused)} refused, {len(report.warnings)} warning(s)"
+    ]
+    told = [f"  refused: {case}: {reason}" for case, reason in report.refused]
+    told += [f"  warning: {case}: {text}" if case else f"  warning: {text}" for case, text in report.warnings]
+    more = [f"  ... and {len(told) - _SHOWN} more"] if len(told) > _SHOWN else []
+    return lines + told[:_SHOWN] + more

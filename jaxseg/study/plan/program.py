@@ -1,0 +1,174 @@
+"""What is compiled for a job, and how large one of its runs is."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxseg import losses, optim, trees
+from jaxseg.models import make_model
+from jaxseg.types import LossSettings, ModelSettings, OptimSettings, RunKey, TaskSettings, TrainSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What is compiled: everything that runs of one job have in common."""
+
+    task: TaskSettings
+    model: ModelSettings
+    optim: OptimSettings
+    """With the rate left out (0): rates are arrays over runs."""
+    loss: LossSettings
+    train: TrainSettings
+    freeze: str
+    channels: int
+    classes: int
+    fold: int | None = None
+    """Whose training cases gave the intensity statistics; None where a case looks the same in every fold."""
+    shared: RunKey | None = None
+    """The source network whose weights are every run's frozen ones: kept once, not in each run's state."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSize:
+    """Sizes of an arm's network."""
+
+    parameters: int
+    """Without running statistics of batch norms."""
+    trainable: int
+    state_bytes: int
+    """Parameters and optimizer state of one run."""
+    activation_bytes: int
+    """What one training step of one run holds beside its state at the most (see `_activation_bytes`)."""
+    shared_bytes: int = 0
+    """Frozen parameters that all runs share."""
+
+
+NO_NETWORK = NetworkSize(0, 0, 0, 0)
+"""Of an arm that has none."""
+
+
+def image_shape(program: Program) -> tuple[int, ...]:
+    """Shape of one training batch of images."""
+    return (program.train.batch, *program.task.patch, program.channels)
+
+
+def abstract_params(program: Program) -> Any:
+    """Shapes of the program's network, without computing anything."""
+    return _abstract_params(program.model, program.classes, image_shape(program))
+
+
+@functools.lru_cache(maxsize=64)  # tracing a network takes a second, and a plan asks for the same ones often
+def _abstract_params(settings: ModelSettings, classes: int, shape: tuple[int, ...]) -> Any:
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    model = make_model(settings, classes=classes)
+    return jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), image)["params"]
+
+
+def param_labels(program: Program) -> Any:
+    """The tree of `train` / `statistics` / `frozen` labels of the whole network."""
+    return optim.freeze_labels(abstract_params(program), program.freeze)
+
+
+def own_labels(program: Program) -> Any:
+    """The labels of the parameters in each run's own state: all, or those not frozen where runs share the others."""
+    labels = param_labels(program)
+    return labels if program.shared is None else trees.partition(labels, labels, "frozen")[1]
+
+
+def measure(program: Program) -> NetworkSize:
+    """Counts parameters and estimates memory of one run."""
+    params = abstract_params(program)
+    labels = param_labels(program)
+    trained, _ = trees.partition(params, labels, "train")
+    statistics, _ = trees.partition(params, labels, "statistics")
+    fixed, moving = trees.partition(params, labels, "frozen")
+    own, shared = (params, {}) if program.shared is None else (moving, fixed)
+    tx = optim.make_optimizer(program.optim, own_labels(program), program.train.steps)
+    state = (own, jax.eval_shape(tx.init, own), own if program.train.keep_best else {})
+    return NetworkSize(
+        parameters=trees.count(params) - trees.count(statistics),
+        trainable=trees.count(trained),
+        state_bytes=_bytes(state),
+        activation_bytes=_activation_bytes(
+            program.model, program.loss, program.freeze, program.classes, image_shape(program)
+        ),
+        shared_bytes=_bytes(shared),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _activation_bytes(
+    settings: ModelSettings, loss: LossSettings, freeze: str, classes: int, shape: tuple[int, ...]
+) -> int:
+    """What the forward pass keeps for the backward pass, and beside it the operand and the result of one operation.
+
+    The largest array of the traced gradient stands for these two. Against the memory of compiled programs this is
+    within a fifth (docs/performance.md); what XLA fuses and what it lays out with padding it does not know.
+    """
+    params = _abstract_params(settings, classes, shape)
+    trained, fixed = trees.partition(params, optim.freeze_labels(params, freeze), "train")
+    image, label = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[:-1], jnp.int32)
+    objective = make_objective(settings, loss, classes)
+
+    def backward(trained: Any, fixed: Any, image: Any, label: Any) -> Any:
+        return jax.vjp(lambda trained: objective(trained, fixed, image, label), trained)[1]
+
+    kept = _bytes(jax.eval_shape(backward, trained, fixed, image, label))
+    gradient = jax.make_jaxpr(jax.grad(objective))(trained, fixed, image, label)
+    return kept + 2 * _largest_bytes(gradient.jaxpr)
+
+
+def make_objective(settings: ModelSettings, loss: LossSettings, classes: int) -> Any:
+    """The loss of a network on one batch, as a function of trained and frozen parameters, images and labels."""
+    model, measure_loss = make_model(settings, classes=classes), losses.make_loss(loss)
+
+    def objective(trained: Any, fixed: Any, image: Any, label: Any) -> Any:
+        logits: Any = model.apply({"params": trees.merge(trained, fixed)}, image, train=False)
+        return measure_loss(logits, label)
+
+    return objective
+
+
+def inner_jaxprs(equation: Any) -> list[Any]:
+    """The jaxprs that an equation calls."""
+    parameters = jax.tree.leaves(equation.params, is_leaf=_is_jaxpr)
+    return [getattr(value, "jaxpr", value) for value in parameters if _is_jaxpr(value)]
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+
+def _largest_bytes(jaxpr: Any) -> int:
+    """Of the arrays that the operations in a jaxpr give."""
+    largest = 0
+    for equation in jaxpr.eqns:
+        inner = inner_jaxprs(equation)
+        given = [] if inner else [variable.aval for variable in equation.outvars]
+        sizes = [aval.size * getattr(aval.dtype, "itemsize", 0) for aval in given]
+        largest = max([largest, *sizes, *map(_largest_bytes, inner)])
+    return largest
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def runs_that_fit(network: NetworkSize, *, memory_bytes: int, devices: int, strategy: str) -> int:
+    """How many runs of a network train together within the memory that images leave, at least one a device.
+
+    A program holds the states of all runs twice, as they were and as they become. Under `vmap` every run's activations
+    are alive at once, under `loop` those of one run a device.
+    """
+    budget = int(0.8 * memory_bytes) - devices * network.shared_bytes
+    if strategy == "vmap":
+        fit = budget // (3 * network.state_bytes + network.activation_bytes)
+    else:
+        running = devices * (network.activation_bytes + network.state_bytes)
+        fit = (budget - running) // (2 * network.state_bytes)
+    return max(int(fit), devices)

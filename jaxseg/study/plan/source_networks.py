@@ -1,0 +1,178 @@
+"""Where source networks lie: in the study's own workdir, in another study's, or in any folder of checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxseg import checkpoint, paths
+from jaxseg.reserved import SOURCE
+from jaxseg.study import record
+from jaxseg.study.plan.jobs import Plan, find
+from jaxseg.study.plan.runs import Run, target_runs, trial_runs
+from jaxseg.study.record import Place
+from jaxseg.types import ArmSettings, Params, RunKey, StudySettings, UserError
+
+Locate = Callable[[RunKey], Place]
+Entries = list[tuple[dict[str, Any], Callable[[], Place]]]
+"""Runs as records have them, each with what finds its parameters."""
+
+
+def locate_own(workdir: Path, plan: Plan) -> Locate:
+    """Source networks that this study pretrained."""
+
+    def own(key: RunKey) -> Place:
+        job, index = find(plan, key)
+        return Place(workdir / job.directory / "checkpoints", job.program.train.steps, index)
+
+    return own
+
+
+def locate_given(arm: ArmSettings) -> Locate:
+    """Source networks of `pretrain.from_workdir`, by seed.
+
+    Raises:
+        UserError: Nothing of the kind is there, its training is not finished, or several networks have one seed.
+    """
+    settings = arm.pretrain
+    path, what = (
+        paths.expand(settings.from_workdir),
+        f"pretrain.from_workdir = {settings.from_workdir!r} (arm {arm.name!r})",
+    )
+    if found := record.read(path):
+        entries: Entries = [(run, functools.partial(record.place_of, path, run)) for run in found["runs"]]
+    else:
+        entries = _checkpoint_runs(path, what)
+    wanted = settings.from_arm or SOURCE
+    named = {f"{run['arm']}/n{run['train_cases']}_fold{run['fold']}" for run, _ in entries if run["kind"] != "select"}
+    chosen = [
+        (run, place)
+        for run, place in entries
+        if run["kind"] != "select" and wanted in (run["arm"], f"{run['arm']}/n{run['train_cases']}_fold{run['fold']}")
+    ]
+    if not chosen:
+        raise UserError(
+            f"{what}: it has no networks {wanted!r}; set pretrain.from_arm to one of {', '.join(sorted(named))}"
+        )
+    by_seed: dict[int, Callable[[], Place]] = {}
+    for run, place in chosen:
+        if run["seed"] in by_seed:
+            raise UserError(
+                f"{what}: several networks {wanted!r} have seed {run['seed']}; set pretrain.from_arm to one of "
+                f"{', '.join(sorted(named))}"
+            )
+        by_seed[run["seed"]] = place
+
+    def theirs(key: RunKey) -> Place:
+        if key.seed not in by_seed:
+            raise UserError(
+                f"{what} has no source network of seed {key.seed}; it has {sorted(by_seed)}; set seed_ids to some of "
+                f"these, or pretrain.share to 'one' and base_seed to one of them"
+            )
+        place = by_seed[key.seed]()
+        if place.step not in checkpoint.saved_steps(place.directory):
+            raise UserError(f"{what}: its training is not finished ({place.directory}); finish it first")
+        return place
+
+    return theirs
+
+
+def given_task(arms: Sequence[ArmSettings]) -> dict[str, Any] | None:
+    """The record of the task that networks of `pretrain.from_workdir` were trained on; None where nothing tells.
+
+    It stands in the study.json of the folder or of one above it: of the first arm that loads such networks.
+    """
+    for arm in arms:
+        if not arm.pretrain.from_workdir or arm.init == "random":
+            continue
+        path = paths.expand(arm.pretrain.from_workdir)
+        if found := record.read(path) or _record_above(path):
+            of_target = arm.pretrain.from_arm and not arm.pretrain.from_arm.startswith(SOURCE)
+            return found["target" if of_target else "source"]
+    return None
+
+
+def record_of(arm: ArmSettings) -> dict[str, Any] | None:
+    """What study.json says of an arm's source networks; None where it starts from none.
+
+    Steps are those of this study's own source networks: None where they were trained elsewhere.
+    """
+    if arm.kind == "prior" or arm.init == "random":
+        return None
+    settings = arm.pretrain
+    steps = None if settings.from_workdir else settings.steps
+    return {"steps": steps, "share": settings.share, "from_workdir": settings.from_workdir}
+
+
+def _record_above(path: Path) -> dict[str, Any]:
+    """The record of the study in whose workdir a folder lies; empty where there is none."""
+    for folder in path.parents:
+        with contextlib.suppress(UserError):  # any project may have a file of that name
+            if found := record.read(folder):
+                return found
+    return {}
+
+
+def _checkpoint_runs(path: Path, what: str) -> Entries:
+    """Runs of a folder of checkpoints (its last step), or of one checkpoint in it."""
+    directory, steps = (path.parent, (int(path.name),)) if path.name.isdigit() else (path, checkpoint.saved_steps(path))
+    if not steps or steps[-1] not in checkpoint.saved_steps(directory):
+        raise UserError(
+            f"{what}: neither a study (no study.json there) nor checkpoints; name the workdir of a study, a job's "
+            f"folder 'checkpoints', or one step in it"
+        )
+    return [
+        (run | {"kind": "train"}, functools.partial(Place, directory, steps[-1], index))
+        for index, run in enumerate(record.held_runs(directory, steps[-1]))
+    ]
+
+
+def locate(workdir: Path, plan: Plan, arm: ArmSettings) -> Locate:
+    """Where an arm's source networks lie."""
+    return locate_given(arm) if arm.pretrain.from_workdir else locate_own(workdir, plan)
+
+
+def read_source(where: Locate, run: Run) -> Params:
+    """Parameters of the source network of a run."""
+    if run.source is None:
+        raise ValueError(f"run {run.key} has no source network")
+    return checkpoint.read_seed(*where(run.source))
+
+
+def given_shapes(study: StudySettings) -> dict[str, Params]:
+    """Shapes of the source network of each arm that is given one.
+
+    Raises:
+        UserError: A network that some run would start from is not there.
+    """
+    shapes = {}
+    for arm, places in _given_places(study).items():
+        place = next(iter(places.values()))
+        shapes[arm] = checkpoint.param_shapes(place.directory, place.step)
+    return shapes
+
+
+def given_digests(study: StudySettings) -> dict[str, dict[str, str]]:
+    """By arm and seed, the checksum of each source network that is given: what tells it from any other.
+
+    Raises:
+        UserError: A network that some run would start from is not there, or is damaged.
+    """
+    return {
+        arm: {str(key.seed): checkpoint.params_digest(*place) for key, place in places.items()}
+        for arm, places in _given_places(study).items()
+    }
+
+
+def _given_places(study: StudySettings) -> dict[str, dict[RunKey, Place]]:
+    """Where the source networks lie of each arm that is given some."""
+    found: dict[str, dict[RunKey, Place]] = {}
+    for arm in study.arms:
+        if arm.pretrain.from_workdir and arm.init != "random" and arm.kind == "network":
+            where = locate_given(arm)
+            runs = [*target_runs(study, arm, SOURCE), *trial_runs(study, arm, SOURCE)]
+            found[arm.name] = {run.source: where(run.source) for run in runs if run.source is not None}
+    return found

@@ -1,0 +1,336 @@
+"""The prepared tasks of a study, their splits, and which cases each run trains on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from jaxseg import data, metrics, trees
+from jaxseg.data import PreparedTask, Split
+from jaxseg.data.cases import CaseRecord
+from jaxseg.data.sources import is_elsewhere
+from jaxseg.fields import nearest
+from jaxseg.reserved import MEAN
+from jaxseg.study.plan.binding import BoundTask, Draw
+from jaxseg.study.plan.jobs import Job
+from jaxseg.study.plan.runs import Run, target_runs, trial_runs
+from jaxseg.types import Progress, RunInputs, StudySettings, TaskSettings, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+    """Prepared data of the target and of every source task."""
+
+    prepared: dict[TaskSettings, PreparedTask]
+    """The target first; without intensity statistics of training cases, which differ between folds."""
+    splits: dict[TaskSettings, tuple[Split, ...]]
+    """One per fold; a source has one."""
+    fitted: dict[TaskSettings, tuple[PreparedTask, ...]]
+    """One per fold, with the statistics of its training cases."""
+    subsets: dict[TaskSettings, dict[Draw, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
+    """Subsets of training cases that were drawn before, which runs keep."""
+
+    def role(self, task: TaskSettings) -> str:
+        """`target`, `source`, `source_2`, ...: what a task is called in the workdir."""
+        return role_of(list(self.prepared).index(task))
+
+    def fold_statistics(self, task: TaskSettings) -> bool:
+        """Whether the voxels of a case depend on the fold."""
+        return len(self.splits[task]) > 1 and "dataset" in self.prepared[task].normalization
+
+    def subset(self, task: TaskSettings, draw: Draw) -> tuple[str, ...]:
+        """Training cases of a draw: as recorded, or drawn now."""
+        if (known := self.subsets.get(task, {}).get(draw)) is not None:
+            return known
+        train = self.splits[task][draw.fold].train
+        return data.nested_subset(self.prepared[task], train, draw.train_cases, seed=draw.subset_id)
+
+    def of(self, job: Job) -> PreparedTask:
+        """The task of a job, as its runs see it."""
+        return self.fitted[job.program.task][job.program.fold or 0]
+
+
+ROLES = ("target", "source")
+
+
+def role_of(place: int) -> str:
+    """What the task at a place in the order of `Tasks.prepared` is called in the workdir."""
+    return ROLES[place] if place < len(ROLES) else f"source_{place}"
+
+
+def prepare_tasks(
+    study: StudySettings, store_dir: Path, progress: Progress, bound: Mapping[str, BoundTask] | None = None
+) -> Tasks:
+    """Prepares what is not yet prepared, and splits it.
+
+    Args:
+        study: Its tasks.
+        store_dir: Of all stores.
+        progress: Told about every case.
+        bound: The tasks as they were when training began, by role. Their splits, subsets and intensity windows are
+            used again. A machine without the data needs only the stores.
+
+    Raises:
+        UserError: Data that cannot be used, each problem by name, or that is no longer what it was.
+    """
+    wanted = {study.target: study.target.folds}
+    for arm in study.arms:
+        if arm.kind == "network" and arm.init != "random" and not arm.pretrain.from_workdir:
+            wanted.setdefault(arm.source, 1)
+    prepared: dict[TaskSettings, PreparedTask] = {}
+    splits: dict[TaskSettings, tuple[Split, ...]] = {}
+    kept = {task: was for place, task in enumerate(wanted) if (was := (bound or {}).get(role_of(place))) is not None}
+    for place, (task, folds) in enumerate(wanted.items()):
+        recipe, was = recipe_of(study, task), kept.get(task)
+        if was is not None:
+            _check_unchanged(role_of(place), was, recipe, ndim=study.model.ndim, store_dir=store_dir)
+        known = "" if was is None else was.store
+        ready = data.prepare_task(recipe, ndim=study.model.ndim, store_dir=store_dir, progress=progress, known=known)
+        ready = _with_one_group_for_copies(ready)
+        if was is not None:
+            prepared[task], splits[task] = ready, was.splits
+            continue
+        held = frozenset[str]()
+        if task != study.target:
+            ready, held = _apart_from_target(prepared[study.target], splits[study.target], ready, recipe, study)
+        if task.data == "target":
+            held |= _trained_on(study, prepared[study.target], splits[study.target])
+        splits[task] = _split(task, ready, folds, study.base_seed, held)
+        prepared[task] = data.with_split_warnings(ready, splits[task])
+    fitted = {
+        task: tuple(dataclasses.replace(prepared[task], windows=windows) for windows in kept[task].windows)
+        if task in kept
+        else tuple(data.fit_intensity(prepared[task], split.train) for split in parts)
+        for task, parts in splits.items()
+    }
+    return Tasks(prepared, splits, fitted, {task: was.subsets for task, was in kept.items()})
+
+
+def _split(
+    task: TaskSettings, prepared: PreparedTask, folds: int, seed: int, held: frozenset[str]
+) -> tuple[Split, ...]:
+    """The folds of a task.
+
+    Raises:
+        UserError: It cannot be split so. What the preparation said of the whole task may be why, such as that cases are
+            copies of others, and is said with it.
+    """
+    sizes = {"val_cases": task.val_cases, "test_cases": task.test_cases, "folds": folds}
+    try:
+        return tuple(
+            data.split_cases(prepared, fold=fold, seed=seed, exclude_groups=held, **sizes) for fold in range(folds)
+        )
+    except UserError as error:
+        known = [text for case, text in prepared.report.warnings if not case]
+        raise UserError("\n  ".join([str(error), *known])) from None
+
+
+def recipe_of(study: StudySettings, task: TaskSettings) -> TaskSettings:
+    """A task with the data that it means: a source whose data is `target` takes the target's."""
+    return dataclasses.replace(task, data=study.target.data) if task.data == "target" else task
+
+
+def _check_unchanged(role: str, was: BoundTask, task: TaskSettings, *, ndim: int, store_dir: Path) -> None:
+    """Compares data with what it was when training began, where this machine has it.
+
+    Raises:
+        UserError: What changed, case by case.
+    """
+    if is_elsewhere(task.data):
+        return
+    changes = was.changes(data.list_cases(task, ndim=ndim, store_dir=store_dir))
+    if changes:
+        lines = "\n  ".join(changes)
+        raise UserError(
+            f"the data of {role} ({task.data}) is no longer what this study was trained on:\n  {lines}\n"
+            f"Nothing was changed here. Put the data back as it was to go on with this study, or give a new --workdir "
+            f"to study it as it is now. To predict or score new cases with the networks that there are, use "
+            f"launch.predict, which takes any folder"
+        )
+
+
+def _with_one_group_for_copies(task: PreparedTask) -> PreparedTask:
+    """The task with cases of equal voxels in one group: copies of an image are one patient, whatever their names."""
+    joined: dict[str, str] = {}
+
+    def root(group: str) -> str:
+        while group in joined:
+            group = joined[group]
+        return group
+
+    first: dict[str, CaseRecord] = {}
+    copies: list[tuple[str, str]] = []
+    for record in task.cases:
+        other = first.setdefault(record.voxels_sha256, record)
+        if other is record:
+            continue
+        copies.append((record.name, other.name))
+        if root(record.group) != root(other.group):
+            joined[root(record.group)] = root(other.group)
+    if not copies:
+        return task
+    cases = tuple(dataclasses.replace(record, group=root(record.group)) for record in task.cases)
+    text = (
+        f"{len(copies)} of its {len(cases)} cases hold the same image as another case, such as {copies[0][0]} as "
+        f"{copies[0][1]}: copies count as one patient"
+    )
+    return _with_warning(dataclasses.replace(task, cases=cases), text)
+
+
+def _apart_from_target(
+    target: PreparedTask, splits: tuple[Split, ...], source: PreparedTask, recipe: TaskSettings, study: StudySettings
+) -> tuple[PreparedTask, frozenset[str]]:
+    """A source task, and which of its groups no source network may see, because the target is tested on them.
+
+    Patients are the same where group names are (see `_same_patients`), and where images hold the same voxels.
+
+    Raises:
+        UserError: None of the source's patients is left.
+    """
+    tested = frozenset[str]().union(*(data.held_out_groups(target, split) for split in splits))
+    by_voxels = {record.voxels_sha256: record for record in target.cases}
+    copies = [(record, by_voxels[record.voxels_sha256]) for record in source.cases if record.voxels_sha256 in by_voxels]
+    held = frozenset(record.group for record, original in copies if original.group in tested)
+    if _same_patients(target, source, recipe.data == study.target.data):
+        held |= tested
+    elif copies:
+        record, original = copies[0]
+        text = (
+            f"{len(copies)} of its images are images of the target {target.name}, such as {record.name}, which is "
+            f"{original.name} there; those that the target validates or tests on are held out"
+        )
+        source = _with_warning(source, text)
+    else:
+        source = _with_name_warning(target, source)
+    if held and all(record.group in held for record in source.cases):
+        raise UserError(
+            f"{source.name} has the same patients as the target {target.name}, and every one of them is held out in "
+            f"some of its {len(splits)} fold(s), so that no network could be pretrained without having seen them. "
+            "Set target.folds to 1, ask for fewer val_cases and test_cases, or take another source"
+        )
+    return source, held
+
+
+def _trained_on(study: StudySettings, target: PreparedTask, splits: tuple[Split, ...]) -> frozenset[str]:
+    """Groups that some run of the study trains on.
+
+    Raises:
+        UserError: These are all there are: nothing is left for a source network.
+    """
+    names: set[str] = set()
+    for arm in study.arms:
+        for run in (*target_runs(study, arm, None), *trial_runs(study, arm, None)):
+            split = splits[run.key.fold]
+            names |= {*data.nested_subset(target, split.train, run.key.train_cases, seed=run.subset_id)}
+    groups = frozenset(target.record(name).group for name in names)
+    held = frozenset().union(*(data.held_out_groups(target, split) for split in splits))
+    if not {record.group for record in target.cases} - groups - held:
+        raise UserError(
+            f"source.data = 'target': the runs train on all {len(groups)} groups of {target.name} that are not held "
+            f"out for validation and tests, so none is left to pretrain on. Give target.train_cases sizes (0 stands "
+            f"for all), use one fold, and leave subset out of vary where the task is small"
+        )
+    return groups
+
+
+def _same_patients(target: PreparedTask, source: PreparedTask, same_data: bool) -> bool:
+    """Whether group names of the two tasks speak of the same patients.
+
+    They do if the data is the same, or if both publish groups (names that are not just the cases') and share some.
+    A case name that happens to occur in both is no evidence.
+    """
+
+    def published(task: PreparedTask) -> frozenset[str]:
+        return frozenset(record.group for record in task.cases if record.group != record.name)
+
+    return same_data or bool(published(target) & published(source))
+
+
+def _with_name_warning(target: PreparedTask, source: PreparedTask) -> PreparedTask:
+    """The source with a warning where it has case names of the target, which alone prove nothing."""
+    shared = sorted({record.group for record in target.cases} & {record.group for record in source.cases})
+    if not shared:
+        return source
+    text = (
+        f"it shares {len(shared)} case name(s) with the target {target.name}, such as {shared[0]}, and no groups are "
+        "published: if they are the same patients, networks are pretrained on cases they are tested on; name the "
+        "patients in `groups` of both dataset.json files"
+    )
+    return _with_warning(source, text)
+
+
+def _with_warning(task: PreparedTask, text: str) -> PreparedTask:
+    report = dataclasses.replace(task.report, warnings=(("", text), *task.report.warnings))
+    return dataclasses.replace(task, report=report)
+
+
+def spread(names: Sequence[str], count: int) -> tuple[str, ...]:
+    """At most `count` names, evenly spread.
+
+    >>> spread("abcdef", 3)
+    ('b', 'd', 'f')
+    """
+    count = min(count, len(names))
+    return tuple(names[(2 * index + 1) * len(names) // (2 * count)] for index in range(count))
+
+
+def training_cases(tasks: Tasks, job: Job, run: Run) -> tuple[str, ...]:
+    """Names of the cases a run trains on."""
+    return tasks.subset(job.program.task, Draw(run.key.train_cases, run.key.fold, run.subset_id))
+
+
+def cohort_names(tasks: Tasks, task: TaskSettings) -> tuple[str, ...]:
+    """Cases of a task that any run may train on, in stable order."""
+    return tuple(sorted({name for split in tasks.splits[task] for name in split.train}))
+
+
+def run_inputs(tasks: Tasks, job: Job) -> RunInputs:
+    """What distinguishes the runs of a job inside its program, runs first."""
+    position = {name: index for index, name in enumerate(cohort_names(tasks, job.program.task))}
+    chosen = [[position[name] for name in training_cases(tasks, job, run)] for run in job.runs]
+    # All runs of a task have rows of equal length, so that jobs of other sizes and folds share a compiled shape.
+    width = len(position)
+    rows = [
+        RunInputs(
+            cases=jnp.asarray(cases + [cases[-1]] * (width - len(cases)), jnp.int32),
+            num_cases=jnp.asarray(len(cases), jnp.int32),
+            rate=jnp.asarray(run.rate, jnp.float32),
+        )
+        for cases, run in zip(chosen, job.runs, strict=True)
+    ]
+    return trees.stack(rows)
+
+
+def check_labels(study: StudySettings, prepared: PreparedTask) -> None:
+    """Checks the labels that the settings of the evaluation name against those of the target.
+
+    Raises:
+        UserError: a label that the task does not have.
+    """
+    settings = study.evaluate
+    for what, taken in (("label", prepared.labels), ("region", [name for name, _ in settings.regions])):
+        if MEAN in taken:
+            raise UserError(
+                f"{prepared.name} has a {what} called {MEAN!r}, which is reserved: in tables it stands for the mean "
+                f"over labels; give the {what} another name"
+            )
+    if settings.largest_component == ("all",) and "all" in prepared.labels:
+        raise UserError(
+            f"config.evaluate.largest_component = 'all' stands for all labels, and {prepared.name} has a label called "
+            "'all'; list the labels, or give that one another name"
+        )
+    named = {
+        "largest_component": settings.largest_component,
+        "regions": [m for _, group in settings.regions for m in group],
+    }
+    for field, names in named.items():
+        for name in names:
+            if name not in prepared.labels and (field, name) != ("largest_component", "all"):
+                raise UserError(
+                    f"config.evaluate.{field} names the label {name!r}{nearest(name, prepared.labels)} "
+                    f"{prepared.name} has {', '.join(map(repr, prepared.labels))}"
+                )
+    metrics.members_of(prepared.labels, dict(settings.regions))

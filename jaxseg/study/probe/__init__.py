@@ -1,0 +1,1 @@
+"""Measures what training did to filters and representations, and how much runs differ."""

@@ -1,0 +1,111 @@
+"""filters.csv and filter_controls.csv: how each layer's filters moved, and whether they still look random."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jaxseg.analysis import filters
+from jaxseg.study.plan.tasks import spread
+from jaxseg.study.probe.networks import Networks
+
+CONTROL_LAYERS = 4
+"""At most so many encoder layers are given controls, evenly spread."""
+CONTROL_DRAWS = 10
+"""Of a control at each share; it counts as found in 8 of them."""
+NULL_DRAWS = 19
+"""Of fresh weights: to have found something, a test must exceed what all of them give, which chance does 1 in 20."""
+
+
+def filter_rows(networks: Networks, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """One row a run and layer."""
+    rows = []
+    for layer, (start, end, trained) in networks.layers().items():
+        null = filters.null_change(int(np.prod(start.shape[1:-1])))
+        drawn = filters.distribution_null(start[0].size, rng)
+        auc = filters.start_end_auc(start, end)
+        taps = int(np.prod(start.shape[1:-2]))
+        for run, seed in enumerate(networks.seeds):
+            moved = filters.change(start[run], end[run])
+            angle = _quartiles(moved.angle_deg)
+            before, after = (filters.moran(kernel[run], rng) for kernel in (start, end))
+            ends = (("start", start[run]), ("end", end[run]))
+            rows.append(
+                {
+                    **{"arm": networks.arm, "seed": seed, "layer": layer},
+                    **{"taps": taps, "channels": start.shape[-2], "filters": start.shape[-1], "trained": trained},
+                    **{"angle_deg": angle[1], "angle_q25": angle[0], "angle_q75": angle[2]},
+                    **{"angle_of_null": null.angle_deg, "angle_null_sd": null.angle_sd_deg},
+                    "relative_change": _quartiles(moved.relative_change)[1],
+                    "relative_change_of_null": null.relative_change,
+                    "norm_ratio": _quartiles(moved.norm_ratio)[1],
+                    **{f"distribution_{at}": filters.distribution_excess(kernel, drawn) for at, kernel in ends},
+                    **{"moran_start": before.value, "moran_end": after.value},
+                    **{"moran_expected": after.expected, "moran_p": after.p},
+                    **{f"centre_{at}": filters.centre_share(kernel) for at, kernel in ends},
+                    "centre_of_null": 1 / taps if taps > 1 else np.nan,
+                    **{f"spectral_{at}": filters.spectral_excess(kernel, rng) for at, kernel in ends},
+                    "auc": auc[run],
+                }
+            )
+    return rows
+
+
+def _quartiles(values: np.ndarray) -> np.ndarray:
+    known = values[~np.isnan(values)]
+    return np.quantile(known, (0.25, 0.5, 0.75)) if len(known) else np.full(3, np.nan)
+
+
+def control_rows(networks: Networks, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """For some encoder layers and each test, how much structure the starts must be given before the test finds it.
+
+    A test that does not find its control would not have found structure in trained filters either. To find is to
+    exceed what `NULL_DRAWS` fresh draws of the layer's weights give.
+    """
+    rows = []
+    kernels = networks.layers()
+    for layer in spread([layer for layer in kernels if layer.startswith("encoder")], CONTROL_LAYERS):
+        start = np.asarray(kernels[layer][0], np.float64)
+        for quantity, statistic in _statistics(start, rng).items():
+            # Only the last test looks at several runs together.
+            kernel = start if quantity == "auc" else start[0]
+            fresh = [statistic(filters.truncated_normal(rng, kernel.shape)) for _ in range(NULL_DRAWS)]
+            share = filters.smallest_share(
+                functools.partial(_exceeds, statistic, max(fresh)),
+                kernel,
+                _of_runs(filters.CONTROLS[quantity]) if quantity == "auc" else filters.CONTROLS[quantity],
+                rng,
+                draws=CONTROL_DRAWS,
+            )
+            rows.append({"arm": networks.arm, "layer": layer, "quantity": quantity, "smallest_share": share})
+    return rows
+
+
+Statistic = Callable[[np.ndarray], float]
+
+
+def _exceeds(statistic: Statistic, ceiling: float, kernel: np.ndarray) -> bool:
+    return statistic(kernel) > ceiling
+
+
+def _of_runs(control: Callable[..., np.ndarray]) -> Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]:
+    """A control drawn for each run by itself."""
+    return lambda rng, shape: np.stack([control(rng, shape[1:]) for _ in range(shape[0])])
+
+
+def _statistics(start: np.ndarray, rng: np.random.Generator) -> dict[str, Statistic]:
+    """What each test measures of a kernel (the last one of a stack of them); tests that say nothing are left out."""
+    found: dict[str, Statistic] = {
+        "distribution": lambda kernel: filters.distribution_excess(kernel, 0.0),
+        "spectrum": lambda kernel: filters.spectral_excess(kernel, rng, draws=5),
+    }
+    if np.prod(start.shape[1:-2]) > 1:
+        found["arrangement"] = lambda kernel: abs(
+            (moran := filters.moran(kernel, rng, permutations=1)).value - moran.expected
+        )
+    if len(start) > 1:
+        found["auc"] = lambda end: float(filters.start_end_auc(start, end).mean())
+    return found

@@ -1,0 +1,79 @@
+"""What networks are shown in the analyses: windows of test cases with positions, windows of validation cases."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxseg import data
+from jaxseg.analysis import sites
+from jaxseg.data import PreparedTask
+from jaxseg.data.cases import CaseArrays
+from jaxseg.study.plan.planned import PlannedStudy
+from jaxseg.study.plan.tasks import spread
+
+
+@dataclasses.dataclass(frozen=True)
+class Probes:
+    """Windows are grouped in batches that the memory of a prediction holds."""
+
+    images: Float[np.ndarray, "batches windows *patch channels"]
+    labels: Int[np.ndarray, "batches windows *patch"]
+    positions: Int[np.ndarray, "batches windows positions axes"]
+    """Voxels of each window at which layers are read."""
+
+
+def rng_for(planned: PlannedStudy, *names: object) -> np.random.Generator:
+    """Draws that depend on the study's base seed and on what they are for, on nothing else."""
+    return np.random.default_rng([planned.study.base_seed, zlib.crc32("/".join(map(str, names)).encode())])
+
+
+def task_of(planned: PlannedStudy, fold: int) -> PreparedTask:
+    """The target as the runs of a fold see it."""
+    return planned.tasks.fitted[planned.study.target][fold]
+
+
+def shown_cases(planned: PlannedStudy, fold: int) -> list[CaseArrays]:
+    """The test cases that are analysed."""
+    names = planned.tasks.splits[planned.study.target][fold].test
+    return data.load_cases(task_of(planned, fold), spread(names, planned.study.analysis.cases))
+
+
+def judged_cases(planned: PlannedStudy, fold: int) -> list[CaseArrays]:
+    """The validation cases on which altered networks are judged."""
+    names = planned.tasks.splits[planned.study.target][fold].val
+    return data.load_cases(task_of(planned, fold), spread(names, planned.study.analysis.cases))
+
+
+def make_probes(planned: PlannedStudy, cases: Sequence[CaseArrays], rng: np.random.Generator) -> Probes:
+    """Windows of cases, with positions that do not depend on any network.
+
+    Args:
+        planned: The study; its `analysis` says how many windows and positions.
+        cases: On the training grid.
+        rng: See `rng_for`.
+    """
+    settings, task = planned.study.analysis, planned.study.target
+    classes = len(planned.tasks.prepared[task].labels) + 1  # from which on a label says that nothing is known
+    per_window = max(settings.positions // (len(cases) * settings.windows), 3)
+    images, labels, positions = [], [], []
+    for case in cases:
+        label = case.label.astype(np.int32)
+        for corner in sites.draw_corners(np.where(label < classes, label, 0), task.window, settings.windows, rng):
+            image = sites.cut(case.image, corner, task.window, fill=0.0)
+            inside = sites.cut(label, corner, task.window, fill=sites.OUTSIDE)
+            where = np.where(inside < classes, inside, sites.OUTSIDE).reshape(task.patch)
+            positions.append(sites.draw_positions(where, per_window, rng))
+            images.append(image.reshape(*task.patch, -1))
+            labels.append(np.maximum(inside, 0).reshape(task.patch))
+    batch = _largest_divisor(len(images), planned.study.evaluate.window_batch)
+    grouped = [np.stack(part).reshape(-1, batch, *part[0].shape) for part in (images, labels, positions)]
+    return Probes(*grouped)
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return max(size for size in range(1, min(number, limit) + 1) if number % size == 0)

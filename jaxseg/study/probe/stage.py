@@ -1,0 +1,168 @@
+"""The measuring part of the stage `analyze`: from checkpoints to tables, one variant (train size, fold) after another.
+
+A variant's tables lie in a folder of their own until all are there, so that a crash costs one variant at most, and a
+second run measures nothing anew. Nothing here needs the machine that trained.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from jaxseg.study import files
+from jaxseg.study.plan.jobs import seed_plan
+from jaxseg.study.plan.planned import PlannedStudy
+from jaxseg.study.plan.program import Program
+from jaxseg.study.predict import PredictSlabs
+from jaxseg.study.probe import filters, pictures, representations, variation
+from jaxseg.study.probe.networks import forward_program, read_networks, variants
+from jaxseg.study.probe.probes import judged_cases, make_probes, rng_for, shown_cases
+from jaxseg.study.probe.representations import Represented
+from jaxseg.study.score.comparisons import baseline_of
+from jaxseg.types import Progress
+
+TABLES = {
+    "filters": (
+        *("arm", "seed", "train_cases", "fold", "layer", "taps", "channels", "filters", "trained"),
+        *("angle_deg", "angle_q25", "angle_q75", "angle_of_null", "angle_null_sd"),
+        *("relative_change", "relative_change_of_null", "norm_ratio", "distribution_start", "distribution_end"),
+        *("moran_start", "moran_end", "moran_expected", "moran_p", "centre_start", "centre_end", "centre_of_null"),
+        *("spectral_start", "spectral_end", "auc"),
+    ),
+    "filter_controls": ("arm", "train_cases", "fold", "layer", "quantity", "smallest_share"),
+    "rewind": ("arm", "seed", "train_cases", "fold", "layer", "dsc", "dsc_rewound", "drop"),
+    "similarity": (
+        *("layer", "comparison", "arm_a", "seed_a", "step_a", "arm_b", "seed_b", "step_b", "train_cases", "fold"),
+        *("index", "value", "n_points", "n_neurons"),
+    ),
+    "layer_similarity": ("arm", "seed", "train_cases", "fold", "layer_a", "layer_b", "index", "value"),
+    "pairs": ("train_cases", "fold", "quantity", "arm_a", "seed_a", "arm_b", "seed_b", "value"),
+    "interpolation": ("train_cases", "fold", "arm", "seed_a", "seed_b", "alpha", "loss"),
+    "variability": (
+        *("arm", "train_cases", "fold", "quantity", "layer", "value", "ci_low", "ci_high", "n_seeds", "n_pairs"),
+    ),
+}
+"""Tables of this stage, by name, with their columns."""
+PICTURES = "analysis"
+"""Name of the file of pictures (.npz) and of the list that says what they are (.json)."""
+DONE = "done.json"
+"""Written when all else of a variant is."""
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def write_analyses(planned: PlannedStudy, progress: Progress) -> None:
+    """Measures what is not yet measured and writes the tables of all variants; none where no arm has a network."""
+    todo = variants(planned)
+    if not todo:
+        return
+    tools = functools.cache(functools.partial(make_tools, planned))
+    folders = [planned.workdir / "analysis" / f"n{train_cases}_fold{fold}" for train_cases, fold in todo]
+    for number, ((train_cases, fold), folder) in enumerate(zip(todo, folders, strict=True)):
+        if _is_measured(folder):
+            continue
+
+        def tell(what: str, number: int = number, folder: Path = folder) -> None:
+            progress("measuring", number, len(todo), f"{folder.name}: {what}")
+
+        rows, (arrays, entries) = measure(planned, train_cases, fold, tools, tell)
+        for name, columns in TABLES.items():
+            table = pd.DataFrame(rows[name]).assign(train_cases=train_cases, fold=fold)
+            files.write_table(folder / f"{name}.csv", table.reindex(columns=list(columns)))
+        files.write_arrays(folder / f"{PICTURES}.npz", arrays)
+        files.write_json(folder / f"{PICTURES}.json", entries)
+        files.write_json(folder / DONE, {"tables": list(TABLES)})
+    results = planned.workdir / "results"
+    for name in TABLES:
+        parts = [files.read_table(folder / f"{name}.csv") for folder in folders]
+        parts = [part for part in parts if len(part)] or parts[:1]
+        files.write_table(results / f"{name}.csv", pd.concat(parts, ignore_index=True))
+    # Pictures of one variant stand for all: of the largest training set, as in the rest of the page, its first fold.
+    largest = max(todo, key=lambda variant: (variant[0] == 0, variant[0], -variant[1]))
+    for suffix in ("npz", "json"):
+        files.copy(folders[todo.index(largest)] / f"{PICTURES}.{suffix}", results / f"{PICTURES}.{suffix}")
+    progress("measuring", len(todo), len(todo))
+
+
+def _is_measured(folder: Path) -> bool:
+    """Whether a variant was measured and all of its files are there as they were written."""
+    names = (*(f"{name}.csv" for name in TABLES), f"{PICTURES}.npz", f"{PICTURES}.json")
+    return files.are_sound([folder / DONE]) and files.are_sound(folder / name for name in names)
+
+
+class Tools(NamedTuple):
+    """Compiled for one network: arms that differ in their parameters share it."""
+
+    record: Callable[..., Any]
+    judge: variation.Judge
+    predict: PredictSlabs
+
+
+def make_tools(planned: PlannedStudy, program: Program, num_runs: int) -> Tools:
+    """What looks at networks of a program (see `forward_program`), so many at once."""
+    plan = seed_plan(planned.study, num_runs)
+    return Tools(
+        representations.make_recorder(program, plan),
+        variation.make_judge(program, plan),
+        variation.make_predict(program, plan, num_runs, planned.study.evaluate),
+    )
+
+
+def measure(
+    planned: PlannedStudy,
+    train_cases: int,
+    fold: int,
+    tools: Callable[[Program, int], Tools],
+    tell: Callable[[str], None],
+) -> tuple[Rows, tuple[dict[str, np.ndarray], dict[str, Any]]]:
+    """Rows of all tables of one variant, and its pictures with the list that says what they are."""
+    study, settings = planned.study, planned.study.analysis
+    shown, judged = shown_cases(planned, fold), judged_cases(planned, fold)
+    probes = make_probes(planned, shown, rng_for(planned, "positions", fold))
+    windows = make_probes(planned, judged, rng_for(planned, "windows", fold))
+    baseline = baseline_of([arm.name for arm in study.arms])
+    rows: Rows = {name: [] for name in TABLES}
+    represented: list[Represented] = []
+    predicted: list[variation.Predicted] = []
+    montages: list[tuple[dict[str, np.ndarray], list[dict[str, Any]]]] = []
+    for networks in read_networks(planned, train_cases, fold):
+        arm, plan = networks.arm, seed_plan(planned.study, len(networks))
+        own = tools(forward_program(study, networks.program), len(networks))
+        tell(f"{arm}, filters")
+        rng = rng_for(planned, "filters", arm, train_cases, fold)
+        rows["filters"] += filters.filter_rows(networks, rng)
+        if arm == baseline:
+            rows["filter_controls"] += filters.control_rows(networks, rng)
+        montages.append(pictures.montages(networks, rng))
+        tell(f"{arm}, layers set back")
+        rows["rewind"] += variation.rewind_rows(networks, windows, own.judge, plan)
+        tell(f"{arm}, lines between runs")
+        # Between two networks, running statistics of batch norms belong to neither.
+        if networks.program.model.norm != "batch":
+            rows["interpolation"] += variation.path_rows(networks, windows, own.judge, plan, settings.barrier_pairs)
+        tell(f"{arm}, features")
+        represented.append(representations.represent(networks, probes, own.record, plan))
+        rows["layer_similarity"] += representations.layer_rows(represented[-1])
+        tell(f"{arm}, predictions")
+        predicted.append(variation.predict_cases(networks, shown, own.predict, plan))
+        rows["pairs"] += variation.parameter_rows(networks)
+    if not represented:  # every run diverged
+        return rows, pictures.merge([], ({}, []), train_cases, fold)
+    tell("similarity of all pairs")
+    rows["similarity"] += representations.similarity_rows(represented, baseline)
+    tell("agreement of all pairs")
+    classes = len(planned.tasks.prepared[study.target].labels) + 1
+    found = variation.agreement(predicted, shown, baseline, classes)
+    rows["pairs"] += variation.agreement_rows(predicted, found) + variation.barrier_rows(rows["interpolation"])
+    cases = files.read_table(planned.workdir / "results" / "cases.csv")
+    chosen = cases[(cases["train_cases"] == train_cases) & (cases["fold"] == fold)]
+    rows["variability"] = variation.variability_rows(
+        represented, found, rows["pairs"], rows["similarity"], chosen, confidence=settings.confidence
+    )
+    overlays = pictures.overlays(predicted, shown, study.report.examples, classes)
+    return rows, pictures.merge(montages, overlays, train_cases, fold)

@@ -1,0 +1,322 @@
+"""pairs.csv, interpolation.csv, rewind.csv and variability.csv: how much the runs of an arm differ."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from jaxseg import losses, seeds, trees
+from jaxseg.analysis import interpolation, statistics, variability
+from jaxseg.data.cases import CaseArrays
+from jaxseg.models import make_model
+from jaxseg.reserved import MEAN
+from jaxseg.study.plan.program import Program, abstract_params, param_labels
+from jaxseg.study.predict import PredictSlabs, make_predict_slabs
+from jaxseg.study.probe.networks import Networks, kernel_layers
+from jaxseg.study.probe.probes import Probes
+from jaxseg.study.probe.representations import Represented
+from jaxseg.study.score.scores import group_means, read_scores
+from jaxseg.types import EvaluateSettings
+
+ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 11))
+"""Points on the line between two runs."""
+
+
+class Judge(NamedTuple):
+    """Compiled for one network and loss, all runs at once."""
+
+    path: Callable[..., Any]
+    rewind: Callable[..., Any]
+    layers: tuple[str, ...]
+
+
+def make_judge(program: Program, plan: seeds.SeedPlan) -> Judge:
+    """What judges altered parameters on windows."""
+    model = make_model(program.model, classes=program.classes)
+    quality = interpolation.make_quality(model, losses.make_loss(program.loss))
+    layers = tuple(kernel_layers(trees.flatten(abstract_params(program))))
+    return Judge(
+        seeds.map_seeds(interpolation.make_path(quality, ALPHAS), plan=plan, shared=(2,)),
+        seeds.map_seeds(interpolation.make_rewind(quality, layers), plan=plan, shared=(2,)),
+        layers,
+    )
+
+
+def rewind_rows(networks: Networks, probes: Probes, judge: Judge, plan: seeds.SeedPlan) -> list[dict[str, Any]]:
+    """DSC lost when a layer is set back to its start, without training."""
+    windows = seeds.replicate((probes.images, probes.labels), plan)
+    scores = seeds.fetch(
+        judge.rewind(seeds.put(networks.start, plan), seeds.put(networks.end, plan), windows), len(networks)
+    )
+    return [
+        {
+            **{"arm": networks.arm, "seed": seed, "layer": layer},
+            **{"dsc": float(score[-1]), "dsc_rewound": float(score[index]), "drop": float(score[-1] - score[index])},
+        }
+        for seed, score in zip(networks.seeds, scores, strict=True)
+        for index, layer in enumerate(judge.layers)
+    ]
+
+
+def pairs_of(count: int, limit: int) -> list[tuple[int, int]]:
+    """Pairs of runs, each run in as many as another: neighbours at distance 1, then 2, ... up to about `limit` pairs.
+
+    >>> pairs_of(4, 6)
+    [(0, 1), (1, 2), (2, 3), (0, 3), (0, 2), (1, 3)]
+    """
+    pairs: dict[tuple[int, int], None] = {}
+    for distance in range(1, count // 2 + 1):
+        ring = {(min(i, j), max(i, j)): None for i in range(count) for j in [(i + distance) % count]}
+        if pairs and len(pairs) + len(ring) > limit:
+            break
+        pairs |= ring
+    return list(pairs)
+
+
+def path_rows(
+    networks: Networks, probes: Probes, judge: Judge, plan: seeds.SeedPlan, limit: int
+) -> list[dict[str, Any]]:
+    """Losses on straight lines between runs of the arm."""
+    windows = seeds.replicate((probes.images, probes.labels), plan)
+    pairs = pairs_of(len(networks), limit)
+    found: list[np.ndarray] = []
+    for first in range(0, len(pairs), len(networks)):
+        part = pairs[first : first + len(networks)]
+        # Filled up to the number of runs, so that one program serves all.
+        rows = np.array([*part, *[part[-1]] * (len(networks) - len(part))])
+        ends = [seeds.put(trees.take(networks.end, rows[:, side]), plan) for side in (0, 1)]
+        found += list(seeds.fetch(judge.path(*ends, windows), len(part)))
+    return [
+        {
+            **{"arm": networks.arm, "seed_a": networks.seeds[a], "seed_b": networks.seeds[b]},
+            **{"alpha": alpha, "loss": float(loss)},
+        }
+        for (a, b), losses_on_line in zip(pairs, found, strict=True)
+        for alpha, loss in zip(ALPHAS, losses_on_line, strict=True)
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------- predictions
+
+
+class Predicted(NamedTuple):
+    """Label maps of an arm's runs on the analysed cases, compressed: they are nearly constant."""
+
+    arm: str
+    seeds: tuple[int, ...]
+    maps: tuple[bytes, ...]
+    """By case."""
+
+    def of(self, index: int, shape: Sequence[int]) -> Int[np.ndarray, "runs *spatial"]:
+        """The label maps of one case."""
+        flat = np.frombuffer(zlib.decompress(self.maps[index]), np.uint16)
+        return flat.reshape(len(self.seeds), *shape)
+
+
+def make_predict(program: Program, plan: seeds.SeedPlan, num_runs: int, settings: EvaluateSettings) -> PredictSlabs:
+    """Prediction as for the validation, of so many runs at once."""
+    return make_predict_slabs(
+        program,
+        plan=plan,
+        num_runs=num_runs,
+        overlap=settings.val_overlap,
+        window_batch=settings.window_batch,
+        weights=settings.weights,
+    )
+
+
+def predict_cases(
+    networks: Networks, cases: Sequence[CaseArrays], predict: PredictSlabs, plan: seeds.SeedPlan
+) -> Predicted:
+    """What each run makes of whole cases, on the training grid."""
+    slabs = predict(seeds.put(networks.end, plan), {}, [case.image for case in cases])
+    packed = []
+    for _, of_case in itertools.groupby(slabs, key=lambda slab: slab.case):
+        maps = np.concatenate([slab.probabilities.argmax(-1).astype(np.uint16) for slab in of_case], axis=1)
+        packed.append(zlib.compress(np.ascontiguousarray(maps).data, 1))
+    return Predicted(networks.arm, networks.seeds, tuple(packed))
+
+
+class Agreement(NamedTuple):
+    """Means over cases of what runs make of them."""
+
+    disagreement: dict[tuple[str, str], Float[np.ndarray, "runs others"]]
+    """Share of the region's voxels, by pair of arms."""
+    dsc: dict[str, Float[np.ndarray, "runs runs"]]
+    entropy: dict[str, Float[np.ndarray, " left_out"]]
+    """Of all runs, then with each left out in turn."""
+    error: dict[str, Float[np.ndarray, " runs"]]
+
+
+def agreement(arms: Sequence[Predicted], cases: Sequence[CaseArrays], baseline: str, classes: int) -> Agreement:
+    """Compares runs voxel by voxel within one region of each case that is the same for all arms."""
+    parts: list[Agreement] = []
+    for index, case in enumerate(cases):
+        maps = {arm.arm: arm.of(index, case.label.shape) for arm in arms}
+        known = case.label < classes
+        region = known & variability.region_of(np.where(known, case.label, 0), np.concatenate(list(maps.values())))
+        inside = {arm: of_arm[:, region] for arm, of_arm in maps.items()}
+        truth = case.label[region][None]
+        size = max(int(region.sum()), 1)
+        pairs = [(arm, arm) for arm in inside] + [(baseline, arm) for arm in inside if arm != baseline in inside]
+        left_out = {arm: [np.delete(labels, run, 0) for run in range(len(labels))] for arm, labels in inside.items()}
+        parts.append(
+            Agreement(
+                {(a, b): variability.differing(inside[a], inside[b], classes) / size for a, b in pairs},
+                {arm: variability.pairwise_dsc(labels, classes) for arm, labels in inside.items()},
+                {
+                    arm: np.array([_entropy(part, classes) for part in (labels, *left_out[arm])])
+                    for arm, labels in inside.items()
+                },
+                {arm: variability.differing(labels, truth, classes)[:, 0] / size for arm, labels in inside.items()},
+            )
+        )
+    # A case in which neither of two runs predicts anything says nothing of their DSC.
+    return jax.tree.map(lambda *of_cases: _mean_known(np.stack(of_cases)), *parts)
+
+
+def _entropy(labels: np.ndarray, classes: int) -> float:
+    return float(variability.vote_entropy(labels, classes).mean()) if labels.size else math.nan
+
+
+def _mean_known(values: Float[np.ndarray, "cases *any"]) -> Float[np.ndarray, "*any"]:
+    known = ~np.isnan(values)
+    return np.where(known.any(0), np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan)
+
+
+def _pair_rows(
+    quantity: str, arms: tuple[str, str], runs: tuple[Sequence[int], Sequence[int]], values: np.ndarray
+) -> list[dict[str, Any]]:
+    """Rows of pairs.csv from a matrix; within an arm each pair once."""
+    return [
+        {
+            **{"quantity": quantity, "arm_a": arms[0], "seed_a": a, "arm_b": arms[1], "seed_b": b},
+            "value": float(values[i, j]),
+        }
+        for i, a in enumerate(runs[0])
+        for j, b in enumerate(runs[1])
+        if arms[0] != arms[1] or a < b
+    ]
+
+
+def parameter_rows(networks: Networks) -> list[dict[str, Any]]:
+    """Distances between the runs' trained parameters."""
+    labels = trees.flatten(param_labels(networks.program))
+    trained = [leaf for path, leaf in trees.flatten(networks.end).items() if labels[path] == "train"]
+    distances = variability.parameter_distance(trained)
+    return _pair_rows("parameter_distance", (networks.arm,) * 2, (networks.seeds,) * 2, distances)
+
+
+def agreement_rows(arms: Sequence[Predicted], found: Agreement) -> list[dict[str, Any]]:
+    """Disagreement of every two runs of an arm and of each with the baseline's, and DSC within an arm."""
+    runs = {arm.arm: arm.seeds for arm in arms}
+    rows = []
+    for (a, b), matrix in found.disagreement.items():
+        rows += _pair_rows("disagreement", (a, b), (runs[a], runs[b]), matrix)
+    for arm, matrix in found.dsc.items():
+        rows += _pair_rows("pairwise_dsc", (arm, arm), (runs[arm],) * 2, matrix)
+    return rows
+
+
+def barrier_rows(paths: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The height of the barrier on each line."""
+    lines: dict[tuple[str, int, int], list[float]] = {}
+    for row in paths:
+        lines.setdefault((row["arm"], row["seed_a"], row["seed_b"]), []).append(row["loss"])
+    return [
+        {
+            **{"quantity": "barrier", "arm_a": arm, "seed_a": a, "arm_b": arm, "seed_b": b},
+            "value": float(interpolation.barrier(np.array(values), np.array(ALPHAS))),
+        }
+        for (arm, a, b), values in lines.items()
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------ summary
+
+
+def variability_rows(
+    arms: Sequence[Represented],
+    found: Agreement,
+    pairs: Sequence[Mapping[str, Any]],
+    similarities: Sequence[Mapping[str, Any]],
+    cases: pd.DataFrame,
+    *,
+    confidence: float,
+) -> list[dict[str, Any]]:
+    """All quantities of all arms, with leave-one-run-out intervals.
+
+    Args:
+        arms: Their runs and layers.
+        found: What runs make of cases.
+        pairs: Rows of pairs.csv.
+        similarities: Rows of similarity.csv.
+        cases: The variant's rows of cases.csv.
+        confidence: Of the intervals.
+    """
+    rows: list[dict[str, Any]] = []
+
+    def add(arm: Represented, quantity: str, layer: str, interval: statistics.Interval, num_pairs: int = 0) -> None:
+        rows.append(
+            {
+                **{"arm": arm.arm, "quantity": quantity, "layer": layer, "value": interval.estimate},
+                **{"ci_low": interval.low, "ci_high": interval.high},
+                **{"n_seeds": len(arm.seeds), "n_pairs": num_pairs},
+            }
+        )
+
+    def add_pairs(arm: Represented, quantity: str, layer: str, matrix: np.ndarray) -> None:
+        known = ~np.isnan(matrix)
+        if known.any():
+            mean = lambda kept: float(statistics.mean_of_pairs(matrix, kept))  # noqa: E731
+            interval = statistics.jackknife(mean, len(matrix), confidence=confidence)
+            add(arm, quantity, layer, interval, int(known.sum()) // 2)
+
+    for arm in arms:
+        for quantity in ("disagreement", "pairwise_dsc", "parameter_distance", "barrier"):
+            own = [row for row in pairs if row["quantity"] == quantity and row["arm_a"] == row["arm_b"] == arm.arm]
+            add_pairs(arm, quantity, "", _matrix(own, arm.seeds))
+        add(arm, "entropy", "", statistics.from_left_out(found.entropy[arm.arm], confidence=confidence))
+        add(arm, "error_rate", "", statistics.t_interval(found.error[arm.arm], confidence=confidence))
+        own = [row for row in similarities if (row["comparison"], row["index"]) == ("within_arm", "cka")]
+        own = [{**row, "value": 1 - row["value"]} for row in own if row["arm_a"] == arm.arm]
+        by_layer = {layer: _matrix([r for r in own if r["layer"] == layer], arm.seeds) for layer in arm.layers}
+        # A layer with too few points for its channels has no value, and is no part of the mean over layers.
+        usable = [matrix for matrix in by_layer.values() if not np.isnan(matrix).all()]
+        if usable:
+            add_pairs(arm, "representation_distance", "", np.mean(usable, axis=0))
+        for layer, matrix in by_layer.items():
+            add_pairs(arm, "representation_distance", layer, matrix)
+    for scores in read_scores(cases, ("dsc", "hd95", "assd")):
+        for arm in arms if scores.label == MEAN else ():
+            for metric in scores.metrics:
+                groups = group_means(scores.of(arm.arm, metric), scores.groups)
+                complete = np.isfinite(groups).all(0)
+                if len(groups) > 1 and complete.any():
+                    runs = groups[:, complete].mean(1)
+                    add(arm, f"sd_{metric}", "", _spread(runs, confidence))
+    return rows
+
+
+def _matrix(rows: Sequence[Mapping[str, Any]], own: Sequence[int]) -> Float[np.ndarray, "runs runs"]:
+    """A symmetric matrix from rows of pairs; NaN for pairs that have none, and on the diagonal."""
+    position = {seed: index for index, seed in enumerate(own)}
+    matrix = np.full((len(own), len(own)), np.nan)
+    for row in rows:
+        i, j = position[row["seed_a"]], position[row["seed_b"]]
+        matrix[i, j] = matrix[j, i] = row["value"]
+    return matrix
+
+
+def _spread(runs: Float[np.ndarray, " runs"], confidence: float) -> statistics.Interval:
+    """Standard deviation over runs."""
+    deviation = lambda kept: float(runs[kept].std(ddof=1))  # noqa: E731
+    return statistics.jackknife(deviation, len(runs), confidence=confidence, log=True)

@@ -1,0 +1,1 @@
+"""Scores trained networks on the test cases, and makes the tables of accuracy."""

@@ -1,0 +1,327 @@
+"""Tables drawn from scores and curves: what each arm reaches, how arms differ, when they converge.
+
+Tables in, tables out. All averages are those of `score.scores`, so the difference of two rows of `summary` is
+the difference in `comparisons`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxseg.analysis import convergence as times
+from jaxseg.analysis import statistics
+from jaxseg.study.score.scores import Contrast, Scores, contrast, group_means, read_scores, require_columns
+
+METRICS = ("dsc", "hd95", "assd", "nsd")
+DISTANCES = frozenset({"hd95", "assd", "hd"})
+"""Metrics with the task's unit, the lower the better."""
+BASELINE = "scratch"
+
+_CURVE_COLUMNS = ("arm", "seed", "train_cases", "fold", "step", "seconds", "val_dsc")
+
+
+def baseline_of(arms: Sequence[str]) -> str:
+    """The arm that the others are compared with: `scratch` where it is present, else the first."""
+    return BASELINE if BASELINE in arms else arms[0]
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else math.nan
+
+
+def _run_means(groups: np.ndarray) -> np.ndarray:
+    """Mean of each run over the groups that it has a value for."""
+    return np.array([_mean(run[~np.isnan(run)]) for run in groups])
+
+
+SUMMARY_COLUMNS = (
+    *("arm", "train_cases", "fold", "label", "metric", "unit", "mean", "ci_low", "ci_high", "sd", "iqm"),
+    *("n_seeds", "n_groups", "n_cases", "n_missed", "n_spurious", "n_absent"),
+)
+
+
+def summary(cases: pd.DataFrame, *, confidence: float = 0.95, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+    """What each arm reaches, by train size, fold (-1: all folds together), label (`mean`: within a case) and metric.
+
+    Args:
+        cases: rows of cases.csv.
+        confidence: level of the intervals.
+        metrics: columns of `cases`; one without a single value (NSD without a tolerance) gives no rows.
+
+    Returns:
+        The columns `SUMMARY_COLUMNS`. The interval and `sd` are over seeds: new seeds, on these cases. `iqm` is the
+        interquartile mean over seeds x groups. n_missed, n_spurious and n_absent count predictions over all seeds:
+        references not found, predictions of a label that the reference lacks, and all references that lack it
+        (n_spurious / n_absent is the false-positive rate). With `surface_empty` `nan`, misses are no part of a
+        distance mean: read n_missed beside it.
+
+    Raises:
+        UserError: if `cases` lacks a column.
+    """
+    unit = str(cases["unit"].iloc[0]) if "unit" in cases and len(cases) else ""
+    rows: list[dict[str, Any]] = []
+    for scores in read_scores(cases, metrics):
+        for arm, counts in scores.counts.items():
+            for metric in scores.metrics:
+                groups = group_means(scores.of(arm, metric), scores.groups)
+                by_seed = _run_means(groups)
+                by_seed = by_seed[~np.isnan(by_seed)]
+                interval = statistics.t_interval(by_seed, confidence=confidence)
+                finite = len(by_seed) > 1 and bool(np.isfinite(by_seed).all())
+                rows.append(
+                    {
+                        **{"arm": arm, "train_cases": scores.train_cases, "fold": scores.fold},
+                        **{"label": scores.label, "metric": metric},
+                        "unit": unit if metric in DISTANCES else "",
+                        "mean": _mean(by_seed),
+                        **{"ci_low": interval.low, "ci_high": interval.high},
+                        "sd": float(by_seed.std(ddof=1)) if finite else math.nan,
+                        "iqm": statistics.interquartile_mean(groups),
+                        **{"n_seeds": len(by_seed), "n_groups": int((~np.isnan(groups)).any(0).sum())},
+                        "n_cases": len(scores.groups),
+                        **{f"n_{name}": number for name, number in counts._asdict().items()},
+                    }
+                )
+    return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
+
+
+SEED_SCORE_COLUMNS = ("arm", "seed", "train_cases", "fold", "label", "metric", "value")
+
+
+def seed_scores(cases: pd.DataFrame, *, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+    """What every run scores: the numbers whose mean, interval and spread over seeds are a row of `summary`.
+
+    Args:
+        cases: rows of cases.csv.
+        metrics: columns of it.
+
+    Returns:
+        The columns `SEED_SCORE_COLUMNS`, in the order of `summary`; folds together have fold -1. A run without a value
+        (no reference holds the label) gives no row.
+
+    Raises:
+        UserError: if `cases` lacks a column.
+    """
+    rows: list[dict[str, Any]] = []
+    for scores in read_scores(cases, metrics):
+        variant = {"train_cases": scores.train_cases, "fold": scores.fold, "label": scores.label}
+        for arm, seeds in scores.seeds.items():
+            for metric in scores.metrics:
+                values = _run_means(group_means(scores.of(arm, metric), scores.groups))
+                for seed, value in zip(seeds, values, strict=True):
+                    if not np.isnan(value):
+                        rows.append({"arm": arm, "seed": int(seed), **variant, "metric": metric, "value": value})
+    return pd.DataFrame(rows, columns=list(SEED_SCORE_COLUMNS))
+
+
+def _inference(d: np.ndarray) -> str:
+    if len(d) < 2 or not d.size or not np.isfinite(d).all():
+        return "descriptive"
+    return "new seeds and groups" if d.shape[1] > 1 else "new seeds, on these cases"
+
+
+def _note(found: Contrast) -> str:
+    notes = []
+    if len(found.d) < statistics.MIN_SEEDS:
+        least = statistics.minimum_p(len(found.d))
+        notes.append(f"fewer than {statistics.MIN_SEEDS} seeds: no verdict, p cannot be below {least:.2g}")
+    if found.left_out:
+        notes.append(f"{found.left_out} cases without a value for every run left out")
+    if not found.paired:
+        notes.append("no seed in common: matched in order")
+    if not np.isfinite(found.d).all():
+        notes.append("infinite distances: no interval")
+    return "; ".join(notes)
+
+
+def _improvement(scores: Scores, arm: str, baseline: str, metric: str) -> float:
+    a, b = (_run_means(group_means(scores.of(name, metric), scores.groups)) for name in (arm, baseline))
+    return statistics.probability_of_improvement(*((b, a) if metric in DISTANCES else (a, b)))
+
+
+COMPARISON_COLUMNS = (
+    *("metric", "label", "train_cases", "fold", "arm_a", "arm_b", "mean_diff", "ci_low", "ci_high", "p", "p_maxt"),
+    *("n_seeds", "n_groups", "n_cases", "inference", "p_min", "effect_size", "probability_of_improvement"),
+    *("n_missed_a", "n_missed_b", "n_spurious_a", "n_spurious_b", "note"),
+)
+
+
+def comparisons(
+    cases: pd.DataFrame,
+    arms: Sequence[str],
+    *,
+    confidence: float,
+    rng: np.random.Generator,
+    metrics: Sequence[str] = METRICS,
+) -> pd.DataFrame:
+    """How each arm differs from the baseline (`scratch` where present, else the first arm), arm_a minus arm_b.
+
+    Args:
+        cases: rows of cases.csv.
+        arms: the study's arms in their order; one without rows (all its runs diverged) gives none.
+        confidence: level of the intervals.
+        rng: for sign flips, where there are too many to list.
+        metrics: columns of `cases`.
+
+    Returns:
+        The columns `COMPARISON_COLUMNS`, by train size, fold (-1: all folds together), label (`mean`: labels averaged
+        within a case) and metric. The interval is `statistics.two_way_interval` and decides; `p` is a sign-flip p over
+        seeds, on these cases; `p_maxt` adjusts it for all rows of the same fold. `probability_of_improvement` is that
+        a run of arm_a beats one of arm_b. `p_min` is the smallest p that this many seeds can give. Cases that lack a
+        value in a run of either arm are left out for both, and the note says how many.
+
+    Raises:
+        UserError: if `cases` lacks a column.
+    """
+    baseline = baseline_of(arms)
+    rows: list[dict[str, Any]] = []
+    differences: list[pd.Series] = []
+    for scores in read_scores(cases, metrics):
+        for arm in (a for a in arms if a != baseline and {a, baseline} <= scores.seeds.keys()):
+            counts_a, counts_b = scores.counts[arm], scores.counts[baseline]
+            for metric in scores.metrics:
+                found = contrast(scores, {arm: 1.0, baseline: -1.0}, metric)
+                finite = bool(found.d.size) and bool(np.isfinite(found.d).all())
+                interval = (
+                    statistics.two_way_interval(found.d, confidence=confidence)
+                    if finite
+                    else statistics.Interval(_mean(found.d), math.nan, math.nan, math.nan)
+                )
+                by_seed = found.d.mean(1) if finite else np.full(len(found.d), math.nan)
+                # Flips go by the baseline's seed, which all comparisons of a family share.
+                differences.append(pd.Series(by_seed, index=found.seeds))
+                rows.append(
+                    {
+                        **{"metric": metric, "label": scores.label},
+                        **{"train_cases": scores.train_cases, "fold": scores.fold, "arm_a": arm, "arm_b": baseline},
+                        **{"mean_diff": interval.estimate, "ci_low": interval.low, "ci_high": interval.high},
+                        **{"n_seeds": len(found.d), "n_groups": found.d.shape[1], "n_cases": found.num_cases},
+                        **{"inference": _inference(found.d), "p_min": statistics.minimum_p(len(found.d))},
+                        "effect_size": statistics.standardized_difference(by_seed),
+                        "probability_of_improvement": _improvement(scores, arm, baseline, metric),
+                        **{"n_missed_a": counts_a.missed, "n_missed_b": counts_b.missed},
+                        **{"n_spurious_a": counts_a.spurious, "n_spurious_b": counts_b.spurious},
+                        "note": _note(found),
+                    }
+                )
+    table = pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS)).astype({"p": float, "p_maxt": float})
+    known = np.array([series.notna().any() for series in differences], bool)
+    for fold in table["fold"].unique():
+        family = np.flatnonzero((table["fold"] == fold).to_numpy() & known)
+        if len(family):
+            d = pd.concat([differences[i] for i in family], axis=1).T.to_numpy()
+            table.loc[family, ["p", "p_maxt"]] = np.stack(statistics.max_t_sign_flip(d, rng=rng), 1)
+    return table
+
+
+def convergence(curves: pd.DataFrame, arms: Sequence[str], *, fraction: float = 0.99) -> pd.DataFrame:
+    """When each run reaches the target, see `jaxseg.analysis.convergence`.
+
+    Args:
+        curves: rows of curves.csv; val_dsc is NaN between evaluations.
+        arms: the study's arms in their order; the target is `scratch`'s, the first arm's where there is none.
+        fraction: of the baseline's final value.
+
+    Returns:
+        Columns arm, seed, train_cases, fold, target_dsc, step, seconds, censored; the target is that of the same train
+        size and fold. A censored run has the step and seconds of its last evaluation. Runs and variants without an
+        evaluation give no row.
+
+    Raises:
+        UserError: if `curves` lacks a column.
+    """
+    require_columns(curves, _CURVE_COLUMNS, "curves.csv")
+    baseline = baseline_of(arms)
+    rows = []
+    for (train_cases, fold), variant in curves.groupby(["train_cases", "fold"], sort=True):
+        # A step counts as an evaluation of an arm if one of its runs has a value there: a run that diverged has NaN.
+        evaluated = variant[variant.groupby(["arm", "step"])["val_dsc"].transform("count") > 0]
+        by_arm = {
+            arm: part.pivot(index="seed", columns="step", values="val_dsc").sort_index(axis=1)
+            for arm, part in evaluated.groupby("arm", sort=False)
+        }
+        target = times.target_dsc(by_arm[baseline].to_numpy(), fraction=fraction) if baseline in by_arm else math.nan
+        for arm in (arm for arm in arms if arm in by_arm):
+            found = times.steps_to_target(by_arm[arm].columns.to_numpy(), by_arm[arm].to_numpy(), target)
+            clock = evaluated[evaluated["arm"] == arm].set_index(["seed", "step"])["seconds"]
+            for seed, step, censored in zip(by_arm[arm].index, *found, strict=True):
+                rows.append(
+                    (arm, seed, train_cases, fold, target, step, clock.get((seed, step), math.nan), bool(censored))
+                )
+    columns = ["arm", "seed", "train_cases", "fold", "target_dsc", "step", "seconds", "censored"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+TRAINING_COLUMNS = ("arm", "train_cases", "n_runs", "n_reached", "median_step", "n_survived", "last_val_dsc")
+
+
+def training(curves: pd.DataFrame, convergence: pd.DataFrame) -> pd.DataFrame:
+    """How the runs of an arm and training set size went, over seeds and folds.
+
+    Args:
+        curves: rows of curves.csv.
+        convergence: rows of convergence.csv.
+
+    Returns:
+        The columns `TRAINING_COLUMNS`. `n_reached` of `n_runs` reached the target of convergence.csv; `median_step`
+        takes the others as later than all that did, and is empty where half or more never did. `last_val_dsc` is the
+        mean of the last validation DSC of the runs that did not diverge, of which there are `n_survived`.
+    """
+    keys = ["arm", "train_cases"]
+    timed: dict[Any, pd.DataFrame] = dict(iter(convergence.groupby(keys, sort=False)))
+    rows: list[dict[str, Any]] = []
+    for (arm, size), own in curves.groupby(keys, sort=False):
+        ordered = own.sort_values("step", kind="stable").groupby(["fold", "seed"], sort=True)
+        loss = ordered.tail(1).set_index(["fold", "seed"])["loss"]
+        alive = loss.index[loss.notna()]
+        last = ordered["val_dsc"].last().reindex(alive).dropna()
+        reached = timed.get((arm, size), convergence[:0])
+        steps = reached["step"].astype(float).where(~reached["censored"].astype(bool), math.inf)
+        median = float(steps.median()) if len(steps) else math.nan
+        rows.append(
+            {
+                **{"arm": arm, "train_cases": size, "n_runs": len(loss)},
+                "n_reached": int((~reached["censored"].astype(bool)).sum()),
+                "median_step": median if math.isfinite(median) else math.nan,
+                **{"n_survived": len(alive), "last_val_dsc": float(last.mean()) if len(last) else math.nan},
+            }
+        )
+    return pd.DataFrame(rows, columns=list(TRAINING_COLUMNS))
+
+
+WORST_COLUMNS = (
+    *("train_cases", "fold", "case", "group", "label", "mean", "min", "max"),
+    *("worst_arm", "worst_seed", "n_missed", "n_runs"),
+)
+
+
+def worst_cases(cases: pd.DataFrame, *, metric: str = "dsc", limit: int = 10) -> pd.DataFrame:
+    """The cases and labels that go worst, by their mean over all arms and seeds of a training set size.
+
+    Args:
+        cases: rows of cases.csv.
+        metric: a column of it.
+        limit: how many rows to keep of each training set size.
+
+    Returns:
+        The columns `WORST_COLUMNS`; worst first within a size. No rows where no run has scores.
+    """
+    held = cases[cases["status"].isin(["ok", "missed"])].dropna(subset=[metric])
+    if "region" in held:  # unions of labels would stand beside their own parts
+        held = held[~held["region"].astype(bool)]
+    if held.empty:
+        return pd.DataFrame(columns=list(WORST_COLUMNS))
+    held = held.assign(missed=held["status"] == "missed")
+    keys = ["train_cases", "fold", "case", "group", "label"]
+    by_case, far = held.groupby(keys, sort=False), metric in DISTANCES
+    table = by_case[metric].agg(["mean", "min", "max"])
+    worst = held.loc[by_case[metric].idxmax() if far else by_case[metric].idxmin()].set_index(keys)
+    table["worst_arm"], table["worst_seed"] = worst["arm"], worst["seed"]
+    table["n_missed"], table["n_runs"] = by_case["missed"].sum(), by_case.size()
+    ranked = table.sort_values("mean", ascending=not far, kind="stable")
+    return ranked.groupby("train_cases", sort=False).head(limit).reset_index()

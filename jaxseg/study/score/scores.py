@@ -1,0 +1,195 @@
+"""From rows of cases.csv to arrays [seed, case] that are the same cases for every arm, and to contrasts of arms.
+
+A label counts where the case's *reference* holds it, whatever was predicted. Averages are taken in one order
+everywhere: labels within a case, cases within their group, then groups and seeds alike. Regions (unions of labels)
+have scores of their own and are no part of the mean over labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from jaxseg.reserved import MEAN, POOLED
+from jaxseg.types import UserError
+
+_COLUMNS = ("arm", "seed", "train_cases", "fold", "case", "group", "label", "status")
+
+
+class Counts(NamedTuple):
+    """Predictions of a label, over all seeds and cases of an arm."""
+
+    missed: int = 0
+    """The reference holds the label, the prediction does not."""
+    spurious: int = 0
+    """The prediction holds it, the reference does not."""
+    absent: int = 0
+    """References that lack it: spurious / absent is the false-positive rate."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Scores of all arms for one train size, fold and label."""
+
+    label: str
+    train_cases: int
+    fold: int
+    metrics: tuple[str, ...]
+    groups: Int[np.ndarray, " cases"]
+    """Number of each case's group, ascending from 0."""
+    seeds: dict[str, Int[np.ndarray, " seeds"]]
+    """Per arm, ascending."""
+    values: dict[str, Float[np.ndarray, "seeds cases metrics"]]
+    """Per arm; NaN where a run has no value."""
+    counts: dict[str, Counts]
+
+    def of(self, arm: str, metric: str) -> Float[np.ndarray, "seeds cases"]:
+        """The scores of one arm."""
+        return self.values[arm][..., self.metrics.index(metric)]
+
+
+def require_columns(table: pd.DataFrame, columns: Sequence[str], name: str) -> None:
+    """Raises UserError, naming the table, if it lacks a column."""
+    missing = [c for c in columns if c not in table]
+    if missing:
+        raise UserError(
+            f"{name} lacks the columns {', '.join(missing)}; it has {', '.join(map(str, table.columns))}. Give the "
+            "table that the study wrote."
+        )
+
+
+def group_means(
+    values: Float[np.ndarray, "seeds cases"], groups: Int[np.ndarray, " cases"]
+) -> Float[np.ndarray, "seeds groups"]:
+    """Means over each group's cases, NaN left out; NaN where a group has no value. `groups` must ascend."""
+    if not len(groups):
+        return np.zeros((len(values), 0))
+    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    known = ~np.isnan(values)
+    totals = np.add.reduceat(np.where(known, values, 0.0), starts, axis=1)
+    numbers = np.add.reduceat(known.astype(np.int64), starts, axis=1)
+    return np.where(numbers > 0, totals, np.nan) / np.maximum(numbers, 1)
+
+
+def _status_counts(table: pd.DataFrame) -> Counts:
+    number = table["status"].value_counts()
+    missed, spurious, empty = (int(number.get(s, 0)) for s in ("missed", "spurious", "both_empty"))
+    return Counts(missed, spurious, spurious + empty)
+
+
+def _mean_over_labels(
+    values: Float[np.ndarray, "seeds cases labels metrics"], held: Bool[np.ndarray, "cases labels"]
+) -> Float[np.ndarray, "seeds cases metrics"]:
+    """A held label without a value leaves its case without a mean: averaging the others would drop a miss."""
+    return np.where(held[None, :, :, None], values, 0.0).sum(2) / held.sum(1)[None, :, None]
+
+
+def _variant(table: pd.DataFrame, fold: int, metrics: tuple[str, ...]) -> Iterator[Scores]:
+    """Scores of one train size and fold: each label in its order of appearance, then their mean."""
+    held_rows = table[table["status"].isin(["ok", "missed"])]
+    if held_rows.empty:
+        return
+    train_cases = int(table["train_cases"].iloc[0])
+    labels = [str(label) for label in table["label"].unique()]
+    regions = set(table["label"][table["region"]]) if "region" in table else set()
+    alone = np.array([label not in regions for label in labels])
+    # Groups sort first, so that case numbers ascend with group numbers.
+    by_case = held_rows.groupby(["group", "fold", "case"], sort=True)
+    case_of, label_of = by_case.ngroup().to_numpy(), held_rows["label"].map(labels.index).to_numpy()
+    group_of, fold_of = held_rows.groupby("group", sort=True).ngroup().to_numpy(), held_rows["fold"].to_numpy()
+    num_cases = by_case.ngroups
+    groups = np.zeros(num_cases, np.int64)
+    groups[case_of] = group_of
+    held = np.zeros((num_cases, len(labels)), bool)
+    held[case_of, label_of] = True
+
+    numbers, seeds, values = held_rows[list(metrics)].to_numpy(np.float64), {}, {}
+    arm_of, seed_of = held_rows["arm"].to_numpy(), held_rows["seed"].to_numpy()
+    for arm in map(str, table["arm"].unique()):
+        rows = np.flatnonzero(arm_of == arm)
+        found, position = np.unique(seed_of[rows], return_inverse=True)
+        cube = np.full((len(found), num_cases, len(labels), len(metrics)), np.nan)
+        cube[position, case_of[rows], label_of[rows]] = numbers[rows]
+        # A run that was not evaluated in one fold (it diverged) leaves the seed out of the folds together.
+        tested = [np.isin(found, seed_of[rows][fold_of[rows] == f]) for f in np.unique(fold_of)]
+        everywhere = np.logical_and.reduce(tested)
+        seeds[arm], values[arm] = found[everywhere], cube[everywhere]
+
+    for index, label in enumerate([*labels, MEAN]):
+        of_label = table[~table["label"].isin(regions)] if label == MEAN else table[table["label"] == label]
+        counts = {str(arm): _status_counts(rows) for arm, rows in of_label.groupby("arm", sort=False)}
+        counts = {arm: counts.get(arm, Counts()) for arm in seeds}
+        kept = held[:, alone].any(1) if label == MEAN else held[:, index]
+        of_cases = {
+            arm: _mean_over_labels(v[:, kept][:, :, alone], held[kept][:, alone])
+            if label == MEAN
+            else v[:, kept, index]
+            for arm, v in values.items()
+        }
+        dense = np.unique(groups[kept], return_inverse=True)[1]
+        yield Scores(label, train_cases, fold, metrics, dense, seeds, of_cases, counts)
+
+
+def read_scores(cases: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Scores]:
+    """Arrays of every train size, fold and label; with several folds all of them together (`POOLED`) come first.
+
+    Args:
+        cases: rows of cases.csv.
+        metrics: columns of it; one without a single value (NSD without a tolerance) is left out.
+
+    Yields:
+        One `Scores` a label, then one for their mean (`MEAN`), by train size and fold.
+
+    Raises:
+        UserError: if `cases` lacks a column.
+    """
+    require_columns(cases, (*_COLUMNS, *metrics), "cases.csv")
+    known = tuple(m for m in metrics if cases[m].notna().any())
+    for _, of_size in cases.groupby("train_cases", sort=True):
+        if of_size["fold"].nunique() > 1:
+            yield from _variant(of_size, POOLED, known)
+        for fold, of_fold in of_size.groupby("fold", sort=True):
+            yield from _variant(of_fold, int(str(fold)), known)
+
+
+class Contrast(NamedTuple):
+    """A linear contrast of arms on the seeds and cases that all of them have."""
+
+    d: Float[np.ndarray, "seeds groups"]
+    """Sum over arms of weight times group mean; not finite where a distance is infinite."""
+    seeds: Int[np.ndarray, " seeds"]
+    """Those of the last arm."""
+    paired: bool
+    """Whether the arms' rows are the same seeds; else they are matched in the order of their seeds."""
+    num_cases: int
+    left_out: int
+    """Cases without a value in some run: left out for all."""
+
+
+def contrast(scores: Scores, weights: Mapping[str, float], metric: str) -> Contrast:
+    """Combines arms seed by seed and group by group: `{"transfer": 1, "scratch": -1}` is their difference.
+
+    Arms that share no seed at all (a placebo with seeds of its own) are matched in the order of their seeds.
+    """
+    shared = scores.seeds[next(iter(weights))]
+    for arm in weights:
+        shared = np.intersect1d(shared, scores.seeds[arm])
+    paired = bool(len(shared))
+    count = min(len(scores.seeds[arm]) for arm in weights)
+    parts, seeds = [], np.zeros(0, np.int64)
+    for arm in weights:
+        rows = np.flatnonzero(np.isin(scores.seeds[arm], shared)) if paired else np.arange(count)
+        parts.append(scores.of(arm, metric)[rows])
+        seeds = scores.seeds[arm][rows]
+    complete = np.logical_and.reduce([~np.isnan(part).any(0) for part in parts])
+    with np.errstate(invalid="ignore"):  # infinite minus infinite
+        d = sum(
+            weight * group_means(part[:, complete], scores.groups[complete])
+            for weight, part in zip(weights.values(), parts, strict=True)
+        )
+    return Contrast(np.asarray(d), seeds, paired, int(complete.sum()), int((~complete).sum()))

@@ -1,0 +1,182 @@
+"""The tables of a finished study, from its jobs' files; the same files give the same tables, byte for byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxseg import logs
+from jaxseg.reserved import MEAN, POOLED
+from jaxseg.study import files
+from jaxseg.study.plan.jobs import Job, Plan
+from jaxseg.study.score import comparisons, formats, power
+from jaxseg.study.score import stage as score_stage
+from jaxseg.types import StudySettings, UserError
+
+KEYS = ["arm", "seed", "train_cases", "fold"]
+WORST = 50
+"""Rows of worst_cases.csv."""
+
+VARIANTS = ("train_cases", "label", "unit")
+READING = (
+    *("arm", "arm_a", "arm_b", "train_cases", "label", "metric", "unit", "mean", "mean_diff", "ci_low", "ci_high"),
+    *("p", "p_maxt", "n_seeds", "n_groups", "n_missed", "inference"),
+)
+"""Columns of the tables on the terminal and in LaTeX, in order; those of `VARIANTS` where they differ."""
+
+
+CURVE_COLUMNS = (*KEYS, "step", "seconds", "loss", "val_dsc")
+
+
+def require_scores(workdir: Path) -> None:
+    """Checks that a study that is evaluated has something to show for it.
+
+    Raises:
+        UserError: Every run diverged.
+    """
+    path = files.find_table(workdir / "results", "cases")
+    if path is not None and files.read_table(path).empty:
+        raise UserError(
+            f"every run diverged, so that there is nothing to score: {workdir / 'study.json'} says at which step each "
+            "(diverged_at), and the page shows what there is. Use a smaller config.optim.lr, a longer "
+            "config.optim.warmup_steps or config.optim.clip_norm, in a new workdir"
+        )
+
+
+def curves_table(workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
+    """Loss and validation DSC of every run at every logged step.
+
+    `seconds` is steps times the job's median step time, without compiling or downtime: runs of one program have no
+    clock of their own.
+    """
+    parts = []
+    for job in jobs:
+        log = logs.read_log(workdir / job.directory, len(job.runs))
+        for index, run in enumerate(job.runs):
+            of_run = {
+                "step": log.step,
+                "seconds": log.step * log.median_step_seconds,
+                "loss": log.loss[index],
+                "val_dsc": log.val_dsc[index],
+            }
+            identity = {name: getattr(run.key, name) for name in KEYS}
+            parts.append(pd.DataFrame(of_run).assign(**identity)[list(CURVE_COLUMNS)])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(CURVE_COLUMNS))
+
+
+def cases_table(study: StudySettings, workdir: Path, plan: Plan) -> pd.DataFrame:
+    """Part tables of all jobs and of the priors, in the order of arms, whatever job trained them.
+
+    Where every run diverged it has no rows, so that the later stages and the page come with what there is.
+    """
+    parts = [files.read_table(workdir / job.directory / score_stage.PART) for job in plan.of_kind("train")]
+    if plan.priors:
+        parts.append(files.read_table(workdir / score_stage.PRIOR_PART))
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return pd.DataFrame(columns=[*KEYS, "case", "group", "label", *comparisons.METRICS, "unit", "status", "region"])
+    table = pd.concat(parts, ignore_index=True)
+    order = {arm.name: index for index, arm in enumerate(study.arms)}
+    return table.sort_values(
+        [*KEYS, "case", "label"],
+        key=lambda column: column.map(order) if column.name == "arm" else column,
+        kind="stable",
+    ).reset_index(drop=True)
+
+
+def merge_examples(
+    study: StudySettings, workdir: Path, jobs: tuple[Job, ...], shown: tuple[str, ...], labels: Any
+) -> None:
+    """One file of example slices from the jobs' files, and a list that says what they are.
+
+    Of every arm the run is shown that `evaluate.shown_first` puts first, and the list says which it is: an arm may
+    have seeds of its own, and need not be trained with as many cases as another.
+    """
+    merged: dict[str, np.ndarray] = {}
+    for job in jobs:
+        score_stage.keep_shown(merged, files.read_arrays(workdir / job.directory / score_stage.EXAMPLES))
+    table = files.read_table(workdir / "results" / "cases.csv")
+    entries: list[dict[str, Any]] = []
+    arrays: dict[str, np.ndarray] = {}
+    for index, case in enumerate(shown):
+        if f"image_{index}" not in merged:
+            continue
+        position = len(entries)
+        present = [arm.name for arm in study.arms if f"prediction_{index}_{arm.name}" in merged]
+        runs = {arm: _shown_run(table, case, arm, merged.get(f"run_{index}_{arm}")) for arm in present}
+        at = merged[f"slice_{index}"]
+        place = {"slice_axis": int(at[0]), "slice_index": int(at[1])} if np.ndim(at) and len(at) else {}
+        entries.append({"case": case, "label_names": list(labels), **place, "arms": present, "runs": runs})
+        arrays[f"image_{position}"] = merged[f"image_{index}"]
+        arrays[f"reference_{position}"] = merged[f"reference_{index}"]
+        for arm_index, arm in enumerate(present):
+            arrays[f"prediction_{position}_{arm_index}"] = merged[f"prediction_{index}_{arm}"]
+    files.write_arrays(workdir / "results" / "examples.npz", arrays)
+    files.write_json(workdir / "results" / "examples.json", entries)
+
+
+def _shown_run(table: pd.DataFrame, case: str, arm: str, key: np.ndarray | None) -> dict[str, Any]:
+    """Which run an example shows, and its DSC on the whole case; empty where an earlier version did not note it."""
+    if key is None:
+        return {}
+    size, fold, seed = map(int, key)
+    run = (table["arm"] == arm) & (table["train_cases"] == size) & (table["fold"] == fold) & (table["seed"] == seed)
+    scored = comparisons.seed_scores(table[run & (table["case"] == case)], metrics=("dsc",))
+    of_case = scored.loc[scored["label"] == MEAN, "value"]
+    dsc = float(of_case.iloc[0]) if len(of_case) else None
+    return {"seed": seed, "train_cases": size, "fold": fold, "dsc": dsc}
+
+
+def write_curves(workdir: Path, plan: Plan) -> None:
+    """curves.csv of the target's runs, and pretrain_curves.csv of the source networks."""
+    files.write_table(workdir / "results" / "curves.csv", curves_table(workdir, plan.of_kind("train")))
+    if sources := plan.of_kind("pretrain"):
+        files.write_table(workdir / "results" / "pretrain_curves.csv", curves_table(workdir, sources))
+
+
+def write_comparisons(study: StudySettings, workdir: Path) -> None:
+    """All tables that are drawn from cases.csv and curves.csv; the first two also as LaTeX."""
+    results = workdir / "results"
+    cases, curves = files.read_table(results / "cases.csv"), files.read_table(results / "curves.csv")
+    arms = [arm.name for arm in study.arms]
+    confidence = study.analysis.confidence
+    rng = np.random.default_rng(study.base_seed)
+    tables = {
+        "summary": comparisons.summary(cases, confidence=confidence),
+        "comparisons": comparisons.comparisons(cases, arms, confidence=confidence, rng=rng),
+        "convergence": comparisons.convergence(curves, arms, fraction=study.analysis.target_fraction),
+        "worst_cases": comparisons.worst_cases(cases, limit=WORST),
+        "variance": power.variance(cases),
+        "planning": power.planning(cases, arms, confidence=confidence),
+    }
+    for name, table in tables.items():
+        files.write_table(results / f"{name}.csv", table)
+    for name in ("summary", "comparisons"):
+        short = for_reading(tables[name])
+        caption = f"{study.name}: {name}, {confidence:.0%} intervals"
+        files.write_text(results / f"{name}.tex", formats.to_latex(short, caption=caption, label=f"tab:{name}"))
+
+
+def for_reading(table: pd.DataFrame) -> pd.DataFrame:
+    """A summary or comparison with the rows and columns that a reader wants first.
+
+    All folds together where there are several; columns that say the same in every row are left out.
+    """
+    if (table["fold"] == POOLED).any():
+        table = table[table["fold"] == POOLED]
+    columns = [c for c in READING if c in table and (c not in VARIANTS or table[c].nunique() > 1)]
+    return table[columns].reset_index(drop=True)
+
+
+def format_results(workdir: Path) -> str:
+    """What each arm reaches and how arms differ, averaged over labels, as text for a terminal."""
+    parts = []
+    for name, title in (("summary", "scores"), ("comparisons", "differences")):
+        table = files.read_table(workdir / "results" / f"{name}.csv")
+        table = for_reading(table[table["label"] == MEAN])
+        if len(table):
+            parts.append(f"{title} (all of them: {workdir / 'results' / name}.csv)\n{formats.to_text(table)}\n")
+    return "\n".join(parts)

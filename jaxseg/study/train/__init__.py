@@ -1,0 +1,1 @@
+"""Trains the runs of a plan, one compiled job at a time."""

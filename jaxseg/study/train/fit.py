@@ -1,0 +1,114 @@
+"""A job of the plan becomes something `loop.fit` can train: compiled functions, data on the devices, a start."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optax
+
+from jaxseg import data, hosts, loop, losses, optim, seeds, train, trees
+from jaxseg.models import make_model
+from jaxseg.study.plan.jobs import Job, Plan, chunk_sizes, host_share, of_host, seed_plan
+from jaxseg.study.plan.program import Program, own_labels, param_labels
+from jaxseg.study.plan.tasks import Tasks
+from jaxseg.study.predict import make_validate
+from jaxseg.study.train import learning_rates
+from jaxseg.study.train.feed import make_feed
+from jaxseg.study.train.start import make_init
+from jaxseg.study.versions import made_with
+from jaxseg.types import StudySettings
+
+
+def make_tx(program: Program) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of a program's runs."""
+    return optim.make_optimizer(program.optim, own_labels(program), program.train.steps)
+
+
+def encodes_once(job: Job) -> bool:
+    """Whether all runs of a job see the same features at every step: one frozen encoder, and the same batches.
+
+    Training then computes them once for all runs of a device; against every run for itself a last bit may differ.
+    """
+    program = job.program
+    drawn = {(run.order_id, run.subset_id, run.key.train_cases, run.key.fold) for run in job.runs}
+    of_encoder = [path for path in trees.flatten(param_labels(program)) if path.startswith("encoder/")]
+    shared = of_encoder and not any(path in trees.flatten(own_labels(program)) for path in of_encoder)
+    # Accumulation is asked for where memory is short; the features of all its parts at once would take more of it.
+    return bool(shared) and len(drawn) == 1 and program.train.accumulate == 1
+
+
+@functools.lru_cache(maxsize=4)  # jobs of one group run the same program: traced and compiled once
+def training_calls(
+    program: Program, plan: seeds.SeedPlan, once: bool = False
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`train.make_train_chunk` and `train.make_observe` of a program, mapped over runs; compiled on first use.
+
+    With `once` the runs' common encoder is computed once for all runs of a device, see `encodes_once`.
+    """
+    model, parts = make_model(program.model, classes=program.classes), program.train.accumulate
+    sample = data.make_sample(program.task, batch=program.train.batch * parts)
+    common = model, make_tx(program), losses.make_loss(program.loss), sample, own_labels(program)
+    if once:
+        chunk = seeds.map_steps(train.make_encoded_loop(*common), plan=plan, donate=(0,), name="chunk")
+    else:
+        step = train.make_train_step(*common, accumulate=parts)
+        chunk = seeds.map_seeds(train.make_train_chunk(step), plan=plan, shared=(2, 3, 4, 5), donate=(0,))
+    return chunk, seeds.map_seeds(train.make_observe(program.optim), plan=plan, donate=(0,))
+
+
+def make_fit(
+    study: StudySettings,
+    workdir: Path,
+    plan: Plan,
+    tasks: Tasks,
+    job: Job,
+    *,
+    device_bytes: int,
+    mark: Mapping[str, Any] | None = None,
+) -> loop.Fit:
+    """Everything `loop.fit` needs for a job's runs on this host; compiles nothing yet.
+
+    Args:
+        study: Settings.
+        workdir: Folder of the study.
+        plan: All jobs.
+        tasks: Prepared data.
+        job: One of the plan's.
+        device_bytes: Memory of one device, which decides where the data stays.
+        mark: What checkpoints say of the study that they belong to.
+    """
+    program, whole = job.program, job
+    rows = host_share(study, job, hosts.index()).rows
+    job = of_host(job, rows)
+    plan_of_runs = seed_plan(study, len(job.runs))
+    chunk, observe = training_calls(program, plan_of_runs, encodes_once(job))
+    listens = program.optim.schedule == "plateau" or program.train.keep_best
+    cohort, feed = make_feed(study, tasks, job, plan_of_runs, device_bytes=device_bytes)
+    folds = [split.val for split in tasks.splits[program.task]]
+    like, init, shared = make_init(study, workdir, plan, job, make_tx(program))
+    return loop.Fit(
+        directory=workdir / job.directory,
+        plan=plan_of_runs,
+        names=tuple(run.name(with_rate=job.kind == "select") for run in whole.runs),
+        rows=rows,
+        like=like,
+        init=init,
+        shared=shared,
+        chunk=chunk,
+        observe=observe if listens else None,
+        feed=feed,
+        cohort=seeds.replicate(cohort, plan_of_runs),
+        validate=make_validate(job, tasks.of(job), folds, study.evaluate, plan_of_runs, device_bytes=device_bytes),
+        settings=program.train,
+        validate_from=learning_rates.validate_from(program) if job.kind == "select" else 0,
+        keep=study.runtime.keep_checkpoints,
+        meta={
+            **(mark or {}),
+            "runs": [run.key._asdict() | run.ids for run in whole.runs],
+            "chunks": chunk_sizes(plan)[job.group],
+            "made_with": made_with(),
+        },
+    )

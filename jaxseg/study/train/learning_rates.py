@@ -1,0 +1,84 @@
+"""The learning rate of each variant of an arm, chosen on validation data from trials with seeds of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from jaxseg import logs
+from jaxseg.loop import is_done
+from jaxseg.study import files
+from jaxseg.study.plan.jobs import Job, Plan
+from jaxseg.study.plan.program import Program
+
+TABLE = "rates.csv"
+VARIANT = ["arm", "train_cases", "fold"]
+LAST = 3
+"""Validations at the end of a trial whose mean is its score: one alone is noisy."""
+
+Rates = dict[tuple[str, int, int], float]
+"""By arm, train size and fold."""
+
+
+def validate_from(program: Program) -> int:
+    """The step from which a trial is validated: only its last scores count, unless its rate follows all of them."""
+    if program.optim.schedule == "plateau":
+        return 0
+    # The last score is that of the last step, whether or not it is a multiple of eval_every.
+    before = (program.train.steps - 1) // program.train.eval_every
+    return max(before - (LAST - 2), 0) * program.train.eval_every
+
+
+def rates_table(workdir: Path, plan: Plan) -> pd.DataFrame:
+    """Every trial's score by variant and rate, averaged over its seeds, and the rate that was chosen.
+
+    The largest mean validation DSC wins, the smaller rate where two are equal. A trial that diverged scores 0.
+    """
+    rows = []
+    for job in plan.of_kind("select"):
+        log = logs.read_log(workdir / job.directory, len(job.runs))
+        curves = log.val_dsc[:, log.validated & (log.step > 0)]
+        died = log.diverged_at
+        for index, run in enumerate(job.runs):
+            score = np.nan_to_num(curves[index, -LAST:].mean()) if died[index] is None else 0.0
+            rows.append(run.key._asdict() | {"lr": run.rate, "val_dsc": score, "diverged": died[index] is not None})
+    if not rows:
+        return pd.DataFrame(columns=[*VARIANT, "lr", "val_dsc", "n_seeds", "n_diverged", "chosen"])
+    trials = pd.DataFrame(rows).groupby([*VARIANT, "lr"], sort=False, as_index=False)
+    table = trials.agg(val_dsc=("val_dsc", "mean"), n_seeds=("seed", "count"), n_diverged=("diverged", "sum"))
+    table = table.sort_values([*VARIANT, "lr"], kind="stable", ignore_index=True)
+    best = table.groupby(VARIANT)["val_dsc"].idxmax()
+    return table.assign(chosen=table.index.isin(best))
+
+
+def write_rates(workdir: Path, plan: Plan) -> None:
+    """Writes results/rates.csv, where there were trials."""
+    if plan.of_kind("select"):
+        files.write_table(workdir / "results" / TABLE, rates_table(workdir, plan))
+
+
+def chosen_rates(workdir: Path, plan: Plan) -> Rates:
+    """The chosen rates, from what the trials measured; empty where there are none or they are not done.
+
+    Raises:
+        DamagedError: A trial's last checkpoint is not as it was written.
+    """
+    trials = plan.of_kind("select")
+    if not trials or not all(is_done(workdir / job.directory, job.program.train.steps) for job in trials):
+        return {}
+    table = rates_table(workdir, plan)
+    chosen = table[table["chosen"]]
+    columns = (chosen[name].tolist() for name in (*VARIANT, "lr"))
+    return {(arm, size, fold): rate for arm, size, fold, rate in zip(*columns, strict=True)}
+
+
+def with_rates(job: Job, chosen: Rates) -> Job:
+    """A job whose runs train with the chosen rates, where some were."""
+    runs = tuple(
+        dataclasses.replace(run, rate=chosen.get((run.key.arm, run.key.train_cases, run.key.fold), run.rate))
+        for run in job.runs
+    )
+    return dataclasses.replace(job, runs=runs)

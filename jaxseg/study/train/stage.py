@@ -1,0 +1,170 @@
+"""Training the jobs of a study: source networks, trials of rates, arms."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from jax.errors import JaxRuntimeError
+
+from jaxseg import checkpoint, hosts, logs, loop, transfer, workdirs
+from jaxseg.study import files
+from jaxseg.study.plan import binding
+from jaxseg.study.plan.jobs import Job, chunk_sizes, halved
+from jaxseg.study.plan.planned import PlannedStudy, device_bytes, plan_jobs
+from jaxseg.study.train import learning_rates
+from jaxseg.study.train.fit import make_fit
+from jaxseg.study.train.start import load_tables
+from jaxseg.types import Progress, UserError
+
+MakeProgress = Callable[[str], Progress]
+
+
+def require_done(planned: PlannedStudy, kind: str, wanted_by: str) -> None:
+    """Refuses to go on without an earlier stage; the first host looks for all.
+
+    Raises:
+        UserError: Some job of this kind is not at its last step.
+    """
+    if not hosts.is_first():
+        return
+    for job in planned.plan.of_kind(kind):
+        if not loop.is_done(planned.workdir / job.directory, job.program.train.steps):
+            raise UserError(
+                f"stage {wanted_by!r} needs stage {kind!r}, which is not finished in {planned.workdir} "
+                f"({job.directory}); run without --stages, or with --stages={kind},{wanted_by}"
+            )
+
+
+def train_jobs(planned: PlannedStudy, kind: str, progress: MakeProgress) -> PlannedStudy:
+    """Trains every job of a kind that is not at its last step.
+
+    A last checkpoint that is damaged is set aside, and its job trained again from the one before. A job that runs out
+    of memory is cut in two where `runtime.seeds_per_chunk` is automatic.
+
+    Returns:
+        The study, whose plan has other jobs where memory ran out.
+
+    Raises:
+        UserError: Out of memory where nothing can be cut.
+    """
+    while True:
+        try:
+            for job in planned.plan.of_kind(kind):
+                _train(planned, job, progress)
+        except JaxRuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if hosts.count() > 1:
+                cause = str(error).splitlines()[0]
+                raise UserError(  # the others are in the middle of their part of the job
+                    f"{job.directory} does not fit in the memory of host {hosts.index()} ({cause}); "
+                    f"set runtime.seeds_per_chunk below {len(job.runs)}"
+                ) from error
+            planned = back_off(planned, job, str(error))
+        else:
+            return planned
+
+
+def _train(planned: PlannedStudy, job: Job, progress: MakeProgress) -> None:
+    directory = planned.workdir / job.directory
+    folder = directory / "checkpoints"
+    # All hosts hear whether training is done, and whether its start is as it was saved.
+    found = (checkpoint.latest_sound(folder), _start_is_sound(folder)) if hosts.is_first() else (None, True)
+    if found[0] is not None:
+        binding.check_job(folder, found[0], job, planned.bound())
+    trained, started = hosts.from_first(found[0] == job.program.train.steps), hosts.from_first(found[1])
+    if trained and started:
+        if hosts.is_first():
+            logs.mend_lines(directory, len(job.runs))
+        return
+    if job.kind == "train":
+        job = learning_rates.with_rates(job, learning_rates.chosen_rates(planned.workdir, planned.plan))
+    fit = make_fit(
+        planned.study,
+        planned.workdir,
+        planned.plan,
+        planned.tasks,
+        job,
+        device_bytes=device_bytes(planned.study),
+        mark=planned.bound().mark,
+    )
+    if not trained:
+        loop.fit(fit, progress(f"{job.group}/{job.chunk} ({len(job.runs)} runs)"))
+    if not started and (why := loop.mend_start(fit)) is not None:
+        raise UserError(
+            f"checkpoint {folder / '0'} is damaged and cannot be made anew ({why}). What was trained from it is sound, "
+            f"but analyses compare it with its start. Either run the study where it was trained, or remove the folder "
+            f"{directory}, whose runs are then trained again, or go on without analyses: --stages=evaluate,report"
+        )
+
+
+def _start_is_sound(folder: Path) -> bool:
+    """Whether step 0 of a job is as it was saved; says so where it is not. A job without checkpoints has no start."""
+    steps = checkpoint.saved_steps(folder)
+    if not steps:
+        return True
+    reason = checkpoint.damage(folder, 0) if 0 in steps else "it is not there"
+    if reason is not None:
+        warnings.warn(f"checkpoint {folder / '0'} is damaged ({reason}); it is made anew", stacklevel=2)
+    return reason is None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device (or, on CPU, the allocator) had no room."""
+    return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+
+
+def back_off(planned: PlannedStudy, job: Job, cause: str) -> PlannedStudy:
+    """The study with the runs of a job, and of the later ones of its group, in halves; says so.
+
+    Raises:
+        UserError: The job has one run, or the number of runs was set by the user.
+    """
+    count = len(job.runs)
+    if count == 1 or planned.study.runtime.seeds_per_chunk is not None:
+        raise UserError(
+            f"{job.directory} does not fit in memory with {count} run(s) at once ({cause.splitlines()[0]}); "
+            + ("use a smaller train.batch (with train.accumulate), target.patch or model.widths, or bfloat16"
+               if count == 1 else "lower runtime.seeds_per_chunk, or set it to 'auto'")
+        )  # fmt: skip
+    sizes = chunk_sizes(planned.plan)
+    sizes[job.group] = halved(sizes[job.group], job.chunk)
+    warnings.warn(
+        f"{job.directory}: out of memory with {count} runs at once; going on with {sizes[job.group][job.chunk]}",
+        stacklevel=2,
+    )
+    # Its jobs from this one on are cut anew and start again; those before are kept as they are.
+    for later in planned.plan.jobs:
+        if later.group == job.group and later.chunk >= job.chunk:
+            shutil.rmtree(planned.workdir / later.directory, ignore_errors=True)
+    plan = plan_jobs(planned.study, planned.tasks, sizes)
+    files.write_json(
+        planned.workdir / "study.json",
+        files.read_json(planned.workdir / "study.json") | {"chunks": chunk_sizes(plan)},
+    )
+    return dataclasses.replace(planned, plan=plan)
+
+
+def train_arms(planned: PlannedStudy, progress: MakeProgress) -> PlannedStudy:
+    """Chooses rates where a grid asks for it, then trains every arm."""
+    require_done(planned, "pretrain", "train")
+    if hosts.is_first():
+        for job in (*planned.plan.of_kind("select"), *planned.plan.of_kind("train")):
+            write_load_tables(planned, job)
+    planned = train_jobs(planned, "select", progress)
+    if hosts.is_first():
+        learning_rates.write_rates(planned.workdir, planned.plan)
+    hosts.barrier("rates")
+    return train_jobs(planned, "train", progress)
+
+
+def write_load_tables(planned: PlannedStudy, job: Job) -> None:
+    """Writes what each transferred arm of a job loads; refuses a transfer that finds too little."""
+    tables = load_tables(planned.study, planned.workdir, planned.plan, job)
+    for (arm, variant), table in tables.items():
+        path = workdirs.inside(planned.workdir, "load_tables", arm, f"{variant}.txt")
+        files.write_text(path, transfer.format_load_table(table))

@@ -1,0 +1,92 @@
+"""Where a job's runs start: initialised weights, and what is loaded over them from source networks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg import train, transfer, trees
+from jaxseg.models import make_model
+from jaxseg.streams import stream_key
+from jaxseg.study.plan import source_networks
+from jaxseg.study.plan.jobs import Job, Plan, load_table
+from jaxseg.study.plan.program import image_shape, own_labels
+from jaxseg.study.plan.runs import Run
+from jaxseg.types import Frozen, Params, StudySettings, TrainState
+
+
+def load_tables(study: StudySettings, workdir: Path, plan: Plan, job: Job) -> dict[tuple[str, str], transfer.LoadTable]:
+    """What becomes of each parameter, by (arm, variant), for the job's arms that start from a source.
+
+    Raises:
+        UserError: Less than `pretrain.min_loaded` of what was asked for is found.
+    """
+    arms = {arm.name: arm for arm in study.arms}
+    tables: dict[tuple[str, str], transfer.LoadTable] = {}
+    for run in job.runs:
+        where = (run.key.arm, run.key.variant())
+        if run.source is None or where in tables:
+            continue
+        arm = arms[run.key.arm]
+        source = source_networks.read_source(source_networks.locate(workdir, plan, arm), run)
+        tables[where] = load_table(arm, job.program, source)
+        transfer.check_load(tables[where], min_loaded=arm.pretrain.min_loaded, arm=arm.name)
+    return tables
+
+
+def make_init(
+    study: StudySettings, workdir: Path, plan: Plan, job: Job, tx: Any
+) -> tuple[TrainState, Callable[[], TrainState], Callable[[], Frozen]]:
+    """Shapes of one run's state, a function that makes the start of all runs, and one that makes what they share.
+
+    Each run is initialised by itself by one small compiled program per kind of start, so that its weights do not
+    depend on which other runs the job has.
+    """
+    program = job.program
+    model = make_model(program.model, classes=program.classes)
+    arms = {arm.name: arm for arm in study.arms}
+    image = jnp.zeros(image_shape(program), jnp.float32)
+    own = trees.flatten(own_labels(program))
+
+    def init(kind: str, adapt: bool, init_id: jax.Array, order_id: jax.Array, source: Params) -> Any:
+        start = transfer.make_start(transfer.transfer_rules(kind), adapt_channels=program.channels if adapt else None)
+        shared: list[Frozen] = []
+
+        def load(params: Params, key: jax.Array) -> Params:
+            loaded = trees.flatten(params if kind == "random" else start(params, source, key))
+            shared.append(trees.unflatten({path: leaf for path, leaf in loaded.items() if path not in own}))
+            return trees.unflatten({path: leaf for path, leaf in loaded.items() if path in own})
+
+        state = train.init_state(
+            stream_key(init_id, "init"),
+            stream_key(order_id, "order"),
+            model,
+            tx,
+            image,
+            load,
+            keep_best=program.train.keep_best,
+        )
+        return state, shared[0]
+
+    compiled = jax.jit(init, static_argnums=(0, 1))
+
+    def start_of(run: Run) -> tuple[TrainState, Frozen]:
+        arm = arms.get(run.key.arm)  # None: a source network, which is no arm
+        adapt = arm is not None and arm.pretrain.adapt_channels
+        source = {}
+        if arm is not None and run.source is not None:
+            source = source_networks.read_source(source_networks.locate(workdir, plan, arm), run)
+        return compiled(run.init, adapt, np.uint32(run.init_id), np.uint32(run.order_id), source)
+
+    like, _ = jax.eval_shape(functools.partial(init, "random", False), jnp.uint32(0), jnp.uint32(0), {})
+    return (
+        like,
+        lambda: trees.stack([start_of(run)[0] for run in job.runs]),
+        lambda: start_of(job.runs[0])[1] if program.shared is not None else {},
+    )
