@@ -25,7 +25,7 @@ from jaxseg.study.score import stage as score_stage
 from jaxseg.study.score import tables
 from jaxseg.study.train import learning_rates
 from jaxseg.study.train.stage import require_done, train_arms, train_jobs
-from jaxseg.study.versions import made_with
+from jaxseg.study.versions import made_with, ways
 from jaxseg.types import Progress, StudySettings, UserError
 
 STAGES = ("prepare", "pretrain", "train", "evaluate", "analyze", "report")
@@ -189,15 +189,14 @@ def analyze(planned: PlannedStudy, progress: Progress) -> None:
 
 
 def _trained_on(planned: PlannedStudy) -> list[dict[str, Any]]:
-    """With what the arms' last checkpoints were made, each way once; a workdir may have moved between machines."""
+    """With what the arms were trained, each way once: a workdir may move to another machine, and code may change."""
     found: list[dict[str, Any]] = []
     for job in planned.plan.of_kind("train"):
         folder = planned.workdir / job.directory / "checkpoints"
         steps = checkpoint.saved_steps(folder)
         with contextlib.suppress(OSError, ValueError):  # a damaged one, which training sets aside
-            made = checkpoint.read_meta(folder, steps[-1]).get("made_with") if steps else None
-            if made and made not in found:
-                found.append(made)
+            meta = checkpoint.read_meta(folder, steps[-1]) if steps else {}
+            found += [made for made in ways(meta) if made not in found]
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,27 @@ def made_with() -> dict[str, Any]:
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "git_commit": git_commit(),
     }
+
+
+def ways(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each `made_with` that a checkpoint's training has seen, the first one first; empty where it says nothing."""
+    last = meta.get("made_with")
+    return [*meta.get("made_with_before", ()), *([last] if last else ())]
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two `made_with`, in words; empty where nothing does.
+
+    >>> changes({"versions": {"jax": "0.10.0"}}, {"versions": {"jax": "0.10.1"}})
+    'jax 0.10.0 -> 0.10.1'
+    """
+    devices = before.get("device", {}), now.get("device", {})
+    pairs = [
+        ("code", before.get("git_commit"), now.get("git_commit")),
+        *((f"device {name}", *(device.get(name) for device in devices)) for name in ("kind", "count")),
+        *((name, before["versions"].get(name), version) for name, version in now["versions"].items()),
+    ]
+    return ", ".join(f"{name} {old or 'unknown'} -> {new or 'unknown'}" for name, old, new in pairs if old != new)
 
 
 @functools.cache

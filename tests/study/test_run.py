@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from jaxseg import checkpoint, loop, trees
-from jaxseg.study import files
+from jaxseg.study import files, versions
 from jaxseg.study.probe import stage as probe_stage
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.study.score import tables
@@ -167,7 +167,9 @@ def test_a_crash_anywhere_costs_nothing(job: str, step: int, tiny_study: Path, t
     assert_same_results(workdir, tiny_study)
 
 
-def test_a_signal_saves_and_stops(tiny_study: Path, tmp_path: Path) -> None:
+def test_a_signal_saves_and_stops_and_other_code_that_goes_on_is_told(
+    tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupting(title: str):
         def progress(what: str, done: int, total: int, note: str = "", runs: object = ()) -> None:
             if "train_0" in title and what == "training" and done == 4:
@@ -181,7 +183,14 @@ def test_a_signal_saves_and_stops(tiny_study: Path, tmp_path: Path) -> None:
     assert caught.value.signum == signal.SIGTERM
     saved = checkpoint.saved_steps(workdir / "train/train_0/chunk_0/checkpoints")
     assert saved[-1] % 4 != 0, "saved where it was stopped, not only at save_every"
-    run_stages(tiny_config(), workdir, stages=STAGES, progress=silent)
+    began_with = versions.git_commit()
+    monkeypatch.setattr(versions, "git_commit", lambda: "another commit")
+    with pytest.warns(
+        UserWarning, match=rf"train_0/chunk_0 was trained up to step \d+ otherwise .*code {began_with} -> "
+    ):
+        run_stages(tiny_config(), workdir, stages=STAGES, progress=silent)
+    record = json.loads((workdir / "study.json").read_text())
+    assert [made["git_commit"] for made in record["trained_on"]] == [began_with, "another commit"]
     assert_same_results(workdir, tiny_study)
 
 

@@ -7,6 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jax.errors import JaxRuntimeError
 
@@ -18,6 +19,7 @@ from jaxseg.study.plan.planned import PlannedStudy, device_bytes, plan_jobs
 from jaxseg.study.train import learning_rates
 from jaxseg.study.train.fit import make_fit
 from jaxseg.study.train.start import load_tables
+from jaxseg.study.versions import changes, made_with, ways
 from jaxseg.types import Progress, UserError
 
 MakeProgress = Callable[[str], Progress]
@@ -81,6 +83,8 @@ def _train(planned: PlannedStudy, job: Job, progress: MakeProgress) -> None:
         if hosts.is_first():
             logs.mend_lines(directory, len(job.runs))
         return
+    # The first host writes what a checkpoint says of itself.
+    before = [] if found[0] is None or trained else _ways_before(folder, found[0])
     if job.kind == "train":
         job = learning_rates.with_rates(job, learning_rates.chosen_rates(planned.workdir, planned.plan))
     fit = make_fit(
@@ -90,7 +94,7 @@ def _train(planned: PlannedStudy, job: Job, progress: MakeProgress) -> None:
         planned.tasks,
         job,
         device_bytes=device_bytes(planned.study),
-        mark=planned.bound().mark,
+        mark=planned.bound().mark | {"made_with_before": before},
     )
     if not trained:
         loop.fit(fit, progress(f"{job.group}/{job.chunk} ({len(job.runs)} runs)"))
@@ -100,6 +104,19 @@ def _train(planned: PlannedStudy, job: Job, progress: MakeProgress) -> None:
             f"but analyses compare it with its start. Either run the study where it was trained, or remove the folder "
             f"{directory}, whose runs are then trained again, or go on without analyses: --stages=evaluate,report"
         )
+
+
+def _ways_before(folder: Path, step: int) -> list[dict[str, Any]]:
+    """With what a job was trained up to a step, without the way of this process; says so where that differs."""
+    now = made_with()
+    known = ways(checkpoint.read_meta(folder, step))
+    if known and known[-1] != now:
+        warnings.warn(
+            f"{folder.parent} was trained up to step {step} otherwise than it goes on now: {changes(known[-1], now)}; "
+            f"study.json keeps both",
+            stacklevel=2,
+        )
+    return [made for made in known if made != now]
 
 
 def _start_is_sound(folder: Path) -> bool:
