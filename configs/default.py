@@ -163,6 +163,7 @@ def get_config() -> ConfigDict:
     config.train.eval_every = 100  # validation DSC on whole cases; a multiple of log_every
     config.train.save_every = 200  # checkpoints; a multiple of log_every
     config.train.snapshots = ()  # steps whose checkpoints are kept for good; step 0 and the last always are
+    config.train.average = 0.0  # share of the last steps whose weights are averaged; the average is scored
     config.train.keep_best = False  # keep each run's parameters of its best validation too (scores use the last)
     config.train.precision = "float32"  # of convolutions: float32, tf32 (fast on GPUs) or bfloat16
     config.train.remat = False  # the backward pass computes levels again: less memory, about a third more time

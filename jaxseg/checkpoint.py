@@ -218,6 +218,8 @@ def set_aside(directory: Path, step: int) -> Path:
 def read_own_params(directory: Path, step: int, runs: Sequence[int]) -> Params:
     """Parameters of some runs, stacked, without those that all runs of the job share (`read_shared`).
 
+    These are the networks that are scored, analysed and predicted with: late averages where training made them.
+
     Args:
         directory: A job's `checkpoints` directory.
         step: A saved step; 0 is the start.
@@ -226,7 +228,8 @@ def read_own_params(directory: Path, step: int, runs: Sequence[int]) -> Params:
     Raises:
         UserError: The step is not saved, or its files are damaged.
     """
-    return stored.read_below(directory, step, "params", runs)
+    params, average = (stored.read_below(directory, step, name, runs) for name in ("params", "average"))
+    return params if average is None else trees.replace(params, average)
 
 
 def read_shared(directory: Path, step: int) -> Frozen:
@@ -264,7 +267,7 @@ def read_seed(directory: Path, step: int, run: int) -> Params:
 def params_digest(directory: Path, step: int, run: int) -> str:
     """What tells one run's parameters from any others: the checksum of their checksums, without reading them."""
     sums = read_meta(directory, step)[CHECKSUMS]
-    own = {path: of_runs[run] for path, of_runs in sums.items() if path.startswith("state/params/")}
+    own = {path: of_runs[run] for path, of_runs in sums.items() if path.startswith(("state/params/", "state/average/"))}
     shared = {path: value for path, value in sums.items() if path.startswith("shared/")}
     return hashlib.sha256(json.dumps(own | shared, sort_keys=True).encode()).hexdigest()
 

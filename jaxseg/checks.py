@@ -142,6 +142,8 @@ def _check_training(settings: StudySettings | ArmSettings, note: str) -> None:
         allowed = f"a positive multiple of train.log_every = {train.log_every}"
         need(value >= 1 and value % train.log_every == 0, f"train.{field}", value, allowed)
     need(train.accumulate >= 1, "train.accumulate", train.accumulate, "a number from 1")
+    need(0 <= train.average <= 0.5, "train.average", train.average, "a share from 0 to 0.5")
+    need(not (train.average and train.keep_best), "train.average", train.average, "0 with train.keep_best")
     for step in train.snapshots:
         allowed = f"multiples of train.log_every = {train.log_every}, below train.steps = {train.steps}"
         need(0 < step < train.steps and step % train.log_every == 0, "train.snapshots", train.snapshots, allowed)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from jaxseg import checkpoint, hosts, logs, seeds
+from jaxseg import averaging, checkpoint, hosts, logs, seeds
 from jaxseg.types import Cohort, Frozen, Params, Progress, RunInputs, RunLine, TrainSettings, TrainState
 
 
@@ -85,6 +85,8 @@ class Fit:
     validate: Callable[[Params, Frozen], np.ndarray]
     """Mean validation DSC of each of this host's runs."""
     settings: TrainSettings
+    scored_at: tuple[int, ...]
+    """Steps that are validated and kept whatever the settings say, since networks of these budgets are compared."""
     validate_from: int
     """Step before which there is no validation but that of the start."""
     keep: int
@@ -109,12 +111,13 @@ def fit(job: Fit, progress: Progress) -> None:
         Interrupted: A signal came; the next call goes on where this one stopped.
     """
     settings = job.settings
+    kept = {*settings.snapshots, *job.scored_at}
     folder = job.directory / "checkpoints"
     job.directory.mkdir(parents=True, exist_ok=True)
     found = checkpoint.latest_sound(folder) if hosts.is_first() else None
     saved = hosts.from_first(-1 if found is None else found)
     with (
-        checkpoint.open_manager(folder, keep=job.keep, snapshots=settings.snapshots) as manager,
+        checkpoint.open_manager(folder, keep=job.keep, snapshots=sorted(kept)) as manager,
         held_signals() as signalled,
     ):
         progress("compiling", 0, settings.steps)
@@ -128,7 +131,7 @@ def fit(job: Fit, progress: Progress) -> None:
         )
         state, frozen, rows = at.state, seeds.replicate(at.shared, job.plan), at.rows
         if not rows:  # it stopped between saving the start and its first validation, or begins now
-            dsc = _of_all(job, job.validate(state.params, frozen))
+            dsc = _of_all(job, job.validate(averaging.scored_params(state), frozen))
             rows = [logs.Row(0, None, dsc, np.zeros(len(job.names), int), None)]
         with _Log(job, rows, progress) as log:
             feed = job.feed(at.step)
@@ -139,11 +142,12 @@ def fit(job: Fit, progress: Progress) -> None:
                 log.measured(parts)
                 last = stop == settings.steps
                 came = signalled() if hosts.count() == 1 else _preempted(manager, stop, settings)
-                if last or (stop % settings.eval_every == 0 and stop >= job.validate_from):
-                    dsc = log.validated(functools.partial(job.validate, state.params, frozen))
+                due = stop % settings.eval_every == 0 or stop in job.scored_at
+                if last or (due and stop >= job.validate_from):
+                    dsc = log.validated(functools.partial(job.validate, averaging.scored_params(state), frozen))
                     if job.observe is not None:
                         state = job.observe(state, seeds.put(dsc.astype(np.float32), job.plan))
-                if last or came is not None or stop % settings.save_every == 0 or stop in settings.snapshots:
+                if last or came is not None or stop % settings.save_every == 0 or stop in kept:
                     log.flush()
                     save(stop, state, log=logs.to_arrays(log.whole()))
                 if came is not None and not last:

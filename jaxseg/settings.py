@@ -172,6 +172,17 @@ class TrainSettings:
     """Steps whose checkpoints are kept for good, beside step 0 and the last ones."""
     keep_best: bool = False
     """Keeps each run's parameters of the best validation beside the last ones."""
+    average: float = 0.0
+    """Share of the last steps whose weights are averaged; the average is what is scored. 0: the last step's weights."""
+
+    @property
+    def scored_at(self) -> tuple[int, ...]:
+        """Steps whose networks are kept and scored: those of a quarter and of half of the budget, and the last.
+
+        All but the last are multiples of `log_every`, between which nothing leaves the compiled loop.
+        """
+        shorter = (self.steps // part // self.log_every * self.log_every for part in (4, 2))
+        return (*dict.fromkeys(step for step in shorter if step), self.steps)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxseg import optim, trees
+from jaxseg import averaging, optim, trees
 from jaxseg.models import norms
 from jaxseg.streams import fold_in_name, step_key
 from jaxseg.types import Batch, Best, Cohort, Frozen, Metrics, OptimSettings, Params, RunInputs, StepLoop, TrainState
@@ -37,6 +37,7 @@ def init_state(
     pretrained: Callable[[Params, Key[Array, ""]], Params] | None = None,
     *,
     keep_best: bool = False,
+    averaged: Any = None,
 ) -> TrainState:
     """The state before the first step: model init, then loaded weights, then optimizer init, in this order.
 
@@ -48,6 +49,7 @@ def init_state(
         image: An array of the shape the network will see.
         pretrained: Turns random parameters into the start (see `transfer.make_start`); None keeps them.
         keep_best: Gives the state a place for the parameters of the best validation; until then it holds the start.
+        averaged: Tree of labels (see `optim.freeze_labels`) of a run whose late weights are averaged; None for none.
     """
     params = init_params(init_key, model, image)
     if pretrained is not None:
@@ -59,6 +61,7 @@ def init_state(
         key=order_key,
         alive=jnp.ones((), bool),
         best=Best(params, jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32)) if keep_best else None,
+        average=None if averaged is None else averaging.start_average(params, averaged),
     )
 
 
@@ -88,6 +91,7 @@ def make_train_step(
     labels: Any,
     *,
     accumulate: int = 1,
+    windows: averaging.Windows = (),
 ) -> TrainStep:
     """One training step of one run.
 
@@ -105,12 +109,13 @@ def make_train_step(
             `optim.freeze_labels`.
         accumulate: The batch is worked through in so many equal parts, one after another, whose losses and gradients
             are averaged: less memory, and the same step for losses that average over cases.
+        windows: Steps whose weights are averaged where the state has a place for it; see `averaging.make_windows`.
 
     Returns:
         `step(state, run, cohort, frozen) -> (state, metrics)` where `frozen` holds parameters that all runs share,
         or `{}`; metrics are scalars `loss` and `alive`.
     """
-    learn = _make_learn(model, tx, loss, labels, accumulate=accumulate)
+    learn = _make_learn(model, tx, loss, labels, accumulate=accumulate, windows=windows)
 
     def step(state: TrainState, run: RunInputs, cohort: Cohort, frozen: Frozen) -> tuple[TrainState, Metrics]:
         return learn(state, run, frozen, sample(step_key(state.key, state.step, "sample"), cohort, run))
@@ -125,6 +130,7 @@ def _make_learn(
     labels: Any,
     *,
     accumulate: int = 1,
+    windows: averaging.Windows = (),
     method: str = "__call__",
 ) -> Callable[[TrainState, RunInputs, Frozen, Batch], tuple[TrainState, Metrics]]:
     """A step without its sampling; `method` of the network takes the batch's image to logits."""
@@ -153,12 +159,16 @@ def _make_learn(
         keep = lambda new, old: jnp.where(alive, new, old)  # noqa: E731
         trained = jax.tree.map(keep, optax.apply_updates(trained, updates), trained)
         fixed = jax.tree.map(keep, trees.replace(fixed, statistics), fixed)
+        params, average = trees.merge(trained, fixed), state.average
+        if average is not None:
+            average = averaging.update_average(average, params, averaging.num_averaged(state.step + 1, windows))
         new_state = dataclasses.replace(
             state,
             step=state.step + 1,
-            params=trees.merge(trained, fixed),
+            params=params,
             opt_state=jax.tree.map(keep, opt_state, state.opt_state),
             alive=alive,
+            average=average,
         )
         return new_state, {"loss": value, "alive": alive}
 
@@ -240,7 +250,13 @@ def _finish(carry: Carry, steps: Int[Array, ""]) -> tuple[TrainState, Metrics]:
 
 
 def make_encoded_loop(
-    model: nn.Module, tx: optax.GradientTransformationExtraArgs, loss: Loss, sample: Sample, labels: Any
+    model: nn.Module,
+    tx: optax.GradientTransformationExtraArgs,
+    loss: Loss,
+    sample: Sample,
+    labels: Any,
+    *,
+    windows: averaging.Windows = (),
 ) -> StepLoop:
     """The loop of `make_train_chunk` for runs that share their whole encoder, frozen, and draw the same batches.
 
@@ -252,11 +268,12 @@ def make_encoded_loop(
         loss: Of logits and integer labels.
         sample: Draws a batch.
         labels: Of each run's own parameters; the encoder's are not among them.
+        windows: As in `make_train_step`.
 
     Returns:
         Parts whose `shared` arguments are the cohort and the frozen parameters.
     """
-    learn = _make_learn(model, tx, loss, labels, method="decode")
+    learn = _make_learn(model, tx, loss, labels, windows=windows, method="decode")
 
     def encoded(index: Int[Array, ""], carry: Carry, run: RunInputs, cohort: Cohort, frozen: Frozen) -> Batch:
         state = carry[0]

@@ -182,6 +182,8 @@ class TrainState:
     alive: Bool[Array, ""]
     """Cleared by the first non-finite loss or gradient; a dead run is no longer updated."""
     best: Best | None = None
+    average: Params | None = None
+    """Mean over the last steps of the parameters that training moves (see `jaxseg.averaging`); None: none is made."""
 
 
 class StepLoop(NamedTuple):

@@ -37,11 +37,12 @@ MAY_IMPORT = {
     "fields": BOTTOM,
     "checks": BOTTOM | {"fields"},
     "config": BOTTOM | {"fields", "checks"},
-    "train": BOTTOM | {"models", "losses", "optim", "transfer"},
+    "averaging": BOTTOM,
+    "train": BOTTOM | {"averaging", "models", "losses", "optim", "transfer"},
     "inference": BOTTOM | {"models"},
     "validation": BOTTOM | {"models", "inference"},
     "analysis": BOTTOM | {"models", "metrics", "seeds", "inference"},
-    "loop": BOTTOM | {"train", "seeds", "data", "hosts", "checkpoint", "logs", "config"},
+    "loop": BOTTOM | {"train", "seeds", "data", "hosts", "checkpoint", "logs", "config", "averaging"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)
 MAY_IMPORT["report"] = {"reserved", "types", "analysis", "study", "workdirs"}

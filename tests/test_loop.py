@@ -57,6 +57,7 @@ def make_fit(directory, **changes):
         "cohort": seeds.replicate(TRAINING.cohort, PLAN),
         "validate": score,
         "settings": SETTINGS,
+        "scored_at": (),
         "validate_from": 0,
         "keep": 2,
         "meta": {"runs": list(names)},

@@ -57,6 +57,7 @@ def job(folder: Path, num_runs: int) -> loop.Fit:
         cohort=seeds.replicate({}, plan),
         validate=lambda params, frozen: seeds.fetch(params["w"], len(share.rows))[:, 0].astype(np.float64),
         settings=SETTINGS,
+        scored_at=(),
         validate_from=0,
         keep=2,
         meta={"runs": list(range(num_runs))},

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxseg import losses, optim, trees
+from jaxseg import averaging, losses, optim, trees
 from jaxseg.models import make_model
 from jaxseg.types import LossSettings, ModelSettings, OptimSettings, RunKey, TaskSettings, TrainSettings
 
@@ -89,7 +89,11 @@ def measure(program: Program) -> NetworkSize:
     fixed, moving = trees.partition(params, labels, "frozen")
     own, shared = (params, {}) if program.shared is None else (moving, fixed)
     tx = optim.make_optimizer(program.optim, own_labels(program), program.train.steps)
-    state = (own, jax.eval_shape(tx.init, own), own if program.train.keep_best else {})
+    state = (
+        *(own, jax.eval_shape(tx.init, own)),
+        own if program.train.keep_best else {},
+        averaging.start_average(own, own_labels(program)) if program.train.average else {},
+    )
     return NetworkSize(
         parameters=trees.count(params) - trees.count(statistics),
         trainable=trees.count(trained),

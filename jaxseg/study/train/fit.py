@@ -9,7 +9,7 @@ from typing import Any
 
 import optax
 
-from jaxseg import data, hosts, loop, losses, optim, seeds, train, trees
+from jaxseg import averaging, data, hosts, loop, losses, optim, seeds, train, trees
 from jaxseg.models import make_model
 from jaxseg.study.plan.jobs import Job, Plan, chunk_sizes, host_share, of_host, seed_plan
 from jaxseg.study.plan.program import Program, own_labels, param_labels
@@ -51,10 +51,12 @@ def training_calls(
     model, parts = make_model(program.model, classes=program.classes), program.train.accumulate
     sample = data.make_sample(program.task, batch=program.train.batch * parts)
     common = model, make_tx(program), losses.make_loss(program.loss), sample, own_labels(program)
+    settings = program.train
+    windows = averaging.make_windows(settings.scored_at, settings.average) if settings.average else ()
     if once:
-        chunk = seeds.map_steps(train.make_encoded_loop(*common), plan=plan, donate=(0,), name="chunk")
+        chunk = seeds.map_steps(train.make_encoded_loop(*common, windows=windows), plan=plan, donate=(0,), name="chunk")
     else:
-        step = train.make_train_step(*common, accumulate=parts)
+        step = train.make_train_step(*common, accumulate=parts, windows=windows)
         chunk = seeds.map_seeds(train.make_train_chunk(step), plan=plan, shared=(2, 3, 4, 5), donate=(0,))
     return chunk, seeds.map_seeds(train.make_observe(program.optim), plan=plan, donate=(0,))
 
@@ -103,6 +105,7 @@ def make_fit(
         cohort=seeds.replicate(cohort, plan_of_runs),
         validate=make_validate(job, tasks.of(job), folds, study.evaluate, plan_of_runs, device_bytes=device_bytes),
         settings=program.train,
+        scored_at=program.train.scored_at if job.kind == "train" else (),
         validate_from=learning_rates.validate_from(program) if job.kind == "select" else 0,
         keep=study.runtime.keep_checkpoints,
         meta={

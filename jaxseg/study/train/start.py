@@ -71,6 +71,7 @@ def make_init(
             image,
             load,
             keep_best=program.train.keep_best,
+            averaged=own_labels(program) if program.train.average else None,
         )
         return state, shared[0]
 
