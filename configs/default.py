@@ -115,9 +115,10 @@ def get_config() -> ConfigDict:
     config = ConfigDict(sort_keys=False)
     config.name = "study"  # title of the report
     config.num_seeds = 8  # runs of every arm; below 8 no claim is given a verdict
+    config.looks = ()  # numbers of seeds at which the study is judged, declared before training, such as (8, 16)
     config.seed_ids = ()  # () means 0 .. num_seeds - 1
     config.base_seed = 0  # feeds the streams that are not varied, and the splits
-    config.vary = "init,order"  # of init (weights), order (batches, augmentation), subset (training cases)
+    config.vary = "init,order"  # of init (weights), order (batches), subset (training cases), fold (of tests)
 
     config.source = task()  # pretrained on
     config.target = task()  # fine-tuned and evaluated on
@@ -138,6 +139,7 @@ def get_config() -> ConfigDict:
     config.optim = ConfigDict(sort_keys=False)
     config.optim.name = "adam"  # adam, adamw, sgd
     config.optim.lr = 1e-3  # peak rate
+    config.optim.lr_choice = "joint"  # joint: one rate for all arms, best on average; per_arm: exploratory comparisons
     config.optim.lr_grid = ()  # rates to choose from for each arm on validation data; (): lr
     config.optim.lr_seeds = ()  # seeds of these trials, used for nothing else, e.g. (9001, 9002)
     config.optim.weight_decay = 0.0  # adamw and sgd
@@ -176,6 +178,7 @@ def get_config() -> ConfigDict:
     config.pretrain.from_workdir = ""
     config.pretrain.from_arm = ""  # whose networks are taken from there; empty: its source networks
     config.pretrain.min_loaded = 0.5  # a transfer that finds a smaller share of the parameters is an error
+    config.pretrain.runs_per_source = 1  # consecutive seeds that start from one source network (2: nested sources)
     config.pretrain.adapt_channels = (
         False  # other image channels: True takes the source kernel's mean, False starts anew
     )

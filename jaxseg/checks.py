@@ -176,6 +176,10 @@ def _check_arm(arm: ArmSettings, study: StudySettings) -> None:
     need(pretrain.steps >= 1, "pretrain.steps", pretrain.steps, "a number from 1")
     every, allowed = pretrain.eval_every, f"0, or a multiple of train.log_every = {study.train.log_every}"
     need(every >= 0 and every % study.train.log_every == 0, "pretrain.eval_every", every, allowed)
+    nested, rotating = pretrain.runs_per_source, "fold" in study.vary
+    need(nested >= 1, "pretrain.runs_per_source", nested, "a number from 1")
+    need(nested == 1 or pretrain.share != "one", "pretrain.runs_per_source", nested, "1 with pretrain.share 'one'")
+    need(nested == 1 or not rotating, "pretrain.runs_per_source", nested, "1 where vary holds 'fold'")
     need(pretrain.share in ("per_seed", "one"), "pretrain.share", pretrain.share, "'per_seed' or 'one'")
     need(0 <= pretrain.min_loaded <= 1, "pretrain.min_loaded", pretrain.min_loaded, "a share from 0 to 1")
     named = pretrain.from_workdir or not pretrain.from_arm
@@ -209,6 +213,10 @@ def _check_rates(arm: ArmSettings, study: StudySettings, need: Any) -> None:
     need(bool(grid) <= bool(trials), "optim.lr_seeds", trials, "at least one seed for the trials of optim.lr_grid")
     sound = len(set(trials)) == len(trials) and all(0 <= seed <= MAX_SEED for seed in trials)
     need(sound, "optim.lr_seeds", trials, f"different numbers from 0 to {MAX_SEED}")
+    need(optim.lr_choice in ("joint", "per_arm"), "optim.lr_choice", optim.lr_choice, "'joint' or 'per_arm'")
+    shared = [other.optim.lr_grid for other in study.arms if other.optim.lr_grid and other.optim.lr_choice == "joint"]
+    one_grid = optim.lr_choice == "per_arm" or not grid or all(set(other) == set(grid) for other in shared)
+    need(one_grid, "optim.lr_grid", grid, "the same rates for all arms, with lr_choice = 'joint'")
     used = {seed + other.seed_offset for other in study.arms for seed in study.seeds}
     used |= {seed for other in study.arms for seed in other.cross_ids} | {study.base_seed}
     allowed = "seeds that no run uses: a rate chosen on a run's own seed would favour it"
@@ -232,6 +240,12 @@ def check_study(study: StudySettings) -> None:
         raise _bad("target.shuffle_labels", True, "False: it is a control for source tasks")
     if study.target.data == "target":
         raise _bad("target.data", "target", "a folder, or synthetic:NAME; 'target' is for the source task")
+    looks = study.looks
+    need(
+        list(looks) == sorted({*looks}) and min(looks, default=2) >= 2, "looks", looks, "rising numbers of seeds from 2"
+    )
+    rotates = "fold" in study.vary
+    need(not rotates or study.target.folds >= 2, "vary", ",".join(study.vary), "no 'fold' with target.folds = 1")
     for arm in study.arms:
         _check_arm(arm, study)
     evaluate, analysis, runtime = study.evaluate, study.analysis, study.runtime

@@ -43,6 +43,8 @@ ARM_OVERRIDES = ("model", "optim", "loss", "train", "source", "pretrain")
 
 # Sections that change no result: a workdir may be continued with other values of these.
 FREE_SECTIONS = ("runtime", "report")
+GROWING = ("num_seeds", "looks")
+"""Fields that may change in a workdir: a study may get more seeds. What that means for it, its record says."""
 
 
 # ---------------------------------------------------------------------------------------------------- from sections
@@ -113,7 +115,9 @@ def _arm(name: str, arm: Mapping[str, Any], config: Mapping[str, Any], seeds: tu
         seed_offset=_convert(arm["seed_offset"], int, f"{path}.seed_offset"),
         train_cases=_convert(arm["train_cases"], tuple[int, ...], f"{path}.train_cases")
         or _convert(config["target"]["train_cases"], tuple[int, ...], "target.train_cases"),
-        vary=parse_streams(config["vary"] if arm["vary"] == "study" else arm["vary"], f"{path}.vary"),
+        vary=parse_streams(config["vary"], "vary", ("fold",))
+        if arm["vary"] == "study"
+        else parse_streams(arm["vary"], f"{path}.vary"),
         cross=cross,
         cross_ids=_convert(arm["cross_ids"], tuple[int, ...], f"{path}.cross_ids") or (seeds if cross else ()),
         model=_model(sections["model"], sections["train"], f"{path}.model"),
@@ -136,7 +140,7 @@ def parse(config: ConfigDict) -> StudySettings:
             each other.
     """
     tree = to_dict(config)
-    first = ("name", "num_seeds", "seed_ids", "base_seed", "vary", "source", "target")
+    first = ("name", "num_seeds", "looks", "seed_ids", "base_seed", "vary", "source", "target")
     known = tuple(dict.fromkeys((*first, *ARM_OVERRIDES, "arms", "evaluate", "analysis", "runtime", "report")))
     for key in tree:
         if key not in known:
@@ -152,7 +156,7 @@ def parse(config: ConfigDict) -> StudySettings:
         seeds = tuple(range(count))
     if len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) > MAX_SEED:
         raise _bad("seed_ids", seeds, f"different numbers from 0 to {MAX_SEED}")
-    vary = parse_streams(tree["vary"], "vary")
+    vary = parse_streams(tree["vary"], "vary", ("fold",))
     if not isinstance(tree["arms"], Mapping):
         raise _bad("arms", tree["arms"], "a section of arms, as default.pick_arms makes it")
     if not tree["arms"]:
@@ -160,6 +164,7 @@ def parse(config: ConfigDict) -> StudySettings:
     study = StudySettings(
         name=_convert(tree["name"], str, "name"),
         seeds=seeds,
+        looks=_convert(tree["looks"], tuple[int, ...], "looks"),
         base_seed=_convert(tree["base_seed"], int, "base_seed"),
         vary=vary,
         source=_source(tree, {}, "source"),
@@ -224,7 +229,7 @@ def _decisive_fields(config: ConfigDict) -> dict[str, Any]:
         return leaves
 
     fields = flat(json.loads(to_json(config)))
-    return {key: value for key, value in fields.items() if key.split(".")[0] not in FREE_SECTIONS}
+    return {key: value for key, value in fields.items() if key.split(".")[0] not in (*FREE_SECTIONS, *GROWING)}
 
 
 def digest(config: ConfigDict) -> str:

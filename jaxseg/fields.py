@@ -140,12 +140,13 @@ def fill(cls: type, section: Mapping[str, Any], path: str, **given: Any) -> Any:
     return cls(**values)
 
 
-def parse_streams(value: Any, path: str) -> tuple[str, ...]:
-    """Random streams, separated by commas."""
+def parse_streams(value: Any, path: str, also: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Random streams, and what else may be named beside them, separated by commas."""
+    allowed = (*STREAMS, *also)
     words = tuple(word.strip() for word in convert(value, str, path).split(",") if word.strip())
     for word in words:
-        if word not in STREAMS:
-            raise UserError(f"config.{path} names {word!r}{nearest(word, STREAMS)} Allowed: {', '.join(STREAMS)}")
+        if word not in allowed:
+            raise UserError(f"config.{path} names {word!r}{nearest(word, allowed)} Allowed: {', '.join(allowed)}")
     return words
 
 

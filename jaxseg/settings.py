@@ -137,7 +137,10 @@ class OptimSettings:
     plateau_factor: float = 0.9
     """`plateau` multiplies a run's rate by the factor when validation DSC falls below the ratio times the last."""
     lr_grid: tuple[float, ...] = ()
-    """Rates among which each variant of an arm takes the best on validation data, before it trains; empty: `lr`."""
+    """Rates among which one is chosen on validation data before arms train; empty: `lr` is the rate."""
+    lr_choice: str = "joint"
+    """`joint`: the rate that is best on average over arms and sizes, for all of them; `per_arm`: each variant of an arm
+    takes its own, after which differences between arms are exploratory (see docs/claims.md)."""
     lr_seeds: tuple[int, ...] = ()
     """Seeds of these trials, used for nothing else."""
 
@@ -201,6 +204,8 @@ class PretrainSettings:
     """The arm whose networks are taken from `from_workdir`; empty for its source networks."""
     eval_every: int = 0
     """Steps between validations of source networks; 0: as in `TrainSettings`."""
+    runs_per_source: int = 1
+    """Consecutive seeds that start from one source network: with more than one, sources and runs are nested."""
     adapt_channels: bool = False
     """Kernels that read the image and differ in its channels get the source kernel's mean, not a new start."""
 
@@ -313,6 +318,8 @@ class StudySettings:
 
     name: str
     seeds: tuple[int, ...]
+    looks: tuple[int, ...]
+    """Numbers of seeds at which the study is judged, declared before it trains; empty: once, at the first number."""
     base_seed: int
     vary: tuple[str, ...]
     source: TaskSettings

@@ -211,7 +211,7 @@ def _diverged_at(workdir: Path, job: Job) -> list[int | None]:
 def _chosen_rates(planned: PlannedStudy) -> learning_rates.Rates:
     """The rates that were chosen so far."""
     try:
-        return learning_rates.chosen_rates(planned.workdir, planned.plan)
+        return learning_rates.chosen_rates(planned.workdir, planned.plan, planned.study.arms)
     except DamagedError:  # as in `_diverged_at`
         return {}
 

@@ -28,7 +28,7 @@ from jaxseg.study.plan.jobs import Job
 from jaxseg.types import UserError
 
 RECORD = "data.json"
-FORMAT = 2
+FORMAT = 3
 """Of workdirs. Version 0.1 wrote no number, and kept no record of its data."""
 _SHOWN = 5
 
@@ -126,6 +126,10 @@ class Binding:
     """By role: `target`, `source`, ..."""
     given: dict[str, dict[str, str]]
     """By arm and seed, checksums of source networks that were trained elsewhere, see `sources.given_digests`."""
+    waves: tuple[int, ...] = ()
+    """How many seeds the study had when it began to train, and each time that it was extended."""
+    looks: tuple[int, ...] = ()
+    """Numbers of seeds at which it is judged, as they were declared before it trained."""
 
     @property
     def data(self) -> str:
@@ -142,9 +146,9 @@ class Binding:
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     @property
-    def mark(self) -> dict[str, str]:
+    def mark(self) -> dict[str, Any]:
         """What a checkpoint says of the study and the data that it belongs to."""
-        return {"study": self.study, "data": self.data}
+        return {"study": self.study, "data": self.data, "waves": self.waves, "looks": self.looks}
 
 
 def new_study() -> str:
@@ -179,7 +183,14 @@ def read_binding(workdir: Path) -> Binding | None:
         return None
     try:
         tasks = {role: _task(entry) for role, entry in found["tasks"].items()}
-        return Binding(found["study"], found["config"], found["rule_version"], tasks, found["given"])
+        return Binding(
+            found["study"],
+            found["config"],
+            found["rule_version"],
+            tasks,
+            found["given"],
+            *(tuple(found[name]) for name in ("waves", "looks")),
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedError(workdir / RECORD, f"it is no such record ({error})", files.RERUN) from None
 
@@ -230,12 +241,18 @@ class Trained(NamedTuple):
     """Every (study, data) that one of them names."""
     chunks: dict[str, tuple[int, ...]]
     """Runs of each job of a group that has checkpoints."""
+    waves: tuple[int, ...] = ()
+    """`Binding.waves` of the latest of them."""
+    looks: tuple[int, ...] = ()
+    """`Binding.looks`, which are the same in all."""
 
 
 def read_trained(workdir: Path) -> Trained:
     """Asks the checkpoints; those that are damaged say nothing."""
     marks: set[tuple[str, str]] = set()
     chunks: dict[str, tuple[int, ...]] = {}
+    waves: tuple[int, ...] = ()
+    looks: tuple[int, ...] = ()
     # The last job of a group was cut last, so that its word stands.
     for directory in sorted(workdir.glob("train/*/chunk_*"), key=lambda path: int(path.name.removeprefix("chunk_"))):
         for step in reversed(checkpoint.saved_steps(directory / "checkpoints")):
@@ -243,8 +260,9 @@ def read_trained(workdir: Path) -> Trained:
                 meta = checkpoint.read_meta(directory / "checkpoints", step)
                 marks.add((meta["study"], meta["data"]))
                 chunks[directory.parent.name] = tuple(meta["chunks"])
+                waves, looks = max(waves, tuple(meta["waves"]), key=len), tuple(meta["looks"])
                 break
-    return Trained(marks, chunks)
+    return Trained(marks, chunks, waves, looks)
 
 
 def check_job(directory: Path, step: int, job: Job, binding: Binding) -> None:

@@ -7,7 +7,8 @@ training cases, fold, seed, learning rate.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from jaxseg import hosts, seeds, trees
@@ -135,13 +136,14 @@ def make_plan(
     *,
     target_size: tuple[int, int],
     source_sizes: dict[TaskSettings, tuple[int, int]],
-    fold_statistics: bool = False,
+    fold_statistics: Collection[TaskSettings] = (),
     memory_bytes: int,
     devices: int,
     strategy: str,
     data_bytes: Mapping[TaskSettings, int] | None = None,
     given: Mapping[str, Any] | None = None,
     chunk_sizes: Mapping[str, Sequence[int]] | None = None,
+    waves: Sequence[int] = (),
 ) -> Plan:
     """Jobs of a study.
 
@@ -149,7 +151,7 @@ def make_plan(
         study: Settings.
         target_size: Channels and classes (background included) of the target task.
         source_sizes: The same for each source task that is pretrained on.
-        fold_statistics: Whether the target's images depend on the fold; then each fold has jobs of its own.
+        fold_statistics: Tasks whose images depend on the fold; each fold of these has jobs of its own.
         memory_bytes: What the devices together can hold; bounds the runs of a job when `runtime.seeds_per_chunk` is
             automatic.
         devices: Devices that runs are spread over.
@@ -158,12 +160,15 @@ def make_plan(
         given: Shapes of the source network of each arm that has `pretrain.from_workdir`.
         chunk_sizes: Runs of each job of a group, as an earlier process cut them; where runs are automatic this
             depends on the machine, and a job must be continued with the runs it was started with.
+        waves: How many seeds the study had when it began, and each time that it was extended. Runs of seeds that came
+            later are in jobs of their own, so that those which are trained stay as they are; none: all began together.
 
     Raises:
         UserError: A network that makes nothing of the patch, an `init` or `freeze` that matches nothing, a
             transfer that finds less than `pretrain.min_loaded`.
     """
-    groups: dict[tuple[str, Program], list[Run]] = {}
+    groups: dict[tuple[str, Program], dict[int, list[Run]]] = {}
+    """Runs by the wave they came with."""
     networks: dict[str, NetworkSize] = {}
     sources: dict[Program, str] = {}
     priors: list[Run] = []
@@ -190,31 +195,58 @@ def make_plan(
         program = dataclasses.replace(program, shared=_shared_source(arm, program, shapes, [*runs, *trials]))
         networks[arm.name] = measure(program)
         if name is not None and not arm.pretrain.from_workdir:
-            wanted = groups.setdefault(("pretrain", source), [])
-            known = {run.key for run in wanted}
-            for key in dict.fromkeys(run.source for run in [*runs, *trials] if run.source is not None):
-                if key not in known:
-                    wanted.append(source_run(key, study.optim.lr))
+            needed: dict[RunKey, int] = {}
+            for run in [*trials, *runs]:
+                if run.source is not None:
+                    wave = wave_of(study, arm, run, waves) if run in runs else 0
+                    needed[run.source] = min(wave, needed.get(run.source, wave))
+            for key, wave in needed.items():
+                own = dataclasses.replace(source, fold=key.fold) if arm.source in fold_statistics else source
+                wanted = groups.setdefault(("pretrain", own), {})
+                if all(run.key != key for run in itertools.chain(*wanted.values())):
+                    wanted.setdefault(wave, []).append(source_run(key, study.optim.lr))
         for kind, of_kind in (("train", runs), ("select", trials)):
             for run in of_kind:
-                own = dataclasses.replace(program, fold=run.key.fold) if fold_statistics else program
-                groups.setdefault((kind, own), []).append(run)
+                own = dataclasses.replace(program, fold=run.key.fold) if study.target in fold_statistics else program
+                wave = wave_of(study, arm, run, waves) if kind == "train" else 0
+                groups.setdefault((kind, own), {}).setdefault(wave, []).append(run)
 
     jobs: list[Job] = []
     for kind in KINDS:
-        chosen = [(program, runs) for (group_kind, program), runs in groups.items() if group_kind == kind]
-        for index, (program, runs) in enumerate(chosen):
+        chosen = [(program, by_wave) for (group_kind, program), by_wave in groups.items() if group_kind == kind]
+        for index, (program, by_wave) in enumerate(chosen):
             group = kind if len(chosen) == 1 else f"{kind}_{index}"
-            sizes = (chunk_sizes or {}).get(group, ())
-            if sum(sizes) != len(runs):
-                free = memory_bytes - (data_bytes or {}).get(program.task, 0)
-                size = study.runtime.seeds_per_chunk or runs_that_fit(
-                    measure(program), memory_bytes=free, devices=devices, strategy=strategy
-                )
-                sizes = even_sizes(len(runs), size)
-            for chunk, part in enumerate(split(runs, sizes)):
-                jobs.append(Job(kind, group, chunk, program, tuple(part)))
+            free = memory_bytes - (data_bytes or {}).get(program.task, 0)
+            size = study.runtime.seeds_per_chunk or runs_that_fit(
+                measure(program), memory_bytes=free, devices=devices, strategy=strategy
+            )
+            known = list((chunk_sizes or {}).get(group, ()))
+            parts: list[Sequence[Run]] = []
+            for wave in sorted(by_wave):
+                runs = by_wave[wave]
+                sizes = _taken(known, len(runs)) or even_sizes(len(runs), size)
+                parts += split(runs, sizes)
+            jobs += [Job(kind, group, chunk, program, tuple(part)) for chunk, part in enumerate(parts)]
     return Plan(tuple(jobs), networks, tuple(priors))
+
+
+def wave_of(study: StudySettings, arm: ArmSettings, run: Run, waves: Sequence[int]) -> int:
+    """Which extension of the study brought a run; 0 from the beginning. Crossed runs do not grow with the seeds."""
+    if arm.cross:
+        return 0
+    place = study.seeds.index(run.key.seed - arm.seed_offset)
+    return sum(place >= count for count in waves[:-1])
+
+
+def _taken(known: list[int], count: int) -> list[int]:
+    """Takes sizes off the front of a list as long as they make up so many runs exactly; nothing if they do not."""
+    for number in range(1, len(known) + 1):
+        if sum(known[:number]) == count:
+            taken = known[:number]
+            del known[:number]
+            return taken
+    known.clear()  # the rest was cut otherwise, too
+    return []
 
 
 def seed_plan(study: StudySettings, runs: int = _MORE_RUNS_THAN_DEVICES) -> seeds.SeedPlan:

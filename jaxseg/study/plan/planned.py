@@ -40,6 +40,8 @@ class PlannedStudy:
     workdir: Path
     tasks: Tasks
     plan: Plan
+    waves: tuple[int, ...]
+    """See `Binding.waves`."""
     binding: Binding | None = None
     """What it is bound to from its first training step on."""
 
@@ -77,15 +79,35 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> PlannedS
         known = read_binding(workdir)
     except DamagedError:
         known = None  # made anew by `bind`, from what the data and the checkpoints say
-    chunks = chunks_of(workdir)
-    bound = None if known is None else known.tasks
+    chunks, bound = chunks_of(workdir), None if known is None else known.tasks
+    waves = waves_of(study, workdir, read_trained(workdir).waves if known is None else known.waves)
     # The first host writes the stores, the others read them.
     tasks = hosts.in_turn("prepare", lambda: prepare_tasks(study, store_dir, progress, bound))
     check_labels(study, tasks.prepared[study.target])
     _check_given_networks(study, tasks)
     if known is not None:
         _check_given_unchanged(study, known)
-    return PlannedStudy(study, workdir, tasks, plan_jobs(study, tasks, chunks), known)
+    return PlannedStudy(study, workdir, tasks, plan_jobs(study, tasks, chunks, waves), waves, known)
+
+
+def waves_of(study: StudySettings, workdir: Path, before: Sequence[int]) -> tuple[int, ...]:
+    """How many seeds a study had when it began, and each time that it was extended, with those that it has now.
+
+    Args:
+        study: Its seeds.
+        workdir: For the message.
+        before: The same as it was until now; empty before the first training step.
+
+    Raises:
+        UserError: It has fewer seeds than before.
+    """
+    count = len(study.seeds)
+    if before and count < before[-1]:
+        raise UserError(
+            f"workdir {workdir} has {before[-1]} seeds, and config.num_seeds = {count} asks for fewer; a study can be "
+            f"extended, not cut. Ask for at least {before[-1]}, or give another --workdir"
+        )
+    return tuple(before) if before and count == before[-1] else (*before, count)
 
 
 def _check_given_networks(study: StudySettings, tasks: Tasks) -> None:
@@ -166,12 +188,13 @@ def bind(planned: PlannedStudy, config_digest: str, rule_version: int) -> Planne
             for role, task in roles.items()
         }
         given = {arm: planned.binding.given.get(arm, {}) | networks for arm, networks in given.items()}
-        made = dataclasses.replace(planned.binding, tasks=kept, given=given)
+        made = dataclasses.replace(planned.binding, tasks=kept, given=given, waves=planned.waves)
     else:
         tasks = {role: _bind_task(planned, task) for role, task in roles.items()}
-        made = Binding(new_study(), config_digest, rule_version, tasks, given)
-        if marks := read_trained(planned.workdir).marks:
-            made = _bind_again(planned.workdir, made, marks)
+        made = Binding(new_study(), config_digest, rule_version, tasks, given, planned.waves, planned.study.looks)
+        trained = read_trained(planned.workdir)
+        if trained.marks:
+            made = _bind_again(planned.workdir, dataclasses.replace(made, looks=trained.looks), trained.marks)
     if made != planned.binding:
         write_binding(planned.workdir, made)
     return dataclasses.replace(planned, binding=made)
@@ -222,13 +245,16 @@ def store_dir_of(study: StudySettings, workdir: Path) -> Path:
     return paths.expand(study.runtime.store_dir or workdir / "stores")
 
 
-def plan_jobs(study: StudySettings, tasks: Tasks, chunk_sizes: Mapping[str, Sequence[int]] | None) -> Plan:
+def plan_jobs(
+    study: StudySettings, tasks: Tasks, chunk_sizes: Mapping[str, Sequence[int]] | None, waves: Sequence[int] = ()
+) -> Plan:
     """The jobs of a study on this machine, or on all hosts together.
 
     Args:
         study: Settings.
         tasks: Prepared data.
         chunk_sizes: Runs of each job of a group, where they were cut before.
+        waves: How many seeds the study had each time that it was planned anew, see `Binding.waves`.
 
     Raises:
         UserError: Settings that do not fit the data, or source networks that are not where they should be.
@@ -243,13 +269,14 @@ def plan_jobs(study: StudySettings, tasks: Tasks, chunk_sizes: Mapping[str, Sequ
         study,
         target_size=size(tasks.prepared[study.target]),
         source_sizes={task: size(planned) for task, planned in tasks.prepared.items()},
-        fold_statistics=tasks.fold_statistics(study.target),
+        fold_statistics=[task for task in tasks.prepared if tasks.fold_statistics(task)],
         memory_bytes=hosts.count() * hosts.from_first(memory_bytes(devices)),
         devices=hosts.count() * devices,
         strategy=used.strategy,
         data_bytes=data_bytes(study, tasks, devices=hosts.count() * devices),
         given=source_networks.given_shapes(study),
         chunk_sizes=chunk_sizes,
+        waves=waves,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import NamedTuple
 
 from jaxseg.streams import STREAMS, stream_id
 from jaxseg.types import ArmSettings, RunKey, StudySettings
@@ -43,16 +44,32 @@ def crossed_seed(ids: dict[str, int]) -> int:
     return int(f"1{digits}")
 
 
-def _ids_of_seeds(study: StudySettings, arm: ArmSettings) -> list[tuple[int, dict[str, int]]]:
-    """Seed numbers with the id of every stream."""
+class _Seed(NamedTuple):
+    """A replicate of an arm."""
+
+    number: int
+    place: int
+    """Which fold it is tested on where folds rotate; an arm's offset seeds are tested on those of the seeds they
+    stand beside."""
+    ids: dict[str, int]
+    """Of every stream."""
+
+
+def _seeds_of(study: StudySettings, arm: ArmSettings) -> list[_Seed]:
     if not arm.cross:
-        seeds = [base + arm.seed_offset for base in study.seeds]
-        return [(seed, {s: stream_id(seed, s, vary=arm.vary, base_seed=study.base_seed) for s in STREAMS})
-                for seed in seeds]  # fmt: skip
+        numbers = [(base + arm.seed_offset, base) for base in study.seeds]
+        streams = [{s: stream_id(seed, s, vary=arm.vary, base_seed=study.base_seed) for s in STREAMS}
+                   for seed, _ in numbers]  # fmt: skip
+        return [_Seed(*number, ids) for number, ids in zip(numbers, streams, strict=True)]
     fixed = dict.fromkeys(STREAMS, study.base_seed)
     crossed = [fixed | dict(zip(arm.cross, ids, strict=True)) for ids in
                itertools.product(arm.cross_ids, repeat=len(arm.cross))]  # fmt: skip
-    return [(crossed_seed(ids), ids) for ids in crossed]
+    return [_Seed(crossed_seed(ids), ids["init"], ids) for ids in crossed]
+
+
+def folds_rotate(study: StudySettings) -> bool:
+    """Whether a seed is tested on one fold, which rotates over seeds; otherwise every seed is tested on all."""
+    return "fold" in study.vary
 
 
 def target_runs(study: StudySettings, arm: ArmSettings, source_name: str | None) -> list[Run]:
@@ -62,15 +79,24 @@ def target_runs(study: StudySettings, arm: ArmSettings, source_name: str | None)
         study: Its seeds and variants.
         arm: The arm.
         source_name: Arm name of its source networks; None where it has none. A run starts from the network of its own
-            seed (of its init id where ids are crossed), or from the base seed's where `pretrain.share` is `one`.
+            seed (of its init id where ids are crossed), or from the base seed's where `pretrain.share` is `one`. With
+            `pretrain.runs_per_source` = n, n consecutive seeds start from one network.
     """
     runs = []
-    variants = itertools.product(arm.train_cases, range(study.target.folds), _ids_of_seeds(study, arm))
-    for size, fold, (seed, ids) in variants:
-        own = ids["init"] if arm.cross else seed
+    rotate, settings = folds_rotate(study), arm.pretrain
+    for size, fold, (seed, place, ids) in itertools.product(
+        arm.train_cases, range(study.target.folds), _seeds_of(study, arm)
+    ):
+        if rotate and place % study.target.folds != fold:
+            continue
         source = None
         if source_name is not None:
-            source = RunKey(source_name, 0, 0, own if arm.pretrain.share == "per_seed" else study.base_seed)
+            own = (ids["init"] if arm.cross else seed) // settings.runs_per_source
+            # A network of this study's own, for one seed, must not have seen what that seed is tested on; one that
+            # comes from elsewhere, or that all seeds share, has no fold.
+            of_fold = rotate and settings.share == "per_seed" and not settings.from_workdir
+            shared = settings.share != "per_seed"
+            source = RunKey(source_name, 0, fold if of_fold else 0, study.base_seed if shared else own)
         key = RunKey(arm.name, size, fold, seed)
         runs.append(Run(key, ids["init"], ids["order"], ids["subset"], arm.init, arm.optim.lr, source))
     return runs

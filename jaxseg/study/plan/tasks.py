@@ -16,7 +16,7 @@ from jaxseg.fields import nearest
 from jaxseg.reserved import MEAN
 from jaxseg.study.plan.binding import BoundTask, Draw
 from jaxseg.study.plan.jobs import Job
-from jaxseg.study.plan.runs import Run, target_runs, trial_runs
+from jaxseg.study.plan.runs import Run, folds_rotate, target_runs, trial_runs
 from jaxseg.types import Progress, RunInputs, StudySettings, TaskSettings, UserError
 
 
@@ -27,7 +27,7 @@ class Tasks:
     prepared: dict[TaskSettings, PreparedTask]
     """The target first; without intensity statistics of training cases, which differ between folds."""
     splits: dict[TaskSettings, tuple[Split, ...]]
-    """One per fold; a source has one."""
+    """One per fold; a source has one, or where folds rotate over seeds one for the seeds of each fold."""
     fitted: dict[TaskSettings, tuple[PreparedTask, ...]]
     """One per fold, with the statistics of its training cases."""
     subsets: dict[TaskSettings, dict[Draw, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
@@ -38,8 +38,9 @@ class Tasks:
         return role_of(list(self.prepared).index(task))
 
     def fold_statistics(self, task: TaskSettings) -> bool:
-        """Whether the voxels of a case depend on the fold."""
-        return len(self.splits[task]) > 1 and "dataset" in self.prepared[task].normalization
+        """Whether the voxels of a case depend on the fold, whose training cases they are normalised by."""
+        by_fold = {fitted.windows for fitted in self.fitted[task]}
+        return "dataset" in self.prepared[task].normalization and len(by_fold) > 1
 
     def subset(self, task: TaskSettings, draw: Draw) -> tuple[str, ...]:
         """Training cases of a draw: as recorded, or drawn now."""
@@ -76,14 +77,15 @@ def prepare_tasks(
     Raises:
         UserError: Data that cannot be used, each problem by name, or that is no longer what it was.
     """
-    wanted = {study.target: study.target.folds}
+    wanted = [study.target]
     for arm in study.arms:
-        if arm.kind == "network" and arm.init != "random" and not arm.pretrain.from_workdir:
-            wanted.setdefault(arm.source, 1)
+        pretrains = arm.kind == "network" and arm.init != "random" and not arm.pretrain.from_workdir
+        if pretrains and arm.source not in wanted:
+            wanted.append(arm.source)
     prepared: dict[TaskSettings, PreparedTask] = {}
     splits: dict[TaskSettings, tuple[Split, ...]] = {}
     kept = {task: was for place, task in enumerate(wanted) if (was := (bound or {}).get(role_of(place))) is not None}
-    for place, (task, folds) in enumerate(wanted.items()):
+    for place, task in enumerate(wanted):
         recipe, was = recipe_of(study, task), kept.get(task)
         if was is not None:
             _check_unchanged(role_of(place), was, recipe, ndim=study.model.ndim, store_dir=store_dir)
@@ -93,12 +95,10 @@ def prepare_tasks(
         if was is not None:
             prepared[task], splits[task] = ready, was.splits
             continue
-        held = frozenset[str]()
-        if task != study.target:
-            ready, held = _apart_from_target(prepared[study.target], splits[study.target], ready, recipe, study)
-        if task.data == "target":
-            held |= _trained_on(study, prepared[study.target], splits[study.target])
-        splits[task] = _split(task, ready, folds, study.base_seed, held)
+        if task == study.target:
+            splits[task] = _split(task, ready, study.target.folds, study.base_seed, frozenset())
+        else:
+            ready, splits[task] = _split_source(study, task, ready, prepared[study.target], splits[study.target])
         prepared[task] = data.with_split_warnings(ready, splits[task])
     fitted = {
         task: tuple(dataclasses.replace(prepared[task], windows=windows) for windows in kept[task].windows)
@@ -126,6 +126,27 @@ def _split(
     except UserError as error:
         known = [text for case, text in prepared.report.warnings if not case]
         raise UserError("\n  ".join([str(error), *known])) from None
+
+
+def _split_source(
+    study: StudySettings, task: TaskSettings, source: PreparedTask, target: PreparedTask, folds: tuple[Split, ...]
+) -> tuple[PreparedTask, tuple[Split, ...]]:
+    """A source task with warnings about patients it shares with the target, and its split apart from those.
+
+    Where folds rotate over seeds, a source network is for the seeds of one fold, and need only be apart from what that
+    fold holds out: there is one split a fold. Where several seeds share a network it is apart from all folds.
+    """
+    same_data = recipe_of(study, task).data == study.target.data
+    arms = [arm for arm in study.arms if arm.kind == "network" and arm.init != "random" and arm.source == task]
+    own = folds_rotate(study) and all(arm.pretrain.share == "per_seed" for arm in arms)
+    told = source
+    splits: list[Split] = []
+    for numbers in [(fold,) for fold in range(len(folds))] if own else [tuple(range(len(folds)))]:
+        told, held = _apart_from_target(target, tuple(folds[fold] for fold in numbers), source, same_data=same_data)
+        if task.data == "target":
+            held |= _trained_on(study, target, folds, numbers)
+        splits += _split(task, told, 1, study.base_seed, held)
+    return told, tuple(splits if own or not folds_rotate(study) else splits * len(folds))
 
 
 def recipe_of(study: StudySettings, task: TaskSettings) -> TaskSettings:
@@ -181,7 +202,7 @@ def _with_one_group_for_copies(task: PreparedTask) -> PreparedTask:
 
 
 def _apart_from_target(
-    target: PreparedTask, splits: tuple[Split, ...], source: PreparedTask, recipe: TaskSettings, study: StudySettings
+    target: PreparedTask, splits: tuple[Split, ...], source: PreparedTask, *, same_data: bool
 ) -> tuple[PreparedTask, frozenset[str]]:
     """A source task, and which of its groups no source network may see, because the target is tested on them.
 
@@ -194,7 +215,7 @@ def _apart_from_target(
     by_voxels = {record.voxels_sha256: record for record in target.cases}
     copies = [(record, by_voxels[record.voxels_sha256]) for record in source.cases if record.voxels_sha256 in by_voxels]
     held = frozenset(record.group for record, original in copies if original.group in tested)
-    if _same_patients(target, source, recipe.data == study.target.data):
+    if _same_patients(target, source, same_data):
         held |= tested
     elif copies:
         record, original = copies[0]
@@ -214,8 +235,10 @@ def _apart_from_target(
     return source, held
 
 
-def _trained_on(study: StudySettings, target: PreparedTask, splits: tuple[Split, ...]) -> frozenset[str]:
-    """Groups that some run of the study trains on.
+def _trained_on(
+    study: StudySettings, target: PreparedTask, splits: tuple[Split, ...], folds: Sequence[int]
+) -> frozenset[str]:
+    """Groups that some run of these folds trains on.
 
     Raises:
         UserError: These are all there are: nothing is left for a source network.
@@ -223,10 +246,12 @@ def _trained_on(study: StudySettings, target: PreparedTask, splits: tuple[Split,
     names: set[str] = set()
     for arm in study.arms:
         for run in (*target_runs(study, arm, None), *trial_runs(study, arm, None)):
+            if run.key.fold not in folds:
+                continue
             split = splits[run.key.fold]
             names |= {*data.nested_subset(target, split.train, run.key.train_cases, seed=run.subset_id)}
     groups = frozenset(target.record(name).group for name in names)
-    held = frozenset().union(*(data.held_out_groups(target, split) for split in splits))
+    held = frozenset().union(*(data.held_out_groups(target, split) for split in (splits[fold] for fold in folds)))
     if not {record.group for record in target.cases} - groups - held:
         raise UserError(
             f"source.data = 'target': the runs train on all {len(groups)} groups of {target.name} that are not held "

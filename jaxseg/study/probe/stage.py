@@ -7,7 +7,7 @@ second run measures nothing anew. Nothing here needs the machine that trained.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +64,8 @@ def write_analyses(planned: PlannedStudy, progress: Progress) -> None:
     tools = functools.cache(functools.partial(make_tools, planned))
     folders = [planned.workdir / "analysis" / f"n{train_cases}_fold{fold}" for train_cases, fold in todo]
     for number, ((train_cases, fold), folder) in enumerate(zip(todo, folders, strict=True)):
-        if _is_measured(folder):
+        runs = _names_of(planned, train_cases, fold)
+        if _is_measured(folder, runs):
             continue
 
         def tell(what: str, number: int = number, folder: Path = folder) -> None:
@@ -76,7 +77,7 @@ def write_analyses(planned: PlannedStudy, progress: Progress) -> None:
             files.write_table(folder / f"{name}.csv", table.reindex(columns=list(columns)))
         files.write_arrays(folder / f"{PICTURES}.npz", arrays)
         files.write_json(folder / f"{PICTURES}.json", entries)
-        files.write_json(folder / DONE, {"tables": list(TABLES)})
+        files.write_json(folder / DONE, {"tables": list(TABLES), "runs": runs})
     results = planned.workdir / "results"
     for name in TABLES:
         parts = [files.read_table(folder / f"{name}.csv") for folder in folders]
@@ -89,10 +90,18 @@ def write_analyses(planned: PlannedStudy, progress: Progress) -> None:
     progress("measuring", len(todo), len(todo))
 
 
-def _is_measured(folder: Path) -> bool:
-    """Whether a variant was measured and all of its files are there as they were written."""
+def _names_of(planned: PlannedStudy, train_cases: int, fold: int) -> list[str]:
+    """The runs of a variant; a study that was extended has more of them than were measured before."""
+    runs = (run for job in planned.plan.of_kind("train") for run in job.runs)
+    return sorted(run.name() for run in runs if (run.key.train_cases, run.key.fold) == (train_cases, fold))
+
+
+def _is_measured(folder: Path, runs: Sequence[str]) -> bool:
+    """Whether a variant was measured with these runs, and all of its files are there as they were written."""
     names = (*(f"{name}.csv" for name in TABLES), f"{PICTURES}.npz", f"{PICTURES}.json")
-    return files.are_sound([folder / DONE]) and files.are_sound(folder / name for name in names)
+    if not files.are_sound([folder / DONE]) or not files.are_sound(folder / name for name in names):
+        return False
+    return files.read_json(folder / DONE).get("runs") == list(runs)
 
 
 class Tools(NamedTuple):

@@ -1,8 +1,9 @@
-"""The learning rate of each variant of an arm, chosen on validation data from trials with seeds of their own."""
+"""The learning rate, chosen on validation data from trials with seeds of their own, before arms train."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxseg.loop import is_done
 from jaxseg.study import files
 from jaxseg.study.plan.jobs import Job, Plan
 from jaxseg.study.plan.program import Program
+from jaxseg.types import ArmSettings
 
 TABLE = "rates.csv"
 VARIANT = ["arm", "train_cases", "fold"]
@@ -32,10 +34,17 @@ def validate_from(program: Program) -> int:
     return max(before - (LAST - 2), 0) * program.train.eval_every
 
 
-def rates_table(workdir: Path, plan: Plan) -> pd.DataFrame:
+def rates_table(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> pd.DataFrame:
     """Every trial's score by variant and rate, averaged over its seeds, and the rate that was chosen.
 
-    The largest mean validation DSC wins, the smaller rate where two are equal. A trial that diverged scores 0.
+    The largest mean validation DSC wins, the smaller rate where two are equal. A trial that diverged scores 0. Arms
+    that choose jointly share one rate, that of the largest mean over all of their variants: a rate of its own for each
+    arm, picked on a seed or two, would differ between arms by chance and pass for an effect of the arm.
+
+    Args:
+        workdir: Folder of the study.
+        plan: Its jobs.
+        arms: The study's.
     """
     rows = []
     for job in plan.of_kind("select"):
@@ -50,17 +59,21 @@ def rates_table(workdir: Path, plan: Plan) -> pd.DataFrame:
     trials = pd.DataFrame(rows).groupby([*VARIANT, "lr"], sort=False, as_index=False)
     table = trials.agg(val_dsc=("val_dsc", "mean"), n_seeds=("seed", "count"), n_diverged=("diverged", "sum"))
     table = table.sort_values([*VARIANT, "lr"], kind="stable", ignore_index=True)
-    best = table.groupby(VARIANT)["val_dsc"].idxmax()
-    return table.assign(chosen=table.index.isin(best))
+    joint = table["arm"].isin([arm.name for arm in arms if arm.optim.lr_choice == "joint"])
+    own = table[~joint].groupby(VARIANT)["val_dsc"].idxmax()
+    mean = table[joint].groupby("lr")["val_dsc"].mean()
+    shared = [] if mean.empty else [mean.idxmax()]
+    chosen = table.index.isin(own) | (joint & table["lr"].isin(shared))
+    return table.assign(chosen=chosen)
 
 
-def write_rates(workdir: Path, plan: Plan) -> None:
+def write_rates(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> None:
     """Writes results/rates.csv, where there were trials."""
     if plan.of_kind("select"):
-        files.write_table(workdir / "results" / TABLE, rates_table(workdir, plan))
+        files.write_table(workdir / "results" / TABLE, rates_table(workdir, plan, arms))
 
 
-def chosen_rates(workdir: Path, plan: Plan) -> Rates:
+def chosen_rates(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> Rates:
     """The chosen rates, from what the trials measured; empty where there are none or they are not done.
 
     Raises:
@@ -69,7 +82,7 @@ def chosen_rates(workdir: Path, plan: Plan) -> Rates:
     trials = plan.of_kind("select")
     if not trials or not all(is_done(workdir / job.directory, job.program.train.steps) for job in trials):
         return {}
-    table = rates_table(workdir, plan)
+    table = rates_table(workdir, plan, arms)
     chosen = table[table["chosen"]]
     columns = (chosen[name].tolist() for name in (*VARIANT, "lr"))
     return {(arm, size, fold): rate for arm, size, fold, rate in zip(*columns, strict=True)}

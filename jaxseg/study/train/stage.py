@@ -86,7 +86,8 @@ def _train(planned: PlannedStudy, job: Job, progress: MakeProgress) -> None:
     # The first host writes what a checkpoint says of itself.
     before = [] if found[0] is None or trained else _ways_before(folder, found[0])
     if job.kind == "train":
-        job = learning_rates.with_rates(job, learning_rates.chosen_rates(planned.workdir, planned.plan))
+        chosen = learning_rates.chosen_rates(planned.workdir, planned.plan, planned.study.arms)
+        job = learning_rates.with_rates(job, chosen)
     fit = make_fit(
         planned.study,
         planned.workdir,
@@ -158,7 +159,7 @@ def back_off(planned: PlannedStudy, job: Job, cause: str) -> PlannedStudy:
     for later in planned.plan.jobs:
         if later.group == job.group and later.chunk >= job.chunk:
             shutil.rmtree(planned.workdir / later.directory, ignore_errors=True)
-    plan = plan_jobs(planned.study, planned.tasks, sizes)
+    plan = plan_jobs(planned.study, planned.tasks, sizes, planned.waves)
     files.write_json(
         planned.workdir / "study.json",
         files.read_json(planned.workdir / "study.json") | {"chunks": chunk_sizes(plan)},
@@ -174,7 +175,7 @@ def train_arms(planned: PlannedStudy, progress: MakeProgress) -> PlannedStudy:
             write_load_tables(planned, job)
     planned = train_jobs(planned, "select", progress)
     if hosts.is_first():
-        learning_rates.write_rates(planned.workdir, planned.plan)
+        learning_rates.write_rates(planned.workdir, planned.plan, planned.study.arms)
     hosts.barrier("rates")
     return train_jobs(planned, "train", progress)
 

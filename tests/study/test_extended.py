@@ -1,0 +1,103 @@
+"""More seeds in a finished workdir: only they train, what was there keeps its bits, and a study is never cut."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxseg import checkpoint
+from jaxseg.study import files
+from jaxseg.study.plan.binding import RECORD
+from jaxseg.study.run import STAGES, run_stages
+from jaxseg.types import UserError
+from tests.tiny_study import changed, silent, tiny_config
+
+KEY = ["arm", "seed", "train_cases", "fold", "case", "label"]
+
+
+def extended(workdir: Path, **fields: object) -> None:
+    run_stages(changed(num_seeds=4, **fields), workdir, stages=STAGES, progress=silent)
+
+
+@pytest.fixture(scope="module")
+def grown(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny study of two seeds with two more; killed once while these train."""
+    workdir = tmp_path_factory.mktemp("grown") / "study"
+    shutil.copytree(tiny_study, workdir)
+
+    class CrashError(Exception):
+        pass
+
+    def crashing(title: str):
+        def progress(what: str, done: int, total: int, note: str = "", runs: object = ()) -> None:
+            if "train_0" in title and (what, done) == ("training", 6):
+                raise CrashError
+
+        return progress
+
+    with pytest.raises(CrashError):
+        run_stages(changed(num_seeds=4), workdir, stages=STAGES, progress=crashing)
+    extended(workdir)
+    return workdir
+
+
+def test_only_the_new_seeds_train_and_the_old_keep_their_bits(tiny_study: Path, grown: Path) -> None:
+    for path in tiny_study.rglob("train/**/*"):
+        if path.is_file():
+            assert (grown / path.relative_to(tiny_study)).read_bytes() == path.read_bytes(), path
+    record = files.read_json(grown / "study.json")
+    seeds = Counter((run["directory"], run["seed"] // 2) for run in record["runs"])
+    assert {(directory.endswith("chunk_1"), wave) for directory, wave in seeds} == {(False, 0), (True, 1)}
+    was, now = (files.read_table(place / "results" / "cases.csv") for place in (tiny_study, grown))
+    assert set(now["seed"]) == {0, 1, 2, 3}
+    old = now[now["seed"] < 2].set_index(KEY).sort_index()
+    assert old.equals(was.set_index(KEY).sort_index()[old.columns])
+    assert json.loads((grown / RECORD).read_text())["waves"] == [2, 4]
+
+
+def test_tables_analyses_and_page_are_those_of_all_seeds(grown: Path) -> None:
+    for name in ("cases", "curves", "filters", "similarity", "pairs", "summary"):
+        table = files.read_table(grown / "results" / f"{name}.csv")
+        if "seed" in table:
+            assert set(table["seed"]) == {0, 1, 2, 3}, name
+        elif "n_seeds" in table:
+            assert set(table["n_seeds"]) == {4}, name
+        else:
+            assert {*table["seed_a"], *table["seed_b"]} >= {0, 1, 2, 3}, name
+
+
+def test_seeds_that_came_later_train_as_if_they_had_been_there_from_the_start(grown: Path, tmp_path: Path) -> None:
+    config = changed(seed_ids=(2, 3))
+    run_stages(config, tmp_path, stages=("prepare", "pretrain", "train"), progress=silent)
+    for run in files.read_json(tmp_path / "study.json")["runs"]:
+        (other,) = [
+            entry
+            for entry in files.read_json(grown / "study.json")["runs"]
+            if all(entry[name] == run[name] for name in ("kind", "arm", "seed", "train_cases", "fold"))
+        ]
+        mine, theirs = (
+            checkpoint.read_seed(place / entry["directory"] / "checkpoints", 8, entry["index"])
+            for place, entry in ((tmp_path, run), (grown, other))
+        )
+        np.testing.assert_array_equal(mine["head"]["kernel"], theirs["head"]["kernel"])
+
+
+def test_a_study_is_not_cut(grown: Path) -> None:
+    with pytest.raises(UserError, match=r"has 4 seeds, and config.num_seeds = 2 asks for fewer"):
+        run_stages(tiny_config(), grown, stages=STAGES, progress=silent)
+
+
+def test_an_extended_study_is_left_alone_and_goes_on_without_its_records(grown: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "study"
+    shutil.copytree(grown, workdir)
+    for name in ("study.json", RECORD):
+        (workdir / name).unlink()
+        before = {path: path.stat().st_mtime_ns for path in workdir.rglob("train/**/*") if path.is_file()}
+        with pytest.warns(UserWarning, match=f"{name} was lost|{name} is damaged"):
+            extended(workdir)
+        after = {path: path.stat().st_mtime_ns for path in workdir.rglob("train/**/*") if path.is_file()}
+        assert before == after
+        assert json.loads((workdir / RECORD).read_text())["waves"] == [2, 4]
