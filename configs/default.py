@@ -196,6 +196,7 @@ def get_config() -> ConfigDict:
     config.evaluate.hd_definition = "pooled"  # of HD95: pooled (MedPy) or directed (MONAI)
     config.evaluate.surface_empty = "diagonal"  # distance of a missed label: diagonal (of the image), nan or inf
     config.evaluate.tolerance_mm = 0.0  # of NSD; 0: not computed
+    config.evaluate.budget_tests = False  # score networks of a quarter and half of the steps on test cases too
     config.evaluate.save_predictions = False  # keep the label maps of the test cases as NIfTI, on their images' grids
 
     config.analysis = ConfigDict(sort_keys=False)

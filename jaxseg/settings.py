@@ -263,6 +263,8 @@ class EvaluateSettings:
     """Of NSD, in the task's unit; 0: not computed."""
     save_predictions: bool
     """Keep the label maps of the test cases, as NIfTI on the grids of their images."""
+    budget_tests: bool = False
+    """Scores the networks of a quarter and of half of the steps on the test cases as well."""
 
 
 @dataclasses.dataclass(frozen=True)

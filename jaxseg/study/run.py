@@ -162,6 +162,7 @@ def evaluate_jobs(planned: PlannedStudy, progress: Callable[[str], Progress]) ->
         score_stage.evaluate_priors(study, workdir, planned.tasks, planned.plan.priors, progress("evaluate priors"))
     files.write_table(workdir / "results" / "cases.csv", tables.cases_table(study, workdir, planned.plan))
     tables.write_curves(workdir, planned.plan)
+    tables.write_budget(study, workdir, planned.plan)
     shown = score_stage.example_cases(study, planned.tasks)
     tables.merge_examples(study, workdir, jobs, shown, planned.tasks.prepared[study.target].labels)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import pytest
 from ml_collections import ConfigDict
 
 import jaxseg
+from configs import default
 from jaxseg import config, data
 from jaxseg.study.files import read_table
 from jaxseg.study.plan.tasks import prepare_tasks, training_cases
 from jaxseg.study.run import prepare, run_stages
 from jaxseg.types import UserError
 from tests.image_sets import write_set
-from tests.tiny_study import silent, tiny_config
+from tests.tiny_study import put, silent, tiny_config
 
 
 def two_dimensional(seed: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -243,3 +245,90 @@ def test_draws_of_training_cases_differ_between_seeds_only_where_subsets_vary(tm
         counts[vary] = len({tuple(sorted(cases)) for cases in drawn.values() if len(cases) == 2})
     assert counts["init"] == 1
     assert counts["init,subset"] > 1
+
+
+# ------------------------------------------------------------------------------------------------------ rotating folds
+
+
+def rotating(folder: Path, **fields: object) -> ConfigDict:
+    """A study whose seeds are tested on one fold each; its source is other images of the same patients."""
+    patients = [f"p{index:02d}" for index in range(12)]
+    phases = {
+        phase: write_set(
+            folder / phase,
+            {f"{name}_{phase}": two_dimensional(index) for index, name in enumerate(patients)},
+            groups={f"{name}_{phase}": name for name in patients},
+        )
+        for phase in ("ed", "es")
+    }
+    made = on_folders(phases["es"], phases["ed"], val_cases=1, test_cases=0)
+    made.target.folds, made.source.test_cases, made.num_seeds, made.vary = 4, 1, 6, "init,order,fold"
+    made.arms = default.pick_arms("scratch", "transfer", "scratch_b")
+    for path, value in fields.items():
+        put(made, path.replace("__", "."), value)
+    return made
+
+
+def test_where_folds_rotate_every_case_is_tested_and_no_network_has_seen_what_its_seed_is_tested_on(
+    tmp_path: Path,
+) -> None:
+    study = config.parse(rotating(tmp_path))
+    planned = prepare(study, tmp_path / "study", silent("prepare"))
+    tasks, splits = planned.tasks, planned.tasks.splits
+    folds: dict[str, dict[int, int]] = {}
+    tested: set[str] = set()
+    for job in planned.plan.of_kind("train"):
+        for run in job.runs:
+            folds.setdefault(run.key.arm, {})[run.key.seed % 1000] = run.key.fold
+            tested |= set(splits[study.target][run.key.fold].test)
+            if run.source is None:
+                continue
+            target, source = splits[study.target][run.key.fold], splits[study.source][run.source.fold]
+            held = patients_of(tasks.prepared[study.target], (*target.val, *target.test))
+            assert not held & patients_of(tasks.prepared[study.source], (*source.train, *source.val))
+            assert run.source.seed == run.key.seed
+    assert folds["scratch"] == folds["transfer"] == folds["scratch_b"] == {seed: seed % 4 for seed in range(6)}
+    assert tested == {record.name for record in tasks.prepared[study.target].cases}, "every case is tested by some seed"
+    sources = [run.key for job in planned.plan.of_kind("pretrain") for run in job.runs]
+    assert sorted(key.seed for key in sources) == list(range(6)), "no more source networks than seeds"
+
+
+def test_a_network_that_all_seeds_share_is_apart_from_every_fold(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"every one of them is held out in some of its 4 fold\(s\)"):
+        prepare(config.parse(rotating(tmp_path, pretrain__share="one")), tmp_path / "study", silent("prepare"))
+
+
+def test_a_source_that_is_the_target_leaves_out_what_the_seeds_of_a_fold_train_on(tmp_path: Path) -> None:
+    made = rotating(tmp_path, target__train_cases=(3,))
+    made.arms = default.pick_arms("scratch", "self_transfer")
+    study = config.parse(made)
+    planned = prepare(study, tmp_path / "study", silent("prepare"))
+    (source,) = [task for task in planned.tasks.splits if task.data == "target"]
+    for job in planned.plan.of_kind("train"):
+        for run in job.runs:
+            if run.source is not None:
+                split = planned.tasks.splits[source][run.source.fold]
+                used = training_cases(planned.tasks, job, run), planned.tasks.splits[study.target][run.key.fold].test
+                assert not {*split.train, *split.val} & {*itertools.chain(*used)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"target__folds": 1, "target__test_cases": 2}, "config.vary = 'init,order,fold'"),
+        ({"pretrain__runs_per_source": 2}, "pretrain.runs_per_source = 2.* 1 where vary holds 'fold'"),
+        ({"vary": "init,fold,folds"}, "vary names 'folds'"),
+    ],
+)
+def test_folds_rotate_where_that_means_something(tmp_path: Path, fields: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config.parse(rotating(tmp_path, **fields))
+
+
+def test_nested_sources_serve_consecutive_seeds(tmp_path: Path) -> None:
+    made = tiny_config()
+    made.num_seeds, made.pretrain.runs_per_source = 4, 2
+    planned = prepare(config.parse(made), tmp_path / "study", silent("prepare"))
+    transferred = [run for job in planned.plan.of_kind("train") for run in job.runs if run.source is not None]
+    assert {run.key.seed: run.source.seed for run in transferred} == {0: 0, 1: 0, 2: 1, 3: 1}
+    assert [run.key.seed for job in planned.plan.of_kind("pretrain") for run in job.runs] == [0, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import dataclasses
 import itertools
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,10 @@ PRIOR_PART = "train/priors.csv"
 """Relative to the workdir: the rows of all arms without a network."""
 
 
+Save = Callable[[Run, np.ndarray], None]
+"""Writes the label map of a run."""
+
+
 def example_cases(study: StudySettings, tasks: Tasks) -> tuple[str, ...]:
     """Test cases shown as pictures: evenly spread in name order over the first fold's."""
     return spread(tasks.splits[study.target][0].test, study.report.examples)
@@ -41,7 +46,8 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
     """Predicts and scores the test cases of a job's runs, this host's of them, and writes their part table.
 
     Only cases that one of these runs is tested on are read. Runs that diverged have no scores: they are listed as
-    excluded instead.
+    excluded instead. With `evaluate.budget_tests` the networks of shorter budgets are scored as well, each in a table
+    of its own.
     """
     directory = workdir / job.directory
     rows_here = own_rows(study, job, hosts.index())
@@ -50,33 +56,73 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
     # With one host the part is the whole, which was asked about already.
     if not rows_here or _is_scored(directory) or (part != directory / PART and files.are_sound([part, pictures])):
         return
-    prepared, splits = tasks.of(job), tasks.splits[study.target]
-    every_death = logs.read_log(directory, len(job.runs)).diverged_at
-    dead = [every_death[row] for row in rows_here]
-    job = of_host(job, rows_here)
-    tested = [() if died is not None else splits[run.key.fold].test for run, died in zip(job.runs, dead, strict=True)]
-    names = sorted({name for of_run in tested for name in of_run})
-    shown = example_cases(study, tasks)
-    saving = _make_save(study, workdir, prepared) if study.evaluate.save_predictions else None
-    rows: list[dict[str, Any]] = []
+    whole = _Scoring(study, workdir, tasks, job, rows_here)
+    saving = _make_save(study, workdir, tasks.of(job)) if study.evaluate.save_predictions else None
     examples: dict[str, np.ndarray] = {}
-    with concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
-        waiting: list[concurrent.futures.Future[list[dict[str, Any]]]] = []
-        predicted = _predict(study, workdir, prepared, job, rows_here, names, tested, pool)
-        for done, (case, runs, maps) in enumerate(predicted, start=1):
-            # The next case is predicted while this one is scored; no more than one case waits.
-            rows += [row for scored in waiting for row in scored.result()]
-            save = None if saving is None else saving(case.record)
-            waiting = [
-                pool.submit(_score, study, prepared, case, run, labels, errors, save)
-                for run, labels, errors in zip(runs, maps.labels, maps.calibration_errors, strict=True)
-            ]
-            if case.record.name in shown:
-                _keep_example(examples, shown.index(case.record.name), case, runs, maps.labels)
-            progress("scoring", done, len(names), case.record.name)
-        rows += [row for scored in waiting for row in scored.result()]
+    for step in budget_steps(study, job):
+        table = whole.rows(step, progress=progress)
+        files.write_table(directory / _part_name(budget_part(step), rows_here, job), pd.DataFrame(table))
+    table = whole.rows(job.program.train.steps, progress=progress, examples=examples, saving=saving)
     files.write_arrays(pictures, examples)
-    files.write_table(part, pd.DataFrame(rows))
+    files.write_table(part, pd.DataFrame(table))
+
+
+def budget_steps(study: StudySettings, job: Job) -> tuple[int, ...]:
+    """The shorter budgets whose networks are scored on test cases."""
+    return job.program.train.scored_at[:-1] if study.evaluate.budget_tests else ()
+
+
+def budget_part(step: int) -> str:
+    """A job's table of the scores of its networks after so many steps."""
+    return f"cases_{step}.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scoring:
+    """A host's runs of a job, to be scored after one number of steps or another."""
+
+    study: StudySettings
+    workdir: Path
+    tasks: Tasks
+    whole: Job
+    rows_here: tuple[int, ...]
+
+    def rows(
+        self,
+        step: int,
+        *,
+        progress: Progress,
+        examples: dict[str, np.ndarray] | None = None,
+        saving: Callable[[CaseRecord], Save] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Scores of all runs that did not diverge; fills `examples` and saves label maps where these are given."""
+        study, tasks, rows_here = self.study, self.tasks, self.rows_here
+        prepared, splits = tasks.of(self.whole), tasks.splits[study.target]
+        every_death = logs.read_log(self.workdir / self.whole.directory, len(self.whole.runs)).diverged_at
+        dead = [every_death[row] for row in rows_here]
+        job = of_host(self.whole, rows_here)
+        tested = [
+            () if died is not None else splits[run.key.fold].test for run, died in zip(job.runs, dead, strict=True)
+        ]
+        names = sorted({name for of_run in tested for name in of_run})
+        shown = example_cases(study, tasks)
+        found: list[dict[str, Any]] = []
+        with concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
+            waiting: list[concurrent.futures.Future[list[dict[str, Any]]]] = []
+            predicted = _predict(study, self.workdir, prepared, job, rows_here, step, names, tested, pool)
+            for done, (case, runs, maps) in enumerate(predicted, start=1):
+                # The next case is predicted while this one is scored; no more than one case waits.
+                found += [row for scored in waiting for row in scored.result()]
+                save = None if saving is None else saving(case.record)
+                waiting = [
+                    pool.submit(_score, study, prepared, case, run, labels, errors, save)
+                    for run, labels, errors in zip(runs, maps.labels, maps.calibration_errors, strict=True)
+                ]
+                if examples is not None and case.record.name in shown:
+                    _keep_example(examples, shown.index(case.record.name), case, runs, maps.labels)
+                progress("scoring", done, len(names), case.record.name)
+            found += [row for scored in waiting for row in scored.result()]
+        return found
 
 
 def _is_scored(directory: Path) -> bool:
@@ -102,8 +148,9 @@ def merge_parts(study: StudySettings, workdir: Path, job: Job) -> None:
     for rows in shares:
         keep_shown(examples, files.read_arrays(directory / _part_name(EXAMPLES, rows, job)))
     files.write_arrays(directory / EXAMPLES, examples)
-    tables = [files.read_table(directory / _part_name(PART, rows, job)) for rows in shares]
-    files.write_table(directory / PART, pd.concat(tables, ignore_index=True))
+    for name in (*map(budget_part, budget_steps(study, job)), PART):
+        tables = [files.read_table(directory / _part_name(name, rows, job)) for rows in shares]
+        files.write_table(directory / name, pd.concat(tables, ignore_index=True))
     # Also those of earlier processes, when there was another number of hosts.
     for part in directory.glob("part_[0-9]*-[0-9]*"):
         shutil.rmtree(part)
@@ -115,6 +162,7 @@ def _predict(
     prepared: PreparedTask,
     job: Job,
     rows: Sequence[int],
+    step: int,
     names: Sequence[str],
     tested: Sequence[Collection[str]],
     pool: concurrent.futures.Executor,
@@ -123,8 +171,8 @@ def _predict(
     settings = study.evaluate
     plan = seed_plan(study, len(job.runs))
     directory = workdir / job.directory / "checkpoints"
-    params = checkpoint.read_own_params(directory, job.program.train.steps, rows)
-    frozen = seeds.replicate(checkpoint.read_shared(directory, job.program.train.steps), plan)
+    params = checkpoint.read_own_params(directory, step, rows)
+    frozen = seeds.replicate(checkpoint.read_shared(directory, step), plan)
     predict = make_predict_slabs(
         job.program,
         plan=plan,
@@ -147,9 +195,6 @@ def _predict(
         runs = [index for index, of_run in enumerate(tested) if case.record.name in of_run]
         maps = case_maps((slab.probabilities[runs] for slab in of_case), case, prepared, settings, pool)
         yield case, [job.runs[index] for index in runs], maps
-
-
-Save = Callable[[Run, np.ndarray], None]
 
 
 def _make_save(study: StudySettings, workdir: Path, prepared: PreparedTask) -> Callable[[CaseRecord], Save]:

@@ -138,6 +138,39 @@ def write_curves(workdir: Path, plan: Plan) -> None:
         files.write_table(workdir / "results" / "pretrain_curves.csv", curves_table(workdir, sources))
 
 
+def budget_table(study: StudySettings, workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
+    """What each run reaches at a quarter, at half and at the whole of the steps, in validation DSC (`val_dsc`).
+
+    With `evaluate.budget_tests` also in mean DSC over its test cases (`dsc`).
+    """
+    rows: list[dict[str, Any]] = []
+    for job in jobs:
+        log, scored_at = logs.read_log(workdir / job.directory, len(job.runs)), job.program.train.scored_at
+        place = {int(step): index for index, step in enumerate(log.step)}
+        for index, run in enumerate(job.runs):
+            identity = {name: getattr(run.key, name) for name in KEYS}
+            rows += [
+                identity | {"step": step, "metric": "val_dsc", "value": log.val_dsc[index, place[step]]}
+                for step in scored_at
+                if step in place
+            ]
+        steps = score_stage.budget_steps(study, job)
+        parts = [(step, workdir / job.directory / score_stage.budget_part(step)) for step in steps]
+        for step, path in [*parts, (scored_at[-1], workdir / job.directory / score_stage.PART)] if steps else []:
+            scores = comparisons.seed_scores(files.read_table(path), metrics=("dsc",))
+            means = scores[(scores["label"] == MEAN) & (scores["fold"] != POOLED)]
+            rows += [
+                {**{name: row[name] for name in KEYS}, "step": step, "metric": "dsc", "value": row["value"]}
+                for row in means.to_dict("records")
+            ]
+    return pd.DataFrame(rows, columns=[*KEYS, "step", "metric", "value"])
+
+
+def write_budget(study: StudySettings, workdir: Path, plan: Plan) -> None:
+    """Writes budget.csv."""
+    files.write_table(workdir / "results" / "budget.csv", budget_table(study, workdir, plan.of_kind("train")))
+
+
 def write_comparisons(study: StudySettings, workdir: Path) -> None:
     """All tables that are drawn from cases.csv and curves.csv; the first two also as LaTeX."""
     results = workdir / "results"
