@@ -157,7 +157,10 @@ def budget_table(study: StudySettings, workdir: Path, jobs: tuple[Job, ...]) -> 
         steps = score_stage.budget_steps(study, job)
         parts = [(step, workdir / job.directory / score_stage.budget_part(step)) for step in steps]
         for step, path in [*parts, (scored_at[-1], workdir / job.directory / score_stage.PART)] if steps else []:
-            scores = comparisons.seed_scores(files.read_table(path), metrics=("dsc",))
+            table = files.read_table(path)
+            if table.empty:  # every run diverged
+                continue
+            scores = comparisons.seed_scores(table, metrics=("dsc",))
             means = scores[(scores["label"] == MEAN) & (scores["fold"] != POOLED)]
             rows += [
                 {**{name: row[name] for name in KEYS}, "step": step, "metric": "dsc", "value": row["value"]}
