@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxseg.models import winograd
+from jaxseg.models.conv import winograd
 
 NARROW = 64
 """Input channels times taps up to which one gather of all taps beats blocks: the first convolution of an image."""
