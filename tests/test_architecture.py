@@ -153,6 +153,14 @@ def test_the_library_imports_neither_configs_nor_launch_nor_tests(path):
     assert not {name.split(".")[0] for name in imports(path)} & {"configs", "launch", "tests"}
 
 
+def test_draws_on_the_host_go_through_streams():
+    makers = ("default_rng", "SeedSequence", "RandomState", "random.seed")
+    users = {str(path.relative_to(PACKAGE)) for path in FILES if any(name in path.read_text() for name in makers)}
+    assert users == {"streams.py"}
+    hashers = {str(path.relative_to(PACKAGE)) for path in FILES if "crc32(" in path.read_text()}
+    assert hashers == {"streams.py", "stored.py"}  # the second for checksums
+
+
 def test_config_dicts_stop_at_the_config():
     users = {str(path.relative_to(PACKAGE)) for path in FILES if any("ml_collections" in n for n in imports(path))}
     assert users <= {"config.py", "study/run.py", "study/api.py"}
