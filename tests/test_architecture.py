@@ -91,8 +91,10 @@ def test_imports_are_those_of_the_table(path):
     assert used <= MAY_IMPORT[unit] | {unit}
 
 
-# The rooms of jaxseg.study from the bottom up, as those of jaxseg above: a stage builds on the stages before it.
+# The rooms inside a package from the bottom up: a room may import those on its own floor and below.
 ROOMS = {
+    "data": (("names", "digests", "volumes"), ("cases",), ("formats",), ("prepared",), ("splits", "patches")),
+    "models": (("layout", "conv"), ("norms",), ("blocks",), ("network",), ("unet", "vnet", "multiscale_fcn")),
     "study": (
         ("files", "outputs", "shapes", "versions"),
         ("plan", "record", "predict"),

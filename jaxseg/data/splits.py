@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from jaxseg import streams
 from jaxseg.data.names import shown
-from jaxseg.data.prepared import PreparedTask
+from jaxseg.data.prepared.task import PreparedTask
 from jaxseg.types import UserError
 
 

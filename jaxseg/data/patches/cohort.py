@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from jaxseg import streams
-from jaxseg.data.prepared import PreparedTask, load_case
-from jaxseg.data.resample import resize_labels
+from jaxseg.data.prepared.task import PreparedTask, load_case
+from jaxseg.data.volumes.resample import resize_labels
 from jaxseg.types import Cohort, UserError
 
 INT32_VOXELS = 2**31 - 1

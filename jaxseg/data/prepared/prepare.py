@@ -15,11 +15,14 @@ import numpy as np
 from jaxtyping import Num
 
 from jaxseg import machine, streams
-from jaxseg.data import digests, normalize, parallel, resample, sources, store, volume
+from jaxseg.data import digests
 from jaxseg.data.cases import CaseFiles, CaseList, CaseRecord, RawCase, Refused, Source
-from jaxseg.data.listing import listing_of
-from jaxseg.data.prepared import PreparedTask, read_prepared
-from jaxseg.data.recipe import Recipe, fingerprint, make_recipe
+from jaxseg.data.formats import sources
+from jaxseg.data.prepared import parallel, store
+from jaxseg.data.prepared.listing import listing_of
+from jaxseg.data.prepared.recipe import Recipe, fingerprint, make_recipe
+from jaxseg.data.prepared.task import PreparedTask, read_prepared
+from jaxseg.data.volumes import normalize, resample, volume
 from jaxseg.manifest import DamagedError
 from jaxseg.types import TaskSettings, UserError
 
