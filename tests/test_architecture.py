@@ -209,9 +209,33 @@ def test_text_is_read_and_written_in_utf8_whatever_the_locale(path):
         assert binary or own or any(word.arg == "encoding" for word in node.keywords), f"line {node.lineno}"
 
 
+# What is still longer than the limits. Names leave this set when what they name is changed; none is added.
+LONG = {
+    "tests/report/test_report_analyses.py",
+    "report/charts/rows.py:row_chart",
+    "report/sections/accuracy.py:_accuracy",
+    "study/plan/jobs.py:make_plan",
+    "study/probe/variation.py:variability_rows",
+    "study/run.py:write_study",
+    "study/score/comparisons.py:comparisons",
+    "study/score/folder.py:score_folder",
+}
+
+
 def test_no_file_is_long():
-    lengths = {name: len(path.read_text().splitlines()) for name, path in zip(NAMES, FILES, strict=True)}
-    assert {name: length for name, length in lengths.items() if length > 450} == {}
+    files = [*FILES, *(ROOT / "launch").glob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    assert {name for name, length in lengths.items() if length > 400} - LONG == set()
+
+
+def test_no_function_is_long():
+    lengths = {
+        f"{name}:{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path, name in zip(FILES, NAMES, strict=True)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name for name, length in lengths.items() if length > 60} - LONG == set()
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)

@@ -83,9 +83,9 @@ def conv_transpose(
         x: Input; the output has its dtype.
         kernel: Taps of every channel pair.
         strides: Per axis; empty means 1 everywhere.
-        dtype: What the operands of products may be rounded to (XLA can keep more); None for that of the input.
-        form: One of `FORMS`.
-        precision: Of XLA's convolution, as `lax.conv_general_dilated` takes it; the products form has no use for it.
+        dtype: As in `conv`.
+        form: As in `conv`.
+        precision: As in `conv`.
 
     Raises:
         ValueError: Ranks or channels do not fit, or an unknown form.
@@ -118,9 +118,9 @@ def conv_upsampled(
         low: Coarse input; the output has its dtype.
         kernel: Of the convolution at full resolution.
         factors: Upsampling per axis.
-        dtype: What the operands of products may be rounded to (XLA can keep more); None for that of the input.
-        form: One of `FORMS`.
-        precision: Of XLA's convolution, as `lax.conv_general_dilated` takes it; the products form has no use for it.
+        dtype: As in `conv`.
+        form: As in `conv`.
+        precision: As in `conv`.
 
     Raises:
         ValueError: Ranks or channels do not fit, or an unknown form.

@@ -32,6 +32,9 @@ def of_runs(x: jax.Array, kernel: jax.Array, geometry: xla.Geometry) -> jax.Arra
     sets = -(-runs // fitting)
     if sets == runs:
         return jnp.stack([xla.conv(x[run], kernel[run], geometry) for run in range(runs)])
+    # Each set is one group of a grouped convolution, and its runs lie on the diagonal of one kernel, here for two:
+    #     [x0 x1] [k0  0] = [x0 k0  x1 k1]
+    #             [ 0 k1]
     size = -(-runs // sets)
     x, kernel = (_padded(part, sets * size) for part in (x, kernel))
     x = jnp.moveaxis(x, 0, -2)
