@@ -45,7 +45,7 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)
 MAY_IMPORT["report"] = {"reserved", "types", "analysis", "study", "workdirs"}
-MAY_IMPORT["__init__"] = {"study"}
+MAY_IMPORT["__init__"] = set(MAY_IMPORT)
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
