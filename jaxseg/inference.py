@@ -127,8 +127,10 @@ def _cut(shape: Sequence[int], patch: Sequence[int], start: Sequence[int]) -> tu
 class _Stitch:
     """Weighted sums of one case's windows over the planes that later windows may still reach.
 
-    Windows come in ascending order along the first axis, so everything below the next window is finished: a window's
-    depth of planes is all that is ever held.
+    A voxel's probability is the weighted mean over the windows that hold it: `sums` has the weighted probabilities,
+    `totals` the weights. Both are a buffer that slides along the first axis, from plane `begin` on. Windows come in
+    ascending order along that axis, so all planes before the next window are finished: they are divided, handed out,
+    and the rest moves to the front. A window's depth of planes is all that is ever held.
     """
 
     def __init__(self, shape: tuple[int, ...], weight: np.ndarray, starts: Iterable[int]) -> None:
@@ -241,6 +243,8 @@ def largest_component(
     >>> largest_component(np.array([1, 1, 0, 1, 2]), [1]).tolist()
     [1, 1, 0, 0, 2]
     """
+    # `label` numbers the components of one label from 1, in C order of their first voxels; entry 0 of `sizes` counts
+    # everything else, and argmax takes the first of equal ones.
     cleaned = labels.copy()
     for value in values:
         components, count = scipy.ndimage.label(labels == value)

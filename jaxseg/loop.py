@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -118,41 +118,32 @@ def fit(job: Fit, progress: Progress) -> None:
         held_signals() as signalled,
     ):
         progress("compiling", 0, settings.steps)
-        if saved < 0:
-            saved, shared, state = 0, job.shared(), seeds.put(job.init(), job.plan)
-            start = _save_start(manager, job, state, shared)
-            rows = []
-        else:
-            start, shared = _start_sums(folder, saved), checkpoint.read_shared(folder, saved)
-            rows = logs.read_log(job.directory, len(job.names)).rows
-            state = seeds.put(checkpoint.restore(manager, saved, job.like, job.rows), job.plan)
+        at = _start(job, manager) if saved < 0 else _resume(job, manager, folder, saved)
         save = functools.partial(
             checkpoint.save,
             manager,
-            meta=job.meta | {checkpoint.START: start},
-            shared=shared,
+            meta=job.meta | {checkpoint.START: at.start_sums},
+            shared=at.shared,
             join=functools.partial(seeds.across_hosts, plan=job.plan),
         )
-        frozen = seeds.replicate(shared, job.plan)
+        state, frozen, rows = at.state, seeds.replicate(at.shared, job.plan), at.rows
         if not rows:  # it stopped between saving the start and its first validation, or begins now
             dsc = _of_all(job, job.validate(state.params, frozen))
             rows = [logs.Row(0, None, dsc, np.zeros(len(job.names), int), None)]
         with _Log(job, rows, progress) as log:
-            feed = job.feed(saved)
-            for step in range(saved, settings.steps, settings.log_every):
+            feed = job.feed(at.step)
+            for step in range(at.step, settings.steps, settings.log_every):
                 stop = min(step + settings.log_every, settings.steps)
                 log.dispatched(step, stop)
                 state, parts = _advance(job, feed, state, frozen, step, stop)
                 log.measured(parts)
                 last = stop == settings.steps
                 came = signalled() if hosts.count() == 1 else _preempted(manager, stop, settings)
-                validates = last or (stop % settings.eval_every == 0 and stop >= job.validate_from)
-                saves = last or came is not None or stop % settings.save_every == 0 or stop in settings.snapshots
-                if validates:
+                if last or (stop % settings.eval_every == 0 and stop >= job.validate_from):
                     dsc = log.validated(functools.partial(job.validate, state.params, frozen))
                     if job.observe is not None:
                         state = job.observe(state, seeds.put(dsc.astype(np.float32), job.plan))
-                if saves:
+                if last or came is not None or stop % settings.save_every == 0 or stop in settings.snapshots:
                     log.flush()
                     save(stop, state, log=logs.to_arrays(log.whole()))
                 if came is not None and not last:
@@ -160,6 +151,31 @@ def fit(job: Fit, progress: Progress) -> None:
                     raise Interrupted(
                         came, f"saved step {stop} of {job.directory}; the same command goes on from there"
                     )
+
+
+class _Begin(NamedTuple):
+    """Where a call of `fit` takes up a job."""
+
+    step: int
+    state: TrainState
+    shared: Frozen
+    start_sums: dict[str, Any]
+    """Checksums of step 0, which every later checkpoint repeats."""
+    rows: list[logs.Row]
+    """What the log holds up to this step."""
+
+
+def _start(job: Fit, manager: Any) -> _Begin:
+    """The start of all runs, saved as step 0."""
+    shared, state = job.shared(), seeds.put(job.init(), job.plan)
+    return _Begin(0, state, shared, _save_start(manager, job, state, shared), [])
+
+
+def _resume(job: Fit, manager: Any, folder: Path, saved: int) -> _Begin:
+    """The runs as checkpoint `saved` holds them."""
+    state = seeds.put(checkpoint.restore(manager, saved, job.like, job.rows), job.plan)
+    shared, sums = checkpoint.read_shared(folder, saved), _start_sums(folder, saved)
+    return _Begin(saved, state, shared, sums, logs.read_log(job.directory, len(job.names)).rows)
 
 
 def _save_start(manager: Any, job: Fit, state: TrainState, shared: Frozen) -> dict[str, Any]:

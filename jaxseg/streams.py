@@ -9,14 +9,32 @@ import zlib
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jaxtyping import Array, Key
 
 STREAMS = ("init", "order", "subset")
 
 
+def hash_name(name: str) -> int:
+    """A 32-bit number for a name, the same on every machine; Python's own `hash` differs from process to process."""
+    return zlib.crc32(name.encode())
+
+
+def host_rng(*words: int | str) -> np.random.Generator:
+    """A NumPy generator for draws on the host, which depend on a seed and on what they are for and on nothing else.
+
+    >>> bool(host_rng(0, "splits").random() == host_rng(0, "subset").random())
+    False
+
+    Args:
+        *words: Seeds, names and indices that tell this draw from all others, in a fixed order. Names are hashed.
+    """
+    return np.random.default_rng([hash_name(word) if isinstance(word, str) else word for word in words])
+
+
 def fold_in_name(key: Key[Array, ""], name: str) -> Key[Array, ""]:
     """A key of its own for every name, the same on every machine and Python."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+    return jax.random.fold_in(key, hash_name(name) & 0x7FFFFFFF)
 
 
 def stream_key(stream_id: int | jax.Array, stream: str) -> Key[Array, ""]:

@@ -102,6 +102,15 @@ def count_overlaps(
     return found
 
 
+def _make_predict(model: nn.Module, slice_axis: int | None) -> Callable[..., Float[Array, "window *patch classes"]]:
+    """`inference.make_window_predict`, for windows that keep the axis across which a 2-D network sees slices."""
+    predict = inference.make_window_predict(model)
+    if slice_axis is None:
+        return predict
+    axis = 1 + slice_axis
+    return lambda params, frozen, shown: jnp.expand_dims(predict(params, frozen, shown.squeeze(axis)), axis)
+
+
 def make_case_counts(
     model: nn.Module,
     *,
@@ -128,24 +137,20 @@ def make_case_counts(
         in the prediction.
     """
     weight = jnp.asarray(inference.window_weight(patch, weights))[..., None]
-    predict = inference.make_window_predict(model)
-
-    def answers(params: Params, frozen: Frozen, shown: Float[Array, "window *patch channels"]) -> Any:
-        if slice_axis is None:
-            return predict(params, frozen, shown)
-        return jnp.expand_dims(predict(params, frozen, shown.squeeze(1 + slice_axis)), 1 + slice_axis)
+    predict = _make_predict(model, slice_axis)
 
     def count(params: Params, frozen: Frozen, canvases: Canvases) -> Int[Array, "case label 3"]:
         batch = min(window_batch, canvases.starts.shape[1])
         channels = canvases.images.shape[-1]
 
+        # Batches have one size whatever the case. Rows of the last one that are no windows of the case, or that the
+        # batch before had, are computed and weigh nothing.
         def of_case(case: Canvases) -> Int[Array, "label 3"]:
             def add_batch(index: Array, sums: Float[Array, "*canvas classes"]) -> Float[Array, "*canvas classes"]:
-                # A last batch that is not full begins earlier, and what it repeats has no weight.
                 first = jnp.clip(index * batch, 0, len(case.starts) - batch)
                 corners = lax.dynamic_slice_in_dim(case.starts, first, batch)
                 shown = jax.vmap(lambda at: lax.dynamic_slice(case.images, (*at, 0), (*patch, channels)))(corners)
-                found = answers(params, frozen, shown)
+                found = predict(params, frozen, shown)
 
                 def add(row: Array, sums: Float[Array, "*canvas classes"]) -> Float[Array, "*canvas classes"]:
                     position, corner = first + row, (*corners[row], 0)

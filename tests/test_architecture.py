@@ -45,7 +45,7 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)
 MAY_IMPORT["report"] = {"reserved", "types", "analysis", "study", "workdirs"}
-MAY_IMPORT["__init__"] = {"study"}
+MAY_IMPORT["__init__"] = set(MAY_IMPORT)
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
@@ -91,8 +91,10 @@ def test_imports_are_those_of_the_table(path):
     assert used <= MAY_IMPORT[unit] | {unit}
 
 
-# The rooms of jaxseg.study from the bottom up, as those of jaxseg above: a stage builds on the stages before it.
+# The rooms inside a package from the bottom up: a room may import those on its own floor and below.
 ROOMS = {
+    "data": (("names", "digests", "volumes"), ("cases",), ("formats",), ("prepared",), ("splits", "patches")),
+    "models": (("layout", "conv"), ("norms",), ("blocks",), ("network",), ("unet", "vnet", "multiscale_fcn")),
     "study": (
         ("files", "outputs", "shapes", "versions"),
         ("plan", "record", "predict"),
@@ -153,6 +155,14 @@ def test_the_library_imports_neither_configs_nor_launch_nor_tests(path):
     assert not {name.split(".")[0] for name in imports(path)} & {"configs", "launch", "tests"}
 
 
+def test_draws_on_the_host_go_through_streams():
+    makers = ("default_rng", "SeedSequence", "RandomState", "random.seed")
+    users = {str(path.relative_to(PACKAGE)) for path in FILES if any(name in path.read_text() for name in makers)}
+    assert users == {"streams.py"}
+    hashers = {str(path.relative_to(PACKAGE)) for path in FILES if "crc32(" in path.read_text()}
+    assert hashers == {"streams.py", "stored.py"}  # the second for checksums
+
+
 def test_config_dicts_stop_at_the_config():
     users = {str(path.relative_to(PACKAGE)) for path in FILES if any("ml_collections" in n for n in imports(path))}
     assert users <= {"config.py", "study/run.py", "study/api.py"}
@@ -199,9 +209,33 @@ def test_text_is_read_and_written_in_utf8_whatever_the_locale(path):
         assert binary or own or any(word.arg == "encoding" for word in node.keywords), f"line {node.lineno}"
 
 
+# What is still longer than the limits. Names leave this set when what they name is changed; none is added.
+LONG = {
+    "tests/report/test_report_analyses.py",
+    "report/charts/rows.py:row_chart",
+    "report/sections/accuracy.py:_accuracy",
+    "study/plan/jobs.py:make_plan",
+    "study/probe/variation.py:variability_rows",
+    "study/run.py:write_study",
+    "study/score/comparisons.py:comparisons",
+    "study/score/folder.py:score_folder",
+}
+
+
 def test_no_file_is_long():
-    lengths = {name: len(path.read_text().splitlines()) for name, path in zip(NAMES, FILES, strict=True)}
-    assert {name: length for name, length in lengths.items() if length > 450} == {}
+    files = [*FILES, *(ROOT / "launch").glob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    assert {name for name, length in lengths.items() if length > 400} - LONG == set()
+
+
+def test_no_function_is_long():
+    lengths = {
+        f"{name}:{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path, name in zip(FILES, NAMES, strict=True)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name for name, length in lengths.items() if length > 60} - LONG == set()
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from configs import default
 from jaxseg import checks, config, fields, inference, losses, models, optim, streams, transfer
 from jaxseg import types as t
-from jaxseg.data import normalize, resample, residence
+from jaxseg.data.patches import residence
+from jaxseg.data.volumes import normalize, resample
 from tests.tiny_study import at, changed, put, tiny_config
 
 FILES = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxseg import checkpoint, logs, loop, seeds, train, trees
-from jaxseg.data import residence
+from jaxseg.data.patches import residence
 from jaxseg.types import TrainSettings
 from tests import training_parts
 

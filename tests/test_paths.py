@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from jaxseg import checkpoint, config, oserrors, paths, trees
-from jaxseg.data import sources, store
+from jaxseg.data.formats import sources
+from jaxseg.data.prepared import store
 from jaxseg.study import run
 from jaxseg.types import UserError
 from tests import tiny_study, training_parts

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg.streams import STREAMS, fold_in_name, stream_id, stream_key
+from jaxseg.streams import STREAMS, fold_in_name, host_rng, stream_id, stream_key
 
 
 def data(key):
@@ -85,3 +85,14 @@ def test_only_varied_streams_follow_the_seed():
     assert {stream_id(7, stream, vary=(), base_seed=3) for stream in STREAMS} == {3}
     with pytest.raises(ValueError, match="unknown stream 'ordr'"):
         stream_id(0, "ordr", vary=(), base_seed=0)
+
+
+def test_draws_on_the_host_do_not_change_between_versions():
+    # Splits, subsets and synthetic cases of stored studies were drawn with these.
+    assert host_rng(3, "subset").integers(1000, size=4).tolist() == [944, 329, 365, 202]
+    assert host_rng("case_0", 1).integers(1000, size=4).tolist() == [918, 695, 854, 776]
+
+
+def test_draws_on_the_host_differ_by_every_word():
+    words = [(0,), (1,), (0, "subset"), (0, "order"), (0, "subset", 1), ("subset", 0)]
+    assert len({host_rng(*each).integers(2**62) for each in words}) == len(words)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import data, logs, losses, optim, seeds, train, trees
-from jaxseg.data import synthetic
+from jaxseg.data.formats import synthetic
 from jaxseg.models import make_model
 from jaxseg.streams import stream_key
 from jaxseg.types import (

@@ -170,6 +170,10 @@ class Hsic(NamedTuple):
 def batch_hsic(x: Float[Array, "runs batch neurons_x"], y: Float[Array, "others batch neurons_y"]) -> Hsic:
     """The sums of one batch of datapoints, unbiased (Nguyen et al. 2020, arXiv:2010.15327, equation 3).
 
+    CKA is a ratio, and the mean of such ratios over batches depends on the size of the batches. HSIC has an estimator
+    whose expected value does not (Song et al. 2012): its mean over batches estimates what all datapoints together would
+    give, however small the batches are. So HSIC is added up over batches, and the ratio is taken once, by `cka_of`.
+
     Batches have equally many datapoints and should each mix cases. No scaling is applied inside a batch: it would
     differ from batch to batch.
 

@@ -1,4 +1,4 @@
-"""Statistics over seeds and groups of cases: intervals, sign flips, jackknife, effect sizes, variance split, planning.
+"""Statistics over seeds and groups of cases: intervals, sign flips, jackknife, effect sizes.
 
 Axis conventions: seeds come before groups, `d[seed, group]`. A group (patient, animal, examination) holds the mean of
 its cases, so groups count alike however many cases each has; the group is the unit that is sampled. Random draws come
@@ -7,9 +7,8 @@ from an explicit `np.random.Generator`.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -28,14 +27,6 @@ class Interval(NamedTuple):
     high: float
     df: float
     """Degrees of freedom of the t quantile."""
-
-
-class Components(NamedTuple):
-    """Variance components of a contrast D[seed, group]."""
-
-    seed: float
-    group: float
-    residual: float
 
 
 def _t_interval(estimate: float, variance: float, df: float, confidence: float) -> Interval:
@@ -77,7 +68,7 @@ def mean_squares(d: Float[np.ndarray, "seeds groups"]) -> tuple[float, float, fl
     )
 
 
-def _variance_of_mean(squares: tuple[float, float, float], num_seeds: int, num_groups: int) -> tuple[float, float]:
+def variance_of_mean(squares: tuple[float, float, float], num_seeds: int, num_groups: int) -> tuple[float, float]:
     """Variance of the grand mean and its Satterthwaite degrees of freedom, from the three mean squares."""
     seed, group, residual = squares
     df_seed, df_group = num_seeds - 1, num_groups - 1
@@ -111,10 +102,13 @@ def two_way_interval(d: Float[np.ndarray, "seeds groups"], *, confidence: float 
     d = np.asarray(d, np.float64)
     if not np.isfinite(d).all():
         raise ValueError("two_way_interval needs a finite value in every cell; leave out groups or seeds that lack one")
+    # The model is d[s, g] = mean + a[s] + b[g] + e[s, g], all random. The mean over cells then varies by
+    # var_a / S + var_b / G + var_e / (S G). MS_seed and MS_group each hold var_e once (see `mean_squares`), so their
+    # sum holds it once too often, and MS_res is taken off.
     num_seeds, num_groups = d.shape
     if num_groups == 1 or num_seeds < 2:
         return t_interval(d.mean(1), confidence=confidence)
-    variance, df = _variance_of_mean(mean_squares(d), num_seeds, num_groups)
+    variance, df = variance_of_mean(mean_squares(d), num_seeds, num_groups)
     return _t_interval(float(d.mean()), variance, df, confidence)
 
 
@@ -232,6 +226,7 @@ def jackknife(
     estimate = float(statistic(everyone))
     if num_seeds < 3:
         return Interval(estimate, math.nan, math.nan, math.nan)
+    # The spread of the left-out values is about 1 / (S - 1) of that between seeds, hence the factor below.
     left_out = np.array([value(np.delete(everyone, i)) for i in everyone])
     centre = value(everyone)
     if not (np.isfinite(left_out).all() and math.isfinite(centre)):
@@ -311,111 +306,3 @@ def interquartile_mean(values: Float[np.ndarray, "*shape"]) -> float:
     values = np.asarray(values, np.float64).ravel()
     values = values[~np.isnan(values)]
     return float(stats.trim_mean(values, 0.25)) if len(values) else math.nan
-
-
-# ------------------------------------------------------------------------------------------------------ variance split
-
-
-class Source(NamedTuple):
-    """One line of a variance split."""
-
-    factors: tuple[str, ...]
-    """The factors whose interaction it is; one factor for a main effect."""
-    variance: float
-    """The component; below 0 (a chance estimate of a small one) is kept as it is."""
-    share: float
-    """Of the sum of components, those below 0 taken as 0."""
-    df: int
-
-
-def variance_split(values: Float[np.ndarray, "*shape"], factors: Sequence[str]) -> list[Source]:
-    """Splits the variance of a fully crossed design into its factors and their interactions, all random.
-
-    Method of moments on the mean squares: a component is the alternating sum of the mean squares of all terms that
-    contain it, over the number of values it is shared by (Cornfield and Tukey 1956, doi:10.1214/aoms/1177728067). One
-    value a cell: the interaction of all factors holds the residual.
-
-    Args:
-        values: one axis a factor, for instance [init, order, group].
-        factors: their names.
-
-    Returns:
-        One source for each non-empty set of factors, main effects first.
-
-    Raises:
-        ValueError: if names and axes differ in number, a factor has one level, or a cell is not finite.
-    """
-    values = np.asarray(values, np.float64)
-    if values.ndim != len(factors) or min(values.shape) < 2 or not np.isfinite(values).all():
-        raise ValueError(
-            f"variance_split needs one axis of at least 2 levels for each of {tuple(factors)} and a finite value in "
-            f"every cell, got shape {values.shape}"
-        )
-    axes = range(values.ndim)
-    subsets = [set(c) for size in range(1, values.ndim + 1) for c in itertools.combinations(axes, size)]
-    effects: dict[frozenset[int], np.ndarray] = {frozenset(): values.mean(keepdims=True)}
-    squares, dfs = {}, {}
-    for subset in subsets:
-        key = frozenset(subset)
-        means = values.mean(tuple(set(axes) - subset), keepdims=True)
-        effects[key] = means - sum(e for k, e in effects.items() if k < key)
-        dfs[key] = math.prod(values.shape[a] - 1 for a in subset)
-        squares[key] = float(np.sum(effects[key] ** 2)) * values.size / means.size / dfs[key]
-    components = {}
-    for key in squares:
-        signed = sum((-1) ** (len(k) - len(key)) * ms for k, ms in squares.items() if k >= key)
-        components[key] = signed / math.prod(values.shape[a] for a in set(axes) - key)
-    total = sum(max(c, 0.0) for c in components.values())
-    return [
-        Source(
-            tuple(factors[a] for a in sorted(key)), component, max(component, 0.0) / total if total else math.nan, df
-        )
-        for (key, component), df in zip(components.items(), dfs.values(), strict=True)
-    ]
-
-
-# ------------------------------------------------------------------------------------------------------------ planning
-
-
-def components(d: Float[np.ndarray, "seeds groups"]) -> Components:
-    """Estimates the variance components of D[seed, group] by the method of moments, none below 0.
-
-    Args:
-        d: at least two seeds and two groups, complete.
-    """
-    num_seeds, num_groups = d.shape
-    seed, group, residual = mean_squares(np.asarray(d, np.float64))
-    return Components(
-        max((seed - residual) / num_groups, 0.0), max((group - residual) / num_seeds, 0.0), max(residual, 0.0)
-    )
-
-
-def expected_half_width(spread: Components, num_seeds: int, num_groups: int, *, confidence: float = 0.95) -> float:
-    """Half width of `two_way_interval` to expect with this spread: its formula at the expected mean squares.
-
-    Args:
-        spread: of the contrast, for instance from a pilot's `components`.
-        num_seeds: at least 2.
-        num_groups: at least 1; with one, the interval is over seeds alone.
-        confidence: level of the interval.
-    """
-    seed = num_groups * spread.seed + spread.residual
-    if num_groups == 1:
-        variance, df = seed / num_seeds, float(num_seeds - 1)
-    else:
-        squares = (seed, num_seeds * spread.group + spread.residual, spread.residual)
-        variance, df = _variance_of_mean(squares, num_seeds, num_groups)
-    return float(special.stdtrit(df, (1 + confidence) / 2)) * math.sqrt(variance)
-
-
-def plan_seeds(
-    spread: Components, num_groups: int, half_width: float, *, confidence: float = 0.95, max_seeds: int = 1024
-) -> int | None:
-    """Fewest seeds that bring the interval to a half width; None where even `max_seeds` do not.
-
-    Seeds do not shrink what groups contribute: with few groups a half width may be out of reach.
-    """
-    for num_seeds in range(2, max_seeds + 1):
-        if expected_half_width(spread, num_seeds, num_groups, confidence=confidence) <= half_width:
-            return num_seeds
-    return None

@@ -1,18 +1,22 @@
-"""Folders of images, TFDS stores or synthetic volumes become arrays that compiled code samples from."""
+"""Folders of images, TFDS stores or synthetic volumes become arrays that compiled code samples from.
 
-from jaxseg.data.cohort import build_cohort, load_cohort
-from jaxseg.data.contact import case_table, write_contact_sheet
-from jaxseg.data.image_files import find_images, list_images, unread
-from jaxseg.data.images import ImageWarning, image_problem, read_image, to_own_grid
-from jaxseg.data.listing import ListedCase, Listing, list_cases
-from jaxseg.data.prepare import open_prepared, prepare_task
-from jaxseg.data.prepared import PreparedTask, PrepareReport, fit_intensity, load_case, load_cases
-from jaxseg.data.references import References, case_geometries, open_references
-from jaxseg.data.sampling import make_sample
-from jaxseg.data.sources import resolved
+`formats` lists and reads the cases, `volumes` is about single images and their grids, `prepared` puts every case on the
+training grid and keeps it in a store, `splits` says who trains, and `patches` is what the compiled step draws.
+"""
+
+from jaxseg.data.formats.image_files import find_images, list_images, unread
+from jaxseg.data.formats.references import References, case_geometries, open_references
+from jaxseg.data.formats.sources import resolved
+from jaxseg.data.patches.cohort import build_cohort, load_cohort
+from jaxseg.data.patches.sampling import make_sample
+from jaxseg.data.prepared.contact import case_table, write_contact_sheet
+from jaxseg.data.prepared.images import ImageWarning, image_problem, read_image, to_own_grid
+from jaxseg.data.prepared.listing import ListedCase, Listing, list_cases
+from jaxseg.data.prepared.prepare import open_prepared, prepare_task
+from jaxseg.data.prepared.task import PreparedTask, PrepareReport, fit_intensity, load_case, load_cases
 from jaxseg.data.splits import Split, held_out_groups, nested_subset, split_cases, with_split_warnings
-from jaxseg.data.volume import Geometry
-from jaxseg.data.writing import to_nifti, write_map, write_prediction
+from jaxseg.data.volumes.volume import Geometry
+from jaxseg.data.volumes.writing import to_nifti, write_map, write_prediction
 
 __all__ = [
     "Geometry",

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Num
 
-from jaxseg.data import description as descriptions
 from jaxseg.data import digests
 
+Folds = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+"""(train, val) case names of each fold; `val` is held out."""
 Refused = tuple[tuple[str, str], ...]
 """(case, reason) pairs."""
 
@@ -80,7 +81,7 @@ class CaseList:
     """In name order."""
     refused: Refused
     warnings: tuple[str, ...]
-    splits: descriptions.Folds | None
+    splits: Folds | None
     """(train, val) case names of each fold in splits_final.json, or as dataset.json gives them."""
     sources: tuple[Path, ...] = ()
     """Files beside images and labels that the preparation depends on."""

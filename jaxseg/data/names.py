@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from jaxseg.types import UserError
@@ -34,6 +35,12 @@ def shown(name: str, most: int = 80) -> str:
     """
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]}"
+
+
+def several(found: Sequence[str], most: int = 5) -> str:
+    """Names in a line, the first few of many."""
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(shown(name) for name in found[:most]) + more
 
 
 def problem(name: str, *, file: bool = True) -> str | None:

@@ -7,13 +7,11 @@ has seen the others. What is drawn depends on the names and the seed alone, not 
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
-
+from jaxseg import streams
 from jaxseg.data.names import shown
-from jaxseg.data.prepared import PreparedTask
+from jaxseg.data.prepared.task import PreparedTask
 from jaxseg.types import UserError
 
 
@@ -132,7 +130,7 @@ def nested_subset(prepared: PreparedTask, train: Sequence[str], size: int, *, se
 
 
 def _shuffled(names: Collection[str], seed: int, purpose: str) -> list[str]:
-    rng = np.random.default_rng([seed, zlib.crc32(purpose.encode())])
+    rng = streams.host_rng(seed, purpose)
     ordered = sorted(names)
     return [ordered[position] for position in rng.permutation(len(ordered))]
 

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Num
 
-from jaxseg.metrics.overlap import Counts, mask_status, overlap_scores
+from jaxseg.metrics.overlap import count_voxels, mask_status, overlap_scores
 from jaxseg.metrics.surface import (
     HD_DEFINITIONS,
     SURFACE_EMPTY,
     check_choice,
     check_spacing,
+    check_tolerance,
     hausdorff,
     image_diagonal,
     mean_distance,
@@ -39,6 +40,31 @@ def _check_label_map(name: str, label_map: np.ndarray, num_labels: int) -> None:
         )
 
 
+def _on_one_grid(
+    pred: np.ndarray, ref: np.ndarray, num_labels: int, ignore_index: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both label maps, checked, without the voxels whose label is unknown."""
+    if pred.shape != ref.shape:
+        raise UserError(
+            f"metrics: prediction and reference must lie on one grid, got shapes {pred.shape} and {ref.shape}. "
+            "Resample the prediction to the case's own grid first."
+        )
+    if ignore_index is not None:
+        unknown = ref == ignore_index
+        pred, ref = (np.where(unknown, 0, label_map).astype(label_map.dtype) for label_map in (pred, ref))
+    _check_label_map("pred_labels", pred, num_labels)
+    _check_label_map("ref_labels", ref, num_labels)
+    return pred, ref
+
+
+def _check_options(unit: str, hd_definition: str, surface_empty: str, tolerance_mm: float | None) -> None:
+    check_choice("unit", unit, UNITS)
+    check_choice("hd_definition", hd_definition, HD_DEFINITIONS)
+    check_choice("surface_empty", surface_empty, SURFACE_EMPTY)
+    if tolerance_mm is not None:
+        check_tolerance(tolerance_mm)
+
+
 def _row(
     pred: np.ndarray,
     ref: np.ndarray,
@@ -49,8 +75,7 @@ def _row(
     surface_empty: str,
     tolerance_mm: float | None,
 ) -> dict[str, float | str]:
-    both = int(np.count_nonzero(pred & ref))
-    counts = Counts(both, int(np.count_nonzero(pred)) - both, int(np.count_nonzero(ref)) - both)
+    counts = count_voxels(pred, ref)
     status = mask_status(counts)
     voxel = math.prod(spacing)
     row: dict[str, float | str] = {"status": status, **overlap_scores(counts)}
@@ -128,29 +153,13 @@ def case_metrics(
     Raises:
         UserError: if a map holds other values than labels, the maps differ in shape, or an option is unknown.
     """
-    num_labels = len(labels)
-    if pred_labels.shape != ref_labels.shape:
-        raise UserError(
-            f"metrics: prediction and reference must lie on one grid, got shapes {pred_labels.shape} and "
-            f"{ref_labels.shape}. Resample the prediction to the case's own grid first."
-        )
-    if ignore_index is not None:
-        unknown_voxels = ref_labels == ignore_index
-        pred_labels, ref_labels = (np.where(unknown_voxels, 0, m).astype(m.dtype) for m in (pred_labels, ref_labels))
-    _check_label_map("pred_labels", pred_labels, num_labels)
-    _check_label_map("ref_labels", ref_labels, num_labels)
-    check_choice("unit", unit, UNITS)
-    check_choice("hd_definition", hd_definition, HD_DEFINITIONS)
-    check_choice("surface_empty", surface_empty, SURFACE_EMPTY)
+    _check_options(unit, hd_definition, surface_empty, tolerance_mm)
+    pred_labels, ref_labels = _on_one_grid(pred_labels, ref_labels, len(labels), ignore_index)
     spacing = check_spacing(spacing_mm, pred_labels.ndim)
     if unit == "voxel":
         spacing = (1.0,) * len(spacing)
-    if tolerance_mm is not None and not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
-        raise UserError(f"metrics: `tolerance_mm` must be a number of at least 0, got {tolerance_mm!r}.")
-
-    members = members_of(labels, regions or {})
     rows = []
-    for name, group in members.items():
+    for name, group in members_of(labels, regions or {}).items():
         values = [labels.index(m) + 1 for m in group]
         pred, ref = (m == values[0] if len(values) == 1 else np.isin(m, values) for m in (pred_labels, ref_labels))
         row = _row(

@@ -50,6 +50,12 @@ def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise UserError(f"metrics: `{name}` must be one of {', '.join(allowed)}, got {value!r}.")
 
 
+def check_tolerance(tolerance_mm: float) -> None:
+    """Raises UserError unless the tolerance is finite and not negative."""
+    if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
+        raise UserError(f"metrics: `tolerance_mm` must be a number of at least 0, got {tolerance_mm!r}.")
+
+
 def image_diagonal(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
     """Length of the image's diagonal over full voxels, axes of length 1 left out (of all axes if all are).
 
@@ -61,6 +67,9 @@ def image_diagonal(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
 
 def border(mask: Bool[np.ndarray, "*spatial"]) -> Bool[np.ndarray, "*spatial"]:
     """Marks the voxels of a mask that have a face neighbour outside the mask or outside the array.
+
+    An erosion is a conjunction of shifted masks; two views and two in-place operations an axis need no structuring
+    element and a single copy.
 
     >>> border(np.ones((3, 3), bool)).astype(int).tolist()
     [[1, 1, 1], [1, 0, 1], [1, 1, 1]]
@@ -258,8 +267,7 @@ def share_within(distances: SurfaceDistances, tolerance_mm: float) -> float:
     Raises:
         UserError: if the tolerance is negative or not finite.
     """
-    if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
-        raise UserError(f"metrics: `tolerance_mm` must be a number of at least 0, got {tolerance_mm!r}.")
+    check_tolerance(tolerance_mm)
     return float(np.mean(np.concatenate(distances) <= tolerance_mm * (1 + 1e-9)))
 
 
@@ -353,6 +361,6 @@ def nsd(
     """
     check_masks(pred, ref)
     if not (pred.any() and ref.any()):
-        share_within(SurfaceDistances(np.zeros(1), np.zeros(1)), tolerance_mm)
+        check_tolerance(tolerance_mm)
         return 0.0 if pred.any() or ref.any() else math.nan
     return share_within(surface_distances(pred, ref, spacing_mm=spacing_mm), tolerance_mm)

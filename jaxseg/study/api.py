@@ -16,8 +16,8 @@ from jaxtyping import Float, Num
 
 from jaxseg import checkpoint, config, data, inference, paths, workdirs
 from jaxseg.analysis.activations import features
-from jaxseg.data import headers
 from jaxseg.data.cases import CaseArrays
+from jaxseg.data.volumes import headers
 from jaxseg.models import layer_names, make_model
 from jaxseg.study import files, record
 from jaxseg.study.plan import binding

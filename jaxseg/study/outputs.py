@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from jaxseg import manifest, workdirs
-from jaxseg.data import writing
 from jaxseg.data.cases import CaseFiles
+from jaxseg.data.volumes import writing
 from jaxseg.types import UserError
 
 _TRAINING_FOLDERS = ("imagesTr", "labelsTr")

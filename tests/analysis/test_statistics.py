@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from jaxseg.analysis import statistics
+from jaxseg.analysis import statistics, variance_components
 
 
 def _simulate(rng, num_seeds, num_groups, seed=1.0, group=1.0, residual=1.0):
@@ -248,7 +248,7 @@ def test_interquartile_mean():
 
 def test_variance_split_of_two_factors_is_the_two_way_table():
     d = _simulate(np.random.default_rng(12), 6, 9)
-    split = {s.factors: s for s in statistics.variance_split(d, ("seed", "group"))}
+    split = {s.factors: s for s in variance_components.variance_split(d, ("seed", "group"))}
     seed, group, residual = statistics.mean_squares(d)
     assert split["seed",].variance == pytest.approx((seed - residual) / 9)
     assert split["group",].variance == pytest.approx((group - residual) / 6)
@@ -268,9 +268,10 @@ def test_variance_split_finds_what_was_put_in():
         for factors, variance in truth.items():
             axes = [n if name in factors else 1 for name, n in zip(names, shape, strict=True)]
             values = values + rng.normal(0, math.sqrt(variance), axes)
-        found.append([s.variance for s in statistics.variance_split(values, names)])
+        found.append([s.variance for s in variance_components.variance_split(values, names)])
     expected = [
-        truth.get(s.factors, 0.4 if len(s.factors) == 3 else 0.0) for s in statistics.variance_split(values, names)
+        truth.get(s.factors, 0.4 if len(s.factors) == 3 else 0.0)
+        for s in variance_components.variance_split(values, names)
     ]
     errors = np.abs(np.mean(found, 0) - expected) / (np.std(found, 0) / math.sqrt(3000))
     assert np.all(errors < 4)
@@ -280,7 +281,7 @@ def test_variance_split_finds_what_was_put_in():
 @settings(max_examples=20)
 def test_variance_split_shares_are_shares(seed):
     values = np.random.default_rng(seed).normal(size=(3, 2, 4, 2))
-    split = statistics.variance_split(values, ("init", "order", "subset", "group"))
+    split = variance_components.variance_split(values, ("init", "order", "subset", "group"))
     assert len(split) == 15
     assert sum(s.df for s in split) == values.size - 1
     assert all(s.share >= 0 for s in split)
@@ -290,7 +291,7 @@ def test_variance_split_shares_are_shares(seed):
 @pytest.mark.parametrize("values", [np.ones((3, 1)), np.ones(3), np.full((3, 3), np.nan)])
 def test_variance_split_refuses_what_is_no_crossed_design(values):
     with pytest.raises(ValueError, match="variance_split needs"):
-        statistics.variance_split(values, ("init", "order"))
+        variance_components.variance_split(values, ("init", "order"))
 
 
 # ------------------------------------------------------------------------------------------------------------ planning
@@ -300,23 +301,23 @@ def test_components_and_planner_agree_with_the_interval():
     """At the components of a table none of which is floored, the planner's width is the interval's own."""
     d = _simulate(np.random.default_rng(14), 8, 12)
     got = statistics.two_way_interval(d)
-    spread = statistics.components(d)
+    spread = variance_components.components(d)
     assert min(spread) > 0
-    assert statistics.expected_half_width(spread, 8, 12) == pytest.approx(got.high - got.estimate)
+    assert variance_components.expected_half_width(spread, 8, 12) == pytest.approx(got.high - got.estimate)
     column = d[:, :1]
-    one = statistics.Components(float(column.var(ddof=1)), 0.0, 0.0)
+    one = variance_components.Components(float(column.var(ddof=1)), 0.0, 0.0)
     interval = statistics.two_way_interval(column)
-    assert statistics.expected_half_width(one, 8, 1) == pytest.approx(interval.high - interval.estimate)
+    assert variance_components.expected_half_width(one, 8, 1) == pytest.approx(interval.high - interval.estimate)
 
 
 def test_planned_seeds_are_the_fewest():
-    spread = statistics.Components(seed=0.02**2, group=0.01**2, residual=0.01**2)
-    needed = statistics.plan_seeds(spread, 40, 0.01)
+    spread = variance_components.Components(seed=0.02**2, group=0.01**2, residual=0.01**2)
+    needed = variance_components.plan_seeds(spread, 40, 0.01)
     assert needed is not None
-    assert statistics.expected_half_width(spread, needed, 40) <= 0.01
-    assert statistics.expected_half_width(spread, needed - 1, 40) > 0.01
+    assert variance_components.expected_half_width(spread, needed, 40) <= 0.01
+    assert variance_components.expected_half_width(spread, needed - 1, 40) > 0.01
     # Groups alone leave 2 x 0.01 / sqrt(6), whatever the seeds.
-    assert statistics.plan_seeds(spread, 6, 0.005) is None
+    assert variance_components.plan_seeds(spread, 6, 0.005) is None
 
 
 def test_planned_width_is_what_simulation_gives():
@@ -325,5 +326,5 @@ def test_planned_width_is_what_simulation_gives():
         (lambda i: i.high - i.estimate)(statistics.two_way_interval(_simulate(rng, 12, 20, 0.5, 0.3, 0.4)))
         for _ in range(500)
     ]
-    spread = statistics.Components(0.25, 0.09, 0.16)
-    assert statistics.expected_half_width(spread, 12, 20) == pytest.approx(float(np.mean(widths)), rel=0.05)
+    spread = variance_components.Components(0.25, 0.09, 0.16)
+    assert variance_components.expected_half_width(spread, 12, 20) == pytest.approx(float(np.mean(widths)), rel=0.05)

@@ -9,7 +9,7 @@ import pytest
 import scipy.ndimage
 
 from jaxseg import data
-from jaxseg.data import augment, spatial
+from jaxseg.data.patches import augment, spatial
 from jaxseg.types import AugmentSettings, Cohort, RunInputs
 
 KEY = jax.random.key(1, impl="threefry2x32")

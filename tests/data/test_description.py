@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxseg.data import description, layouts
+from jaxseg.data.formats import description, layouts
 from jaxseg.types import UserError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxseg import data
-from jaxseg.data import image_files, layouts
+from jaxseg.data.formats import image_files, layouts
 from jaxseg.types import UserError
 
 NAMES = [f"case_{index}" for index in range(4)]

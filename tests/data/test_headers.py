@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxseg import data
-from jaxseg.data import headers, references, volume
+from jaxseg.data.formats import references
+from jaxseg.data.volumes import headers, volume
 from jaxseg.types import UserError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxseg import data
-from jaxseg.data import case_search, image_files, layouts
+from jaxseg.data.formats import case_search, image_files, layouts
 from jaxseg.types import UserError
 
 

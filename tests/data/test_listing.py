@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 from jaxseg import data
-from jaxseg.data import listing
+from jaxseg.data.prepared import listing
+from jaxseg.data.prepared import prepare as preparation
 from jaxseg.types import UserError
 
 
@@ -129,13 +130,13 @@ def test_a_store_is_opened_by_its_name_whatever_the_data_is_now(folder, prepare,
 
 
 def test_a_file_that_changes_while_it_is_prepared_stops_the_preparation(folder, prepare, monkeypatch, tmp_path):
-    build = data.prepare._build
+    build = preparation._build
 
     def build_late(*arguments):
         os.utime(folder / "labelsTr" / "case_3.nii.gz")  # after its content was read, before its voxels are
         build(*arguments)
 
-    monkeypatch.setattr(data.prepare, "_build", build_late)
+    monkeypatch.setattr(preparation, "_build", build_late)
     with pytest.raises(UserError, match=r"case_3\.nii\.gz changed while it was being prepared"):
         prepare(folder)
     monkeypatch.undo()

@@ -10,7 +10,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxseg import data
-from jaxseg.data import decathlon, image_files, layouts, names, store
+from jaxseg.data import names
+from jaxseg.data.formats import decathlon, image_files, layouts
+from jaxseg.data.prepared import store
 from jaxseg.types import UserError
 
 HOSTILE = {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxseg.data import normalize
+from jaxseg.data.volumes import normalize
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from jaxseg.data import parallel
-from jaxseg.data.parallel import Cost
+from jaxseg.data.prepared import parallel
+from jaxseg.data.prepared.parallel import Cost
 
 
 class Memory:

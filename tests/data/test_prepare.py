@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxseg import data, machine
-from jaxseg.data import prepare, store, volume
+from jaxseg.data.prepared import prepare, store
+from jaxseg.data.volumes import volume
 from jaxseg.types import UserError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxseg import data
-from jaxseg.data import residence, spatial
+from jaxseg.data.patches import residence, spatial
 from jaxseg.streams import step_key, stream_key
 from jaxseg.types import Batch, RunInputs
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxseg import data
-from jaxseg.data import cohort as cohort_module
-from jaxseg.data import sampling
+from jaxseg.data.patches import cohort as cohort_module
+from jaxseg.data.patches import sampling
 from jaxseg.types import RunInputs, UserError
 
 KEY = jax.random.key(0, impl="threefry2x32")

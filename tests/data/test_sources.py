@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxseg import data
-from jaxseg.data import decathlon, store
+from jaxseg.data.formats import decathlon
+from jaxseg.data.prepared import store
 from jaxseg.types import UserError
 
 TASK = "Task04_Hippocampus"

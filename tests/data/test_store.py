@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from jaxseg import data, manifest
-from jaxseg.data import digests, prepared, store
+from jaxseg.data import digests
+from jaxseg.data.prepared import store
+from jaxseg.data.prepared import task as prepared
 from jaxseg.types import UserError
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxseg.data import synthetic
-from jaxseg.data.synthetic import make_case, parse
+from jaxseg.data.formats import synthetic
+from jaxseg.data.formats.synthetic import make_case, parse
 
 
 @pytest.mark.parametrize("family", synthetic.FAMILIES)

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxseg import data
-from jaxseg.data import resample, volume
+from jaxseg.data.volumes import resample, volume
 from jaxseg.types import UserError
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import jaxseg
 from jaxseg import data
-from jaxseg.data import volume, writing
+from jaxseg.data.volumes import volume, writing
 from jaxseg.study import files
 from jaxseg.types import UserError
 from launch import predict as predict_command

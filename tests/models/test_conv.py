@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
 from jaxseg.models import conv as convs
-from jaxseg.models import winograd
+from jaxseg.models.conv import winograd
 
 TOLERANCE = 2e-5  # of the largest value; float32 sums of a few hundred products
 

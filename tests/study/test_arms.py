@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 
 from configs import default
 from jaxseg import checkpoint, config, data, logs, trees
-from jaxseg.data import residence
-from jaxseg.data.resample import resize_labels
+from jaxseg.data.patches import residence
+from jaxseg.data.volumes.resample import resize_labels
 from jaxseg.report import write_report
 from jaxseg.study import files
 from jaxseg.study.api import load

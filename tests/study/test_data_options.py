@@ -12,7 +12,7 @@ import pytest
 import jaxseg
 from configs import default
 from jaxseg import trees
-from jaxseg.data import residence
+from jaxseg.data.patches import residence
 from jaxseg.study.run import run_stages
 from tests.image_sets import write_set
 from tests.tiny_study import silent, tiny_config

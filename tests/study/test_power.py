@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from jaxseg.analysis import statistics
+from jaxseg.analysis import statistics, variance_components
 from jaxseg.study.plan.runs import crossed_seed
 from jaxseg.study.score import power
 from tests.study.test_comparisons import ARMS, contrast_by_hand, make_cases, pick
@@ -22,7 +22,7 @@ def test_the_variance_of_an_arm_is_split_over_seeds_and_groups(cases):
     assert len(got) == 3 * 3 * 3, "arms x labels with their mean x sources"
     chosen = cases[(cases["arm"] == "transfer") & (cases["label"] == "a")]
     table = chosen.pivot_table(index="seed", columns="group", values="dsc").to_numpy()
-    expected = statistics.variance_split(table, ("seed", "group"))
+    expected = variance_components.variance_split(table, ("seed", "group"))
     for source, name in zip(expected, ("seed", "group", "seed x group"), strict=True):
         row = pick(got, arm="transfer", label="a", source=name)
         assert row[["variance", "share", "df"]].tolist() == pytest.approx([source.variance, source.share, source.df])
@@ -59,7 +59,7 @@ def test_an_arm_of_crossed_ids_is_split_by_stream():
     got = power.variance(shuffled, metrics=("dsc",)).query("label == 'a'").set_index(["arm", "source"])
     assert set(got.loc["crossed"].index) == set(NESTED)
     assert list(got.loc["plain"].index) == ["seed", "group", "seed x group"]
-    expected = {" x ".join(s.factors): s for s in statistics.variance_split(values, CROSSED)}
+    expected = {" x ".join(s.factors): s for s in variance_components.variance_split(values, CROSSED)}
     for name, row in got.loc["crossed"].iterrows():
         assert row[["variance", "share", "df"]].tolist() == pytest.approx(list(expected[name])[1:])
     assert got["n_runs"].unique().tolist() == [16, 4]
@@ -97,7 +97,7 @@ def test_a_crossed_run_that_diverged_leaves_out_its_id():
     got = power.variance(lost, metrics=("dsc",)).query("label == 'a' and arm == 'crossed'")
     assert got["n_runs"].unique().tolist() == [12]
     assert got["n_left_out"].unique().tolist() == [3]
-    expected = statistics.variance_split(np.delete(values, 2, 1), CROSSED)
+    expected = variance_components.variance_split(np.delete(values, 2, 1), CROSSED)
     assert got.set_index("source")["variance"]["init"] == pytest.approx(expected[0].variance)
     one_left = table[(table["init_id"] == 0) | (table["order_id"] == 0)].query("arm == 'crossed'")
     assert power.variance(one_left, metrics=("dsc",)).empty, "no two ids of each stream are crossed"
@@ -108,9 +108,9 @@ def test_the_plan_looks_ahead_from_the_spread_of_the_difference(cases):
     assert tuple(got.columns) == power.PLANNING_COLUMNS
     row = pick(got, metric="dsc", label="mean", n_seeds=16)
     d = contrast_by_hand(cases, "transfer", 4, 0, "mean")
-    spread = statistics.components(d)
+    spread = variance_components.components(d)
     assert row[["sd_seed", "sd_group", "sd_residual"]].tolist() == pytest.approx([v**0.5 for v in spread])
-    assert row["half_width"] == pytest.approx(statistics.expected_half_width(spread, 16, 3))
+    assert row["half_width"] == pytest.approx(variance_components.expected_half_width(spread, 16, 3))
     one = got[(got["metric"] == "dsc") & (got["label"] == "mean")]
     assert one["n_seeds"].tolist() == [4, 8, 16, 32, 64]
     assert one["half_width"].is_monotonic_decreasing
@@ -124,20 +124,20 @@ def test_endless_seeds_leave_what_the_groups_make(cases):
     row = power.planning(changed, ARMS[:2], confidence=0.95, metrics=("dsc",)).iloc[0]
     assert row["sd_group"] > 0.1
     assert row["half_width_limit"] == pytest.approx(stats.t.ppf(0.975, 2) * row["sd_group"] / 3**0.5)
-    spread = statistics.Components(row["sd_seed"] ** 2, row["sd_group"] ** 2, row["sd_residual"] ** 2)
-    assert row["half_width_limit"] == pytest.approx(statistics.expected_half_width(spread, 10**7, 3), rel=1e-4)
+    spread = variance_components.Components(row["sd_seed"] ** 2, row["sd_group"] ** 2, row["sd_residual"] ** 2)
+    assert row["half_width_limit"] == pytest.approx(variance_components.expected_half_width(spread, 10**7, 3), rel=1e-4)
 
 
 def test_the_plan_comes_true_on_average():
     """Half widths of studies with twice the seeds, drawn from the same spread, have the planned mean."""
     rng = np.random.default_rng(0)
-    spread = statistics.Components(1.0, 0.5, 2.0)
+    spread = variance_components.Components(1.0, 0.5, 2.0)
     drawn = []
     for _ in range(400):
         d = rng.normal(size=(16, 1)) + 0.5**0.5 * rng.normal(size=(1, 20)) + 2**0.5 * rng.normal(size=(16, 20))
         interval = statistics.two_way_interval(d)
         drawn.append((interval.high - interval.low) / 2)
-    assert statistics.expected_half_width(spread, 16, 20) == pytest.approx(np.mean(drawn), rel=0.05)
+    assert variance_components.expected_half_width(spread, 16, 20) == pytest.approx(np.mean(drawn), rel=0.05)
 
 
 def test_one_seed_or_one_group_gives_no_plan(cases):

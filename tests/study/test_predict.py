@@ -15,8 +15,9 @@ import pytest
 
 import jaxseg
 from jaxseg import seeds, trees, validation
-from jaxseg.data import PreparedTask, PrepareReport, resample
+from jaxseg.data import PreparedTask, PrepareReport
 from jaxseg.data.cases import CaseArrays, CaseRecord
+from jaxseg.data.volumes import resample
 from jaxseg.inference import largest_component
 from jaxseg.logs import read_log
 from jaxseg.metrics import calibration_error, dsc

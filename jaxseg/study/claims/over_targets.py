@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from jaxseg.analysis.permutation import rank_correlation
+from jaxseg.streams import host_rng
 from jaxseg.study.claims.accuracy import (
     Cell,
     c2_cells,
@@ -110,7 +111,7 @@ def _correlation(by_target: Mapping[str, Evidence], pair: Pair) -> tuple[list[Qu
     sizes = _common_size(evidences, pair)
     numbers = [_difficulty_and_gain(e, size, pair) for e, size in zip(evidences, sizes, strict=True)]
     difficulty, gains, seeds = (np.array(column) for column in zip(*numbers, strict=True))
-    found = rank_correlation(difficulty, gains, rng=np.random.default_rng(0))
+    found = rank_correlation(difficulty, gains, rng=host_rng(0))
     doubts = few_seeds(int(seeds.min()))
     for evidence in evidences:
         doubts += doubts_of_arms(evidence, pair.arm)

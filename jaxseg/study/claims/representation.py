@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 
 from jaxseg.analysis.permutation import label_swap
 from jaxseg.analysis.statistics import mean_of_pairs
+from jaxseg.streams import host_rng
 from jaxseg.study.claims.accuracy import Trio, accurate_without_encoder
 from jaxseg.study.claims.evidence import (
     Alone,
@@ -175,7 +176,7 @@ def c9(evidence: Evidence, pair: Pair) -> Finding:
 
     relative = jackknife(ratio, n, evidence.confidence)
     # Drawn swaps, where there are too many to list, are the same every time.
-    p = label_swap(excess.mean(0), rng=np.random.default_rng(0))
+    p = label_swap(excess.mean(0), rng=host_rng(0))
     quantities = [
         quantity(f"excess distance over the distance within {pair.baseline}", relative, n),
         Quantity("p of label swaps", p, n_seeds=n),

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxseg import checkpoint, workdirs
-from jaxseg.data import Listing, Split, listing, normalize
+from jaxseg.data import Listing, Split
+from jaxseg.data.prepared import listing
+from jaxseg.data.volumes import normalize
 from jaxseg.manifest import DamagedError
 from jaxseg.study import files
 from jaxseg.study.plan.jobs import Job

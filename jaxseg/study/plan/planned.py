@@ -10,7 +10,8 @@ from pathlib import Path
 import jax
 
 from jaxseg import hosts, machine, paths
-from jaxseg.data import PreparedTask, residence
+from jaxseg.data import PreparedTask
+from jaxseg.data.patches import residence
 from jaxseg.manifest import DamagedError
 from jaxseg.reserved import SOURCE
 from jaxseg.study import files

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxseg import data, metrics, trees
 from jaxseg.data import PreparedTask, Split
 from jaxseg.data.cases import CaseRecord
-from jaxseg.data.sources import is_elsewhere
+from jaxseg.data.formats.sources import is_elsewhere
 from jaxseg.fields import nearest
 from jaxseg.reserved import MEAN
 from jaxseg.study.plan.binding import BoundTask, Draw

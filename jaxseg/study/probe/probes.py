@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from jaxseg import data
 from jaxseg.analysis import sites
 from jaxseg.data import PreparedTask
 from jaxseg.data.cases import CaseArrays
+from jaxseg.streams import host_rng
 from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.study.plan.tasks import spread
 
@@ -29,7 +29,7 @@ class Probes:
 
 def rng_for(planned: PlannedStudy, *names: object) -> np.random.Generator:
     """Draws that depend on the study's base seed and on what they are for, on nothing else."""
-    return np.random.default_rng([planned.study.base_seed, zlib.crc32("/".join(map(str, names)).encode())])
+    return host_rng(planned.study.base_seed, "/".join(map(str, names)))
 
 
 def task_of(planned: PlannedStudy, fold: int) -> PreparedTask:

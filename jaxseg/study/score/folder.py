@@ -13,8 +13,10 @@ import pandas as pd
 
 from jaxseg import machine, metrics
 from jaxseg.analysis import statistics
-from jaxseg.data import image_files, names, references, volume
+from jaxseg.data import names
 from jaxseg.data.cases import CaseFiles
+from jaxseg.data.formats import image_files, references
+from jaxseg.data.volumes import volume
 from jaxseg.study.score.comparisons import DISTANCES, METRICS
 from jaxseg.study.score.scores import group_means, read_scores
 from jaxseg.types import Progress, UserError

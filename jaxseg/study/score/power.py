@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from jaxseg.analysis import statistics
+from jaxseg.analysis import variance_components
 from jaxseg.streams import STREAMS
 from jaxseg.study.score.comparisons import METRICS, baseline_of
 from jaxseg.study.score.scores import contrast, group_means, read_scores
@@ -33,8 +33,8 @@ def variance(cases: pd.DataFrame, *, metrics: Sequence[str] = METRICS) -> pd.Dat
     Returns:
         The columns `VARIANCE_COLUMNS`, one row a source for each arm, variant, label and metric: `seed`, `group` and
         `seed x group`; in arms of crossed ids the streams that vary in place of the seed (`init`, `order`, `group`,
-        `init x order`, ...). See `statistics.variance_split`: it needs every cell, so that where crossed runs are
-        missing (they diverged) the ids that lack most are left out until the others are fully crossed, and groups
+        `init x order`, ...). See `variance_components.variance_split`: it needs every cell, so that where crossed runs
+        are missing (they diverged) the ids that lack most are left out until the others are fully crossed, and groups
         without a value for every run are left out. Arms left with one level of a factor give no rows.
     """
     rows: list[dict[str, Any]] = []
@@ -47,7 +47,7 @@ def variance(cases: pd.DataFrame, *, metrics: Sequence[str] = METRICS) -> pd.Dat
                 values = values[..., np.isfinite(values).all(tuple(range(grid.ndim)))]
                 if min(values.shape) < 2:
                     continue
-                for source in statistics.variance_split(values, (*factors, "group")):
+                for source in variance_components.variance_split(values, (*factors, "group")):
                     rows.append(
                         {
                             **{"arm": arm, "train_cases": scores.train_cases, "fold": scores.fold},
@@ -118,9 +118,9 @@ def planning(
 
     Returns:
         The columns `PLANNING_COLUMNS`, one row for each comparison and number of seeds (`SEEDS` and the study's own).
-        The spread of the difference is estimated from this study (`statistics.components`, itself uncertain with few
-        seeds); `half_width` is what to expect, and `half_width_limit` what endless seeds would leave with these
-        groups. Comparisons with fewer than two seeds or groups, or with infinite distances, give no rows.
+        The spread of the difference is estimated from this study (`variance_components.components`, itself uncertain
+        with few seeds); `half_width` is what to expect, and `half_width_limit` what endless seeds would leave with
+        these groups. Comparisons with fewer than two seeds or groups, or with infinite distances, give no rows.
     """
     baseline = baseline_of(arms)
     rows: list[dict[str, Any]] = []
@@ -130,18 +130,18 @@ def planning(
                 d = contrast(scores, {arm: 1.0, baseline: -1.0}, metric).d
                 if min(d.shape) < 2 or not np.isfinite(d).all():
                     continue
-                spread, num_groups = statistics.components(d), d.shape[1]
+                spread, num_groups = variance_components.components(d), d.shape[1]
 
                 # Averaged over endless seeds a difference is that of the groups alone, whatever their number.
-                groups_alone = statistics.Components(0.0, spread.group, 0.0)
-                limit = statistics.expected_half_width(groups_alone, 2, num_groups, confidence=confidence)
+                groups_alone = variance_components.Components(0.0, spread.group, 0.0)
+                limit = variance_components.expected_half_width(groups_alone, 2, num_groups, confidence=confidence)
                 rows += [
                     {
                         **{"metric": metric, "label": scores.label, "train_cases": scores.train_cases},
                         **{"fold": scores.fold, "arm_a": arm, "arm_b": baseline},
                         **{f"sd_{name}": value**0.5 for name, value in spread._asdict().items()},
                         **{"n_groups": num_groups, "n_seeds": num_seeds},
-                        "half_width": statistics.expected_half_width(
+                        "half_width": variance_components.expected_half_width(
                             spread, num_seeds, num_groups, confidence=confidence
                         ),
                         "half_width_limit": limit,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Num
 
-from jaxseg.data.resample import resize_linear
+from jaxseg.data.volumes.resample import resize_linear
 
 THRESHOLDS = np.linspace(0.05, 0.95, 19)
 

@@ -16,7 +16,7 @@ import pandas as pd
 from jaxseg import checkpoint, data, hosts, inference, logs, machine, metrics, seeds, workdirs
 from jaxseg.data import PreparedTask
 from jaxseg.data.cases import CaseArrays, CaseRecord
-from jaxseg.data.resample import labels_from_probabilities, resize_image, resize_linear
+from jaxseg.data.volumes.resample import labels_from_probabilities, resize_image, resize_linear
 from jaxseg.study import files
 from jaxseg.study.plan.binding import Draw
 from jaxseg.study.plan.jobs import Job, of_host, own_rows, seed_plan

@@ -10,6 +10,7 @@ import pandas as pd
 
 from jaxseg import logs
 from jaxseg.reserved import MEAN, POOLED
+from jaxseg.streams import host_rng
 from jaxseg.study import files
 from jaxseg.study.plan.jobs import Job, Plan
 from jaxseg.study.score import comparisons, formats, power
@@ -143,7 +144,7 @@ def write_comparisons(study: StudySettings, workdir: Path) -> None:
     cases, curves = files.read_table(results / "cases.csv"), files.read_table(results / "curves.csv")
     arms = [arm.name for arm in study.arms]
     confidence = study.analysis.confidence
-    rng = np.random.default_rng(study.base_seed)
+    rng = host_rng(study.base_seed)
     tables = {
         "summary": comparisons.summary(cases, confidence=confidence),
         "comparisons": comparisons.comparisons(cases, arms, confidence=confidence, rng=rng),

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxseg import data, seeds
-from jaxseg.data import residence
+from jaxseg.data.patches import residence
 from jaxseg.streams import stream_key
 from jaxseg.study.plan.jobs import Job
 from jaxseg.study.plan.tasks import Tasks, cohort_names, run_inputs

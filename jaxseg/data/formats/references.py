@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from jaxseg import paths
-from jaxseg.data import headers, image_files, sources, volume
 from jaxseg.data.cases import CaseFiles, CaseRecord
+from jaxseg.data.formats import image_files, sources
+from jaxseg.data.volumes import headers, volume
 from jaxseg.types import UserError
 
 

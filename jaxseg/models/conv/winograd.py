@@ -6,6 +6,13 @@ the middle one are scattered as output channels, so that every product is wide i
 axis and in 2-D they are gathered too. Transforms are products too: on CPU a product is what keeps XLA from fusing a
 transform into the gather after it, which costs ten times more.
 
+In symbols, with the small constant matrices D, K and B of `Filtering` acting along the first axis,
+
+    y = B (sum over taps of the other axes, and channels, of (K k) (D x)),
+    dk = K^T (sum over voxels of (D x) (B^T dy)).
+
+The parentheses hold one product for each point of the algorithm. Both need D x, so `sweep` makes them in one pass.
+
 Blocks are chosen so that everything between two products stays in cache.
 """
 
@@ -14,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -100,19 +108,15 @@ def sweep(
     batch, size_a, size_b, size_c, channels = x.shape
     taps_a, taps_b, taps_c, _, features = kernel.shape
     algorithm = choose_filtering(taps_a, size_a)
-    m, reads, points = algorithm.outputs, algorithm.reads, len(algorithm.data)
+    m, reads = algorithm.outputs, algorithm.reads
     tiles = -(-size_a // m)
     images, group, rows = block_shape(batch, tiles, size_b, size_c, taps_b)
     halo = [((k - 1) // 2, k // 2) for k in kernel.shape[:3]]
     pad_a = (halo[0][0], tiles * m - size_a + halo[0][1])
     # The filtered axis first: then the inputs of one tile are contiguous, and need no copy before their transform.
     padded = jnp.pad(jnp.moveaxis(x, 1, 0), (pad_a, (0, 0), *halo[1:], (0, 0)))
-    folded = jnp.tensordot(algorithm.kernel, kernel.astype(jnp.float32), 1)  # [points, b, c, channels, features]
     both = gathers_both(size_b, size_c)
-    if both:
-        folded = folded.reshape(points, taps_b * taps_c * channels, features).astype(dtype)
-    else:
-        folded = folded.transpose(0, 2, 3, 1, 4).reshape(points, taps_c * channels, taps_b * features).astype(dtype)
+    folded = _fold(kernel, algorithm, both).astype(dtype)
     counts = (tiles // group, batch // images, size_b // rows)
 
     def block(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -132,16 +136,7 @@ def sweep(
         shape = (group * m, images, rows, size_c, features)
         slab = _tiles(lax.dynamic_slice(whole, start, shape).astype(jnp.float32), group, m, m)
         other = _combine(algorithm.back.T, slab)
-        d_folded = []
-        for p in range(points):
-            if both:
-                d_folded.append(_dot_rows(gathered[p], other[p].astype(dtype)))
-                continue
-            wide = jnp.pad(other[p], ((0, 0), (0, 0), (taps_b - 1, taps_b - 1), (0, 0), (0, 0)))
-            # Row r of the gathered input meets cotangent rows r - t: taps in reverse order.
-            wide = _gather(wide, -3, taps_b, rows + taps_b - 1).astype(dtype)
-            d_folded.append(_dot_rows(gathered[p], wide))
-        return (*out, carry[1] + jnp.stack(d_folded))
+        return (*out, carry[1] + _kernel_products(gathered, other, taps_b, both, dtype))
 
     carry: tuple[jax.Array, ...] = (jnp.zeros((tiles * m, batch, size_b, size_c, features), x.dtype),)
     if cotangent is not None:
@@ -152,11 +147,41 @@ def sweep(
     y = jnp.moveaxis(lax.slice_in_dim(carry[0], 0, size_a, axis=0), 0, 1)
     if cotangent is None:
         return y, None
+    return y, _unfold(carry[1], kernel.shape, algorithm, both)
+
+
+def _fold(kernel: jax.Array, algorithm: Filtering, both: bool) -> jax.Array:
+    """The kernel as one matrix a point, float32: gathered taps and channels by scattered taps and features."""
+    _, taps_b, taps_c, channels, features = kernel.shape
+    folded = jnp.tensordot(algorithm.kernel, kernel.astype(jnp.float32), 1)  # [points, b, c, channels, features]
     if both:
-        d_folded = carry[1].reshape(points, taps_b, taps_c, channels, features)
-        return y, jnp.tensordot(algorithm.kernel.T, d_folded, 1)
-    d_folded = carry[1].reshape(points, taps_c, channels, taps_b, features)[:, :, :, ::-1]
-    return y, jnp.tensordot(algorithm.kernel.T, d_folded, 1).transpose(0, 3, 1, 2, 4)
+        return folded.reshape(len(folded), taps_b * taps_c * channels, features)
+    return folded.transpose(0, 2, 3, 1, 4).reshape(len(folded), taps_c * channels, taps_b * features)
+
+
+def _unfold(d_folded: jax.Array, shape: Sequence[int], algorithm: Filtering, both: bool) -> jax.Array:
+    """The kernel's gradient from that of its matrices, as `_kernel_products` gives them."""
+    _, taps_b, taps_c, channels, features = shape
+    if both:
+        d_folded = d_folded.reshape(-1, taps_b, taps_c, channels, features)
+        return jnp.tensordot(algorithm.kernel.T, d_folded, 1)
+    d_folded = d_folded.reshape(-1, taps_c, channels, taps_b, features)[:, :, :, ::-1]
+    return jnp.tensordot(algorithm.kernel.T, d_folded, 1).transpose(0, 3, 1, 2, 4)
+
+
+def _kernel_products(
+    gathered: Sequence[jax.Array], cotangent: jax.Array, taps_b: int, both: bool, dtype: DTypeLike
+) -> jax.Array:
+    """What one block adds to the gradient of the kernel's matrices: a product a point, summed over voxels."""
+    if both:
+        return jnp.stack([_dot_rows(part, g.astype(dtype)) for part, g in zip(gathered, cotangent, strict=True)])
+    rows = cotangent.shape[-3]
+    products = []
+    for part, g in zip(gathered, cotangent, strict=True):
+        wide = jnp.pad(g, ((0, 0), (0, 0), (taps_b - 1, taps_b - 1), (0, 0), (0, 0)))
+        # Row r of the gathered input meets cotangent rows r - t: taps in reverse order.
+        products.append(_dot_rows(part, _gather(wide, -3, taps_b, rows + taps_b - 1).astype(dtype)))
+    return jnp.stack(products)
 
 
 def gathers_both(size_b: int, size_c: int) -> bool:

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxseg.data import headers, names
-from jaxseg.data.case_search import shown
+from jaxseg.data import names
 from jaxseg.data.cases import CaseRecord
+from jaxseg.data.volumes import headers
 
 Doubt = tuple[str, str]
 """(case, what is doubtful); the case is empty where the whole task is meant."""
@@ -43,7 +43,7 @@ def of_task(
     for text in [*shared, *units]:
         cases = [record.name for record in records if text in record.warnings]
         which = "all" if len(cases) == len(records) else f"{len(cases)} of {len(records)}"
-        task.append(f"{which} cases ({shown(cases, 3)}): {text}")
+        task.append(f"{which} cases ({names.several(cases, 3)}): {text}")
     single = [(record.name, text) for record in kept for text in record.warnings if text not in shared]
     return kept, (*(("", text) for text in task), *single)
 

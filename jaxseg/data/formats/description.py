@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxseg.data import names
+from jaxseg.data.cases import Folds
 from jaxseg.types import UserError
-
-Folds = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
-"""(train, val) case names of each fold; `val` is held out."""
 
 BACKGROUND = ("background", "bg", "backgr", "unlabelled", "unlabeled", "none", "clear label", "0")
 """What sets call value 0, in lower case."""

@@ -18,8 +18,8 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Num
 
-from jaxseg.data import headers, resample
-from jaxseg.data.volume import Geometry
+from jaxseg.data.volumes import headers, resample
+from jaxseg.data.volumes.volume import Geometry
 from jaxseg.types import UserError
 
 WRITTEN = (".nii.gz", ".nii")

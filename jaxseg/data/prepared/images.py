@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float
 
-from jaxseg.data import normalize, resample, volume
 from jaxseg.data.cases import CaseRecord
+from jaxseg.data.volumes import normalize, resample, volume
 from jaxseg.types import TaskSettings, UserError
 
 

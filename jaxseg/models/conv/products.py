@@ -1,4 +1,11 @@
-"""Convolutions as matrix products, with gradients of their own. `jaxseg.models.conv` is the way in."""
+"""Convolutions as matrix products, with gradients of their own. `jaxseg.models.conv` is the way in.
+
+Once the voxels that an output reads are its channels, a convolution is one product: `[outputs, taps * channels]` by
+`[taps * channels, features]`. Gathering every tap of a whole image takes as many copies of it as there are taps, which
+costs more than the product, so that is done for small inputs only. Large ones go through `winograd`, block by block,
+and convolutions between two resolutions (transposed, upsampled, and the gradient of a strided one) through `subpixel`,
+one position of the first axis at a time; either way what lies between two products stays in cache.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +21,7 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxseg.models import winograd
+from jaxseg.models.conv import winograd
 
 NARROW = 64
 """Input channels times taps up to which one gather of all taps beats blocks: the first convolution of an image."""
@@ -191,6 +198,9 @@ def subpixel(low: jax.Array, kernel: jax.Array, folds: Sequence[Fold], dtype: DT
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _subpixel(low: jax.Array, folded: jax.Array, folds: tuple[Fold, ...], dtype: DTypeLike) -> jax.Array:
     """One product for every position along the first spatial axis, so that what lies between stays in cache."""
+    # Position j of an axis is one window of coarse voxels and the `factor` finer voxels that read it. The loop runs
+    # over positions of the first axis; those of the other axes are rows. A product gives
+    # [batch, *positions, *factors, features], and moving each factor beside its position makes the finer grid.
     batch, *coarse, _ = low.shape
     positions, windows = _positions(low, folds), _window_planes(low, folds)
     first, *rest = folds
@@ -222,6 +232,9 @@ def _subpixel_forward(
 def _subpixel_backward(
     folds: tuple[Fold, ...], dtype: DTypeLike, residuals: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
+    # The forward pass in reverse, in one loop: the cotangent of a position's finer voxels, as rows, gives its share of
+    # the kernel's gradient (windows^T rows) and of the input's (rows kernel^T). A coarse voxel lies in several windows,
+    # so the latter are added up: along the first axis in the carry, along the others by shifts.
     low, folded = residuals
     batch, *coarse, channels = low.shape
     positions, windows = _positions(low, folds), _window_planes(low, folds)

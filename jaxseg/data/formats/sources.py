@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxseg import paths
-from jaxseg.data import decathlon, digests, layouts, synthetic, tfds_source, volume
+from jaxseg.data import digests
 from jaxseg.data.cases import CaseFiles, CaseList, RawCase, Source
+from jaxseg.data.formats import decathlon, layouts, synthetic, tfds_source
+from jaxseg.data.volumes import volume
 from jaxseg.types import UserError
 
 SCHEMES = ("synthetic", "msd", "tfds")

@@ -26,7 +26,7 @@ import tensorflow_datasets as tfds
 from jaxseg import paths
 from jaxseg.data import digests, names
 from jaxseg.data.cases import CaseFiles, CaseList, RawCase, Refused, Source
-from jaxseg.data.volume import BadCaseError
+from jaxseg.data.volumes.volume import BadCaseError
 from jaxseg.types import UserError
 
 KEYS = {"labels": "", "image": "image", "label": "label", "split": "train", "name": "", "group": "",

@@ -12,8 +12,9 @@ import matplotlib.lines
 import numpy as np
 from jaxtyping import Float, Num
 
-from jaxseg.data import names, store
-from jaxseg.data.prepared import PreparedTask
+from jaxseg.data import names
+from jaxseg.data.prepared import store
+from jaxseg.data.prepared.task import PreparedTask
 
 # Okabe and Ito's colours without black, so that neighbouring labels differ for colour-blind readers too.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")

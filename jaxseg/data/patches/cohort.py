@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, Num
 
-from jaxseg.data.prepared import PreparedTask, load_case
-from jaxseg.data.resample import resize_labels
+from jaxseg import streams
+from jaxseg.data.prepared.task import PreparedTask, load_case
+from jaxseg.data.volumes.resample import resize_labels
 from jaxseg.types import Cohort, UserError
 
 INT32_VOXELS = 2**31 - 1
@@ -107,7 +107,7 @@ def shuffled_donors(task: str, names: Sequence[str], seed: int) -> dict[str, str
     """
     if len(names) < 2:
         raise UserError(f"{task}: shuffle_labels needs at least two training cases, there is {len(names)}.")
-    rng = np.random.default_rng([seed, zlib.crc32(b"shuffle_labels")])
+    rng = streams.host_rng(seed, "shuffle_labels")
     cycle = [sorted(names)[position] for position in rng.permutation(len(names))]
     return dict(zip(cycle, [*cycle[1:], cycle[0]], strict=True))
 
@@ -132,5 +132,5 @@ def _draw_positions(
     inside = np.flatnonzero(label == value)
     if inside.size <= points:
         return inside
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode()), value])
+    rng = streams.host_rng(seed, name, value)
     return np.sort(rng.choice(inside, size=points, replace=False, shuffle=False))

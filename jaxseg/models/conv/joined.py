@@ -8,15 +8,15 @@ zeros, and they take a fraction of the time (docs/performance.md). Unmapped it i
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.custom_batching import custom_vmap
+
+from jaxseg.models.conv import xla
 
 TILE = 128
 """Channels of a group: the tile of cuDNN's products on tensor cores."""
@@ -24,54 +24,17 @@ TILE_FLOAT32 = 64
 """The same for float32 in full precision, which tensor cores do not do: each product off the diagonal costs."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """What a convolution does, besides its operands; per spatial axis.
-
-    Attributes:
-        strides: Steps between outputs.
-        padding: Below and above; or `SAME`.
-        dilation: Of the input.
-        precision: Of `lax.conv_general_dilated`.
-    """
-
-    strides: tuple[int, ...]
-    padding: str | tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
-    precision: str | None
-
-
-def plain(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int = 1) -> jax.Array:
-    """XLA's convolution, channels last, on any number of spatial axes.
-
-    Args:
-        x: `[batch, *spatial, channels]`.
-        kernel: `[*taps, channels / groups, features]`.
-        geometry: See there.
-        groups: Of channels, each of which makes its own share of the features.
-    """
-    ndim = x.ndim - 2
-    axes = "DHW"[-ndim:] if ndim <= 3 else "".join(chr(ord("0") + i) for i in range(ndim))
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        geometry.strides,
-        geometry.padding,
-        lhs_dilation=geometry.dilation,
-        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
-        feature_group_count=groups,
-        precision=geometry.precision,
-    )
-
-
-def of_runs(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    """`plain` of each run: operands have a run axis in front, and so has the result."""
+def of_runs(x: jax.Array, kernel: jax.Array, geometry: xla.Geometry) -> jax.Array:
+    """`xla.conv` of each run: operands have a run axis in front, and so has the result."""
     runs, channels, features = x.shape[0], x.shape[-1], kernel.shape[-1]
     full = x.dtype == jnp.float32 and geometry.precision == "highest"
     fitting = max((TILE_FLOAT32 if full else TILE) // max(channels, features), 1)
     sets = -(-runs // fitting)
     if sets == runs:
-        return jnp.stack([plain(x[run], kernel[run], geometry) for run in range(runs)])
+        return jnp.stack([xla.conv(x[run], kernel[run], geometry) for run in range(runs)])
+    # Each set is one group of a grouped convolution, and its runs lie on the diagonal of one kernel, here for two:
+    #     [x0 x1] [k0  0] = [x0 k0  x1 k1]
+    #             [ 0 k1]
     size = -(-runs // sets)
     x, kernel = (_padded(part, sets * size) for part in (x, kernel))
     x = jnp.moveaxis(x, 0, -2)
@@ -81,21 +44,21 @@ def of_runs(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     diagonal = jnp.eye(size, dtype=kernel.dtype).reshape(*(1,) * (x.ndim - 2), size, 1, 1, size, 1)
     kernel = kernel[..., None, :] * diagonal
     kernel = kernel.reshape(*kernel.shape[:-5], size * channels, sets * size * features)
-    y = plain(x, kernel, geometry, groups=sets)
+    y = xla.conv(x, kernel, geometry, groups=sets)
     return jnp.moveaxis(y.reshape(*y.shape[:-1], sets * size, features), -2, 0)[:runs]
 
 
-def conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    """`plain`, which mapping over runs turns into `of_runs`; differentiable in reverse."""
+def conv(x: jax.Array, kernel: jax.Array, geometry: xla.Geometry) -> jax.Array:
+    """`xla.conv`, which mapping over runs turns into `of_runs`; differentiable in reverse."""
     return _operation(geometry)(x, kernel)
 
 
 @functools.cache
-def _operation(geometry: Geometry) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def _operation(geometry: xla.Geometry) -> Callable[[jax.Array, jax.Array], jax.Array]:
     # Mapping comes after differentiation, and the gradients are convolutions that need the rule as well.
-    forward = _mapped(lambda x, kernel: plain(x, kernel, geometry), lambda x, kernel: of_runs(x, kernel, geometry))
+    forward = _mapped(lambda x, kernel: xla.conv(x, kernel, geometry), lambda x, kernel: of_runs(x, kernel, geometry))
     d_x, d_kernel = (
-        _mapped(_gradient(plain, geometry, of), _gradient(of_runs, geometry, of)) for of in ("x", "kernel")
+        _mapped(_gradient(xla.conv, geometry, of), _gradient(of_runs, geometry, of)) for of in ("x", "kernel")
     )
 
     @jax.custom_vjp
@@ -109,7 +72,7 @@ def _operation(geometry: Geometry) -> Callable[[jax.Array, jax.Array], jax.Array
     return operation
 
 
-def _gradient(convolve: Callable[..., jax.Array], geometry: Geometry, of: str) -> Callable[..., jax.Array]:
+def _gradient(convolve: Callable[..., jax.Array], geometry: xla.Geometry, of: str) -> Callable[..., jax.Array]:
     """Of the sum of `convolve(x, kernel, geometry) * g`, in one operand; takes x, kernel and g."""
 
     def in_x(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:

@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Float, Num, Shaped
 
 from jaxseg import oserrors
-from jaxseg.data import headers
-from jaxseg.data.headers import BadCaseError as BadCaseError
+from jaxseg.data.volumes import headers
+from jaxseg.data.volumes.headers import BadCaseError as BadCaseError
 
 EXTENSIONS = (".nii.gz", ".nii", ".img.gz", ".img")
 """Of the files that hold voxels, in any case; `.img` has its header in a `.hdr` file beside it."""

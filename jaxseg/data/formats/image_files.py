@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jaxseg.data import names
 from jaxseg.data.cases import CaseFiles
-from jaxseg.data.volume import EXTENSIONS, BadCaseError, channels_in, open_image, strip_extension, with_headers
+from jaxseg.data.volumes.volume import EXTENSIONS, BadCaseError, channels_in, open_image, strip_extension, with_headers
 from jaxseg.types import UserError
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$", re.ASCII)

@@ -20,7 +20,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxseg.models import joined, products
+from jaxseg.models.conv import joined, products, xla
 
 FORMS = ("auto", "native", "products", "joined")
 
@@ -64,7 +64,7 @@ def conv(
     dtype = dtype or x.dtype
     form = resolve_form(form)
     if form != "products":
-        return _by_xla(x, kernel, joined.Geometry(strides, "SAME", (1,) * len(strides), precision), dtype, form)
+        return _by_xla(x, kernel, xla.Geometry(strides, "SAME", (1,) * len(strides), precision), dtype, form)
     return products.conv(x, kernel, strides, dtype)
 
 
@@ -83,9 +83,9 @@ def conv_transpose(
         x: Input; the output has its dtype.
         kernel: Taps of every channel pair.
         strides: Per axis; empty means 1 everywhere.
-        dtype: What the operands of products may be rounded to (XLA can keep more); None for that of the input.
-        form: One of `FORMS`.
-        precision: Of XLA's convolution, as `lax.conv_general_dilated` takes it; the products form has no use for it.
+        dtype: As in `conv`.
+        form: As in `conv`.
+        precision: As in `conv`.
 
     Raises:
         ValueError: Ranks or channels do not fit, or an unknown form.
@@ -94,7 +94,7 @@ def conv_transpose(
     padding = [transpose_padding(k, s) for k, s in zip(kernel.shape, strides, strict=False)]
     dtype, form = dtype or x.dtype, resolve_form(form)
     if form != "products":
-        geometry = joined.Geometry((1,) * len(strides), tuple(padding), strides, precision)
+        geometry = xla.Geometry((1,) * len(strides), tuple(padding), strides, precision)
         return _by_xla(x, kernel, geometry, dtype, form)
     folds = [_transpose_fold(k, s, lo) for (k, s, (lo, _)) in zip(kernel.shape, strides, padding, strict=False)]
     return products.subpixel(x, kernel, folds, dtype)
@@ -118,9 +118,9 @@ def conv_upsampled(
         low: Coarse input; the output has its dtype.
         kernel: Of the convolution at full resolution.
         factors: Upsampling per axis.
-        dtype: What the operands of products may be rounded to (XLA can keep more); None for that of the input.
-        form: One of `FORMS`.
-        precision: Of XLA's convolution, as `lax.conv_general_dilated` takes it; the products form has no use for it.
+        dtype: As in `conv`.
+        form: As in `conv`.
+        precision: As in `conv`.
 
     Raises:
         ValueError: Ranks or channels do not fit, or an unknown form.
@@ -169,8 +169,8 @@ def _check(x: jax.Array, kernel: jax.Array, factors: Sequence[int], name: str) -
     return factors
 
 
-def _by_xla(x: jax.Array, kernel: jax.Array, geometry: joined.Geometry, dtype: DTypeLike, form: str) -> jax.Array:
-    operation = joined.conv if form == "joined" else joined.plain
+def _by_xla(x: jax.Array, kernel: jax.Array, geometry: xla.Geometry, dtype: DTypeLike, form: str) -> jax.Array:
+    operation = joined.conv if form == "joined" else xla.conv
     return operation(x.astype(dtype), kernel.astype(dtype), geometry).astype(x.dtype)
 
 

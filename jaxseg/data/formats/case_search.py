@@ -7,11 +7,12 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from jaxseg.data import image_files, names
+from jaxseg.data import names
 from jaxseg.data.cases import CaseFiles
-from jaxseg.data.description import Entry
-from jaxseg.data.image_files import CHANNEL, channel_of, the_one
-from jaxseg.data.volume import BadCaseError, strip_extension
+from jaxseg.data.formats import image_files
+from jaxseg.data.formats.description import Entry
+from jaxseg.data.formats.image_files import CHANNEL, channel_of, the_one
+from jaxseg.data.volumes.volume import BadCaseError, strip_extension
 
 
 class CaseSearch:
@@ -212,7 +213,7 @@ class CaseSearch:
                     over.append(f"{path.name}/" if inside else path.name)
             if over:
                 self.warnings.append(
-                    f"{len(over)} file(s) or folder(s) in {part}/ are passed over: {shown(sorted(over))}"
+                    f"{len(over)} file(s) or folder(s) in {part}/ are passed over: {names.several(sorted(over))}"
                 )
         self._name_other_images(used)
 
@@ -223,7 +224,7 @@ class CaseSearch:
             images = [p.name for p in inside or [path] if image_files.is_image(p) and os.path.normpath(p) not in used]
             if images:
                 where = f"in {names.shown(path.name)}/" if inside else "beside dataset.json"
-                self.warnings.append(f"{len(images)} image(s) {where} are not used: {shown(images, 3)}")
+                self.warnings.append(f"{len(images)} image(s) {where} are not used: {names.several(images, 3)}")
 
     def _case_of(self, path: Path) -> str:
         """The case that a file's name speaks of."""
@@ -237,12 +238,6 @@ class CaseSearch:
     def _is_new(self, path: Path) -> bool:
         case = self._case_of(path)
         return case not in self.cases and case not in self.refused
-
-
-def shown(found: Sequence[str], most: int = 5) -> str:
-    """Names in a line, the first few of many."""
-    more = f" and {len(found) - most} more" if len(found) > most else ""
-    return ", ".join(names.shown(name) for name in found[:most]) + more
 
 
 def _stem(path: str) -> str:

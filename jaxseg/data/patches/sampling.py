@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxseg.data import augment, spatial
+from jaxseg.data.patches import augment, spatial
 from jaxseg.streams import fold_in_name
 from jaxseg.types import Batch, Cohort, RunInputs, TaskSettings, UserError
 

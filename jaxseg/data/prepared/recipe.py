@@ -7,8 +7,9 @@ import difflib
 
 import numpy as np
 
-from jaxseg.data import digests, normalize
+from jaxseg.data import digests
 from jaxseg.data.cases import CaseList, Source
+from jaxseg.data.volumes import normalize
 from jaxseg.types import TaskSettings, UserError
 
 FORMAT = 5

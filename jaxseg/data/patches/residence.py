@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from jaxseg.data import sampling, spatial
-from jaxseg.data.cohort import INT32_VOXELS, cohort_bytes
-from jaxseg.data.prepared import PreparedTask
+from jaxseg.data.patches import sampling, spatial
+from jaxseg.data.patches.cohort import INT32_VOXELS, cohort_bytes
+from jaxseg.data.prepared.task import PreparedTask
 from jaxseg.streams import step_key
 from jaxseg.types import Boxes, Cohort, RunInputs, TaskSettings
 

@@ -16,11 +16,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxseg.data import description as descriptions
-from jaxseg.data import image_files, names
-from jaxseg.data.case_search import CaseSearch, shown
-from jaxseg.data.cases import CaseFiles, CaseList
-from jaxseg.data.volume import EXTENSIONS
+from jaxseg.data import names
+from jaxseg.data.cases import CaseFiles, CaseList, Folds
+from jaxseg.data.formats import description as descriptions
+from jaxseg.data.formats import image_files
+from jaxseg.data.formats.case_search import CaseSearch
+from jaxseg.data.volumes.volume import EXTENSIONS
 from jaxseg.types import UserError
 
 
@@ -110,7 +111,7 @@ def _read_description(path: Path) -> Mapping[str, Any]:
 # ------------------------------------------------------------------------------------------------ groups and folds
 
 
-def _one_set_of_folds(path: Path, own: descriptions.Folds | None, where: Path) -> descriptions.Folds | None:
+def _one_set_of_folds(path: Path, own: Folds | None, where: Path) -> Folds | None:
     """The folds of splits_final.json or those of dataset.json."""
     if not path.exists():
         return own
@@ -122,12 +123,14 @@ def _one_set_of_folds(path: Path, own: descriptions.Folds | None, where: Path) -
     return listed
 
 
-def _fold_warnings(cases: Iterable[CaseFiles], splits: descriptions.Folds | None) -> tuple[str, ...]:
+def _fold_warnings(cases: Iterable[CaseFiles], splits: Folds | None) -> tuple[str, ...]:
     """Cases that the listed folds leave out."""
     known = {case.name for case in cases}
     left = [(index, sorted(known - {*train, *val})) for index, (train, val) in enumerate(splits or ())]
     return tuple(
-        f"fold {index} of the listed folds leaves out {shown(out)}: not trained on there" for index, out in left if out
+        f"fold {index} of the listed folds leaves out {names.several(out)}: not trained on there"
+        for index, out in left
+        if out
     )
 
 
@@ -137,7 +140,7 @@ def _group_warnings(cases: Iterable[CaseFiles], groups: Mapping[str, str]) -> tu
     unknown = sorted(set(groups) - known)
     out = []
     if alone:
-        out.append(f"`groups` does not name {shown(alone)}: each counts as a group of its own")
+        out.append(f"`groups` does not name {names.several(alone)}: each counts as a group of its own")
     if unknown:
-        out.append(f"`groups` names cases that are not there: {shown(unknown)}")
+        out.append(f"`groups` names cases that are not there: {names.several(unknown)}")
     return tuple(out)

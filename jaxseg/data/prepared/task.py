@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.data import doubts, listing, normalize, store
-from jaxseg.data.cases import CaseArrays, CaseRecord, Refused
+from jaxseg.data.cases import CaseArrays, CaseRecord, Folds, Refused
+from jaxseg.data.prepared import doubts, listing, store
+from jaxseg.data.volumes import normalize
 from jaxseg.types import TaskSettings, UserError
 
 
@@ -48,7 +49,7 @@ class PreparedTask:
     spacing_mm: tuple[float, ...] | None
     """Of the training grid; None when every case keeps its own."""
     report: PrepareReport
-    splits: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] | None
+    splits: Folds | None
     """(train, val) names of each fold of splits_final.json."""
     ignore_index: int | None
     """Class index of voxels without a known label (nnU-Net's `ignore`), one above the last label's; None: no such."""

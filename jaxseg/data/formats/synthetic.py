@@ -39,13 +39,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import urllib.parse
-import zlib
 from typing import Any
 
 import numpy as np
 import scipy.ndimage
 from jaxtyping import Float, Num
 
+from jaxseg import streams
 from jaxseg.types import UserError
 
 FAMILIES = ("blobs", "boxes", "tubes", "shells")
@@ -81,7 +81,7 @@ class SyntheticTask:
 
     def group_name(self, index: int) -> str:
         """Group of a case; tasks that differ in any way share none."""
-        return f"{self.family}-{zlib.crc32(self.identity.encode()):08x}-{index // self.per_group:04d}"
+        return f"{self.family}-{streams.hash_name(self.identity):08x}-{index // self.per_group:04d}"
 
 
 def parse(text: str) -> SyntheticTask:
@@ -186,18 +186,14 @@ def _draw_anatomy(rng: np.random.Generator, task: SyntheticTask) -> _Anatomy:
 
 def _anatomy(task: SyntheticTask) -> _Anatomy:
     """The family's anatomy blended with one drawn from the task's seed."""
-    family = _draw_anatomy(_rng(task.family, 0), task)
-    own = _draw_anatomy(_rng(task.family, 1, task.seed), task)
+    family = _draw_anatomy(streams.host_rng(task.family, 0), task)
+    own = _draw_anatomy(streams.host_rng(task.family, 1, task.seed), task)
     share = task.relatedness
 
     def blend(name: str) -> Any:
         return share * getattr(family, name) + (1 - share) * getattr(own, name)
 
     return _Anatomy(**{field.name: blend(field.name) for field in dataclasses.fields(_Anatomy)})
-
-
-def _rng(text: str, *numbers: int) -> np.random.Generator:
-    return np.random.default_rng([zlib.crc32(text.encode()), *numbers])
 
 
 # ------------------------------------------------------------------------------------------------------------- cases
@@ -208,8 +204,8 @@ def make_case(
 ) -> tuple[Float[np.ndarray, "*spatial channels"], Num[np.ndarray, " *spatial"]]:
     """Image (float32, arbitrary units) and label map (int32, 0 .. labels) of one case."""
     anatomy = _anatomy(task)
-    shared = _rng(task.identity, 0, index // task.per_group)
-    own = _rng(task.identity, 1, index)
+    shared = streams.host_rng(task.identity, 0, index // task.per_group)
+    own = streams.host_rng(task.identity, 1, index)
     jitter = task.jitter * shared.standard_normal((task.labels, 3))
     if task.per_group > 1:
         jitter += 0.1 * task.jitter * own.standard_normal(jitter.shape)

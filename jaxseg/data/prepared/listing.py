@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxseg.data import digests, sources, volume
-from jaxseg.data.cases import Refused, Source
+from jaxseg.data import digests
+from jaxseg.data.cases import Folds, Refused, Source
+from jaxseg.data.formats import sources
+from jaxseg.data.volumes import volume
 from jaxseg.types import TaskSettings
 
 
@@ -39,7 +41,7 @@ class Listing:
     """In name order, also those that turn out to be unusable when they are read."""
     refused: Refused
     """(case, reason) of what is no case, such as an image without a label."""
-    splits: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] | None
+    splits: Folds | None
     """(train, val) case names of each fold that the data prescribes."""
 
     def to_json(self) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def from_json(tree: Mapping[str, Any]) -> Listing:
     )
 
 
-def splits_from_json(folds: Any) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] | None:
+def splits_from_json(folds: Any) -> Folds | None:
     """Folds as tuples, which JSON made lists."""
     return None if folds is None else tuple((tuple(train), tuple(val)) for train, val in folds)
 

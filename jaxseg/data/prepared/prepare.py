@@ -7,7 +7,6 @@ import dataclasses
 import math
 import re
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Num
 
-from jaxseg import machine
-from jaxseg.data import digests, normalize, parallel, resample, sources, store, volume
+from jaxseg import machine, streams
+from jaxseg.data import digests
 from jaxseg.data.cases import CaseFiles, CaseList, CaseRecord, RawCase, Refused, Source
-from jaxseg.data.listing import listing_of
-from jaxseg.data.prepared import PreparedTask, read_prepared
-from jaxseg.data.recipe import Recipe, fingerprint, make_recipe
+from jaxseg.data.formats import sources
+from jaxseg.data.prepared import parallel, store
+from jaxseg.data.prepared.listing import listing_of
+from jaxseg.data.prepared.recipe import Recipe, fingerprint, make_recipe
+from jaxseg.data.prepared.task import PreparedTask, read_prepared
+from jaxseg.data.volumes import normalize, resample, volume
 from jaxseg.manifest import DamagedError
 from jaxseg.types import TaskSettings, UserError
 
@@ -266,7 +268,7 @@ def _prepare_case(source: Source, files: CaseFiles, recipe: Recipe) -> tuple[Cas
     own_spacing, warnings = raw.spacing_mm, raw.warnings
     del raw  # normalising needs several times the memory of an image
     if recipe.noise:
-        image = normalize.add_noise(image, recipe.noise, np.random.default_rng(zlib.crc32(files.name.encode())))
+        image = normalize.add_noise(image, recipe.noise, streams.host_rng(files.name))
     image, contrast = normalize.normalize_case(image, recipe.normalization)
     counts = np.sum([np.bincount(plane.ravel(), minlength=len(recipe.labels) + 2) for plane in reference], axis=0)
     warnings += contrast

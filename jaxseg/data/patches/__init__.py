@@ -1,0 +1,1 @@
+"""Patches of the training cases, drawn inside the compiled step."""

@@ -1,0 +1,1 @@
+"""Cases on the training grid, normalised once and kept in a store."""

@@ -1,0 +1,55 @@
+"""Small networks with numbers of their own, for the tests of what every network promises."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg import trees
+from jaxseg.models import MODELS, check_model, make_model
+from jaxseg.types import ModelSettings
+
+BASE = ModelSettings(
+    name="unet", ndim=2, widths=(2, 4, 8), norm="none", strides=(), kernels=(), skips=True, precision="float32"
+)
+NAMES = tuple(MODELS)
+CLASSES = 3
+
+
+def settings_of(name, **changes):
+    # Three taps everywhere: fewer to compute than V-Net's own five.
+    kernels = ((3,) * changes.get("ndim", 2),) * len(changes.get("widths", BASE.widths))
+    return dataclasses.replace(BASE, **{"name": name, "kernels": kernels} | changes)
+
+
+def native(settings, **more):
+    """The network with XLA's convolution, which compiles faster."""
+    check_model(settings)
+    return MODELS[settings.name](settings, CLASSES, "native", **more)
+
+
+def image_of(*spatial, batch=2, channels=1):
+    return np.random.default_rng(0).normal(size=(batch, *spatial, channels)).astype(np.float32)
+
+
+def shapes_of(settings, spatial, channels=1, classes=CLASSES):
+    image = jax.ShapeDtypeStruct((1, *spatial, channels), jnp.float32)
+    return jax.eval_shape(make_model(settings, classes=classes).init, jax.random.key(0), image)["params"]
+
+
+def draw_params(shapes, seed=0):
+    """Numbers of their own for all parameters: small kernels, positive variances."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        fan_in = np.prod(leaf.shape[:-1])
+        values = (
+            rng.normal(size=leaf.shape) * np.sqrt(2 / fan_in)
+            if path.endswith("kernel")
+            else rng.normal(size=leaf.shape) * 0.1 + (1 if re.search("scale|variance", path) else 0.2)
+        )
+        return values.astype(np.float32)
+
+    return trees.map_with_path(draw, shapes)
