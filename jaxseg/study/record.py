@@ -182,6 +182,16 @@ class StudyRecord:
         return [run for run in self.runs if run.kind == kind]
 
     @property
+    def seconds(self) -> float:
+        """What all stages took."""
+        return float(sum(self.timing.values()))
+
+    @property
+    def steps(self) -> dict[tuple[str, int], int]:
+        """Length of training by arm and training set size."""
+        return {(run.arm, run.train_cases): run.steps for run in self.runs_of("train")}
+
+    @property
     def diverged(self) -> list[RecordedRun]:
         """Runs of any kind that diverged."""
         return [run for run in self.runs if run.diverged_at is not None]

@@ -45,7 +45,7 @@ def accuracy_section(tables: Tables, styles: Styles) -> Section:
 
 def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
     sure = f"{100 * tables.confidence:g} %"
-    unit = str((tables.study.get("target") or {}).get("unit", ""))
+    unit = tables.study.target.unit
     if tables.summary is None:
         yield Missing("There is no results/summary.csv: scores of the arms are left out.")
     else:
@@ -152,10 +152,10 @@ def _size_words(row: Any) -> str:
 
 
 def _empty_rule(tables: Tables, metric: str) -> str:
-    rule = tables.config.get("evaluate", {}).get("surface_empty")
+    rule = tables.settings.evaluate.surface_empty
     if metric == "nsd" or rule is None:
         return ""
-    meaning = {"diagonal": "the image diagonal", "nan": "nothing (left out)", "inf": "infinity"}.get(rule, str(rule))
+    meaning = {"diagonal": "the image diagonal", "nan": "nothing (left out)", "inf": "infinity"}.get(rule, rule)
     return f" A structure found in only one of prediction and reference counts as {meaning}."
 
 
