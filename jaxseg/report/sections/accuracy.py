@@ -44,8 +44,13 @@ def accuracy_section(tables: Tables, styles: Styles) -> Section:
 
 
 def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
-    sure = f"{100 * tables.confidence:g} %"
-    unit = tables.study.target.unit
+    sure, unit = f"{100 * tables.confidence:g} %", tables.study.target.unit
+    yield from _scores(tables, styles, unit, sure)
+    yield from _differences(tables, styles, unit, sure)
+
+
+def _scores(tables: Tables, styles: Styles, unit: str, sure: str) -> Iterator[Block]:
+    """Scores of the arms, over all labels, by label, and by number of training cases."""
     if tables.summary is None:
         yield Missing("There is no results/summary.csv: scores of the arms are left out.")
     else:
@@ -86,6 +91,10 @@ def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
                 caption = f"{name}{'' if metric == 'nsd' else f', {unit}'}: mean over seeds and {sure} interval."
                 table = _score_table(tables.summary, metric, styles, caption + _empty_rule(tables, metric))
                 yield Fold(f"{name} by label", (table,))
+
+
+def _differences(tables: Tables, styles: Styles, unit: str, sure: str) -> Iterator[Block]:
+    """Paired differences between arms, over all labels and by label."""
     if tables.comparisons is None:
         yield Missing("There is no results/comparisons.csv: paired differences between arms are left out.")
         return
