@@ -120,7 +120,7 @@ def _usable(arm: Arm, source: Path) -> tuple[list[CaseFiles], dict[str, str]]:
     Raises:
         UserError: None can.
     """
-    channels = arm.target["channels"]
+    channels = arm.target.channels
     found = data.find_images(source, channels)
     _warn(data.unread(source), "files or folders of the input are not read")
     failed, cases = dict(found.refused), []

@@ -19,7 +19,7 @@ from absl import flags
 from jaxseg import workdirs
 from jaxseg.report import write_sweep_report
 from jaxseg.study import files, sweep
-from jaxseg.study import run as study_run
+from jaxseg.study.workdir import check_workdir
 from jaxseg.types import UserError
 from launch import cli, sweep_jobs, terminal
 
@@ -64,7 +64,7 @@ def make_points(words: Sequence[str], folder: Path) -> list[tuple[sweep.Point, l
         config = cli.parse_config(line)
         point = sweep.make_point(folder, overrides, {field: _at(config, field) for field in varied})
         try:
-            study_run.check_workdir(config, point.workdir)
+            check_workdir(config, point.workdir)
         except UserError as error:
             raise UserError(f"point {point.name}: {error}") from error
         if point.name in seen:

@@ -40,17 +40,13 @@ differences = rng.normal(0.02, 0.01, (8, 12))
 """,
     "docs/networks.md": CONFIG
     + """
-import flax.linen as nn
 import jax, jax.numpy as jnp
 from jaxseg.config import parse
 from jaxseg.models import make_model
-from jaxseg.models.layout import Layout
-from jaxseg.models.network import Network
 config.model.ndim, config.model.widths = 2, (2, 4)
 config.target.patch = config.source.patch = (8, 8)
 model, image = make_model(parse(config).model, classes=3), jnp.zeros((1, 8, 8, 1))
 params = model.init(jax.random.key(0), image)["params"]
-TwoUp = nn.Module
 """,
 }
 """What the pages' text takes as given: a config, arrays, a network."""

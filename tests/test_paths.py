@@ -15,7 +15,7 @@ import pytest
 from jaxseg import checkpoint, config, oserrors, paths, trees
 from jaxseg.data.formats import sources
 from jaxseg.data.prepared import store
-from jaxseg.study import run
+from jaxseg.study.workdir import check_workdir
 from jaxseg.types import UserError
 from tests import tiny_study, training_parts
 
@@ -54,7 +54,7 @@ def test_checkpoints_are_found_again_below_any_usable_name(tmp_path: Path, name:
 def test_a_workdir_that_checkpoints_cannot_lie_in_is_refused_before_anything_is_written(tmp_path: Path, name: str):
     workdir = tmp_path / name / "study"
     with pytest.raises(UserError, match="rename the folder, or give another") as caught:
-        run.check_workdir(tiny_study.tiny_config(), workdir)
+        check_workdir(tiny_study.tiny_config(), workdir)
     assert str(workdir)[len(str(tmp_path)) :] in str(caught.value) or repr(str(workdir)) in str(caught.value)
     assert not list(tmp_path.iterdir())
 

@@ -14,11 +14,12 @@ from markupsafe import Markup
 from jaxseg.report.blocks import Block, Chart, Fold, Section, Table
 from jaxseg.report.charts.style import NARROW_INCHES, WIDE_INCHES, arm_styles, inline_svg, to_png, to_svg
 from jaxseg.report.sections.accuracy import accuracy_section
+from jaxseg.report.sections.arms import standfirst
 from jaxseg.report.sections.examples import examples_section
 from jaxseg.report.sections.filters import filters_section
 from jaxseg.report.sections.provenance import load_section, provenance_section
 from jaxseg.report.sections.similarity import similarity_section
-from jaxseg.report.sections.summary import standfirst, summary_section
+from jaxseg.report.sections.summary import summary_section
 from jaxseg.report.sections.training import training_section
 from jaxseg.report.sections.variability import variability_section
 from jaxseg.report.tables import read_tables
@@ -52,8 +53,9 @@ def write_report(workdir: Path) -> Path:
     tables = read_tables(workdir)
     styles = arm_styles(tables.arms)
     sections = [build(tables, styles) for build in SECTIONS]
-    name = str(tables.study.get("name", "study"))
-    return write_page(workdir, name=name, kind="transfer-learning study", lead=standfirst(tables), sections=sections)
+    return write_page(
+        workdir, name=tables.study.name, kind="transfer-learning study", lead=standfirst(tables), sections=sections
+    )
 
 
 def write_page(workdir: Path, *, name: str, kind: str, lead: str, sections: Sequence[Section]) -> Path:

@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from jaxseg.report.charts.lines import MANY_ARMS
 from jaxseg.report.charts.style import BASELINE_ARM
-from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, scored_runs, variants_of
-from jaxseg.report.text import cases
+from jaxseg.report.tables import Tables, Variant, first_fold, of_variant, rows_of, variants_of
+from jaxseg.report.text import cases, number
 from jaxseg.reserved import MEAN
-from jaxseg.study.claims.rules import LEVEL
-
-RULE_CONFIDENCE = 1 - LEVEL
-"""Of the intervals that verdicts rest on, and of those of speed.csv, whatever `analysis.confidence` is."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Speed:
-    """A row of speed.csv: how many times fewer steps an arm takes than the baseline, by the rule of C1."""
-
-    arm: str
-    baseline: str
-    train_cases: int
-    ratio: float
-    ci_low: float
-    ci_high: float
-    total_ratio: float
-    """Pretraining counted in full for every run; NaN, as are its limits, where that is not known or there is none."""
-    total_ci_low: float
-    total_ci_high: float
-    pretrain_steps: float
-    n_runs: int
-    n_censored: int
-    """Runs of the arm that never reached the target."""
-    n_censored_baseline: int
+from jaxseg.study.record import StudyRecord
 
 
 def overall_dsc(table: pd.DataFrame) -> pd.DataFrame:
@@ -53,39 +28,10 @@ def baseline_of(tables: Tables) -> str | None:
     return BASELINE_ARM if BASELINE_ARM in tables.arms else None
 
 
-def uses_pretraining(study: dict[str, Any], arm: str) -> bool:
-    """Tell whether an arm's start needs a source network."""
-    init = str(study.get("arms", {}).get(arm, {}).get("init", "random"))
-    return init.startswith("pretrained") or init == "mean_var"
-
-
-def pretraining_of(study: dict[str, Any], arm: str) -> dict[str, Any]:
-    """Return what study.json says of an arm's source networks: steps, share, from_workdir; empty without any.
-
-    A study.json of an earlier version has one entry for all arms, that of the first.
-    """
-    if not uses_pretraining(study, arm):
-        return {}
-    own = study.get("arms", {}).get(arm, {}).get("pretrain")
-    return dict(own or study.get("pretrain") or {})
-
-
-def lost_arms(study: dict[str, Any]) -> list[str]:
+def lost_arms(study: StudyRecord) -> list[str]:
     """Return the arms of which every run diverged: they have no scores."""
-    runs = scored_runs(study)
-    alive = {str(run["arm"]) for run in runs if run.get("diverged_at") is None}
-    return [arm for arm in dict.fromkeys(str(run["arm"]) for run in runs) if arm not in alive]
-
-
-def speeds(tables: Tables) -> dict[tuple[str, int], Speed]:
-    """Return the rows of speed.csv by arm and training set size, arms in the study's order."""
-    if tables.speed is None:
-        return {}
-    fields = [field.name for field in dataclasses.fields(Speed)]
-    found = [Speed(**{name: getattr(row, name) for name in fields}) for row in rows_of(tables.speed)]
-    order = {arm: i for i, arm in enumerate(tables.arms)}
-    found.sort(key=lambda speed: order.get(speed.arm, len(order)))
-    return {(speed.arm, speed.train_cases): speed for speed in found}
+    alive = {run.arm for run in study.runs_of("train") if run.diverged_at is None}
+    return [arm for arm in study.arms if arm not in alive and any(run.arm == arm for run in study.runs_of("train"))]
 
 
 def main_variant(variants: list[Variant]) -> Variant:
@@ -106,18 +52,18 @@ def sized(table: pd.DataFrame | None, train_cases: int) -> str:
     return f", trained on {cases(train_cases)}" + (f", fold {own.min()}" if own.nunique() > 1 else "")
 
 
-def seeds_per_arm(study: dict[str, Any]) -> tuple[int, int]:
+def seeds_per_arm(study: StudyRecord) -> tuple[int, int]:
     """Return the smallest and the largest number of seeds of an arm; a placebo's are other ones than the rest's."""
     seeds: dict[str, set[int]] = {}
-    for run in scored_runs(study):
-        seeds.setdefault(str(run["arm"]), set()).add(int(run["seed"]))
+    for run in study.runs_of("train"):
+        seeds.setdefault(run.arm, set()).add(run.seed)
     numbers = [len(of_arm) for of_arm in seeds.values()] or [0]
     return min(numbers), max(numbers)
 
 
 def several_sizes(tables: Tables) -> bool:
     """Tell whether the study trains with more than one number of cases."""
-    return len({int(run["train_cases"]) for run in scored_runs(tables.study)}) > 1
+    return len({run.train_cases for run in tables.study.runs_of("train")}) > 1
 
 
 def few_at_a_time(arms: Sequence[str], baseline: str | None) -> list[list[str]]:
@@ -128,16 +74,28 @@ def few_at_a_time(arms: Sequence[str], baseline: str | None) -> list[list[str]]:
     return [[*first, *others[i : i + take]] for i in range(0, max(len(others), 1), take)]
 
 
-def training_steps(tables: Tables) -> dict[tuple[str, int], float]:
-    """Return the length of training by (arm, train_cases), that of the study where a run's is not noted."""
-    known = {
-        (str(run["arm"]), int(run["train_cases"])): float(run["steps"])
-        for run in scored_runs(tables.study)
-        if "steps" in run
-    }
-    planned = float(tables.study.get("train", {}).get("steps", float("nan")))
-    keys = [] if tables.convergence is None else rows_of(tables.convergence[["arm", "train_cases"]])
-    return {(arm, int(size)): known.get((arm, int(size)), planned) for arm, size in keys}
+def said(tables: Tables, about: str, arm: str = "", train_cases: int | None = None) -> dict[str, Any]:
+    """Return the rows of page.csv on a matter by their quantity; of several folds the first one's."""
+    if tables.page is None:
+        return {}
+    own = tables.page[(tables.page["about"] == about) & (tables.page["arm"] == arm)]
+    own = own if train_cases is None else first_fold(own, train_cases)
+    return {row.quantity: row for row in rows_of(own)}
+
+
+def layer_facts(tables: Tables, about: str, train_cases: int) -> list[tuple[Any, ...]]:
+    """Return what page.csv says of each layer on a matter: the layer, then its numbers in the table's order."""
+    if tables.page is None:
+        return []
+    own = first_fold(tables.page[tables.page["about"] == about], train_cases)
+    return [(layer, *rows["value"]) for layer, rows in own.groupby("layer", sort=False)]
+
+
+def range_words(found: Mapping[str, Any], nothing: str) -> str:
+    """Return the lowest and the highest value of a matter of page.csv in words, see `said`."""
+    if "lowest" not in found:
+        return nothing
+    return f"{number(found['lowest'].value, 2)} to {number(found['highest'].value, 2)}"
 
 
 def claimed(tables: Tables, claim: str, quantity: str, arm: str) -> Any:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from jaxseg import workdirs
 from jaxseg.report.pictures import Disagreement, Example, Montage, read_analysis, read_examples
 from jaxseg.reserved import POOLED
-from jaxseg.study import files
+from jaxseg.study import files, record
+from jaxseg.study.claims.rules import CONFIDENCE
+from jaxseg.study.record import StudyRecord
 from jaxseg.types import UserError
 
 _FLAGS = ("censored", "trained", "chosen")
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "cases": ("arm", "seed", "train_cases", "case", "group", "label", "dsc", "status"),
-    "curves": ("arm", "seed", "train_cases", "step", "loss", "val_dsc"),
+    "curve_runs": ("arm", "train_cases", "fold", "seed", "quantity", "step", "value"),
+    "curve_means": ("arm", "train_cases", "quantity", "step", "value", "ci_low", "ci_high"),
     "convergence": ("arm", "seed", "train_cases", "target_dsc", "step", "censored"),
     "comparisons": (
         *("metric", "label", "train_cases", "arm_a", "arm_b", "mean_diff", "ci_low", "ci_high", "p"),
@@ -33,24 +36,17 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
         *("worst_arm", "worst_seed", "n_missed", "n_runs"),
     ),
     "rates": ("arm", "train_cases", "lr", "val_dsc", "n_seeds", "n_diverged", "chosen"),
-    "variance": ("arm", "train_cases", "label", "metric", "source", "variance", "share"),
     "claims": (
         *("claim", "statement", "role", "arm", "quantity", "value", "ci_low", "ci_high", "verdict", "reason"),
         *("train_cases",),
     ),
-    "filters": (
-        *("arm", "seed", "train_cases", "layer", "trained", "angle_deg", "angle_of_null", "angle_null_sd"),
-        *("relative_change", "relative_change_of_null", "norm_ratio", "distribution_start", "distribution_end"),
-        *("moran_start", "moran_end", "moran_expected", "spectral_start", "spectral_end", "auc"),
-    ),
     "filter_controls": ("train_cases", "arm", "layer", "quantity", "smallest_share"),
-    "rewind": ("arm", "seed", "train_cases", "layer", "dsc", "dsc_rewound", "drop"),
     "similarity": (
         *("layer", "comparison", "arm_a", "seed_a", "arm_b", "seed_b", "train_cases", "index", "value"),
         *("n_points", "n_neurons"),
     ),
     "layer_similarity": ("arm", "seed", "train_cases", "layer_a", "layer_b", "index", "value"),
-    "interpolation": ("train_cases", "arm", "seed_a", "seed_b", "alpha", "loss"),
+    "excess_loss": ("train_cases", "arm", "seed_a", "seed_b", "alpha", "excess", "mean_excess"),
     "speed": (
         *("arm", "baseline", "train_cases", "ratio", "ci_low", "ci_high", "total_ratio", "total_ci_low"),
         *("total_ci_high", "pretrain_steps", "n_runs", "n_censored", "n_censored_baseline"),
@@ -61,6 +57,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
         *("arm", "train_cases", "comparison", "index", "layer", "quantity", "value", "ci_low", "ci_high"),
         *("n_seeds", "limit"),
     ),
+    "page": ("about", "arm", "train_cases", "layer", "quantity", "value"),
     "similarity_means": ("comparison", "arm_a", "arm_b", "train_cases", "index", "value", "ci_low", "ci_high"),
     "variability": ("arm", "train_cases", "quantity", "layer", "value", "ci_low", "ci_high", "n_seeds"),
 }
@@ -73,14 +70,46 @@ class Variant(NamedTuple):
     fold: int
 
 
+class AnalysisPart(NamedTuple):
+    """How the tables were made."""
+
+    confidence: float = CONFIDENCE
+    """Of the intervals of all tables but those whose level the rules of the claims fix: claims and speed."""
+    target_fraction: float | None = None
+
+
+class EvaluatePart(NamedTuple):
+    """How segmentations were scored."""
+
+    surface_empty: str | None = None
+
+
+class TaskPart(NamedTuple):
+    """Where a task's images come from."""
+
+    data: str = ""
+
+
+class ShownSettings(NamedTuple):
+    """What the page says of config.json, whatever the version that wrote it."""
+
+    analysis: AnalysisPart = AnalysisPart()
+    evaluate: EvaluatePart = EvaluatePart()
+    source: TaskPart = TaskPart()
+    target: TaskPart = TaskPart()
+
+
 @dataclasses.dataclass(frozen=True)
 class Tables:
     """What a workdir holds for the report; None or empty where a file is missing or has no rows."""
 
-    study: dict[str, Any]
-    config: dict[str, Any]
+    study: StudyRecord
+    settings: ShownSettings
+    config: str
+    """config.json as it stands."""
     cases: pd.DataFrame | None
-    curves: pd.DataFrame | None
+    curve_runs: pd.DataFrame | None
+    curve_means: pd.DataFrame | None
     convergence: pd.DataFrame | None
     comparisons: pd.DataFrame | None
     summary: pd.DataFrame | None
@@ -89,32 +118,30 @@ class Tables:
     load_tables: Mapping[tuple[str, str], str]
     """(arm, variant folder) -> text."""
     rates: pd.DataFrame | None = None
-    variance: pd.DataFrame | None = None
     claims: pd.DataFrame | None = None
-    filters: pd.DataFrame | None = None
     filter_controls: pd.DataFrame | None = None
-    rewind: pd.DataFrame | None = None
     similarity: pd.DataFrame | None = None
     layer_similarity: pd.DataFrame | None = None
-    interpolation: pd.DataFrame | None = None
+    excess_loss: pd.DataFrame | None = None
     variability: pd.DataFrame | None = None
     speed: pd.DataFrame | None = None
     training: pd.DataFrame | None = None
     seed_scores: pd.DataFrame | None = None
     layers: pd.DataFrame | None = None
     similarity_means: pd.DataFrame | None = None
+    page: pd.DataFrame | None = None
     montages: tuple[Montage, ...] = ()
     disagreements: tuple[Disagreement, ...] = ()
 
     @property
     def arms(self) -> tuple[str, ...]:
         """Arm names in the study's order."""
-        return tuple(self.study.get("arms", {}))
+        return tuple(self.study.arms)
 
     @property
     def confidence(self) -> float:
-        """Of the intervals of all tables but those whose level the rules of the claims fix: claims and speed."""
-        return float(self.config.get("analysis", {}).get("confidence", 0.95))
+        """See `AnalysisPart.confidence`."""
+        return self.settings.analysis.confidence
 
 
 def read_tables(workdir: Path) -> Tables:
@@ -129,19 +156,23 @@ def read_tables(workdir: Path) -> Tables:
     Raises:
         UserError: there is no readable study.json, or a table lacks a column.
     """
-    workdirs.check_links(workdir)
-    study = files.read_json(workdir / "study.json")
-    if not study:
+    study = record.read(workdir, any_format=True)
+    if study is None:
         raise UserError(
             f"No study.json in {workdir}: the report is made from a study's tables. "
             "Give the folder that `python -m launch.study --workdir=...` wrote."
         )
     config = files.read_json(workdir / "config.json")
+    try:
+        settings: ShownSettings = record.from_tree(ShownSettings, config)
+    except record.MismatchError as error:
+        raise UserError(f"{workdir / 'config.json'} is no config of a study: {error}") from None
     results = workdir / "results"
     montages, disagreements = read_analysis(results)
     return Tables(
         study=study,
-        config=config,
+        settings=settings,
+        config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
         **{name: read_table(results, name, columns) for name, columns in _COLUMNS.items()},
         examples=read_examples(results),
         montages=montages,
@@ -151,11 +182,6 @@ def read_tables(workdir: Path) -> Tables:
             for path in sorted((workdir / "load_tables").glob("*/*.txt"))
         },
     )
-
-
-def scored_runs(study: dict[str, Any]) -> list[dict[str, Any]]:
-    """Runs of a study's record that are scored: neither source networks nor trials of rates."""
-    return [run for run in study.get("runs", ()) if run.get("kind") not in ("pretrain", "select")]
 
 
 def variants_of(table: pd.DataFrame) -> list[Variant]:

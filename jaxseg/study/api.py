@@ -19,9 +19,10 @@ from jaxseg.analysis.activations import features
 from jaxseg.data.cases import CaseArrays
 from jaxseg.data.volumes import headers
 from jaxseg.models import layer_names, make_model
-from jaxseg.study import files, record
-from jaxseg.study.plan import binding
+from jaxseg.study import files, record, recorded_runs
 from jaxseg.study.predict import Segmentation, classes_of, scoring_options, segment
+from jaxseg.study.record import RecordedRun, RecordedTask, StudyRecord
+from jaxseg.study.workdir import read_config
 from jaxseg.types import ArmSettings, Params, StudySettings, UserError
 
 
@@ -32,10 +33,10 @@ class Arm:
     workdir: Path
     study: StudySettings
     settings: ArmSettings
-    target: dict[str, Any]
+    target: RecordedTask
     """The target task as study.json describes it."""
-    runs: dict[int, dict[str, Any]]
-    """Entries of study.json by seed."""
+    runs: dict[int, RecordedRun]
+    """Runs of study.json by seed."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -45,17 +46,17 @@ class Arm:
     @property
     def fold(self) -> int:
         """The fold whose training cases the arm's networks have seen."""
-        return next(iter(self.runs.values()))["fold"]
+        return next(iter(self.runs.values())).fold
 
     @property
     def label_values(self) -> tuple[int, ...]:
         """What the files of the target task hold for class 1, 2, ..."""
-        return tuple(self.target["label_values"])
+        return self.target.label_values
 
-    def _place(self, seed: int) -> record.Place:
+    def _place(self, seed: int) -> recorded_runs.Place:
         if seed not in self.runs:
             raise UserError(f"arm {self.settings.name!r} has no seed {seed}; its seeds are {self.seeds}")
-        return record.place_of(self.workdir, self.runs[seed])
+        return recorded_runs.place_of(self.workdir, self.runs[seed])
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -111,7 +112,7 @@ class Arm:
 
     @functools.cached_property
     def _model(self) -> Any:
-        return make_model(self.settings.model, classes=len(self.target["labels"]) + 1)
+        return make_model(self.settings.model, classes=len(self.target.labels) + 1)
 
     @functools.cached_property
     def _predict(self) -> Any:
@@ -134,21 +135,20 @@ class Arm:
         if isinstance(image, np.ndarray | jax.Array):
             array = np.asarray(image, np.float32)
             axes = len(self.study.target.window)
-            if array.ndim != axes + 1 or array.shape[-1] != self.target["channels"]:
+            if array.ndim != axes + 1 or array.shape[-1] != self.target.channels:
                 raise UserError(
                     f"a prepared array has shape [*spatial, channels] with {axes} spatial axes and "
-                    f"{self.target['channels']} channel(s), got {array.shape}"
+                    f"{self.target.channels} channel(s), got {array.shape}"
                 )
             return array, None
-        spacing = self.target["spacing_mm"]
         array, geometry = data.read_image(
             image,
             task=self.study.target,
             ndim=self.settings.model.ndim,
-            spacing_mm=None if spacing is None else tuple(spacing),
-            normalization=tuple(self.target["normalization"]),
-            windows=tuple(tuple(window) for window in self.target["windows"][self.fold]),
-            channels=self.target["channels"],
+            spacing_mm=self.target.spacing_mm,
+            normalization=self.target.normalization,
+            windows=self.target.windows[self.fold],
+            channels=self.target.channels,
         )
         for text in headers.without_unit_notes(geometry.warnings):  # images made in Python seldom name a unit
             warnings.warn(text, data.ImageWarning, stacklevel=3)
@@ -188,7 +188,7 @@ class Arm:
         """
         array, geometry = self.read(image)
         slabs = self._slabs(array, seeds)
-        clean = classes_of(self.study.evaluate.largest_component, self.target["labels"])
+        clean = classes_of(self.study.evaluate.largest_component, self.target.labels)
         return segment(slabs if geometry is None else data.to_own_grid(slabs, geometry), clean=clean), geometry
 
     def predict(
@@ -261,13 +261,13 @@ class FinishedStudy:
     config: Any
     """The resolved ConfigDict."""
     settings: StudySettings
-    record: dict[str, Any]
+    record: StudyRecord
     """study.json: plan, versions, device, timing, exclusions."""
 
     @property
     def arms(self) -> tuple[str, ...]:
         """Names of the arms."""
-        return tuple(self.record["arms"])
+        return tuple(self.record.arms)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -290,17 +290,17 @@ class FinishedStudy:
         settings = next(arm for arm in self.settings.arms if arm.name == name)
         if settings.kind == "prior":
             raise UserError(f"arm {name!r} has no network; its scores are in table('cases')")
-        runs = [run for run in self.record["runs"] if run["kind"] == "train" and run["arm"] == name]
+        runs = [run for run in self.record.runs_of("train") if run.arm == name]
         for field, value in (("train_cases", train_cases), ("fold", fold)):
-            allowed = sorted({run[field] for run in runs})
+            allowed = sorted({getattr(run, field) for run in runs})
             if value is None and len(allowed) > 1:
                 raise UserError(f"arm {name!r} has several values of {field}: choose one of {allowed}")
             chosen = allowed[0] if value is None else value
             if chosen not in allowed:
                 raise UserError(f"arm {name!r} has no {field} = {chosen}; it has {allowed}")
-            runs = [run for run in runs if run[field] == chosen]
-        by_seed = {run["seed"]: run for run in runs}
-        return Arm(self.workdir, self.settings, settings, self.record["target"], by_seed)
+            runs = [run for run in runs if getattr(run, field) == chosen]
+        by_seed = {run.seed: run for run in runs}
+        return Arm(self.workdir, self.settings, settings, self.record.target, by_seed)
 
     def cases(self, part: str = "test", *, fold: int = 0) -> tuple[str, ...]:
         """Names of the target's cases of a part (`train`, `val` or `test`) of a fold.
@@ -308,10 +308,10 @@ class FinishedStudy:
         Raises:
             UserError: No such part or fold.
         """
-        splits = self.record["target"]["splits"]
+        splits = self.record.target.splits
         if part not in ("train", "val", "test") or not 0 <= fold < len(splits):
             raise UserError(f"no {part!r} cases of fold {fold}; parts: train, val, test; folds: 0 to {len(splits) - 1}")
-        return tuple(splits[fold][part])
+        return getattr(splits[fold], part)
 
     def case(self, name: str, *, fold: int = 0) -> CaseArrays:
         """A case of the target as networks see it: `image` `[*spatial, channels]`, `label`, and `record`.
@@ -330,7 +330,7 @@ class FinishedStudy:
             self.settings.target,
             ndim=self.settings.model.ndim,
             store_dir=paths.expand(store),
-            known=self.record["stores"]["target"],
+            known=self.record.stores["target"],
         )
         return data.load_case(data.fit_intensity(prepared, self.cases("train", fold=fold)), name)
 
@@ -346,18 +346,18 @@ class FinishedStudy:
         Raises:
             UserError: No such fold.
         """
-        splits = self.record["target"]["splits"]
+        splits = self.record.target.splits
         if fold is not None and not 0 <= fold < len(splits):
             raise UserError(f"no fold {fold}; the study has {len(splits)}, from 0")
         chosen = splits if fold is None else [splits[fold]]
         target, settings = self.settings.target, self.settings.evaluate
         store = self.settings.runtime.store_dir or self.workdir / "stores"
         references = data.open_references(
-            target.data, ndim=len(target.window), cache=paths.expand(store), labels=self.record["target"]["labels"]
+            target.data, ndim=len(target.window), cache=paths.expand(store), labels=self.record.target.labels
         )
         return (
             references,
-            frozenset(name for split in chosen for name in split["test"]),
+            frozenset(name for split in chosen for name in split.test),
             scoring_options(target, settings),
         )
 
@@ -383,16 +383,15 @@ def load(workdir: str | Path) -> FinishedStudy:
     """
     workdir = paths.expand(workdir)
     workdirs.check_links(workdir)
-    binding.check_format(workdir, files.read_json(workdir / record.NAME, record.MEND))
     found = record.read(workdir)
-    if not found:
+    if found is None:
         raise UserError(f"no study in {workdir}: it has no study.json; give the --workdir of a study")
-    saved = record.read_config(workdir)
+    saved = read_config(workdir)
     if saved is None:
         raise UserError(
             f"no study in {workdir}: it has no config.json; copy the workdir whole, or give the command that began the "
             f"study, which writes it anew"
         )
     settings = config.parse(saved)
-    record.compare(found, settings, workdir)
+    recorded_runs.compare(found, settings, workdir)
     return FinishedStudy(workdir, saved, settings, found)

@@ -1,219 +1,377 @@
-"""study.json read back: its shape is checked, and what it says of runs is compared with the checkpoints themselves.
+"""study.json: what a study planned, with which code, on which data, and how it went.
 
-A workdir may have been edited, damaged, mixed from two studies, or come from a stranger. What the record says decides
-which network is read and how images are prepared for it, so that a record that is wrong would give another network's
-predictions without a word.
+One dataclass holds it, which is written and read here. A workdir may have been edited, damaged, mixed from two studies,
+or come from a stranger, so reading checks the type of every field and names the place that is wrong.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import types
+import typing
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxseg import checkpoint, config, workdirs
-from jaxseg.study import files, shapes
-from jaxseg.study.plan import binding
-from jaxseg.study.plan.runs import target_runs
-from jaxseg.study.shapes import Maybe
-from jaxseg.types import RunKey, StudySettings, UserError
+from jaxseg import workdirs
+from jaxseg.data.splits import Split
+from jaxseg.manifest import DamagedError
+from jaxseg.study import files
+from jaxseg.types import RunKey, UserError
 
-NAME, CONFIG = "study.json", "config.json"
+NAME = "study.json"
+FORMAT = 3
+"""Of workdirs. Version 0.1 wrote no number, and kept no record of its data."""
 MEND = (
     "the command that began the study writes it anew, without training again; of a copied study, take the file from "
     "where it was copied"
 )
 
 
-class Place(NamedTuple):
-    """One run's parameters on disk."""
+class Counts(NamedTuple):
+    """Numbers of cases in each part of a task, in the first fold."""
 
-    directory: Path
-    """A job's `checkpoints`."""
-    step: int
-    position: int
-    """On the run axis."""
+    train: int
+    val: int
+    test: int
 
 
-KEY = {"arm": str, "train_cases": int, "fold": int, "seed": int}
-"""The shape of a run's key in records (see `jaxseg.study.shapes`)."""
+class Subset(NamedTuple):
+    """Training cases of a draw that is smaller than the training set."""
 
-# The shapes of what is read from the record. Published records are without some fields.
-_RUN = {
-    **KEY,
-    **{"kind": str, "directory": str, "index": int, "steps": int, "diverged_at": Maybe(int), "source": Maybe(KEY)},
-}
-_TASK = {
-    "name": str,
-    "labels": [str],
-    "label_values": Maybe([int]),
-    "channels": int,
-    "noise": Maybe(float),
-    "spacing_mm": Maybe([float]),
-    "normalization": [str],
-    "windows": Maybe([[[float]]]),
-    "cases": {"train": int, "val": int, "test": int},
-    "splits": Maybe([{"train": [str], "val": [str], "test": [str]}]),
-}
-_VERSIONS = {"versions": Maybe({str: Maybe(str)})}
-_SHAPE = {
-    "name": str,
-    "target": _TASK,
-    "source": Maybe(_TASK),
-    "arms": {str: {"kind": str}},
-    "runs": [_RUN],
-    "stores": Maybe({str: str}),
-    "chunks": Maybe({str: [int]}),
-    "timing": Maybe({str: float}),
-    "exclusions": Maybe([{"case": str, "reason": str}]),
-}
+    train_cases: int
+    fold: int
+    subset_id: int
+    cases: tuple[str, ...]
 
 
-def read(workdir: Path, *, any_format: bool = False) -> dict[str, Any]:
-    """The record of a workdir; empty where there is none.
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """The accelerators of a process."""
+
+    platform: str
+    kind: str
+    count: int
+
+
+class Pretraining(NamedTuple):
+    """The source networks of an arm."""
+
+    steps: int | None
+    """None where they were trained elsewhere."""
+    share: str
+    from_workdir: str
+
+
+class Exclusion(NamedTuple):
+    """A case, or a run that diverged, which the results leave out."""
+
+    case: str
+    reason: str
+
+
+class Training(NamedTuple):
+    """The settings of the study's own training."""
+
+    steps: int
+
+
+class MadeWith(NamedTuple):
+    """The device, versions and commit of a process."""
+
+    versions: Mapping[str, str | None]
+    device: Device
+    git_commit: str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordedTask:
+    """A task as its networks see it. Tables and pages need less of it than predictions do."""
+
+    name: str
+    labels: tuple[str, ...]
+    label_values: tuple[int, ...] = ()
+    unit: str = ""
+    noise: float = 0.0
+    channels: int
+    spacing_mm: tuple[float, ...] | None = None
+    normalization: tuple[str, ...]
+    windows: tuple[tuple[tuple[float, float, float, float], ...], ...] = ()
+    """By fold and channel."""
+    cases: Counts
+    splits: tuple[Split, ...] = ()
+    """By fold."""
+    subsets: tuple[Subset, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordedArm:
+    """How the networks of an arm start, and which of their weights are trained."""
+
+    kind: str
+    init: str = "random"
+    freeze: str = "none"
+    schedule: str = "constant"
+    parameters: int = 0
+    trainable: int = 0
+    pretrain: Pretraining | None = None
+
+    @property
+    def uses_source(self) -> bool:
+        """Whether its start needs a source network."""
+        return self.init.startswith("pretrained") or self.init == "mean_var"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordedRun:
+    """One run, and where its parameters lie."""
+
+    arm: str
+    train_cases: int
+    fold: int
+    seed: int
+    kind: str
+    """`train`, `pretrain` (a source network) or `select` (a trial of a learning rate)."""
+    directory: str
+    index: int
+    """The run's position on the run axis of the job in `directory`."""
+    diverged_at: int | None = None
+    steps: int
+    lr: float = float("nan")
+    init_id: int = 0
+    order_id: int = 0
+    subset_id: int = 0
+    source: RunKey | None = None
+    """The source network that it started from."""
+
+    @property
+    def key(self) -> RunKey:
+        """What tells the run from all others."""
+        return RunKey(self.arm, self.train_cases, self.fold, self.seed)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyRecord:
+    """A study: its tasks, arms and runs, with what made them, and how long each stage took."""
+
+    format: int = 1
+    name: str
+    rule_version: int = 1
+    """Of the claims' rules, as they were when the training began."""
+    versions: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    device: Device | None = None
+    git_commit: str | None = None
+    trained_on: tuple[MadeWith, ...] = ()
+    """Every way in which checkpoints of the arms were made."""
+    source: RecordedTask | None
+    target: RecordedTask
+    arms: Mapping[str, RecordedArm]
+    runs: tuple[RecordedRun, ...]
+    train: Training | None = None
+    chunks: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    """Number of runs in each job of a group."""
+    stores: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    timing: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Seconds by stage."""
+    exclusions: tuple[Exclusion, ...] = ()
+    vary: tuple[str, ...] = ()
+    """What differs between seeds; with `fold`, each seed is tested on one fold."""
+    waves: tuple[int, ...] = ()
+    """How many seeds it had when it began, and each time that it was extended; empty of an earlier version."""
+    looks: tuple[int, ...] = ()
+    """Numbers of seeds at which it is judged, declared before it trained; empty: once, at the first."""
+    average: float = 0.0
+    """Share of the last steps whose weights are averaged."""
+    exploratory: str | None = None
+    """Why its verdicts are no test of what was asked beforehand; None where they are."""
+
+    def runs_of(self, kind: str) -> list[RecordedRun]:
+        """Return the runs of a kind, see `RecordedRun.kind`."""
+        return [run for run in self.runs if run.kind == kind]
+
+    @property
+    def seconds(self) -> float:
+        """What all stages took."""
+        return float(sum(self.timing.values()))
+
+    @property
+    def steps(self) -> dict[tuple[str, int], int]:
+        """Length of training by arm and training set size."""
+        return {(run.arm, run.train_cases): run.steps for run in self.runs_of("train")}
+
+    @property
+    def diverged(self) -> list[RecordedRun]:
+        """Runs of any kind that diverged."""
+        return [run for run in self.runs if run.diverged_at is not None]
+
+
+class _Version01(NamedTuple):
+    """What a record of version 0.1 has in another place: one entry on source networks for all arms."""
+
+    pretrain: Pretraining | None = None
+
+
+class _Maker(NamedTuple):
+    """What every version wrote alike, from which a record of another version is told."""
+
+    format: int = 1
+    versions: Mapping[str, str | None] = types.MappingProxyType({})
+
+
+# ---------------------------------------------------------------------------------------------------- read and write
+
+
+def check_format(workdir: Path) -> None:
+    """Refuse a workdir whose files mean something else than this version's; one without a record is new.
+
+    Raises:
+        UserError: Another version made it, or its study.json is damaged.
+    """
+    path = workdir / NAME
+    tree = files.read_json(path, MEND)
+    made = _checked(_Maker, tree, path)
+    if tree and made.format != FORMAT:
+        raise UserError(
+            f"workdir {workdir} was made by jaxseg {made.versions.get('jaxseg') or 'another version'}, which wrote "
+            f"checkpoints and records in another form (format {made.format}, this version reads {FORMAT}). Go on with "
+            f"it in that version, or train in a new --workdir; its tables and its page can be read as they are"
+        )
+
+
+def read(workdir: Path, *, any_format: bool = False) -> StudyRecord | None:
+    """Read the record of a workdir; None where there is none.
 
     Args:
         workdir: Folder of the study.
-        any_format: Also of an earlier version, whose tables and record can be read though its networks cannot.
+        any_format: Also of an earlier version, whose tables and record can be read though its networks cannot. A field
+            that it lacks has the default that `StudyRecord` and its parts state.
 
     Raises:
-        UserError: It is of another version, damaged or of another shape, names stores that are not below the stores'
-            folder, or the workdir holds links that lead out of it.
+        UserError: It is of another version, or the workdir holds links that lead out of it.
+        DamagedError: It is damaged or of another shape, or names stores that are not below the stores' folder.
     """
     path = workdir / NAME
     if not path.exists() and not path.is_symlink():
-        return {}
+        return None
     workdirs.check_links(workdir)
-    found = files.read_json(path, MEND)
-    problem = shapes.problem(found, _VERSIONS, "")
-    if problem is None and not any_format:
-        binding.check_format(workdir, found)
-    problem = problem or shapes.problem(found, _SHAPE, "") or _contradiction(found)
-    if problem is not None:
-        raise UserError(f"{path} is no record of a study: {problem}; {MEND}")
-    for name in (found.get("stores") or {}).values():
-        workdirs.inside(workdir / "stores", name)
+    if not any_format:
+        check_format(workdir)
+    tree = files.read_json(path, MEND)
+    found: StudyRecord = _checked(StudyRecord, tree, path)
+    if found.format < FORMAT:
+        made = _checked(_Version01, tree, path).pretrain
+        arms = {name: dataclasses.replace(arm, pretrain=made) for name, arm in found.arms.items() if arm.uses_source}
+        found = dataclasses.replace(found, arms={**found.arms, **(arms if made else {})})
+    if (problem := _contradiction(found, workdir)) is not None:
+        raise _no_record(path, problem)
     return found
 
 
-def read_config(workdir: Path) -> Any:
-    """The config that a study was started with, as `config.parse` takes it; None where the workdir has none.
-
-    Raises:
-        UserError: It is damaged.
-    """
-    mend = (
-        "put back a copy of it, or give the command that began the study, with the same --config and overrides, which "
-        "writes it anew"
-    )
-    found = files.read_json(workdir / CONFIG, mend)
-    return config.from_tree(found) if found else None
+def write(workdir: Path, record: StudyRecord) -> None:
+    """Write the record of a workdir, whole or not at all."""
+    files.write_json(workdir / NAME, to_tree(record))
 
 
-def _contradiction(record: Mapping[str, Any]) -> str | None:
-    """What two places of a record say differently; None where they agree."""
-    for role in ("target", "source"):
-        task = record.get(role) or {}
-        values, labels = task.get("label_values"), task.get("labels", [])
-        if values is not None and len(set(values)) != len(labels):
+def _no_record(path: Path, problem: str) -> DamagedError:
+    return DamagedError(path, f"it is no record of a study: {problem}", MEND)
+
+
+def _checked(kind: Any, tree: Any, path: Path) -> Any:
+    try:
+        return from_tree(kind, tree)
+    except MismatchError as error:
+        raise _no_record(path, str(error)) from None
+
+
+def _contradiction(record: StudyRecord, workdir: Path) -> str | None:
+    """What two places of a record say differently, or what cannot be; None where it is sound."""
+    for role, task in (("target", record.target), ("source", record.source)):
+        if task is None:
+            continue
+        values, labels = task.label_values, task.labels
+        if values and len(set(values)) != len(labels):
             return f"{role} has {len(labels)} labels and {len(set(values))} different label_values"
-        if len(task.get("normalization", "")) != task.get("channels", 0):
-            return f"{role} has {task['channels']} channel(s) and {len(task['normalization'])} entries of normalization"
-    runs = Counter((run["kind"], run["directory"], run["index"]) for run in record["runs"])
+        if len(task.normalization) != task.channels:
+            return f"{role} has {task.channels} channel(s) and {len(task.normalization)} entries of normalization"
+    for name in record.stores.values():
+        try:
+            workdirs.inside(workdir / "stores", name)
+        except UserError as error:
+            return str(error)
+    runs = Counter((run.kind, run.directory, run.index) for run in record.runs)
     twice = [place for place, count in runs.items() if count > 1]
     return f"two runs have index {twice[0][2]} of {twice[0][1]}" if twice else None
 
 
-def compare(record: Mapping[str, Any], study: StudySettings, workdir: Path) -> None:
-    """Compares the arms and runs of a record with those that the study's config has.
+# ---------------------------------------------------------------------------------------------------- types and JSON
 
-    Raises:
-        UserError: There are others, or a run is there twice.
-    """
-    path = workdir / NAME
-    arms = {arm.name for arm in study.arms}
-    if set(record["arms"]) != arms:
-        raise UserError(
-            f"{path} has the arms {', '.join(map(repr, record['arms']))}, and config.json beside it "
-            f"{', '.join(sorted(map(repr, arms)))}: they are not of one study; {MEND}"
-        )
-    networks = [arm for arm in study.arms if arm.kind == "network"]
-    expected = Counter(run.key for arm in networks for run in target_runs(study, arm, None))
-    found = Counter(key_of(run) for run in record["runs"] if run["kind"] == "train")
-    for key in sorted((expected - found) | (found - expected)):
-        raise UserError(
-            f"{path} has the run {named(key)} {found[key]} time(s), and by config.json beside it there is "
-            f"{'one' if key in expected else 'none'}: they are not of one study; {MEND}"
-        )
+_WORDS = {str: "a text", int: "a whole number", float: "a number"}
 
 
-def place_of(workdir: Path, run: Mapping[str, Any]) -> Place:
-    """Where the parameters of a run lie, after a look at which runs the checkpoints there say that they hold.
+class MismatchError(ValueError):
+    """JSON is not of the type asked for; the text says where, what is there and what should be."""
+
+
+def from_tree(kind: Any, tree: Any, where: str = "") -> Any:
+    """Make a value of a type from JSON, whose objects may have other fields beside those of the type.
 
     Args:
-        workdir: Folder of the study.
-        run: An entry of the record's `runs`.
+        kind: A text, number, `tuple[..., ...]`, `Mapping[str, ...]`, dataclass or named tuple, or one of these and
+            None. A whole number passes for `float`.
+        tree: What was read. A field that is null or missing has its default, or is None where it may be.
+        where: The place of `tree` in the file, for the message.
 
     Raises:
-        UserError: The record names a place outside the workdir, or one that holds another run.
+        MismatchError: Something is of another type.
     """
-    path, name = workdir / NAME, named(key_of(run))
-    try:
-        directory = workdirs.inside(workdir, *run["directory"].split("/")) / "checkpoints"
-    except UserError as error:
-        raise UserError(f"{path}: the directory of the run {name} is {run['directory']!r}: {error}") from None
-    steps = checkpoint.saved_steps(directory)
-    if steps and steps[-1] > run["steps"]:
-        raise UserError(
-            f"{path}: the run {name} has {run['steps']} steps, and its checkpoints in {directory} go to {steps[-1]}; "
-            f"{MEND}"
-        )
-    if steps:
-        check_held(directory, steps[-1], run, path)
-    return Place(directory, run["steps"], run["index"])
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if tree is None else from_tree(inner[0], tree, where)
+    if kind in _WORDS:
+        if isinstance(tree, bool) or not isinstance(tree, (int, float) if kind is float else kind):
+            raise MismatchError(f"{where} is {_shown(tree)} and not {_WORDS[kind]}")
+        return tree
+    if origin is tuple:
+        if not isinstance(tree, list):
+            raise MismatchError(f"{where} is {_shown(tree)} and not a list")
+        if inner[-1] is not ... and len(tree) != len(inner):
+            raise MismatchError(f"{where} has {len(tree)} entries and not {len(inner)}")
+        return tuple(from_tree(inner[0], part, f"{where}[{index}]") for index, part in enumerate(tree))
+    if not isinstance(tree, dict):
+        raise MismatchError(f"{where or 'it'} is {_shown(tree)} and not an object")
+    if origin is not None:
+        return {name: from_tree(inner[1], part, f"{where}.{name!r}") for name, part in tree.items()}
+    hints, defaults = _fields_of(kind)
+    given = {name: tree.get(name) for name in hints if name not in defaults or tree.get(name) is not None}
+    return kind(**{name: from_tree(hints[name], part, f"{where}.{name}".lstrip(".")) for name, part in given.items()})
 
 
-def key_of(run: Mapping[str, Any]) -> RunKey:
-    """The key of a run as a record has it."""
-    return RunKey(*(run[name] for name in KEY))
+@functools.cache
+def _fields_of(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
+    """Types of a class's fields by name, and which of them have a default."""
+    if not dataclasses.is_dataclass(kind):
+        return typing.get_type_hints(kind), frozenset(kind._field_defaults)
+    missing = dataclasses.MISSING
+    fields = [f.name for f in dataclasses.fields(kind) if (f.default, f.default_factory) != (missing, missing)]
+    return typing.get_type_hints(kind), frozenset(fields)
 
 
-def named(key: RunKey) -> str:
-    """A run for messages, as logs name it."""
-    return f"{key.arm}/{key.variant()}/seed_{key.seed}"
+def to_tree(value: Any) -> Any:
+    """Return a value as JSON that `from_tree` reads back."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: to_tree(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if hasattr(value, "_asdict"):
+        return {name: to_tree(part) for name, part in value._asdict().items()}
+    if isinstance(value, Mapping):
+        return {name: to_tree(part) for name, part in value.items()}
+    return [to_tree(part) for part in value] if isinstance(value, tuple) else value
 
 
-def held_runs(directory: Path, step: int) -> list[dict[str, Any]]:
-    """The runs that a checkpoint says it holds, in the order of its run axis.
-
-    Raises:
-        UserError: What it says is damaged, or no list of runs.
-    """
-    meta = checkpoint.read_meta(directory, step)
-    problem = shapes.problem(meta, {"runs": [KEY]}, "")
-    if problem is not None:
-        raise UserError(f"checkpoint {directory / str(step)} does not say which runs it holds: {problem}")
-    return meta["runs"]
-
-
-def check_held(directory: Path, step: int, run: Mapping[str, Any], said_by: Path) -> None:
-    """Compares a run with what a checkpoint says of its position.
-
-    Args:
-        directory: A job's `checkpoints`.
-        step: A saved step.
-        run: An entry of `runs` in study.json.
-        said_by: Where the entry was read.
-
-    Raises:
-        UserError: Another run lies there, or none.
-    """
-    runs, index = held_runs(directory, step), run["index"]
-    there = key_of(runs[index]) if 0 <= index < len(runs) else None
-    if there != key_of(run):
-        what = "nothing" if there is None else f"the run {named(there)}"
-        raise UserError(
-            f"{said_by}: the run {named(key_of(run))} is said to lie at index {index} of {directory.parent}, and its "
-            f"checkpoints hold {what} there; {MEND}"
-        )
+def _shown(tree: Any) -> str:
+    if tree is None:
+        return "missing"
+    if isinstance(tree, str | int | float | bool):
+        return repr(tree) if len(repr(tree)) < 80 else f"{repr(tree)[:60]}..."
+    return "a list" if isinstance(tree, list) else "an object"

@@ -18,7 +18,7 @@ from jaxseg.study.claims import rules
 
 NUMBER = re.compile(r"(?<![\w.\u2212-])[+\u2212-]?\d[\d,]*(?:\.\d+)?(?![\w.]*\d)")
 TRIPLE = re.compile(
-    r"([+\u2212-]?\d[\d,]*(?:\.\d+)?)\S{0,2}(?: DSC| times (?:sooner|later|as soon))? "
+    r"([+\u2212-]?\d[\d,]*(?:\.\d+)?)\S{0,2}(?: DSC| times (?:fewer|more) steps)? "
     r"\[([+\u2212-]?\d[\d,]*(?:\.\d+)?), ([+\u2212-]?\d[\d,]*(?:\.\d+)?)\]"
 )
 DURATION = re.compile(r"\d+ (?:h|min|s)\b(?: \d+ (?:min|s)\b)?|\d+\.\d s\b")
@@ -27,13 +27,13 @@ VOID = {"meta", "link", "wbr", "br", "hr", "img", "path", "use", "circle", "rect
 BLOCKS = {"p", "figcaption", "caption", "summary", "tr", "h1", "h2", "h3", "dt", "dd", "text", "li", "div"}
 
 SOURCES = {
-    "summary": ("comparisons", "speed", "claims", "summary", "rates"),
+    "summary": ("comparisons", "speed", "claims", "summary", "page"),
     "accuracy": ("summary", "comparisons", "seed_scores"),
-    "training": ("training", "convergence", "rates"),
-    "filters": ("layers", "filters", "filter_controls", "claims"),
-    "representations": ("layers", "similarity_means", "similarity", "layer_similarity", "claims"),
-    "variability": ("variability", "variance"),
-    "examples": ("worst_cases", "summary"),
+    "training": ("training", "convergence", "rates", "page"),
+    "filters": ("layers", "filter_controls", "claims", "page"),
+    "representations": ("layers", "similarity_means", "similarity", "layer_similarity", "claims", "page"),
+    "variability": ("variability", "page"),
+    "examples": ("worst_cases",),
     "loaded": (),
     "provenance": (),
 }
@@ -188,17 +188,10 @@ class Tables:
         return self._values[key]
 
     def _numbers(self, section: str, named: Sequence[str], claim: str) -> Iterator[float]:
-        for name, table in self.rows(section, named, claim):
+        for _, table in self.rows(section, named, claim):
             for column in table.columns:
                 if pd.api.types.is_numeric_dtype(table[column]) and not pd.api.types.is_bool_dtype(table[column]):
-                    known = [float(v) for v in table[column].dropna().unique()]
-                    yield from known
-                    if name == "speed":
-                        yield from (1 / v for v in known if v)  # so many times later
-            if name == "variance":  # shares of interactions are drawn as one part
-                own = table[(table["metric"] == "dsc") & (table["label"] == "mean")]
-                of_runs = own[~own["source"].str.split(" x ").map(lambda parts: "group" in parts)]
-                yield from of_runs.groupby("arm")["share"].sum()
+                    yield from map(float, table[column].dropna().unique())
         yield from map(float, _numbers([self.study, self.config, self.pictures]))
 
     def triples(self, section: str) -> np.ndarray:
@@ -215,10 +208,7 @@ class Tables:
             sets += [("mean", "min", "max")] if name == "worst_cases" else []
             for columns in sets:
                 if set(columns) <= set(table.columns):
-                    for value, low, high in table[list(columns)].dropna().to_numpy():
-                        yield value, low, high
-                        if name == "speed":  # so many times later
-                            yield 1 / value, 1 / high, 1 / low
+                    yield from table[list(columns)].dropna().to_numpy()
 
 
 def unknown_numbers(words: Words, tables: Tables) -> list[str]:

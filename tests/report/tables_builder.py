@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from jaxseg.study.claims import shown_tables
+from jaxseg.study.claims import claims, read_study, shown_tables
 from jaxseg.study.score.comparisons import worst_cases
 from jaxseg.study.score.power import variance
 
@@ -81,6 +81,14 @@ def write_shown(directory: Path, *, confidence: float = 0.95) -> Path:
     """Write the tables that follow from the others, as the analysis does."""
     for name, table in shown_tables(directory, confidence=confidence).items():
         table.to_csv(directory / "results" / f"{name}.csv", index=False)
+    return directory
+
+
+def write_claims(directory: Path) -> Path:
+    """Write the verdicts and the answer, and what the page says of them."""
+    claims(read_study(directory)).to_csv(directory / "results" / "claims.csv", index=False)
+    pages = shown_tables(directory, confidence=0.95)["page"]
+    pages.to_csv(directory / "results" / "page.csv", index=False)
     return directory
 
 

@@ -15,18 +15,15 @@ import pytest
 
 from jaxseg.report import write_report
 from jaxseg.report.blocks import Block, Chart, Finding, Fold, Heading, Missing, Section, Table
-from jaxseg.report.charts.heatmaps import Matrix, heatmaps
-from jaxseg.report.charts.layers import LayerAxis, Mark, layer_chart
-from jaxseg.report.charts.montages import tiled
-from jaxseg.report.charts.shares import Part, share_chart
 from jaxseg.report.charts.style import NARROW_INCHES, WIDE_INCHES, arm_styles
-from jaxseg.report.sections.claims import claims_blocks
 from jaxseg.report.sections.filters import filters_section
 from jaxseg.report.sections.similarity import similarity_section
 from jaxseg.report.sections.summary import summary_section
-from jaxseg.report.sections.variability import excess_loss, variability_section
+from jaxseg.report.sections.variability import variability_section
 from jaxseg.report.tables import Tables, read_tables
-from tests.report.analysis_builder import LAYERS, claims_table, write_analysis
+from jaxseg.study.claims.drawn import excess_loss
+from jaxseg.study.claims.sentences import page_table
+from tests.report.analysis_builder import LAYERS, write_analysis
 from tests.report.tables_builder import NASTY, write_shown, write_workdir
 from tests.report.test_report_page import Page
 
@@ -147,18 +144,16 @@ def test_every_analysis_starts_with_what_is_asked_and_found(blocks: dict):
 @pytest.mark.parametrize(
     ("build", "fields", "sentence"),
     [
-        (filters_section, ("filters", "rewind", "montages"), "what training does to the filters is left out"),
-        (filters_section, ("filters",), "how far filters turn is left out"),
+        (filters_section, ("layers", "montages"), "what training does to the filters is left out"),
         (filters_section, ("filter_controls",), "how little structure the tests would find is not known"),
         (filters_section, ("montages",), "pictures of them are left out"),
-        (filters_section, ("rewind",), "whether the change matters is left out"),
         (similarity_section, ("similarity", "layer_similarity"), "what networks represent is left out"),
         (similarity_section, ("similarity",), "only layers of one network are compared"),
         (similarity_section, ("layer_similarity",), "layers against layers are left out"),
         (variability_section, ("variability",), "how much runs of an arm differ is left out"),
         (variability_section, ("disagreements",), "where runs disagree is left out"),
-        (variability_section, ("interpolation",), "the way between two runs is left out"),
-        (variability_section, ("variance",), "where the spread of scores comes from is left out"),
+        (variability_section, ("excess_loss",), "the way between two runs is left out"),
+        (variability_section, ("page",), "where the spread of scores comes from is left out"),
     ],
 )
 def test_what_is_missing_is_said_in_a_line(
@@ -170,6 +165,17 @@ def test_what_is_missing_is_said_in_a_line(
     assert sentence in missing.text
     assert not [block for block in blocks[build] if isinstance(block, Missing)]
     assert len(partial) < len(blocks[build])
+
+
+@pytest.mark.parametrize(
+    ("quantity", "sentence"),
+    [("angle_deg", "how far filters turn is left out"), ("drop", "whether the change matters is left out")],
+)
+def test_a_quantity_that_no_layer_has_is_said(tables: Tables, quantity: str, sentence: str):
+    assert tables.layers is not None
+    partial = dataclasses.replace(tables, layers=tables.layers[tables.layers["quantity"] != quantity])
+    (missing,) = [block for block in _section(filters_section, partial) if isinstance(block, Missing)]
+    assert sentence in missing.text
 
 
 @pytest.mark.parametrize("comparison", ["own_start", "within_arm", "to_source"])
@@ -184,15 +190,19 @@ def test_a_comparison_that_no_one_made_is_said(tables: Tables, comparison: str):
     assert len([block for block in partial if isinstance(block, Missing)]) == 1
 
 
-def test_tables_without_a_defined_number_make_sections(tables: Tables):
+def test_tables_without_a_defined_number_make_sections(study: Path, tmp_path: Path):
     columns = {
         "filters": ["angle_deg", "relative_change", "norm_ratio", "distribution_end", "moran_end", "auc"],
         "rewind": ["drop"], "similarity": ["value"], "layer_similarity": ["value"], "interpolation": ["loss"],
         "variability": ["value", "ci_low", "ci_high"], "variance": ["share"], "filter_controls": ["smallest_share"],
     }  # fmt: skip
-    blank = {name: getattr(tables, name).assign(**dict.fromkeys(which, np.nan)) for name, which in columns.items()}
+    workdir = Path(shutil.copytree(study, tmp_path / "blank"))
+    for name, which in columns.items():
+        path = workdir / "results" / f"{name}.csv"
+        pd.read_csv(path).assign(**dict.fromkeys(which, np.nan)).to_csv(path, index=False)
+    tables = read_tables(write_shown(workdir))
     for build in SECTIONS:
-        blocks = _section(build, dataclasses.replace(tables, **blank))
+        blocks = _section(build, tables)
         assert "nan" not in _texts(blocks).lower()
         next(block for block in blocks if isinstance(block, Chart)).draw(width=NARROW_INCHES)
 
@@ -205,43 +215,6 @@ def test_one_seed_makes_sections_without_intervals(tmp_path: Path):
         blocks = _section(build, tables)
         assert isinstance(blocks[0], Finding)
         assert "nan" not in _texts(blocks).lower()
-
-
-# --------------------------------------------------------------------------------------------------------------- claims
-
-
-def test_a_claim_shows_its_verdict_in_words_and_a_sign(tables: Tables):
-    judged = dataclasses.replace(tables, claims=claims_table(seeds=8))
-    blocks = list(_flat(claims_blocks(judged, arm_styles(judged.arms))))
-    finding, table = blocks[:2]
-    assert isinstance(finding, Finding)
-    assert finding.found == "Of 5 claims: 3 supported, 1 contradicted, 1 inconclusive."
-    assert isinstance(table, Table)
-    rows = [[cell.text for cell in row] for row in table.groups[0].rows]
-    assert [re.sub("<[^>]*>", "", verdict) for _, verdict, _, _ in rows] == [
-        *("supported", "inconclusive", "contradicted", "supported", "supported"),
-    ]
-    signs = [re.findall('path d="([^"]*)"', verdict)[0] for _, verdict, _, _ in rows]
-    assert len(set(signs)) == 3
-    assert "steps, scratch / transfer <b>2.13</b> <small>[1.60, 2.90]</small>" in rows[0][2]
-    assert "gain at full size <b>0.0210</b> <small>[0.0130, 0.0290]</small>" in rows[2][2]
-    assert "and 1 more" in rows[4][2]
-
-
-def test_controls_stand_apart_and_are_named_as_such(tables: Tables):
-    judged = dataclasses.replace(tables, claims=claims_table(seeds=8))
-    blocks = list(claims_blocks(judged, arm_styles(judged.arms)))
-    controls, sizes = (block for block in blocks if isinstance(block, Fold))
-    assert controls.title == "The same on placebos and controls: 0 of 1 comparison supported"
-    assert "placebo: only its seeds differ from scratch" in _texts(_flat([controls]))
-    assert "placebo" not in _texts(blocks[:2])
-    assert "3.30 [2.00, 5.50]" in _texts(_flat([sizes]))
-
-
-def test_without_claims_the_summary_says_so(tables: Tables):
-    (missing,) = claims_blocks(dataclasses.replace(tables, claims=None), arm_styles(tables.arms))
-    assert isinstance(missing, Missing)
-    assert "verdicts on the paper's claims are left out" in missing.text
 
 
 # -------------------------------------------------------------------------------------------------------------- numbers
@@ -273,12 +246,12 @@ def changed(study: Path, tmp_path: Path) -> Callable[[pd.DataFrame], str]:
     return words
 
 
-def test_filters_beyond_a_limit_are_named(tables: Tables, changed: Callable[[pd.DataFrame], str]):
-    assert tables.filters is not None
-    calm = tables.filters.assign(
-        distribution_end=tables.filters["distribution_start"],
-        moran_end=tables.filters["moran_expected"],
-        spectral_end=tables.filters["spectral_start"],
+def test_filters_beyond_a_limit_are_named(study: Path, changed: Callable[[pd.DataFrame], str]):
+    filters = pd.read_csv(study / "results" / "filters.csv")
+    calm = filters.assign(
+        distribution_end=filters["distribution_start"],
+        moran_end=filters["moran_expected"],
+        spectral_end=filters["spectral_start"],
         auc=0.5,
     )
     assert "All 11 trained layers of scratch stay within all limits of a random draw." in changed(calm)
@@ -288,10 +261,9 @@ def test_filters_beyond_a_limit_are_named(tables: Tables, changed: Callable[[pd.
     assert "Layers beyond each: weights 0, taps 0, channels 0, AUC 1." in words
 
 
-def test_an_excess_counts_as_rule_c6_counts_it(tables: Tables, changed: Callable[[pd.DataFrame], str]):
+def test_an_excess_counts_as_rule_c6_counts_it(study: Path, changed: Callable[[pd.DataFrame], str]):
     """Less structure than a random draw is none, and what the start had already training did not put there."""
-    assert tables.filters is not None
-    filters = tables.filters.assign(
+    filters = pd.read_csv(study / "results" / "filters.csv").assign(
         distribution_start=0.5, distribution_end=0.51, spectral_start=0.5, spectral_end=0.2, auc=0.1
     )
     filters["moran_end"] = filters["moran_expected"]
@@ -342,8 +314,10 @@ def test_the_floor_of_agreement_is_of_networks_that_were_not_trained(tables: Tab
 def test_a_barrier_is_the_loss_beyond_the_line_between_the_ends():
     rows = pd.DataFrame(
         {"arm": "a", "seed_a": 0, "seed_b": 1, "alpha": [1.0, 0.0, 0.5], "loss": [3.0, 1.0, 2.5]}
-    )  # in any order
-    assert excess_loss(rows).set_index("alpha")["excess"].to_dict() == {0.0: 0.0, 0.5: 0.5, 1.0: 0.0}
+    ).assign(train_cases=0, fold=0)  # in any order
+    found = excess_loss(pd.concat([rows, rows.assign(seed_b=2, loss=[1.0, 1.0, 2.0])])).set_index(["seed_b", "alpha"])
+    assert found.loc[1, "excess"].to_dict() == {0.0: 0.0, 0.5: 0.5, 1.0: 0.0}
+    assert found.loc[2, "mean_excess"].to_dict() == {0.0: 0.0, 0.5: 0.75, 1.0: 0.0}
 
 
 def test_variability_is_shown_as_the_table_has_it(blocks: dict, study: Path):
@@ -353,53 +327,6 @@ def test_variability_is_shown_as_the_table_has_it(blocks: dict, study: Path):
     value, low, high = row[["value", "ci_low", "ci_high"]].iloc[0]
     words = _texts(blocks[variability_section])
     assert f"{value:.3f} [{low:.3f}, {high:.3f}]" in words
-
-
-# -------------------------------------------------------------------------------------------------------------- figures
-
-
-@WIDTHS
-def test_layers_stand_in_forward_order_below_their_part(width: float):
-    values = pd.DataFrame(
-        {
-            "panel": "p", "series": "s", "layer": ["encoder/a", "encoder/b", "head"], "value": [0.1, 0.3, 0.2],
-            "ci_low": [0.0, np.nan, 0.1], "ci_high": [0.2, np.nan, 0.3],
-        }
-    )  # fmt: skip
-    marks = {"s": Mark(arm_styles(["s"])["s"]), "absent": Mark(arm_styles(["x"])["x"], "band")}
-    figure = layer_chart(values, {"p": LayerAxis("value", ((0.5, "limit"),))}, marks, width=width)
-    (axes,) = figure.axes
-    line = next(line for line in axes.lines if line.get_marker() not in ("None", None, ""))
-    np.testing.assert_allclose(line.get_xdata(), [0.1, 0.3, 0.2])
-    np.testing.assert_allclose(line.get_ydata(), [1.5, 2.5, 3.5])  # row 0 is the heading
-    assert axes.get_ylim() == (4, 0)
-    texts = [text.get_text() for text in axes.texts]
-    assert texts == ["a", "b", "head", "encoder", "limit"]
-    assert figure.get_figwidth() == width
-
-
-@WIDTHS
-def test_heatmaps_write_values_only_where_there_is_room(width: float):
-    few, many = (Matrix("m", np.eye(n), tuple(f"layer {i}" for i in range(n))) for n in (3, 40))
-    assert [text.get_text() for text in heatmaps([few], "CKA", width=width).axes[0].texts].count("1.00") == 3
-    assert [text.get_text() for text in heatmaps([many], "CKA", width=width).axes[0].texts] == ["m"]
-
-
-@WIDTHS
-def test_shares_fill_the_bar(width: float):
-    figure = share_chart([Part("arm", arm_styles(["arm"])["arm"], (("seed", 0.25), ("case", 0.75)))], width=width)
-    bars = figure.axes[0].patches
-    assert [(bar.get_x(), bar.get_width()) for bar in bars] == [(0, 0.25), (0.25, 0.75)]
-    assert {"25 %", "75 %"} <= {text.get_text() for text in figure.axes[0].texts}
-
-
-def test_filters_are_tiled_without_touching():
-    kernels = np.arange(2 * 3 * 2 * 2, dtype=float).reshape(2, 3, 2, 2)
-    sheet = tiled(kernels, 1.0)
-    assert sheet.shape == (5, 8)
-    np.testing.assert_array_equal(sheet[3:5, 6:8], kernels[1, 2])
-    assert np.isnan(sheet[2]).all()
-    assert np.isnan(sheet[:, 2]).all()
 
 
 @pytest.mark.slow
@@ -416,17 +343,17 @@ def test_a_page_of_many_arms_seeds_and_layers_stays_light(tmp_path: Path):
 # ------------------------------------------------------------------------------------------------------------- variance
 
 
-def test_a_crossed_arm_shows_its_streams(tables: Tables):
+def test_a_crossed_arm_shows_its_streams(tables: Tables, study: Path):
     shares = {
         **{"init": 0.4, "order": 0.12, "init x order": 0.08, "group": 0.25},
         **{"init x group": 0.05, "order x group": 0.04, "init x order x group": 0.06},
     }
-    assert tables.variance is not None
-    plain = tables.variance[tables.variance["arm"] != "transfer"]
+    variance = pd.read_csv(study / "results" / "variance.csv")
+    plain = variance[variance["arm"] != "transfer"]
     crossed = pd.DataFrame({"source": shares.keys(), "share": shares.values()})
     crossed = crossed.assign(arm="transfer", train_cases=0, fold=0, label="mean", metric="dsc")
     both = pd.concat([plain, crossed.assign(variance=crossed["share"], n_runs=12, n_left_out=3)])
-    blocks = _section(variability_section, dataclasses.replace(tables, variance=both))
+    blocks = _section(variability_section, dataclasses.replace(tables, page=page_table({"variance": both})))
     found = next(block.found for block in blocks if isinstance(block, Finding) and "between cases?" in block.asked)
     assert re.search(r"seed accounts for [^;]*\b60 % in transfer", found), "0.4 + 0.12 + 0.08"
     told = "In transfer, whose random streams are crossed: initialisation 40 %, order of batches 12 %, these in "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -55,9 +54,9 @@ def test_broken_files_are_named(tmp_path: Path, name: str, content: bytes, messa
 
 def test_a_table_with_a_header_alone_counts_as_missing(tmp_path: Path):
     workdir = write_workdir(tmp_path, seeds=1)
-    path = workdir / "results" / "curves.csv"
+    path = workdir / "results" / "curve_runs.csv"
     path.write_text(path.read_text().splitlines()[0] + "\n")
-    assert read_tables(workdir).curves is None
+    assert read_tables(workdir).curve_runs is None
 
 
 def test_tables_without_a_fold_column_have_one_fold(tmp_path: Path):
@@ -68,4 +67,3 @@ def test_tables_without_a_fold_column_have_one_fold(tmp_path: Path):
     tables = read_tables(workdir)
     assert tables.cases is not None
     assert set(tables.cases["fold"]) == {0}
-    assert json.loads((workdir / "study.json").read_text()) == tables.study

@@ -32,7 +32,11 @@ from jaxseg.report.pictures import Example
 from jaxseg.report.sections import figures
 from jaxseg.report.sections.training import training_section
 from jaxseg.report.tables import read_tables
+from jaxseg.study.claims.drawn import drawn_curves
+from jaxseg.study.record import Counts, RecordedTask, StudyRecord
+from jaxseg.study.record import RecordedRun as Run
 from jaxseg.study.score import comparisons
+from jaxseg.types import RunKey
 from tests.report.tables_builder import write_workdir
 
 ARMS = tuple(f"arm_{i}" for i in range(12))
@@ -47,6 +51,7 @@ def _marks(figure: Figure) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for line in in_data for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)]
 
 
+TARGET = RecordedTask(name="t", labels=("x",), channels=1, normalization=("zscore",), cases=Counts(1, 1, 1))
 NO_SCORES = pd.DataFrame(columns=["arm", "train_cases", "value"])
 
 
@@ -130,9 +135,11 @@ def _curves(values: np.ndarray) -> pd.DataFrame:
     return table.assign(arm="a", train_cases=8, fold=0, val_dsc=(1 - table["loss"]).where(table["step"] % 2 == 0))
 
 
-def _learning_curves(table: pd.DataFrame, *, bins: int = 60, diverged: frozenset = frozenset()) -> Figure:
-    settings_ = {"confidence": 0.9, "baseline": "a", "target_dsc": 0.5, "diverged": diverged, "bins": bins}
-    return figures.learning_curves(table, arm_styles(["a"]), width=WIDE_INCHES, **settings_)
+def _learning_curves(table: pd.DataFrame, *, lost: tuple[RunKey, ...] = ()) -> Figure:
+    runs = [Run(**key._asdict(), kind="train", directory="", index=0, steps=9, diverged_at=5) for key in lost]
+    study = StudyRecord(name="s", source=None, target=TARGET, arms={}, runs=tuple(runs))
+    drawn = drawn_curves(table, study, confidence=0.9)
+    return figures.learning_curves(*drawn, arm_styles(["a"]), width=WIDE_INCHES, baseline="a", target_dsc=0.5)
 
 
 def test_curves_draw_the_mean_and_its_t_interval():
@@ -151,17 +158,17 @@ def test_curves_draw_the_mean_and_its_t_interval():
 
 
 def test_long_curves_are_averaged_in_bins_and_keep_their_mean():
-    values = np.random.default_rng(0).random((2, 100))
-    mean = _learning_curves(_curves(values), bins=20).axes[0].lines[-1]
-    np.testing.assert_allclose(mean.get_ydata(), values.mean(0).reshape(20, 5).mean(1))
-    np.testing.assert_allclose(mean.get_xdata(), np.arange(100).reshape(20, 5).mean(1))
+    values = np.random.default_rng(0).random((2, 300))
+    mean = _learning_curves(_curves(values)).axes[0].lines[-1]
+    np.testing.assert_allclose(mean.get_ydata(), values.mean(0).reshape(60, 5).mean(1))
+    np.testing.assert_allclose(mean.get_xdata(), np.arange(300).reshape(60, 5).mean(1))
 
 
 def test_a_diverged_run_is_drawn_but_moves_no_mean():
     values = np.random.default_rng(0).random((3, 10))
     values[2, 5:] = np.nan
     values[2, :5] = 50
-    figure = _learning_curves(_curves(values), diverged=frozenset({("a", 0, 2)}))
+    figure = _learning_curves(_curves(values), lost=(RunKey("a", 8, 0, 2),))
     np.testing.assert_allclose(figure.axes[0].lines[-1].get_ydata(), values[:2].mean(0))
     assert any(np.nanmax(line.get_ydata()) == 50 for line in figure.axes[0].lines)
 

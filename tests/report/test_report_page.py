@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from jaxseg.report import write_report
 from jaxseg.report.blocks import Block, Cell, Chart, Section, Table, TableGroup
 from jaxseg.report.page import MANIFEST, write_page
-from tests.report.tables_builder import NASTY, write_workdir
+from tests.report.tables_builder import NASTY, write_claims, write_workdir
 
 VOID = {"meta", "link", "wbr", "br", "hr", "img"}
 ARMS = (
@@ -62,6 +62,7 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = write_workdir(tmp_path_factory.mktemp("plain"), sizes=(8, 0), diverged=True)
+    write_claims(workdir)
     write_report(workdir)
     return workdir
 
@@ -158,10 +159,13 @@ def test_the_answer_states_the_numbers_of_the_tables(plain: Path):
     page = _page(plain).text
     table = pd.read_csv(plain / "results" / "comparisons.csv").query("label == 'mean' and arm_a == 'transfer'")
     row = table[table["train_cases"] == 0].iloc[0]
-    expected = f"transfer here: {row['mean_diff']:+.3f} DSC [{row['ci_low']:.3f}, {row['ci_high']:.3f}] against scratch"
-    assert expected.replace("-", "\N{MINUS SIGN}") in page
-    assert "It reaches the target" in page
-    assert "steps of pretraining counted" in page
+    gain, limits = f"{row['mean_diff']:+.3f} DSC", f"95 % interval {row['ci_low']:.3f} to {row['ci_high']:.3f}"
+    assert {text.replace("-", "\N{MINUS SIGN}") in page for text in (gain, limits)} == {True}
+    assert "transfer against scratch" in page
+    claims = pd.read_csv(plain / "results" / "claims.csv").set_index("role")
+    assert f"{claims.loc['answer', 'reason']}." in page
+    assert "scratch's steps to the target over transfer's" in page
+    assert "the same, pretraining counted" in page
     assert "4 seeds: too few for a verdict." in page
     assert "1 run diverged (frozen_random_encoder seed 3)." in page
     assert "left out of means and tests" in page
@@ -176,27 +180,30 @@ def _write_speed(workdir: Path, arm: str, **values: float) -> None:
     pd.DataFrame([row]).to_csv(workdir / "results" / "speed.csv", index=False)
 
 
-def test_enough_seeds_earn_no_warning_and_a_late_arm_is_called_later(tmp_path: Path):
+def test_enough_seeds_earn_no_warning_and_the_answer_is_about_the_pretrained_arm(tmp_path: Path):
     arms = ("scratch", "slow_pretrained")
     workdir = write_workdir(tmp_path, arms=arms, seeds=8, examples=0)
     study = json.loads((workdir / "study.json").read_text())
     study["arms"]["slow_pretrained"]["init"] = "pretrained"
+    for run in study["runs"][8:16]:
+        run["source"] = {"arm": "source", "train_cases": 0, "fold": 0, "seed": run["seed"]}
     (workdir / "study.json").write_text(json.dumps(study))
     _write_speed(workdir, "slow_pretrained", ratio=0.5, total_ratio=0.2, pretrain_steps=300)
+    write_claims(workdir)
     write_report(workdir)
     page = _page(workdir).text
     assert "too few" not in page
-    assert "It reaches the target 2.0 times later [2.0, 2.0]" in page
-    assert "with the 300 steps of pretraining counted, 5.0 times later" in page
+    assert "slow_pretrained on tubes & blobs, 8 training cases, 8 seeds:" in page
+    assert re.search("scratch's steps to the target over slow_pretrained's *0.50\N{MULTIPLICATION SIGN}", page)
+    assert re.search("the same, pretraining counted *0.20\N{MULTIPLICATION SIGN}", page)
 
 
 def test_two_arms_that_never_converge_are_not_given_a_speed(tmp_path: Path):
     workdir = write_workdir(tmp_path, arms=("scratch", "transfer"), examples=0)
     _write_speed(workdir, "transfer", n_censored=4, n_censored_baseline=4)
+    write_claims(workdir)
     write_report(workdir)
-    page = _page(workdir).text
-    assert "No run of transfer or scratch reached the target" in page
-    assert "sooner" not in page
+    assert "steps to the target over" not in _page(workdir).text
 
 
 def _drop(*names: str) -> Callable[[Path], None]:
@@ -212,7 +219,7 @@ def _drop(*names: str) -> Callable[[Path], None]:
     ("name", "sentence", "gone"),
     [
         ("results/worst_cases.csv", "the list of worst cases is left out", "The structures segmented worst"),
-        ("results/curves.csv", "learning curves are left out", "Learning curves, trained on"),
+        ("results/curve_runs.csv", "learning curves are left out", "Learning curves, trained on"),
         ("results/convergence.csv", "steps to the target are left out", "First step at which"),
         ("results/comparisons.csv", "paired differences between arms are left out", "Paired differences in DSC"),
         ("results/summary.csv", "scores of the arms are left out", "DSC by label"),
@@ -271,7 +278,9 @@ def _labels_of_charts(workdir: Path) -> dict[str, str]:
 def test_study_json_alone_makes_a_page(tmp_path: Path):
     workdir = write_workdir(tmp_path, seeds=1, examples=1)
     _drop("results", "load_tables", "config.json")(workdir)
-    (workdir / "study.json").write_text('{"name": "bare", "arms": {}, "source": null}')
+    bare = {"name": "bare", "arms": {}, "runs": [], "source": None}
+    target = json.loads((workdir / "study.json").read_text())["target"]
+    (workdir / "study.json").write_text(json.dumps(bare | {"target": target}))
     assert "there is no result to state yet" in Page(write_report(workdir).read_text(encoding="utf-8")).text
 
 

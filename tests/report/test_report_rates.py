@@ -12,7 +12,7 @@ from jaxseg.report.blocks import Finding, Prose, Table
 from jaxseg.report.charts.style import arm_styles
 from jaxseg.report.sections import rates
 from jaxseg.report.tables import Tables, read_tables
-from tests.report.tables_builder import NASTY, write_workdir
+from tests.report.tables_builder import NASTY, write_shown, write_workdir
 
 GRID = (3e-4, 1e-3, 3e-3)
 
@@ -29,7 +29,7 @@ def tables_with(folder: Path, scores: dict[tuple[str, int, int], tuple[float, ..
         for rate, score in zip(GRID, own, strict=True)
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(workdir / "results" / "rates.csv", index=False)
-    return read_tables(workdir)
+    return read_tables(write_shown(workdir))
 
 
 def shown(tables: Tables) -> list:

@@ -1,5 +1,6 @@
 """Verdicts on simulated studies whose truth is known."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -148,16 +149,14 @@ def test_a_tiny_study_has_its_table(tiny_study):
 
 def test_one_source_and_one_draw_are_read_from_the_runs(tiny_study):
     saved = jaxseg.load(tiny_study).record
-    for run in saved["runs"]:
-        run["train_cases"] = 4
-        if run["source"]:
-            run["source"] = {**run["source"], "seed": 0}
-    record = read_record(saved)
+    same = [
+        dataclasses.replace(run, train_cases=4, source=run.source and run.source._replace(seed=0)) for run in saved.runs
+    ]
+    record = read_record(dataclasses.replace(saved, runs=tuple(same)))
     assert record.arms["transfer"].one_source
     assert record.one_draw  # the study varies init and order alone
-    for index, run in enumerate(saved["runs"]):
-        run["subset_id"] = index
-    assert not read_record(saved).one_draw
+    own = [dataclasses.replace(run, subset_id=index) for index, run in enumerate(same)]
+    assert not read_record(dataclasses.replace(saved, runs=tuple(own))).one_draw
 
 
 # -------------------------------------------------------------------------------------------- tables in other orders

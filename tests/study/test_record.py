@@ -15,7 +15,8 @@ from jaxseg import manifest
 from jaxseg.report import write_report
 from jaxseg.study import claims, files
 from jaxseg.study.plan import source_networks
-from jaxseg.study.run import STAGES, check_workdir, run_stages
+from jaxseg.study.run import STAGES, run_stages
+from jaxseg.study.workdir import check_workdir
 from jaxseg.types import UserError
 from tests.tiny_study import changed, silent, tiny_config
 

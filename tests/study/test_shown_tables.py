@@ -11,6 +11,9 @@ import pytest
 
 from jaxseg import config
 from jaxseg.study import claims, files
+from jaxseg.study.claims.rules import EARLY
+from jaxseg.study.claims.sentences import page_table
+from jaxseg.study.claims.shown import reuse_table
 from jaxseg.study.plan import tasks
 from jaxseg.study.score import comparisons
 from jaxseg.types import UserError
@@ -57,6 +60,35 @@ def test_reuse_by_layer_is_what_the_rule_of_c11_finds(published: dict[str, pd.Da
         np.testing.assert_allclose(
             rho.loc[layer, LIMITS].astype(float), found.loc[f"reuse, {layer}", LIMITS].astype(float)
         )
+
+
+def test_reuse_is_a_row_a_layer_of_the_same_numbers(published: dict[str, pd.DataFrame]) -> None:
+    reuse = reuse_table(published["layers"]).query("arm == 'transfer' and train_cases == 0").set_index("layer")
+    rho = (reuse["similarity"] - reuse["floor"]) / (1 - reuse["floor"])
+    used = reuse["rho"].notna()
+    np.testing.assert_allclose(reuse.loc[used, "rho"], rho[used])
+    assert set(reuse.index[reuse["part"] == "early"]) == set(EARLY)
+
+
+def test_the_page_names_ends_counts_and_sums() -> None:
+    """Of small tables: what is lowest and highest, what is beyond a limit or below one, and which share is whose."""
+    fixed = {"arm": "a", "train_cases": 0, "fold": 0}
+    drops = pd.DataFrame({"layer": ["x", "y", "z"], "value": [0.3, 0.001, np.nan]})
+    layers = drops.assign(**fixed, comparison="", quantity="drop", limit=np.nan)
+    sources = {"seed": 0.5, "group": 0.2, "seed x group": 0.3}
+    variance = pd.DataFrame({"source": sources.keys(), "share": sources.values()}).assign(**fixed)
+    variance = variance.assign(metric="dsc", label="mean", n_runs=4, n_left_out=0)
+    rates = pd.DataFrame({"lr": [1e-3, 1e-2], "val_dsc": [0.8, 0.795], "chosen": [True, False]}).assign(**fixed)
+    page = page_table({"layers": layers, "variance": variance, "rates": rates})
+    facts = {(row.about, row.quantity): (row.layer, row.value) for row in page.itertuples()}
+    assert facts["drop", "lowest"] == ("y", 0.001)
+    assert facts["drop", "highest"] == ("x", 0.3)
+    assert facts["drop", "defined"] == ("", 2)
+    assert facts["drop", "small"] == ("", 1)
+    assert facts["variance", "both"] == ("", 0.3)
+    assert facts["variance", "runs"] == ("", 0.5)
+    assert facts["rates", "end of the grid"] == ("", 1e-3)
+    assert facts["rates", "nearly as good"] == ("", 1e-2)
 
 
 def test_layers_hold_the_quantities_of_c6(published: dict[str, pd.DataFrame]) -> None:

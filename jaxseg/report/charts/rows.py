@@ -82,15 +82,34 @@ def row_chart(
     figure = Figure(figsize=(width, height))
     axes = place_axes(figure, left, bottom, width - left - right, body)
     axes.set_ylim(body, 0)
-    axes.spines["left"].set_visible(False)
-    axes.set_yticks([])
     axes.set_xlim(*_limits(rows, zero, band, bounds))
     if start is not None:
         axes.set_xlim(left=start)
     place_ticks(axes.xaxis, 4 if narrow else 6, ticks)
+    axes.set_xlabel(xlabel, labelpad=5)
+    _draw_background(axes, zero, band, sides)
+    y = 0.0
+    label_at = 0.14 if narrow else indent + 0.14 - left
+    for group in groups:
+        if titled:
+            at, middle = _inches_left_of(axes), y + heading * 0.62
+            axes.text(
+                0 if narrow else -left, middle, shorten(group.title, 60), transform=at, va="center", weight="bold"
+            )
+            y += heading
+        for row in group.rows:
+            _draw_row(axes, row, y, row_height, narrow=narrow, label_at=label_at, letters=letters)
+            y += row_height
+    return figure
+
+
+def _draw_background(
+    axes: Axes, zero: float | None, band: tuple[float, float] | None, sides: tuple[str, str] | None
+) -> None:
+    axes.spines["left"].set_visible(False)
+    axes.set_yticks([])
     axes.grid(axis="x", color=RULE, linewidth=0.5)
     axes.set_axisbelow(True)
-    axes.set_xlabel(xlabel, labelpad=5)
     if band is not None:
         axes.axvspan(*band, color="#eceff1", linewidth=0, zorder=0)
     if zero is not None:
@@ -98,29 +117,6 @@ def row_chart(
     if sides is not None and zero is not None:
         _above(axes, zero, f"← {sides[0]}", "right")
         _above(axes, zero, f"{sides[1]} →", "left")
-    y = 0.0
-    for group in groups:
-        if titled:
-            axes.text(
-                *(0 if narrow else -left, y + heading * 0.62),
-                shorten(group.title, 60),
-                transform=_inches_left_of(axes),
-                va="center",
-                weight="bold",
-            )
-            y += heading
-        for row in group.rows:
-            _draw_row(
-                axes,
-                row,
-                y,
-                row_height,
-                narrow=narrow,
-                label_at=0.14 if narrow else indent + 0.14 - left,
-                letters=letters,
-            )
-            y += row_height
-    return figure
 
 
 def _draw_row(axes: Axes, row: Row, y: float, height: float, *, narrow: bool, label_at: float, letters: int) -> None:

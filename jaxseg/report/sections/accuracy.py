@@ -44,8 +44,13 @@ def accuracy_section(tables: Tables, styles: Styles) -> Section:
 
 
 def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
-    sure = f"{100 * tables.confidence:g} %"
-    unit = str((tables.study.get("target") or {}).get("unit", ""))
+    sure, unit = f"{100 * tables.confidence:g} %", tables.study.target.unit
+    yield from _scores(tables, styles, unit, sure)
+    yield from _differences(tables, styles, unit, sure)
+
+
+def _scores(tables: Tables, styles: Styles, unit: str, sure: str) -> Iterator[Block]:
+    """Scores of the arms, over all labels, by label, and by number of training cases."""
     if tables.summary is None:
         yield Missing("There is no results/summary.csv: scores of the arms are left out.")
     else:
@@ -86,6 +91,10 @@ def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
                 caption = f"{name}{'' if metric == 'nsd' else f', {unit}'}: mean over seeds and {sure} interval."
                 table = _score_table(tables.summary, metric, styles, caption + _empty_rule(tables, metric))
                 yield Fold(f"{name} by label", (table,))
+
+
+def _differences(tables: Tables, styles: Styles, unit: str, sure: str) -> Iterator[Block]:
+    """Paired differences between arms, over all labels and by label."""
     if tables.comparisons is None:
         yield Missing("There is no results/comparisons.csv: paired differences between arms are left out.")
         return
@@ -152,10 +161,10 @@ def _size_words(row: Any) -> str:
 
 
 def _empty_rule(tables: Tables, metric: str) -> str:
-    rule = tables.config.get("evaluate", {}).get("surface_empty")
+    rule = tables.settings.evaluate.surface_empty
     if metric == "nsd" or rule is None:
         return ""
-    meaning = {"diagonal": "the image diagonal", "nan": "nothing (left out)", "inf": "infinity"}.get(rule, str(rule))
+    meaning = {"diagonal": "the image diagonal", "nan": "nothing (left out)", "inf": "infinity"}.get(rule, rule)
     return f" A structure found in only one of prediction and reference counts as {meaning}."
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
 from jaxseg.report.blocks import Block, Cell, Finding, Fold, Missing, Styles, Table, TableGroup, arm_name, sentence
+from jaxseg.report.shown import said
 from jaxseg.report.tables import Tables, rows_of
 from jaxseg.report.text import cases, plural, significant
 
@@ -33,7 +34,7 @@ def claims_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
     if table is None or claims is None or claims.empty:
         yield Missing("There is no results/claims.csv with rows in it: verdicts on the paper's claims are left out.")
         return
-    yield Finding("Which claims of the paper hold here?", _tally(claims))
+    yield Finding("Which claims of the paper hold here?", _tally(said(tables, "claims")))
     version = table["rule_version"].iloc[0] if "rule_version" in table else None
     fixed = f", by rules fixed before training (version {version})" if version is not None else ""
     yield _claims_table(
@@ -46,7 +47,8 @@ def claims_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
     controls = table[table["role"] == _CONTROL]
     if len(controls):
         yield Fold(
-            f"The same on placebos and controls: {_control_words(controls)}", (_controls_table(controls, styles),)
+            f"The same on placebos and controls: {_control_words(said(tables, 'controls'))}",
+            (_controls_table(controls, styles),),
         )
     others = table[table["role"] == _OTHER_SIZE]
     if len(others):
@@ -63,10 +65,13 @@ def verdict_mark(verdict: str) -> Markup:
     ).format(verdict, _ICONS[verdict])
 
 
-def _tally(claims: pd.DataFrame) -> str:
-    verdicts = claims.drop_duplicates("claim")["verdict"].value_counts()
-    known = [f"{verdicts.get(verdict, 0)} {verdict}" for verdict in _ICONS]
-    return f"Of {plural(int(verdicts.sum()), 'claim')}: {', '.join(known)}."
+def _tally(counts: Mapping[str, Any]) -> str:
+    known = [f"{_count(counts, verdict)} {verdict}" for verdict in _ICONS]
+    return f"Of {plural(_count(counts, 'judged'), 'claim')}: {', '.join(known)}."
+
+
+def _count(counts: Mapping[str, Any], what: str) -> int:
+    return int(counts[what].value) if what in counts else 0
 
 
 def _claims_table(claims: pd.DataFrame, caption: str, styles: Styles, *, controls: bool) -> Table:
@@ -111,10 +116,8 @@ def _limits(row: Any) -> str:
     return f"[{significant(row.ci_low)}, {significant(row.ci_high)}]"
 
 
-def _control_words(controls: pd.DataFrame) -> str:
-    judged = controls.drop_duplicates(["claim", "arm"])
-    earned = judged[judged["verdict"] == "supported"]
-    return f"{len(earned)} of {plural(len(judged), 'comparison')} supported"
+def _control_words(counts: Mapping[str, Any]) -> str:
+    return f"{_count(counts, 'supported')} of {plural(_count(counts, 'judged'), 'comparison')} supported"
 
 
 def _controls_table(controls: pd.DataFrame, styles: Styles) -> Table:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
 
 from jaxseg.report.blocks import Styles
 from jaxseg.report.charts.lines import MANY_ARMS, Panel, Series, line_chart
@@ -85,7 +84,7 @@ def steps_to_target(
     convergence: pd.DataFrame,
     training: pd.DataFrame,
     styles: Styles,
-    lengths: Mapping[tuple[str, int], float],
+    lengths: Mapping[tuple[str, int], int],
     *,
     width: float,
 ) -> Figure:
@@ -125,39 +124,35 @@ def _reached(training: pd.DataFrame, arm: str, train_cases: int) -> tuple[float,
 
 
 def learning_curves(
-    curves: pd.DataFrame,
+    runs: pd.DataFrame,
+    means: pd.DataFrame,
     styles: Styles,
     *,
     width: float,
-    confidence: float,
     baseline: str | None,
     target_dsc: float | None,
-    diverged: frozenset[tuple[str, int, int]],
-    bins: int,
 ) -> Figure:
-    """Show loss and validation DSC over steps: mean, its t interval over runs, and every run.
+    """Show loss and validation DSC over steps: mean, its interval over runs, and every run.
 
     Args:
-        curves: rows of curves.csv, one variant's.
+        runs: rows of curve_runs.csv, one variant's.
+        means: rows of curve_means.csv, the same variant's.
         styles: by arm.
         width: inches.
-        confidence: of the band.
         baseline: the arm that small panels repeat in grey.
         target_dsc: the validation DSC that counts as converged.
-        diverged: (arm, fold, seed) left out of means and bands.
-        bins: curves with more steps are averaged in this many bins of steps.
     """
-    quantities = (("loss", "Training loss", None), ("val_dsc", "Validation DSC", target_dsc))
     panels = []
-    for column, ylabel, level in quantities:
-        series = [
-            _series(arm, curves[curves["arm"] == arm], column, styles[arm], confidence, diverged, bins)
-            for arm in styles
-            if (curves["arm"] == arm).any()
-        ]
-        kept = tuple(s for s in series if s.runs)
-        if kept:
-            panels.append(Panel(ylabel, kept, level, f"target {number(level)}" if level is not None else ""))
+    for quantity, ylabel, level in (("loss", "Training loss", None), ("val_dsc", "Validation DSC", target_dsc)):
+        series = []
+        for arm in styles:
+            mean, of_runs = (t[(t["arm"] == arm) & (t["quantity"] == quantity)] for t in (means, runs))
+            if len(mean):
+                x, y, low, high = (mean[name].to_numpy(float) for name in ("step", "value", "ci_low", "ci_high"))
+                lines = [run[["step", "value"]].to_numpy(float).T for _, run in of_runs.groupby(["fold", "seed"])]
+                series.append(Series(arm, styles[arm], x, y, low, high, tuple((line[0], line[1]) for line in lines)))
+        if series:
+            panels.append(Panel(ylabel, tuple(series), level, f"target {number(level)}" if level is not None else ""))
     with drawing():
         return line_chart(panels, width=width, xlabel="Training step", baseline=baseline)
 
@@ -231,32 +226,3 @@ def _by_arm(table: pd.DataFrame, column: str, styles: Styles) -> list:
     order = {arm: i for i, arm in enumerate(styles)}
     known = table[table[column].isin(order.keys())]
     return list(rows_of(known.sort_values(column, key=lambda names: names.map(order), kind="stable")))
-
-
-def _series(
-    arm: str,
-    curves: pd.DataFrame,
-    column: str,
-    style: ArmStyle,
-    confidence: float,
-    diverged: frozenset[tuple[str, int, int]],
-    bins: int,
-) -> Series:
-    """Put an arm's runs on common steps: in bins where there are more than a chart can show."""
-    values = curves.dropna(subset=[column])
-    steps = values["step"].to_numpy(float)
-    if len(np.unique(steps)) > bins:
-        bin_of = np.floor(steps / ((steps.max() + 1) / bins))
-        steps = pd.Series(steps).groupby(bin_of).mean().loc[bin_of].to_numpy()
-    table = values.assign(at=steps).pivot_table(index="at", columns=["fold", "seed"], values=column, aggfunc="mean")
-    x = table.index.to_numpy(float)
-    runs = tuple((x, table[run].to_numpy(float)) for run in table.columns)
-    whole = table[[run for run in table.columns if (arm, *run) not in diverged]]
-    n = whole.notna().sum(axis=1).to_numpy()
-    mean = whole.mean(axis=1).to_numpy(float) if len(whole.columns) else np.full(len(x), np.nan)
-    low = high = np.full(len(x), np.nan)
-    if len(whole.columns) > 1:
-        t = stats.t.ppf((1 + confidence) / 2, np.maximum(n - 1, 1))
-        half = np.where(n > 1, t * whole.std(axis=1, ddof=1).to_numpy(float) / np.sqrt(np.maximum(n, 1)), np.nan)
-        low, high = mean - half, mean + half
-    return Series(arm, style, x, mean, low, high, runs)

@@ -28,7 +28,17 @@ from jaxseg.report.charts.montages import montage
 from jaxseg.report.charts.style import BASELINE_ARM, ArmStyle
 from jaxseg.report.pictures import Montage
 from jaxseg.report.sections.by_layer import arm_charts, at_size, chart_row, null_row
-from jaxseg.report.shown import baseline_of, claimed, few_at_a_time, layer_rows, main_size, several_sizes, sized
+from jaxseg.report.shown import (
+    baseline_of,
+    claimed,
+    few_at_a_time,
+    layer_facts,
+    layer_rows,
+    main_size,
+    said,
+    several_sizes,
+    sized,
+)
 from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
 from jaxseg.report.text import MINUS, MISSING, cases, interval, listing, number, plural, significant
 from jaxseg.study.claims.rules import CONTROL_SHARE, DELTA, RANDOM
@@ -46,9 +56,9 @@ _UNRELATED = "two unrelated filters"
 
 def filters_section(tables: Tables, styles: Styles) -> Section:
     """Show what training does to the filters."""
-    if tables.filters is None and tables.rewind is None and not tables.montages:
+    if tables.layers is None and not tables.montages:
         blocks: tuple[Block, ...] = (
-            Missing("There is no results/filters.csv with rows in it: what training does to the filters is left out."),
+            Missing("There is no results/layers.csv with rows in it: what training does to the filters is left out."),
         )
     else:
         blocks = (
@@ -64,20 +74,16 @@ def filters_section(tables: Tables, styles: Styles) -> Section:
 
 
 def _change(tables: Tables, styles: Styles) -> Iterator[Block]:
-    trained = None if tables.filters is None else tables.filters[tables.filters["trained"]]
-    if trained is None or trained.empty:
-        yield Missing("There is no results/filters.csv with trained layers in it: how far filters turn is left out.")
-        return
-    size = main_size(trained)
-    values = _change_by_layer(tables, first_fold(trained, size), size)
-    angles = values[(values["panel"] == "angle_deg") & (values["series"] != _UNRELATED)]
-    arms = [arm for arm in styles if (angles["series"] == arm).any()]
+    angles = layer_rows(tables, "angle_deg")
+    arms = [arm for arm in styles if (angles["arm"] == arm).any()]
     if not arms:
         yield Missing("There is no results/layers.csv with angles in it: how far filters turn is left out.")
         return
+    size = main_size(angles)
+    values = _change_by_layer(tables, size)
     base = baseline_of(tables) or arms[0]
     told = [arm for arm in dict.fromkeys((base, "transfer", *arms)) if arm in arms][:2]
-    words = [_turn_words(arm, angles[angles["series"] == arm], tables) for arm in told]
+    words = [_turn_words(arm, size, tables) for arm in told]
     yield Finding(
         "How much of a filter's direction does training change? A filter is all weights that make one output channel.",
         f"Median filters turn {listing(words)}; two unrelated ones stand at about 90°.",
@@ -94,37 +100,36 @@ def _change(tables: Tables, styles: Styles) -> Iterator[Block]:
         styles,
         baseline=base,
         what="Median angle between start and end, degrees",
-        caption=f"How filters change from start to end, layer by layer{sized(trained, size)}: the median filter "
+        caption=f"How filters change from start to end, layer by layer{sized(angles, size)}: the median filter "
         f"of each layer, mean over seeds and its {100 * tables.confidence:g} % interval. Grey: what two unrelated "
         "draws give (90° ± 2 sd). Angles count for verdicts; lengths depend on weight decay too. Frozen layers are "
         "left out.",
         behind={_UNRELATED: Mark(styles[arms[0]], "band")},
     )
-    if trained["train_cases"].nunique() > 1:
+    if angles["train_cases"].nunique() > 1:
         yield Fold("Angles by number of training cases", (_angles_by_size(tables, styles),))
 
 
-def _change_by_layer(tables: Tables, filters: pd.DataFrame, size: int) -> pd.DataFrame:
-    """Mean over seeds of each arm's layers, and the null beside them."""
+def _change_by_layer(tables: Tables, size: int) -> pd.DataFrame:
+    """Each arm's layers, and what two unrelated filters give beside them."""
     rows = [
         chart_row(name, row.arm, row)
         for name in ("angle_deg", "relative_change", "norm_ratio")
         for row in rows_of(at_size(layer_rows(tables, name), size))
     ]
-    for row in rows_of(filters.drop_duplicates("layer")):
-        low, high = row.angle_of_null - 2 * row.angle_null_sd, row.angle_of_null + 2 * row.angle_null_sd
-        rows.append(null_row("angle_deg", _UNRELATED, row.layer, row.angle_of_null, low, high))
-        rows.append(null_row("relative_change", _UNRELATED, row.layer, row.relative_change_of_null))
+    rows += [null_row("angle_deg", _UNRELATED, *row) for row in layer_facts(tables, "angle_of_null", size)]
+    rows += [null_row("relative_change", _UNRELATED, *row) for row in layer_facts(tables, "change_of_null", size)]
     return pd.DataFrame(rows)
 
 
-def _turn_words(arm: str, angles: pd.DataFrame, tables: Tables) -> str:
-    defined = angles["value"].dropna()
-    if defined.empty:
+def _turn_words(arm: str, size: int, tables: Tables) -> str:
+    turned = said(tables, "angle_deg", arm, size)
+    if "lowest" not in turned:
         return f"by an undefined angle in {arm}"
     found = claimed(tables, "C5", "median angle, degrees", arm)
     over = "" if found is None else f" ({significant(found.value)}° in the median over the encoder's filters, claim C5)"
-    return f"by {number(defined.min(), 0)}° to {number(defined.max(), 0)}° by layer in {arm}{over}"
+    least, most = (number(turned[name].value, 0) for name in ("lowest", "highest"))
+    return f"by {least}° to {most}° by layer in {arm}{over}"
 
 
 def _angles_by_size(tables: Tables, styles: Styles) -> Table:
@@ -151,19 +156,21 @@ def _angle_cell(row: Any) -> Cell:
 
 
 def _randomness(tables: Tables, styles: Styles) -> Iterator[Block]:
-    if tables.filters is None or tables.layers is None:
+    known = layer_rows(tables, next(iter(_TESTS)))
+    if known.empty:
         return
-    size = main_size(tables.filters)
+    size = main_size(known)
     tests = {test: at_size(layer_rows(tables, test), size) for test in _TESTS}
     arms = [arm for arm in styles if any((rows["arm"] == arm).any() for rows in tests.values())]
     if not arms:
         return
-    random_start = [arm for arm in arms if tables.study.get("arms", {}).get(arm, {}).get("init") == "random"]
+    random_start = [arm for arm in arms if tables.study.arms[arm].init == "random"]
     arm = BASELINE_ARM if BASELINE_ARM in arms else (random_start or arms)[0]
     yield Heading("Do trained filters still look random?")
     values = {name: pd.concat([rows[rows["arm"] == name] for rows in tests.values()]) for name in arms}
     yield Finding(
-        f"Could the trained filters of {arm} be taken for a fresh random draw?", _looks_words(arm, values[arm])
+        f"Could the trained filters of {arm} be taken for a fresh random draw?",
+        _looks_words(arm, values[arm], tables, size),
     )
     yield _looks_chart("filter_randomness", arm, values[arm], styles[arm], tables, size)
     controls = _controls(tables, size)
@@ -178,17 +185,17 @@ def _randomness(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield Fold("The same for other arms", charts)
 
 
-def _looks_words(arm: str, values: pd.DataFrame) -> str:
+def _looks_words(arm: str, values: pd.DataFrame, tables: Tables, size: int) -> str:
     """Which layers show more than the limit of rule C6 within which filters count as random: an excess, one-sided."""
-    layers = list(dict.fromkeys(values["layer"]))
-    over = values[values["value"] > values["limit"]]
-    caught = [layer for layer in layers if layer in set(over["layer"])]
+    random = {name: int(row.value) for name, row in said(tables, "random", arm, size).items()}
+    over = set(values.loc[values["value"] > values["limit"], "layer"])
+    caught = [layer for layer in dict.fromkeys(values["layer"]) if layer in over]
     if not caught:
-        return f"All {plural(len(layers), 'trained layer')} of {arm} stay within all limits of a random draw."
-    by_test = [f"{words[0]} {int((over['quantity'] == test).sum())}" for test, words in _TESTS.items()]
+        return f"All {plural(random['layers'], 'trained layer')} of {arm} stay within all limits of a random draw."
+    by_test = [f"{words[0]} {int(said(tables, test, arm, size)['beyond'].value)}" for test, words in _TESTS.items()]
     named = listing(caught if len(caught) < 5 else [*caught[:3], f"{len(caught) - 3} more"])
     return (
-        f"{len(layers) - len(caught)} of {plural(len(layers), 'trained layer')} of {arm} stay within all limits; not "
+        f"{random['within']} of {plural(random['layers'], 'trained layer')} of {arm} stay within all limits; not "
         f"{named}. Layers beyond each: {', '.join(by_test)}."
     )
 
@@ -196,13 +203,13 @@ def _looks_words(arm: str, values: pd.DataFrame) -> str:
 def _looks_chart(stem: str, arm: str, values: pd.DataFrame, style: ArmStyle, tables: Tables, size: int) -> Chart:
     rows = pd.DataFrame([chart_row(row.quantity, arm, row) for row in rows_of(values)])
     axes = {test: LayerAxis(label, ((RANDOM[test], "limit"),)) for test, (_, label) in _TESTS.items()}
-    weights = values[values["quantity"] == "distribution"]
+    weights, of_size = values[values["quantity"] == "distribution"], sized(layer_rows(tables, "distribution"), size)
     return Chart(
         stem,
         partial(layer_chart, rows, axes, {arm: Mark(style)}),
         f"Four tests of whether filters of {arm} still look random. "
         + described("Excess KS distance, end less start", rows_of(weights), lambda r: f"{r.layer} {number(r.value)}"),
-        f"{arm}{sized(tables.filters, size)}: how far training takes each layer from a random draw, by the quantities "
+        f"{arm}{of_size}: how far training takes each layer from a random draw, by the quantities "
         f"of claim C6, mean over seeds with {100 * tables.confidence:g} % intervals. Weights: distance from the "
         "initialiser's distribution, less that at the start. Taps: how much more, or less, neighbouring weights are "
         "alike than by chance. Channels: energy in directions that shuffled weights lack, less that at the start. AUC: "
@@ -226,8 +233,9 @@ def _controls(tables: Tables, size: int) -> Block | None:
         (Cell(layer), *(Cell(_share_words(shares.get((layer, test), math.nan))) for test in known))
         for layer in dict.fromkeys(own["layer"])
     )
-    worst = own["smallest_share"]
-    found = f"{(worst <= CONTROL_SHARE).sum()} of {len(worst)} controls are found at a share of {CONTROL_SHARE} or less"
+    told = said(tables, "filter_controls", str(own["arm"].iloc[0]), size)
+    counts = [int(told[name].value) for name in ("found", "controls")]
+    found = f"{counts[0]} of {counts[1]} controls are found at a share of {CONTROL_SHARE} or less"
     caption = (
         f"How little structure the tests would notice: the smallest share of a structured filter, blended into the "
         f"filters of {own['arm'].iloc[0]}, that is found in 80 % of draws. {found}."
@@ -285,25 +293,24 @@ def _of_run(tables: Tables, layer: Montage) -> str:
 
 
 def _rewind(tables: Tables, styles: Styles) -> Iterator[Block]:
-    if tables.rewind is None:
-        yield Missing("There is no results/rewind.csv with rows in it: whether the change matters is left out.")
-        return
-    yield Heading("Does the change matter?")
-    size = main_size(tables.rewind)
-    rows = at_size(layer_rows(tables, "drop"), size)
-    values = pd.DataFrame([chart_row("drop", row.arm, row) for row in rows_of(rows)])
-    arms = [arm for arm in styles if (rows["arm"] == arm).any()]
-    base = baseline_of(tables) or (arms[0] if arms else "")
-    arm = base if base in arms else (arms[0] if arms else "")
-    own = rows[rows["arm"] == arm].dropna(subset=["value"])
-    if own.empty:
+    rows = layer_rows(tables, "drop")
+    if rows.empty:
         yield Missing("There is no results/layers.csv with a drop in it: whether the change matters is left out.")
         return
-    most = next(rows_of(own.nlargest(1, "value")))
-    small = int((own["value"] < DELTA).sum())
+    yield Heading("Does the change matter?")
+    size = main_size(rows)
+    values = pd.DataFrame([chart_row("drop", row.arm, row) for row in rows_of(at_size(rows, size))])
+    arms = [arm for arm in styles if (values["series"] == arm).any()]
+    base = baseline_of(tables) or arms[0]
+    arm = base if base in arms else arms[0]
+    found = said(tables, "drop", arm, size)
+    if "highest" not in found:
+        yield Missing("There is no defined drop in results/layers.csv: whether the change matters is left out.")
+        return
+    most, small, layers = found["highest"], int(found["small"].value), int(found["defined"].value)
     yield Finding(
         "What does a trained layer lose when its weights are set back to where they started?",
-        f"In {arm} {most.layer} loses most, {number(most.value)} DSC; {small} of {plural(len(own), 'layer')} lose less "
+        f"In {arm} {most.layer} loses most, {number(most.value)} DSC; {small} of {plural(layers, 'layer')} lose less "
         f"than {DELTA}.",
     )
     yield from arm_charts(
@@ -314,6 +321,6 @@ def _rewind(tables: Tables, styles: Styles) -> Iterator[Block]:
         baseline=base,
         what="Drop in DSC",
         caption="Drop in DSC on validation patches when one layer is set back to its start and the others keep their "
-        f"trained weights{sized(tables.rewind, size)}: mean over seeds and {100 * tables.confidence:g} % interval. A "
+        f"trained weights{sized(rows, size)}: mean over seeds and {100 * tables.confidence:g} % interval. A "
         "layer that hardly turned can still matter.",
     )

@@ -11,7 +11,7 @@ import pandas as pd
 
 from jaxseg.report.blocks import Block, Chart, Finding, Fold, Heading, Missing, Styles, described
 from jaxseg.report.charts.heatmaps import Matrix, heatmaps
-from jaxseg.report.shown import baseline_of, main_size, sized
+from jaxseg.report.shown import baseline_of, main_size, range_words, said, sized
 from jaxseg.report.tables import Tables, first_fold, rows_of
 from jaxseg.report.text import listing, number, plural
 
@@ -74,7 +74,7 @@ def runs_by_runs(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles,
         chart = Chart(
             stem,
             partial(heatmaps, [matrices[layer] for layer in names], name),
-            described("Similarity of runs", names, lambda layer: f"{layer} {_range(_off_diagonal(matrices[layer]))}"),
+            described("Similarity of runs", names, lambda layer: f"{layer} {_runs_words(tables, size, layer)}"),
             caption,
         )
         yield Fold("Runs against runs in the other layers", (chart,)) if fold else chart
@@ -124,13 +124,10 @@ def _matrix(pairs: pd.DataFrame, runs: list[tuple[str, int]]) -> np.ndarray:
     return matrix
 
 
-def _off_diagonal(matrix: Matrix) -> np.ndarray:
-    return matrix.values[~np.eye(len(matrix.names), dtype=bool)]
-
-
-def _range(values: np.ndarray) -> str:
-    known = values[np.isfinite(values)]
-    return f"{number(known.min(), 2)} to {number(known.max(), 2)}" if len(known) else "not compared"
+def _runs_words(tables: Tables, size: int, layer: str) -> str:
+    page = tables.page
+    own = None if page is None else first_fold(page[(page["about"] == "runs") & (page["layer"] == layer)], size)
+    return range_words({} if own is None else {row.quantity: row for row in rows_of(own)}, "not compared")
 
 
 def layers_by_layers(tables: Tables, styles: Styles) -> Iterator[Block]:
@@ -138,7 +135,8 @@ def layers_by_layers(tables: Tables, styles: Styles) -> Iterator[Block]:
     if tables.layer_similarity is None:
         yield Missing("There is no results/layer_similarity.csv with rows in it: layers against layers are left out.")
         return
-    rows = first_fold(tables.layer_similarity, main_size(tables.layer_similarity))
+    size = main_size(tables.layer_similarity)
+    rows = first_fold(tables.layer_similarity, size)
     arms = [arm for arm in styles if (rows["arm"] == arm).any()]
     if not arms:
         return
@@ -146,6 +144,8 @@ def layers_by_layers(tables: Tables, styles: Styles) -> Iterator[Block]:
     place = {layer: i for i, layer in enumerate(layers)}
     seed_of = {arm: int(rows.loc[rows["arm"] == arm, "seed"].iloc[0]) for arm in arms}
     one_seed = f", seed {seed_of[arms[0]]}" if len(set(seed_of.values())) == 1 else ""
+    # Arms may have seeds of their own.
+    titles = {arm: arm if one_seed else f"{arm}, seed {seed_of[arm]}" for arm in arms}
     matrices = []
     for arm in arms:
         matrix = np.full((len(layers), len(layers)), np.nan)
@@ -153,11 +153,13 @@ def layers_by_layers(tables: Tables, styles: Styles) -> Iterator[Block]:
         for row in rows_of(rows[rows["arm"] == arm]):
             i, j = place[row.layer_a], place[row.layer_b]
             matrix[i, j] = matrix[j, i] = row.value
-        # Arms may have seeds of their own.
-        title = arm if len(set(seed_of.values())) == 1 else f"{arm}, seed {seed_of[arm]}"
-        matrices.append(Matrix(title, matrix, tuple(layers)))
+        matrices.append(Matrix(titles[arm], matrix, tuple(layers)))
     yield Heading("Which layers do the same work?")
-    nearest = [_neighbour_words(matrix) for matrix in matrices[:2]]
+
+    def next_words(arm: str) -> str:
+        return f"{range_words(said(tables, 'neighbours', arm, size), 'not compared')} in {titles[arm]}"
+
+    nearest = [next_words(arm) for arm in arms[:2]]
     yield Finding(
         "Are layers of one network alike, so that some add little to the one before?",
         f"A layer and the next are alike to {listing(nearest)}, by layer.",
@@ -168,14 +170,9 @@ def layers_by_layers(tables: Tables, styles: Styles) -> Iterator[Block]:
         chart = Chart(
             f"layers_by_layers{f'_{k // 6 + 1}' if k else ''}",
             partial(heatmaps, part, index),
-            described("Similarity of neighbouring layers", part, _neighbour_words),
+            described("Similarity of neighbouring layers", arms[k : k + 6], next_words),
             f"Layers of one trained network against each other, {index}{one_seed}"
-            f"{sized(tables.layer_similarity, main_size(tables.layer_similarity))}. Columns in the order of rows; "
+            f"{sized(tables.layer_similarity, size)}. Columns in the order of rows; "
             "darker is more alike.",
         )
         yield chart if k == 0 else Fold("The other arms", (chart,))
-
-
-def _neighbour_words(matrix: Matrix) -> str:
-    """The range of the similarity of a layer and the next."""
-    return f"{_range(np.diagonal(matrix.values, 1))} in {matrix.title}"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from jaxseg.analysis.statistics import MIN_SEEDS, minimum_p
 from jaxseg.report.blocks import Block, Notice, sentence
 from jaxseg.report.charts.style import BASELINE_ARM
 from jaxseg.report.sections.rates import end_of_grid
-from jaxseg.report.shown import lost_arms, pretraining_of, seeds_per_arm, uses_pretraining
+from jaxseg.report.shown import lost_arms, seeds_per_arm
 from jaxseg.report.tables import Tables
 from jaxseg.report.text import listing, number, plural
+from jaxseg.study.record import RecordedRun
 
 
 def notices(tables: Tables) -> Iterator[Block]:
@@ -39,10 +39,9 @@ def notices(tables: Tables) -> Iterator[Block]:
             )
         )
     # Trials of rates may diverge: those rates are not chosen.
-    lost = [run for run in tables.study.get("runs", ()) if run.get("diverged_at") is not None]
-    diverged = [run for run in lost if run.get("kind") != "select"]
+    diverged = [run for run in tables.study.diverged if run.kind != "select"]
     if diverged:
-        names = [f"{run['arm']} seed {run['seed']}" for run in diverged[:5]]
+        names = [f"{run.arm} seed {run.seed}" for run in diverged[:5]]
         names += [f"{len(diverged) - 5} more"] if len(diverged) > 5 else []
         yield Notice(
             sentence(
@@ -53,9 +52,10 @@ def notices(tables: Tables) -> Iterator[Block]:
             )
         )
     yield from end_of_grid(tables)
-    shared = [arm for arm in tables.arms if pretraining_of(tables.study, arm).get("share") == "one"]
+    arms = tables.study.arms
+    shared = [name for name, arm in arms.items() if arm.pretrain is not None and arm.pretrain.share == "one"]
     if shared:
-        all_of_them = shared == [arm for arm in tables.arms if uses_pretraining(tables.study, arm)]
+        all_of_them = shared == [name for name, arm in arms.items() if arm.uses_source]
         yield Notice(
             sentence(
                 "All seeds{of_arms} start from one and the same source network (<code>pretrain.share = one</code>): "
@@ -65,12 +65,12 @@ def notices(tables: Tables) -> Iterator[Block]:
         )
 
 
-def _fate_of(diverged: list[dict[str, Any]], tables: Tables) -> str:
+def _fate_of(diverged: list[RecordedRun], tables: Tables) -> str:
     if tables.cases is None:
         return ""
     columns = ["arm", "train_cases", "fold", "seed"]
     scored = set(tables.cases[columns].drop_duplicates().itertuples(index=False, name=None))
-    n_scored = sum(tuple(run.get(name) for name in columns) in scored for run in diverged)
+    n_scored = sum((run.arm, run.train_cases, run.fold, run.seed) in scored for run in diverged)
     if n_scored == len(diverged):
         return "The last weights they had are scored with the others."
     return "They have no scores." if not n_scored else f"{n_scored} of them are scored with the others."

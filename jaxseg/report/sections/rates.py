@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from jaxseg.report.blocks import Block, Cell, Finding, Notice, Prose, Styles, Table, TableGroup, arm_name, sentence
 from jaxseg.report.sections.figures import titles
-from jaxseg.report.shown import main_variant
+from jaxseg.report.shown import main_size, main_variant
 from jaxseg.report.tables import Tables, of_variant, rows_of, variants_of
 from jaxseg.report.text import MISSING, listing, number, plural
 from jaxseg.study.claims.rules import DELTA
@@ -32,7 +32,7 @@ def rates_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
         f"Chosen on validation data, from trials with {' or '.join(plural(n, 'seed') for n in trials)} of their own: "
         f"{_some(found)}.",
     )
-    close = [f"{row.arm} ({other:g})" for row, other in _close_calls(own)]
+    close = _named(tables, "nearly as good")
     if close:
         yield Prose(
             f"Another rate scores within {DELTA} DSC of the chosen one, so that chance may have chosen, for "
@@ -45,9 +45,7 @@ def end_of_grid(tables: Tables) -> Iterator[Notice]:
     """A notice where arms took the smallest or largest rate of their grid, at the largest training set."""
     if tables.rates is None:
         return
-    own = of_variant(tables.rates, main_variant(variants_of(tables.rates)))
-    ends = [f"{row.arm} ({row.lr:g})" for row in rows_of(own[own["chosen"] & _is_end(own)])]
-    if ends:
+    if ends := _named(tables, "end of the grid"):
         yield Notice(
             sentence(
                 "<b>The chosen learning rate is the smallest or largest that was tried</b> for {arms}. A rate beyond "
@@ -65,19 +63,13 @@ def _some(names: list[str]) -> str:
     return listing(own if more <= 0 else [*own[:_NAMED], f"{more} more"])
 
 
-def _is_end(rates: pd.DataFrame) -> pd.Series:
-    """Which rows hold the smallest or largest rate that their arm tried."""
-    grids = rates.groupby(["arm", "train_cases", "fold"])["lr"]
-    return (rates["lr"] == grids.transform("min")) | (rates["lr"] == grids.transform("max"))
-
-
-def _close_calls(rates: pd.DataFrame) -> Iterator[tuple[Any, float]]:
-    """Chosen rows, each with the best other rate where that is nearly as good."""
-    for _, tried in rates.groupby(["arm", "train_cases", "fold"], sort=False):
-        (chosen,) = rows_of(tried[tried["chosen"]])
-        others = tried[~tried["chosen"] & (chosen.val_dsc - tried["val_dsc"] < DELTA)]
-        if len(others):
-            yield chosen, float(others.loc[others["val_dsc"].idxmax(), "lr"])
+def _named(tables: Tables, what: str) -> list[str]:
+    """Arms with the rate that page.csv tells about them, at the largest training set."""
+    if tables.page is None or tables.rates is None:
+        return []
+    own = tables.page[(tables.page["about"] == "rates") & (tables.page["quantity"] == what)]
+    own = own[own["train_cases"] == main_size(tables.rates)]
+    return [f"{row.arm} ({row.value:g})" for row in rows_of(own)]
 
 
 def _table(rates: pd.DataFrame, styles: Styles) -> Table:

@@ -25,7 +25,7 @@ from jaxseg.report.charts.layers import LayerAxis, Mark
 from jaxseg.report.charts.style import BASELINE_ARM, ArmStyle
 from jaxseg.report.sections.by_layer import arm_charts, at_size, chart_row
 from jaxseg.report.sections.matrices import INDEX_NAMES, layers_by_layers, mean_rows, runs_by_runs
-from jaxseg.report.shown import baseline_of, claimed, layer_rows, main_size, sized, uses_pretraining
+from jaxseg.report.shown import baseline_of, claimed, layer_rows, main_size, range_words, said, sized
 from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
 from jaxseg.report.text import MINUS, MISSING, cases, count, interval, listing, number
 from jaxseg.study.claims.rules import EARLY, FLOOR_LIMIT, KEPT, REUSE_INDEX, REUSED
@@ -91,17 +91,17 @@ def _axes(index: str, level: tuple[float, str] | None = None) -> dict[str, Layer
     }
 
 
-def _counts(rows: pd.DataFrame) -> str:
+def _counts(rows: pd.DataFrame, tables: Tables, size: int) -> str:
     """How many places and channels a layer was read at, at least."""
-    if not rows["n_points"].notna().any():
+    points, neurons = (said(tables, what, "", size) for what in ("n_points", "n_neurons"))
+    if "lowest" not in points:
         return ""
     undefined = sorted(set(rows.loc[rows["value"].isna(), "layer"]))
-    short = f" Undefined, fewer than 10 places a channel: {', '.join(undefined)}." if undefined else ""
-    points, neurons = rows["n_points"].dropna(), rows["n_neurons"].dropna()
-    return (
-        f" Read at {count(points.min())} to {count(points.max())} places of {count(neurons.min())} to "
-        f"{count(neurons.max())} channels.{short}"
+    short = f" Undefined, too few places for their channels: {', '.join(undefined)}." if undefined else ""
+    of_points, of_neurons = (
+        f"{count(found['lowest'].value)} to {count(found['highest'].value)}" for found in (points, neurons)
     )
+    return f" Read at {of_points} places of {of_neurons} channels.{short}"
 
 
 # ------------------------------------------------------------------------------------------------------ start and end
@@ -125,7 +125,7 @@ def _training_change(rows: pd.DataFrame, index: str, tables: Tables, styles: Sty
         for row in _layer_values(found[found["arm"] == arm], arm, floor=_FLOOR if arm == first else None)
     ]
     told = [arm for arm in dict.fromkeys((base, "transfer", *arms)) if arm in arms][:2]
-    kept = [f"{arm} keeps {_share_words(found[found['arm'] == arm])}{_claim_c8(tables, arm)}" for arm in told]
+    kept = [f"{arm} keeps {_share_words(tables, 'own_start', arm, size)}{_claim_c8(tables, arm)}" for arm in told]
     yield Finding(
         "After training, does a network still represent images the way its own start did?",
         f"Of the likeness to the start, beyond that of unrelated networks, {listing(kept)} (1: no change).",
@@ -141,15 +141,15 @@ def _training_change(rows: pd.DataFrame, index: str, tables: Tables, styles: Sty
         caption=f"Each run's end against its own start{sized(tables.similarity, size)}. Left: share above the floor. "
         "Right: the similarity itself; grey: its floor in the first arm, the starts of the arm's other runs. Jackknife "
         f"{100 * tables.confidence:g} % intervals over seeds. rho is left out where the floor is above "
-        f"{FLOOR_LIMIT}; {KEPT:g} is the limit of claim C8.{_counts(own)}",
+        f"{FLOOR_LIMIT}; {KEPT:g} is the limit of claim C8.{_counts(own, tables, size)}",
         behind={_FLOOR: Mark(_FLOOR_STYLE, "hollow")},
     )
 
 
-def _share_words(rows: pd.DataFrame) -> str:
+def _share_words(tables: Tables, comparison: str, arm: str, size: int) -> str:
     """The range over layers of a share, in words."""
-    shares = rows.loc[rows["quantity"] == "rho", "value"].dropna()
-    return f"{number(shares.min(), 2)} to {number(shares.max(), 2)} by layer" if len(shares) else "an undefined share"
+    words = range_words(said(tables, f"{comparison} rho", arm, size), "")
+    return f"{words} by layer" if words else "an undefined share"
 
 
 def _claim_c8(tables: Tables, arm: str) -> str:
@@ -181,8 +181,7 @@ def _reuse(index: str, tables: Tables, styles: Styles, size: int) -> Iterator[Bl
     yield Finding(
         "Which layers of a fine-tuned network still represent images as its source network does, beyond what training "
         "from scratch leads to anyway?",
-        f"{_reuse_words(tables, arm, found[found['arm'] == arm])} (1: unchanged; 0: no more than {base}; below 0: less "
-        "than that).",
+        f"{_reuse_words(tables, arm, size)} (1: unchanged; 0: no more than {base}; below 0: less than that).",
     )
     yield from arm_charts(
         "reuse_by_depth",
@@ -198,11 +197,11 @@ def _reuse(index: str, tables: Tables, styles: Styles, size: int) -> Iterator[Bl
     )
 
 
-def _reuse_words(tables: Tables, arm: str, rows: pd.DataFrame) -> str:
+def _reuse_words(tables: Tables, arm: str, size: int) -> str:
     """What the rule of C11 found of the early and the deep layers; the range over layers where it found nothing."""
     early, deep = (claimed(tables, "C11", f"reuse, mean of {part} layers", arm) for part in ("early", "deep"))
     if early is None or deep is None:
-        return f"In {arm} reuse is {_share_words(rows)}"
+        return f"In {arm} reuse is {_share_words(tables, 'to_source', arm, size)}"
     return (
         f"In {arm} reuse is {number(early.value, 2)} in the early layers ({listing(EARLY)}) and "
         f"{number(deep.value, 2)} in the deeper ones"
@@ -252,7 +251,8 @@ def _agree_words(tables: Tables, index: str, size: int, styles: Styles) -> str:
     agree = f"Runs of {most} agree most, {number(known[most], 2)} on average over layers"
     agree += f"; runs of {least} least, {number(known[least], 2)}." if least != most else "."
     starts = mean_rows(tables, "starts", index, size)
-    at_random = [row for (arm, _), row in starts.items() if not uses_pretraining(tables.study, arm)]
+    pretrained = {name for name, arm in tables.study.arms.items() if arm.uses_source}
+    at_random = [row for (arm, _), row in starts.items() if arm not in pretrained]
     return agree + (f" Two untrained networks: {number(at_random[0].value, 2)}." if at_random else "")
 
 

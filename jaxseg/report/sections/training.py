@@ -11,7 +11,7 @@ import pandas as pd
 from jaxseg.report.blocks import Block, Chart, Finding, Fold, Missing, Section, Styles, described
 from jaxseg.report.sections import figures
 from jaxseg.report.sections.rates import rates_blocks
-from jaxseg.report.shown import baseline_of, main_size, training_steps
+from jaxseg.report.shown import baseline_of, main_size
 from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, variants_of
 from jaxseg.report.text import cases, count, listing, number, plural
 
@@ -24,14 +24,12 @@ def training_section(tables: Tables, styles: Styles) -> Section:
 def _training(tables: Tables, styles: Styles) -> Iterator[Block]:
     if tables.convergence is not None and tables.training is not None:
         yield Finding("How fast does each arm learn?", _reached_words(tables.training, styles))
-    logged = None if tables.curves is None else tables.curves.dropna(subset=["loss", "val_dsc"], how="all")
-    if logged is None or logged.empty:
-        yield Missing("There is no results/curves.csv with values in it: learning curves are left out.")
+    if tables.curve_runs is None or tables.curve_means is None:
+        yield Missing("There is no results/curve_runs.csv with rows in it: learning curves are left out.")
     else:
-        variants = variants_of(logged)
-        charts = tuple(
-            _curves_chart(tables, logged, styles, variant, several=len(variants) > 1) for variant in variants
-        )
+        variants = variants_of(tables.curve_runs)
+        drawn = (tables.curve_runs, tables.curve_means)
+        charts = tuple(_curves_chart(tables, drawn, styles, variant, several=len(variants) > 1) for variant in variants)
         yield charts[-1]  # the largest training set
         others = charts[:-1]
         if others:
@@ -48,11 +46,11 @@ def _training(tables: Tables, styles: Styles) -> Iterator[Block]:
 
 
 def _steps_chart(tables: Tables, convergence: pd.DataFrame, training: pd.DataFrame, styles: Styles) -> Chart:
-    fraction = tables.config.get("analysis", {}).get("target_fraction")
+    fraction = tables.settings.analysis.target_fraction
     target = "" if fraction is None else f", {fraction:g} of what {baseline_of(tables) or 'the first arm'} reaches"
     return Chart(
         "steps_to_target",
-        partial(figures.steps_to_target, convergence, training, styles, training_steps(tables)),
+        partial(figures.steps_to_target, convergence, training, styles, tables.study.steps),
         described(
             "Steps to the target",
             [row for arm in styles for row in rows_of(training[training["arm"] == arm])],
@@ -73,24 +71,21 @@ def _reached_words(training: pd.DataFrame, styles: Styles) -> str:
     return f"The target was reached by {listing(parts)}." if parts else "No run was validated while it trained."
 
 
-def _bins(curves: pd.DataFrame) -> int:
-    """How many points a curve gets: sixty, fewer where so many runs would make the page heavy."""
-    runs = len(curves[["arm", "train_cases", "fold", "seed"]].drop_duplicates())
-    return max(12, min(60, 24_000 // runs))
-
-
-def _curves_chart(tables: Tables, logged: pd.DataFrame, styles: Styles, variant: Variant, *, several: bool) -> Chart:
+def _curves_chart(
+    tables: Tables,
+    drawn: tuple[pd.DataFrame, pd.DataFrame],
+    styles: Styles,
+    variant: Variant,
+    *,
+    several: bool,
+) -> Chart:
     heading = figures.titles([variant])[variant]
-    curves = of_variant(logged, variant)
+    runs, means = (table[table["train_cases"] == variant.train_cases] for table in drawn)
     target = None
     if tables.convergence is not None:
         targets = of_variant(tables.convergence, variant)["target_dsc"].dropna().unique()
         target = float(targets[0]) if len(targets) == 1 else None
-    diverged = frozenset(
-        (run["arm"], int(run["fold"]), int(run["seed"]))
-        for run in tables.study.get("runs", ())
-        if run.get("diverged_at") is not None and run.get("train_cases") == variant.train_cases
-    )
+    diverged = any(run.train_cases == variant.train_cases for run in tables.study.diverged)
     ended = [] if tables.training is None else rows_of(of_variant(tables.training, variant))
     ends = {row.arm: row.last_val_dsc for row in ended if math.isfinite(row.last_val_dsc)}
     stem = f"learning_curves_n{variant.train_cases}" if several else "learning_curves"
@@ -98,13 +93,11 @@ def _curves_chart(tables: Tables, logged: pd.DataFrame, styles: Styles, variant:
         stem,
         partial(
             figures.learning_curves,
-            curves,
+            runs,
+            means,
             styles,
-            confidence=tables.confidence,
             baseline=baseline_of(tables),
             target_dsc=target,
-            diverged=diverged,
-            bins=_bins(logged),
         ),
         f"Training loss and validation DSC over training steps, trained on {heading}. "
         + described("Final validation DSC", [a for a in styles if a in ends], lambda a: f"{a} {number(ends[a])}"),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from jaxseg.report.blocks import (
     Block,
@@ -27,16 +24,14 @@ from jaxseg.report.blocks import (
     described,
 )
 from jaxseg.report.charts.layers import LayerAxis
-from jaxseg.report.charts.lines import Panel, Series, line_chart
 from jaxseg.report.charts.overlays import heat_overlay
-from jaxseg.report.charts.shares import Part, share_chart
-from jaxseg.report.charts.style import drawing
 from jaxseg.report.pictures import Disagreement
 from jaxseg.report.sections.by_layer import arm_charts
-from jaxseg.report.shown import baseline_of, few_at_a_time, main_size, main_variant, several_sizes, sized
-from jaxseg.report.tables import Tables, first_fold, of_variant, rows_of, variants_of
+from jaxseg.report.sections.paths import paths_blocks
+from jaxseg.report.sections.variance import sources_blocks
+from jaxseg.report.shown import baseline_of, main_size, several_sizes, sized
+from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
 from jaxseg.report.text import MINUS, MISSING, cases, interval, listing, number
-from jaxseg.reserved import MEAN
 
 _QUANTITIES = {
     "disagreement": ("Voxels on which two runs differ, share of the region", 4),
@@ -52,17 +47,14 @@ _QUANTITIES = {
 }
 """Quantity of variability.csv -> what it is and its digits, in the order of the table."""
 
-_DRAWN_PAIRS = 30
-"""Of more pairs of runs an arm's first ones are drawn one by one; all are in the mean."""
-
 
 def variability_section(tables: Tables, styles: Styles) -> Section:
     """Show how much runs of an arm differ from each other."""
     blocks = (
         *_numbers(tables, styles),
         *_overlays(tables),
-        *_paths(tables, styles),
-        *_sources(tables, styles),
+        *paths_blocks(tables, styles),
+        *sources_blocks(tables, styles),
     )
     return Section("variability", "How much runs differ from each other", blocks)
 
@@ -195,157 +187,3 @@ def _differing_words(shown: Disagreement, arm: str) -> str:
 def _size_of(tables: Tables, shown: Disagreement) -> str:
     known = shown.train_cases is not None and several_sizes(tables)
     return f", trained on {cases(shown.train_cases or 0)}" if known else ""
-
-
-# ----------------------------------------------------------------------------------------------------- between two runs
-
-
-def _paths(tables: Tables, styles: Styles) -> Iterator[Block]:
-    if tables.interpolation is None:
-        yield Missing("There is no results/interpolation.csv with rows in it: the way between two runs is left out.")
-        return
-    size = main_size(tables.interpolation)
-    rows = first_fold(tables.interpolation, size)
-    yield Heading("Is there a hill between two runs?")
-    excess = excess_loss(rows)
-    arms = [arm for arm in styles if (excess["arm"] == arm).any()]
-    barriers = _barriers(tables, size)
-    told = [f"{number(barriers[arm], 3)} in {arm}" for arm in arms[:4] if arm in barriers]
-    if told:
-        yield Finding(
-            "If the weights of two runs are mixed, does the loss stay low? If it does, they lie in one valley.",
-            f"On the way between two runs the loss rises by {listing(told)} at its highest, mean over pairs.",
-        )
-    base = baseline_of(tables)
-    most = f", the first {_DRAWN_PAIRS} of an arm" if _pairs_of(excess) > _DRAWN_PAIRS else ""
-    charts = [
-        Chart(
-            f"interpolation{f'_{k + 1}' if k else ''}",
-            partial(interpolation_chart, excess[excess["arm"].isin(few)], styles, baseline=base),
-            described("Barrier", few, lambda arm: f"{arm} {number(barriers.get(arm, math.nan))}"),
-            f"Loss on the straight line between the weights of two runs of an arm{sized(tables.interpolation, size)}, "
-            f"beyond the line between their two losses: mean over pairs (thick) and pairs (thin{most}).",
-        )
-        for k, few in enumerate(few_at_a_time(arms, base))
-    ]
-    yield charts[0]
-    if charts[1:]:
-        yield Fold("The other arms", tuple(charts[1:]))
-
-
-def _barriers(tables: Tables, size: int) -> dict[str, float]:
-    """Mean height of the barrier between two runs of each arm, as variability.csv has it."""
-    if tables.variability is None:
-        return {}
-    own = first_fold(tables.variability, size) if (tables.variability["train_cases"] == size).any() else None
-    own = tables.variability[:0] if own is None else own
-    return {row.arm: row.value for row in rows_of(own[(own["quantity"] == "barrier") & (own["layer"] == "")])}
-
-
-def _pairs_of(excess: pd.DataFrame) -> int:
-    """The largest number of pairs of an arm."""
-    pairs = excess[["arm", "seed_a", "seed_b"]].drop_duplicates()
-    return int(pairs.groupby("arm").size().max())
-
-
-def excess_loss(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of interpolation.csv with `excess`, the loss beyond the line between the losses at both ends."""
-    pair = ["arm", "seed_a", "seed_b"]
-    rows = rows.sort_values([*pair, "alpha"], kind="stable")
-    first, last = (rows.groupby(pair)["loss"].transform(which) for which in ("first", "last"))
-    return rows.assign(excess=rows["loss"] - (1 - rows["alpha"]) * first - rows["alpha"] * last)
-
-
-def interpolation_chart(excess: pd.DataFrame, styles: Styles, *, width: float, baseline: str | None) -> Figure:
-    """Show excess loss over the way between two runs.
-
-    Args:
-        excess: see `excess_loss`.
-        styles: by arm.
-        width: inches.
-        baseline: the arm that small panels repeat in grey.
-    """
-    series = []
-    for arm in (arm for arm in styles if (excess["arm"] == arm).any()):
-        own = excess[excess["arm"] == arm]
-        table = own.pivot_table(index="alpha", columns=["seed_a", "seed_b"], values="excess", dropna=False)
-        x = table.index.to_numpy(float)
-        runs = tuple((x, table[pair].to_numpy(float)) for pair in table.columns[:_DRAWN_PAIRS])
-        none = np.full(len(x), np.nan)
-        series.append(Series(arm, styles[arm], x, table.mean(axis=1).to_numpy(float), none, none, runs))
-    with drawing():
-        panel = Panel("Excess loss", tuple(series), None, "")
-        xlabel = "Way from one run (0) to the other (1)"
-        return line_chart([panel], width=width, xlabel=xlabel, baseline=baseline, name_ends=False)
-
-
-# ------------------------------------------------------------------------------------------------------------- variance
-
-_SOURCES = {
-    "seed": "seed: chance in training",
-    "init": "initialisation",
-    "order": "order of batches",
-    "subset": "draw of training cases",
-    "streams": "these in combination",
-    "group": "case: some are harder",
-    "both": "both: which cases a run gets wrong",
-}
-"""What shares of the variance are called; interactions of the streams are one share, those with the case another."""
-
-
-def _shares_of(rows: pd.DataFrame) -> dict[str, float]:
-    """An arm's shares by name of `_SOURCES`, in that order."""
-    shares: dict[str, float] = {}
-    for source, share in zip(rows["source"], rows["share"], strict=True):
-        interaction = "both" if "group" in source.split(" x ") else "streams"
-        name = source if source in _SOURCES else interaction
-        shares[name] = shares.get(name, 0.0) + float(share)
-    return {name: shares[name] for name in _SOURCES if name in shares}
-
-
-def _of_runs(shares: dict[str, float]) -> float:
-    """What runs differ in on all cases alike."""
-    return sum(share for name, share in shares.items() if name not in ("group", "both"))
-
-
-def _crossed_words(arm: str, shares: dict[str, float], rows: pd.DataFrame) -> str:
-    """What each stream of a crossed arm accounts for, and which runs the split leaves out."""
-    named = [f"{_SOURCES[name]} {number(100 * share, 0)} %" for name, share in shares.items() if name != "group"]
-    left_out, used = int(rows["n_left_out"].max()), int(rows["n_runs"].max())
-    without = f" (from {used} runs; {left_out} left out, because runs they are crossed with are missing)"
-    return f"In {arm}, whose random streams are crossed: {listing(named)}{without if left_out else ''}."
-
-
-def _sources(tables: Tables, styles: Styles) -> Iterator[Block]:
-    table = tables.variance
-    rows = None if table is None else table[(table["metric"] == "dsc") & (table["label"] == MEAN)]
-    if rows is None or rows.empty:
-        yield Missing(
-            "There is no results/variance.csv on mean DSC: where the spread of scores comes from is left out."
-        )
-        return
-    size = main_variant(variants_of(rows))
-    own = of_variant(rows, size)
-    own = own[own["fold"] == own["fold"].min()]
-    arms = [arm for arm in styles if (own["arm"] == arm).any()]
-    if not arms:
-        return
-    of_arm = {arm: own[own["arm"] == arm] for arm in arms}
-    shares = {arm: _shares_of(rows) for arm, rows in of_arm.items()}
-    crossed = [arm for arm in arms if "seed" not in shares[arm]]
-    yield Heading("Where does the spread of scores come from?")
-    told = arms[:3]
-    seed_words = listing([f"{number(100 * _of_runs(shares[arm]), 0)} % in {arm}" for arm in told])
-    sentences = [f"Of the variance of DSC the seed accounts for {seed_words}; the rest lies in the cases."]
-    sentences += [_crossed_words(arm, shares[arm], of_arm[arm]) for arm in crossed]
-    yield Finding("Do scores differ more between seeds or between cases?", " ".join(sentences))
-    parts = [
-        Part(arm, styles[arm], tuple((_SOURCES[name], share) for name, share in shares[arm].items())) for arm in arms
-    ]
-    yield Chart(
-        "variance_split",
-        partial(share_chart, parts),
-        described("Share of variance by seed", arms, lambda arm: f"{arm} {number(_of_runs(shares[arm]), 2)}"),
-        f"Variance of DSC (mean of labels){sized(rows, size.train_cases)}, split into what the seed does to all cases, "
-        "what is particular to a case (or patient) for all seeds, and the rest.",
-    )

@@ -6,7 +6,19 @@ from jaxseg.analysis.statistics import MIN_SEEDS, Interval
 from jaxseg.study.claims.accuracy import of_dsc, size_name
 from jaxseg.study.claims.evidence import Evidence, Pair, gain
 from jaxseg.study.claims.findings import Lacking
+from jaxseg.study.claims.study_tables import Record
 from jaxseg.study.claims.training import times
+from jaxseg.study.score.comparisons import baseline_of
+
+
+def answer_pair(record: Record) -> Pair:
+    """The arms that the answer is about: `transfer`, else the first arm that starts from a source network, or any."""
+    names = list(record.arms)
+    baseline = baseline_of(names) if names else Pair().baseline
+    others = [name for name in names if name != baseline and record.arms[name].kind == "network"]
+    pretrained = [name for name in others if record.arms[name].pretrain_steps != 0]
+    candidates = [name for name in others if name == Pair().arm] or pretrained or others
+    return Pair(candidates[0], baseline) if candidates else Pair()
 
 
 def _steps(ratio: Interval) -> str:
@@ -16,8 +28,8 @@ def _steps(ratio: Interval) -> str:
     return f"{1 / ratio.estimate:.3g} times more steps [{1 / ratio.high:.3g}, {1 / ratio.low:.3g}]"
 
 
-def plain_answer(evidence: Evidence, pair: Pair = Pair()) -> str:  # noqa: B008 - an immutable default
-    """What transfer changes on this target at this training set size, with 95 % intervals, in words.
+def plain_answer(evidence: Evidence, pair: Pair) -> str:
+    """What an arm changes on this target at this training set size, with 95 % intervals, in words.
 
     Accuracy as a difference in DSC, training time as a ratio of steps to the level that counts as converged, then the
     same with the steps of pretraining counted. Parts that the study has no tables for are left out; with too few seeds

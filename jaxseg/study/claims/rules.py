@@ -12,6 +12,7 @@ RULE_VERSION = 1
 
 LEVEL = 0.05
 """1 minus the confidence of the intervals."""
+CONFIDENCE = 1 - LEVEL
 P_LIMIT = 0.05
 DELTA = 0.01
 """Mean DSC below which a difference does not matter."""

@@ -8,13 +8,24 @@ from pathlib import Path
 
 import pandas as pd
 
-from jaxseg.study import files
+from jaxseg.study import files, record
+from jaxseg.study.claims import drawn, sentences
 from jaxseg.study.claims.evidence import gather
 from jaxseg.study.claims.layers import layer_table, similarity_means
+from jaxseg.study.claims.rules import EARLY
 from jaxseg.study.claims.speed import speed_table
 from jaxseg.study.claims.study_tables import StudyTables, read_study
 from jaxseg.study.claims.table import fold_of
 from jaxseg.study.score import comparisons
+from jaxseg.types import UserError
+
+READ = (
+    *("cases", "curves", "convergence", "claims", "filters", "rates", "similarity", "layer_similarity"),
+    *("filter_controls", "interpolation", "variance"),
+)
+REUSE_COLUMNS = (
+    *("arm", "train_cases", "fold", "layer", "part", "rho", "ci_low", "ci_high", "similarity", "floor", "n_seeds"),
+)
 
 
 def rule_tables(study: StudyTables, *, confidence: float) -> Mapping[str, pd.DataFrame]:
@@ -45,16 +56,40 @@ def shown_tables(workdir: Path, *, confidence: float) -> dict[str, pd.DataFrame]
         confidence: Of the intervals, but for those of `speed`, which are C1's.
 
     Returns:
-        `seed_scores`, `training`, `speed`, `layers` and `similarity_means`.
+        `seed_scores`, `training`, `speed`, `layers`, `reuse` and `similarity_means`; what figures draw (`curve_runs`,
+        `curve_means`, `excess_loss`) and sentences say (`page`).
     """
-    results = workdir / "results"
-    found = {name: files.find_table(results, name) for name in ("cases", "curves", "convergence")}
+    study = record.read(workdir, any_format=True)
+    if study is None:
+        raise UserError(f"no study in {workdir}: it has no study.json; give the --workdir of a study")
+    found = {name: files.find_table(workdir / "results", name) for name in READ}
     read = {name: files.read_table(path) for name, path in found.items() if path is not None}
-    return {
+    made = {
         "seed_scores": comparisons.seed_scores(read["cases"]),
         "training": comparisons.training(read["curves"], read["convergence"]),
         **rule_tables(read_study(workdir), confidence=confidence),
     }
+    made["reuse"] = reuse_table(made["layers"])
+    made["curve_runs"], made["curve_means"] = drawn.drawn_curves(read["curves"], study, confidence=confidence)
+    if len(read.get("interpolation", ())):
+        made["excess_loss"] = drawn.excess_loss(read["interpolation"])
+    told = {name: table for name, table in read.items() if len(table)}
+    return {**made, "page": sentences.page_table({**told, "layers": made["layers"]})}
+
+
+def reuse_table(layers: pd.DataFrame) -> pd.DataFrame:
+    """Rho by layer as C11 sees it: the rows of layers.csv on runs and their source networks, a row a layer.
+
+    Returns:
+        The columns `REUSE_COLUMNS`; `part` is `early` or `deep`. rho is empty in layers that the rule does not use.
+    """
+    own = layers[layers["comparison"] == "to_source"]
+    keys = ["arm", "train_cases", "fold", "layer"]
+    value = own.pivot(index=keys, columns="quantity", values="value")
+    found = own[own["quantity"] == "rho"].rename(columns={"value": "rho"})
+    found = found.join(value[[c for c in ("similarity", "floor") if c in value]], on=keys)
+    found["part"] = found["layer"].isin(EARLY).map({True: "early", False: "deep"})
+    return found.reindex(columns=list(REUSE_COLUMNS))
 
 
 def write_shown(workdir: Path, *, confidence: float) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
 from jaxseg.study import files, record
+from jaxseg.study.record import RecordedRun, StudyRecord
 from jaxseg.types import UserError
 
 TABLES = ("cases", "curves", "filters", "filter_controls", "rewind", "similarity", "pairs")
@@ -57,43 +58,43 @@ class StudyTables(NamedTuple):
     """Those of `TABLES` that exist."""
 
 
-def _one_draw(runs: Sequence[Mapping[str, Any]]) -> bool:
+def _one_draw(runs: Sequence[RecordedRun]) -> bool:
     """Whether at a size below all the seeds of an arm share one draw of training cases."""
     draws: dict[tuple[str, int], set[int]] = {}
     seeds: dict[tuple[str, int], set[int]] = {}
     for run in runs:
-        if run["train_cases"]:
-            draws.setdefault((run["arm"], run["train_cases"]), set()).add(run["subset_id"])
-            seeds.setdefault((run["arm"], run["train_cases"]), set()).add(run["seed"])
+        if run.train_cases:
+            draws.setdefault((run.arm, run.train_cases), set()).add(run.subset_id)
+            seeds.setdefault((run.arm, run.train_cases), set()).add(run.seed)
     return any(len(draws[key]) < 2 <= len(seeds[key]) for key in draws)
 
 
-def read_record(study: Mapping[str, Any]) -> Record:
+def read_record(study: StudyRecord) -> Record:
     """What claims need of study.json."""
-    runs = [run for run in study["runs"] if run["kind"] == "train"]
-    pretrained = {(run["arm"], run["seed"]): run["steps"] for run in study["runs"] if run["kind"] == "pretrain"}
+    runs = study.runs_of("train")
+    pretrained = {(run.arm, run.seed): run.steps for run in study.runs_of("pretrain")}
     arms = {}
-    for name, arm in study["arms"].items():
-        own = [run for run in runs if run["arm"] == name]
-        sources = [(run["source"]["arm"], run["source"]["seed"]) for run in own if run["source"]]
+    for name, arm in study.arms.items():
+        own = [run for run in runs if run.arm == name]
+        sources = [(run.source.arm, run.source.seed) for run in own if run.source is not None]
         known = all(source in pretrained for source in sources)
         arms[name] = ArmRecord(
-            kind=arm["kind"],
-            schedule=arm["schedule"],
-            steps=max((run["steps"] for run in own), default=0),
+            kind=arm.kind,
+            schedule=arm.schedule,
+            steps=max((run.steps for run in own), default=0),
             pretrain_steps=max((pretrained[source] for source in sources), default=0) if known else None,
-            one_source=len(set(sources)) == 1 and len({run["seed"] for run in own}) > 1,
-            diverged=sum(run["diverged_at"] is not None for run in own),
+            one_source=len(set(sources)) == 1 and len({run.seed for run in own}) > 1,
+            diverged=sum(run.diverged_at is not None for run in own),
             runs=len(own),
         )
     return Record(
-        target=study["target"]["name"],
-        source=study["source"]["name"] if study["source"] else "",
-        full_size=study["target"]["cases"]["train"],
+        target=study.target.name,
+        source=study.source.name if study.source else "",
+        full_size=study.target.cases.train,
         arms=arms,
         one_draw=_one_draw(runs),
-        rule_version=study["rule_version"],
-        noise=study["target"]["noise"],
+        rule_version=study.rule_version,
+        noise=study.target.noise,
     )
 
 
@@ -104,7 +105,7 @@ def read_study(workdir: Path) -> StudyTables:
         UserError: No study there.
     """
     found = record.read(workdir, any_format=True)
-    if not found:
+    if found is None:
         raise UserError(f"no study in {workdir}: it has no study.json; give the --workdir of a study")
     found_in = {name: files.find_table(workdir / "results", name) for name in TABLES}
     tables = {name: files.read_table(path) for name, path in found_in.items() if path is not None}

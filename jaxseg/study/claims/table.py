@@ -15,7 +15,7 @@ import pandas as pd
 from jaxseg.reserved import POOLED
 from jaxseg.study.claims import accuracy, filters, representation, training, variability
 from jaxseg.study.claims.accuracy import Trio
-from jaxseg.study.claims.answer import plain_answer
+from jaxseg.study.claims.answer import answer_pair, plain_answer
 from jaxseg.study.claims.evidence import Alone, Evidence, Pair, gather
 from jaxseg.study.claims.findings import SUPPORTED, Finding, Lacking, Quantity, lacking
 from jaxseg.study.claims.rules import LEVEL, RULE_VERSION, RULES
@@ -201,10 +201,11 @@ def claims(study: StudyTables) -> pd.DataFrame:
             finding = judge_claim(claim, at_size)
             if judge.one_size and finding.quantities:
                 add(dataclasses.replace(finding, verdict="", reason=""), OTHER_SIZE, judge.arms, size)
+    pair = answer_pair(study.record)
     rows.append(
         {
-            **{"claim": "", "statement": f"transfer on {study.record.target}", "role": ANSWER},
-            **{"arm": Pair().arm, "baseline": Pair().baseline, "reason": plain_answer(evidence)},
+            **{"claim": "", "statement": f"{pair.arm} on {study.record.target}", "role": ANSWER},
+            **{"arm": pair.arm, "baseline": pair.baseline, "reason": plain_answer(evidence, pair)},
             **{"rule_version": RULE_VERSION, "train_cases": evidence.size, "fold": fold},
         }
     )

@@ -28,28 +28,7 @@ from jaxseg.study.plan.jobs import Job
 from jaxseg.types import UserError
 
 RECORD = "data.json"
-FORMAT = 3
-"""Of workdirs. Version 0.1 wrote no number, and kept no record of its data."""
 _SHOWN = 5
-
-
-def check_format(workdir: Path, record: Mapping[str, Any]) -> None:
-    """Refuses a workdir whose files mean something else than this version's.
-
-    Args:
-        workdir: For the message.
-        record: Its study.json; empty where there is none yet.
-
-    Raises:
-        UserError: Another version made it.
-    """
-    if record and record.get("format") != FORMAT:
-        version = record.get("versions", {}).get("jaxseg", "another version")
-        raise UserError(
-            f"workdir {workdir} was made by jaxseg {version}, which wrote checkpoints and records in another form "
-            f"(format {record.get('format', 1)}, this version reads {FORMAT}). Go on with it in that version, or train "
-            f"in a new --workdir; its tables and its page can be read as they are"
-        )
 
 
 class Draw(NamedTuple):

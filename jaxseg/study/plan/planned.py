@@ -14,7 +14,7 @@ from jaxseg.data import PreparedTask
 from jaxseg.data.patches import residence
 from jaxseg.manifest import DamagedError
 from jaxseg.reserved import SOURCE
-from jaxseg.study import files
+from jaxseg.study import record as records
 from jaxseg.study.plan import source_networks
 from jaxseg.study.plan.binding import (
     RECORD,
@@ -159,8 +159,9 @@ def _check_given_unchanged(study: StudySettings, known: Binding) -> None:
 def chunks_of(workdir: Path) -> Mapping[str, Sequence[int]] | None:
     """Runs of each job of a group as an earlier process cut them: from study.json, or else from the checkpoints."""
     try:
-        if chunks := files.read_json(workdir / "study.json").get("chunks"):
-            return chunks
+        found = records.read(workdir)
+        if found is not None and found.chunks:
+            return found.chunks
     except DamagedError as error:
         warnings.warn(f"{error.path} is damaged ({error.reason}); it is made anew from the checkpoints", stacklevel=2)
     return read_trained(workdir).chunks

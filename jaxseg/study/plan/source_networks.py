@@ -6,19 +6,19 @@ import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from jaxseg import checkpoint, paths
 from jaxseg.reserved import SOURCE
-from jaxseg.study import record
+from jaxseg.study import record, recorded_runs
 from jaxseg.study.plan.jobs import Plan, find
 from jaxseg.study.plan.runs import Run, target_runs, trial_runs
-from jaxseg.study.record import Place
+from jaxseg.study.record import Pretraining, RecordedTask, StudyRecord
+from jaxseg.study.recorded_runs import Place
 from jaxseg.types import ArmSettings, Params, RunKey, StudySettings, UserError
 
 Locate = Callable[[RunKey], Place]
-Entries = list[tuple[dict[str, Any], Callable[[], Place]]]
-"""Runs as records have them, each with what finds its parameters."""
+Entries = list[tuple[RunKey, Callable[[], Place]]]
+"""Runs, each with what finds its parameters."""
 
 
 def locate_own(workdir: Path, plan: Plan) -> Locate:
@@ -43,28 +43,25 @@ def locate_given(arm: ArmSettings) -> Locate:
         f"pretrain.from_workdir = {settings.from_workdir!r} (arm {arm.name!r})",
     )
     if found := record.read(path):
-        entries: Entries = [(run, functools.partial(record.place_of, path, run)) for run in found["runs"]]
+        runs = [run for run in found.runs if run.kind != "select"]
+        entries: Entries = [(run.key, functools.partial(recorded_runs.place_of, path, run)) for run in runs]
     else:
         entries = _checkpoint_runs(path, what)
     wanted = settings.from_arm or SOURCE
-    named = {f"{run['arm']}/n{run['train_cases']}_fold{run['fold']}" for run, _ in entries if run["kind"] != "select"}
-    chosen = [
-        (run, place)
-        for run, place in entries
-        if run["kind"] != "select" and wanted in (run["arm"], f"{run['arm']}/n{run['train_cases']}_fold{run['fold']}")
-    ]
+    named = {f"{key.arm}/{key.variant()}" for key, _ in entries}
+    chosen = [(key, place) for key, place in entries if wanted in (key.arm, f"{key.arm}/{key.variant()}")]
     if not chosen:
         raise UserError(
             f"{what}: it has no networks {wanted!r}; set pretrain.from_arm to one of {', '.join(sorted(named))}"
         )
     by_seed: dict[int, Callable[[], Place]] = {}
-    for run, place in chosen:
-        if run["seed"] in by_seed:
+    for key, place in chosen:
+        if key.seed in by_seed:
             raise UserError(
-                f"{what}: several networks {wanted!r} have seed {run['seed']}; set pretrain.from_arm to one of "
+                f"{what}: several networks {wanted!r} have seed {key.seed}; set pretrain.from_arm to one of "
                 f"{', '.join(sorted(named))}"
             )
-        by_seed[run["seed"]] = place
+        by_seed[key.seed] = place
 
     def theirs(key: RunKey) -> Place:
         if key.seed not in by_seed:
@@ -80,7 +77,7 @@ def locate_given(arm: ArmSettings) -> Locate:
     return theirs
 
 
-def given_task(arms: Sequence[ArmSettings]) -> dict[str, Any] | None:
+def given_task(arms: Sequence[ArmSettings]) -> RecordedTask | None:
     """The record of the task that networks of `pretrain.from_workdir` were trained on; None where nothing tells.
 
     It stands in the study.json of the folder or of one above it: of the first arm that loads such networks.
@@ -91,11 +88,11 @@ def given_task(arms: Sequence[ArmSettings]) -> dict[str, Any] | None:
         path = paths.expand(arm.pretrain.from_workdir)
         if found := record.read(path) or _record_above(path):
             of_target = arm.pretrain.from_arm and not arm.pretrain.from_arm.startswith(SOURCE)
-            return found["target" if of_target else "source"]
+            return found.target if of_target else found.source
     return None
 
 
-def record_of(arm: ArmSettings) -> dict[str, Any] | None:
+def pretraining_of(arm: ArmSettings) -> Pretraining | None:
     """What study.json says of an arm's source networks; None where it starts from none.
 
     Steps are those of this study's own source networks: None where they were trained elsewhere.
@@ -104,16 +101,16 @@ def record_of(arm: ArmSettings) -> dict[str, Any] | None:
         return None
     settings = arm.pretrain
     steps = None if settings.from_workdir else settings.steps
-    return {"steps": steps, "share": settings.share, "from_workdir": settings.from_workdir}
+    return Pretraining(steps, settings.share, settings.from_workdir)
 
 
-def _record_above(path: Path) -> dict[str, Any]:
-    """The record of the study in whose workdir a folder lies; empty where there is none."""
+def _record_above(path: Path) -> StudyRecord | None:
+    """The record of the study in whose workdir a folder lies; None where there is none."""
     for folder in path.parents:
         with contextlib.suppress(UserError):  # any project may have a file of that name
             if found := record.read(folder):
                 return found
-    return {}
+    return None
 
 
 def _checkpoint_runs(path: Path, what: str) -> Entries:
@@ -125,8 +122,8 @@ def _checkpoint_runs(path: Path, what: str) -> Entries:
             f"folder 'checkpoints', or one step in it"
         )
     return [
-        (run | {"kind": "train"}, functools.partial(Place, directory, steps[-1], index))
-        for index, run in enumerate(record.held_runs(directory, steps[-1]))
+        (key, functools.partial(Place, directory, steps[-1], index))
+        for index, key in enumerate(recorded_runs.held_runs(directory, steps[-1]))
     ]
 
 

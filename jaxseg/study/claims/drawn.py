@@ -1,0 +1,71 @@
+"""Tables that the page's figures draw: learning curves with their means, and the loss on the way between two runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from jaxseg.analysis.statistics import t_interval
+from jaxseg.study.record import StudyRecord
+
+MOST_POINTS, LEAST_POINTS, ALL_POINTS = 60, 12, 24_000
+"""Points of a curve, and of the curves of all runs together, so that a page of many runs stays light."""
+RUN_COLUMNS = ("arm", "train_cases", "fold", "seed", "quantity", "step", "value")
+MEAN_COLUMNS = ("arm", "train_cases", "quantity", "step", "value", "ci_low", "ci_high", "n_runs")
+
+
+def drawn_curves(curves: pd.DataFrame, study: StudyRecord, *, confidence: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Put the runs of each arm on common steps, and average them.
+
+    Curves with more steps than a figure can show are averaged in bins of steps first.
+
+    Args:
+        curves: Rows of curves.csv.
+        study: Its record, which says which runs diverged; these are part of no mean.
+        confidence: Of the t interval over runs, which one run alone does not have.
+
+    Returns:
+        Runs with the columns `RUN_COLUMNS`, and means with `MEAN_COLUMNS`; `quantity` is `loss` or `val_dsc`.
+    """
+    logged = curves.dropna(subset=["loss", "val_dsc"], how="all")
+    n_runs = max(len(logged[["arm", "train_cases", "fold", "seed"]].drop_duplicates()), 1)
+    points = max(LEAST_POINTS, min(MOST_POINTS, ALL_POINTS // n_runs))
+    lost = {run.key for run in study.diverged if run.kind == "train"}
+    runs, means = [pd.DataFrame(columns=list(RUN_COLUMNS))], []
+    for arm, size in logged[["arm", "train_cases"]].drop_duplicates().itertuples(index=False):
+        of_arm = logged[(logged["arm"] == arm) & (logged["train_cases"] == size)]
+        for quantity in ("loss", "val_dsc"):
+            table = _on_common_steps(of_arm, quantity, points)
+            fixed = {"arm": arm, "train_cases": size, "quantity": quantity}
+            long = pd.DataFrame({"value": table.unstack()}).reset_index()
+            runs.append(long.assign(arm=arm, train_cases=size, quantity=quantity))
+            whole = table[[run for run in table.columns if (arm, size, *run) not in lost]].to_numpy()
+            for step, values in zip(table.index, whole, strict=True):
+                known = values[np.isfinite(values)]
+                found = t_interval(known, confidence=confidence)
+                limits = {"value": found.estimate, "ci_low": found.low, "ci_high": found.high, "n_runs": len(known)}
+                means.append({**fixed, "step": step, **limits})
+    return pd.concat(runs)[list(RUN_COLUMNS)], pd.DataFrame(means, columns=list(MEAN_COLUMNS))
+
+
+def _on_common_steps(curves: pd.DataFrame, quantity: str, points: int) -> pd.DataFrame:
+    """A row a step and a column a run (fold, seed); steps are those of the bins where there are too many."""
+    known = curves.dropna(subset=[quantity])
+    steps = known["step"].astype(float)
+    if steps.nunique() > points:
+        bins = np.floor(steps / ((steps.max() + 1) / points))
+        steps = steps.groupby(bins).transform("mean")
+    return known.assign(step=steps).pivot_table(index="step", columns=["fold", "seed"], values=quantity, aggfunc="mean")
+
+
+def excess_loss(interpolation: pd.DataFrame) -> pd.DataFrame:
+    """Rows of interpolation.csv with what the loss is beyond the straight line between the losses of both runs.
+
+    Returns:
+        The columns of the table, `excess`, and `mean_excess`, its mean over the pairs of runs of the arm.
+    """
+    pair = ["train_cases", "fold", "arm", "seed_a", "seed_b"]
+    rows = interpolation.sort_values([*pair, "alpha"], kind="stable")
+    first, last = (rows.groupby(pair)["loss"].transform(which) for which in ("first", "last"))
+    rows = rows.assign(excess=rows["loss"] - (1 - rows["alpha"]) * first - rows["alpha"] * last)
+    return rows.assign(mean_excess=rows.groupby(["train_cases", "fold", "arm", "alpha"])["excess"].transform("mean"))

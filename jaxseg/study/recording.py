@@ -1,0 +1,177 @@
+"""study.json of a planned study: its plan as it stands, and how its runs went so far."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxseg import checkpoint, logs
+from jaxseg.manifest import DamagedError
+from jaxseg.study import record
+from jaxseg.study.plan import source_networks
+from jaxseg.study.plan.jobs import Job, chunk_sizes
+from jaxseg.study.plan.planned import PlannedStudy, subsets_of
+from jaxseg.study.record import (
+    Counts,
+    Exclusion,
+    MadeWith,
+    RecordedArm,
+    RecordedRun,
+    RecordedTask,
+    StudyRecord,
+    Subset,
+    Training,
+)
+from jaxseg.study.recorded_runs import named
+from jaxseg.study.train import learning_rates
+from jaxseg.study.versions import made_with, ways
+from jaxseg.types import TaskSettings
+
+
+def write_study(planned: PlannedStudy, seconds: Mapping[str, float], rule_version: int) -> None:
+    """Write study.json: what was planned, with which code, on what, and how it went so far.
+
+    Args:
+        planned: The study.
+        seconds: What stages took in this process; added to what earlier ones spent.
+        rule_version: Of this code's rules; a study that began to train under other rules keeps theirs.
+    """
+    try:
+        before = record.read(planned.workdir)
+    except DamagedError:  # `plan.planned.chunks_of` has said so
+        before = None
+    record.write(planned.workdir, _made(planned, seconds, rule_version, before))
+
+
+def _made(
+    planned: PlannedStudy, seconds: Mapping[str, float], rule_version: int, before: StudyRecord | None
+) -> StudyRecord:
+    study, plan, tasks, binding = planned.study, planned.plan, planned.tasks, planned.binding
+    timing = dict(before.timing) if before else {}
+    for stage, spent in seconds.items():
+        timing[stage] = round(timing.get(stage, 0.0) + spent, 2)
+    runs = tuple(_runs(planned))
+    lost = [
+        Exclusion(named(run.key), f"diverged at step {run.diverged_at}") for run in runs if run.diverged_at is not None
+    ]
+    refused = [Exclusion(*case) for prepared in tasks.prepared.values() for case in prepared.report.refused]
+    own_sources = [task for task in tasks.prepared if task != study.target]
+    trained_on = tuple(record.from_tree(MadeWith, made) for made in _trained_on(planned))
+    return StudyRecord(
+        format=record.FORMAT,
+        name=study.name,
+        rule_version=rule_version if binding is None else binding.rule_version,
+        **record.from_tree(MadeWith, made_with())._asdict(),
+        trained_on=trained_on or (before.trained_on if before else ()),
+        source=_task(planned, own_sources[0]) if own_sources else source_networks.given_task(study.arms),
+        target=_task(planned, study.target),
+        arms={
+            arm.name: RecordedArm(
+                kind=arm.kind,
+                init=arm.init,
+                freeze=arm.freeze,
+                schedule=arm.optim.schedule,
+                parameters=plan.networks[arm.name].parameters,
+                trainable=plan.networks[arm.name].trainable,
+                pretrain=source_networks.pretraining_of(arm),
+            )
+            for arm in study.arms
+        },
+        runs=runs,
+        train=Training(study.train.steps),
+        chunks=chunk_sizes(plan),
+        stores={tasks.role(task): prepared.directory.name for task, prepared in tasks.prepared.items()},
+        timing=timing,
+        exclusions=(*lost, *refused),
+        vary=study.vary,
+        waves=planned.waves,
+        looks=study.looks if binding is None else binding.looks,
+        average=study.train.average,
+        exploratory=_why_exploratory(planned),
+    )
+
+
+def _why_exploratory(planned: PlannedStudy) -> str | None:
+    """What was decided after results were there, or differently for each arm."""
+    reasons = []
+    own = [arm.name for arm in planned.study.arms if arm.optim.lr_grid and arm.optim.lr_choice == "per_arm"]
+    if own:
+        reasons.append(f"rates chosen for each arm by itself ({', '.join(own)})")
+    looks = planned.study.looks if planned.binding is None else planned.binding.looks
+    undeclared = [count for count in planned.waves[1:] if count not in looks]
+    if undeclared:
+        seeds = ", ".join(map(str, undeclared))
+        reasons.append(f"extended to {seeds} seeds, which was not declared (looks) before it trained")
+    return "; ".join(reasons) or None
+
+
+def _runs(planned: PlannedStudy) -> Iterator[RecordedRun]:
+    chosen = _chosen_rates(planned)
+    for job in planned.plan.jobs:
+        died = _diverged_at(planned.workdir, job)
+        for index, run in enumerate(job.runs):
+            taken = chosen.get((run.key.arm, *run.key[1:3]), run.rate) if job.kind == "train" else run.rate
+            yield RecordedRun(
+                arm=run.key.arm,
+                train_cases=run.key.train_cases,
+                fold=run.key.fold,
+                seed=run.key.seed,
+                kind=job.kind,
+                directory=job.directory,
+                index=index,
+                diverged_at=died[index],
+                steps=job.program.train.steps,
+                lr=taken,
+                init_id=run.init_id,
+                order_id=run.order_id,
+                subset_id=run.subset_id,
+                source=run.source,
+            )
+
+
+def _task(planned: PlannedStudy, task: TaskSettings) -> RecordedTask:
+    prepared, splits = planned.tasks.prepared[task], planned.tasks.splits[task]
+    return RecordedTask(
+        name=prepared.name,
+        labels=tuple(prepared.labels),
+        label_values=tuple(prepared.label_values),
+        unit=task.unit,
+        noise=task.noise,
+        channels=prepared.channels,
+        spacing_mm=prepared.spacing_mm,
+        normalization=prepared.normalization,
+        windows=tuple(fold.windows for fold in planned.tasks.fitted[task]),
+        cases=Counts(len(splits[0].train), len(splits[0].val), len(splits[0].test)),
+        splits=tuple(splits),
+        subsets=tuple(Subset(*draw, cases) for draw, cases in subsets_of(planned, task).items()),
+    )
+
+
+def _trained_on(planned: PlannedStudy) -> list[dict[str, Any]]:
+    """With what the arms were trained, each way once: a workdir may move to another machine, and code may change."""
+    found: list[dict[str, Any]] = []
+    for job in planned.plan.of_kind("train"):
+        folder = planned.workdir / job.directory / "checkpoints"
+        steps = checkpoint.saved_steps(folder)
+        with contextlib.suppress(OSError, ValueError):  # a damaged one, which training sets aside
+            meta = checkpoint.read_meta(folder, steps[-1]) if steps else {}
+            found += [made for made in ways(meta) if made not in found]
+    return found
+
+
+def _diverged_at(workdir: Path, job: Job) -> list[int | None]:
+    """The step at which each run of a job diverged so far."""
+    try:
+        return logs.read_log(workdir / job.directory, len(job.runs)).diverged_at
+    except DamagedError:  # which the stage that trains the job mends, before study.json is written again
+        return [None] * len(job.runs)
+
+
+def _chosen_rates(planned: PlannedStudy) -> learning_rates.Rates:
+    """The rates that were chosen so far."""
+    try:
+        return learning_rates.chosen_rates(planned.workdir, planned.plan, planned.study.arms)
+    except DamagedError:  # as in `_diverged_at`
+        return {}

@@ -1,0 +1,59 @@
+"""Charts of the analyses draw what they are given: layers in order, cells with room, bars that add up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxseg.report.charts.heatmaps import Matrix, heatmaps
+from jaxseg.report.charts.layers import LayerAxis, Mark, layer_chart
+from jaxseg.report.charts.montages import tiled
+from jaxseg.report.charts.shares import Part, share_chart
+from jaxseg.report.charts.style import NARROW_INCHES, WIDE_INCHES, arm_styles
+
+WIDTHS = pytest.mark.parametrize("width", [WIDE_INCHES, NARROW_INCHES])
+
+
+@WIDTHS
+def test_layers_stand_in_forward_order_below_their_part(width: float):
+    values = pd.DataFrame(
+        {
+            "panel": "p", "series": "s", "layer": ["encoder/a", "encoder/b", "head"], "value": [0.1, 0.3, 0.2],
+            "ci_low": [0.0, np.nan, 0.1], "ci_high": [0.2, np.nan, 0.3],
+        }
+    )  # fmt: skip
+    marks = {"s": Mark(arm_styles(["s"])["s"]), "absent": Mark(arm_styles(["x"])["x"], "band")}
+    figure = layer_chart(values, {"p": LayerAxis("value", ((0.5, "limit"),))}, marks, width=width)
+    (axes,) = figure.axes
+    line = next(line for line in axes.lines if line.get_marker() not in ("None", None, ""))
+    np.testing.assert_allclose(line.get_xdata(), [0.1, 0.3, 0.2])
+    np.testing.assert_allclose(line.get_ydata(), [1.5, 2.5, 3.5])  # row 0 is the heading
+    assert axes.get_ylim() == (4, 0)
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["a", "b", "head", "encoder", "limit"]
+    assert figure.get_figwidth() == width
+
+
+@WIDTHS
+def test_heatmaps_write_values_only_where_there_is_room(width: float):
+    few, many = (Matrix("m", np.eye(n), tuple(f"layer {i}" for i in range(n))) for n in (3, 40))
+    assert [text.get_text() for text in heatmaps([few], "CKA", width=width).axes[0].texts].count("1.00") == 3
+    assert [text.get_text() for text in heatmaps([many], "CKA", width=width).axes[0].texts] == ["m"]
+
+
+@WIDTHS
+def test_shares_fill_the_bar(width: float):
+    figure = share_chart([Part("arm", arm_styles(["arm"])["arm"], (("seed", 0.25), ("case", 0.75)))], width=width)
+    bars = figure.axes[0].patches
+    assert [(bar.get_x(), bar.get_width()) for bar in bars] == [(0, 0.25), (0.25, 0.75)]
+    assert {"25 %", "75 %"} <= {text.get_text() for text in figure.axes[0].texts}
+
+
+def test_filters_are_tiled_without_touching():
+    kernels = np.arange(2 * 3 * 2 * 2, dtype=float).reshape(2, 3, 2, 2)
+    sheet = tiled(kernels, 1.0)
+    assert sheet.shape == (5, 8)
+    np.testing.assert_array_equal(sheet[3:5, 6:8], kernels[1, 2])
+    assert np.isnan(sheet[2]).all()
+    assert np.isnan(sheet[:, 2]).all()
