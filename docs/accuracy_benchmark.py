@@ -25,8 +25,7 @@ from ml_collections import ConfigDict
 
 from configs import default, hippocampus
 from docs.rerun_study import DEFAULTS_THEN
-from jaxseg import config as config_module
-from jaxseg import metrics
+from jaxseg import metrics, settings
 from jaxseg.analysis import statistics
 from jaxseg.study.run import run_stages
 from launch import cli
@@ -56,7 +55,7 @@ def make_config(folder: Path, name: str, seeds: int, steps: int, *, former: bool
     config.train.eval_every = config.train.save_every = max(steps // 2 // 50, 1) * 50
     config.analysis.cases = 0
     if former:
-        then = config_module.from_json(DEFAULTS_THEN.read_text())
+        then = settings.from_json(DEFAULTS_THEN.read_text())
         for section in ("optim", "loss", "evaluate"):
             config[section].update(then[section])
         config.target.normalization = then.target.normalization

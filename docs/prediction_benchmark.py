@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxseg import inference, seeds
 from jaxseg.models import make_model
-from jaxseg.types import ModelSettings
+from jaxseg.settings import ModelSettings
 from launch.contestants import Contestant
 
 PATCH, OVERLAP, BATCH, CLASSES, WIDTHS = (32, 32, 32), 0.5, 8, 3, (16, 32, 64)

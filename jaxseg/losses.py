@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseg.types import LossSettings, UserError
+from jaxseg.settings import LossSettings
+from jaxseg.types import UserError
 
 LOSSES = ("dice_ce", "dice", "ce", "focal", "dice_focal")
 

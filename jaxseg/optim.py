@@ -11,7 +11,8 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxseg import trees
-from jaxseg.types import OptimSettings, UserError
+from jaxseg.settings import OptimSettings
+from jaxseg.types import UserError
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "polynomial", "plateau")

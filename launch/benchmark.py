@@ -29,9 +29,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxseg.checks import PRECISIONS
 from jaxseg.machine import cores as cores_of_process
 from jaxseg.models.conv import FORMS
+from jaxseg.settings.rules import PRECISIONS
 from jaxseg.study.plan.cost import measure_speed
 from jaxseg.types import UserError
 from launch import cli

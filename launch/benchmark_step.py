@@ -22,19 +22,10 @@ import numpy as np
 
 from jaxseg import data, losses, optim, seeds, train, trees
 from jaxseg.models import MODELS, make_model
+from jaxseg.settings import AugmentSettings, LossSettings, ModelSettings, OptimSettings, TaskSettings
 from jaxseg.streams import stream_key
 from jaxseg.study.plan.cost import Work, count_work
-from jaxseg.types import (
-    AugmentSettings,
-    Cohort,
-    LossSettings,
-    ModelSettings,
-    OptimSettings,
-    Params,
-    RunInputs,
-    TaskSettings,
-    TrainState,
-)
+from jaxseg.types import Cohort, Params, RunInputs, TrainState
 
 CASES = 4
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxseg import trees
 from jaxseg.models import MODELS, check_model, make_model
-from jaxseg.types import ModelSettings
+from jaxseg.settings import ModelSettings
 
 BASE = ModelSettings(
     name="unet", ndim=2, widths=(2, 4, 8), norm="none", strides=(), kernels=(), skips=True, precision="float32"

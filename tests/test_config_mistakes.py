@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from jaxseg import config
+from jaxseg import settings
 from jaxseg.types import UserError
 from tests.tiny_study import changed, put, tiny_config
 
@@ -25,26 +25,26 @@ def test_an_unknown_field_is_named_with_the_nearest(path):
     made = tiny_config()
     put(made, path, 1)
     with pytest.raises(UserError, match=re.escape(UNKNOWN[path])):
-        config.parse(made)
+        settings.parse(made)
 
 
 def test_an_unknown_override_of_an_arm_is_named_with_the_nearest():
     made = tiny_config()
     put(made, "arms.transfer.optim", {"rl": 1.0})
     with pytest.raises(UserError, match=re.escape("unknown field config.arms.transfer.optim.rl; did you mean 'lr'?")):
-        config.parse(made)
+        settings.parse(made)
 
 
 @pytest.mark.parametrize("path", ["train", "train.steps", "target.augment.gamma", "arms", "arms.scratch.freeze"])
 def test_a_missing_field_is_named(path):
-    tree = config.to_dict(tiny_config())
+    tree = settings.to_dict(tiny_config())
     *parents, name = path.split(".")
     where = tree
     for parent in parents:
         where = where[parent]
     del where[name]
     with pytest.raises(UserError, match=rf"config\.{path} is missing; .*default\."):
-        config.parse(config.from_json(json.dumps(tree)))
+        settings.parse(settings.from_json(json.dumps(tree)))
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,14 @@ def test_a_missing_field_is_named(path):
 )
 def test_a_value_of_another_type_is_named(path, value, expected):
     # As a hand-edited config.json holds it: a ConfigDict itself refuses some of these.
-    tree = config.to_dict(tiny_config())
+    tree = settings.to_dict(tiny_config())
     *parents, name = path.split(".")
     where = tree
     for parent in parents:
         where = where[parent]
     where[name] = value
     with pytest.raises(UserError, match=re.escape(expected)):
-        config.parse(config.from_json(json.dumps(tree)))
+        settings.parse(settings.from_json(json.dumps(tree)))
 
 
 OUT_OF_RANGE = [
@@ -209,7 +209,7 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(path, value, allowed
     made = tiny_config()
     put(made, path, value)
     with pytest.raises(UserError) as caught:
-        config.parse(made)
+        settings.parse(made)
     assert str(caught.value).startswith(f"config.{path} = {value!r}; allowed: ")
     assert allowed in str(caught.value)
 
@@ -217,8 +217,8 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(path, value, allowed
 @pytest.mark.parametrize("groups", [0, 3])
 def test_a_group_norm_needs_groups_that_divide_the_widths(groups):
     with pytest.raises(UserError, match=r"model.groups = \d; allowed: a number that divides every width in \(2, 4\)"):
-        config.parse(changed(model__norm="group", model__groups=groups))
-    assert config.parse(changed(model__norm="group", model__groups=2)).arms[0].model.groups == 2
+        settings.parse(changed(model__norm="group", model__groups=groups))
+    assert settings.parse(changed(model__norm="group", model__groups=2)).arms[0].model.groups == 2
 
 
 def test_every_checked_field_is_tried_above():
@@ -245,37 +245,37 @@ def test_every_checked_field_is_tried_above():
             else:
                 yield prefix + name
 
-    declared = {path.replace("source.", "target.") for path in paths(config.to_dict(default.get_config()))}
+    declared = {path.replace("source.", "target.") for path in paths(settings.to_dict(default.get_config()))}
     assert declared - tried - {"runtime.seeds_per_chunk"} == set()  # the last is parsed as runtime.devices is
 
 
 def test_a_spacing_has_one_number_an_axis_of_the_network():
     with pytest.raises(UserError, match=r"spacing_mm = \(1.0, 1.0, 1.0\); allowed: 2 numbers, as model.ndim = 2"):
-        config.parse(changed(target__spacing_mm="1, 1, 1"))
+        settings.parse(changed(target__spacing_mm="1, 1, 1"))
     with pytest.raises(UserError, match="allowed: 3 numbers, as the volumes that are cut into slices"):
-        config.parse(changed(target__spacing_mm="1, 1", target__as_slices="axial"))
-    assert config.parse(changed(target__spacing_mm="1, 1, 0", target__as_slices="axial")).target.window == (8, 8, 1)
+        settings.parse(changed(target__spacing_mm="1, 1", target__as_slices="axial"))
+    assert settings.parse(changed(target__spacing_mm="1, 1, 0", target__as_slices="axial")).target.window == (8, 8, 1)
 
 
 def test_turns_need_equal_patch_sizes():
     with pytest.raises(UserError, match=r"rotate90 = \(0, 1\); allowed: .* the patch is \(8, 16\)"):
-        config.parse(changed(target__augment__rotate90=(0, 1), target__patch=(8, 16)))
-    config.parse(changed(target__augment__rotate90=(0, 1)))
+        settings.parse(changed(target__augment__rotate90=(0, 1), target__patch=(8, 16)))
+    settings.parse(changed(target__augment__rotate90=(0, 1)))
 
 
 def test_source_networks_train_longer_than_their_warm_up():
     made = changed(pretrain__steps=2)
     with pytest.raises(UserError, match=r"optim.warmup_steps = 2; .* pretrain.steps = 2 \(arm 'transfer'\)"):
-        config.parse(made)
+        settings.parse(made)
     made.arms = default.pick_arms("scratch")
-    config.parse(made)  # trains no source network
+    settings.parse(made)  # trains no source network
 
 
 def test_a_mistake_in_an_arm_s_override_names_the_arm():
     made = tiny_config()
     put(made, "arms.transfer.loss", {"name": "dise"})
     with pytest.raises(UserError, match=r"config.loss.name = 'dise'; allowed: .* \(arm 'transfer'\)"):
-        config.parse(made)
+        settings.parse(made)
 
 
 def test_what_source_networks_train_with_is_checked_though_every_arm_overrides_it():
@@ -283,7 +283,7 @@ def test_what_source_networks_train_with_is_checked_though_every_arm_overrides_i
     for name in made.arms:
         put(made, f"arms.{name}.loss", {"smooth": 1.0})
     with pytest.raises(UserError, match=r"config.loss.smooth = -1.0"):
-        config.parse(made)
+        settings.parse(made)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_what_source_networks_train_with_is_checked_though_every_arm_overrides_i
 )
 def test_other_mistakes(fields, text):
     with pytest.raises(UserError, match=text):
-        config.parse(changed(**fields))
+        settings.parse(changed(**fields))
 
 
 CROSSED = [
@@ -313,15 +313,15 @@ def test_mistakes_of_crossed_ids(fields, text):
     made = tiny_config()
     made.arms.scratch.update(fields)
     with pytest.raises(UserError, match=re.escape(text)):
-        config.parse(made)
+        settings.parse(made)
 
 
 def test_a_base_seed_must_fit_the_seed_numbers_of_crossed_runs():
     """A fourth digit would run into the next stream's: two runs could have one seed number."""
     made = changed(base_seed=1000)
-    config.parse(made)
+    settings.parse(made)
     made.arms.scratch.update({"cross": "init,order,subset"})
-    config.parse(made)  # no stream is fed by the base seed
+    settings.parse(made)  # no stream is fed by the base seed
     made.arms.scratch.cross = "init,order"
     with pytest.raises(UserError, match=r"config\.base_seed.*1000.*a number from 0 to 999 with cross"):
-        config.parse(made)
+        settings.parse(made)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxseg import losses
-from jaxseg.types import LossSettings, UserError
+from jaxseg.settings import LossSettings
+from jaxseg.types import UserError
 
 SHAPES = [(2, 4, 5), (3, 2, 3, 4)]
 

@@ -11,7 +11,8 @@ from jaxseg.models.multiscale_fcn import MultiscaleFCN
 from jaxseg.models.network import Network
 from jaxseg.models.unet import UNet
 from jaxseg.models.vnet import VNet
-from jaxseg.types import ModelSettings, UserError
+from jaxseg.settings import ModelSettings
+from jaxseg.types import UserError
 
 MODELS: dict[str, type[Network]] = {"unet": UNet, "multiscale_fcn": MultiscaleFCN, "vnet": VNet}
 """Networks by the name that `model.name` takes. One is built as `MODELS[name](settings, classes)`."""

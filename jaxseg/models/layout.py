@@ -7,7 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxseg.types import ModelSettings
+from jaxseg.settings import ModelSettings
 
 
 def level_strides(settings: ModelSettings) -> tuple[tuple[int, ...], ...]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxseg.models import blocks, conv
 from jaxseg.models.layout import Layout, level_strides
-from jaxseg.types import ModelSettings
+from jaxseg.settings import ModelSettings
 
 
 class Encoder(nn.Module):

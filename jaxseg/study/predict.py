@@ -17,8 +17,9 @@ from jaxseg import data, inference, metrics, seeds, validation
 from jaxseg.data import PreparedTask
 from jaxseg.data.cases import CaseArrays
 from jaxseg.models import make_model
+from jaxseg.settings import EvaluateSettings, ModelSettings, TaskSettings
 from jaxseg.study.plan.jobs import Job, Program
-from jaxseg.types import EvaluateSettings, Frozen, ModelSettings, Params, TaskSettings
+from jaxseg.types import Frozen, Params
 
 PredictSlabs = Callable[[Params, Frozen, Iterable[Float[np.ndarray, "*spatial channels"]]], Iterator[inference.Slab]]
 

@@ -12,7 +12,7 @@ from jax import lax
 from jaxseg.models import UNet
 from jaxseg.models import conv as convs
 from jaxseg.models.conv import joined, xla
-from jaxseg.types import ModelSettings
+from jaxseg.settings import ModelSettings
 
 OPERATIONS = {
     "conv": lambda x, k, form, **how: convs.conv(x, k, form=form, **how),

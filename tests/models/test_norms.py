@@ -10,7 +10,8 @@ import pytest
 
 from jaxseg.models import norms
 from jaxseg.models.layout import Layout
-from jaxseg.types import ModelSettings, UserError
+from jaxseg.settings import ModelSettings
+from jaxseg.types import UserError
 
 SETTINGS = ModelSettings(
     name="unet", ndim=2, widths=(4,), norm="batch", strides=(), kernels=(), skips=True, precision="float32"

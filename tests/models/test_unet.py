@@ -11,7 +11,8 @@ from flax.traverse_util import flatten_dict
 
 from jaxseg.models import blocks, check_patch, layer_names, make_model
 from jaxseg.models.unet import UNet
-from jaxseg.types import ModelSettings, UserError
+from jaxseg.settings import ModelSettings
+from jaxseg.types import UserError
 
 SETTINGS = ModelSettings(
     name="unet", ndim=2, widths=(2, 3), norm="instance", strides=(), kernels=(), skips=True, precision="float32"

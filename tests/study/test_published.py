@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from docs import publish_study, rerun_study
-from jaxseg import config
+from jaxseg import settings
 from tests.tiny_study import silent, tiny_config
 
 STUDIES = Path(rerun_study.__file__).parent / "studies"
@@ -86,8 +86,8 @@ def test_what_a_study_did_not_write_down_is_as_it_was_then(tiny_study: Path, tmp
 @pytest.mark.usefixtures("other_defaults")
 @pytest.mark.parametrize("path", sorted(STUDIES.rglob("config.json")), ids=lambda path: path.parent.name)
 def test_a_published_config_stands_whatever_the_defaults_are(path: Path) -> None:
-    written = config.from_json(path.read_text())
-    filled = json.loads(config.to_json(rerun_study.with_later_fields(written)))
+    written = settings.from_json(path.read_text())
+    filled = json.loads(settings.to_json(rerun_study.with_later_fields(written)))
 
     def kept(before: dict, after: dict) -> None:
         for name, value in before.items():

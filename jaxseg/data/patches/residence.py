@@ -22,8 +22,9 @@ from jaxtyping import Array, Int, Key
 from jaxseg.data.patches import sampling, spatial
 from jaxseg.data.patches.cohort import INT32_VOXELS, cohort_bytes
 from jaxseg.data.prepared.task import PreparedTask
+from jaxseg.settings import TaskSettings
 from jaxseg.streams import step_key
-from jaxseg.types import Boxes, Cohort, RunInputs, TaskSettings
+from jaxseg.types import Boxes, Cohort, RunInputs
 
 RESIDENCES = ("auto", "device", "host")
 DEVICE_SHARE = 0.5

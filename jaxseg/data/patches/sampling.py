@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxseg.data.patches import augment, spatial
+from jaxseg.settings import TaskSettings
 from jaxseg.streams import fold_in_name
-from jaxseg.types import Batch, Cohort, RunInputs, TaskSettings, UserError
+from jaxseg.types import Batch, Cohort, RunInputs, UserError
 
 Sample = Callable[[Key[Array, ""], Cohort, RunInputs], Batch]
 

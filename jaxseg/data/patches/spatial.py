@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from jaxseg.types import AugmentSettings, Boxes, Cohort, UserError
+from jaxseg.settings import AugmentSettings
+from jaxseg.types import Boxes, Cohort, UserError
 
 
 @flax.struct.dataclass

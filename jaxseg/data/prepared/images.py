@@ -13,7 +13,8 @@ from jaxtyping import Float
 
 from jaxseg.data.cases import CaseRecord
 from jaxseg.data.volumes import normalize, resample, volume
-from jaxseg.types import TaskSettings, UserError
+from jaxseg.settings import TaskSettings
+from jaxseg.types import UserError
 
 
 class ImageWarning(UserWarning):

@@ -24,7 +24,8 @@ from jaxseg.data.prepared.recipe import Recipe, fingerprint, make_recipe
 from jaxseg.data.prepared.task import PreparedTask, read_prepared
 from jaxseg.data.volumes import normalize, resample, volume
 from jaxseg.manifest import DamagedError
-from jaxseg.types import TaskSettings, UserError
+from jaxseg.settings import TaskSettings
+from jaxseg.types import UserError
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many cases are done and how many there are."""

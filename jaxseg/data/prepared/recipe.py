@@ -10,7 +10,8 @@ import numpy as np
 from jaxseg.data import digests
 from jaxseg.data.cases import CaseList, Source
 from jaxseg.data.volumes import normalize
-from jaxseg.types import TaskSettings, UserError
+from jaxseg.settings import TaskSettings
+from jaxseg.types import UserError
 
 FORMAT = 5
 """Raised whenever prepared arrays change their meaning, so that older stores are built anew."""

@@ -13,6 +13,7 @@ from typing import Any
 from jaxseg import hosts, seeds, trees
 from jaxseg.models import check_model, check_patch
 from jaxseg.reserved import SOURCE
+from jaxseg.settings import ArmSettings, StudySettings, TaskSettings
 from jaxseg.study.plan.program import (
     NO_NETWORK,
     NetworkSize,
@@ -24,7 +25,7 @@ from jaxseg.study.plan.program import (
 )
 from jaxseg.study.plan.runs import Run, source_run, target_runs, trial_runs
 from jaxseg.transfer import LoadTable, check_load, make_load_table, transfer_rules
-from jaxseg.types import ArmSettings, RunKey, StudySettings, TaskSettings, UserError
+from jaxseg.types import RunKey, UserError
 
 KINDS = ("pretrain", "select", "train")
 """Of jobs, in the order they are done."""

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from jaxseg import losses, optim, trees
 from jaxseg.models import make_model
-from jaxseg.types import LossSettings, ModelSettings, OptimSettings, RunKey, TaskSettings, TrainSettings
+from jaxseg.settings import LossSettings, ModelSettings, OptimSettings, TaskSettings, TrainSettings
+from jaxseg.types import RunKey
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+from jaxseg.settings import ArmSettings, StudySettings
 from jaxseg.streams import STREAMS, stream_id
-from jaxseg.types import ArmSettings, RunKey, StudySettings
+from jaxseg.types import RunKey
 
 
 @dataclasses.dataclass(frozen=True)

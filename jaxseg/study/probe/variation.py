@@ -18,13 +18,13 @@ from jaxseg.analysis import interpolation, statistics, variability
 from jaxseg.data.cases import CaseArrays
 from jaxseg.models import make_model
 from jaxseg.reserved import MEAN
+from jaxseg.settings import EvaluateSettings
 from jaxseg.study.plan.program import Program, abstract_params, param_labels
 from jaxseg.study.predict import PredictSlabs, make_predict_slabs
 from jaxseg.study.probe.networks import Networks, kernel_layers
 from jaxseg.study.probe.probes import Probes
 from jaxseg.study.probe.representations import Represented
 from jaxseg.study.score.scores import group_means, read_scores
-from jaxseg.types import EvaluateSettings
 
 ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 11))
 """Points on the line between two runs."""

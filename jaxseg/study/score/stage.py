@@ -17,6 +17,7 @@ from jaxseg import checkpoint, data, hosts, inference, logs, machine, metrics, s
 from jaxseg.data import PreparedTask
 from jaxseg.data.cases import CaseArrays, CaseRecord
 from jaxseg.data.volumes.resample import labels_from_probabilities, resize_image, resize_linear
+from jaxseg.settings import StudySettings
 from jaxseg.study import files
 from jaxseg.study.plan.binding import Draw
 from jaxseg.study.plan.jobs import Job, of_host, own_rows, seed_plan
@@ -24,7 +25,7 @@ from jaxseg.study.plan.runs import Run
 from jaxseg.study.plan.tasks import Tasks, spread
 from jaxseg.study.predict import CaseMaps, case_maps, classes_of, make_predict_slabs, scoring_options
 from jaxseg.study.score import prior, slices
-from jaxseg.types import Progress, StudySettings
+from jaxseg.types import Progress
 
 PART = "cases.csv"
 EXAMPLES = "examples.npz"

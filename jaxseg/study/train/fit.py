@@ -11,6 +11,7 @@ import optax
 
 from jaxseg import data, hosts, loop, losses, optim, seeds, train, trees
 from jaxseg.models import make_model
+from jaxseg.settings import StudySettings
 from jaxseg.study.plan.jobs import Job, Plan, chunk_sizes, host_share, of_host, seed_plan
 from jaxseg.study.plan.program import Program, own_labels, param_labels
 from jaxseg.study.plan.tasks import Tasks
@@ -19,7 +20,6 @@ from jaxseg.study.train import learning_rates
 from jaxseg.study.train.feed import make_feed
 from jaxseg.study.train.start import make_init
 from jaxseg.study.versions import made_with
-from jaxseg.types import StudySettings
 
 
 def make_tx(program: Program) -> optax.GradientTransformationExtraArgs:

@@ -13,12 +13,13 @@ import numpy as np
 
 from jaxseg import train, transfer, trees
 from jaxseg.models import make_model
+from jaxseg.settings import StudySettings
 from jaxseg.streams import stream_key
 from jaxseg.study.plan import source_networks
 from jaxseg.study.plan.jobs import Job, Plan, load_table
 from jaxseg.study.plan.program import image_shape, own_labels
 from jaxseg.study.plan.runs import Run
-from jaxseg.types import Frozen, Params, StudySettings, TrainState
+from jaxseg.types import Frozen, Params, TrainState
 
 
 def load_tables(study: StudySettings, workdir: Path, plan: Plan, job: Job) -> dict[tuple[str, str], transfer.LoadTable]:

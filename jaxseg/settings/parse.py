@@ -1,6 +1,6 @@
 """ConfigDict to typed, checked settings, and the resolved config that a workdir keeps.
 
-Every field is checked here against its type, and by `checks` against its range and the others, before any work starts.
+Every field is checked here against its type, and by `rules` against its range and the others, before any work starts.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxseg.checks import MAX_SEED, check_study
-from jaxseg.fields import bad_value as _bad
-from jaxseg.fields import convert as _convert
-from jaxseg.fields import fill as _fill
-from jaxseg.fields import nearest, parse_streams
 from jaxseg.reserved import SOURCE
-from jaxseg.types import (
+from jaxseg.settings.kinds import bad_value as _bad
+from jaxseg.settings.kinds import convert as _convert
+from jaxseg.settings.kinds import fill as _fill
+from jaxseg.settings.kinds import nearest, parse_streams
+from jaxseg.settings.rules import MAX_SEED, check_study
+from jaxseg.settings.schema import (
     AnalysisSettings,
     ArmSettings,
     EvaluateSettings,
@@ -33,8 +33,8 @@ from jaxseg.types import (
     StudySettings,
     TaskSettings,
     TrainSettings,
-    UserError,
 )
+from jaxseg.types import UserError
 
 RESERVED_ARMS = re.compile(rf"{SOURCE}(_\d+)?")
 

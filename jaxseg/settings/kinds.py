@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxseg import paths
-from jaxseg.types import EvaluateSettings, RuntimeSettings, TaskSettings, UserError
+from jaxseg.settings.schema import EvaluateSettings, RuntimeSettings, TaskSettings
+from jaxseg.types import UserError
 
 STREAMS = ("init", "order", "subset")
 

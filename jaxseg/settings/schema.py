@@ -1,6 +1,6 @@
 """The typed settings of a study: `configs/default.py` field by field.
 
-`jaxseg.config` fills them and checks them against each other. Nothing below `config.py` sees a ConfigDict.
+`jaxseg.settings.parse` fills them and `jaxseg.settings.rules` checks them against each other.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ import math
 import typing
 from typing import Any
 
-from jaxseg.fields import bad_value as _bad
-from jaxseg.fields import is_pattern
+from jaxseg.settings.kinds import bad_value as _bad
+from jaxseg.settings.kinds import is_pattern
+from jaxseg.settings.schema import SLICE_AXES, ArmSettings, StudySettings, TaskSettings
 from jaxseg.streams import STREAMS
-from jaxseg.types import SLICE_AXES, ArmSettings, StudySettings, TaskSettings
 
 # What fields that name a choice take. The modules that offer the choices are not imported here, so that a mistake is
 # found before any of them does work; a test holds these names against theirs.
