@@ -11,9 +11,7 @@ from jaxseg import trees
 from jaxseg.models import MODELS, check_model, make_model
 from jaxseg.settings import ModelSettings
 
-BASE = ModelSettings(
-    name="unet", ndim=2, widths=(2, 4, 8), norm="none", strides=(), kernels=(), skips=True, precision="float32"
-)
+BASE = ModelSettings(name="unet", ndim=2, widths=(2, 4, 8), norm="none", strides=(), kernels=(), skips=True)
 NAMES = tuple(MODELS)
 CLASSES = 3
 

@@ -3,78 +3,33 @@
 import dataclasses
 import importlib
 import json
-import typing
 from pathlib import Path
 
 import pytest
-from ml_collections import ConfigDict
 
 from configs import default
-from jaxseg import inference, losses, models, optim, settings, streams, transfer
-from jaxseg.data.patches import residence
-from jaxseg.data.volumes import normalize, resample
-from jaxseg.settings import kinds, rules
-from jaxseg.settings.parse import ARM_OVERRIDES
-from tests.tiny_study import at, changed, put, tiny_config
+from jaxseg import settings
+from jaxseg.settings import kinds, reference
+from tests.tiny_study import changed, put, tiny_config
 
 FILES = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
-SECTIONS = {
-    "source": settings.TaskSettings,
-    "target": settings.TaskSettings,
-    "source.augment": settings.AugmentSettings,
-    "target.augment": settings.AugmentSettings,
-    "model": settings.ModelSettings,
-    "optim": settings.OptimSettings,
-    "loss": settings.LossSettings,
-    "train": settings.TrainSettings,
-    "pretrain": settings.PretrainSettings,
-    "evaluate": settings.EvaluateSettings,
-    "analysis": settings.AnalysisSettings,
-    "runtime": settings.RuntimeSettings,
-    "report": settings.ReportSettings,
-}
-
 
 # ------------------------------------------------------------------------------------ default.py and the dataclasses
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_every_field_of_a_section_is_declared_with_its_type(section):
-    declared = dict(at(default.get_config(), section))
-    hints = typing.get_type_hints(SECTIONS[section])
-    expected = {field.name for field in dataclasses.fields(SECTIONS[section])}
-    # How a network computes is declared beside the steps and the batch, and belongs to it.
-    how = {"precision", "remat"}
-    expected = expected - how if section == "model" else expected | how if section == "train" else expected
-    assert set(declared) == expected
-    for name, value in declared.items():
-        kind = hints.get(name, typing.get_type_hints(settings.ModelSettings).get(name))
-        if (SECTIONS[section], name) in kinds.PARSERS:
-            kind = str  # what is parsed is text
-        elif typing.get_origin(kind) is tuple:
-            kind = tuple
-        elif dataclasses.is_dataclass(kind):
-            kind = ConfigDict
-        assert type(value) is kind, name
+def test_the_default_config_declares_every_setting_with_its_type_and_default():
+    def flat(tree, prefix=""):
+        for name, value in tree.items():
+            yield from flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
 
-
-def test_every_field_outside_the_sections_is_declared():
-    made = default.get_config()
-    own = {"name": str, "num_seeds": int, "seed_ids": tuple, "base_seed": int, "vary": str}
-    assert {name: type(value) for name, value in made.items() if not isinstance(value, ConfigDict)} == own
-    assert {name for name, value in made.items() if isinstance(value, ConfigDict)} == {
-        *(section for section in SECTIONS if "." not in section),
-        "arms",
-    }
-    # From there every field of the study is filled; pretrain is every arm's own.
-    filled = {field.name for field in dataclasses.fields(settings.StudySettings)}
-    assert filled == (set(made) - {"num_seeds", "seed_ids", "pretrain"}) | {"seeds"}
-    arm = dict(default.arm("random", "none"))
-    assert {name: type(value) for name, value in arm.items()} == {
-        "kind": str, "init": str, "freeze": str, "seed_offset": int, "train_cases": tuple,
-        "vary": str, "cross": str, "cross_ids": tuple,
-    }  # fmt: skip
-    assert {field.name for field in dataclasses.fields(settings.ArmSettings)} == {"name", *arm, *ARM_OVERRIDES}
+    made = settings.to_dict(default.get_config())
+    assert made["source"] == made["target"] | {"data": "synthetic:blobs?seed=1"}
+    arm = settings.to_dict(default.arm(None, None))
+    declared = {name: value for name, value in flat(made) if not name.startswith(("source.", "arms."))}
+    declared |= {f"arms.NAME.{name}": value for name, value in arm.items()}
+    stated = {field.name: field.default for field in reference.fields()}
+    assert declared == stated
+    assert {name: type(value) for name, value in declared.items()} == {name: type(stated[name]) for name in stated}
 
 
 def test_longer_arms_follow_the_study_s_lengths():
@@ -128,22 +83,6 @@ def test_no_field_is_a_list_or_none():
             yield from values(value) if isinstance(value, dict) else (value,)
 
     assert {type(value) for value in values(settings.to_dict(default.get_config()))} == {str, int, float, bool, tuple}
-
-
-def test_choices_are_those_of_the_modules_that_offer_them():
-    assert kinds.STREAMS == streams.STREAMS
-    assert set(rules.MODELS) == set(models.MODELS)
-    assert rules.OPTIMIZERS == optim.OPTIMIZERS
-    assert rules.SCHEDULES == optim.SCHEDULES
-    assert rules.LOSSES == losses.LOSSES
-    assert rules.NORMALIZATIONS == normalize.NAMES
-    assert rules.WINDOW_WEIGHTS == inference.WEIGHTS
-    assert rules.IMAGE_INTERPOLATIONS == resample.IMAGE_INTERPOLATIONS
-    assert rules.LABEL_INTERPOLATIONS == resample.LABEL_INTERPOLATIONS
-    assert rules.RESIDENCES == residence.RESIDENCES
-    assert set(rules.FREEZES) == set(optim.FREEZE_RULES)
-    for init in rules.INITS:
-        transfer.transfer_rules(init)
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -211,15 +150,15 @@ def test_values_arrive_in_their_types():
     assert study.source.spacing_mm == "native"
     assert (study.runtime.devices, study.runtime.seeds_per_chunk) == (2, None)
     assert study.model.strides == ((2, 1),)
-    assert study.model.precision == study.arms[0].model.precision == "bfloat16"
-    assert study.model.remat is study.arms[0].model.remat is True
+    assert study.train.precision == study.arms[0].train.precision == "bfloat16"
+    assert study.arms[0].train.compute == settings.Compute(precision="bfloat16", remat=True)
     assert settings.parse(changed(num_seeds=3)).seeds == (0, 1, 2)
     hash(study)  # settings are keys of dicts
 
 
 @pytest.mark.parametrize("text", ["1 1 3", "1.0,1.0,3.0", "(1, 1, 3)", (1.0, 1.0, 3.0), [1, 1, 3]])
 def test_a_spacing_may_be_written_in_several_ways(text):
-    assert kinds.parse_spacing(text, "x") == (1.0, 1.0, 3.0)
+    assert kinds.read_spacing(text, "x") == (1.0, 1.0, 3.0)
 
 
 def test_labels_and_regions_are_lists_in_words():
@@ -245,10 +184,10 @@ def test_an_arm_s_overrides_reach_that_arm_alone():
     assert transferred == dataclasses.replace(
         before,
         optim=dataclasses.replace(before.optim, lr=0.5),
-        train=dataclasses.replace(before.train, steps=16),
+        train=dataclasses.replace(before.train, steps=16, precision="bfloat16"),
         source=dataclasses.replace(before.source, augment=dataclasses.replace(before.source.augment, gamma=0.25)),
         pretrain=dataclasses.replace(before.pretrain, share="one"),
-        model=dataclasses.replace(before.model, widths=(3, 5), precision="bfloat16"),
+        model=dataclasses.replace(before.model, widths=(3, 5)),
     )
 
 

@@ -17,7 +17,7 @@ SHAPES = [(2, 4, 5), (3, 2, 3, 4)]
 @functools.cache
 def compiled(name, smooth=1.0, gradient=False):
     """A loss of logits and labels, or its value and gradient; compiled once for all tests of one shape."""
-    loss = losses.make_loss(LossSettings(name, smooth))
+    loss = losses.make_loss(LossSettings(name=name, smooth=smooth))
     return jax.jit(jax.value_and_grad(loss) if gradient else loss)
 
 
@@ -137,18 +137,18 @@ def test_the_gradient_of_cross_entropy_is_the_error():
 
 def test_an_unknown_name_is_refused():
     with pytest.raises(UserError, match=r"loss.name = 'dise'; allowed: 'dice_ce', 'dice', 'ce', 'focal'"):
-        losses.make_loss(LossSettings("dise", 1.0))
+        losses.make_loss(LossSettings(name="dise"))
 
 
 def test_focal_loss_of_no_exponent_is_cross_entropy():
     logits, label = case((2, 4, 5))
-    plain = losses.make_loss(LossSettings("focal", 1.0, focal_gamma=0.0))(logits, label)
+    plain = losses.make_loss(LossSettings(name="focal", focal_gamma=0.0))(logits, label)
     assert float(plain) == pytest.approx(float(compiled("ce")(logits, label)), rel=1e-6)
 
 
 def test_dice_over_a_batch_is_that_of_its_patches_side_by_side():
     logits, label = case((3, 4, 5))
-    over_batch = losses.make_loss(LossSettings("dice", 0.5, dice_over="batch"))
+    over_batch = losses.make_loss(LossSettings(name="dice", smooth=0.5, dice_over="batch"))
     # One case of all voxels: the patches laid end to end.
     joined = compiled("dice", 0.5)(logits.reshape(1, 12, 5, 3), label.reshape(1, 12, 5))
     assert float(over_batch(logits, label)) == pytest.approx(float(joined), rel=1e-6)
@@ -169,6 +169,6 @@ def test_voxels_of_unknown_label_do_not_dilute_the_mean(name):
 def test_voxels_of_unknown_label_have_no_gradient(name):
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 3)), jnp.float32)
     label = jnp.zeros((1, 4, 4), jnp.int32).at[0, 0, 0].set(3).at[0, 1, 1].set(2)
-    gradient = jax.grad(losses.make_loss(LossSettings(name, 1.0)))(logits, label)
+    gradient = jax.grad(losses.make_loss(LossSettings(name=name)))(logits, label)
     np.testing.assert_array_equal(gradient[0, 0, 0], 0)
     assert (gradient[0, 1, 1] != 0).any()

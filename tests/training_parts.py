@@ -22,9 +22,7 @@ from jaxseg.settings import AugmentSettings, LossSettings, ModelSettings, OptimS
 from jaxseg.streams import stream_key
 from jaxseg.types import Cohort, RunInputs, TrainState
 
-MODEL = ModelSettings(
-    name="unet", ndim=2, widths=(2, 3), norm="instance", strides=(), kernels=(), skips=True, precision="float32"
-)
+MODEL = ModelSettings(name="unet", ndim=2, widths=(2, 3), norm="instance", strides=(), kernels=(), skips=True)
 OPTIM = OptimSettings(
     name="adam", lr=1e-2, weight_decay=0.0, momentum=0.9, schedule="constant", warmup_steps=0, clip_norm=0.0
 )

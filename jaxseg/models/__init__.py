@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from jaxseg.models.blocks import ACTIVATIONS as ACTIVATIONS
 from jaxseg.models.layout import level_strides
 from jaxseg.models.multiscale_fcn import MultiscaleFCN
-from jaxseg.models.network import Network
+from jaxseg.models.network import Network as Network
 from jaxseg.models.unet import UNet
 from jaxseg.models.vnet import VNet
-from jaxseg.settings import ModelSettings
+from jaxseg.settings import Compute, ModelSettings
+from jaxseg.settings.schema import FULL_PRECISION
 from jaxseg.types import UserError
 
 MODELS: dict[str, type[Network]] = {"unet": UNet, "multiscale_fcn": MultiscaleFCN, "vnet": VNet}
 """Networks by the name that `model.name` takes. One is built as `MODELS[name](settings, classes)`."""
 
 
-def make_model(settings: ModelSettings, *, classes: int) -> Network:
+def make_model(settings: ModelSettings, compute: Compute = FULL_PRECISION, *, classes: int) -> Network:
     """The network that `settings` name, with `classes` output channels (background included).
 
     `model.init(key, image)["params"]` has the sub-trees `encoder`, `decoder` and `head`;
@@ -30,7 +31,7 @@ def make_model(settings: ModelSettings, *, classes: int) -> Network:
         UserError: See `check_model`.
     """
     check_model(settings)
-    return MODELS[settings.name](settings, classes)
+    return MODELS[settings.name](settings, classes, compute=compute)
 
 
 def layer_names(settings: ModelSettings) -> tuple[str, ...]:

@@ -1,77 +1,73 @@
 """ConfigDict to typed, checked settings, and the resolved config that a workdir keeps.
 
-Every field is checked here against its type, and by `rules` against its range and the others, before any work starts.
+Every field is checked against its type here, and by `rules` against its range and the others, before any work starts.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
 import types
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxseg.reserved import SOURCE
-from jaxseg.settings.kinds import bad_value as _bad
-from jaxseg.settings.kinds import convert as _convert
-from jaxseg.settings.kinds import fill as _fill
-from jaxseg.settings.kinds import nearest, parse_streams
-from jaxseg.settings.rules import MAX_SEED, check_study
-from jaxseg.settings.schema import (
-    AnalysisSettings,
-    ArmSettings,
-    EvaluateSettings,
-    LossSettings,
-    ModelSettings,
-    OptimSettings,
-    PretrainSettings,
-    ReportSettings,
-    RuntimeSettings,
-    StudySettings,
-    TaskSettings,
-    TrainSettings,
-)
+from jaxseg.settings.kinds import bad_value, convert, hints, nearest
+from jaxseg.settings.rules import check_study
+from jaxseg.settings.schema import ArmSettings, StudySettings, TaskSettings
 from jaxseg.types import UserError
 
 RESERVED_ARMS = re.compile(rf"{SOURCE}(_\d+)?")
-
-ARM_OVERRIDES = ("model", "optim", "loss", "train", "source", "pretrain")
-
-
-# Sections that change no result: a workdir may be continued with other values of these.
+OVERRIDES = tuple(name for name, kind in hints(ArmSettings).items() if dataclasses.is_dataclass(kind))
+"""Sections of which an arm may override fields."""
+OWN = tuple(name for name in hints(ArmSettings) if name not in ("name", *OVERRIDES))
+"""Fields of an arm that are no section."""
 FREE_SECTIONS = ("runtime", "report")
+"""Sections that change no result: a workdir may be continued with other values of these."""
 
 
 # ---------------------------------------------------------------------------------------------------- from sections
 
 
-def _model(section: Mapping[str, Any], train: Mapping[str, Any], path: str) -> ModelSettings:
-    given = {
-        "precision": _convert(train["precision"], str, "train.precision"),
-        "remat": _convert(train["remat"], bool, "train.remat"),
-    }
-    return _fill(ModelSettings, section, path, **given)
+def _check_known(given: Iterable[str], known: Iterable[str], path: str) -> None:
+    names = tuple(known)
+    for name in given:
+        if name not in names:
+            raise UserError(f"unknown field config.{path}{name}{nearest(name, names)} Fields: {', '.join(names)}")
 
 
-def _train(section: Mapping[str, Any], path: str) -> TrainSettings:
-    return _fill(
-        TrainSettings, {key: value for key, value in section.items() if key not in ("precision", "remat")}, path
-    )
+def _fill(cls: type, section: Any, path: str, **given: Any) -> Any:
+    """Builds a settings class from a config section with exactly its fields, apart from those given."""
+    if not isinstance(section, Mapping):
+        raise bad_value(path.removesuffix("."), section, "a section of fields, as in configs/default.py")
+    kinds = {name: kind for name, kind in hints(cls).items() if name not in given}
+    _check_known(section, hints(cls), path)
+    values = dict(given)
+    for name, kind in kinds.items():
+        where = f"{path}{name}"
+        if name not in section:
+            raise UserError(f"config.{where} is missing; start from configs/default.py, which declares every field")
+        if dataclasses.is_dataclass(kind):
+            values[name] = _fill(typing.cast(type, kind), section[name], f"{where}.")
+        else:
+            values[name] = convert(section[name], kind, where)
+    return cls(**values)
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any], path: str) -> dict[str, Any]:
     """A section with an arm's overrides laid over it."""
     if not isinstance(over, Mapping):
-        raise _bad(path, over, f"a section of overrides, such as {{{next(iter(base))!r}: ...}}")
-    merged = dict(base)
-    for key, value in over.items():
-        if key not in base:
-            raise UserError(f"unknown field config.{path}.{key}{nearest(key, base)} Fields: {', '.join(base)}")
-        merged[key] = _merged(base[key], value, f"{path}.{key}") if isinstance(value, Mapping) else value
-    return merged
+        raise bad_value(path, over, f"a section of overrides, such as {{{next(iter(base))!r}: ...}}")
+    _check_known(over, base, f"{path}.")
+    return {**base} | {
+        key: _merged(base[key], value, f"{path}.{key}") if isinstance(value, Mapping) else value
+        for key, value in over.items()
+    }
 
 
 def _source(config: Mapping[str, Any], over: Mapping[str, Any], path: str) -> TaskSettings:
@@ -80,17 +76,14 @@ def _source(config: Mapping[str, Any], over: Mapping[str, Any], path: str) -> Ta
     if "target" in (over.get("data"), base["data"]) and over.get("data", "target") == "target":
         # One fold, and nothing held out beyond what the target holds out already.
         base = dict(config["target"]) | {"data": "target", "train_cases": (0,), "folds": 1, "test_cases": 1}
-    return _fill(TaskSettings, _merged(base, over, path), path)
+    return _fill(TaskSettings, _merged(base, over, path), f"{path}.")
 
 
-def _arm(name: str, arm: Mapping[str, Any], config: Mapping[str, Any], seeds: tuple[int, ...]) -> ArmSettings:
-    own = ("kind", "init", "freeze", "seed_offset", "train_cases", "vary", "cross", "cross_ids")
+def _arm(name: str, arm: Mapping[str, Any], config: Mapping[str, Any], study: StudySettings) -> ArmSettings:
+    path = f"arms.{name}"
     if not isinstance(arm, Mapping):
-        raise _bad(f"arms.{name}", arm, "a section of fields, as default.arm(INIT, FREEZE) makes it")
-    for key in arm:
-        if key not in own + ARM_OVERRIDES:
-            known = own + ARM_OVERRIDES
-            raise UserError(f"unknown field config.arms.{name}.{key}{nearest(key, known)} Fields: {', '.join(known)}")
+        raise bad_value(path, arm, "a section of fields, as default.arm(INIT, FREEZE) makes it")
+    _check_known(arm, OWN + OVERRIDES, f"{path}.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UserError(f"arm name {name!r}: allowed are letters, digits, '_', '-' and '.', as it names folders")
     if RESERVED_ARMS.fullmatch(name):
@@ -98,30 +91,18 @@ def _arm(name: str, arm: Mapping[str, Any], config: Mapping[str, Any], seeds: tu
             f"arm name {name!r}: 'source', 'source_2', 'source_3', ... are reserved for the source networks, which "
             "have these names in tables and in study.json; give the arm another name"
         )
-    path = f"arms.{name}"
-    for key in own:
+    for key in OWN:
         if key not in arm:
             raise UserError(f"config.{path}.{key} is missing; make arms with default.arm(INIT, FREEZE)")
-    changed = [key for key in ARM_OVERRIDES if key != "source"]
-    sections = {key: _merged(config[key], arm.get(key, {}), f"{path}.{key}") for key in changed}
-    cross = parse_streams(arm["cross"], f"{path}.cross")
-    return ArmSettings(
-        name=name,
-        kind=_convert(arm["kind"], str, f"{path}.kind"),
-        init=_convert(arm["init"], str, f"{path}.init"),
-        freeze=_convert(arm["freeze"], str, f"{path}.freeze"),
-        seed_offset=_convert(arm["seed_offset"], int, f"{path}.seed_offset"),
-        train_cases=_convert(arm["train_cases"], tuple[int, ...], f"{path}.train_cases")
-        or _convert(config["target"]["train_cases"], tuple[int, ...], "target.train_cases"),
-        vary=parse_streams(config["vary"] if arm["vary"] == "study" else arm["vary"], f"{path}.vary"),
-        cross=cross,
-        cross_ids=_convert(arm["cross_ids"], tuple[int, ...], f"{path}.cross_ids") or (seeds if cross else ()),
-        model=_model(sections["model"], sections["train"], f"{path}.model"),
-        optim=_fill(OptimSettings, sections["optim"], f"{path}.optim"),
-        loss=_fill(LossSettings, sections["loss"], f"{path}.loss"),
-        train=_train(sections["train"], f"{path}.train"),
-        source=_source(config, arm.get("source", {}), f"{path}.source"),
-        pretrain=_fill(PretrainSettings, sections["pretrain"], f"{path}.pretrain"),
+    vary = config["vary"] if arm["vary"] == "study" else arm["vary"]
+    sections = {key: _merged(config[key], arm.get(key, {}), f"{path}.{key}") for key in OVERRIDES if key != "source"}
+    source = _source(config, arm.get("source", {}), f"{path}.source")
+    own = {key: arm[key] for key in OWN} | {"vary": vary} | sections
+    made: ArmSettings = _fill(ArmSettings, own, f"{path}.", name=name, source=source)
+    return dataclasses.replace(
+        made,
+        train_cases=made.train_cases or study.target.train_cases,
+        cross_ids=made.cross_ids or (study.seeds if made.cross else ()),
     )
 
 
@@ -136,44 +117,17 @@ def parse(config: ConfigDict) -> StudySettings:
             each other.
     """
     tree = to_dict(config)
-    first = ("name", "num_seeds", "seed_ids", "base_seed", "vary", "source", "target")
-    known = tuple(dict.fromkeys((*first, *ARM_OVERRIDES, "arms", "evaluate", "analysis", "runtime", "report")))
-    for key in tree:
-        if key not in known:
-            raise UserError(f"unknown field config.{key}{nearest(key, known)} Fields: {', '.join(known)}")
-    for key in known:
+    _check_known(tree, hints(StudySettings), "")
+    for key in hints(StudySettings):
         if key not in tree:
             raise UserError(f"config.{key} is missing; start from configs/default.py, which declares every field")
-    seeds = _convert(tree["seed_ids"], tuple[int, ...], "seed_ids")
-    if not seeds:
-        count = _convert(tree["num_seeds"], int, "num_seeds")
-        if count < 1:
-            raise _bad("num_seeds", count, "a number from 1; comparisons between arms need at least 2, verdicts 8")
-        seeds = tuple(range(count))
-    if len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) > MAX_SEED:
-        raise _bad("seed_ids", seeds, f"different numbers from 0 to {MAX_SEED}")
-    vary = parse_streams(tree["vary"], "vary")
     if not isinstance(tree["arms"], Mapping):
-        raise _bad("arms", tree["arms"], "a section of arms, as default.pick_arms makes it")
+        raise bad_value("arms", tree["arms"], "a section of arms, as default.pick_arms makes it")
     if not tree["arms"]:
         raise UserError("config.arms is empty: name at least one arm, e.g. default.pick_arms('scratch')")
-    study = StudySettings(
-        name=_convert(tree["name"], str, "name"),
-        seeds=seeds,
-        base_seed=_convert(tree["base_seed"], int, "base_seed"),
-        vary=vary,
-        source=_source(tree, {}, "source"),
-        target=_fill(TaskSettings, tree["target"], "target"),
-        model=_model(tree["model"], tree["train"], "model"),
-        optim=_fill(OptimSettings, tree["optim"], "optim"),
-        loss=_fill(LossSettings, tree["loss"], "loss"),
-        train=_train(tree["train"], "train"),
-        arms=tuple(_arm(name, arm, tree, seeds) for name, arm in tree["arms"].items()),
-        evaluate=_fill(EvaluateSettings, tree["evaluate"], "evaluate"),
-        analysis=_fill(AnalysisSettings, tree["analysis"], "analysis"),
-        runtime=_fill(RuntimeSettings, tree["runtime"], "runtime"),
-        report=_fill(ReportSettings, tree["report"], "report"),
-    )
+    sections = {key: tree[key] for key in tree if key != "arms"}
+    study: StudySettings = _fill(StudySettings, sections, "", source=_source(tree, {}, "source"), arms=())
+    study = dataclasses.replace(study, arms=tuple(_arm(name, arm, tree, study) for name, arm in tree["arms"].items()))
     check_study(study)
     return study
 

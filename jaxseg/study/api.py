@@ -114,7 +114,7 @@ class Arm:
 
     @functools.cached_property
     def _model(self) -> Any:
-        return make_model(self.settings.model, classes=len(self.target.labels) + 1)
+        return make_model(self.settings.model, self.settings.train.compute, classes=len(self.target.labels) + 1)
 
     @functools.cached_property
     def _predict(self) -> Any:

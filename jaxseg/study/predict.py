@@ -16,8 +16,8 @@ from jaxtyping import Float, Integer
 from jaxseg import data, inference, metrics, seeds, validation
 from jaxseg.data import PreparedTask
 from jaxseg.data.cases import CaseArrays
-from jaxseg.models import make_model
-from jaxseg.settings import EvaluateSettings, ModelSettings, TaskSettings
+from jaxseg.models import Network
+from jaxseg.settings import EvaluateSettings, TaskSettings
 from jaxseg.study.plan.jobs import Job, Program
 from jaxseg.types import Frozen, Params
 
@@ -25,9 +25,8 @@ PredictSlabs = Callable[[Params, Frozen, Iterable[Float[np.ndarray, "*spatial ch
 
 
 @functools.lru_cache(maxsize=4)  # validation and evaluation of all arms with one network: traced and compiled once
-def window_predict(model: ModelSettings, classes: int, plan: seeds.SeedPlan) -> Callable[..., Any]:
+def window_predict(network: Network, plan: seeds.SeedPlan) -> Callable[..., Any]:
     """`inference.make_window_predict` of a network, mapped over runs; compiled on first use."""
-    network = make_model(model, classes=classes)
     # Runs one after another are for processors; there windows one after another are faster too (docs/performance.md).
     made = inference.make_window_predict(network, one_by_one=plan.strategy == "loop")
     return seeds.map_seeds(made, plan=plan, shared=(1, 2))
@@ -58,7 +57,7 @@ def make_predict_slabs(
         `predict(params, frozen, images)`: params stacked and placed by `seeds.put`, images read one by one; see
         `inference.predict_slabs`.
     """
-    mapped = window_predict(program.model, program.classes, plan)
+    mapped = window_predict(program.network, plan)
 
     def predict(
         params: Params, frozen: Frozen, images: Iterable[Float[np.ndarray, "*spatial channels"]]
@@ -91,8 +90,7 @@ ON_DEVICE_SHARE = 0.1
 
 @functools.lru_cache(maxsize=4)  # of one network, whatever trains it
 def mapped_counts(
-    model: ModelSettings,
-    classes: int,
+    network: Network,
     window: tuple[int, ...],
     slice_axis: int | None,
     settings: EvaluateSettings,
@@ -100,10 +98,10 @@ def mapped_counts(
 ) -> Callable[..., Any]:
     """`validation.make_case_counts` of a network, mapped over runs; compiled on first use."""
     made = validation.make_case_counts(
-        make_model(model, classes=classes),
+        network,
         patch=window,
         window_batch=settings.window_batch,
-        classes=classes,
+        classes=network.classes,
         weights=settings.weights,
         slice_axis=slice_axis,
     )
@@ -146,7 +144,7 @@ def make_counter(
         )
         placed = seeds.replicate(canvases, plan)
         task = program.task
-        mapped = mapped_counts(program.model, program.classes, task.window, task.slice_axis, settings, plan)
+        mapped = mapped_counts(program.network, task.window, task.slice_axis, settings, plan)
         return lambda params, frozen: seeds.fetch(mapped(params, frozen, placed), len(job.runs))
 
     predict = make_predict_slabs(

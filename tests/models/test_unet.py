@@ -14,9 +14,7 @@ from jaxseg.models.unet import UNet
 from jaxseg.settings import ModelSettings
 from jaxseg.types import UserError
 
-SETTINGS = ModelSettings(
-    name="unet", ndim=2, widths=(2, 3), norm="instance", strides=(), kernels=(), skips=True, precision="float32"
-)
+SETTINGS = ModelSettings(name="unet", ndim=2, widths=(2, 3), norm="instance", strides=(), kernels=(), skips=True)
 
 
 def image_of(*spatial, batch=2, channels=2):

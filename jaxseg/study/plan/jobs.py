@@ -91,7 +91,7 @@ def _program(study: StudySettings, arm: ArmSettings, kind: str, channels: int, c
     task, model, optimizer, loss, train, freeze = settings
     # Rates are arrays over runs: arms that differ in them share a program.
     optimizer = dataclasses.replace(optimizer, lr=0.0, lr_grid=(), lr_seeds=())
-    return Program(task, model, optimizer, loss, train, freeze, channels, classes)
+    return Program(task, model, arm.train.compute, optimizer, loss, train, freeze, channels, classes)
 
 
 def _shared_source(arm: ArmSettings, program: Program, source: Any, runs: Sequence[Run]) -> RunKey | None:

@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 from jaxseg import losses, seeds, trees
 from jaxseg.analysis import interpolation, statistics, variability
 from jaxseg.data.cases import CaseArrays
-from jaxseg.models import make_model
 from jaxseg.reserved import MEAN
 from jaxseg.settings import EvaluateSettings
 from jaxseg.study.plan.program import Program, abstract_params, param_labels
@@ -40,7 +39,7 @@ class Judge(NamedTuple):
 
 def make_judge(program: Program, plan: seeds.SeedPlan) -> Judge:
     """What judges altered parameters on windows."""
-    model = make_model(program.model, classes=program.classes)
+    model = program.network
     quality = interpolation.make_quality(model, losses.make_loss(program.loss))
     layers = tuple(kernel_layers(trees.flatten(abstract_params(program))))
     return Judge(
