@@ -9,9 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxseg.settings import LossSettings
-from jaxseg.types import UserError
-
-LOSSES = ("dice_ce", "dice", "ce", "focal", "dice_focal")
+from jaxseg.settings.kinds import check
 
 
 def soft_dice(
@@ -74,10 +72,9 @@ def make_loss(
     focal form; `dice_ce` (as in nnU-Net, Isensee 2021) and `dice_focal` are sums.
 
     Raises:
-        UserError: Unknown name.
+        UserError: A setting that is not allowed.
     """
-    if settings.name not in LOSSES:
-        raise UserError(f"loss.name = {settings.name!r}; allowed: {', '.join(map(repr, LOSSES))}")
+    check(settings, "loss.")
 
     def loss(logits: Float[Array, "batch *spatial classes"], label: Int[Array, "batch *spatial"]) -> Float[Array, ""]:
         log_probabilities = jax.nn.log_softmax(logits)

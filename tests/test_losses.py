@@ -1,6 +1,7 @@
 """Losses: closed forms, unreduced shapes, finite gradients, and the formulas in NumPy."""
 
 import functools
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from jaxseg import losses
 from jaxseg.settings import LossSettings
+from jaxseg.settings.schema import Loss
 from jaxseg.types import UserError
 
 SHAPES = [(2, 4, 5), (3, 2, 3, 4)]
@@ -62,7 +64,7 @@ def expected(name, logits, label, smooth):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=["2d", "3d"])
-@pytest.mark.parametrize("name", losses.LOSSES)
+@pytest.mark.parametrize("name", typing.get_args(Loss))
 def test_against_numpy(name, shape):
     logits, label = case(shape)
     value = compiled(name, 0.7)(logits, label)
@@ -85,7 +87,7 @@ def test_pieces_are_not_reduced_over_cases_or_labels(shape):
 def test_a_perfect_prediction_costs_nothing():
     label = np.array([[[0, 1], [2, 1]]])
     logits = 200 * one_hot(label, 3)
-    for name in losses.LOSSES:
+    for name in typing.get_args(Loss):
         assert float(compiled(name)(logits, label)) == 0
 
 
@@ -117,7 +119,7 @@ def test_a_label_absent_from_both_costs_nothing():
     assert float(compiled("dice", 1e-5)(logits, label)) == 0
 
 
-@pytest.mark.parametrize("name", losses.LOSSES)
+@pytest.mark.parametrize("name", typing.get_args(Loss))
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_gradients_are_finite_where_probabilities_are_not_between_0_and_1(name, scale):
     label = np.zeros((1, 8), int)
@@ -165,7 +167,7 @@ def test_voxels_of_unknown_label_do_not_dilute_the_mean(name):
     assert float(compiled(name)(logits, everywhere)) == 0
 
 
-@pytest.mark.parametrize("name", losses.LOSSES)
+@pytest.mark.parametrize("name", typing.get_args(Loss))
 def test_voxels_of_unknown_label_have_no_gradient(name):
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 3)), jnp.float32)
     label = jnp.zeros((1, 4, 4), jnp.int32).at[0, 0, 0].set(3).at[0, 1, 1].set(2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import typing
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import optax
 import pytest
 
 from jaxseg import optim, trees
+from jaxseg.settings.schema import Optimizer, Schedule
 from jaxseg.types import UserError
 from tests import training_parts
 from tests.training_parts import OPTIM, STEPS, labels_of, random_params
@@ -81,7 +83,7 @@ def kernels(params):
     return trees.unflatten({path: path.split("/")[-1] == "kernel" for path in trees.flatten(params)})
 
 
-@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+@pytest.mark.parametrize("name", typing.get_args(Optimizer))
 def test_against_optax_on_a_tree_with_nothing_frozen(name):
     chosen = settings(name=name, lr=0.3, weight_decay=0.0 if name == "adam" else 0.1, schedule="cosine", warmup_steps=3)
     params = random_params()
@@ -181,7 +183,7 @@ def update_plain(tx, grads, state, params):
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 4])
-@pytest.mark.parametrize("name", optim.SCHEDULES)
+@pytest.mark.parametrize("name", typing.get_args(Schedule))
 def test_schedules_by_formula(name, warmup):
     total = 20
     schedule = optim.make_schedule(settings(schedule=name, warmup_steps=warmup), total)

@@ -138,7 +138,7 @@ def check(settings: Any, path: str = "", note: str = "", *, sections: str | None
             continue
         for text, holds in allowed(kind):
             if not holds(value):
-                raise bad_value(f"{path}{name}", value, f"{text}{note}")
+                raise UserError(f"{path}{name} = {value!r}; allowed: {text}{note}")
 
 
 # ---------------------------------------------------------------------------------------------- fields of mixed type

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxseg.settings.kinds import MAX_SEED, bad_value, check, distinct, one_of
+from jaxseg.settings.kinds import MAX_SEED, check, distinct, one_of
 from jaxseg.settings.schema import SLICE_AXES, ArmSettings, ModelSettings, StudySettings, TaskSettings, TrainSettings
 from jaxseg.streams import STREAMS
+from jaxseg.types import UserError
 
 MAX_CROSSED = 999
 """Of crossed ids: three of them make one seed number."""
@@ -20,10 +21,12 @@ Need = Callable[[bool, str, Any, str], None]
 """`need(ok, field, value, allowed)` raises the mistake unless all is well."""
 
 
-def _needs(note: str = "") -> Need:
+def needs(path: str = "config.", note: str = "") -> Need:
+    """What raises a mistake: `path` stands before the field, `note` behind what is allowed."""
+
     def need(ok: bool, field: str, value: Any, allowed: str) -> None:
         if not ok:
-            raise bad_value(field, value, f"{allowed}{note}")
+            raise UserError(f"{path}{field} = {value!r}; allowed: {allowed}{note}")
 
     return need
 
@@ -34,25 +37,25 @@ def check_axes(axes: tuple[int, ...], ndim: int, field: str, need: Need) -> None
     need(sound, field, axes, f"different axes from 0 to {ndim - 1}")
 
 
-def check_task(task: TaskSettings, ndim: int, path: str, need: Need) -> None:
+def check_task(task: TaskSettings, ndim: int, need: Need) -> None:
     """Checks a task against itself and the network's axes.
 
     Raises:
         UserError: Values that contradict each other.
     """
     sound = len(task.patch) == ndim and min(task.patch) >= 1
-    need(sound, f"{path}.patch", task.patch, f"{ndim} sizes, as model.ndim = {ndim}")
+    need(sound, "patch", task.patch, f"{ndim} sizes, as model.ndim = {ndim}")
     slices = ("", *SLICE_AXES) if ndim == 2 else ("",)
-    need(task.as_slices in slices, f"{path}.as_slices", task.as_slices, f"{one_of(slices)} with model.ndim = {ndim}")
+    need(task.as_slices in slices, "as_slices", task.as_slices, f"{one_of(slices)} with model.ndim = {ndim}")
     sizes, axes = task.spacing_mm, len(task.window)
     reason = "as the volumes that are cut into slices" if task.as_slices else f"as model.ndim = {ndim}"
-    need(isinstance(sizes, str) or len(sizes) == axes, f"{path}.spacing_mm", sizes, f"{axes} numbers, {reason}")
+    need(isinstance(sizes, str) or len(sizes) == axes, "spacing_mm", sizes, f"{axes} numbers, {reason}")
     for name in ("flip", "rotate90"):
-        check_axes(getattr(task.augment, name), ndim, f"{path}.augment.{name}", need)
+        check_axes(getattr(task.augment, name), ndim, f"augment.{name}", need)
     turned = task.augment.rotate90
     equal = len(turned) != 1 and len({task.patch[axis] for axis in turned}) <= 1
     allowed = f"two or more axes of equal patch size; the patch is {task.patch}"
-    need(equal, f"{path}.augment.rotate90", turned, allowed)
+    need(equal, "augment.rotate90", turned, allowed)
 
 
 def _check_model(model: ModelSettings, need: Need) -> None:
@@ -79,28 +82,29 @@ def _check_train(train: TrainSettings, need: Need) -> None:
     need(sound, "train.snapshots", train.snapshots, allowed)
 
 
-def _check_training(settings: StudySettings | ArmSettings, need: Need) -> None:
+def _check_training(settings: StudySettings | ArmSettings, note: str = "") -> None:
     """What a study and each of its arms have: model, optim, train and source."""
+    need = needs(note=note)
     _check_model(settings.model, need)
     optim = settings.optim
     decays = optim.name != "adam" or optim.weight_decay == 0
     need(decays, "optim.weight_decay", optim.weight_decay, "0 with 'adam', which has no decay; 'adamw' and 'sgd' have")
     _check_train(settings.train, need)
-    check_task(settings.source, settings.model.ndim, "source", need)
+    check_task(settings.source, settings.model.ndim, needs("config.source.", note))
 
 
 def _check_arm(arm: ArmSettings, study: StudySettings) -> None:
     path, note = f"arms.{arm.name}", f" (arm {arm.name!r})"
-    need = _needs(note)
-    check(arm, f"{path}.", note, sections="")
+    need = needs(note=note)
+    check(arm, f"config.{path}.", note, sections="config.")
     if arm.kind == "prior":
         need(arm.init == "random", f"{path}.init", arm.init, "'random' with kind 'prior', which has no network")
         need(arm.freeze == "none", f"{path}.freeze", arm.freeze, "'none' with kind 'prior', which has no network")
     _check_cross(arm, study.base_seed, path, need)
     largest = max(study.seeds) + arm.seed_offset
     need(largest <= MAX_SEED, f"{path}.seed_offset", arm.seed_offset, f"seed ids up to {MAX_SEED}, not {largest}")
-    _check_training(arm, need)
-    check_task(study.target, arm.model.ndim, "target", need)
+    _check_training(arm, note)
+    check_task(study.target, arm.model.ndim, needs("config.target.", note))
     pretrain, warmup = arm.pretrain, arm.optim.warmup_steps
     need(warmup < arm.train.steps, "optim.warmup_steps", warmup, f"fewer than train.steps = {arm.train.steps}")
     every, allowed = pretrain.eval_every, f"0, or a multiple of train.log_every = {study.train.log_every}"
@@ -143,9 +147,9 @@ def check_study(study: StudySettings) -> None:
     Raises:
         UserError: A value outside its range, or values that contradict each other: field, value, what is allowed.
     """
-    need = _needs()
-    check(study)
-    _check_training(study, need)
+    need = needs()
+    check(study, "config.")
+    _check_training(study)
     need(not study.target.shuffle_labels, "target.shuffle_labels", True, "False: it is a control for source tasks")
     allowed = "a folder, or synthetic:NAME; 'target' is for the source task"
     need(study.target.data != "target", "target.data", study.target.data, allowed)

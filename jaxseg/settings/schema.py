@@ -44,11 +44,13 @@ Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine", "polynomial", "plateau"]
 Loss = Literal["dice_ce", "dice", "ce", "focal", "dice_focal"]
 Init = Literal["random", "pretrained", "mean_var"]
+INITS = name_or(Init, "pretrained:", "PATH_REGEX")
 Freeze = Literal["none", "encoder", "decoder", "all_but_head"]
+FREEZES = name_or(Freeze, "regex:", "PATH_REGEX")
 WindowWeights = Literal["gaussian", "flat"]
 HdDefinition = Literal["pooled", "directed"]
 SurfaceEmpty = Literal["diagonal", "nan", "inf"]
-Residence = Literal["auto", "device", "host"]
+Strategy = Literal["vmap", "loop"]
 
 SLICE_AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 """Canonical axes (right, anterior, superior) that slices lie across."""
@@ -300,9 +302,9 @@ class ArmSettings:
     """Its key in `arms`."""
     kind: Literal["network", "prior"] = "network"
     """prior is the mean label map of the training cases, with no network."""
-    init: Annotated[str, name_or(Init, "pretrained:", "PATH_REGEX")]
+    init: Annotated[str, INITS]
     """Start: random, pretrained (all or the paths that pretrained:PATH_REGEX matches) or mean_var."""
-    freeze: Annotated[str, name_or(Freeze, "regex:", "PATH_REGEX")]
+    freeze: Annotated[str, FREEZES]
     """What is not trained: none, encoder, decoder, all_but_head or regex:PATH_REGEX."""
     seed_offset: Count = 0
     """Added to the seed ids of this arm: a large number makes its seeds disjoint."""
@@ -372,7 +374,7 @@ class AnalysisSettings:
 class RuntimeSettings:
     """Where and how programs run; nothing here changes a result beyond rounding."""
 
-    seed_map: Literal["auto", "vmap", "loop"] = "auto"
+    seed_map: Literal["auto", Strategy] = "auto"
     """How runs are mapped; auto takes loop on CPU and vmap elsewhere."""
     seeds_per_chunk: Auto = None
     """Runs trained at once: a number, or auto for what fits in memory."""
@@ -380,7 +382,7 @@ class RuntimeSettings:
     """Devices used: a number, or auto for all."""
     store_dir: str = ""
     """Where prepared data is kept, so that studies may share it; empty keeps it inside the workdir."""
-    data_residence: Residence = "auto"
+    data_residence: Literal["auto", "device", "host"] = "auto"
     """Where training images are; auto takes the host, which sends what steps need, where a device is too small."""
     keep_checkpoints: Number = 2
     """Last checkpoints that are kept; step 0 always is."""

@@ -111,5 +111,5 @@ def test_check_patch():
 
 
 def test_unknown_network():
-    with pytest.raises(UserError, match="allowed are multiscale_fcn, unet, vnet"):
+    with pytest.raises(UserError, match=r"model\.name = 'resnet'; allowed: 'unet', 'multiscale_fcn', 'vnet'"):
         make_model(dataclasses.replace(SETTINGS, name="resnet"), classes=2)

@@ -26,7 +26,6 @@ from jaxseg.settings import TaskSettings
 from jaxseg.streams import step_key
 from jaxseg.types import Boxes, Cohort, RunInputs
 
-RESIDENCES = ("auto", "device", "host")
 DEVICE_SHARE = 0.5
 """A cohort that fills more of a device's memory than this stays on the host; networks need the rest."""
 SENT_BYTES = 2**28
@@ -41,7 +40,7 @@ def choose_residence(setting: str, prepared: PreparedTask, names: Sequence[str],
     """`device` or `host`.
 
     Args:
-        setting: one of `RESIDENCES`.
+        setting: see `RuntimeSettings.data_residence`.
         prepared: the task.
         names: of the cases of the cohort.
         device_bytes: memory of one device.

@@ -11,6 +11,7 @@ from jaxseg.data import digests
 from jaxseg.data.cases import CaseList, Source
 from jaxseg.data.volumes import normalize
 from jaxseg.settings import TaskSettings
+from jaxseg.settings.kinds import check
 from jaxseg.types import UserError
 
 FORMAT = 5
@@ -43,10 +44,7 @@ def make_recipe(task: TaskSettings, source: Source, ndim: int) -> Recipe:
         UserError: a setting that is unknown or does not fit the data.
     """
     listing = source.listing
-    if task.normalization not in normalize.NAMES:
-        raise UserError(f"normalization is {task.normalization!r}; allowed are {', '.join(normalize.NAMES)}.")
-    if task.unit not in ("mm", "voxel"):
-        raise UserError(f"unit is {task.unit!r}; allowed are mm, and voxel where the true spacing is unknown.")
+    check(task)
     return Recipe(
         ndim=ndim,
         labels=_chosen_labels(task, listing),

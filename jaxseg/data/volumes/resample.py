@@ -12,9 +12,6 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Float, Num
 
-IMAGE_INTERPOLATIONS = ("cubic", "linear")
-LABEL_INTERPOLATIONS = ("linear", "nearest")
-
 THICK = 3.0
 """A voxel this many times longer than wide is resampled linearly: a cubic spline rings across thick slices."""
 
@@ -51,7 +48,7 @@ def resize_image(
         image: what is resampled.
         shape: of the new grid, over the same extent.
         spacing_mm: of the image's own grid.
-        interpolation: one of `IMAGE_INTERPOLATIONS`. `cubic` splines are clipped to the image's own range (an overshoot
+        interpolation: `cubic` splines are clipped to the image's own range (an overshoot
             is no measurement) and give way to `linear` where voxels are much longer than wide.
     """
     if image.shape[:-1] == tuple(shape):
@@ -74,7 +71,7 @@ def resize_labels(
     Args:
         label: what is resampled.
         shape: of the new grid, over the same extent.
-        interpolation: one of `LABEL_INTERPOLATIONS`. `linear`: the label whose linearly resampled indicator is largest,
+        interpolation: `linear`: the label whose linearly resampled indicator is largest,
             ties to the lower label; `nearest`: the label of the voxel that the new voxel's centre lies in.
     """
     if label.shape == tuple(shape):

@@ -13,7 +13,7 @@ from typing import Any
 from jaxseg import hosts, seeds, trees
 from jaxseg.models import check_model, check_patch
 from jaxseg.reserved import SOURCE
-from jaxseg.settings import ArmSettings, StudySettings, TaskSettings
+from jaxseg.settings import ArmSettings, OptimSettings, StudySettings, TaskSettings
 from jaxseg.study.plan.program import (
     NO_NETWORK,
     NetworkSize,
@@ -90,7 +90,7 @@ def _program(study: StudySettings, arm: ArmSettings, kind: str, channels: int, c
         settings = (study.target, arm.model, arm.optim, arm.loss, arm.train, arm.freeze)
     task, model, optimizer, loss, train, freeze = settings
     # Rates are arrays over runs: arms that differ in them share a program.
-    optimizer = dataclasses.replace(optimizer, lr=0.0, lr_grid=(), lr_seeds=())
+    optimizer = dataclasses.replace(optimizer, lr=OptimSettings.lr, lr_grid=(), lr_seeds=())
     return Program(task, model, arm.train.compute, optimizer, loss, train, freeze, channels, classes)
 
 

@@ -23,7 +23,7 @@ class Program:
     model: ModelSettings
     compute: Compute
     optim: OptimSettings
-    """With the rate left out (0): rates are arrays over runs."""
+    """With the default rate: rates are arrays over runs."""
     loss: LossSettings
     train: TrainSettings
     freeze: str
