@@ -22,8 +22,6 @@ def task() -> ConfigDict:
     config.test_cases = 0  # cases held out in each fold; 0 means a share of 1 / folds (a fifth when folds is 1)
     config.folds = 1  # 1: a single split; k: every case is tested once
     config.patch = (32, 32, 32)  # voxels per axis
-    config.image_interpolation = "cubic"  # to another spacing: cubic (linear across thick slices), linear
-    config.label_interpolation = "linear"  # linear (of each label's indicator, the largest wins), nearest
     config.clip = ()  # intensities are cut to this range first, such as a CT window: '(-160.0, 240.0)'
     config.noise = 0.0  # Gaussian noise added to every image, in its own standard deviations: a task made harder
     # Per case: zscore, zscore_nonzero, percentile, none; dataset: statistics of the training cases; auto: by modality.
@@ -141,7 +139,6 @@ def get_config() -> ConfigDict:
     config.optim.lr_grid = ()  # rates to choose from for each arm on validation data; (): lr
     config.optim.lr_seeds = ()  # seeds of these trials, used for nothing else, e.g. (9001, 9002)
     config.optim.weight_decay = 0.0  # adamw and sgd
-    config.optim.decay = "kernel$"  # pattern of the parameter paths that decay
     config.optim.momentum = 0.9  # of sgd (Nesterov)
     config.optim.schedule = "cosine"  # constant, cosine, polynomial (power 0.9), plateau; after the warm-up
     config.optim.warmup_steps = 20  # the rate rises linearly to its peak; below train.steps and pretrain.steps
@@ -152,8 +149,6 @@ def get_config() -> ConfigDict:
     config.loss = ConfigDict(sort_keys=False)
     config.loss.name = "dice_ce"  # dice_ce, dice, ce, focal, dice_focal
     config.loss.smooth = 1.0  # of the Dice ratio
-    config.loss.dice_over = "case"  # case: one Dice ratio a patch; batch: one over all patches of a step
-    config.loss.focal_gamma = 2.0  # exponent of focal; 0 makes it cross-entropy
 
     config.train = ConfigDict(sort_keys=False)
     config.train.steps = 1000  # of every run on the target
@@ -185,7 +180,6 @@ def get_config() -> ConfigDict:
     config.evaluate.overlap = 0.5  # least shared part of neighbouring windows, along each axis
     config.evaluate.val_overlap = 0.25  # the same for validation during training, where speed matters more
     config.evaluate.window_batch = 8  # windows in one compiled call
-    config.evaluate.weights = "gaussian"  # of a window's voxels where windows overlap: gaussian or flat
     config.evaluate.flips = ()  # axes mirrored at test time, predictions averaged; k axes cost 2^k as much
     config.evaluate.largest_component = ""  # labels of which only the largest component is kept: 'a, b', or 'all'
     config.evaluate.regions = ""  # unions of labels scored as well: 'whole=core+edema, ...'
@@ -199,9 +193,6 @@ def get_config() -> ConfigDict:
     config.analysis.target_fraction = 0.99  # convergence target: this share of scratch's final validation DSC
     # Test cases that networks are compared on, and validation cases; evenly spread. 0: scores alone are analysed.
     config.analysis.cases = 8
-    config.analysis.windows = 2  # patches of each of them
-    config.analysis.positions = 4096  # voxels at which features are read, over all patches
-    config.analysis.barrier_pairs = 32  # pairs of runs of an arm whose networks are interpolated, at most about so many
 
     config.runtime = ConfigDict(sort_keys=False)
     config.runtime.seed_map = "auto"  # vmap, loop, or auto: loop on CPU, vmap elsewhere

@@ -24,7 +24,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from configs import default, hippocampus
-from docs.rerun_study import DEFAULTS_THEN
+from docs.rerun_study import DEFAULTS_THEN, fill
 from jaxseg import metrics, settings
 from jaxseg.analysis import statistics
 from jaxseg.study.run import run_stages
@@ -57,7 +57,7 @@ def make_config(folder: Path, name: str, seeds: int, steps: int, *, former: bool
     if former:
         then = settings.from_json(DEFAULTS_THEN.read_text())
         for section in ("optim", "loss", "evaluate"):
-            config[section].update(then[section])
+            fill(config[section], then[section])
         config.target.normalization = then.target.normalization
         if name == "hippocampus_mr":
             config.target.augment.update({"flip": (0,), "gamma": 0.2, "brightness": 0.2})

@@ -41,11 +41,14 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
 
 
 def fill(into: ConfigDict, given: ConfigDict) -> None:
-    """Sets fields of a config, section by section; arms are replaced as a whole."""
+    """Sets fields of a config, section by section; arms are replaced as a whole.
+
+    Fields that are gone are left out: they had their default in all published studies, which is what the code does now.
+    """
     for name, value in given.items():
         if isinstance(value, ConfigDict) and name != "arms":
             fill(into[name], value)
-        else:
+        elif name in into:
             into[name] = value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -128,9 +127,9 @@ def observe(opt_state: Any, dsc: Float[Array, ""], settings: OptimSettings) -> A
     return optax.tree.set(opt_state, rate_scale=jnp.where(fell, settings.plateau_factor * scale, scale), last_dsc=dsc)
 
 
-def decay_mask(params: Any, pattern: str) -> Any:
-    """True for the paths that a pattern matches: kernels alone by default, no biases, no normalisation parameters."""
-    return trees.map_with_path(lambda path, _: re.search(pattern, path) is not None, params)
+def decay_mask(params: Any) -> Any:
+    """True for kernels, which alone decay: no biases, no normalisation parameters."""
+    return trees.map_with_path(lambda path, _: path.endswith("kernel"), params)
 
 
 def make_optimizer(settings: OptimSettings, labels: Any, total_steps: int) -> optax.GradientTransformationExtraArgs:
@@ -149,18 +148,14 @@ def make_optimizer(settings: OptimSettings, labels: Any, total_steps: int) -> op
     Raises:
         UserError: See `make_schedule`.
     """
-
-    def decays(params: Any) -> Any:
-        return decay_mask(params, settings.decay)
-
     schedule = make_schedule(settings, total_steps)
     match settings.name:
         case "adam":
             direction = [optax.scale_by_adam()]
         case "adamw":
-            direction = [optax.scale_by_adam(), optax.add_decayed_weights(settings.weight_decay, mask=decays)]
+            direction = [optax.scale_by_adam(), optax.add_decayed_weights(settings.weight_decay, mask=decay_mask)]
         case "sgd":
-            decay = optax.add_decayed_weights(settings.weight_decay, mask=decays)
+            decay = optax.add_decayed_weights(settings.weight_decay, mask=decay_mask)
             direction = [decay, optax.trace(settings.momentum, nesterov=True)]
     trained = optax.chain(
         *([optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm > 0 else []),

@@ -69,15 +69,6 @@ def distinct(values: tuple[Any, ...]) -> bool:
     return len(set(values)) == len(values)
 
 
-def is_pattern(text: str) -> bool:
-    """Whether a text is a regular expression."""
-    try:
-        re.compile(text)
-    except re.error:
-        return False
-    return True
-
-
 def is_seed(value: int) -> bool:
     """Whether random streams take a number as their id."""
     return 0 <= value <= MAX_SEED

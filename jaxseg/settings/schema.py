@@ -28,15 +28,12 @@ from jaxseg.settings.kinds import (
     Streams,
     Written,
     distinct,
-    is_pattern,
     name_or,
     read_streams,
 )
 
 Unit = Literal["mm", "voxel"]
 Normalization = Literal["zscore", "zscore_nonzero", "percentile", "none", "dataset", "auto"]
-ImageInterpolation = Literal["cubic", "linear"]
-LabelInterpolation = Literal["linear", "nearest"]
 ModelName = Literal["unet", "multiscale_fcn", "vnet"]
 Norm = Literal["none", "instance", "group", "batch"]
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -47,7 +44,6 @@ Init = Literal["random", "pretrained", "mean_var"]
 INITS = name_or(Init, "pretrained:", "PATH_REGEX")
 Freeze = Literal["none", "encoder", "decoder", "all_but_head"]
 FREEZES = name_or(Freeze, "regex:", "PATH_REGEX")
-WindowWeights = Literal["gaussian", "flat"]
 HdDefinition = Literal["pooled", "directed"]
 SurfaceEmpty = Literal["diagonal", "nan", "inf"]
 Strategy = Literal["vmap", "loop"]
@@ -114,10 +110,6 @@ class TaskSettings:
     """1 makes a single split; with k folds every case is tested once."""
     patch: tuple[int, ...] = (32, 32, 32)
     """Voxels of a patch per axis."""
-    image_interpolation: ImageInterpolation = "cubic"
-    """How images are resampled to another spacing (cubic is linear across thick slices)."""
-    label_interpolation: LabelInterpolation = "linear"
-    """How label maps are resampled: linear interpolates each label's indicator and takes the largest."""
     clip: Annotated[
         tuple[float, ...],
         Allowed(
@@ -202,8 +194,6 @@ class OptimSettings:
     """Seeds of these trials, used for nothing else, such as (9001, 9002)."""
     weight_decay: Amount = 0.0
     """Weight decay of adamw and sgd."""
-    decay: Annotated[str, Allowed("a regular expression over parameter paths", is_pattern)] = "kernel$"
-    """Pattern of the parameter paths that decay."""
     momentum: ShareBelowOne = 0.9
     """Nesterov momentum of sgd."""
     schedule: Schedule = "cosine"
@@ -228,10 +218,6 @@ class LossSettings:
     """Loss; those joined by _ are sums."""
     smooth: Positive = 1.0
     """Added to numerator and denominator of the Dice ratio."""
-    dice_over: Literal["case", "batch"] = "case"
-    """One Dice ratio a patch, or one over all patches of a step."""
-    focal_gamma: Amount = 2.0
-    """Exponent of the focal loss; 0 makes it cross-entropy."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -334,8 +320,6 @@ class EvaluateSettings:
     """The same for validation during training, where speed matters more."""
     window_batch: Number = 8
     """Windows in one compiled call."""
-    weights: WindowWeights = "gaussian"
-    """Weights of a window's voxels where windows overlap."""
     flips: tuple[int, ...] = ()
     """Axes mirrored at test time, predictions averaged; k axes cost 2^k as much."""
     largest_component: Names = ()
@@ -362,12 +346,6 @@ class AnalysisSettings:
     """Convergence target: this share of scratch's final validation DSC."""
     cases: Count = 8
     """Test cases that networks are compared on, and validation cases, evenly spread; 0 analyses scores alone."""
-    windows: Number = 2
-    """Patches of each of them."""
-    positions: Number = 4096
-    """Voxels at which features are read, over all patches."""
-    barrier_pairs: Number = 32
-    """Pairs of runs of an arm whose networks are interpolated, at most about so many."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -172,7 +172,6 @@ class Arm:
             patch=self.study.target.window,
             overlap=settings.overlap,
             window_batch=settings.window_batch,
-            weights=settings.weights,
             flips=self.study.target.window_axes(settings.flips),
         )
         return (slab.probabilities for slab in slabs)

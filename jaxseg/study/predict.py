@@ -39,7 +39,6 @@ def make_predict_slabs(
     num_runs: int,
     overlap: float,
     window_batch: int,
-    weights: str,
     flips: tuple[int, ...] = (),
 ) -> PredictSlabs:
     """Prediction of cases by all runs at once; compiled on first use, once for all cases.
@@ -50,7 +49,6 @@ def make_predict_slabs(
         num_runs: Runs without those that pad the axis.
         overlap: Of neighbouring windows.
         window_batch: Windows in one call.
-        weights: Of a window's voxels.
         flips: Axes mirrored at test time.
 
     Returns:
@@ -71,7 +69,6 @@ def make_predict_slabs(
             patch=program.task.window,
             overlap=overlap,
             window_batch=window_batch,
-            weights=weights,
             flips=program.task.window_axes(flips),
         )
 
@@ -102,7 +99,6 @@ def mapped_counts(
         patch=window,
         window_batch=settings.window_batch,
         classes=network.classes,
-        weights=settings.weights,
         slice_axis=slice_axis,
     )
     return seeds.map_seeds(made, plan=plan, shared=(1, 2))
@@ -153,7 +149,6 @@ def make_counter(
         num_runs=len(job.runs),
         overlap=settings.val_overlap,
         window_batch=settings.window_batch,
-        weights=settings.weights,
     )
 
     def count(params: Params, frozen: Frozen) -> Integer[np.ndarray, "run case label 3"]:

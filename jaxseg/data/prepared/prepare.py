@@ -324,5 +324,5 @@ def _on_training_grid(
     shape, spacing = resample.new_grid(reference.shape, raw.spacing_mm, recipe.spacing_mm)
     if int(np.prod(shape, dtype=object)) > _MAX_VOXELS:
         raise volume.BadCaseError(f"at spacing {recipe.spacing_mm} mm it would have {shape} voxels")
-    image = resample.resize_image(image, shape, raw.spacing_mm, recipe.image_interpolation)
-    return image, resample.resize_labels(reference, shape, recipe.label_interpolation), spacing
+    image = resample.resize_image(image, shape, raw.spacing_mm)
+    return image, resample.resize_labels(reference, shape), spacing

@@ -31,8 +31,6 @@ class Recipe:
     modality: tuple[str, ...]
     normalization: tuple[str, ...]
     spacing_mm: tuple[float, ...] | None
-    image_interpolation: str
-    label_interpolation: str
     clip: tuple[float, ...]
     noise: float
 
@@ -53,8 +51,6 @@ def make_recipe(task: TaskSettings, source: Source, ndim: int) -> Recipe:
         modality=listing.modality,
         normalization=normalize.per_channel(task.normalization, listing.modality),
         spacing_mm=_wanted_spacing(task.spacing_mm, source, ndim),
-        image_interpolation=task.image_interpolation,
-        label_interpolation=task.label_interpolation,
         clip=task.clip,
         noise=task.noise,
     )

@@ -128,7 +128,6 @@ def make_predict(program: Program, plan: seeds.SeedPlan, num_runs: int, settings
         num_runs=num_runs,
         overlap=settings.val_overlap,
         window_batch=settings.window_batch,
-        weights=settings.weights,
     )
 
 
@@ -319,3 +318,7 @@ def _spread(runs: Float[np.ndarray, " runs"], confidence: float) -> statistics.I
     """Standard deviation over runs."""
     deviation = lambda kept: float(runs[kept].std(ddof=1))  # noqa: E731
     return statistics.jackknife(deviation, len(runs), confidence=confidence, log=True)
+
+
+BARRIER_PAIRS = 32
+"""Pairs of runs of an arm whose networks are interpolated, at most about so many."""

@@ -132,7 +132,6 @@ def _predict(
         num_runs=len(job.runs),
         overlap=settings.overlap,
         window_batch=settings.window_batch,
-        weights=settings.weights,
         flips=settings.flips,
     )
     cut: collections.deque[CaseArrays] = collections.deque()
