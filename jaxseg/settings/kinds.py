@@ -101,11 +101,15 @@ def written(kind: Any) -> Written | None:
     return next((part for part in getattr(kind, "__metadata__", ()) if isinstance(part, Written)), None)
 
 
+def choices(kind: Any) -> tuple[Any, ...]:
+    """The values of a `Literal`; none of other types."""
+    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+
 def allowed(kind: Any) -> list[Allowed]:
     """What a type restricts its values to."""
-    bare = typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
-    choices = typing.get_args(bare) if typing.get_origin(bare) is Literal else ()
-    named = [Allowed(one_of(choices), lambda value: value in choices)] if choices else []
+    values = choices(kind)
+    named = [Allowed(one_of(values), lambda value: value in values)] if values else []
     return named + [part for part in getattr(kind, "__metadata__", ()) if isinstance(part, Allowed)]
 
 

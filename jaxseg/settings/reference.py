@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jaxseg.settings import schema
-from jaxseg.settings.kinds import allowed, hints, written
+from jaxseg.settings.kinds import allowed, choices, hints, written
 
 
 class Field(NamedTuple):
@@ -22,6 +22,8 @@ class Field(NamedTuple):
     """As a config holds it; None where there is no default."""
     allowed: str
     """What its type restricts it to; empty where it restricts nothing."""
+    choices: str
+    """Names that it may have; empty where there are no such choices."""
     comment: str
 
 
@@ -56,4 +58,5 @@ def _fields(cls: type, prefix: str, comments: dict[tuple[str, str], str]) -> Ite
             default = None if default is dataclasses.MISSING else default if reader is None else reader.default
             (owner,) = (base for base in cls.__mro__ if name in inspect.get_annotations(base))
             texts = "; ".join(part.text for part in allowed(kind))
-            yield Field(f"{prefix}{name}", default, texts, comments[owner.__name__, name])
+            names = ", ".join(map(str, choices(kind)))
+            yield Field(f"{prefix}{name}", default, texts, names, comments[owner.__name__, name])
