@@ -88,6 +88,23 @@ Seeds = Annotated[
     tuple[int, ...],
     Allowed(f"different numbers from 0 to {MAX_SEED}", lambda ids: distinct(ids) and all(map(is_seed, ids))),
 ]
+Sizes = Annotated[
+    tuple[int, ...],
+    Allowed("sizes from 1, or 0 for all", lambda sizes: bool(sizes) and min(sizes) >= 0),
+    Allowed("different sizes", distinct),
+]
+Limits = Annotated[
+    tuple[float, ...],
+    Allowed(
+        "() or a lower and a higher intensity",
+        lambda limits: not limits or (len(limits) == 2 and limits[0] < limits[1]),
+    ),
+]
+Rates = Annotated[
+    tuple[float, ...],
+    Allowed("positive rates", lambda rates: all(0 < rate < math.inf for rate in rates)),
+    Allowed("(), or at least two different rates", lambda rates: distinct(rates) and len(rates) != 1),
+]
 
 
 @functools.cache

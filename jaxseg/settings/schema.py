@@ -1,7 +1,6 @@
 """Every setting of a study, declared once: its type, what it may be, its default, and what it does.
 
-Checks (`jaxseg.settings.kinds`), `configs/default.py` and the reference of fields (docs/configs.md) follow from what
-stands here.
+Checks, the comments of `configs/default.py` and the reference of fields (docs/configs.md) follow from it.
 """
 
 import dataclasses
@@ -13,10 +12,12 @@ from jaxseg.settings.kinds import (
     Amount,
     Auto,
     Count,
+    Limits,
     Names,
     Number,
     Positive,
     Probability,
+    Rates,
     Regions,
     Seed,
     Seeds,
@@ -24,10 +25,10 @@ from jaxseg.settings.kinds import (
     ShareAboveZero,
     ShareBelowOne,
     ShareBetween,
+    Sizes,
     Spacing,
     Streams,
     Written,
-    distinct,
     name_or,
     read_streams,
 )
@@ -90,17 +91,12 @@ class TaskSettings:
     labels: tuple[str, ...] = ()
     """Names of the labels to segment, in this order; () takes all of dataset.json."""
     spacing_mm: Spacing = "native"
-    """Voxel size of training: native, median (of the task), or a number per axis such as '1.0, 1.0, 3.0', where 0 keeps
-    an axis as it is."""
+    """Voxel size of training: native, median, or a number per axis such as '1.0, 1.0, 3.0' (0 keeps it as it is)."""
     as_slices: str = ""
     """A 2-D network segments volumes slice by slice: axial, coronal or sagittal; empty where images are 2-D."""
     unit: Unit = "mm"
     """Unit of every distance; voxel where the true spacing is unknown."""
-    train_cases: Annotated[
-        tuple[int, ...],
-        Allowed("sizes from 1, or 0 for all", lambda sizes: bool(sizes) and min(sizes) >= 0),
-        Allowed("different sizes", distinct),
-    ] = (0,)
+    train_cases: Sizes = (0,)
     """Training set sizes, each a variant of every arm; 0 takes all training cases."""
     val_cases: Number = 8
     """Cases for learning curves, taken from the training side of each fold."""
@@ -110,13 +106,7 @@ class TaskSettings:
     """1 makes a single split; with k folds every case is tested once."""
     patch: tuple[int, ...] = (32, 32, 32)
     """Voxels of a patch per axis."""
-    clip: Annotated[
-        tuple[float, ...],
-        Allowed(
-            "() or a lower and a higher intensity",
-            lambda limits: not limits or (len(limits) == 2 and limits[0] < limits[1]),
-        ),
-    ] = ()
+    clip: Limits = ()
     """Intensities are first cut to this range, such as a CT window '(-160.0, 240.0)'; () cuts none."""
     noise: Amount = 0.0
     """Gaussian noise added to every image, in its own standard deviations: a task made harder on purpose."""
@@ -184,11 +174,7 @@ class OptimSettings:
     """Optimizer."""
     lr: Annotated[float, Allowed("a positive rate", lambda rate: 0 < rate < math.inf)] = 1e-3
     """Peak learning rate."""
-    lr_grid: Annotated[
-        tuple[float, ...],
-        Allowed("positive rates", lambda rates: all(0 < rate < math.inf for rate in rates)),
-        Allowed("(), or at least two different rates", lambda rates: distinct(rates) and len(rates) != 1),
-    ] = ()
+    lr_grid: Rates = ()
     """Rates among which each variant of an arm takes the best on validation data before it trains; () takes `lr`."""
     lr_seeds: Seeds = ()
     """Seeds of these trials, used for nothing else, such as (9001, 9002)."""
