@@ -11,38 +11,42 @@ from ml_collections import ConfigDict
 def task() -> ConfigDict:
     """A task: where its cases come from and how they become training data."""
     config = ConfigDict(sort_keys=False)
-    # A folder in Medical Segmentation Decathlon or nnU-Net layout, or synthetic:NAME[?n=..&shape=..].
-    config.data = "synthetic:blobs"  # of a source also `target`: the target's cases that its runs do not see
-    config.labels = ()  # names of the labels to segment, in this order; () means all of dataset.json
-    config.spacing_mm = "native"  # native, median (of the task), or a number per axis: '(1.0, 1.0, 3.0)'; 0: as it is
-    config.as_slices = ""  # axial, coronal, sagittal: a 2-D network takes volumes slice by slice; empty: images are 2-D
-    config.unit = "mm"  # mm, or voxel where the true spacing is unknown: the unit of every distance
-    config.train_cases = (0,)  # training set sizes, each a variant of every arm; 0 means all
-    config.val_cases = 8  # cases for learning curves, taken from the training side of each fold
-    config.test_cases = 0  # cases held out in each fold; 0 means a share of 1 / folds (a fifth when folds is 1)
-    config.folds = 1  # 1: a single split; k: every case is tested once
-    config.patch = (32, 32, 32)  # voxels per axis
-    config.image_interpolation = "cubic"  # to another spacing: cubic (linear across thick slices), linear
-    config.label_interpolation = "linear"  # linear (of each label's indicator, the largest wins), nearest
-    config.clip = ()  # intensities are cut to this range first, such as a CT window: '(-160.0, 240.0)'
-    config.noise = 0.0  # Gaussian noise added to every image, in its own standard deviations: a task made harder
-    # Per case: zscore, zscore_nonzero, percentile, none; dataset: statistics of the training cases; auto: by modality.
+    # A folder in Medical Segmentation Decathlon or nnU-Net layout, or synthetic:NAME[?n=..&shape=..]; of a source also
+    # `target`, the cases of the target that its runs do not see
+    config.data = "synthetic:blobs"
+    config.labels = ()  # Names of the labels to segment, in this order; () takes all of dataset.json
+    # Voxel size of training: native, median, or a number per axis such as '1.0, 1.0, 3.0' (0 keeps it as it is)
+    config.spacing_mm = "native"
+    # A 2-D network segments volumes slice by slice: axial, coronal or sagittal; empty where images are 2-D
+    config.as_slices = ""
+    config.unit = "mm"  # Unit of every distance; voxel where the true spacing is unknown [mm, voxel]
+    config.train_cases = (0,)  # Training set sizes, each a variant of every arm; 0 takes all training cases
+    config.val_cases = 8  # Cases for learning curves, taken from the training side of each fold
+    config.test_cases = 0  # Cases held out in each fold; 0 holds out a share of 1 / folds (a fifth where folds is 1)
+    config.folds = 1  # 1 makes a single split; with k folds every case is tested once
+    config.patch = (32, 32, 32)  # Voxels of a patch per axis
+    config.clip = ()  # Intensities are first cut to this range, such as a CT window '(-160.0, 240.0)'; () cuts none
+    # Gaussian noise added to every image, in its own standard deviations: a task made harder on purpose
+    config.noise = 0.0
+    # Intensities per case; dataset takes statistics of the training cases, auto decides by modality [zscore,
+    # zscore_nonzero, percentile, none, dataset, auto]
     config.normalization = "zscore"
-    config.bad_cases = "error"  # error: a case that cannot be used stops the study; skip: left out and reported
-    config.shuffle_labels = False  # of a source: train on other cases' label maps (control: nothing fits together)
-    config.foreground = 0.5  # share of patches that contain a voxel of a label drawn uniformly
+    config.bad_cases = "error"  # A case that cannot be used stops the study, or is left out and reported [error, skip]
+    # A source trains on other cases' label maps: a control in which nothing fits together
+    config.shuffle_labels = False
+    config.foreground = 0.5  # Share of patches that contain a voxel of a label drawn uniformly
     config.augment = ConfigDict(sort_keys=False)
-    config.augment.flip = ()  # axes that may be flipped
-    config.augment.rotate90 = ()  # axes among which patches turn by right angles; they need equal patch sizes
-    config.augment.affine = 0.0  # probability of a small rotation and scaling per patch
-    config.augment.rotation_deg = 15.0  # largest rotation of affine
-    config.augment.scale = 0.15  # largest relative scaling of affine
-    config.augment.contrast = 0.0  # probability of a random contrast per patch
-    config.augment.blur = 0.0  # probability of a Gaussian blur per patch
-    config.augment.low_resolution = 0.0  # probability of a loss of resolution per patch
-    config.augment.gamma = 0.0  # probability of a random gamma per patch
-    config.augment.brightness = 0.0  # probability of a random shift and scale of intensities per patch
-    config.augment.noise = 0.0  # probability of added Gaussian noise per patch
+    config.augment.flip = ()  # Axes that may be flipped, each with probability 1/2
+    config.augment.rotate90 = ()  # Axes among which patches are turned by right angles; they need equal patch sizes
+    config.augment.affine = 0.0  # Probability of a small rotation and scaling per patch
+    config.augment.rotation_deg = 15.0  # Largest rotation of `affine`
+    config.augment.scale = 0.15  # Largest relative scaling of `affine`
+    config.augment.contrast = 0.0  # Probability of a random contrast per patch
+    config.augment.blur = 0.0  # Probability of a Gaussian blur per patch
+    config.augment.low_resolution = 0.0  # Probability of a loss of resolution per patch
+    config.augment.gamma = 0.0  # Probability of a random gamma per patch
+    config.augment.brightness = 0.0  # Probability of a random shift and scale of intensities per patch
+    config.augment.noise = 0.0  # Probability of added Gaussian noise per patch
     return config
 
 
@@ -53,14 +57,15 @@ def arm(init: str, freeze: str, **overrides: object) -> ConfigDict:
     `arm("pretrained", "none", optim={"lr": 1e-4})`.
     """
     config = ConfigDict(sort_keys=False)
-    config.kind = "network"  # network, or prior: the mean label map of the training cases, with no network
-    config.init = init  # random, pretrained, pretrained:PATH_REGEX, mean_var
-    config.freeze = freeze  # none, encoder, decoder, all_but_head, regex:PATH_REGEX
-    config.seed_offset = 0  # added to the seed ids of this arm: a large number makes its seeds disjoint
-    config.train_cases = ()  # of the target's sizes, those of this arm; () means all
-    config.vary = "study"  # study: config.vary; or some of init,order,subset for this arm alone; empty: nothing
-    config.cross = ""  # two or three of init,order,subset: every id of one with every id of the others
-    config.cross_ids = ()  # ids that are crossed; () means the study's seeds
+    config.kind = "network"  # prior is the mean label map of the training cases, with no network [network, prior]
+    config.init = init  # Start: random, pretrained (all or the paths that pretrained:PATH_REGEX matches) or mean_var
+    config.freeze = freeze  # What is not trained: none, encoder, decoder, all_but_head or regex:PATH_REGEX
+    config.seed_offset = 0  # Added to the seed ids of this arm: a large number makes its seeds disjoint
+    config.train_cases = ()  # Those of the target's training set sizes that this arm has; () takes all
+    # Streams that differ between this arm's seeds, some of init,order,subset; study takes the study's
+    config.vary = "study"
+    config.cross = ""  # Two or three of init,order,subset: every id of one with every id of the others
+    config.cross_ids = ()  # Ids that are crossed; () takes the study's seeds
     config.update(overrides)
     return config
 
@@ -95,12 +100,11 @@ def named_arms(config: ConfigDict | None = None) -> dict[str, ConfigDict]:
         # References, so that they follow the study's own lengths wherever these are set.
         steps = config.train.get_oneway_ref("steps")
         arms["scratch_long"] = arm("random", "none", train={"steps": steps + config.pretrain.get_oneway_ref("steps")})
-        arms["scratch_double"] = arm("random", "none", train={"steps": steps * 2})
     return arms
 
 
 def pick_arms(*names: str, config: ConfigDict | None = None) -> ConfigDict:
-    """Some of the named arms, in this order; `config` is needed for `scratch_long` and `scratch_double`."""
+    """Some of the named arms, in this order; `config` is needed for `scratch_long`."""
     named = named_arms(config)
     for name in names:
         if name not in named:
@@ -113,110 +117,124 @@ def pick_arms(*names: str, config: ConfigDict | None = None) -> ConfigDict:
 def get_config() -> ConfigDict:
     """All fields with their defaults."""
     config = ConfigDict(sort_keys=False)
-    config.name = "study"  # title of the report
-    config.num_seeds = 8  # runs of every arm; below 8 no claim is given a verdict
-    config.looks = ()  # numbers of seeds at which the study is judged, declared before training, such as (8, 16)
-    config.seed_ids = ()  # () means 0 .. num_seeds - 1
-    config.base_seed = 0  # feeds the streams that are not varied, and the splits
-    config.vary = "init,order"  # of init (weights), order (batches), subset (training cases), fold (of tests)
+    config.name = "study"  # Title of the report
+    config.num_seeds = 8  # Runs of every arm; below 8 no claim is given a verdict
+    # Numbers of seeds at which the study is judged, declared before it trains, such as (8, 16); () takes the first
+    config.looks = ()
+    config.seed_ids = ()  # Ids of the seeds; () takes 0 .. num_seeds - 1
+    config.base_seed = 0  # Feeds the streams that are not varied, and the splits
+    # What differs between seeds: init (weights), order (batches), subset (training cases), fold (test cases)
+    config.vary = "init,order"
 
     config.source = task()  # pretrained on
     config.target = task()  # fine-tuned and evaluated on
     config.source.data = "synthetic:blobs?seed=1"
 
     config.model = ConfigDict(sort_keys=False)
-    config.model.name = "unet"  # unet, multiscale_fcn, vnet; docs/networks.md describes them
-    config.model.ndim = 3  # 2 or 3
-    config.model.widths = (16, 32, 64)  # channels per level, finest first
-    config.model.norm = "instance"  # none, instance, group, batch
-    config.model.groups = 0  # of the group norm; 0 with the others
-    config.model.dropout = 0.0  # share of features zeroed after each nonlinearity in training; not in frozen parts
-    config.model.encoder = "learned"  # pooled: block means of the image instead of the encoder, without weights
-    config.model.strides = ()  # per level below the first, per axis, e.g. ((1, 2, 2), (2, 2, 2)); () means 2
-    config.model.kernels = ()  # per level, per axis; () means 3, in vnet 5
-    config.model.skips = True  # False: encoder features reach the decoder only through the bottom
+    config.model.name = "unet"  # Network; docs/networks.md describes them [unet, multiscale_fcn, vnet]
+    config.model.ndim = 3  # Spatial axes [2, 3]
+    config.model.widths = (16, 32, 64)  # Channels per level, finest first
+    config.model.norm = "instance"  # Normalization of features [none, instance, group, batch]
+    config.model.groups = 0  # Groups of the group norm; 0 with the others
+    # Share of features zeroed after each nonlinearity in training; not beside frozen kernels
+    config.model.dropout = 0.0
+    # pooled takes block means of the image in place of the encoder's features; it has no weights [learned, pooled]
+    config.model.encoder = "learned"
+    # Strides per level below the first, per axis, such as ((1, 2, 2), (2, 2, 2)); () takes 2 everywhere
+    config.model.strides = ()
+    config.model.kernels = ()  # Kernel sizes per level, per axis; () takes 3, in vnet 5
+    config.model.skips = True  # Without skips, encoder features reach the decoder only through the bottom
 
     config.optim = ConfigDict(sort_keys=False)
-    config.optim.name = "adam"  # adam, adamw, sgd
-    config.optim.lr = 1e-3  # peak rate
-    config.optim.lr_choice = "joint"  # joint: one rate for all arms, best on average; per_arm: exploratory comparisons
-    config.optim.lr_grid = ()  # rates to choose from for each arm on validation data; (): lr
-    config.optim.lr_seeds = ()  # seeds of these trials, used for nothing else, e.g. (9001, 9002)
-    config.optim.weight_decay = 0.0  # adamw and sgd
-    config.optim.decay = "kernel$"  # pattern of the parameter paths that decay
-    config.optim.momentum = 0.9  # of sgd (Nesterov)
-    config.optim.schedule = "cosine"  # constant, cosine, polynomial (power 0.9), plateau; after the warm-up
-    config.optim.warmup_steps = 20  # the rate rises linearly to its peak; below train.steps and pretrain.steps
-    config.optim.clip_norm = 0.0  # global norm over trained parameters; 0: no clipping
-    config.optim.plateau_ratio = 0.995  # plateau: where a run's validation DSC falls below this share of its last ...
-    config.optim.plateau_factor = 0.9  # ... its rate is multiplied by this
+    config.optim.name = "adam"  # Optimizer [adam, adamw, sgd]
+    config.optim.lr = 0.001  # Peak learning rate
+    config.optim.lr_grid = ()  # Rates among which one is chosen on validation data before arms train; () takes `lr`
+    # One rate for all arms, the best on average; or one for each variant of an arm, which makes comparisons exploratory
+    # [joint, per_arm]
+    config.optim.lr_choice = "joint"
+    config.optim.lr_seeds = ()  # Seeds of these trials, used for nothing else, such as (9001, 9002)
+    config.optim.weight_decay = 0.0  # Weight decay of adamw and sgd
+    config.optim.momentum = 0.9  # Nesterov momentum of sgd
+    # Course of the rate after the warm-up (polynomial has power 0.9; plateau follows the run's own validation)
+    # [constant, cosine, polynomial, plateau]
+    config.optim.schedule = "cosine"
+    # Steps in which the rate rises linearly to its peak; below train.steps and pretrain.steps
+    config.optim.warmup_steps = 20
+    config.optim.clip_norm = 0.0  # Global norm over trained parameters to which gradients are clipped; 0 clips none
+    # plateau lowers the rate where a run's validation DSC falls below this share of its last
+    config.optim.plateau_ratio = 0.995
+    config.optim.plateau_factor = 0.9  # plateau multiplies the rate by this
 
     config.loss = ConfigDict(sort_keys=False)
-    config.loss.name = "dice_ce"  # dice_ce, dice, ce, focal, dice_focal
-    config.loss.smooth = 1.0  # of the Dice ratio
-    config.loss.dice_over = "case"  # case: one Dice ratio a patch; batch: one over all patches of a step
-    config.loss.focal_gamma = 2.0  # exponent of focal; 0 makes it cross-entropy
+    config.loss.name = "dice_ce"  # Loss; those joined by _ are sums [dice_ce, dice, ce, focal, dice_focal]
+    config.loss.smooth = 1.0  # Added to numerator and denominator of the Dice ratio
 
     config.train = ConfigDict(sort_keys=False)
-    config.train.steps = 1000  # of every run on the target
-    config.train.batch = 2  # patches in a step
-    config.train.accumulate = 1  # batches whose gradients are averaged into one step
-    config.train.log_every = 20  # steps of one compiled call; the loss is averaged over them
-    config.train.eval_every = 100  # validation DSC on whole cases; a multiple of log_every
-    config.train.save_every = 200  # checkpoints; a multiple of log_every
-    config.train.snapshots = ()  # steps whose checkpoints are kept for good; step 0 and the last always are
-    config.train.average = 0.0  # share of the last steps whose weights are averaged; the average is scored
-    config.train.keep_best = False  # keep each run's parameters of its best validation too (scores use the last)
-    config.train.precision = "float32"  # of convolutions: float32, tf32 (fast on GPUs) or bfloat16
-    config.train.remat = False  # the backward pass computes levels again: less memory, about a third more time
+    config.train.steps = 1000  # Steps of every run on the target
+    config.train.batch = 2  # Patches in a step
+    config.train.accumulate = 1  # Batches whose gradients are averaged into one step
+    config.train.log_every = 20  # Steps of one compiled call, over which the loss is averaged
+    config.train.eval_every = 100  # Steps between validations on whole cases; a multiple of log_every
+    config.train.save_every = 200  # Steps between checkpoints; a multiple of log_every
+    config.train.snapshots = ()  # Steps whose checkpoints are kept for good; step 0 and the last always are
+    # Share of the last steps whose weights are averaged; the average is what is scored, 0 the last step's weights
+    config.train.average = 0.0
+    config.train.keep_best = False  # Keeps each run's parameters of its best validation too (scores use the last)
+    # Precision of convolutions: in full, tf32 (fast on GPUs), or bfloat16 for features too; parameters are float32
+    # [float32, tf32, bfloat16]
+    config.train.precision = "float32"
+    config.train.remat = False  # The backward pass computes levels again: less memory, about a third more time
 
     config.pretrain = ConfigDict(sort_keys=False)
-    config.pretrain.steps = 1000  # of every source network
-    config.pretrain.eval_every = 0  # as train.eval_every, for source networks; 0: the same
-    config.pretrain.share = "per_seed"  # per_seed: seed i starts from source network i; one: all from the same
-    # Instead of pretraining: a study's workdir, or a folder of its checkpoints, or one checkpoint in it.
+    config.pretrain.steps = 1000  # Steps of every source network
+    config.pretrain.eval_every = 0  # Steps between validations of source networks; 0 takes train.eval_every
+    # Seed i starts from source network i, or all seeds from the same one [per_seed, one]
+    config.pretrain.share = "per_seed"
+    # Networks used instead of pretraining: a study's workdir, a folder of its checkpoints, or one checkpoint in it
     config.pretrain.from_workdir = ""
-    config.pretrain.from_arm = ""  # whose networks are taken from there; empty: its source networks
-    config.pretrain.min_loaded = 0.5  # a transfer that finds a smaller share of the parameters is an error
-    config.pretrain.runs_per_source = 1  # consecutive seeds that start from one source network (2: nested sources)
-    config.pretrain.adapt_channels = (
-        False  # other image channels: True takes the source kernel's mean, False starts anew
-    )
+    config.pretrain.from_arm = ""  # The arm whose networks are taken from there; empty takes its source networks
+    config.pretrain.min_loaded = 0.5  # A transfer that finds a smaller share of the parameters is an error
+    # Consecutive seeds that start from one source network; with 2 or more, sources and runs are nested
+    config.pretrain.runs_per_source = 1
+    # Where image channels differ, kernels take the source kernel's mean instead of starting anew
+    config.pretrain.adapt_channels = False
 
     config.arms = pick_arms("scratch", "transfer", "frozen_random_encoder", "frozen_pretrained_encoder")
 
     config.evaluate = ConfigDict(sort_keys=False)
-    config.evaluate.overlap = 0.5  # least shared part of neighbouring windows, along each axis
-    config.evaluate.val_overlap = 0.25  # the same for validation during training, where speed matters more
-    config.evaluate.window_batch = 8  # windows in one compiled call
-    config.evaluate.weights = "gaussian"  # of a window's voxels where windows overlap: gaussian or flat
-    config.evaluate.flips = ()  # axes mirrored at test time, predictions averaged; k axes cost 2^k as much
-    config.evaluate.largest_component = ""  # labels of which only the largest component is kept: 'a, b', or 'all'
-    config.evaluate.regions = ""  # unions of labels scored as well: 'whole=core+edema, ...'
-    config.evaluate.hd_definition = "pooled"  # of HD95: pooled (MedPy) or directed (MONAI)
-    config.evaluate.surface_empty = "diagonal"  # distance of a missed label: diagonal (of the image), nan or inf
-    config.evaluate.tolerance_mm = 0.0  # of NSD; 0: not computed
-    config.evaluate.budget_tests = False  # score networks of a quarter and half of the steps on test cases too
-    config.evaluate.save_predictions = False  # keep the label maps of the test cases as NIfTI, on their images' grids
+    config.evaluate.overlap = 0.5  # Least shared part of neighbouring windows, along each axis
+    config.evaluate.val_overlap = 0.25  # The same for validation during training, where speed matters more
+    config.evaluate.window_batch = 8  # Windows in one compiled call
+    config.evaluate.flips = ()  # Axes mirrored at test time, predictions averaged; k axes cost 2^k as much
+    config.evaluate.largest_component = ""  # Labels of which only the largest component is kept: 'a, b', or 'all'
+    config.evaluate.regions = ""  # Unions of labels that are scored as well: 'whole=core+edema, ...'
+    # HD95 as MedPy has it (pooled) or as MONAI has it (directed) [pooled, directed]
+    config.evaluate.hd_definition = "pooled"
+    # Distance of a missed label; diagonal is that of the image [diagonal, nan, inf]
+    config.evaluate.surface_empty = "diagonal"
+    config.evaluate.tolerance_mm = 0.0  # Tolerance of NSD; 0 leaves it out
+    # Scores the networks of a quarter and of half of the steps on the test cases as well
+    config.evaluate.budget_tests = False
+    config.evaluate.save_predictions = False  # Keeps the label maps of the test cases as NIfTI, on their images' grids
 
     config.analysis = ConfigDict(sort_keys=False)
-    config.analysis.confidence = 0.95  # of every interval; claims are judged at 0.95 whatever it is
-    config.analysis.target_fraction = 0.99  # convergence target: this share of scratch's final validation DSC
-    # Test cases that networks are compared on, and validation cases; evenly spread. 0: scores alone are analysed.
+    config.analysis.confidence = 0.95  # Confidence of every interval; claims are judged at 0.95 whatever it is
+    config.analysis.target_fraction = 0.99  # Convergence target: this share of scratch's final validation DSC
+    # Test cases that networks are compared on, and validation cases, evenly spread; 0 analyses scores alone
     config.analysis.cases = 8
-    config.analysis.windows = 2  # patches of each of them
-    config.analysis.positions = 4096  # voxels at which features are read, over all patches
-    config.analysis.barrier_pairs = 32  # pairs of runs of an arm whose networks are interpolated, at most about so many
 
     config.runtime = ConfigDict(sort_keys=False)
-    config.runtime.seed_map = "auto"  # vmap, loop, or auto: loop on CPU, vmap elsewhere
-    config.runtime.seeds_per_chunk = "auto"  # runs trained at once: a number, or auto: what fits in memory
-    config.runtime.devices = "auto"  # how many: a number, or auto: all
-    config.runtime.store_dir = ""  # prepared data; empty: inside the workdir. Share one between studies to prepare once
-    # Where training images are: device, host (what steps need is sent ahead), or auto: host where they would not fit.
+    # How runs are mapped; auto takes loop on CPU and vmap elsewhere [auto, vmap, loop]
+    config.runtime.seed_map = "auto"
+    config.runtime.seeds_per_chunk = "auto"  # Runs trained at once: a number, or auto for what fits in memory
+    config.runtime.devices = "auto"  # Devices used: a number, or auto for all
+    # Where prepared data is kept, so that studies may share it; empty keeps it inside the workdir
+    config.runtime.store_dir = ""
+    # Where training images are; auto takes the host, which sends what steps need, where a device is too small [auto,
+    # device, host]
     config.runtime.data_residence = "auto"
-    config.runtime.keep_checkpoints = 2  # the last ones; step 0 is always kept
+    config.runtime.keep_checkpoints = 2  # Last checkpoints that are kept; step 0 always is
 
     config.report = ConfigDict(sort_keys=False)
-    config.report.examples = 3  # test cases shown as pictures
+    config.report.examples = 3  # Test cases shown as pictures
     return config

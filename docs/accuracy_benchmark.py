@@ -24,9 +24,8 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from configs import default, hippocampus
-from docs.rerun_study import DEFAULTS_THEN
-from jaxseg import config as config_module
-from jaxseg import metrics
+from docs.rerun_study import DEFAULTS_THEN, fill
+from jaxseg import metrics, settings
 from jaxseg.analysis import statistics
 from jaxseg.study.run import run_stages
 from launch import cli
@@ -56,9 +55,9 @@ def make_config(folder: Path, name: str, seeds: int, steps: int, *, former: bool
     config.train.eval_every = config.train.save_every = max(steps // 2 // 50, 1) * 50
     config.analysis.cases = 0
     if former:
-        then = config_module.from_json(DEFAULTS_THEN.read_text())
+        then = settings.from_json(DEFAULTS_THEN.read_text())
         for section in ("optim", "loss", "evaluate"):
-            config[section].update(then[section])
+            fill(config[section], then[section])
         config.target.normalization = then.target.normalization
         if name == "hippocampus_mr":
             config.target.augment.update({"flip": (0,), "gamma": 0.2, "brightness": 0.2})

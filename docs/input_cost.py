@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from configs import default
-from jaxseg import config, data, loop, seeds
+from jaxseg import data, loop, seeds, settings
 from jaxseg.streams import step_key
 from jaxseg.study.plan.planned import prepare
 from jaxseg.study.train import fit
@@ -40,7 +40,7 @@ def make_fit(options: argparse.Namespace, probability: float, workdir: Path) -> 
         task.data, task.patch, task.augment.flip = options.data, (options.patch,) * options.ndim, (0,)
         for name in CHANGES:
             task.augment[name] = probability
-    study = config.parse(made)
+    study = settings.parse(made)
     ready = prepare(study, workdir, lambda what, done, total, note="", runs=(): None)
     (job,) = ready.plan.jobs
     return fit.make_fit(study, workdir, ready.plan, ready.tasks, job, device_bytes=2**40), study.target

@@ -23,17 +23,14 @@ import numpy as np
 
 from jaxseg import inference, seeds
 from jaxseg.models import make_model
-from jaxseg.types import ModelSettings
+from jaxseg.settings import ModelSettings
 from launch.contestants import Contestant
 
 PATCH, OVERLAP, BATCH, CLASSES, WIDTHS = (32, 32, 32), 0.5, 8, 3, (16, 32, 64)
 
 
 def _model(widths: tuple[int, ...], kernels: tuple[tuple[int, ...], ...] = ()) -> ModelSettings:
-    return ModelSettings(
-        **{"name": "unet", "ndim": 3, "widths": widths, "norm": "instance", "strides": (), "kernels": kernels},
-        **{"skips": True, "precision": "float32"},
-    )
+    return ModelSettings(widths=widths, kernels=kernels)
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from configs import default
-from jaxseg import config, data
+from jaxseg import data, settings
 
 
 def row(folder: Path, store_dir: Path) -> str:
@@ -22,7 +22,7 @@ def row(folder: Path, store_dir: Path) -> str:
     for task in (made.source, made.target):
         task.data, task.patch = str(folder), (32,) * made.model.ndim
     began = time.perf_counter()
-    prepared = data.prepare_task(config.parse(made).target, ndim=made.model.ndim, store_dir=store_dir)
+    prepared = data.prepare_task(settings.parse(made).target, ndim=made.model.ndim, store_dir=store_dir)
     seconds = time.perf_counter() - began
     megabytes = sum(path.stat().st_size for path in prepared.directory.rglob("*") if path.is_file()) / 1e6
     began = time.perf_counter()

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from configs import default
-from jaxseg import config, manifest
+from jaxseg import manifest, settings
 from jaxseg.report import write_report
 
 COMPRESSED_ABOVE = 100_000
@@ -37,7 +37,7 @@ def publish(workdir: Path, folder: Path, *, page: bool = True) -> int:
             shutil.copytree(bare / "load_tables", folder / "load_tables", ignore=shutil.ignore_patterns(manifest.NAME))
         shutil.copyfile(workdir / "study.json", bare / "study.json")
         made = json.loads((workdir / "config.json").read_text())
-        made["runtime"] = config.to_dict(default.get_config())["runtime"]
+        made["runtime"] = settings.to_dict(default.get_config())["runtime"]
         (bare / "config.json").write_text(json.dumps(made, indent=1) + "\n")
         if page:
             write_report(bare)

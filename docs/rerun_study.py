@@ -23,7 +23,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from configs import default
-from jaxseg import config as config_module
+from jaxseg import settings
 from jaxseg.study.claims.evidence import largest_size
 from jaxseg.study.claims.study_tables import read_record
 from jaxseg.study.run import run_stages
@@ -41,25 +41,28 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
 
 
 def fill(into: ConfigDict, given: ConfigDict) -> None:
-    """Sets fields of a config, section by section; arms are replaced as a whole."""
+    """Sets fields of a config, section by section; arms are replaced as a whole.
+
+    Fields that are gone are left out: they had their default in all published studies, which is what the code does now.
+    """
     for name, value in given.items():
         if isinstance(value, ConfigDict) and name != "arms":
             fill(into[name], value)
-        else:
+        elif name in into:
             into[name] = value
 
 
 def with_later_fields(made: ConfigDict) -> ConfigDict:
     """A config as it was written, with the values that fields had when studies did not write them down."""
     full = default.get_config()
-    fill(full, config_module.from_json(DEFAULTS_THEN.read_text()))
+    fill(full, settings.from_json(DEFAULTS_THEN.read_text()))
     fill(full, made)
     return full
 
 
 def config_of(folder: Path, arm: str, seeds: tuple[int, ...]) -> tuple[ConfigDict, int]:
     """The study's config with one arm at its largest size, and that size."""
-    made = with_later_fields(config_module.from_json((folder / "config.json").read_text()))
+    made = with_later_fields(settings.from_json((folder / "config.json").read_text()))
     record = json.loads((folder / "study.json").read_text())
     runs = [run for run in record["runs"] if run["kind"] == "train" and run["arm"] == arm]
     size = largest_size(read_record(record), sorted({run["train_cases"] for run in runs}))

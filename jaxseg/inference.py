@@ -17,8 +17,6 @@ from jaxtyping import Array, Float, Integer
 from jaxseg import trees
 from jaxseg.types import Frozen, Params
 
-WEIGHTS = ("gaussian", "flat")
-
 
 def make_window_predict(
     model: nn.Module, *, one_by_one: bool = False
@@ -79,16 +77,11 @@ def window_starts(shape: Sequence[int], patch: Sequence[int], overlap: float) ->
     return list(itertools.product(*axes))
 
 
-def window_weight(patch: Sequence[int], kind: str = "gaussian") -> Float[np.ndarray, "*patch"]:
-    """Weights of a window's voxels, symmetric along every axis.
+def window_weight(patch: Sequence[int]) -> Float[np.ndarray, "*patch"]:
+    """Weights of a window's voxels where windows overlap, so that what is near a window's border counts little.
 
-    Args:
-        patch: size of a window.
-        kind: `gaussian`, of sd 1/8 of the patch around its centre (as nnU-Net) and at least 1e-3, so that what is near
-            a window's border counts little; or `flat`, all 1.
+    A Gaussian around the window's centre with a standard deviation of 1/8 of the patch (as in nnU-Net), at least 1e-3.
     """
-    if kind == "flat":
-        return np.ones(tuple(patch), np.float32)
     axes = [np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / (size / 8)) ** 2) for size in patch]
     weight = np.ones(())
     for axis in axes:
@@ -172,7 +165,6 @@ def predict_slabs(
     patch: tuple[int, ...],
     overlap: float,
     window_batch: int,
-    weights: str = "gaussian",
     flips: Sequence[int] = (),
 ) -> Iterator[Slab]:
     """Probabilities of cases, for all runs at once, in slabs along the first axis, case after case.
@@ -187,14 +179,13 @@ def predict_slabs(
         patch: Window size.
         overlap: Least shared part of neighbouring windows, in [0, 1).
         window_batch: Windows in one call.
-        weights: Of a window's voxels, see `window_weight`.
         flips: Axes to mirror at test time: every window is shown once for each subset of them, and what the network
             answers is mirrored back and averaged. k axes cost 2^k as much.
 
     Yields:
         Slabs; those of a case ascend and cover it. Probabilities sum to 1 over classes.
     """
-    weight = window_weight(patch, weights)
+    weight = window_weight(patch)
     copies = [axes for count in range(len(flips) + 1) for axes in itertools.combinations(flips, count)]
     batch: list[tuple[_Window, np.ndarray]] = []
     stitches: dict[int, _Stitch] = {}

@@ -18,7 +18,8 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from jaxseg import averaging, checkpoint, hosts, logs, seeds
-from jaxseg.types import Cohort, Frozen, Params, Progress, RunInputs, RunLine, TrainSettings, TrainState
+from jaxseg.settings import TrainSettings
+from jaxseg.types import Cohort, Frozen, Params, Progress, RunInputs, RunLine, TrainState
 
 
 class Interrupted(BaseException):

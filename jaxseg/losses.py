@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseg.types import LossSettings, UserError
+from jaxseg.settings import LossSettings
+from jaxseg.settings.kinds import check
 
-LOSSES = ("dice_ce", "dice", "ce", "focal", "dice_focal")
+FOCAL_GAMMA = 2.0
+"""Exponent of the focal losses (Lin 2017)."""
 
 
 def soft_dice(
@@ -18,20 +20,15 @@ def soft_dice(
     target: Float[Array, "batch *spatial classes"],
     *,
     smooth: float,
-    over: str = "case",
-) -> Float[Array, "cases classes"]:
+) -> Float[Array, "batch classes"]:
     """Soft Dice loss 1 - (2 sum(p y) + smooth) / (sum(p) + sum(y) + smooth) (Milletari 2016).
 
     Args:
         probabilities: Softmax outputs.
         target: One-hot labels.
         smooth: Keeps the ratio defined when a class is absent from both; must be positive.
-        over: What sums run over: the voxels of each `case`, or of the whole `batch` (the result then has one row),
-            where a label that few patches hold weighs by its voxels.
     """
     axes = tuple(range(1, probabilities.ndim - 1))
-    if over == "batch":
-        probabilities, target, axes = probabilities[None], target[None], (1, *(axis + 1 for axis in axes))
     overlap = (probabilities * target).sum(axes)
     sizes = probabilities.sum(axes) + target.sum(axes)
     return 1.0 - (2.0 * overlap + smooth) / (sizes + smooth)
@@ -73,10 +70,9 @@ def make_loss(
     focal form; `dice_ce` (as in nnU-Net, Isensee 2021) and `dice_focal` are sums.
 
     Raises:
-        UserError: Unknown name.
+        UserError: A setting that is not allowed.
     """
-    if settings.name not in LOSSES:
-        raise UserError(f"loss.name = {settings.name!r}; allowed: {', '.join(map(repr, LOSSES))}")
+    check(settings, "loss.")
 
     def loss(logits: Float[Array, "batch *spatial classes"], label: Int[Array, "batch *spatial"]) -> Float[Array, ""]:
         log_probabilities = jax.nn.log_softmax(logits)
@@ -86,14 +82,12 @@ def make_loss(
         if "dice" in settings.name:
             # Voxels of unknown label (the index after the last class) are in no class and count for nothing.
             known = target.sum(-1, keepdims=True)
-            per_label = soft_dice(
-                jnp.exp(log_probabilities) * known, target, smooth=settings.smooth, over=settings.dice_over
-            )
+            per_label = soft_dice(jnp.exp(log_probabilities) * known, target, smooth=settings.smooth)
             value = value + per_label[:, 1:].mean()
         if "ce" in settings.name.split("_"):
             value = value + cross_entropy(log_probabilities, target).mean()
         if "focal" in settings.name:
-            value = value + focal(log_probabilities, target, gamma=settings.focal_gamma).mean()
+            value = value + focal(log_probabilities, target, gamma=FOCAL_GAMMA).mean()
         return value
 
     return loss

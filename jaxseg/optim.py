@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +10,12 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxseg import trees
-from jaxseg.types import OptimSettings, UserError
+from jaxseg.settings import OptimSettings
+from jaxseg.settings.kinds import check
+from jaxseg.settings.schema import FREEZES, Freeze
+from jaxseg.types import UserError
 
-OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("constant", "cosine", "polynomial", "plateau")
-
-FREEZE_RULES: dict[str, trees.Rules] = {
+FREEZE_RULES: dict[Freeze, trees.Rules] = {
     "none": ((".*", "train"),),
     "encoder": (("^encoder/", "frozen"), (".*", "train")),
     "decoder": (("^decoder/", "frozen"), (".*", "train")),
@@ -35,10 +34,9 @@ def freeze_rules(freeze: str) -> trees.Rules:
     """
     if freeze.startswith("regex:"):
         return ((freeze.removeprefix("regex:"), "frozen"), (".*", "train"))
-    if freeze not in FREEZE_RULES:
-        allowed = ", ".join(repr(name) for name in FREEZE_RULES)
-        raise UserError(f"freeze = {freeze!r}; allowed: {allowed}, 'regex:PATH_REGEX'")
-    return FREEZE_RULES[freeze]
+    if not FREEZES.holds(freeze):
+        raise UserError(f"freeze = {freeze!r}; allowed: {FREEZES.text}")
+    return FREEZE_RULES[cast(Freeze, freeze)]
 
 
 def freeze_labels(params: Any, freeze: str) -> Any:
@@ -63,8 +61,9 @@ def make_schedule(settings: OptimSettings, total_steps: int) -> optax.Schedule:
     `plateau` is constant here: what lowers its rate is validation, see `scale_by_validation`.
 
     Raises:
-        UserError: Unknown schedule, or a warm-up that is not shorter than the training.
+        UserError: A setting that is not allowed, or a warm-up that is not shorter than the training.
     """
+    check(settings, "optim.")
     warmup, decay_steps = settings.warmup_steps, total_steps - settings.warmup_steps
     if decay_steps <= 0:
         raise UserError(
@@ -78,8 +77,6 @@ def make_schedule(settings: OptimSettings, total_steps: int) -> optax.Schedule:
             after = optax.cosine_decay_schedule(1.0, decay_steps)
         case "polynomial":
             after = optax.polynomial_schedule(1.0, 0.0, 0.9, decay_steps)
-        case unknown:
-            raise UserError(f"optim.schedule = {unknown!r}; allowed: {', '.join(map(repr, SCHEDULES))}")
     # The warm-up ends one step early so that its first step, of rate 1/warmup, already moves the weights.
     rise = optax.linear_schedule(1.0 / max(warmup, 1), 1.0, max(warmup - 1, 1))
     return optax.join_schedules([rise, after], [warmup]) if warmup else after
@@ -130,9 +127,9 @@ def observe(opt_state: Any, dsc: Float[Array, ""], settings: OptimSettings) -> A
     return optax.tree.set(opt_state, rate_scale=jnp.where(fell, settings.plateau_factor * scale, scale), last_dsc=dsc)
 
 
-def decay_mask(params: Any, pattern: str) -> Any:
-    """True for the paths that a pattern matches: kernels alone by default, no biases, no normalisation parameters."""
-    return trees.map_with_path(lambda path, _: re.search(pattern, path) is not None, params)
+def decay_mask(params: Any) -> Any:
+    """True for kernels, which alone decay: no biases, no normalisation parameters."""
+    return trees.map_with_path(lambda path, _: path.endswith("kernel"), params)
 
 
 def make_optimizer(settings: OptimSettings, labels: Any, total_steps: int) -> optax.GradientTransformationExtraArgs:
@@ -149,23 +146,17 @@ def make_optimizer(settings: OptimSettings, labels: Any, total_steps: int) -> op
         trained leaves.
 
     Raises:
-        UserError: Unknown optimizer or schedule, or warm-up too long.
+        UserError: See `make_schedule`.
     """
-
-    def decays(params: Any) -> Any:
-        return decay_mask(params, settings.decay)
-
+    schedule = make_schedule(settings, total_steps)
     match settings.name:
         case "adam":
             direction = [optax.scale_by_adam()]
         case "adamw":
-            direction = [optax.scale_by_adam(), optax.add_decayed_weights(settings.weight_decay, mask=decays)]
+            direction = [optax.scale_by_adam(), optax.add_decayed_weights(settings.weight_decay, mask=decay_mask)]
         case "sgd":
-            decay = optax.add_decayed_weights(settings.weight_decay, mask=decays)
+            decay = optax.add_decayed_weights(settings.weight_decay, mask=decay_mask)
             direction = [decay, optax.trace(settings.momentum, nesterov=True)]
-        case unknown:
-            raise UserError(f"optim.name = {unknown!r}; allowed: {', '.join(map(repr, OPTIMIZERS))}")
-    schedule = make_schedule(settings, total_steps)
     trained = optax.chain(
         *([optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm > 0 else []),
         *direction,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,9 +14,10 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxseg import trees
+from jaxseg.settings.schema import Strategy
 from jaxseg.types import StepLoop, UserError
 
-STRATEGIES = ("vmap", "loop")
+STRATEGIES = typing.get_args(Strategy)
 
 
 @dataclasses.dataclass(frozen=True)

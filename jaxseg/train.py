@@ -15,8 +15,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxseg import averaging, optim, trees
 from jaxseg.models import norms
+from jaxseg.settings import OptimSettings
 from jaxseg.streams import fold_in_name, step_key
-from jaxseg.types import Batch, Best, Cohort, Frozen, Metrics, OptimSettings, Params, RunInputs, StepLoop, TrainState
+from jaxseg.types import Batch, Best, Cohort, Frozen, Metrics, Params, RunInputs, StepLoop, TrainState
 
 Sample = Callable[[Key[Array, ""], Cohort, RunInputs], Batch]
 Loss = Callable[[Float[Array, "batch *spatial classes"], Int[Array, "batch *spatial"]], Float[Array, ""]]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from jaxseg import trees
+from jaxseg.settings.schema import INITS, Init
 from jaxseg.streams import fold_in_name
 from jaxseg.types import Params, UserError
 
@@ -51,15 +52,14 @@ def transfer_rules(init: str) -> trees.Rules:
     """
     if init.startswith("pretrained:"):
         return ((init.removeprefix("pretrained:"), "load"), (".*", "random"))
-    rules: dict[str, trees.Rules] = {
+    if not INITS.holds(init):
+        raise UserError(f"init = {init!r}; allowed: {INITS.text}")
+    rules: dict[Init, trees.Rules] = {
         "random": ((".*", "random"),),
         "pretrained": ((".*", "load"),),
         "mean_var": ((".*", "mean_var"),),
     }
-    if init not in rules:
-        allowed = ", ".join(repr(name) for name in rules)
-        raise UserError(f"init = {init!r}; allowed: {allowed}, 'pretrained:PATH_REGEX'")
-    return rules[init]
+    return rules[cast(Init, init)]
 
 
 def make_load_table(

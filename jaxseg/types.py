@@ -1,8 +1,4 @@
-"""Types that every module shares: arrays that flow through compiled code, and the typed settings of a study.
-
-The settings mirror `configs/default.py` field by field; `jaxseg.config` fills them and checks them against each
-other. Nothing below `config.py` sees a ConfigDict.
-"""
+"""Types that every module shares: the arrays and states that flow through compiled code, and the user's mistake."""
 
 from __future__ import annotations
 
@@ -12,49 +8,6 @@ from typing import Any, NamedTuple, Protocol
 import flax.struct
 import jax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
-
-from jaxseg.settings import (
-    SLICE_AXES as SLICE_AXES,
-)
-from jaxseg.settings import (
-    AnalysisSettings as AnalysisSettings,
-)
-from jaxseg.settings import (
-    ArmSettings as ArmSettings,
-)
-from jaxseg.settings import (
-    AugmentSettings as AugmentSettings,
-)
-from jaxseg.settings import (
-    EvaluateSettings as EvaluateSettings,
-)
-from jaxseg.settings import (
-    LossSettings as LossSettings,
-)
-from jaxseg.settings import (
-    ModelSettings as ModelSettings,
-)
-from jaxseg.settings import (
-    OptimSettings as OptimSettings,
-)
-from jaxseg.settings import (
-    PretrainSettings as PretrainSettings,
-)
-from jaxseg.settings import (
-    ReportSettings as ReportSettings,
-)
-from jaxseg.settings import (
-    RuntimeSettings as RuntimeSettings,
-)
-from jaxseg.settings import (
-    StudySettings as StudySettings,
-)
-from jaxseg.settings import (
-    TaskSettings as TaskSettings,
-)
-from jaxseg.settings import (
-    TrainSettings as TrainSettings,
-)
 
 Params = Any
 """A nested dict of arrays: `encoder`, `decoder` and `head` sub-trees."""

@@ -117,7 +117,6 @@ def make_case_counts(
     patch: tuple[int, ...],
     window_batch: int,
     classes: int,
-    weights: str = "gaussian",
     slice_axis: int | None = None,
 ) -> Callable[[Params, Frozen, Canvases], Int[Array, "case label 3"]]:
     """Counts of whole cases for one run; dropout off.
@@ -129,14 +128,13 @@ def make_case_counts(
         patch: window size, one voxel along `slice_axis`.
         window_batch: windows that go through the network at once.
         classes: background included.
-        weights: of a window's voxels, see `inference.window_weight`.
         slice_axis: spatial axis across which a 2-D network sees slices; None for a network of all axes.
 
     Returns:
         `count(params, frozen, canvases)`: for each case and foreground label the voxels in both, in the reference and
         in the prediction.
     """
-    weight = jnp.asarray(inference.window_weight(patch, weights))[..., None]
+    weight = jnp.asarray(inference.window_weight(patch))[..., None]
     predict = _make_predict(model, slice_axis)
 
     def count(params: Params, frozen: Frozen, canvases: Canvases) -> Int[Array, "case label 3"]:

@@ -21,6 +21,7 @@ import math
 import os
 import statistics
 import time
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxseg.checks import PRECISIONS
 from jaxseg.machine import cores as cores_of_process
 from jaxseg.models.conv import FORMS
+from jaxseg.settings.schema import Precision
 from jaxseg.study.plan.cost import measure_speed
 from jaxseg.types import UserError
 from launch import cli
@@ -58,7 +59,7 @@ _SEEDS = flags.DEFINE_list("seeds", ["8"], "Numbers of seeds trained together.")
 _PATCH = flags.DEFINE_list("patch", [], "Patch sizes instead of the workload's own.")
 _STRATEGY = flags.DEFINE_list("strategy", ["auto"], "Any of auto, loop, vmap.")
 _FORM = flags.DEFINE_list("form", ["auto"], f"Of our convolutions; any of {', '.join(FORMS)}.")
-_PRECISION = flags.DEFINE_list("precision", ["float32"], f"Any of {', '.join(PRECISIONS)}.")
+_PRECISION = flags.DEFINE_list("precision", ["float32"], f"Any of {', '.join(typing.get_args(Precision))}.")
 _FROZEN = flags.DEFINE_bool("frozen", False, "Train with a frozen encoder.")
 _REPEATS = flags.DEFINE_integer(
     "repeats", 5, "Samples of each contestant; the table holds their median.", lower_bound=1
@@ -241,7 +242,7 @@ def main() -> None:
         ("workload", _WORKLOAD.value, tuple(WORKLOADS)),
         ("strategy", _STRATEGY.value, ("auto", "loop", "vmap")),
         ("form", _FORM.value, FORMS),
-        ("precision", _PRECISION.value, PRECISIONS),
+        ("precision", _PRECISION.value, typing.get_args(Precision)),
         ("torch_mode", _TORCH_MODE.value, ("eager", "compiled")),
     ):
         unknown = [value for value in values if value not in allowed]

@@ -22,19 +22,10 @@ import numpy as np
 
 from jaxseg import data, losses, optim, seeds, train, trees
 from jaxseg.models import MODELS, make_model
+from jaxseg.settings import Compute, LossSettings, ModelSettings, OptimSettings, TaskSettings
 from jaxseg.streams import stream_key
 from jaxseg.study.plan.cost import Work, count_work
-from jaxseg.types import (
-    AugmentSettings,
-    Cohort,
-    LossSettings,
-    ModelSettings,
-    OptimSettings,
-    Params,
-    RunInputs,
-    TaskSettings,
-    TrainState,
-)
+from jaxseg.types import Cohort, Params, RunInputs, TrainState
 
 CASES = 4
 
@@ -64,10 +55,6 @@ def model_settings(settings: dict[str, Any]) -> ModelSettings:
         ndim=settings["ndim"],
         widths=tuple(settings["widths"]),
         norm="instance" if settings["network"] == "unet" else "none",
-        strides=(),
-        kernels=(),
-        skips=True,
-        precision=settings["precision"],
         dropout=0.1 if settings["network"] == "multiscale_fcn" else 0.0,
     )
 
@@ -80,7 +67,7 @@ def step_work(settings: dict[str, Any]) -> Work:
     fast a plain convolution would have to be. Bytes are those of each operation's result, as if none were fused; loss,
     optimizer and sampling are not in it.
     """
-    plain = model_settings({**settings, "precision": "float32"})
+    plain = model_settings(settings)
     model = MODELS[plain.name](dataclasses.replace(plain, dropout=0.0), settings["classes"], "native")
     image = jnp.zeros((settings["batch"], *(settings["patch"],) * settings["ndim"], 1), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
@@ -96,16 +83,16 @@ def step_work(settings: dict[str, Any]) -> Work:
 def make_run(settings: dict[str, Any]) -> tuple[Callable[[int, int], None], float, int]:
     """A function that trains all seeds from one step to another, seconds its compilation took, bytes it needs."""
     ndim, patch, batch, classes = (settings[name] for name in ("ndim", "patch", "batch", "classes"))
-    model = make_model(model_settings(settings), classes=classes).clone(form=settings["form"])
+    compute = Compute(precision=settings["precision"])
+    model = make_model(model_settings(settings), compute, classes=classes).clone(form=settings["form"])
     image = jnp.zeros((batch, *(patch,) * ndim, 1), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
     labels = optim.freeze_labels(params, "encoder" if settings["frozen"] else "none")
     total = 10**6
-    tx = optim.make_optimizer(OptimSettings("adam", 1e-3, 0.0, 0.9, "constant", 10, 0.0), labels, total)
-    augment = AugmentSettings(flip=(), gamma=0.0, brightness=0.0, noise=0.0)
-    task = TaskSettings("", (), "native", "mm", (0,), 0, 0, 1, (patch,) * ndim, "zscore", 0.5, augment)
+    tx = optim.make_optimizer(OptimSettings(schedule="constant", warmup_steps=10), labels, total)
+    task = TaskSettings(patch=(patch,) * ndim)
     sample = data.make_sample(task, batch=batch)
-    step = train.make_train_step(model, tx, losses.make_loss(LossSettings("dice_ce", 1e-5)), sample, labels)
+    step = train.make_train_step(model, tx, losses.make_loss(LossSettings(smooth=1e-5)), sample, labels)
     count = settings["seeds"]
     plan = seeds.make_plan(count, strategy=settings["strategy"], devices=settings["devices"])
     chunk = seeds.map_seeds(train.make_train_chunk(step), plan=plan, shared=(2, 3, 4, 5), donate=(0,))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,11 @@ import numpy as np
 
 from jaxseg import trees
 from jaxseg.models import MODELS, check_model, make_model
-from jaxseg.types import ModelSettings
+from jaxseg.settings import ModelSettings
+from jaxseg.settings.schema import ModelName
 
-BASE = ModelSettings(
-    name="unet", ndim=2, widths=(2, 4, 8), norm="none", strides=(), kernels=(), skips=True, precision="float32"
-)
-NAMES = tuple(MODELS)
+BASE = ModelSettings(name="unet", ndim=2, widths=(2, 4, 8), norm="none", strides=(), kernels=(), skips=True)
+NAMES = typing.get_args(ModelName)
 CLASSES = 3
 
 

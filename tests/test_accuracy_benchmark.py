@@ -30,7 +30,7 @@ def test_the_defaults_are_what_is_trained(name: str) -> None:
 
 def test_the_former_defaults_are_those_of_0_1() -> None:
     made = accuracy_benchmark.make_config(Path("sets"), "hippocampus_mr", 2, 100, former=True)
-    assert (made.optim.lr, made.loss.smooth, made.evaluate.weights) == (1e-3, 1.0, "gaussian")
+    assert (made.optim.lr, made.loss.smooth, made.evaluate.overlap) == (1e-3, 1.0, 0.5)
     assert (made.target.augment.flip, made.target.augment.gamma) == ((0,), 0.2)
 
 

@@ -3,77 +3,33 @@
 import dataclasses
 import importlib
 import json
-import typing
 from pathlib import Path
 
 import pytest
-from ml_collections import ConfigDict
 
 from configs import default
-from jaxseg import checks, config, fields, inference, losses, models, optim, streams, transfer
-from jaxseg import types as t
-from jaxseg.data.patches import residence
-from jaxseg.data.volumes import normalize, resample
-from tests.tiny_study import at, changed, put, tiny_config
+from jaxseg import settings
+from jaxseg.settings import kinds, reference
+from tests.tiny_study import changed, put, tiny_config
 
 FILES = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
-SECTIONS = {
-    "source": t.TaskSettings,
-    "target": t.TaskSettings,
-    "source.augment": t.AugmentSettings,
-    "target.augment": t.AugmentSettings,
-    "model": t.ModelSettings,
-    "optim": t.OptimSettings,
-    "loss": t.LossSettings,
-    "train": t.TrainSettings,
-    "pretrain": t.PretrainSettings,
-    "evaluate": t.EvaluateSettings,
-    "analysis": t.AnalysisSettings,
-    "runtime": t.RuntimeSettings,
-    "report": t.ReportSettings,
-}
-
 
 # ------------------------------------------------------------------------------------ default.py and the dataclasses
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_every_field_of_a_section_is_declared_with_its_type(section):
-    declared = dict(at(default.get_config(), section))
-    hints = typing.get_type_hints(SECTIONS[section])
-    expected = {field.name for field in dataclasses.fields(SECTIONS[section])}
-    # How a network computes is declared beside the steps and the batch, and belongs to it.
-    how = {"precision", "remat"}
-    expected = expected - how if section == "model" else expected | how if section == "train" else expected
-    assert set(declared) == expected
-    for name, value in declared.items():
-        kind = hints.get(name, typing.get_type_hints(t.ModelSettings).get(name))
-        if (SECTIONS[section], name) in fields.PARSERS:
-            kind = str  # what is parsed is text
-        elif typing.get_origin(kind) is tuple:
-            kind = tuple
-        elif dataclasses.is_dataclass(kind):
-            kind = ConfigDict
-        assert type(value) is kind, name
+def test_the_default_config_declares_every_setting_with_its_type_and_default():
+    def flat(tree, prefix=""):
+        for name, value in tree.items():
+            yield from flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
 
-
-def test_every_field_outside_the_sections_is_declared():
-    made = default.get_config()
-    own = {"name": str, "num_seeds": int, "seed_ids": tuple, "base_seed": int, "vary": str}
-    assert {name: type(value) for name, value in made.items() if not isinstance(value, ConfigDict)} == own
-    assert {name for name, value in made.items() if isinstance(value, ConfigDict)} == {
-        *(section for section in SECTIONS if "." not in section),
-        "arms",
-    }
-    # From there every field of the study is filled; pretrain is every arm's own.
-    filled = {field.name for field in dataclasses.fields(t.StudySettings)}
-    assert filled == (set(made) - {"num_seeds", "seed_ids", "pretrain"}) | {"seeds"}
-    arm = dict(default.arm("random", "none"))
-    assert {name: type(value) for name, value in arm.items()} == {
-        "kind": str, "init": str, "freeze": str, "seed_offset": int, "train_cases": tuple,
-        "vary": str, "cross": str, "cross_ids": tuple,
-    }  # fmt: skip
-    assert {field.name for field in dataclasses.fields(t.ArmSettings)} == {"name", *arm, *config.ARM_OVERRIDES}
+    made = settings.to_dict(default.get_config())
+    assert made["source"] == made["target"] | {"data": "synthetic:blobs?seed=1"}
+    arm = settings.to_dict(default.arm(None, None))
+    declared = {name: value for name, value in flat(made) if not name.startswith(("source.", "arms."))}
+    declared |= {f"arms.NAME.{name}": value for name, value in arm.items()}
+    stated = {field.name: field.default for field in reference.fields()}
+    assert declared == stated
+    assert {name: type(value) for name, value in declared.items()} == {name: type(stated[name]) for name in stated}
 
 
 def test_longer_arms_follow_the_study_s_lengths():
@@ -81,9 +37,9 @@ def test_longer_arms_follow_the_study_s_lengths():
     made.arms = default.pick_arms("scratch_long", "scratch_double", config=made)
     made.train.steps = 20
     made.pretrain.steps = 6
-    assert [arm.train.steps for arm in config.parse(made).arms] == [26, 40]
-    assert config.parse(made).train.steps == 20
-    assert config.parse(config.from_json(config.to_json(made))) == config.parse(made)
+    assert [arm.train.steps for arm in settings.parse(made).arms] == [26, 40]
+    assert settings.parse(made).train.steps == 20
+    assert settings.parse(settings.from_json(settings.to_json(made))) == settings.parse(made)
     with pytest.raises(ValueError, match="pass config=config"):
         default.pick_arms("scratch_long")
     with pytest.raises(ValueError, match="no arm 'scrach'; named arms: scratch, transfer"):
@@ -96,8 +52,8 @@ def test_a_source_that_is_the_target_has_its_settings():
     made.target.train_cases = (2,)
     made.arms = default.pick_arms("self_transfer")
     put(made, "arms.self_transfer.source", {"data": "target", "augment": {"noise": 0.5}})
-    (arm,) = config.parse(made).arms
-    target = config.parse(made).target
+    (arm,) = settings.parse(made).arms
+    target = settings.parse(made).target
     augment = dataclasses.replace(target.augment, noise=0.5)
     own = {"data": "target", "train_cases": (0,), "test_cases": 1, "augment": augment}
     assert arm.source == dataclasses.replace(target, **own)
@@ -108,7 +64,7 @@ def test_an_arm_may_vary_less_and_has_the_study_s_seeds_to_cross():
     made.arms.scratch.vary = "init"
     made.arms.transfer.vary = ""
     made.arms.frozen_random_encoder.cross = "init,order"
-    scratch, transfer_arm, crossed = config.parse(made).arms
+    scratch, transfer_arm, crossed = settings.parse(made).arms
     assert (scratch.vary, transfer_arm.vary, crossed.vary) == (("init",), (), ("init", "order"))
     assert (crossed.cross, crossed.cross_ids, scratch.cross_ids) == (("init", "order"), (0, 1), ())
 
@@ -117,7 +73,7 @@ def test_an_arm_has_all_sizes_of_the_target_or_some():
     made = tiny_config()
     made.target.train_cases = (2, 4, 0)
     made.arms.transfer.train_cases = (0,)
-    scratch, transfer_arm, _ = config.parse(made).arms
+    scratch, transfer_arm, _ = settings.parse(made).arms
     assert (scratch.train_cases, transfer_arm.train_cases) == ((2, 4, 0), (0,))
 
 
@@ -126,23 +82,7 @@ def test_no_field_is_a_list_or_none():
         for value in tree.values():
             yield from values(value) if isinstance(value, dict) else (value,)
 
-    assert {type(value) for value in values(config.to_dict(default.get_config()))} == {str, int, float, bool, tuple}
-
-
-def test_choices_are_those_of_the_modules_that_offer_them():
-    assert fields.STREAMS == streams.STREAMS
-    assert set(checks.MODELS) == set(models.MODELS)
-    assert checks.OPTIMIZERS == optim.OPTIMIZERS
-    assert checks.SCHEDULES == optim.SCHEDULES
-    assert checks.LOSSES == losses.LOSSES
-    assert checks.NORMALIZATIONS == normalize.NAMES
-    assert checks.WINDOW_WEIGHTS == inference.WEIGHTS
-    assert checks.IMAGE_INTERPOLATIONS == resample.IMAGE_INTERPOLATIONS
-    assert checks.LABEL_INTERPOLATIONS == resample.LABEL_INTERPOLATIONS
-    assert checks.RESIDENCES == residence.RESIDENCES
-    assert set(checks.FREEZES) == set(optim.FREEZE_RULES)
-    for init in checks.INITS:
-        transfer.transfer_rules(init)
+    assert {type(value) for value in values(settings.to_dict(default.get_config()))} == {str, int, float, bool, tuple}
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -151,33 +91,33 @@ def test_choices_are_those_of_the_modules_that_offer_them():
 @pytest.mark.parametrize("name", FILES)
 def test_every_config_file_parses_and_comes_back_from_json(name):
     made = importlib.import_module(f"configs.{name}").get_config()
-    study = config.parse(made)
+    study = settings.parse(made)
     assert study.name == made.name
     assert [arm.name for arm in study.arms] == list(made.arms)
-    back = config.from_json(config.to_json(made))
-    assert config.to_dict(back) == config.to_dict(made)
-    assert config.parse(back) == study
+    back = settings.from_json(settings.to_json(made))
+    assert settings.to_dict(back) == settings.to_dict(made)
+    assert settings.parse(back) == study
 
 
 def test_a_config_file_with_an_argument_and_all_named_arms_parse():
     made = importlib.import_module("configs.hippocampus").get_config("scratch,mean_var")
-    assert [arm.init for arm in config.parse(made).arms] == ["random", "mean_var"]
+    assert [arm.init for arm in settings.parse(made).arms] == ["random", "mean_var"]
     made = tiny_config()
     made.arms = default.pick_arms(*default.named_arms(made), config=made)
-    assert [arm.name for arm in config.parse(made).arms] == list(default.named_arms(made))
-    assert len({arm.seed_offset for arm in config.parse(made).arms}) == 2  # scratch_b has seeds of its own
+    assert [arm.name for arm in settings.parse(made).arms] == list(default.named_arms(made))
+    assert len({arm.seed_offset for arm in settings.parse(made).arms}) == 2  # scratch_b has seeds of its own
 
 
 def test_json_keeps_order_and_tuples_and_writes_plain_text():
     made = tiny_config()
     made.arms = default.pick_arms("transfer", "frozen_random_encoder", "scratch")
     put(made, "model.strides", ((1, 2),))
-    text = config.to_json(made)
+    text = settings.to_json(made)
     assert list(json.loads(text)["arms"]) == ["transfer", "frozen_random_encoder", "scratch"]
-    back = config.from_json(text)
-    assert config.to_json(back) == text
+    back = settings.from_json(text)
+    assert settings.to_json(back) == text
     assert list(back) == list(made)
-    assert [arm.name for arm in config.parse(back).arms] == ["transfer", "frozen_random_encoder", "scratch"]
+    assert [arm.name for arm in settings.parse(back).arms] == ["transfer", "frozen_random_encoder", "scratch"]
     assert back.model.strides == ((1, 2),)
     assert back.target.labels == ()
     assert type(back.optim.lr) is float
@@ -188,15 +128,15 @@ def test_references_are_resolved_in_what_is_kept():
     made = tiny_config()
     made.pretrain.steps = made.train.get_ref("steps")
     made.train.steps = 12
-    assert config.from_json(config.to_json(made)).pretrain.steps == 12
-    assert config.parse(made).arms[0].pretrain.steps == 12
+    assert settings.from_json(settings.to_json(made)).pretrain.steps == 12
+    assert settings.parse(made).arms[0].pretrain.steps == 12
 
 
 # ------------------------------------------------------------------------------------------------------ typed values
 
 
 def test_values_arrive_in_their_types():
-    study = config.parse(
+    study = settings.parse(
         changed(
             seed_ids=(3, 1), vary=" order , init", optim__lr=1, target__spacing_mm="1, 2.5", runtime__devices="2",
             runtime__seeds_per_chunk="auto", model__strides=((2, 1),), train__precision="bfloat16",
@@ -210,23 +150,22 @@ def test_values_arrive_in_their_types():
     assert study.source.spacing_mm == "native"
     assert (study.runtime.devices, study.runtime.seeds_per_chunk) == (2, None)
     assert study.model.strides == ((2, 1),)
-    assert study.model.precision == study.arms[0].model.precision == "bfloat16"
-    assert study.model.remat is study.arms[0].model.remat is True
-    assert config.parse(changed(num_seeds=3)).seeds == (0, 1, 2)
+    assert study.train.precision == study.arms[0].train.precision == "bfloat16"
+    assert study.arms[0].train.compute == settings.Compute(precision="bfloat16", remat=True)
+    assert settings.parse(changed(num_seeds=3)).seeds == (0, 1, 2)
     hash(study)  # settings are keys of dicts
 
 
 @pytest.mark.parametrize("text", ["1 1 3", "1.0,1.0,3.0", "(1, 1, 3)", (1.0, 1.0, 3.0), [1, 1, 3]])
 def test_a_spacing_may_be_written_in_several_ways(text):
-    assert fields.parse_spacing(text, "x") == (1.0, 1.0, 3.0)
+    assert kinds.read_spacing(text, "x") == (1.0, 1.0, 3.0)
 
 
 def test_labels_and_regions_are_lists_in_words():
-    settings = config.parse(
-        changed(evaluate__largest_component="a, b", evaluate__regions="whole=a+b, rim = b")
-    ).evaluate
-    assert settings.largest_component == ("a", "b")
-    assert settings.regions == (("whole", ("a", "b")), ("rim", ("b",)))
+    made = changed(evaluate__largest_component="a, b", evaluate__regions="whole=a+b, rim = b")
+    evaluate = settings.parse(made).evaluate
+    assert evaluate.largest_component == ("a", "b")
+    assert evaluate.regions == (("whole", ("a", "b")), ("rim", ("b",)))
 
 
 def test_an_arm_s_overrides_reach_that_arm_alone():
@@ -236,8 +175,8 @@ def test_an_arm_s_overrides_reach_that_arm_alone():
     put(made, "arms.transfer.source", {"augment": {"gamma": 0.25}})
     put(made, "arms.transfer.pretrain", {"share": "one"})
     put(made, "arms.transfer.model", {"widths": (3, 5)})
-    study = config.parse(made)
-    plain = config.parse(tiny_config())
+    study = settings.parse(made)
+    plain = settings.parse(tiny_config())
     scratch, transferred, frozen = study.arms
     assert (scratch, frozen) == (plain.arms[0], plain.arms[2])
     assert dataclasses.replace(study, arms=()) == dataclasses.replace(plain, arms=())
@@ -245,10 +184,10 @@ def test_an_arm_s_overrides_reach_that_arm_alone():
     assert transferred == dataclasses.replace(
         before,
         optim=dataclasses.replace(before.optim, lr=0.5),
-        train=dataclasses.replace(before.train, steps=16),
+        train=dataclasses.replace(before.train, steps=16, precision="bfloat16"),
         source=dataclasses.replace(before.source, augment=dataclasses.replace(before.source.augment, gamma=0.25)),
         pretrain=dataclasses.replace(before.pretrain, share="one"),
-        model=dataclasses.replace(before.model, widths=(3, 5), precision="bfloat16"),
+        model=dataclasses.replace(before.model, widths=(3, 5)),
     )
 
 
@@ -256,14 +195,14 @@ def test_an_arm_s_overrides_reach_that_arm_alone():
 
 
 def test_differences_name_fields_that_change_results_and_no_others():
-    saved = config.from_json(config.to_json(tiny_config()))
-    assert config.differences(saved, tiny_config()) == []
+    saved = settings.from_json(settings.to_json(tiny_config()))
+    assert settings.differences(saved, tiny_config()) == []
     free = changed(runtime__devices="2", runtime__keep_checkpoints=5, report__examples=9)
-    assert config.differences(saved, free) == []
+    assert settings.differences(saved, free) == []
     other = changed(train__steps=10, target__patch=(4, 8))
     put(other, "arms.transfer.optim", {"lr": 0.5})
     del other.arms["scratch"]
-    assert config.differences(saved, other) == [
+    assert settings.differences(saved, other) == [
         "config.target.patch: [8, 8] in the workdir, [4, 8] asked for",
         "config.train.steps: 8 in the workdir, 10 asked for",
         "config.arms.scratch.kind: 'network' in the workdir, (absent) asked for",

@@ -41,7 +41,7 @@ differences = rng.normal(0.02, 0.01, (8, 12))
     "docs/networks.md": CONFIG
     + """
 import jax, jax.numpy as jnp
-from jaxseg.config import parse
+from jaxseg.settings import parse
 from jaxseg.models import make_model
 config.model.ndim, config.model.widths = 2, (2, 4)
 config.target.patch = config.source.patch = (8, 8)

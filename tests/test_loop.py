@@ -14,7 +14,7 @@ import pytest
 
 from jaxseg import checkpoint, logs, loop, seeds, train, trees
 from jaxseg.data.patches import residence
-from jaxseg.types import TrainSettings
+from jaxseg.settings import TrainSettings
 from tests import training_parts
 
 TRAINING = training_parts.Training()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxseg import checkpoint, config, oserrors, paths, trees
+from jaxseg import checkpoint, oserrors, paths, settings, trees
 from jaxseg.data.formats import sources
 from jaxseg.data.prepared import store
 from jaxseg.study.workdir import check_workdir
@@ -114,7 +114,7 @@ def test_the_home_is_put_in_for_a_tilde(tmp_path: Path, monkeypatch: pytest.Monk
 def test_text_of_a_config_that_is_not_utf8_is_refused_by_field() -> None:
     changed = tiny_study.changed(target__data=os.fsdecode(b"/data/\xff"))
     with pytest.raises(UserError, match=r"config\.target\.data = .*allowed: UTF-8 text"):
-        config.parse(changed)
+        settings.parse(changed)
 
 
 # ---------------------------------------------------------------------------------- what is no fault of a file's

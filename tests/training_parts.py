@@ -18,21 +18,11 @@ import numpy as np
 from jaxseg import data, logs, losses, optim, seeds, train, trees
 from jaxseg.data.formats import synthetic
 from jaxseg.models import make_model
+from jaxseg.settings import AugmentSettings, LossSettings, ModelSettings, OptimSettings, TaskSettings
 from jaxseg.streams import stream_key
-from jaxseg.types import (
-    AugmentSettings,
-    Cohort,
-    LossSettings,
-    ModelSettings,
-    OptimSettings,
-    RunInputs,
-    TaskSettings,
-    TrainState,
-)
+from jaxseg.types import Cohort, RunInputs, TrainState
 
-MODEL = ModelSettings(
-    name="unet", ndim=2, widths=(2, 3), norm="instance", strides=(), kernels=(), skips=True, precision="float32"
-)
+MODEL = ModelSettings(name="unet", ndim=2, widths=(2, 3), norm="instance", strides=(), kernels=(), skips=True)
 OPTIM = OptimSettings(
     name="adam", lr=1e-2, weight_decay=0.0, momentum=0.9, schedule="constant", warmup_steps=0, clip_norm=0.0
 )

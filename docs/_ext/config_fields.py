@@ -1,14 +1,15 @@
-"""Tables of every config field, read from configs/default.py, so that they cannot drift: name, default, comment."""
+"""Tables of every config field, read from the schema: name, default, what is allowed, what it does."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from declared_fields import SOURCE, read_fields
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+
+from jaxseg.settings import reference
 
 
 class ConfigFields(SphinxDirective):
@@ -19,15 +20,15 @@ class ConfigFields(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The table, as parsed Markdown."""
         prefix = f"{self.arguments[0]}." if self.arguments else ""
-        self.env.note_dependency(str(SOURCE))
-        chosen = [field for field in read_fields(SOURCE.read_text()) if _belongs(field.name, prefix)]
+        self.env.note_dependency(str(reference.schema.__file__))
+        chosen = [field for field in reference.fields() if _belongs(field.name, prefix)]
         if not chosen:
-            raise self.error(f"configs/default.py declares no field below {prefix!r}")
-        rows = ["| field | default | |", "| --- | --- | --- |"]
+            raise self.error(f"the schema has no field below {prefix!r}")
+        rows = ["| field | default | allowed | |", "| --- | --- | --- | --- |"]
         for field in chosen:
-            default = f"`{field.default}`" if field.default else ""
-            rows.append(f"| `{field.name}` | {default} | {_cell(field.comment)} |")
-        return self.parse_text_to_nodes(StringList(rows, source=str(SOURCE)))  # type: ignore[arg-type]
+            default = "" if field.default is None else f"`{field.default!r}`"
+            rows.append(f"| `{field.name}` | {default} | {_cell(field.allowed)} | {_cell(field.comment)} |")
+        return self.parse_text_to_nodes(StringList(rows, source="jaxseg/settings/schema.py"))  # type: ignore[arg-type]
 
 
 def _belongs(name: str, prefix: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,9 +22,10 @@ from jaxseg.metrics.surface import (
     share_within,
     surface_distances,
 )
+from jaxseg.settings.schema import Unit
 from jaxseg.types import UserError
 
-UNITS = ("mm", "voxel")
+UNITS = typing.get_args(Unit)
 
 
 def _check_label_map(name: str, label_map: np.ndarray, num_labels: int) -> None:

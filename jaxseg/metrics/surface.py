@@ -8,6 +8,7 @@ dropped first: in a one-slice volume every voxel would be border otherwise.
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,10 +18,11 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from jaxseg.metrics.overlap import bounding_box, check_masks
+from jaxseg.settings.schema import HdDefinition, SurfaceEmpty
 from jaxseg.types import UserError
 
-HD_DEFINITIONS = ("pooled", "directed")
-SURFACE_EMPTY = ("diagonal", "nan", "inf")
+HD_DEFINITIONS = typing.get_args(HdDefinition)
+SURFACE_EMPTY = typing.get_args(SurfaceEmpty)
 
 
 class SurfaceDistances(NamedTuple):

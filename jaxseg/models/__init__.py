@@ -8,16 +8,19 @@ from collections.abc import Sequence
 from jaxseg.models.blocks import ACTIVATIONS as ACTIVATIONS
 from jaxseg.models.layout import level_strides
 from jaxseg.models.multiscale_fcn import MultiscaleFCN
-from jaxseg.models.network import Network
+from jaxseg.models.network import Network as Network
 from jaxseg.models.unet import UNet
 from jaxseg.models.vnet import VNet
-from jaxseg.types import ModelSettings, UserError
+from jaxseg.settings import Compute, ModelSettings
+from jaxseg.settings.kinds import check
+from jaxseg.settings.schema import FULL_PRECISION, ModelName
+from jaxseg.types import UserError
 
-MODELS: dict[str, type[Network]] = {"unet": UNet, "multiscale_fcn": MultiscaleFCN, "vnet": VNet}
+MODELS: dict[ModelName, type[Network]] = {"unet": UNet, "multiscale_fcn": MultiscaleFCN, "vnet": VNet}
 """Networks by the name that `model.name` takes. One is built as `MODELS[name](settings, classes)`."""
 
 
-def make_model(settings: ModelSettings, *, classes: int) -> Network:
+def make_model(settings: ModelSettings, compute: Compute = FULL_PRECISION, *, classes: int) -> Network:
     """The network that `settings` name, with `classes` output channels (background included).
 
     `model.init(key, image)["params"]` has the sub-trees `encoder`, `decoder` and `head`;
@@ -29,7 +32,7 @@ def make_model(settings: ModelSettings, *, classes: int) -> Network:
         UserError: See `check_model`.
     """
     check_model(settings)
-    return MODELS[settings.name](settings, classes)
+    return MODELS[settings.name](settings, classes, compute=compute)
 
 
 def layer_names(settings: ModelSettings) -> tuple[str, ...]:
@@ -43,10 +46,9 @@ def check_model(settings: ModelSettings) -> None:
     """Check that there is such a network.
 
     Raises:
-        UserError: No network has this name, its widths are not of its kind, or an option would change nothing.
+        UserError: A setting that is not allowed, or its widths are not of its kind, or an option would change nothing.
     """
-    if settings.name not in MODELS:
-        raise UserError(f"model.name: got {settings.name!r}; allowed are {', '.join(sorted(MODELS))}")
+    check(settings, "model.")
     widths = settings.widths
     doubled = tuple(widths[0] * 2**i for i in range(len(widths)))
     if settings.name == "multiscale_fcn" and widths != doubled:

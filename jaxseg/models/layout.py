@@ -7,7 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxseg.types import ModelSettings
+from jaxseg.settings import Compute, ModelSettings
 
 
 def level_strides(settings: ModelSettings) -> tuple[tuple[int, ...], ...]:
@@ -26,19 +26,20 @@ class Layout:
     """Of every convolution; see `jaxseg.models.conv`."""
     frozen: frozenset[str]
     """Paths of parameters that are not trained."""
+    compute: Compute
     train: bool = False
 
     @property
     def convolution(self) -> dict[str, Any]:
         """How every convolution is done: the options of `jaxseg.models.conv.conv` that are not its own."""
-        precision = self.settings.precision
+        precision = self.compute.precision
         dtype = "bfloat16" if precision == "bfloat16" else "float32"
         return {"form": self.form, "dtype": dtype, "precision": self.product_precision}
 
     @property
     def product_precision(self) -> str:
         """Of XLA's products: left to itself it rounds float32 operands on accelerators, on GPUs to TF32."""
-        return "highest" if self.settings.precision == "float32" else "default"
+        return "highest" if self.compute.precision == "float32" else "default"
 
     @property
     def strides(self) -> tuple[tuple[int, ...], ...]:

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from jaxseg.models import blocks, conv
 from jaxseg.models.layout import Layout, level_strides
-from jaxseg.types import ModelSettings
+from jaxseg.settings import Compute, ModelSettings
+from jaxseg.settings.schema import FULL_PRECISION
 
 
 class Encoder(nn.Module):
@@ -30,7 +31,7 @@ class Encoder(nn.Module):
         """Features of every level, finest first."""
         layout = self.layout.training(train)
         # What a level computes on its way is kept for the backward pass, or computed there again.
-        level = nn.remat(self.level) if layout.settings.remat else self.level
+        level = nn.remat(self.level) if layout.compute.remat else self.level
         features: list[jax.Array] = []
         for i in range(len(layout.settings.widths)):
             features.append(level(i, layout, name=f"level_{i}")(image, tuple(features)))
@@ -54,7 +55,7 @@ class Decoder(nn.Module):
     def __call__(self, features: tuple[jax.Array, ...], train: bool) -> Float[Array, "batch *spatial width"]:
         """Features at full resolution from the encoder's levels."""
         layout = self.layout.training(train)
-        level = nn.remat(self.level) if layout.settings.remat else self.level
+        level = nn.remat(self.level) if layout.compute.remat else self.level
         x = features[-1]
         for i in reversed(range(len(features) - 1)):
             x = level(i, layout, name=f"level_{i}")(features[i] if layout.settings.skips else None, x)
@@ -66,17 +67,19 @@ class Network(nn.Module):
     """A fully convolutional network; a subclass names its parts.
 
     Attributes:
-        settings: Widths, strides, kernels, norm, dropout, skips, encoder and compute precision.
+        settings: Widths, strides, kernels, norm, dropout, skips and encoder.
         classes: Output channels, background included.
         form: Of every convolution; see `jaxseg.models.conv`.
         frozen: Paths of parameters that are not trained: even in training there is no dropout beside them, and batch
             norms use the statistics that they have.
+        compute: Precision of convolutions, and whether the backward pass computes levels again.
     """
 
     settings: ModelSettings
     classes: int
     form: str = "auto"
     frozen: frozenset[str] = frozenset()
+    compute: Compute = FULL_PRECISION
 
     encoder_level: ClassVar[type[nn.Module]]
     """See `Encoder.level`."""
@@ -89,7 +92,7 @@ class Network(nn.Module):
 
     def setup(self) -> None:
         """The sub-trees of the parameters; a pooled encoder has none."""
-        layout = Layout(self.settings, self.taps, self.form, self.frozen)
+        layout = Layout(self.settings, self.taps, self.form, self.frozen, self.compute)
         if self.settings.encoder == "learned":
             self.encoder = Encoder(self.encoder_level, layout)
         self.decoder = Decoder(self.decoder_level, layout)
@@ -105,7 +108,7 @@ class Network(nn.Module):
         """Features of every encoder level, finest first: what a shared frozen encoder computes once for all seeds."""
         # The products form rounds operands only: on CPU all other work on bfloat16 is slower than on float32.
         rounded = conv.resolve_form(self.form) != "products"
-        dtype = jnp.dtype("bfloat16" if rounded and self.settings.precision == "bfloat16" else "float32")
+        dtype = jnp.dtype("bfloat16" if rounded and self.compute.precision == "bfloat16" else "float32")
         if self.settings.encoder == "pooled":
             pyramid = blocks.average_pyramid(image, level_strides(self.settings))
             return tuple(level.astype(dtype) for level in pyramid)

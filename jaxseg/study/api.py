@@ -14,16 +14,18 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Num
 
-from jaxseg import checkpoint, config, data, inference, paths, workdirs
+from jaxseg import checkpoint, data, inference, paths, workdirs
 from jaxseg.analysis.activations import features
 from jaxseg.data.cases import CaseArrays
 from jaxseg.data.volumes import headers
 from jaxseg.models import layer_names, make_model
+from jaxseg.settings import ArmSettings, StudySettings, parse
+from jaxseg.settings.kinds import nearest
 from jaxseg.study import files, record, recorded_runs
 from jaxseg.study.predict import Segmentation, classes_of, scoring_options, segment
 from jaxseg.study.record import RecordedRun, RecordedTask, StudyRecord
 from jaxseg.study.workdir import read_config
-from jaxseg.types import ArmSettings, Params, StudySettings, UserError
+from jaxseg.types import Params, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Arm:
 
     @functools.cached_property
     def _model(self) -> Any:
-        return make_model(self.settings.model, classes=len(self.target.labels) + 1)
+        return make_model(self.settings.model, self.settings.train.compute, classes=len(self.target.labels) + 1)
 
     @functools.cached_property
     def _predict(self) -> Any:
@@ -170,7 +172,6 @@ class Arm:
             patch=self.study.target.window,
             overlap=settings.overlap,
             window_batch=settings.window_batch,
-            weights=settings.weights,
             flips=self.study.target.window_axes(settings.flips),
         )
         return (slab.probabilities for slab in slabs)
@@ -234,9 +235,7 @@ class Arm:
         wanted = self.layers if layers is None else tuple(layers)
         for name in wanted:
             if name not in self.layers:
-                raise UserError(
-                    f"no layer {name!r}{config.nearest(name, self.layers)} Layers: {', '.join(self.layers)}"
-                )
+                raise UserError(f"no layer {name!r}{nearest(name, self.layers)} Layers: {', '.join(self.layers)}")
         array, _ = self.read(volume)
         window = self.study.target.window
         patch = np.zeros((1, *window, array.shape[-1]), np.float32)
@@ -286,7 +285,7 @@ class FinishedStudy:
             UserError: No such arm or variant, or several to choose from.
         """
         if name not in self.arms:
-            raise UserError(f"no arm {name!r}{config.nearest(name, self.arms)} Arms: {', '.join(self.arms)}")
+            raise UserError(f"no arm {name!r}{nearest(name, self.arms)} Arms: {', '.join(self.arms)}")
         settings = next(arm for arm in self.settings.arms if arm.name == name)
         if settings.kind == "prior":
             raise UserError(f"arm {name!r} has no network; its scores are in table('cases')")
@@ -324,7 +323,7 @@ class FinishedStudy:
         """
         known = [known for part in ("train", "val", "test") for known in self.cases(part, fold=fold)]
         if name not in known:
-            raise UserError(f"no case {name!r}{config.nearest(name, known)} Cases: {', '.join(sorted(known))}")
+            raise UserError(f"no case {name!r}{nearest(name, known)} Cases: {', '.join(sorted(known))}")
         store = self.settings.runtime.store_dir or self.workdir / "stores"
         prepared = data.prepare_task(
             self.settings.target,
@@ -392,6 +391,6 @@ def load(workdir: str | Path) -> FinishedStudy:
             f"no study in {workdir}: it has no config.json; copy the workdir whole, or give the command that began the "
             f"study, which writes it anew"
         )
-    settings = config.parse(saved)
-    recorded_runs.compare(found, settings, workdir)
-    return FinishedStudy(workdir, saved, settings, found)
+    study = parse(saved)
+    recorded_runs.compare(found, study, workdir)
+    return FinishedStudy(workdir, saved, study, found)

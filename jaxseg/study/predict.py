@@ -16,17 +16,17 @@ from jaxtyping import Float, Integer
 from jaxseg import data, inference, metrics, seeds, validation
 from jaxseg.data import PreparedTask
 from jaxseg.data.cases import CaseArrays
-from jaxseg.models import make_model
+from jaxseg.models import Network
+from jaxseg.settings import EvaluateSettings, TaskSettings
 from jaxseg.study.plan.jobs import Job, Program
-from jaxseg.types import EvaluateSettings, Frozen, ModelSettings, Params, TaskSettings
+from jaxseg.types import Frozen, Params
 
 PredictSlabs = Callable[[Params, Frozen, Iterable[Float[np.ndarray, "*spatial channels"]]], Iterator[inference.Slab]]
 
 
 @functools.lru_cache(maxsize=4)  # validation and evaluation of all arms with one network: traced and compiled once
-def window_predict(model: ModelSettings, classes: int, plan: seeds.SeedPlan) -> Callable[..., Any]:
+def window_predict(network: Network, plan: seeds.SeedPlan) -> Callable[..., Any]:
     """`inference.make_window_predict` of a network, mapped over runs; compiled on first use."""
-    network = make_model(model, classes=classes)
     # Runs one after another are for processors; there windows one after another are faster too (docs/performance.md).
     made = inference.make_window_predict(network, one_by_one=plan.strategy == "loop")
     return seeds.map_seeds(made, plan=plan, shared=(1, 2))
@@ -39,7 +39,6 @@ def make_predict_slabs(
     num_runs: int,
     overlap: float,
     window_batch: int,
-    weights: str,
     flips: tuple[int, ...] = (),
 ) -> PredictSlabs:
     """Prediction of cases by all runs at once; compiled on first use, once for all cases.
@@ -50,14 +49,13 @@ def make_predict_slabs(
         num_runs: Runs without those that pad the axis.
         overlap: Of neighbouring windows.
         window_batch: Windows in one call.
-        weights: Of a window's voxels.
         flips: Axes mirrored at test time.
 
     Returns:
         `predict(params, frozen, images)`: params stacked and placed by `seeds.put`, images read one by one; see
         `inference.predict_slabs`.
     """
-    mapped = window_predict(program.model, program.classes, plan)
+    mapped = window_predict(program.network, plan)
 
     def predict(
         params: Params, frozen: Frozen, images: Iterable[Float[np.ndarray, "*spatial channels"]]
@@ -71,7 +69,6 @@ def make_predict_slabs(
             patch=program.task.window,
             overlap=overlap,
             window_batch=window_batch,
-            weights=weights,
             flips=program.task.window_axes(flips),
         )
 
@@ -90,8 +87,7 @@ ON_DEVICE_SHARE = 0.1
 
 @functools.lru_cache(maxsize=4)  # of one network, whatever trains it
 def mapped_counts(
-    model: ModelSettings,
-    classes: int,
+    network: Network,
     window: tuple[int, ...],
     slice_axis: int | None,
     settings: EvaluateSettings,
@@ -99,11 +95,10 @@ def mapped_counts(
 ) -> Callable[..., Any]:
     """`validation.make_case_counts` of a network, mapped over runs; compiled on first use."""
     made = validation.make_case_counts(
-        make_model(model, classes=classes),
+        network,
         patch=window,
         window_batch=settings.window_batch,
-        classes=classes,
-        weights=settings.weights,
+        classes=network.classes,
         slice_axis=slice_axis,
     )
     return seeds.map_seeds(made, plan=plan, shared=(1, 2))
@@ -145,7 +140,7 @@ def make_counter(
         )
         placed = seeds.replicate(canvases, plan)
         task = program.task
-        mapped = mapped_counts(program.model, program.classes, task.window, task.slice_axis, settings, plan)
+        mapped = mapped_counts(program.network, task.window, task.slice_axis, settings, plan)
         return lambda params, frozen: seeds.fetch(mapped(params, frozen, placed), len(job.runs))
 
     predict = make_predict_slabs(
@@ -154,7 +149,6 @@ def make_counter(
         num_runs=len(job.runs),
         overlap=settings.val_overlap,
         window_batch=settings.window_batch,
-        weights=settings.weights,
     )
 
     def count(params: Params, frozen: Frozen) -> Integer[np.ndarray, "run case label 3"]:

@@ -23,7 +23,7 @@ from jaxseg.types import RunKey, UserError
 
 NAME = "study.json"
 FORMAT = 3
-"""Of workdirs. Version 0.1 wrote no number, and kept no record of its data."""
+"""Of workdirs. Version 0.1 wrote no number, and kept no record of its data; configs of 2 had fields that are gone."""
 MEND = (
     "the command that began the study writes it anew, without training again; of a copied study, take the file from "
     "where it was copied"
@@ -260,7 +260,7 @@ def read(workdir: Path, *, any_format: bool = False) -> StudyRecord | None:
         check_format(workdir)
     tree = files.read_json(path, MEND)
     found: StudyRecord = _checked(StudyRecord, tree, path)
-    if found.format < FORMAT:
+    if found.format < 2:
         made = _checked(_Version01, tree, path).pretrain
         arms = {name: dataclasses.replace(arm, pretrain=made) for name, arm in found.arms.items() if arm.uses_source}
         found = dataclasses.replace(found, arms={**found.arms, **(arms if made else {})})

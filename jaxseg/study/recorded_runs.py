@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxseg import checkpoint, workdirs
+from jaxseg.settings import StudySettings
 from jaxseg.study import record
 from jaxseg.study.plan.runs import target_runs
 from jaxseg.study.record import RecordedRun, StudyRecord
-from jaxseg.types import RunKey, StudySettings, UserError
+from jaxseg.types import RunKey, UserError
 
 
 class Place(NamedTuple):

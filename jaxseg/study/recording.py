@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxseg import checkpoint, logs
 from jaxseg.manifest import DamagedError
+from jaxseg.settings import TaskSettings
 from jaxseg.study import record
 from jaxseg.study.plan import source_networks
 from jaxseg.study.plan.jobs import Job, chunk_sizes
@@ -27,7 +28,6 @@ from jaxseg.study.record import (
 from jaxseg.study.recorded_runs import named
 from jaxseg.study.train import learning_rates
 from jaxseg.study.versions import made_with, ways
-from jaxseg.types import TaskSettings
 
 
 def write_study(planned: PlannedStudy, seconds: Mapping[str, float], rule_version: int) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxseg import config as config_module
-from jaxseg import hosts
+from jaxseg import hosts, settings
+from jaxseg.settings.kinds import nearest
 from jaxseg.study import claims, files
 from jaxseg.study.plan import preparation
 from jaxseg.study.plan.binding import read_binding, read_trained
@@ -53,9 +53,7 @@ def run_stages(
     """
     for stage in stages:
         if stage not in STAGES:
-            raise UserError(
-                f"--stages names {stage!r}{config_module.nearest(stage, STAGES)} Stages: {', '.join(STAGES)}"
-            )
+            raise UserError(f"--stages names {stage!r}{nearest(stage, STAGES)} Stages: {', '.join(STAGES)}")
     study = check_workdir(config, workdir)
     with files.locked(workdir) if hosts.is_first() else contextlib.nullcontext():
         began = time.monotonic()
@@ -63,12 +61,12 @@ def run_stages(
         if not stages:
             return planned
         if hosts.is_first() and (planned.binding or {"pretrain", "train"} & {*stages} or read_trained(workdir).marks):
-            planned = bind(planned, config_module.digest(config), claims.RULE_VERSION)
+            planned = bind(planned, settings.digest(config), claims.RULE_VERSION)
         hosts.barrier("bind")
         planned = dataclasses.replace(planned, binding=read_binding(workdir))
         if hosts.is_first():
             # Only now: a config whose data turned out unusable must not claim the workdir.
-            files.write_text(workdir / CONFIG, config_module.to_json(config))
+            files.write_text(workdir / CONFIG, settings.to_json(config))
             if "prepare" in stages:
                 for line in preparation.write_preparation(planned.tasks, workdir, progress("prepare")):
                     tell(line)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxseg import config as configs
-from jaxseg import paths, workdirs
+from jaxseg import paths, settings, workdirs
 from jaxseg.manifest import DamagedError
+from jaxseg.settings import StudySettings
 from jaxseg.study import files, record
 from jaxseg.study.plan.binding import read_binding
-from jaxseg.types import StudySettings, UserError
+from jaxseg.types import UserError
 
 CONFIG = "config.json"
 
@@ -29,7 +29,7 @@ def read_config(workdir: Path) -> ConfigDict | None:
         "writes it anew"
     )
     found = files.read_json(workdir / CONFIG, mend)
-    return configs.from_tree(found) if found else None
+    return settings.from_tree(found) if found else None
 
 
 def check_workdir(config: ConfigDict, workdir: Path) -> StudySettings:
@@ -38,7 +38,7 @@ def check_workdir(config: ConfigDict, workdir: Path) -> StudySettings:
     Raises:
         UserError: A mistake in the config, or a workdir of another config, with the fields that differ.
     """
-    study = configs.parse(config)
+    study = settings.parse(config)
     paths.check_trainable(workdir, "workdir")
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir} is a file; give a folder")
@@ -63,21 +63,21 @@ def _other_config(config: ConfigDict, workdir: Path) -> list[str]:
     """
     path = workdir / CONFIG
     try:
-        return configs.differences(configs.from_json(files.read_text(path)), config)
+        return settings.differences(settings.from_json(files.read_text(path)), config)
     except FileNotFoundError:
         lost = "it is not there"
     except DamagedError as error:
         lost = error.reason
         with contextlib.suppress(OSError, ValueError, RecursionError):
             text = path.read_text(encoding="utf-8")
-            if configs.digest(configs.from_json(text)) == configs.digest(config):
+            if settings.digest(settings.from_json(text)) == settings.digest(config):
                 warnings.warn(f"{path} is what was asked for ({lost}); it is written anew", stacklevel=3)
                 return []
     with contextlib.suppress(DamagedError):
         bound = read_binding(workdir)
         if bound is None:
             return []
-        if bound.config == configs.digest(config):
+        if bound.config == settings.digest(config):
             warnings.warn(f"{path} was lost ({lost}); it is written anew", stacklevel=3)
             return []
     raise DamagedError(path, lost, "give the config that the study was started with, field by field as it was")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxseg.types import AugmentSettings, TaskSettings
+from jaxseg.settings import AugmentSettings, TaskSettings
 from tests import image_sets
 
 

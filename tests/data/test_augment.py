@@ -10,7 +10,8 @@ import scipy.ndimage
 
 from jaxseg import data
 from jaxseg.data.patches import augment, spatial
-from jaxseg.types import AugmentSettings, Cohort, RunInputs
+from jaxseg.settings import AugmentSettings
+from jaxseg.types import Cohort, RunInputs
 
 KEY = jax.random.key(1, impl="threefry2x32")
 OFF = {"flip": (), "gamma": 0.0, "brightness": 0.0, "noise": 0.0}

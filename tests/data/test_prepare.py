@@ -130,7 +130,7 @@ def test_spacing_median_is_that_of_the_cases(make_task, write_set, save_nifti, t
         ({"spacing_mm": (1.0, 1.0)}, "native, median, or 3 positive numbers"),
         ({"spacing_mm": (1.0, 1.0, -1.0)}, "native, median, or 3 positive numbers"),
         ({"normalization": "minmax"}, "zscore"),
-        ({"unit": "cm"}, "allowed are mm"),
+        ({"unit": "cm"}, "unit = 'cm'; allowed: 'mm' or 'voxel'"),
         ({"data": "synthetic:blob"}, "there are blobs"),
         ({"data": "synthetic:blobs?m=3"}, "unknown key 'm'"),
         ({"data": "synthetic:blobs?shape=24"}, "at least 8"),

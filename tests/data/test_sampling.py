@@ -195,13 +195,13 @@ def test_settings_that_do_not_fit_are_refused(make_task):
     task = make_task("unused")
     for change, message in (
         ({"flip": (3,)}, "different axes from 0 to 2"),
-        ({"rotate90": (1,)}, "at least two axes"),
+        ({"rotate90": (1,)}, "two or more axes"),
     ):
         augment = dataclasses.replace(task.augment, **change)
         with pytest.raises(UserError, match=message):
             data.make_sample(dataclasses.replace(task, augment=augment), batch=1)
     uneven = make_task("unused", patch=(8, 8, 4), augment={"rotate90": (0, 2)})
-    with pytest.raises(UserError, match="equal patch sizes"):
+    with pytest.raises(UserError, match="of equal patch size"):
         data.make_sample(uneven, batch=1)
-    with pytest.raises(UserError, match="foreground is 2"):
+    with pytest.raises(UserError, match=r"foreground = 2\.0; allowed: a share from 0 to 1"):
         data.make_sample(make_task("unused", foreground=2.0), batch=1)

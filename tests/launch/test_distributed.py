@@ -19,7 +19,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from jaxseg import checkpoint, config, hosts, loop, manifest
+from jaxseg import checkpoint, hosts, loop, manifest, settings
 from jaxseg.study import files
 from jaxseg.study.plan.jobs import own_rows
 from jaxseg.study.plan.planned import prepare
@@ -140,7 +140,7 @@ def test_hosts_score_their_own_runs_and_the_first_puts_them_together(
 ):
     workdir = tmp_path / "study"
     shutil.copytree(tiny_study, workdir)
-    ready = prepare(config.parse(tiny_config()), workdir, silent(""))
+    ready = prepare(settings.parse(tiny_config()), workdir, silent(""))
     monkeypatch.setattr(hosts, "count", lambda: 3)
     for job in ready.plan.of_kind("train"):
         directory = workdir / job.directory

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import hosts, loop, seeds, trees
+from jaxseg.settings import TrainSettings
 from jaxseg.streams import stream_key
-from jaxseg.types import TrainSettings, TrainState
+from jaxseg.types import TrainState
 
 SETTINGS = TrainSettings(steps=60, batch=1, log_every=2, eval_every=4, save_every=10)
 

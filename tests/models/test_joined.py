@@ -12,7 +12,7 @@ from jax import lax
 from jaxseg.models import UNet
 from jaxseg.models import conv as convs
 from jaxseg.models.conv import joined, xla
-from jaxseg.types import ModelSettings
+from jaxseg.settings import Compute, ModelSettings
 
 OPERATIONS = {
     "conv": lambda x, k, form, **how: convs.conv(x, k, form=form, **how),
@@ -99,9 +99,7 @@ def test_half_precision_sums_in_float32_and_keeps_its_dtype():
 
 
 def test_a_network_of_several_runs_has_the_same_gradients():
-    settings = ModelSettings(
-        name="unet", ndim=2, widths=(4, 8), norm="instance", strides=(), kernels=(), skips=True, precision="float32"
-    )
+    settings = ModelSettings(name="unet", ndim=2, widths=(4, 8), norm="instance", strides=(), kernels=(), skips=True)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 8, 8, 1)), jnp.float32)
     keys = jax.random.split(jax.random.key(0), 3)
     params = jax.vmap(lambda key, image: UNet(settings, 3).init(key, image)["params"])(keys, images)
@@ -119,12 +117,10 @@ def test_a_network_of_several_runs_has_the_same_gradients():
     ("setting", "precision"), [("float32", "HIGHEST"), ("tf32", "DEFAULT"), ("bfloat16", "DEFAULT")]
 )
 def test_products_are_asked_for_in_the_precision_of_the_settings(setting, precision):
-    settings = ModelSettings(
-        name="unet", ndim=2, widths=(4, 8), norm="none", strides=(), kernels=(), skips=True, precision=setting
-    )
+    settings = ModelSettings(name="unet", ndim=2, widths=(4, 8), norm="none", strides=(), kernels=(), skips=True)
     image = jnp.zeros((1, 8, 8, 1))
     for form in ("native", "joined"):
-        model = UNet(settings, 3, form)
+        model = UNet(settings, 3, form, compute=Compute(precision=setting))
         params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
         jaxpr = jax.make_jaxpr(lambda params, model=model: model.apply({"params": params}, image))(params)
         found = {str(eqn.params["precision"]) for eqn in products_of(jaxpr.jaxpr)}

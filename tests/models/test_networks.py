@@ -10,6 +10,7 @@ import pytest
 
 from jaxseg import trees
 from jaxseg.models import MODELS, blocks, check_patch, layer_names, make_model, norms
+from jaxseg.settings import Compute
 from jaxseg.types import UserError
 from tests.networks import BASE, CLASSES, NAMES, draw_params, image_of, native, settings_of, shapes_of
 
@@ -60,9 +61,7 @@ OPTIONS = {
     "no-skips": {"skips": False},
     "pooled": {"encoder": "pooled"},
     "pooled-without-skips": {"encoder": "pooled", "skips": False},
-    "bfloat16": {"precision": "bfloat16"},
     "dropout": {"dropout": 0.2},
-    "remat": {"remat": True},
     "own-kernels": {"kernels": ()},
     "thick-slices": {
         "ndim": 3,
@@ -70,15 +69,16 @@ OPTIONS = {
         "kernels": ((3, 3, 1), (3, 3, 3), (3, 3, 3)),
     },
 }
+COMPUTE = {"bfloat16": Compute(precision="bfloat16"), "remat": Compute(remat=True)}
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", [*OPTIONS, *COMPUTE])
 def test_every_option_gives_logits_and_the_named_activations(name, option):
-    settings = settings_of(name, **OPTIONS[option])
+    settings = settings_of(name, **OPTIONS.get(option, {}))
     channels = 2 if option == "two-channels" else 1
     spatial = {"3d": (8, 16, 8), "thick-slices": (64, 64, 8)}.get(option, (8, 16))
-    model = make_model(settings, classes=CLASSES)
+    model = make_model(settings, COMPUTE.get(option, Compute()), classes=CLASSES)
 
     def run(image):
         params = model.init(jax.random.key(0), image)["params"]
@@ -128,7 +128,7 @@ def test_remat_and_products_change_neither_values_nor_gradients(name):
     params = draw_params(shapes_of(settings, (4, 8)))
 
     def value(params, image, remat, form):
-        model = MODELS[name](dataclasses.replace(settings, remat=remat), CLASSES, form)
+        model = MODELS[name](settings, CLASSES, form, compute=Compute(remat=remat))
         rngs = {"dropout": jax.random.key(1)}
         logits, state = model.apply({"params": params}, image, train=True, rngs=rngs, mutable=[norms.STATISTICS])
         return jnp.square(logits).mean(), state
@@ -149,7 +149,7 @@ def test_bfloat16_is_float32_up_to_rounding(name):
     image = image_of(8, 8)
     params = draw_params(shapes_of(settings_of(name), (8, 8)))
     half, full = (
-        jax.jit(native(settings_of(name, precision=precision)).apply)({"params": params}, image)
+        jax.jit(native(settings_of(name), compute=Compute(precision=precision)).apply)({"params": params}, image)
         for precision in ("bfloat16", "float32")
     )
     assert half.dtype == jnp.float32

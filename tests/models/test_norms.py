@@ -10,11 +10,10 @@ import pytest
 
 from jaxseg.models import norms
 from jaxseg.models.layout import Layout
-from jaxseg.types import ModelSettings, UserError
+from jaxseg.settings import Compute, ModelSettings
+from jaxseg.types import UserError
 
-SETTINGS = ModelSettings(
-    name="unet", ndim=2, widths=(4,), norm="batch", strides=(), kernels=(), skips=True, precision="float32"
-)
+SETTINGS = ModelSettings(name="unet", ndim=2, widths=(4,), norm="batch", strides=(), kernels=(), skips=True)
 
 
 def draw(*shape, seed=0):
@@ -84,7 +83,7 @@ class Normed(nn.Module):
 def apply(x, train, frozen=frozenset(), params=None, **changes):
     """Output and next statistics of a norm."""
     settings = dataclasses.replace(SETTINGS, **changes)
-    module = Normed(Layout(settings, 3, "native", frozen, train))
+    module = Normed(Layout(settings, 3, "native", frozen, Compute(), train))
     params = module.init(jax.random.key(0), x)["params"] if params is None else params
     y, state = jax.jit(lambda x: module.apply({"params": params}, x, mutable=[norms.STATISTICS]))(x)
     return np.asarray(y), state.get(norms.STATISTICS, {})

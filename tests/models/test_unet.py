@@ -11,11 +11,10 @@ from flax.traverse_util import flatten_dict
 
 from jaxseg.models import blocks, check_patch, layer_names, make_model
 from jaxseg.models.unet import UNet
-from jaxseg.types import ModelSettings, UserError
+from jaxseg.settings import ModelSettings
+from jaxseg.types import UserError
 
-SETTINGS = ModelSettings(
-    name="unet", ndim=2, widths=(2, 3), norm="instance", strides=(), kernels=(), skips=True, precision="float32"
-)
+SETTINGS = ModelSettings(name="unet", ndim=2, widths=(2, 3), norm="instance", strides=(), kernels=(), skips=True)
 
 
 def image_of(*spatial, batch=2, channels=2):
@@ -112,5 +111,5 @@ def test_check_patch():
 
 
 def test_unknown_network():
-    with pytest.raises(UserError, match="allowed are multiscale_fcn, unet, vnet"):
+    with pytest.raises(UserError, match=r"model\.name = 'resnet'; allowed: 'unet', 'multiscale_fcn', 'vnet'"):
         make_model(dataclasses.replace(SETTINGS, name="resnet"), classes=2)

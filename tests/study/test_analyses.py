@@ -14,7 +14,7 @@ import pytest
 
 import jaxseg
 from configs import default
-from jaxseg import checkpoint, config, manifest, seeds, trees
+from jaxseg import checkpoint, manifest, seeds, settings, trees
 from jaxseg.models import layer_names, make_model
 from jaxseg.report import write_report
 from jaxseg.study import files
@@ -29,7 +29,7 @@ from tests.tiny_study import silent, tiny_config
 
 @pytest.fixture(scope="module")
 def ready(tiny_study: Path) -> PlannedStudy:
-    return prepare(config.parse(tiny_config()), tiny_study, silent("prepare"))
+    return prepare(settings.parse(tiny_config()), tiny_study, silent("prepare"))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from jaxseg import checkpoint, config, data, logs, trees
+from jaxseg import checkpoint, data, logs, settings, trees
 from jaxseg.data.patches import residence
 from jaxseg.data.volumes.resample import resize_labels
 from jaxseg.report import write_report
@@ -69,7 +69,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("arms") / "study"
     # Analyses of so many arms take longer than their training; they have a test of their own.
     run_stages(arms_config(), workdir, stages=UNANALYSED, progress=silent)
-    tables.write_comparisons(config.parse(arms_config()), workdir)
+    tables.write_comparisons(settings.parse(arms_config()), workdir)
     return workdir
 
 
@@ -230,7 +230,7 @@ def test_a_trial_is_validated_where_its_score_is_taken(study: Path) -> None:
     ("steps", "every", "first"), [(500, 10, 480), (500, 100, 300), (8, 4, 0), (7, 2, 4), (9, 10, 0)]
 )
 def test_only_the_last_scores_of_a_trial_are_made(steps: int, every: int, first: int) -> None:
-    train = dataclasses.replace(config.parse(tiny_config()).train, steps=steps, eval_every=every)
+    train = dataclasses.replace(settings.parse(tiny_config()).train, steps=steps, eval_every=every)
     program = SimpleNamespace(train=train, optim=SimpleNamespace(schedule="constant"))
     assert learning_rates.validate_from(program) == first
     scored = [stop for stop in range(every, steps, every) if stop >= first] + [steps]
@@ -273,7 +273,7 @@ def test_an_arm_trained_beside_others_has_the_bits_it_has_alone(study: Path, tmp
 
 
 def plan_of(made: ConfigDict, **more: Any) -> Plan:
-    study = config.parse(made)
+    study = settings.parse(made)
     sizes = {arm.source: (1, 3) for arm in study.arms}
     given = {"target_size": (1, 3), "memory_bytes": 2**34, "devices": 1, "strategy": "loop"} | more
     return make_plan(study, source_sizes=sizes, **given)
@@ -310,13 +310,13 @@ def test_images_leave_less_memory_for_runs(tmp_path: Path, monkeypatch: pytest.M
     made = tiny_config()
     made.num_seeds = 5
     small_machine = plan_of(made, memory_bytes=30_000)
-    study = config.parse(made)
+    study = settings.parse(made)
     held = dict.fromkeys((study.target, study.arms[1].source), 10**6)
     assert plan_of(made, memory_bytes=30_000 + 10**6, data_bytes=held).jobs == small_machine.jobs
 
     made.runtime.devices = "2"
     made.runtime.data_residence = "device"
-    read = planned.prepare(config.parse(made), tmp_path, silent(""))
+    read = planned.prepare(settings.parse(made), tmp_path, silent(""))
     images, of_source = planned.data_bytes(read.study, read.tasks, devices=2).values()
     assert images == 2 * 6 * 16**2 * 3  # devices, training cases, voxels, float16 and uint8
     held = {read.study.target: images, read.study.arms[1].source: of_source}

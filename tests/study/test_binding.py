@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 import jaxseg
 from configs import default
-from jaxseg import checkpoint, config, manifest
+from jaxseg import checkpoint, manifest, settings
 from jaxseg.study import files
 from jaxseg.study.plan.binding import RECORD, read_binding
 from jaxseg.study.plan.planned import prepare
@@ -172,7 +172,7 @@ def test_the_same_data_under_another_name_is_the_same(
     data, workdir = data_and_workdir
     other = change(data, tmp_path)
     known = read_binding(workdir)
-    tasks = prepare(config.parse(on_folder(other)), workdir, silent("prepare")).tasks
+    tasks = prepare(settings.parse(on_folder(other)), workdir, silent("prepare")).tasks
     (split,) = tasks.splits[next(iter(tasks.prepared))]
     assert split == known.tasks["target"].splits[0]
     assert len(list((workdir / "stores").glob("*/prepared_cases"))) == 1, "nothing is prepared again"
@@ -192,7 +192,7 @@ def test_the_record_holds_what_later_stages_use(data_and_workdir: tuple[Path, Pa
     part = swapped["tasks"]["target"]["splits"][0]
     part["val"], part["test"] = part["test"], part["val"]
     files.write_json(workdir / RECORD, swapped)
-    tasks = prepare(config.parse(on_folder(data)), workdir, silent("prepare")).tasks
+    tasks = prepare(settings.parse(on_folder(data)), workdir, silent("prepare")).tasks
     (used,) = tasks.splits[next(iter(tasks.prepared))]
     assert (used.train, used.val, used.test) == (split.train, split.test, split.val)
     (fitted,) = tasks.fitted[next(iter(tasks.prepared))]

@@ -14,7 +14,7 @@ import pytest
 from jax import lax
 
 from configs import default, quickstart
-from jaxseg import config
+from jaxseg import settings
 from jaxseg.study.plan import cost, dry_run
 from jaxseg.study.plan import planned as readiness
 from jaxseg.study.plan.jobs import Plan, make_plan
@@ -73,7 +73,7 @@ def plan(*arms: str, **train: int) -> Plan:
     made = tiny_config()
     made.arms = default.pick_arms(*arms)
     made.train.update(train)
-    study = config.parse(made)
+    study = settings.parse(made)
     sizes = {arm.source: (1, 3) for arm in study.arms}
     return make_plan(study, target_size=(1, 3), source_sizes=sizes, memory_bytes=2**34, devices=2, strategy="loop")
 
@@ -152,7 +152,7 @@ def test_memory_is_that_of_the_devices_in_use(
     devices: str, used: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four accelerators of 10 GB each, of which the study uses some."""
-    study = config.parse(changed(runtime__devices=devices))
+    study = settings.parse(changed(runtime__devices=devices))
     tasks = readiness.prepare(study, tmp_path, silent("")).tasks
     accelerator = types.SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": 10 * 10**9})
     monkeypatch.setattr(readiness, "jax", types.SimpleNamespace(local_devices=lambda: [accelerator] * 4))

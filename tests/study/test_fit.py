@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from configs import default
-from jaxseg import config
+from jaxseg import settings
 from jaxseg.study.plan.jobs import Job, make_plan
 from jaxseg.study.train.fit import encodes_once
 from tests.tiny_study import put, tiny_config
@@ -18,7 +18,7 @@ def job_of(share: str = "one", vary: str = "init", freeze: str = "encoder", **fi
     made.arms = {"one": default.arm("pretrained", freeze, pretrain={"share": share})}
     for path, value in {"vary": vary, **fields}.items():
         put(made, path.replace("__", "."), value)
-    study = config.parse(made)
+    study = settings.parse(made)
     # A head of other classes, so that runs of one source and one order differ in something.
     sizes = {"target_size": (1, 3), "source_sizes": {arm.source: (1, 2) for arm in study.arms}}
     (job,) = make_plan(study, **sizes, memory_bytes=10**9, devices=1, strategy="loop").of_kind("train")

@@ -14,8 +14,7 @@ import pytest
 
 import jaxseg
 from configs import default
-from jaxseg import config as config_module
-from jaxseg import data
+from jaxseg import data, settings
 from jaxseg.metrics import dsc
 from jaxseg.study import files
 from jaxseg.study.run import STAGES, run_stages
@@ -90,7 +89,7 @@ def test_networks_are_analysed_where_the_images_are_not(
     shutil.copytree(workdir, copied)
     shutil.rmtree(copied / "analysis")
     (copied / "results" / "similarity.csv").unlink()
-    config = config_module.from_json((copied / "config.json").read_text())
+    config = settings.from_json((copied / "config.json").read_text())
     hidden = folder.with_name("hidden")
     folder.rename(hidden)
     try:

@@ -21,10 +21,10 @@ from jaxseg.data.volumes import resample
 from jaxseg.inference import largest_component
 from jaxseg.logs import read_log
 from jaxseg.metrics import calibration_error, dsc
+from jaxseg.settings import Compute, EvaluateSettings
 from jaxseg.study.plan.jobs import Program
 from jaxseg.study.predict import case_maps, counts_on_device, dsc_from_counts, make_counter, segment
 from jaxseg.study.run import run_stages
-from jaxseg.types import EvaluateSettings
 from tests import training_parts
 from tests.tiny_study import silent, tiny_config
 
@@ -62,6 +62,7 @@ def test_validation_counts_on_the_device_or_on_the_host_alike() -> None:
     program = Program(
         training_parts.TASK,
         training_parts.MODEL,
+        Compute(),
         training_parts.OPTIM,
         training_parts.LOSS,
         training,

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from configs import default
-from jaxseg import config, logs, manifest
+from jaxseg import logs, manifest, settings
 from jaxseg.report import write_report
 from jaxseg.study import files
 from jaxseg.study.run import run_stages
@@ -55,7 +55,7 @@ def diverged(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logs, "read_log", log_with_deaths)
         run_stages(tiny_config(), workdir, stages=("evaluate",), progress=telling)
-    tables.write_comparisons(config.parse(tiny_config()), workdir)
+    tables.write_comparisons(settings.parse(tiny_config()), workdir)
     return workdir, told
 
 
@@ -104,7 +104,7 @@ def test_when_every_run_diverged_the_settings_to_change_are_named(tiny_study: Pa
     plan = run_stages(tiny_config(), tiny_study, stages=(), progress=silent).plan
     for job in plan.of_kind("train"):
         files.write_table(tmp_path / job.directory / score_stage.PART, pd.DataFrame([]))
-    cases = tables.cases_table(config.parse(tiny_config()), tmp_path, plan)
+    cases = tables.cases_table(settings.parse(tiny_config()), tmp_path, plan)
     assert cases.empty
     files.write_table(tmp_path / "results" / "cases.csv", cases)
     with pytest.raises(UserError, match=r"every run diverged.*smaller config\.optim\.lr"):

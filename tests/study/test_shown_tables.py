@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxseg import config
+from jaxseg import settings
 from jaxseg.study import claims, files
 from jaxseg.study.claims.rules import EARLY
 from jaxseg.study.claims.sentences import page_table
@@ -139,7 +139,7 @@ def test_names_of_source_networks_are_refused_for_arms(name: str) -> None:
     made = tiny_config()
     put(made, f"arms.{name}", made.arms.scratch)
     with pytest.raises(UserError, match=rf"arm name '{name}': 'source', 'source_2', .* are reserved"):
-        config.parse(made)
+        settings.parse(made)
 
 
 @pytest.mark.parametrize(("labels", "regions", "word"), [(("a", "mean"), (), "label"), (("a",), ("mean",), "region")])
@@ -153,7 +153,7 @@ def test_a_label_that_stands_for_the_mean_is_refused(
     made = tiny_config()
     put(made, "evaluate.regions", ", ".join(f"{region}=a" for region in regions))
     with pytest.raises(UserError, match=re.escape(f"set has a {word} called 'mean', which is reserved")):
-        tasks.check_labels(config.parse(made), Prepared)
+        tasks.check_labels(settings.parse(made), Prepared)
 
 
 def test_an_arm_without_any_run_left_is_lacking_in_words(tmp_path: Path) -> None:

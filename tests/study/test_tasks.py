@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 import jaxseg
 from configs import default
-from jaxseg import config, data
+from jaxseg import data, settings
 from jaxseg.study.files import read_table
 from jaxseg.study.plan.tasks import prepare_tasks, training_cases
 from jaxseg.study.run import prepare, run_stages
@@ -58,7 +58,7 @@ def test_sources_with_the_targets_patients_never_see_those_it_is_tested_on(tmp_p
     }
     made = on_folders(folders["es"], folders["ed"], val_cases=1, test_cases=3)
     made.target.folds = folds
-    study = config.parse(made)
+    study = settings.parse(made)
     tasks = prepare_tasks(study, tmp_path / "stores", silent("prepare"))
     (source,) = tasks.splits[study.source]
     seen = patients_of(tasks.prepared[study.source], (*source.train, *source.val))
@@ -78,7 +78,7 @@ def test_a_source_whose_patients_are_all_tested_in_some_fold_is_refused(tmp_path
     made.target.folds = 4
     made.source.labels = ("a",)
     with pytest.raises(UserError, match=r"same patients as the target.*Set target\.folds to 1"):
-        prepare_tasks(config.parse(made), tmp_path / "stores", silent("prepare"))
+        prepare_tasks(settings.parse(made), tmp_path / "stores", silent("prepare"))
 
 
 def test_equal_case_names_without_groups_are_doubtful(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_equal_case_names_without_groups_are_doubtful(tmp_path: Path) -> None:
         write_set(tmp_path / name, {f"case_{index}": two_dimensional(index + first) for index in range(6)})
         for name, first in (("one", 0), ("two", 10))
     ]
-    study = config.parse(on_folders(*folders, val_cases=1, test_cases=1))
+    study = settings.parse(on_folders(*folders, val_cases=1, test_cases=1))
     tasks = prepare_tasks(study, tmp_path / "stores", silent("prepare"))
     ((case, text),) = tasks.prepared[study.source].report.warnings
     assert case == ""
@@ -101,7 +101,7 @@ def test_copies_of_the_targets_images_under_other_names_are_the_targets_patients
     source = write_set(
         tmp_path / "two", {f"scan_{index}": volume for index, volume in enumerate(images)}, suffix=".nii"
     )
-    study = config.parse(on_folders(target, source, val_cases=2, test_cases=2))
+    study = settings.parse(on_folders(target, source, val_cases=2, test_cases=2))
     tasks = prepare_tasks(study, tmp_path / "stores", silent("prepare"))
     (split,), (other,) = tasks.splits[study.target], tasks.splits[study.source]
     held = {name.removeprefix("case_") for name in (*split.val, *split.test)}
@@ -118,7 +118,7 @@ def test_one_folder_under_two_names_is_one(tmp_path: Path, spelling: str) -> Non
     (tmp_path / "link").symlink_to(folder)
     other = tmp_path / "link" if spelling == "link" else tmp_path / "two" / ".." / "one"
     (tmp_path / "two").mkdir()
-    study = config.parse(on_folders(folder, other, val_cases=1, test_cases=2))
+    study = settings.parse(on_folders(folder, other, val_cases=1, test_cases=2))
     tasks = prepare_tasks(study, tmp_path / "stores", silent("prepare"))
     (split,), (source,) = tasks.splits[study.target], tasks.splits[study.source]
     assert not {*split.val, *split.test} & {*source.train, *source.val, *source.test}
@@ -127,7 +127,7 @@ def test_one_folder_under_two_names_is_one(tmp_path: Path, spelling: str) -> Non
 def test_copies_within_a_task_are_one_patient(tmp_path: Path) -> None:
     volumes = {f"case_{index}": two_dimensional(index) for index in range(8)}
     volumes |= {f"again_{index}": two_dimensional(index) for index in range(0, 8, 2)}
-    study = config.parse(on_folders(write_set(tmp_path / "set", volumes), val_cases=2, test_cases=3))
+    study = settings.parse(on_folders(write_set(tmp_path / "set", volumes), val_cases=2, test_cases=3))
     prepared = prepare_tasks(study, tmp_path / "stores", silent("prepare")).prepared[study.target]
     for index in range(0, 8, 2):
         assert prepared.record(f"again_{index}").group == prepared.record(f"case_{index}").group
@@ -139,7 +139,7 @@ def test_copies_within_a_task_are_one_patient(tmp_path: Path) -> None:
 
 def test_a_task_of_copies_alone_cannot_be_split_and_says_why(tmp_path: Path) -> None:
     volumes = {f"case_{index}": two_dimensional(0) for index in range(8)}
-    study = config.parse(on_folders(write_set(tmp_path / "set", volumes), val_cases=2, test_cases=2))
+    study = settings.parse(on_folders(write_set(tmp_path / "set", volumes), val_cases=2, test_cases=2))
     with pytest.raises(
         UserError, match=r"1 group\(s\) of cases cannot be split[^\n]*\n *7 of its 8 cases hold the same image"
     ):
@@ -155,7 +155,7 @@ def test_intensity_statistics_of_a_fold_have_seen_its_training_cases_alone(tmp_p
         made = on_folders(write_set(tmp_path / name, volumes, modality={"0": "CT"}), normalization="auto", val_cases=1)
         made.target.folds = 3
         made.arms = ConfigDict({"scratch": made.arms.scratch})
-        study = config.parse(made)
+        study = settings.parse(made)
         ready = prepare(study, tmp_path / "work", silent("prepare"))
         fitted = ready.tasks.fitted[study.target]
         windows.append([part.windows for part in fitted])
@@ -178,7 +178,7 @@ def change_is_out(split: data.Split) -> bool:
 def test_folds_whose_images_are_the_same_share_their_jobs(tmp_path: Path) -> None:
     made = tiny_config()
     made.target.folds = 2
-    ready = prepare(config.parse(made), tmp_path, silent("prepare"))
+    ready = prepare(settings.parse(made), tmp_path, silent("prepare"))
     assert {job.program.fold for job in ready.plan.jobs} == {None}
 
 
@@ -234,7 +234,7 @@ def test_draws_of_training_cases_differ_between_seeds_only_where_subsets_vary(tm
     for vary in ("init", "init,subset"):
         made = tiny_config()
         made.target.train_cases, made.vary, made.num_seeds = (2, 4), vary, 6
-        ready = prepare(config.parse(made), tmp_path, silent("prepare"))
+        ready = prepare(settings.parse(made), tmp_path, silent("prepare"))
         drawn = {}
         for job in ready.plan.of_kind("train"):
             for run in job.runs:
@@ -272,7 +272,7 @@ def rotating(folder: Path, **fields: object) -> ConfigDict:
 def test_where_folds_rotate_every_case_is_tested_and_no_network_has_seen_what_its_seed_is_tested_on(
     tmp_path: Path,
 ) -> None:
-    study = config.parse(rotating(tmp_path))
+    study = settings.parse(rotating(tmp_path))
     planned = prepare(study, tmp_path / "study", silent("prepare"))
     tasks, splits = planned.tasks, planned.tasks.splits
     folds: dict[str, dict[int, int]] = {}
@@ -295,13 +295,13 @@ def test_where_folds_rotate_every_case_is_tested_and_no_network_has_seen_what_it
 
 def test_a_network_that_all_seeds_share_is_apart_from_every_fold(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"every one of them is held out in some of its 4 fold\(s\)"):
-        prepare(config.parse(rotating(tmp_path, pretrain__share="one")), tmp_path / "study", silent("prepare"))
+        prepare(settings.parse(rotating(tmp_path, pretrain__share="one")), tmp_path / "study", silent("prepare"))
 
 
 def test_a_source_that_is_the_target_leaves_out_what_the_seeds_of_a_fold_train_on(tmp_path: Path) -> None:
     made = rotating(tmp_path, target__train_cases=(3,))
     made.arms = default.pick_arms("scratch", "self_transfer")
-    study = config.parse(made)
+    study = settings.parse(made)
     planned = prepare(study, tmp_path / "study", silent("prepare"))
     (source,) = [task for task in planned.tasks.splits if task.data == "target"]
     for job in planned.plan.of_kind("train"):
@@ -322,13 +322,13 @@ def test_a_source_that_is_the_target_leaves_out_what_the_seeds_of_a_fold_train_o
 )
 def test_folds_rotate_where_that_means_something(tmp_path: Path, fields: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        config.parse(rotating(tmp_path, **fields))
+        settings.parse(rotating(tmp_path, **fields))
 
 
 def test_nested_sources_serve_consecutive_seeds(tmp_path: Path) -> None:
     made = tiny_config()
     made.num_seeds, made.pretrain.runs_per_source = 4, 2
-    planned = prepare(config.parse(made), tmp_path / "study", silent("prepare"))
+    planned = prepare(settings.parse(made), tmp_path / "study", silent("prepare"))
     transferred = [run for job in planned.plan.of_kind("train") for run in job.runs if run.source is not None]
     assert {run.key.seed: run.source.seed for run in transferred} == {0: 0, 1: 0, 2: 1, 3: 1}
     assert [run.key.seed for job in planned.plan.of_kind("pretrain") for run in job.runs] == [0, 1]

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from jaxseg.settings import AugmentSettings
 from jaxseg.streams import fold_in_name
-from jaxseg.types import AugmentSettings
 
 GAMMA = (0.7, 1.5)
 CONTRAST = (0.75, 1.25)

@@ -22,10 +22,10 @@ from jaxtyping import Array, Int, Key
 from jaxseg.data.patches import sampling, spatial
 from jaxseg.data.patches.cohort import INT32_VOXELS, cohort_bytes
 from jaxseg.data.prepared.task import PreparedTask
+from jaxseg.settings import TaskSettings
 from jaxseg.streams import step_key
-from jaxseg.types import Boxes, Cohort, RunInputs, TaskSettings
+from jaxseg.types import Boxes, Cohort, RunInputs
 
-RESIDENCES = ("auto", "device", "host")
 DEVICE_SHARE = 0.5
 """A cohort that fills more of a device's memory than this stays on the host; networks need the rest."""
 SENT_BYTES = 2**28
@@ -40,7 +40,7 @@ def choose_residence(setting: str, prepared: PreparedTask, names: Sequence[str],
     """`device` or `host`.
 
     Args:
-        setting: one of `RESIDENCES`.
+        setting: see `RuntimeSettings.data_residence`.
         prepared: the task.
         names: of the cases of the cohort.
         device_bytes: memory of one device.

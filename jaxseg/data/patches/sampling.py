@@ -17,8 +17,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxseg.data.patches import augment, spatial
+from jaxseg.settings import TaskSettings
+from jaxseg.settings.kinds import check
+from jaxseg.settings.rules import check_task, needs
 from jaxseg.streams import fold_in_name
-from jaxseg.types import Batch, Cohort, RunInputs, TaskSettings, UserError
+from jaxseg.types import Batch, Cohort, RunInputs
 
 Sample = Callable[[Key[Array, ""], Cohort, RunInputs], Batch]
 
@@ -103,9 +106,8 @@ def make_draw(task: TaskSettings) -> Callable[[Key[Array, ""], Cohort, RunInputs
         UserError: augmentation that does not fit the patch.
     """
     settings, axis = task.augment, task.slice_axis
-    spatial.check_augment(settings, task.patch)
-    if not 0 <= task.foreground <= 1:
-        raise UserError(f"foreground is {task.foreground}; a share between 0 and 1 is allowed.")
+    check(task)
+    check_task(task, len(task.patch), needs(""))
     plane = [place for place in range(len(task.window)) if place != axis]
 
     def draw(key: Key[Array, ""], cohort: Cohort, run: RunInputs) -> Place:

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from jaxseg.types import AugmentSettings, Boxes, Cohort, UserError
+from jaxseg.settings import AugmentSettings
+from jaxseg.types import Boxes, Cohort
 
 
 @flax.struct.dataclass
@@ -54,25 +55,6 @@ class Turn:
 
     axis: Int[Array, " ndim"]
     flip: Bool[Array, " ndim"]
-
-
-def check_augment(augment: AugmentSettings, patch: Sequence[int]) -> None:
-    """Check flip and rotation axes against the patch.
-
-    Raises:
-        UserError: an axis that the patch lacks, or turns among axes with different patch sizes.
-    """
-    ndim = len(patch)
-    for name in ("flip", "rotate90"):
-        axes = getattr(augment, name)
-        if any(not 0 <= axis < ndim for axis in axes) or len(set(axes)) != len(axes):
-            raise UserError(f"augment.{name} is {axes}; different axes from 0 to {ndim - 1} are allowed.")
-    turned = augment.rotate90
-    if len(turned) == 1 or len({patch[axis] for axis in turned}) > 1:
-        raise UserError(
-            f"augment.rotate90 is {turned} and the patch {tuple(patch)}; it takes at least two axes, with equal patch "
-            "sizes. Make the patch equal along them, or leave out an axis."
-        )
 
 
 def draw_turn(key: Key[Array, ""], augment: AugmentSettings, ndim: int) -> Turn:

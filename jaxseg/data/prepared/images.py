@@ -13,7 +13,8 @@ from jaxtyping import Float
 
 from jaxseg.data.cases import CaseRecord
 from jaxseg.data.volumes import normalize, resample, volume
-from jaxseg.types import TaskSettings, UserError
+from jaxseg.settings import TaskSettings
+from jaxseg.types import UserError
 
 
 class ImageWarning(UserWarning):
@@ -59,7 +60,7 @@ def read_image(
     wanted = spacing_mm if spacing_mm is not None else task.spacing_mm
     if isinstance(wanted, tuple):
         shape, _ = resample.new_grid(geometry.own_shape, geometry.own_spacing_mm, wanted)
-        voxels = resample.resize_image(voxels, shape, geometry.own_spacing_mm, task.image_interpolation)
+        voxels = resample.resize_image(voxels, shape, geometry.own_spacing_mm)
         geometry = dataclasses.replace(geometry, shape=shape)
     elif wanted == "median":
         raise ValueError("spacing `median` is known after preparation: pass PreparedTask.spacing_mm")

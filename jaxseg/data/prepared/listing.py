@@ -11,7 +11,7 @@ from jaxseg.data import digests
 from jaxseg.data.cases import Folds, Refused, Source
 from jaxseg.data.formats import sources
 from jaxseg.data.volumes import volume
-from jaxseg.types import TaskSettings
+from jaxseg.settings import TaskSettings
 
 
 @dataclasses.dataclass(frozen=True)

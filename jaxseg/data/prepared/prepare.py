@@ -24,7 +24,8 @@ from jaxseg.data.prepared.recipe import Recipe, fingerprint, make_recipe
 from jaxseg.data.prepared.task import PreparedTask, read_prepared
 from jaxseg.data.volumes import normalize, resample, volume
 from jaxseg.manifest import DamagedError
-from jaxseg.types import TaskSettings, UserError
+from jaxseg.settings import TaskSettings
+from jaxseg.types import UserError
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many cases are done and how many there are."""
@@ -323,5 +324,5 @@ def _on_training_grid(
     shape, spacing = resample.new_grid(reference.shape, raw.spacing_mm, recipe.spacing_mm)
     if int(np.prod(shape, dtype=object)) > _MAX_VOXELS:
         raise volume.BadCaseError(f"at spacing {recipe.spacing_mm} mm it would have {shape} voxels")
-    image = resample.resize_image(image, shape, raw.spacing_mm, recipe.image_interpolation)
-    return image, resample.resize_labels(reference, shape, recipe.label_interpolation), spacing
+    image = resample.resize_image(image, shape, raw.spacing_mm)
+    return image, resample.resize_labels(reference, shape), spacing

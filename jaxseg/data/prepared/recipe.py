@@ -10,7 +10,9 @@ import numpy as np
 from jaxseg.data import digests
 from jaxseg.data.cases import CaseList, Source
 from jaxseg.data.volumes import normalize
-from jaxseg.types import TaskSettings, UserError
+from jaxseg.settings import TaskSettings
+from jaxseg.settings.kinds import check
+from jaxseg.types import UserError
 
 FORMAT = 5
 """Raised whenever prepared arrays change their meaning, so that older stores are built anew."""
@@ -29,8 +31,6 @@ class Recipe:
     modality: tuple[str, ...]
     normalization: tuple[str, ...]
     spacing_mm: tuple[float, ...] | None
-    image_interpolation: str
-    label_interpolation: str
     clip: tuple[float, ...]
     noise: float
 
@@ -42,10 +42,7 @@ def make_recipe(task: TaskSettings, source: Source, ndim: int) -> Recipe:
         UserError: a setting that is unknown or does not fit the data.
     """
     listing = source.listing
-    if task.normalization not in normalize.NAMES:
-        raise UserError(f"normalization is {task.normalization!r}; allowed are {', '.join(normalize.NAMES)}.")
-    if task.unit not in ("mm", "voxel"):
-        raise UserError(f"unit is {task.unit!r}; allowed are mm, and voxel where the true spacing is unknown.")
+    check(task)
     return Recipe(
         ndim=ndim,
         labels=_chosen_labels(task, listing),
@@ -54,8 +51,6 @@ def make_recipe(task: TaskSettings, source: Source, ndim: int) -> Recipe:
         modality=listing.modality,
         normalization=normalize.per_channel(task.normalization, listing.modality),
         spacing_mm=_wanted_spacing(task.spacing_mm, source, ndim),
-        image_interpolation=task.image_interpolation,
-        label_interpolation=task.label_interpolation,
         clip=task.clip,
         noise=task.noise,
     )

@@ -13,7 +13,8 @@ import numpy as np
 from jaxseg.data.cases import CaseArrays, CaseRecord, Folds, Refused
 from jaxseg.data.prepared import doubts, listing, store
 from jaxseg.data.volumes import normalize
-from jaxseg.types import TaskSettings, UserError
+from jaxseg.settings import TaskSettings
+from jaxseg.types import UserError
 
 
 @dataclasses.dataclass(frozen=True)

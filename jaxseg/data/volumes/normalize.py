@@ -21,9 +21,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Num
 
-PER_CASE = ("zscore", "zscore_nonzero", "percentile", "none")
-NAMES = (*PER_CASE, "dataset", "auto")
-
 LOW, HIGH = 0.5, 99.5
 """Percentiles that bound an intensity window."""
 

@@ -12,9 +12,6 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Float, Num
 
-IMAGE_INTERPOLATIONS = ("cubic", "linear")
-LABEL_INTERPOLATIONS = ("linear", "nearest")
-
 THICK = 3.0
 """A voxel this many times longer than wide is resampled linearly: a cubic spline rings across thick slices."""
 
@@ -43,20 +40,19 @@ def resize_image(
     image: Float[np.ndarray, "*spatial channels"],
     shape: Sequence[int],
     spacing_mm: Sequence[float],
-    interpolation: str = "cubic",
 ) -> Float[np.ndarray, "*new channels"]:
-    """Resample an image.
+    """Resample an image by cubic splines, which are clipped to its own range: an overshoot is no measurement.
+
+    They give way to linear interpolation where voxels are much longer than wide.
 
     Args:
         image: what is resampled.
         shape: of the new grid, over the same extent.
         spacing_mm: of the image's own grid.
-        interpolation: one of `IMAGE_INTERPOLATIONS`. `cubic` splines are clipped to the image's own range (an overshoot
-            is no measurement) and give way to `linear` where voxels are much longer than wide.
     """
     if image.shape[:-1] == tuple(shape):
         return image
-    if interpolation == "linear" or max(spacing_mm) > THICK * min(spacing_mm):
+    if max(spacing_mm) > THICK * min(spacing_mm):
         return resize_linear(image, shape)
     factors = [new / old for new, old in zip(shape, image.shape[:-1], strict=True)]
     parts = []
@@ -66,23 +62,15 @@ def resize_image(
     return np.stack(parts, axis=-1)
 
 
-def resize_labels(
-    label: Num[np.ndarray, " *spatial"], shape: Sequence[int], interpolation: str = "linear"
-) -> Num[np.ndarray, " *new"]:
-    """Resample a label map.
+def resize_labels(label: Num[np.ndarray, " *spatial"], shape: Sequence[int]) -> Num[np.ndarray, " *new"]:
+    """Resample a label map: the label whose linearly resampled indicator is largest, ties to the lower label.
 
     Args:
         label: what is resampled.
         shape: of the new grid, over the same extent.
-        interpolation: one of `LABEL_INTERPOLATIONS`. `linear`: the label whose linearly resampled indicator is largest,
-            ties to the lower label; `nearest`: the label of the voxel that the new voxel's centre lies in.
     """
     if label.shape == tuple(shape):
         return label
-    if interpolation == "nearest":
-        for axis, (old, new) in enumerate(zip(label.shape, shape, strict=True)):
-            label = label.take(((np.arange(new) + 0.5) * old / new).astype(int), axis=axis)
-        return np.ascontiguousarray(label)
     best = np.full(tuple(shape), -1.0, dtype=np.float32)
     out = np.zeros(tuple(shape), dtype=label.dtype)
     for value in np.unique(label):

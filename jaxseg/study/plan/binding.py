@@ -99,7 +99,7 @@ class Binding:
     study: str
     """An id of its own, which all of its checkpoints name."""
     config: str
-    """Digest of the config, see `config.digest`."""
+    """Digest of the config, see `settings.digest`."""
     rule_version: int
     tasks: dict[str, BoundTask]
     """By role: `target`, `source`, ..."""

@@ -85,7 +85,7 @@ def step_work(program: Program) -> Work:
     params, labels = abstract_params(program), param_labels(program)
     trained, fixed = trees.partition(params, labels, "train")
     shape = image_shape(program)
-    objective = make_objective(program.model, program.loss, program.classes)
+    objective = make_objective(program.network, program.loss)
     image, label = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[:-1], jnp.int32)
     work = count_work(jax.make_jaxpr(jax.grad(objective))(trained, fixed, image, label).jaxpr)
     return Work(*(program.train.accumulate * part for part in work))

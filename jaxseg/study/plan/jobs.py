@@ -14,6 +14,7 @@ from typing import Any
 from jaxseg import hosts, seeds, trees
 from jaxseg.models import check_model, check_patch
 from jaxseg.reserved import SOURCE
+from jaxseg.settings import ArmSettings, OptimSettings, StudySettings, TaskSettings
 from jaxseg.study.plan.program import (
     NO_NETWORK,
     NetworkSize,
@@ -25,7 +26,7 @@ from jaxseg.study.plan.program import (
 )
 from jaxseg.study.plan.runs import Run, source_run, target_runs, trial_runs
 from jaxseg.transfer import LoadTable, check_load, make_load_table, transfer_rules
-from jaxseg.types import ArmSettings, RunKey, StudySettings, TaskSettings, UserError
+from jaxseg.types import RunKey, UserError
 
 KINDS = ("pretrain", "select", "train")
 """Of jobs, in the order they are done."""
@@ -90,8 +91,8 @@ def _program(study: StudySettings, arm: ArmSettings, kind: str, channels: int, c
         settings = (study.target, arm.model, arm.optim, arm.loss, arm.train, arm.freeze)
     task, model, optimizer, loss, train, freeze = settings
     # Rates are arrays over runs: arms that differ in them share a program.
-    optimizer = dataclasses.replace(optimizer, lr=0.0, lr_grid=(), lr_seeds=())
-    return Program(task, model, optimizer, loss, train, freeze, channels, classes)
+    optimizer = dataclasses.replace(optimizer, lr=OptimSettings.lr, lr_grid=(), lr_seeds=())
+    return Program(task, model, arm.train.compute, optimizer, loss, train, freeze, channels, classes)
 
 
 def _shared_source(arm: ArmSettings, program: Program, source: Any, runs: Sequence[Run]) -> RunKey | None:

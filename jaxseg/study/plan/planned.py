@@ -14,6 +14,7 @@ from jaxseg.data import PreparedTask
 from jaxseg.data.patches import residence
 from jaxseg.manifest import DamagedError
 from jaxseg.reserved import SOURCE
+from jaxseg.settings import StudySettings, TaskSettings
 from jaxseg.study import record as records
 from jaxseg.study.plan import source_networks
 from jaxseg.study.plan.binding import (
@@ -29,7 +30,7 @@ from jaxseg.study.plan.binding import (
 )
 from jaxseg.study.plan.jobs import Plan, check_networks, make_plan, seed_plan
 from jaxseg.study.plan.tasks import Tasks, check_labels, cohort_names, prepare_tasks, recipe_of
-from jaxseg.types import Progress, StudySettings, TaskSettings, UserError
+from jaxseg.types import Progress, UserError
 
 
 @dataclasses.dataclass(frozen=True)

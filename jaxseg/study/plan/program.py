@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import averaging, losses, optim, trees
-from jaxseg.models import make_model
-from jaxseg.types import LossSettings, ModelSettings, OptimSettings, RunKey, TaskSettings, TrainSettings
+from jaxseg.models import Network, make_model
+from jaxseg.settings import Compute, LossSettings, ModelSettings, OptimSettings, TaskSettings, TrainSettings
+from jaxseg.types import RunKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +21,9 @@ class Program:
 
     task: TaskSettings
     model: ModelSettings
+    compute: Compute
     optim: OptimSettings
-    """With the rate left out (0): rates are arrays over runs."""
+    """With the default rate: rates are arrays over runs."""
     loss: LossSettings
     train: TrainSettings
     freeze: str
@@ -31,6 +33,11 @@ class Program:
     """Whose training cases gave the intensity statistics; None where a case looks the same in every fold."""
     shared: RunKey | None = None
     """The source network whose weights are every run's frozen ones: kept once, not in each run's state."""
+
+    @property
+    def network(self) -> Network:
+        """What is trained."""
+        return make_model(self.model, self.compute, classes=self.classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +66,12 @@ def image_shape(program: Program) -> tuple[int, ...]:
 
 def abstract_params(program: Program) -> Any:
     """Shapes of the program's network, without computing anything."""
-    return _abstract_params(program.model, program.classes, image_shape(program))
+    return _abstract_params(program.network, image_shape(program))
 
 
 @functools.lru_cache(maxsize=64)  # tracing a network takes a second, and a plan asks for the same ones often
-def _abstract_params(settings: ModelSettings, classes: int, shape: tuple[int, ...]) -> Any:
+def _abstract_params(model: Network, shape: tuple[int, ...]) -> Any:
     image = jax.ShapeDtypeStruct(shape, jnp.float32)
-    model = make_model(settings, classes=classes)
     return jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), image)["params"]
 
 
@@ -98,26 +104,22 @@ def measure(program: Program) -> NetworkSize:
         parameters=trees.count(params) - trees.count(statistics),
         trainable=trees.count(trained),
         state_bytes=_bytes(state),
-        activation_bytes=_activation_bytes(
-            program.model, program.loss, program.freeze, program.classes, image_shape(program)
-        ),
+        activation_bytes=_activation_bytes(program.network, program.loss, program.freeze, image_shape(program)),
         shared_bytes=_bytes(shared),
     )
 
 
 @functools.lru_cache(maxsize=64)
-def _activation_bytes(
-    settings: ModelSettings, loss: LossSettings, freeze: str, classes: int, shape: tuple[int, ...]
-) -> int:
+def _activation_bytes(model: Network, loss: LossSettings, freeze: str, shape: tuple[int, ...]) -> int:
     """What the forward pass keeps for the backward pass, and beside it the operand and the result of one operation.
 
     The largest array of the traced gradient stands for these two. Against the memory of compiled programs this is
     within a fifth (docs/performance.md); what XLA fuses and what it lays out with padding it does not know.
     """
-    params = _abstract_params(settings, classes, shape)
+    params = _abstract_params(model, shape)
     trained, fixed = trees.partition(params, optim.freeze_labels(params, freeze), "train")
     image, label = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[:-1], jnp.int32)
-    objective = make_objective(settings, loss, classes)
+    objective = make_objective(model, loss)
 
     def backward(trained: Any, fixed: Any, image: Any, label: Any) -> Any:
         return jax.vjp(lambda trained: objective(trained, fixed, image, label), trained)[1]
@@ -127,9 +129,9 @@ def _activation_bytes(
     return kept + 2 * _largest_bytes(gradient.jaxpr)
 
 
-def make_objective(settings: ModelSettings, loss: LossSettings, classes: int) -> Any:
+def make_objective(model: Network, loss: LossSettings) -> Any:
     """The loss of a network on one batch, as a function of trained and frozen parameters, images and labels."""
-    model, measure_loss = make_model(settings, classes=classes), losses.make_loss(loss)
+    measure_loss = losses.make_loss(loss)
 
     def objective(trained: Any, fixed: Any, image: Any, label: Any) -> Any:
         logits: Any = model.apply({"params": trees.merge(trained, fixed)}, image, train=False)

@@ -6,8 +6,9 @@ import dataclasses
 import itertools
 from typing import NamedTuple
 
+from jaxseg.settings import ArmSettings, StudySettings
 from jaxseg.streams import STREAMS, stream_id
-from jaxseg.types import ArmSettings, RunKey, StudySettings
+from jaxseg.types import RunKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,7 @@ def target_runs(study: StudySettings, arm: ArmSettings, source_name: str | None)
 def trial_runs(study: StudySettings, arm: ArmSettings, source_name: str | None) -> list[Run]:
     """Runs that try each rate of `optim.lr_grid` on each seed of `optim.lr_seeds`, for every variant of an arm."""
     trials = dataclasses.replace(arm, seed_offset=0, cross=(), cross_ids=())
-    runs = target_runs(dataclasses.replace(study, seeds=arm.optim.lr_seeds), trials, source_name)
+    runs = target_runs(dataclasses.replace(study, seed_ids=arm.optim.lr_seeds), trials, source_name)
     return [dataclasses.replace(run, rate=rate) for rate in arm.optim.lr_grid for run in runs]
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from jaxseg import checkpoint, paths
 from jaxseg.reserved import SOURCE
+from jaxseg.settings import ArmSettings, StudySettings
 from jaxseg.study import record, recorded_runs
 from jaxseg.study.plan.jobs import Plan, find
 from jaxseg.study.plan.runs import Run, target_runs, trial_runs
 from jaxseg.study.record import Pretraining, RecordedTask, StudyRecord
 from jaxseg.study.recorded_runs import Place
-from jaxseg.types import ArmSettings, Params, RunKey, StudySettings, UserError
+from jaxseg.types import Params, RunKey, UserError
 
 Locate = Callable[[RunKey], Place]
 Entries = list[tuple[RunKey, Callable[[], Place]]]

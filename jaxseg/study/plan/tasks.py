@@ -12,12 +12,13 @@ from jaxseg import data, metrics, trees
 from jaxseg.data import PreparedTask, Split
 from jaxseg.data.cases import CaseRecord
 from jaxseg.data.formats.sources import is_elsewhere
-from jaxseg.fields import nearest
 from jaxseg.reserved import MEAN
+from jaxseg.settings import StudySettings, TaskSettings
+from jaxseg.settings.kinds import nearest
 from jaxseg.study.plan.binding import BoundTask, Draw
 from jaxseg.study.plan.jobs import Job
 from jaxseg.study.plan.runs import Run, folds_rotate, target_runs, trial_runs
-from jaxseg.types import Progress, RunInputs, StudySettings, TaskSettings, UserError
+from jaxseg.types import Progress, RunInputs, UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 
 from jaxseg import checkpoint, logs, trees
+from jaxseg.settings import StudySettings
 from jaxseg.study.plan.jobs import Job
 from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.study.plan.program import Program, param_labels
 from jaxseg.study.plan.runs import Run
-from jaxseg.types import Params, RunKey, StudySettings
+from jaxseg.types import Params, RunKey
 
 
 @dataclasses.dataclass(frozen=True)

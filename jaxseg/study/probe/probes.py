@@ -16,6 +16,11 @@ from jaxseg.streams import host_rng
 from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.study.plan.tasks import spread
 
+WINDOWS = 2
+"""Patches of each case that is analysed."""
+POSITIONS = 4096
+"""Voxels at which features are read, over all patches."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Probes:
@@ -53,17 +58,17 @@ def make_probes(planned: PlannedStudy, cases: Sequence[CaseArrays], rng: np.rand
     """Windows of cases, with positions that do not depend on any network.
 
     Args:
-        planned: The study; its `analysis` says how many windows and positions.
+        planned: The study.
         cases: On the training grid.
         rng: See `rng_for`.
     """
-    settings, task = planned.study.analysis, planned.study.target
+    task = planned.study.target
     classes = len(planned.tasks.prepared[task].labels) + 1  # from which on a label says that nothing is known
-    per_window = max(settings.positions // (len(cases) * settings.windows), 3)
+    per_window = max(POSITIONS // (len(cases) * WINDOWS), 3)
     images, labels, positions = [], [], []
     for case in cases:
         label = case.label.astype(np.int32)
-        for corner in sites.draw_corners(np.where(label < classes, label, 0), task.window, settings.windows, rng):
+        for corner in sites.draw_corners(np.where(label < classes, label, 0), task.window, WINDOWS, rng):
             image = sites.cut(case.image, corner, task.window, fill=0.0)
             inside = sites.cut(label, corner, task.window, fill=sites.OUTSIDE)
             where = np.where(inside < classes, inside, sites.OUTSIDE).reshape(task.patch)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxseg import seeds, trees
 from jaxseg.analysis import activations, similarity, sites
-from jaxseg.models import layer_names, make_model
+from jaxseg.models import layer_names
 from jaxseg.study.plan.program import Program
 from jaxseg.study.probe.networks import Networks
 from jaxseg.study.probe.probes import Probes
@@ -63,7 +63,7 @@ Record = Callable[..., Any]
 
 def make_recorder(program: Program, plan: seeds.SeedPlan) -> Record:
     """A compiled function that records features of all runs at once."""
-    model = make_model(program.model, classes=program.classes)
+    model = program.network
     return seeds.map_seeds(activations.make_record(model), plan=plan, shared=(1, 2))
 
 
@@ -73,7 +73,7 @@ def represent(networks: Networks, probes: Probes, record: Record, plan: seeds.Se
     Only features at positions are kept: of whole feature maps one batch is in memory at a time.
     """
     settings = networks.program.model
-    model = make_model(settings, classes=networks.program.classes)
+    model = networks.program.network
     patch, channels = probes.labels.shape[2:], probes.images.shape[-1]
     grids = activations.layer_grids(model, trees.take(networks.end, 0), patch, channels)
     flat, shape = probes.positions.reshape(-1, len(patch)), probes.positions.shape[:3]

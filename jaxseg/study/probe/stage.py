@@ -153,7 +153,7 @@ def measure(
         tell(f"{arm}, lines between runs")
         # Between two networks, running statistics of batch norms belong to neither.
         if networks.program.model.norm != "batch":
-            rows["interpolation"] += variation.path_rows(networks, windows, own.judge, plan, settings.barrier_pairs)
+            rows["interpolation"] += variation.path_rows(networks, windows, own.judge, plan, variation.BARRIER_PAIRS)
         tell(f"{arm}, features")
         represented.append(representations.represent(networks, probes, own.record, plan))
         rows["layer_similarity"] += representations.layer_rows(represented[-1])

@@ -16,15 +16,14 @@ from jaxtyping import Float, Int
 from jaxseg import losses, seeds, trees
 from jaxseg.analysis import interpolation, statistics, variability
 from jaxseg.data.cases import CaseArrays
-from jaxseg.models import make_model
 from jaxseg.reserved import MEAN
+from jaxseg.settings import EvaluateSettings
 from jaxseg.study.plan.program import Program, abstract_params, param_labels
 from jaxseg.study.predict import PredictSlabs, make_predict_slabs
 from jaxseg.study.probe.networks import Networks, kernel_layers
 from jaxseg.study.probe.probes import Probes
 from jaxseg.study.probe.representations import Represented
 from jaxseg.study.score.scores import group_means, read_scores
-from jaxseg.types import EvaluateSettings
 
 ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 11))
 """Points on the line between two runs."""
@@ -40,7 +39,7 @@ class Judge(NamedTuple):
 
 def make_judge(program: Program, plan: seeds.SeedPlan) -> Judge:
     """What judges altered parameters on windows."""
-    model = make_model(program.model, classes=program.classes)
+    model = program.network
     quality = interpolation.make_quality(model, losses.make_loss(program.loss))
     layers = tuple(kernel_layers(trees.flatten(abstract_params(program))))
     return Judge(
@@ -129,7 +128,6 @@ def make_predict(program: Program, plan: seeds.SeedPlan, num_runs: int, settings
         num_runs=num_runs,
         overlap=settings.val_overlap,
         window_batch=settings.window_batch,
-        weights=settings.weights,
     )
 
 
@@ -320,3 +318,7 @@ def _spread(runs: Float[np.ndarray, " runs"], confidence: float) -> statistics.I
     """Standard deviation over runs."""
     deviation = lambda kept: float(runs[kept].std(ddof=1))  # noqa: E731
     return statistics.jackknife(deviation, len(runs), confidence=confidence, log=True)
+
+
+BARRIER_PAIRS = 32
+"""Pairs of runs of an arm whose networks are interpolated, at most about so many."""

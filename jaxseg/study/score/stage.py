@@ -18,6 +18,7 @@ from jaxseg import checkpoint, data, hosts, inference, logs, machine, metrics, s
 from jaxseg.data import PreparedTask
 from jaxseg.data.cases import CaseArrays, CaseRecord
 from jaxseg.data.volumes.resample import labels_from_probabilities, resize_image, resize_linear
+from jaxseg.settings import StudySettings
 from jaxseg.study import files
 from jaxseg.study.plan.binding import Draw
 from jaxseg.study.plan.jobs import Job, of_host, own_rows, seed_plan
@@ -25,7 +26,7 @@ from jaxseg.study.plan.runs import Run
 from jaxseg.study.plan.tasks import Tasks, spread
 from jaxseg.study.predict import CaseMaps, case_maps, classes_of, make_predict_slabs, scoring_options
 from jaxseg.study.score import prior, slices
-from jaxseg.types import Progress, StudySettings
+from jaxseg.types import Progress
 
 PART = "cases.csv"
 EXAMPLES = "examples.npz"
@@ -179,7 +180,6 @@ def _predict(
         num_runs=len(job.runs),
         overlap=settings.overlap,
         window_batch=settings.window_batch,
-        weights=settings.weights,
         flips=settings.flips,
     )
     cut: collections.deque[CaseArrays] = collections.deque()

@@ -10,12 +10,13 @@ import pandas as pd
 
 from jaxseg import logs
 from jaxseg.reserved import MEAN, POOLED
+from jaxseg.settings import StudySettings
 from jaxseg.streams import host_rng
 from jaxseg.study import files
 from jaxseg.study.plan.jobs import Job, Plan
 from jaxseg.study.score import comparisons, formats, power
 from jaxseg.study.score import stage as score_stage
-from jaxseg.types import StudySettings, UserError
+from jaxseg.types import UserError
 
 KEYS = ["arm", "seed", "train_cases", "fold"]
 WORST = 50

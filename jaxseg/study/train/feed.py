@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from jaxseg import data, seeds
 from jaxseg.data.patches import residence
+from jaxseg.settings import StudySettings
 from jaxseg.streams import stream_key
 from jaxseg.study.plan.jobs import Job
 from jaxseg.study.plan.tasks import Tasks, cohort_names, run_inputs
-from jaxseg.types import Cohort, RunInputs, StudySettings
+from jaxseg.types import Cohort, RunInputs
 
 
 def make_feed(

@@ -10,7 +10,7 @@ from typing import Any
 import optax
 
 from jaxseg import averaging, data, hosts, loop, losses, optim, seeds, train, trees
-from jaxseg.models import make_model
+from jaxseg.settings import StudySettings
 from jaxseg.study.plan.jobs import Job, Plan, chunk_sizes, host_share, of_host, seed_plan
 from jaxseg.study.plan.program import Program, own_labels, param_labels
 from jaxseg.study.plan.tasks import Tasks
@@ -19,7 +19,6 @@ from jaxseg.study.train import learning_rates
 from jaxseg.study.train.feed import make_feed
 from jaxseg.study.train.start import make_init
 from jaxseg.study.versions import made_with
-from jaxseg.types import StudySettings
 
 
 def make_tx(program: Program) -> optax.GradientTransformationExtraArgs:
@@ -48,7 +47,7 @@ def training_calls(
 
     With `once` the runs' common encoder is computed once for all runs of a device, see `encodes_once`.
     """
-    model, parts = make_model(program.model, classes=program.classes), program.train.accumulate
+    model, parts = program.network, program.train.accumulate
     sample = data.make_sample(program.task, batch=program.train.batch * parts)
     common = model, make_tx(program), losses.make_loss(program.loss), sample, own_labels(program)
     settings = program.train

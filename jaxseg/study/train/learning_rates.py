@@ -11,10 +11,10 @@ import pandas as pd
 
 from jaxseg import logs
 from jaxseg.loop import is_done
+from jaxseg.settings import ArmSettings
 from jaxseg.study import files
 from jaxseg.study.plan.jobs import Job, Plan
 from jaxseg.study.plan.program import Program
-from jaxseg.types import ArmSettings
 
 TABLE = "rates.csv"
 VARIANT = ["arm", "train_cases", "fold"]

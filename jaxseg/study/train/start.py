@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import train, transfer, trees
-from jaxseg.models import make_model
+from jaxseg.settings import StudySettings
 from jaxseg.streams import stream_key
 from jaxseg.study.plan import source_networks
 from jaxseg.study.plan.jobs import Job, Plan, load_table
 from jaxseg.study.plan.program import image_shape, own_labels
 from jaxseg.study.plan.runs import Run
-from jaxseg.types import Frozen, Params, StudySettings, TrainState
+from jaxseg.types import Frozen, Params, TrainState
 
 
 def load_tables(study: StudySettings, workdir: Path, plan: Plan, job: Job) -> dict[tuple[str, str], transfer.LoadTable]:
@@ -49,7 +49,7 @@ def make_init(
     depend on which other runs the job has.
     """
     program = job.program
-    model = make_model(program.model, classes=program.classes)
+    model = program.network
     arms = {arm.name: arm for arm in study.arms}
     image = jnp.zeros(image_shape(program), jnp.float32)
     own = trees.flatten(own_labels(program))

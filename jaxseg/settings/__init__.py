@@ -1,0 +1,43 @@
+"""The settings of a study: what each may be, how a config becomes them, and which go together."""
+
+from jaxseg.settings.parse import differences, digest, from_json, from_tree, parse, to_dict, to_json
+from jaxseg.settings.schema import (
+    AnalysisSettings,
+    ArmSettings,
+    AugmentSettings,
+    Compute,
+    EvaluateSettings,
+    LossSettings,
+    ModelSettings,
+    OptimSettings,
+    PretrainSettings,
+    ReportSettings,
+    RuntimeSettings,
+    StudySettings,
+    TaskSettings,
+    TrainSettings,
+)
+
+__all__ = [
+    "AnalysisSettings",
+    "ArmSettings",
+    "AugmentSettings",
+    "Compute",
+    "EvaluateSettings",
+    "LossSettings",
+    "ModelSettings",
+    "OptimSettings",
+    "PretrainSettings",
+    "ReportSettings",
+    "RuntimeSettings",
+    "StudySettings",
+    "TaskSettings",
+    "TrainSettings",
+    "differences",
+    "digest",
+    "from_json",
+    "from_tree",
+    "parse",
+    "to_dict",
+    "to_json",
+]
