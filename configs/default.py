@@ -149,7 +149,7 @@ def get_config() -> ConfigDict:
     config.optim.name = "adam"  # Optimizer [adam, adamw, sgd]
     config.optim.lr = 0.001  # Peak learning rate
     config.optim.lr_grid = ()  # Rates among which one is chosen on validation data before arms train; () takes `lr`
-    # One rate for all arms, the best on average; or one for each variant of an arm, which makes comparisons exploratory
+    # One rate for all arms, the best on average; or one for each variant of an arm, with exploratory comparisons
     # [joint, per_arm]
     config.optim.lr_choice = "joint"
     config.optim.lr_seeds = ()  # Seeds of these trials, used for nothing else, such as (9001, 9002)

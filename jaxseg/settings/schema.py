@@ -178,7 +178,7 @@ class OptimSettings:
     lr_grid: Rates = ()
     """Rates among which one is chosen on validation data before arms train; () takes `lr`."""
     lr_choice: Literal["joint", "per_arm"] = "joint"
-    """One rate for all arms, the best on average; or one for each variant of an arm, which makes comparisons exploratory."""
+    """One rate for all arms, the best on average; or one for each variant of an arm, with exploratory comparisons."""
     lr_seeds: Seeds = ()
     """Seeds of these trials, used for nothing else, such as (9001, 9002)."""
     weight_decay: Amount = 0.0
