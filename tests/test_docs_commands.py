@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -15,8 +12,7 @@ import numpy as np
 import pytest
 
 import jaxseg
-from docs import publish_study
-from tests import image_sets
+from tests import image_sets, programs
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -88,7 +84,7 @@ def owner(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("owner")
     for name in FINISHED:
         shutil.copytree(tiny_study, folder / "runs" / name)
-    publish_study.publish(tiny_study, folder / "docs" / "studies" / "NAME")
+    programs.run("tools.publish_study", tiny_study, folder / "docs" / "studies" / "NAME")
     published = [path.parent.name for path in (ROOT / "docs" / "studies").glob("*/study.json")]
     for name in ("harder_tasks/one_target", *published):
         shutil.copytree(folder / "docs" / "studies" / "NAME", folder / "docs" / "studies" / name)
@@ -108,15 +104,6 @@ def test_commands_are_known() -> None:
     assert len(RUN) > 15
 
 
-def run(words: list[str], place: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *words[1:]], cwd=place, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "command"), RUN, ids=[f"{page}-{i}" for i, (page, _) in enumerate(RUN)])
 def test_a_command_runs(page: str, command: str, reader: Path, owner: Path) -> None:
@@ -129,8 +116,8 @@ def test_a_command_runs(page: str, command: str, reader: Path, owner: Path) -> N
             (place / "configs").symlink_to(ROOT / "configs")
             (place / "PATH").symlink_to(reader / "PATH")
     if "--stages=analyze,report" in words:  # of a finished study
-        run([word for word in words if not word.startswith("--stages")], place)
-    run(words, place)
+        programs.run(*(word for word in words[2:] if not word.startswith("--stages")), cwd=place)
+    programs.run(*words[2:], cwd=place)
     for word in words:
         if word.startswith("--output="):
             made = owner / word.removeprefix("--output=")
