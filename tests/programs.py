@@ -10,15 +10,9 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 
-def run(module: str, *arguments: object, cwd: Path = ROOT) -> str:
-    """What `python -m module arguments` prints; it must end well.
-
-    Args:
-        module: Of tools, benchmarks or launch.
-        arguments: Of the command line.
-        cwd: Folder in which it is started; modules that are there stand in for those of this repository.
-    """
-    done = subprocess.run(
+def start(module: str, *arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`python -m module arguments`, ended; modules that are in `cwd` stand in for those of this repository."""
+    return subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -27,6 +21,11 @@ def run(module: str, *arguments: object, cwd: Path = ROOT) -> str:
         timeout=600,
         check=False,
     )
+
+
+def run(module: str, *arguments: object, cwd: Path = ROOT) -> str:
+    """What a program prints that must end well."""
+    done = start(module, *arguments, cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout

@@ -10,7 +10,7 @@ FILES = {
     "jaxseg/__init__.py": "",
     "jaxseg/low.py": "",
     "jaxseg/study/__init__.py": "from jaxseg.study import run\n",
-    "jaxseg/study/run.py": "from jaxseg import low\nfrom jaxseg.study.plan import jobs, tasks\nfrom .score import stage\n",
+    "jaxseg/study/run.py": "import jaxseg.low\nfrom jaxseg.study.plan import jobs, tasks\nfrom .score import stage\n",
     "jaxseg/study/plan/__init__.py": "",
     "jaxseg/study/plan/jobs.py": "from jaxseg.study.plan.tasks import task\n",
     "jaxseg/study/plan/tasks.py": "def task():\n" + "    pass\n" * 60,
