@@ -24,6 +24,11 @@ SMALL = {
     **{"train.steps": "4", "train.log_every": "2", "train.eval_every": "2", "train.save_every": "2"},
     **{"pretrain.steps": "4", "optim.warmup_steps": "1", "report.examples": "1"},
 }
+LESS = {
+    "benchmarks.accuracy": ["--dry_run"],
+    "tools.verify": ["--only=no such claim", "--results=results.json", "--page=page.md"],
+}
+"""Options that let a program do little."""
 VOLUMES = ("TARGET", "SOURCE", "Task04_Hippocampus", "Task02_Heart", "TO/FOLDER", "TO/CARDIAC_FOLDER")
 SETS = ("hippocampus_mr", "rodent_brain_epi", "cardiac_ed_mr", "cardiac_es_mr")
 IMAGES = ("nerve_us", "fetal_head_us", "lung_tumour_ct", "nuclei_micro")
@@ -52,7 +57,8 @@ RUN = [(page, command) for page, command in commands() if program(command) == "p
 
 
 def reduced(page: str, words: list[str]) -> list[str]:
-    """The command with less to do: small networks, few steps; the studies of hours are only planned."""
+    """The command with less to do: small networks, few steps; what takes hours is only planned or left out."""
+    words = words + LESS.get(words[2], [])
     if words[2] not in ("launch.study", "launch.sweep"):
         return words
     words = [word for word in words if word.split("=")[0].removeprefix("--config.") not in SMALL]
@@ -88,6 +94,7 @@ def owner(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     published = [path.parent.name for path in (ROOT / "docs" / "studies").glob("*/study.json")]
     for name in ("harder_tasks/one_target", *published):
         shutil.copytree(folder / "docs" / "studies" / "NAME", folder / "docs" / "studies" / name)
+    shutil.copy(ROOT / "docs" / "studies" / "defaults_0.1.json", folder / "docs" / "studies")
     study = jaxseg.load(tiny_study)
     for name in study.cases("test"):
         case = study.case(name)

@@ -113,3 +113,7 @@ def test_a_claim_that_passes_and_one_that_fails(tmp_path: Path) -> None:
     # What passed stays when the other alone is run again.
     start("tools.verify", f"--claims={claims}", f"--results={results}", f"--page={page}", "--only=three")
     assert json.loads(results.read_text()) == [passed, failed]
+    results.write_text(json.dumps([failed]))
+    done = start("tools.verify", f"--claims={claims}", f"--results={results}", f"--page={page}", "--missing")
+    assert (done.returncode, done.stdout) == (0, "passed 1 passed: One and one are two\n")
+    assert json.loads(results.read_text()) == [passed, failed]

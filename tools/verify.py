@@ -1,6 +1,6 @@
 """Runs the claims of docs/verification.md and writes what came out: docs/verification.json and the page made from it.
 
-    python -m tools.verify [--only=TEXT] [--with=hours,images]
+    python -m tools.verify [--only=TEXT] [--missing] [--with=hours,images]
     python -m tools.verify --collect
 
 Claims stand in tools/verification_claims.toml with the command that shows each. Those that `need` something (hours,
@@ -25,7 +25,7 @@ import tempfile
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
@@ -144,6 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collect", action="store_true", help="run nothing")
     parser.add_argument("--only", default="", help="claims or commands that hold this text")
+    parser.add_argument("--missing", action="store_true", help="claims that have no result yet")
     parser.add_argument("--with", dest="needs", default="", help="needs that are met, by commas")
     parser.add_argument("--claims", type=Path, default=Path(__file__).with_name("verification_claims.toml"))
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "verification.json")
@@ -151,12 +152,12 @@ def main() -> None:
     asked = parser.parse_args()
     claims, results = read_claims(asked.claims), read_results(asked.results)
     results = {claim.claim: results[claim.claim] for claim in claims if claim.claim in results}
-    met: dict[str, Any] = dict.fromkeys(["", *asked.needs.split(",")])
-    met.pop("person", None)
+    met = {"", *asked.needs.split(",")} - {"person"}
     wanted = [
         claim
         for claim in claims
         if not asked.collect and claim.needs in met and asked.only in f"{claim.claim}\n{claim.command}"
+        if not (asked.missing and claim.claim in results)
     ]
     shown: dict[str, tuple[str, str]] = {}
     about = (commit(), machine(), datetime.datetime.now(datetime.UTC).date().isoformat())
