@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from jaxseg import config as config_module
+from jaxseg.study import record
 from jaxseg.study.claims.evidence import largest_size
 from jaxseg.study.claims.study_tables import read_record
 
@@ -53,10 +54,12 @@ def whole_config(folder: Path) -> ConfigDict:
 def config_of_arm(folder: Path, arm: str, seeds: tuple[int, ...]) -> tuple[ConfigDict, int]:
     """The study's config with one arm at its largest size, and that size."""
     made = whole_config(folder)
-    record = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    runs = [run for run in record["runs"] if run["kind"] == "train" and run["arm"] == arm]
-    size = largest_size(read_record(record), sorted({run["train_cases"] for run in runs}))
-    (rate,) = {run["lr"] for run in runs if run["train_cases"] == size}
+    found = record.read(folder, any_format=True)
+    if found is None:
+        raise SystemExit(f"{folder} has no study.json")
+    runs = [run for run in found.runs_of("train") if run.arm == arm]
+    size = largest_size(read_record(found), sorted({run.train_cases for run in runs}))
+    (rate,) = {run.lr for run in runs if run.train_cases == size}
     own = made.arms[arm]
     own.train_cases = (size,)
     with own.unlocked():
