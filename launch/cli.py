@@ -300,7 +300,7 @@ def print_help(main: Callable[[], None]) -> None:
     """Prints what a command's module says of itself, and the flags that jaxseg declares."""
     print((sys.modules[main.__module__].__doc__ or "").strip() + "\n")
     by_module = flags.FLAGS.flags_by_module_dict()
-    own = [flag for module in by_module if module.startswith("launch.") for flag in by_module[module]]
+    own = [flag for module in by_module if module.startswith(("launch.", "benchmarks.")) for flag in by_module[module]]
     shown = [flags.FLAGS["config"]] if "config" in flags.FLAGS else []
     shown += [*own, *flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
     for flag in dict.fromkeys(shown):

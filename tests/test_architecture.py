@@ -65,6 +65,10 @@ def imports(path):
     return found
 
 
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
 def unit_of(path):
     """The module or package right below jaxseg."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -152,9 +156,36 @@ def test_the_report_takes_definitions_and_computes_nothing():
     assert constants == {"MIN_SEEDS", "minimum_p"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_the_library_imports_neither_configs_nor_launch_nor_tests(path):
-    assert not {name.split(".")[0] for name in imports(path)} & {"configs", "launch", "tests"}
+# The folders of a clone beside the package, and what of the clone each may import beside itself. Tools, benchmarks and
+# tests know each other by their commands alone; `simulated` is there for tests and tools alike.
+CLONE = {
+    "jaxseg": set(),
+    "configs": set(),
+    "simulated": {"jaxseg"},
+    "benchmarks": {"jaxseg", "configs", "launch"},
+    "launch": {"jaxseg", "configs", "benchmarks"},
+    "tools": {"jaxseg", "configs", "simulated", "launch"},
+    "tests": {"jaxseg", "configs", "simulated", "launch"},
+    "docs": set(),
+}
+PROGRAMS = [path for name in CLONE for path in sorted((ROOT / name).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("folder", CLONE)
+def test_folders_of_the_clone_import_what_is_theirs(folder):
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        used = {name.split(".")[0] for name in imports(path)} & set(CLONE)
+        assert used <= CLONE[folder] | {folder}, path
+
+
+def test_of_launch_only_the_benchmark_imports_benchmarks():
+    users = {path.name for path in (ROOT / "launch").glob("*.py") if any("benchmarks" in n for n in imports(path))}
+    assert users == {"benchmark.py"}
+
+
+def test_docs_hold_programs_for_sphinx_alone():
+    found = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.py")}
+    assert {name for name in found if not name.startswith("_ext/")} == {"conf.py"}
 
 
 def test_draws_on_the_host_go_through_streams():
@@ -194,7 +225,9 @@ def test_jax_is_configured_in_launch_and_conftest_alone():
     assert users == {"tests/conftest.py", "tests/launch/walk.py"}  # which the search must find; the second is a program
 
 
-@pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "launch").glob("*.py"))], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [path for path in PROGRAMS if path.relative_to(ROOT).parts[0] not in ("docs", "tests")], ids=relative
+)
 def test_text_is_read_and_written_in_utf8_whatever_the_locale(path):
     readers = ("open", "read_text", "write_text")
     for node in ast.walk(ast.parse(path.read_text())):
@@ -225,8 +258,7 @@ LONG = {
 
 
 def test_no_file_is_long():
-    files = [*FILES, *(ROOT / "launch").glob("*.py"), *(ROOT / "tests").rglob("*.py")]
-    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    lengths = {relative(path): len(path.read_text().splitlines()) for path in PROGRAMS}
     assert {name for name, length in lengths.items() if length > 400} - LONG == set()
 
 
@@ -240,6 +272,6 @@ def test_no_function_is_long():
     assert {name for name, length in lengths.items() if length > 60} - LONG == set()
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
+@pytest.mark.parametrize("path", PROGRAMS, ids=relative)
 def test_every_module_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(path.read_text()))

@@ -92,8 +92,15 @@ def test_the_sdist_builds_the_wheel_that_the_tree_builds(built):
     assert contents(built["wheel"]) == contents(built["direct"])
     with tarfile.open(built["sdist"]) as archive:
         names = {name.split("/", 1)[-1] for name in archive.getnames()}
-    assert {"configs/quickstart.py", "launch/study.py", "launch/slurm.sbatch", "LICENSE", "CITATION.cff"} <= names
-    assert not any(name.startswith(("docs", "tests")) for name in names)
+    assert {
+        "benchmarks/training.py",
+        "configs/quickstart.py",
+        "launch/study.py",
+        "launch/slurm.sbatch",
+        "LICENSE",
+        "CITATION.cff",
+    } <= names
+    assert not any(name.startswith(("docs", "simulated", "tests", "tools")) for name in names)
 
 
 def import_all(python: str | Path, folder: Path, **environment: str) -> Path:

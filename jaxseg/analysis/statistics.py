@@ -87,7 +87,7 @@ def two_way_interval(d: Float[np.ndarray, "seeds groups"], *, confidence: float 
     Var = (MS_seed + MS_group - MS_res) / (S G), at least the larger of MS_seed and MS_group over S G; t with
     Satterthwaite's degrees of freedom (Satterthwaite 1946, doi:10.2307/3002019, on the combination of mean squares;
     those of the floor where it holds). Cells must be complete. Groups of unlike numbers of cases count alike: that
-    leaves the residual variance unequal over groups, which `docs/coverage.py` shows to keep the coverage.
+    leaves the residual variance unequal over groups, which `tools/coverage.py` shows to keep the coverage.
 
     Args:
         d: one value a cell, for instance the difference of two arms.

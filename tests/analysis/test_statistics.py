@@ -104,7 +104,7 @@ def test_two_way_interval_of_one_group_or_one_seed():
 
 @pytest.mark.parametrize(("num_seeds", "num_groups"), [(6, 10), (8, 14), (16, 40)])
 def test_two_way_interval_covers(num_seeds, num_groups):
-    """`docs/coverage.py` has the full table; t over seeds alone would cover 50-80 % here."""
+    """`tools/coverage.py` has the full table; t over seeds alone would cover 50-80 % here."""
     rng = np.random.default_rng(4)
     hits = 0
     for _ in range(2000):

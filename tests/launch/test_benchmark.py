@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-
-from launch.contestants import Contestant, busy_cores
-
-FAKE = "tests.launch.fake_contestant"
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
@@ -21,47 +20,44 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_samples_are_those_of_the_process_and_traces_are_none() -> None:
-    quick = Contestant(FAKE, {"seconds": 0.0}, limit=60)
-    quick.start()
-    quick.sample()
-    quick.sample("folder")
-    quick.sample()
-    quick.close()
-    assert quick.ready == {"ready": True}
-    assert [sample["seconds"] for sample in quick.samples] == [0.0, 2.0]
-    assert not quick.ended
+SMALLEST = ("--workload=smallest", "--seeds=1", "--notorch", "--allow_busy", "--devices=1", "--form=native")
 
 
 def test_a_contestant_above_the_limit_is_ended_and_asked_no_more() -> None:
-    slow = Contestant(FAKE, {"seconds": 60.0}, limit=20)
-    slow.start()
-    slow.limit = 0.5
-    slow.sample()
-    slow.sample()
-    slow.close()
-    assert "longer than --limit" in slow.ended
-    assert slow.samples == []
-    assert slow.process.returncode != 0
+    done = run(*SMALLEST, "--limit=0.05", "--repeats=3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("ended: compiling or one sample took longer than --limit\n")
 
 
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="the system does not tell which processes it runs")
 def test_a_contestant_whose_process_ends_says_so() -> None:
-    dead = Contestant(FAKE, {}, limit=60)
-    dead.start()
-    dead.sample()
-    dead.close()
-    assert "process ended with status 1" in dead.ended
-    assert dead.samples == []
+    command = [sys.executable, "-m", "launch.benchmark", *SMALLEST]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as benchmark:
+        children = Path(f"/proc/{benchmark.pid}/task/{benchmark.pid}/children")
+        while benchmark.poll() is None:
+            contestants = [int(child) for child in children.read_text().split() if is_contestant(child)]
+            if contestants:
+                os.kill(contestants[0], signal.SIGKILL)
+                break
+            time.sleep(0.05)
+        printed, _ = benchmark.communicate(timeout=300)
+    assert benchmark.returncode == 0
+    assert printed.endswith("ended: its process ended with status -9\n")
+
+
+def is_contestant(process: str) -> bool:
+    return "benchmarks.jaxseg_step" in Path(f"/proc/{process}/cmdline").read_text()
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not tell who uses its processors")
 def test_work_of_other_processes_is_seen() -> None:
-    before = busy_cores(0.5)
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
-        found = busy_cores(1.0)
+        done = run("--workload=smallest")
         other.kill()
-    free = len(os.sched_getaffinity(0)) - before
-    assert found > min(0.5, before + 0.3 * free)
+    assert done.returncode == 2
+    found = re.search(r"other processes use (\d+\.\d) cores", done.stderr)
+    assert found
+    assert float(found[1]) >= 0.3
 
 
 @pytest.mark.parametrize(

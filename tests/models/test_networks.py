@@ -284,7 +284,7 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean():
         ({"name": "multiscale_fcn", "widths": (14, 28, 57)}, r"they are \(14, 28, 56\)"),
         ({"widths": (4,), "skips": False}, r"model.skips = False needs a decoder"),
         ({"widths": (4,), "encoder": "pooled"}, r"model.encoder = 'pooled' needs a decoder"),
-        ({"name": "v-net"}, "allowed are multiscale_fcn, unet, vnet"),
+        ({"name": "v-net"}, "allowed: 'unet', 'multiscale_fcn', 'vnet'"),
     ],
 )
 def test_networks_that_there_are_not(changes, message):

@@ -14,9 +14,9 @@ from jaxseg.study.claims.findings import INCONCLUSIVE, SUPPORTED
 from jaxseg.study.claims.rules import RULES
 from jaxseg.study.claims.study_tables import StudyTables, read_record
 from jaxseg.study.claims.table import COLUMNS, judge_claim
-from tests.study import claim_settings as settings
-from tests.study import simulated as sim
-from tests.study.claim_settings import EXPECTED, FALSE, SETTINGS
+from simulated import settings
+from simulated import tables as sim
+from simulated.settings import EXPECTED, FALSE, SETTINGS
 from tests.study.whole_study import reasons, rng, verdict
 
 # ------------------------------------------------------------------------------------------------------- error rates

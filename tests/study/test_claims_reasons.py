@@ -14,7 +14,7 @@ from jaxseg.study.claims.rules import RULES
 from jaxseg.study.claims.study_tables import StudyTables
 from jaxseg.study.claims.table import JUDGES, judge_claim
 from jaxseg.study.claims.training import times
-from tests.study import simulated as sim
+from simulated import tables as sim
 from tests.study.whole_study import changed, judged, reasons, rng, whole_study
 
 

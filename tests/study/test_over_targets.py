@@ -8,7 +8,7 @@ from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.findings import CONTRADICTED, INCONCLUSIVE, SUPPORTED
 from jaxseg.study.claims.rules import NOISE_LEVELS
 from jaxseg.study.claims.study_tables import StudyTables
-from tests.study import simulated as sim
+from simulated import tables as sim
 from tests.study.whole_study import changed, rng, verdict
 
 

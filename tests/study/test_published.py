@@ -6,52 +6,65 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from ml_collections import ConfigDict
 
-from configs import default
-from docs import publish_study, rerun_study
-from jaxseg import settings
-from tests.tiny_study import silent, tiny_config
+from tests.conftest import ROOT
+from tests.programs import run
+from tests.tiny_study import tiny_config
 
-STUDIES = Path(rerun_study.__file__).parent / "studies"
+STUDIES = ROOT / "docs" / "studies"
+DEFAULTS_THEN = STUDIES / "defaults_0.1.json"
 
 
-def test_published_scores_come_again(tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish_study, "COMPRESSED_ABOVE", 2_000)
+def configs_of(*arguments: object, cwd: Path = ROOT) -> dict[str, dict]:
+    return json.loads(run("tools.published", *arguments, cwd=cwd))
+
+
+def test_published_scores_come_again(tiny_study: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    size = publish_study.publish(tiny_study, kept)
-    assert size == sum(path.stat().st_size for path in kept.rglob("*.*")) < 5e6
+    printed = run("tools.publish_study", tiny_study, kept, "--compress_above=2000")
+    size = sum(path.stat().st_size for path in kept.rglob("*.*"))
+    assert printed == f"{kept}: {size / 1e6:.2f} MB\n"
+    assert size < 5e6
     assert {path.name.removesuffix(".gz") for path in (kept / "results").iterdir()} == {
         path.name for path in (tiny_study / "results").glob("*.csv")
     }
-    assert (kept / "results" / "cases.csv.gz").exists()
-    pd.testing.assert_frame_equal(*(rerun_study.read_table(place, "cases") for place in (kept, tiny_study)))
+    compressed, plain = (pd.read_csv(place / "results" / name) for place, name in
+                         ((kept, "cases.csv.gz"), (tiny_study, "cases.csv")))  # fmt: skip
+    pd.testing.assert_frame_equal(compressed, plain)
     assert (kept / "report.html").read_bytes() == (tiny_study / "report.html").read_bytes()
 
-    both = rerun_study.rerun(kept, tmp_path / "again", "scratch", (1,), silent)
-    assert set(both["seed"]) == {1}
-    np.testing.assert_array_equal(both["dsc"], both["dsc_again"])
-    assert rerun_study.first_loss_difference(kept, tmp_path / "again", "scratch", 0) == 0
+    again = run("tools.rerun_study", kept, tmp_path / "again", "--arm=scratch", "--seeds=1").splitlines()
+    of_seed = plain[(plain["arm"] == "scratch") & (plain["seed"] == 1)]
+    mean = f"{of_seed['dsc'].mean():.4f}"
+    assert again[-6:-2] == [
+        f"{len(of_seed)} scores of scratch, all training cases",
+        "first losses: largest relative difference 0.0e+00",
+        "DSC of a case: largest difference 0",
+        f"seed 1: mean DSC {mean}, again {mean}",
+    ]
+    assert again[-1].startswith("means moved by 0.00 of what")
 
 
 def test_a_study_without_source_networks_is_published(tiny_study: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "workdir"
     shutil.copytree(tiny_study, workdir, ignore=shutil.ignore_patterns("load_tables", "train", "figures"))
-    publish_study.publish(workdir, tmp_path / "kept", page=False)
+    run("tools.publish_study", workdir, tmp_path / "kept", "--without_page")
     assert (tmp_path / "kept" / "study.json").exists()
+    assert not (tmp_path / "kept" / "report.html").exists()
 
 
 def test_the_rate_that_was_chosen_is_taken(tiny_study: Path, tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
-    publish_study.publish(tiny_study, kept, page=False)
-    assert not (kept / "report.html").exists()
-    record = (kept / "study.json").read_text()
-    (kept / "study.json").write_text(record.replace('"lr": 0.001', '"lr": 0.0625'))
-    made, size = rerun_study.config_of(kept, "transfer", (0,))
-    assert (size, list(made.arms), made.arms.transfer.optim.lr, made.seed_ids) == (0, ["transfer"], 0.0625, (0,))
+    for name in ("config.json", "study.json"):
+        shutil.copyfile(tiny_study / name, tmp_path / name)
+    record = (tmp_path / "study.json").read_text()
+    (tmp_path / "study.json").write_text(record.replace('"lr": 0.001', '"lr": 0.0625'))
+    made = configs_of(tmp_path, "--arm=transfer", "--seeds=0")[str(tmp_path)]
+    arm = made["arms"]["transfer"]
+    assert (list(made["arms"]), arm["train_cases"], arm["optim"]["lr"], made["seed_ids"]) == (
+        ["transfer"], [0], 0.0625, [0]
+    )  # fmt: skip
 
 
 GONE = {
@@ -62,41 +75,36 @@ GONE = {
 """Fields that there are no longer, with what is done now."""
 
 
-@pytest.fixture
-def other_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Defaults of a later version, where hardly anything is as it was."""
-    get_config = default.get_config
+@pytest.fixture(scope="module")
+def later(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the defaults of a later version, where hardly anything is as it was."""
+    folder = tmp_path_factory.mktemp("later")
+    (folder / "configs").mkdir()
+    source = (ROOT / "configs" / "default.py").read_text().replace("def get_config(", "def get_config_now(")
+    (folder / "configs" / "default.py").write_text(f"""{source}
 
-    def later() -> ConfigDict:
-        made = get_config()
-        for section in (made.optim, made.loss, made.target, made.target.augment, made.pretrain, made.evaluate):
-            for name, value in section.items():
-                if isinstance(value, float | int):
-                    section[name] = type(value)(value + 1)
-        return made
+def get_config():
+    made = get_config_now()
+    for section in (made.optim, made.loss, made.target, made.target.augment, made.pretrain, made.evaluate):
+        for name, value in section.items():
+            if isinstance(value, float | int):
+                section[name] = type(value)(value + 1)
+    return made
+""")
+    return folder
 
-    monkeypatch.setattr(default, "get_config", later)
 
-
-@pytest.mark.usefixtures("other_defaults")
-def test_what_a_study_did_not_write_down_is_as_it_was_then(tiny_study: Path, tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
-    publish_study.publish(tiny_study, kept)
-    written = json.loads((kept / "config.json").read_text())
+def test_what_a_study_did_not_write_down_is_as_it_was_then(tiny_study: Path, tmp_path: Path, later: Path) -> None:
+    written = json.loads((tiny_study / "config.json").read_text())
     del written["pretrain"]["eval_every"], written["optim"]["lr"], written["loss"]
-    (kept / "config.json").write_text(json.dumps(written))
-    made, _ = rerun_study.config_of(kept, "scratch", (0,))
-    assert (made.pretrain.eval_every, made.optim.lr, made.loss.smooth) == (0, 1e-3, 1.0)
-    assert (made.target.foreground, made.target.augment.gamma) == (0.5, 0.0)
-    assert made.train.steps == tiny_config().train.steps
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    made = configs_of(tmp_path, cwd=later)[str(tmp_path)]
+    assert (made["pretrain"]["eval_every"], made["optim"]["lr"], made["loss"]["smooth"]) == (0, 1e-3, 1.0)
+    assert (made["target"]["foreground"], made["target"]["augment"]["gamma"]) == (0.5, 0.0)
+    assert made["train"]["steps"] == tiny_config().train.steps
 
 
-@pytest.mark.usefixtures("other_defaults")
-@pytest.mark.parametrize("path", sorted(STUDIES.rglob("config.json")), ids=lambda path: path.parent.name)
-def test_a_published_config_stands_whatever_the_defaults_are(path: Path) -> None:
-    written = settings.from_json(path.read_text())
-    filled = json.loads(settings.to_json(rerun_study.with_later_fields(written)))
-
+def test_a_published_config_stands_whatever_the_defaults_are(later: Path) -> None:
     def kept(before: dict, after: dict) -> None:
         for name, value in before.items():
             if isinstance(value, dict):
@@ -104,7 +112,11 @@ def test_a_published_config_stands_whatever_the_defaults_are(path: Path) -> None
             else:
                 assert (GONE if name in GONE else after)[name] == value, name
 
-    kept(json.loads(rerun_study.DEFAULTS_THEN.read_text()) | {"arms": {}} | json.loads(path.read_text()), filled)
+    then = json.loads(DEFAULTS_THEN.read_text()) | {"arms": {}}
+    folders = sorted(path.parent for path in STUDIES.rglob("config.json"))
+    found = configs_of(*folders, cwd=later)
+    for folder in folders:
+        kept(then | json.loads((folder / "config.json").read_text()), found[str(folder)])
 
 
 def test_the_defaults_of_then_are_complete() -> None:
@@ -116,6 +128,6 @@ def test_the_defaults_of_then_are_complete() -> None:
             found |= names(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name}
         return {name for name in found if not name.startswith("arms.")}
 
-    then = names(json.loads(rerun_study.DEFAULTS_THEN.read_text()))
+    then = names(json.loads(DEFAULTS_THEN.read_text()))
     for path in STUDIES.rglob("config.json"):
         assert names(json.loads(path.read_text())) <= then

@@ -10,7 +10,7 @@ from jaxseg.study.claims.findings import Finding
 from jaxseg.study.claims.rules import RULES
 from jaxseg.study.claims.study_tables import StudyTables
 from jaxseg.study.claims.table import judge_claim
-from tests.study import simulated as sim
+from simulated import tables as sim
 
 ARMS = ("scratch", "scratch_double", "transfer", "scratch_b", "frozen_random_encoder", "prior")
 B = {"scratch_b": 1000}

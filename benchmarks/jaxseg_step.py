@@ -1,9 +1,9 @@
 """Our side of the benchmark: the real train step of several seeds, in a process of its own.
 
-    python -m launch.benchmark_step '{"network": "unet", "ndim": 3, "widths": [16, 32, 64], "patch": 32, ...}'
+    python -m benchmarks.jaxseg_step '{"network": "unet", "ndim": 3, "widths": [16, 32, 64], "patch": 32, ...}'
 
 Prints one line of JSON when compiled; then runs `steps` steps of all seeds for every line it reads and prints the
-seconds of one step of one seed. `launch.benchmark` starts it beside `launch.torch_peer`.
+seconds of one step of one seed. `launch.benchmark` starts it beside `benchmarks.torch_step`.
 """
 
 from __future__ import annotations

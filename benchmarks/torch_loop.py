@@ -1,10 +1,10 @@
 """The PyTorch side of the accuracy benchmark: a plain loop that trains one seed and segments the test cases.
 
-    python -m docs.torch_loop '{"data": "PATH", "train": ["case_1", ...], "test": [...], "patch": [32, 32, 32], ...}'
+    python -m benchmarks.torch_loop '{"data": "PATH", "train": ["case_1", ...], "test": [...], "patch": [32, 32], ...}'
 
 What many would write first: intensities between the 0.5th and the 99.5th percentile of a case at 0 to 1, random
 patches of which half hold foreground, no augmentation, a U-Net with PyTorch's own initialisation, soft Dice and
-cross-entropy, Adam with a cosine, windows that share half and their mean. `docs.accuracy_benchmark` starts it. It needs
+cross-entropy, Adam with a cosine, windows that share half and their mean. `benchmarks.accuracy` starts it. It needs
 PyTorch, NumPy and nibabel and nothing of jaxseg, so that it can run in an environment of its own.
 """
 
@@ -21,14 +21,15 @@ import nibabel
 import numpy as np
 import torch
 
-from launch.torch_networks import NETWORKS
+from benchmarks.torch_networks import NETWORKS
 
 Case = tuple[np.ndarray, np.ndarray]
 
 
 def read(path: Path, patch: list[int]) -> np.ndarray:
     """The voxels of a file on its own grid; images are stored as volumes of one slice."""
-    voxels = np.asanyarray(nibabel.load(path).dataobj)
+    image: Any = nibabel.load(path)
+    voxels = np.asanyarray(image.dataobj)
     return voxels[..., 0] if len(patch) == 2 else voxels
 
 

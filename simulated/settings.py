@@ -17,7 +17,7 @@ from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED
 from jaxseg.study.claims.rules import NOISE_LEVELS
 from jaxseg.study.claims.table import judge_claim
-from tests.study import simulated as sim
+from simulated import tables as sim
 
 TRUE, FALSE, OPPOSITE = "true", "false", "opposite"
 EXPECTED = {TRUE: SUPPORTED, OPPOSITE: CONTRADICTED}

@@ -1,9 +1,9 @@
 """How often each claim is supported when it is false, and found when it is true, in simulated studies of 8 seeds.
 
-    python -m docs.claims_error_rates [--draws 400] [--seed 0] [--claims C1,C9]
+    python -m tools.claims_error_rates [--draws 400] [--seed 0] [--claims C1,C9]
 
 Prints a Markdown table. Settings in which a claim is false are drawn so often, the others a quarter of it. What is
-drawn stands in tests/study/claim_settings.py and tests/study/simulated.py; the verdicts are those that the study's own
+drawn stands in simulated/settings.py and simulated/tables.py; the verdicts are those that the study's own
 code gives to the tables.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED
-from tests.study.claim_settings import FALSE, SETTINGS, verdicts
+from simulated.settings import FALSE, SETTINGS, verdicts
 
 
 def main() -> None:

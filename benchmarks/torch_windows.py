@@ -1,9 +1,9 @@
 """The PyTorch side of the prediction benchmark: a loop over windows, one seed, in a process of its own.
 
-    python -m docs.torch_windows '{"shapes": [[35, 50, 36]], "patch": [32, 32, 32], "overlap": 0.5, ...}'
+    python -m benchmarks.torch_windows '{"shapes": [[35, 50, 36]], "patch": [32, 32, 32], "overlap": 0.5, ...}'
 
 Prints a line when ready, then segments all cases and prints the seconds for every line it reads.
-`docs.prediction_benchmark` starts it.
+`benchmarks.prediction` starts it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import time
 import numpy as np
 import torch
 
+from benchmarks.torch_networks import NETWORKS
 from jaxseg import inference
-from launch.torch_networks import NETWORKS
 
 
 def main() -> None:

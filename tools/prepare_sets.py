@@ -1,6 +1,6 @@
 """Prepares every set of a folder of image sets and prints what it took, one row a set.
 
-python -m docs.prepare_sets ../shared/data
+python -m tools.prepare_sets ../shared/data
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from jaxseg import data, settings
 def row(folder: Path, store_dir: Path) -> str:
     """One set, prepared with the default settings and drawn."""
     made = default.get_config()
-    made.model.ndim = 2 if json.loads((folder / "dataset.json").read_text()).get("tensorImageSize") == "2D" else 3
+    described = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    made.model.ndim = 2 if described.get("tensorImageSize") == "2D" else 3
     for task in (made.source, made.target):
         task.data, task.patch = str(folder), (32,) * made.model.ndim
     began = time.perf_counter()

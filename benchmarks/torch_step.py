@@ -1,6 +1,6 @@
 """The PyTorch side of the benchmark: the same network, loss and optimizer, one seed, in a process of its own.
 
-    python -m launch.torch_peer '{"network": "unet", "ndim": 3, "widths": [16, 32, 64], "patch": 32, ...}'
+    python -m benchmarks.torch_step '{"network": "unet", "ndim": 3, "widths": [16, 32, 64], "patch": 32, ...}'
 
 Prints one line of JSON when ready; then takes one training step and prints its seconds for every line it reads.
 """
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from launch.torch_networks import NETWORKS
+from benchmarks.torch_networks import NETWORKS
 
 
 def dice_ce(logits: torch.Tensor, label: torch.Tensor, smooth: float = 1e-5) -> torch.Tensor:

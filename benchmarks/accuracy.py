@@ -1,12 +1,14 @@
 """Held-out DSC of the default settings against a plain PyTorch loop: same cases, steps, patches and widths.
 
-    python -m docs.accuracy_benchmark PATH runs/accuracy --sets=hippocampus_mr,lung_tumour_ct --torch_python=PYTHON
+    python -m benchmarks.accuracy PATH runs/accuracy --sets=hippocampus_mr,lung_tumour_ct --torch_python=PYTHON
 
 PATH holds the sets in Medical Segmentation Decathlon layout. `--torch_python` is the interpreter of an environment
 that has PyTorch, NumPy and nibabel, by default the one that runs this; without PyTorch there, ours is scored alone.
-`--former` trains with the defaults of 0.1 as well, `--lr` sets another rate for what is compared with them. What is
-finished is kept and not done again. Prints tables in Markdown: the mean over seeds and groups of cases of a case's DSC
-(averaged over labels), and paired differences, both with the two-way interval that the report uses.
+`--former=docs/studies/defaults_0.1.json` trains with the defaults of 0.1 as well, `--lr` sets another rate for what is
+compared with them; `--dry_run` prints the configs. What is finished is kept and not done again; `--finished` trains
+nothing and makes the table of it. Prints tables in
+Markdown: the mean over seeds and groups of cases of a case's DSC (averaged over labels), and paired differences, both
+with the two-way interval that the report uses.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -24,7 +27,6 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from configs import default, hippocampus
-from docs.rerun_study import DEFAULTS_THEN, fill
 from jaxseg import metrics, settings
 from jaxseg.analysis import statistics
 from jaxseg.study.run import run_stages
@@ -40,33 +42,37 @@ SETS: dict[str, tuple[int, ...]] = {
 KEYS = ["seed", "group", "case", "label"]
 
 
-def make_config(folder: Path, name: str, seeds: int, steps: int, *, former: bool) -> ConfigDict:
+def make_config(name: str, asked: argparse.Namespace, *, former: bool) -> ConfigDict:
     """The default settings, or the hippocampus preset, with nothing changed but the task, its patch and the steps."""
+    steps = asked.steps
     config = hippocampus.get_config("scratch") if name == "hippocampus_mr" else default.get_config()
     config.name = name
-    config.num_seeds = seeds
+    config.num_seeds = asked.seeds
     config.arms = default.pick_arms("scratch")
     config.model.ndim = len(SETS[name])
     for task in (config.source, config.target):
         task.patch = SETS[name]
-    config.target.data = str(folder / name)
+    config.target.data = str(asked.data / name)
     config.train.steps = steps
     config.train.log_every = 50
     config.train.eval_every = config.train.save_every = max(steps // 2 // 50, 1) * 50
     config.analysis.cases = 0
     if former:
-        then = settings.from_json(DEFAULTS_THEN.read_text())
+        then = settings.from_json(asked.former.read_text(encoding="utf-8"))
         for section in ("optim", "loss", "evaluate"):
-            fill(config[section], then[section])
+            config[section].update({name: value for name, value in then[section].items() if name in config[section]})
         config.target.normalization = then.target.normalization
         if name == "hippocampus_mr":
             config.target.augment.update({"flip": (0,), "gamma": 0.2, "brightness": 0.2})
+    elif asked.lr:
+        config.optim.lr = asked.lr
     return config
 
 
-def ours(config: ConfigDict, workdir: Path) -> pd.DataFrame:
+def ours(config: ConfigDict, workdir: Path, *, finished: bool) -> pd.DataFrame:
     """Scores of a study on its test cases, a row a seed, case and label that the reference holds."""
-    run_stages(config, workdir, stages=("prepare", "train", "evaluate"), progress=cli.make_progress())
+    if not finished:
+        run_stages(config, workdir, stages=("prepare", "train", "evaluate"), progress=cli.make_progress())
     (path,) = (workdir / "results").glob("cases.csv*")
     scores = pd.read_csv(path)
     return scores[scores["status"].isin(("ok", "missed"))][[*KEYS, "dsc"]]
@@ -76,7 +82,7 @@ def plain(folder: Path, name: str, workdir: Path, seed: int, asked: argparse.Nam
     """Scores of one seed of the plain loop, trained and tested on the cases of the study in `workdir`."""
     prepared = pd.read_csv(workdir / "default" / "results" / "prepared_target.csv")
     cases = {part: prepared.loc[prepared["fold_0"] == part, "case"].tolist() for part in ("train", "test")}
-    names = json.loads((folder / name / "dataset.json").read_text())["labels"]
+    names = json.loads((folder / name / "dataset.json").read_text(encoding="utf-8"))["labels"]
     labels = {names[value]: int(value) for value in names if value != "0"}
     output = workdir / f"plain_{seed}.npz"
     if not output.exists():
@@ -84,13 +90,13 @@ def plain(folder: Path, name: str, workdir: Path, seed: int, asked: argparse.Nam
         made = {"data": str(folder / name), **cases, "patch": SETS[name], "classes": len(names), "steps": asked.steps}
         made |= {"widths": same.model.widths, "batch": same.train.batch, "lr": asked.torch_lr, "seed": seed}
         made |= {"threads": len(os.sched_getaffinity(0)), "output": str(output)}
-        subprocess.run([asked.torch_python, "-m", "docs.torch_loop", json.dumps(made)], check=True)
+        subprocess.run([asked.torch_python, "-m", "benchmarks.torch_loop", json.dumps(made)], check=True)
     rows = []
     groups = dict(zip(prepared["case"], prepared["group"], strict=True))
     with np.load(output) as maps:
         for case in cases["test"]:
-            reference = np.asanyarray(nibabel.load(folder / name / "labelsTr" / f"{case}.nii.gz").dataobj)
-            reference = reference.reshape(maps[case].shape)
+            image: Any = nibabel.load(folder / name / "labelsTr" / f"{case}.nii.gz")
+            reference = np.asanyarray(image.dataobj).reshape(maps[case].shape)
             for label, value in labels.items():
                 if (reference == value).any():
                     score = metrics.overlap.dsc(maps[case] == value, reference == value)
@@ -130,30 +136,38 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--former", action="store_true", help="train with the defaults of 0.1 too")
+    parser.add_argument("--former", type=Path, help="train with the defaults in this file too")
+    parser.add_argument("--dry_run", action="store_true", help="print the configs of ours, by set and contestant")
+    parser.add_argument("--finished", action="store_true", help="train nothing; print the table of what is finished")
     parser.add_argument("--torch_python", default=sys.executable)
-    parser.add_argument(
-        "--lr", type=float, help="rate of ours, instead of the one that the defaults or the preset have"
-    )
+    parser.add_argument("--lr", type=float, help="rate of ours, where the defaults or the preset have another")
     parser.add_argument("--torch_lr", type=float, default=1e-3, help="rate of the plain loop")
     asked = parser.parse_args()
-    cli.setup_jax()
-    has_torch = not subprocess.run([asked.torch_python, "-c", "import torch"], capture_output=True).returncode
-    whom = ["default", *(["former"] if asked.former else []), *(["plain"] if has_torch else [])]
+    whom = ["default", *(["former"] if asked.former else [])]
+    names = asked.sets.split(",")
+    if asked.dry_run:
+        made = {name: {who: make_config(name, asked, former=who == "former") for who in whom} for name in names}
+        print(json.dumps(made, default=lambda config: json.loads(settings.to_json(config)), indent=1))
+        return
+    if asked.finished:
+        whom += ["plain"] if (asked.workdir / names[0] / "plain_0.npz").exists() else []
+    else:
+        cli.setup_jax()
+        has_torch = not subprocess.run([asked.torch_python, "-c", "import torch"], capture_output=True).returncode
+        whom += ["plain"] if has_torch else []
     differences = [f"default less {who}" for who in whom[1:]]
     titles = ["set", "seeds x groups", *whom, *differences]
     print(f"| {' | '.join(titles)} |\n|{' --- |' * len(titles)}", flush=True)
-    for name in asked.sets.split(","):
+    for name in names:
         workdir = asked.workdir / name
         found = {}
         for who in whom:
             if who == "plain":
                 found[who] = pd.concat([plain(asked.data, name, workdir, seed, asked) for seed in range(asked.seeds)])
             else:
-                config = make_config(asked.data, name, asked.seeds, asked.steps, former=who == "former")
-                if who == "default" and asked.lr:
-                    config.optim.lr = asked.lr
-                found[who] = ours(config, workdir / who)
+                found[who] = ours(
+                    make_config(name, asked, former=who == "former"), workdir / who, finished=asked.finished
+                )
         print(row(name, found), flush=True)
 
 

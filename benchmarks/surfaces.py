@@ -1,14 +1,16 @@
 """All metrics of a 160^3 case against MedPy's hd95 alone: medians of alternating runs, printed as a table.
 
-python -m docs.surface_benchmark [--runs 5]
+python -m benchmarks.surfaces [--runs 5]
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import platform
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from medpy.metric import binary
@@ -50,16 +52,15 @@ def main() -> None:
     runs = parser.parse_args().runs
     print(f"{platform.processor() or platform.machine()}, NumPy {np.__version__}; medians of {runs}, seconds\n")
     print("| 160^3 case | MedPy hd95 | all of ours | ratio | DSC alone |\n| --- | --- | --- | --- | --- |")
-    options = {"labels": ("a",), "spacing_mm": SPACING, "unit": "mm", "hd_definition": "pooled"}
+    options: dict[str, Any] = {"labels": ("a",), "spacing_mm": SPACING, "unit": "mm", "hd_definition": "pooled"}
+    options |= {"surface_empty": "nan", "tolerance_mm": 1.0}
     for name, pred, ref in _pairs(np.random.default_rng(0)):
         maps = pred.astype(np.uint8), ref.astype(np.uint8)
         peer, ours, dsc = [], [], []
         for _ in range(runs):
-            peer.append(_seconds(lambda p=pred, r=ref: binary.hd95(p, r, SPACING)))
-            ours.append(
-                _seconds(lambda m=maps: metrics.case_metrics(*m, **options, surface_empty="nan", tolerance_mm=1.0))
-            )
-            dsc.append(_seconds(lambda p=pred, r=ref: metrics.dsc(p, r)))
+            peer.append(_seconds(functools.partial(binary.hd95, pred, ref, SPACING)))
+            ours.append(_seconds(functools.partial(metrics.case_metrics, *maps, **options)))
+            dsc.append(_seconds(functools.partial(metrics.dsc, pred, ref)))
         a, b, c = (float(np.median(x)) for x in (peer, ours, dsc))
         print(f"| {name} | {a:.2f} | {b:.3f} | {a / b:.1f} | {c:.4f} |", flush=True)
 

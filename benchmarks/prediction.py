@@ -1,6 +1,6 @@
 """Sliding-window prediction of a set of cases against the network alone, and what it holds in memory.
 
-    python -m docs.prediction_benchmark [--cases 8] [--seeds 1 4] [--runs 3]
+    python -m benchmarks.prediction [--cases 8] [--seeds 1 4] [--runs 3]
 
 Shapes are those of hippocampus_mr. The network alone: the same compiled program on the same number of batches, its
 input on the device and its output left there. Whole: cutting, prediction, stitching, label maps of all seeds. PyTorch,
@@ -17,14 +17,15 @@ import platform
 import resource
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
+from benchmarks.contestants import Contestant
 from jaxseg import inference, seeds
 from jaxseg.models import make_model
 from jaxseg.settings import ModelSettings
-from launch.contestants import Contestant
 
 PATCH, OVERLAP, BATCH, CLASSES, WIDTHS = (32, 32, 32), 0.5, 8, 3, (16, 32, 64)
 
@@ -65,7 +66,7 @@ def time_a_set(num_cases: int, num_runs: int, runs: int) -> str:
             jax.block_until_ready(mapped(batch))
 
     def whole() -> None:
-        options = {"patch": PATCH, "overlap": OVERLAP, "window_batch": BATCH}
+        options: dict[str, Any] = {"patch": PATCH, "overlap": OVERLAP, "window_batch": BATCH}
         slabs = inference.predict_slabs(lambda windows: np.asarray(mapped(windows)), images, **options)
         for _, of_case in itertools.groupby(slabs, key=lambda slab: slab.case):
             np.concatenate([slab.probabilities.argmax(-1).astype(np.uint8) for slab in of_case], axis=1)
@@ -89,7 +90,7 @@ def time_a_set(num_cases: int, num_runs: int, runs: int) -> str:
 def _peer(shapes: np.ndarray) -> Contestant:
     made = {"patch": PATCH, "overlap": OVERLAP, "classes": CLASSES, "widths": WIDTHS, "shapes": shapes.tolist()}
     peer = Contestant(
-        "docs.torch_windows", made | {"batch": BATCH, "threads": len(os.sched_getaffinity(0))}, limit=600.0
+        "benchmarks.torch_windows", made | {"batch": BATCH, "threads": len(os.sched_getaffinity(0))}, limit=600.0
     )
     peer.start()
     return peer

@@ -1,6 +1,6 @@
 """How often the intervals cover the truth and the tests cry wolf, by simulation; prints Markdown tables.
 
-    python -m docs.coverage [--draws 4000] [--tables 400] [--seed 0]
+    python -m tools.coverage [--draws 4000] [--tables 400] [--seed 0]
 
 Takes about 15 minutes on one core. Every number comes from the functions that the study itself calls.
 """
@@ -8,6 +8,7 @@ Takes about 15 minutes on one core. Every number comes from the functions that t
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -91,22 +92,17 @@ def two_way(rng: np.random.Generator, draws: int) -> str:
         ("1, 1, 1, five folds together", (equal, _normal, 1, 5)),
         ("1, 0.3, 1, five folds together", ((1.0, 0.3, 1.0), _normal, 1, 5)),
     ]
+
+    def over_both(s: int, g: int, of_layout: tuple[Any, ...]) -> statistics.Interval:
+        return statistics.two_way_interval(_layout(rng, s, g, *of_layout))
+
+    def over_seeds(s: int, g: int) -> statistics.Interval:
+        return statistics.t_interval(_layout(rng, s, g, equal).mean(1))
+
     for name, of_layout in settings:
-        cells = [
-            _covers(
-                draws,
-                lambda s=s, g=g, a=of_layout: statistics.two_way_interval(_layout(rng, s, g, *a)),
-                0.0,
-            )
-            for s in SEEDS
-            for g in GROUPS
-        ]
+        cells = [_covers(draws, functools.partial(over_both, s, g, of_layout), 0.0) for s in SEEDS for g in GROUPS]
         rows.append([name, *cells])
-    naive = [
-        _covers(draws, lambda s=s, g=g: statistics.t_interval(_layout(rng, s, g, equal).mean(1)), 0.0)
-        for s in SEEDS
-        for g in GROUPS
-    ]
+    naive = [_covers(draws, functools.partial(over_seeds, s, g), 0.0) for s in SEEDS for g in GROUPS]
     rows.append(["*for contrast:* 1, 1, 1, t over seeds", *naive])
     return _table(["standard deviations", *(f"{s} x {g}" for s in SEEDS for g in GROUPS)], rows)
 
@@ -127,14 +123,16 @@ def pairs(rng: np.random.Generator, draws: int) -> str:
 
             def distance(s: int = s) -> statistics.Interval:
                 d = _distances(points())
-                return statistics.jackknife(lambda kept: statistics.mean_of_pairs(d, kept), s, log=True)
+                return statistics.jackknife(lambda kept: float(statistics.mean_of_pairs(d, kept)), s, log=True)
 
             def ratio(s: int = s) -> statistics.Interval:
                 d = _distances(points())
                 a, b = d[:s, :s], d[s:, s:]
-                return statistics.jackknife(
-                    lambda kept: statistics.mean_of_pairs(a, kept) / statistics.mean_of_pairs(b, kept), s, log=True
-                )
+
+                def of_means(kept: np.ndarray) -> float:
+                    return float(statistics.mean_of_pairs(a, kept) / statistics.mean_of_pairs(b, kept))
+
+                return statistics.jackknife(of_means, s, log=True)
 
             def excess(s: int = s) -> statistics.Interval:
                 z = points()

@@ -1,10 +1,10 @@
 """Copies what a finished study shows into a folder small enough to keep: page, tables, config and record.
 
-    python -m docs.publish_study runs/NAME docs/studies/NAME [--without_page]
+    python -m tools.publish_study runs/NAME docs/studies/NAME [--without_page]
 
-Tables above 100 kB are compressed; pandas reads them as they are. Networks and prepared images stay behind. The page is
-written anew from what is kept, without the machine's own settings (`runtime`); studies that are one point of a larger
-question can do without it.
+Tables above 100 kB (`--compress_above`) are compressed; pandas reads them as they are. Networks and prepared images
+stay behind. The page is written anew from what is kept, without the machine's own settings (`runtime`); studies that
+are one point of a larger question can do without it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,8 @@ from configs import default
 from jaxseg import manifest, settings
 from jaxseg.report import write_report
 
-COMPRESSED_ABOVE = 100_000
-"""Bytes of a table."""
 
-
-def publish(workdir: Path, folder: Path, *, page: bool = True) -> int:
+def publish(workdir: Path, folder: Path, *, page: bool, compress_above: int) -> int:
     """Fills the folder anew and returns its bytes."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "results").mkdir(parents=True)
@@ -36,16 +33,16 @@ def publish(workdir: Path, folder: Path, *, page: bool = True) -> int:
         if (bare / "load_tables").exists():
             shutil.copytree(bare / "load_tables", folder / "load_tables", ignore=shutil.ignore_patterns(manifest.NAME))
         shutil.copyfile(workdir / "study.json", bare / "study.json")
-        made = json.loads((workdir / "config.json").read_text())
+        made = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
         made["runtime"] = settings.to_dict(default.get_config())["runtime"]
-        (bare / "config.json").write_text(json.dumps(made, indent=1) + "\n")
+        (bare / "config.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
         if page:
             write_report(bare)
         for name in ("config.json", "study.json", *(["report.html"] if page else [])):
             shutil.copyfile(bare / name, folder / name)
     for path in sorted((workdir / "results").glob("*.csv")):
         text = path.read_bytes()
-        if len(text) <= COMPRESSED_ABOVE:
+        if len(text) <= compress_above:
             (folder / "results" / path.name).write_bytes(text)
         else:  # no time inside, so that the same table is the same file
             (folder / "results" / f"{path.name}.gz").write_bytes(gzip.compress(text, mtime=0))
@@ -57,9 +54,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("workdir", type=Path)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--compress_above", type=int, default=100_000, help="bytes from which a table is compressed")
     parser.add_argument("--without_page", action="store_true", help="keep tables, config and record alone")
     asked = parser.parse_args()
-    size = publish(asked.workdir, asked.folder, page=not asked.without_page)
+    page, limit = not asked.without_page, asked.compress_above
+    size = publish(asked.workdir, asked.folder, page=page, compress_above=limit)
     print(f"{asked.folder}: {size / 1e6:.2f} MB")
 
 

@@ -1,6 +1,6 @@
 """Share of a training step that goes into sampling and augmentation, on a real image set.
 
-python -m docs.input_cost --data ../shared/data/hippocampus_mr --ndim 3 --patch 32 --batch 2
+python -m benchmarks.input_cost --data ../shared/data/hippocampus_mr --ndim 3 --patch 32 --batch 2
 """
 
 from __future__ import annotations

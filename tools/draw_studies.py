@@ -1,10 +1,10 @@
 """Draws what published studies found: figures of their reports, and the gain of all studies in one.
 
-    python -m docs.draw_studies docs/studies/NAME docs/studies/OTHER
-    python -m docs.draw_studies --gains=docs/studies/gains.svg docs/studies/NAME docs/studies/OTHER
+    python -m tools.draw_studies docs/studies/NAME docs/studies/OTHER
+    python -m tools.draw_studies --gains=docs/studies/gains.svg docs/studies/NAME docs/studies/OTHER
 
-Both are made from the tables that `docs.publish_study` kept. Of a report's figures those are taken that carry a study's
-main results, into `figures/` of its folder.
+Both are made from the tables that `tools.publish_study` kept. Of a report's figures those are taken that carry a
+study's main results, into `figures/` of its folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from docs.rerun_study import read_table
 from jaxseg.report import write_report
 from jaxseg.report.charts.rows import Group, Row, row_chart
 from jaxseg.report.charts.style import arm_styles, drawing, to_svg
@@ -28,6 +27,7 @@ from jaxseg.report.shown import overall_dsc
 from jaxseg.report.text import interval, signed
 from jaxseg.study import claims
 from jaxseg.study.claims.rules import DELTA
+from tools.published import read_table
 
 TAKEN = ("differences", "learning_curves", "filter_change", "reuse_by_depth")
 ARMS = ("transfer", "scratch_b")
@@ -49,7 +49,7 @@ def unpack(folder: Path, into: Path) -> None:
         shutil.copyfile(folder / name, into / name)
     if (folder / "load_tables").exists():
         shutil.copytree(folder / "load_tables", into / "load_tables")
-    confidence = json.loads((folder / "config.json").read_text())["analysis"]["confidence"]
+    confidence = json.loads((folder / "config.json").read_text(encoding="utf-8"))["analysis"]["confidence"]
     for name, table in claims.shown_tables(into, confidence=confidence).items():
         table.to_csv(into / "results" / f"{name}.csv", index=False)
 
@@ -95,14 +95,15 @@ def gains(folders: Sequence[Path]) -> Figure:
         table = overall_dsc(read_table(folder, "comparisons"))
         table = table[table["arm_a"].isin(ARMS) & (table["arm_b"] == "scratch")]
         rows = []
-        for size, of_size in sorted(table.groupby("train_cases"), key=lambda pair: pair[0] or ALL):
-            for row in sorted(of_size.to_dict("records"), key=lambda row: ARMS.index(row["arm_a"])):
+        for size in sorted(table["train_cases"].unique(), key=lambda size: size or ALL):
+            of_size = table[table["train_cases"] == size].to_dict("records")
+            for row in sorted(of_size, key=lambda row: ARMS.index(row["arm_a"])):
                 name = {"transfer": "transfer", "scratch_b": "placebo"}[row["arm_a"]]
                 label = f"{name}, {size or 'all'} cases"
                 low, high = row["ci_low"], row["ci_high"]
                 note = f"{signed(row['mean_diff'])} {interval(low, high)}"
                 rows.append(Row(label, styles[row["arm_a"]], row["mean_diff"], low, high, (), (), note))
-        groups.append(Group(title(json.loads((folder / "config.json").read_text())), tuple(rows)))
+        groups.append(Group(title(json.loads((folder / "config.json").read_text(encoding="utf-8"))), tuple(rows)))
     with drawing():
         return row_chart(
             groups,
@@ -122,7 +123,7 @@ def main() -> None:
     parser.add_argument("--gains", type=Path, help="draw one figure of all studies there instead")
     asked = parser.parse_args()
     if asked.gains:
-        asked.gains.write_text(to_svg(gains(asked.studies)))
+        asked.gains.write_text(to_svg(gains(asked.studies)), encoding="utf-8")
         made = [asked.gains]
     else:
         made = [path for folder in asked.studies for path in draw(folder)]

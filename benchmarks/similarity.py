@@ -1,6 +1,6 @@
 """All pairs of CKA against a loop of NumPy products, on the same random features.
 
-    python -m docs.similarity_benchmark
+    python -m benchmarks.similarity
 
 24 runs x 20 layers of 16 to 128 channels x 4,096 voxels. The loop centres both sides and forms the three products of
 every pair, as one would write it from the formula. Median of three; compiled before the first.
