@@ -24,7 +24,7 @@ SETS: dict[str, dict] = {
     "nuclei_micro": {"spacing_mm": "2, 2", "unit": "voxel", "flip": (0, 1)},
 }
 """What of a task's settings differs: its grid, its unit, which flips keep it plausible, training set sizes."""
-ONE_SIZE = ("frozen_random_encoder", "prior", "pooled_encoder", "scratch_b", "scratch_double", "scratch_long")
+ONE_SIZE = ("frozen_random_encoder", "prior", "pooled_encoder", "scratch_b", "scratch_long")
 """Arms that no comparison between sizes needs: trained on all cases, where verdicts are drawn."""
 
 

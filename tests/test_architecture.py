@@ -166,7 +166,7 @@ CLONE = {
     "launch": {"jaxseg", "configs", "benchmarks"},
     "tools": {"jaxseg", "configs", "simulated", "launch"},
     "tests": {"jaxseg", "configs", "simulated", "launch"},
-    "docs": set(),
+    "docs": {"jaxseg"},
 }
 PROGRAMS = [path for name in CLONE for path in sorted((ROOT / name).rglob("*.py"))]
 

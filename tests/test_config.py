@@ -34,10 +34,10 @@ def test_the_default_config_declares_every_setting_with_its_type_and_default():
 
 def test_longer_arms_follow_the_study_s_lengths():
     made = tiny_config()
-    made.arms = default.pick_arms("scratch_long", "scratch_double", config=made)
+    made.arms = default.pick_arms("scratch_long", config=made)
     made.train.steps = 20
     made.pretrain.steps = 6
-    assert [arm.train.steps for arm in settings.parse(made).arms] == [26, 40]
+    assert [arm.train.steps for arm in settings.parse(made).arms] == [26]
     assert settings.parse(made).train.steps == 20
     assert settings.parse(settings.from_json(settings.to_json(made))) == settings.parse(made)
     with pytest.raises(ValueError, match="pass config=config"):

@@ -150,6 +150,10 @@ OUT_OF_RANGE = [
     ("train.steps", 0, "a number from 1"),
     ("train.batch", 0, "a number from 1"),
     ("train.accumulate", 0, "a number from 1"),
+    ("train.average", 0.6, "a share from 0 to 0.5"),
+    ("looks", (8, 4), "rising numbers of seeds from 2"),
+    ("pretrain.runs_per_source", 0, "a number from 1"),
+    ("optim.lr_choice", "each", "'joint' or 'per_arm'"),
     ("train.snapshots", (3,), "multiples of train.log_every = 2, below train.steps = 8"),
     ("train.snapshots", (8,), "below train.steps = 8"),
     ("target.shuffle_labels", True, "False"),
@@ -204,6 +208,24 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(path, value, allowed
     assert allowed in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"train__average": 0.2, "train__keep_best": True}, "train.average = 0.2; allowed: 0 with train.keep_best"),
+        ({"pretrain__runs_per_source": 2, "pretrain__share": "one"}, "1 with pretrain.share = 'one'"),
+        ({"optim__lr_grid": (0.1, 0.2), "optim__lr_seeds": (9,)}, "the same rates for all arms"),
+    ],
+)
+def test_settings_that_do_not_go_together(fields, message):
+    made = changed(**fields)
+    if "optim__lr_grid" in fields:
+        put(made, "arms.transfer.optim", {"lr_grid": (0.1, 0.3)})
+        with_own = settings.parse(changed(**fields, optim__lr_choice="per_arm"))
+        assert with_own.arms[0].optim.lr_choice == "per_arm"
+    with pytest.raises(UserError, match=re.escape(message)):
+        settings.parse(made)
+
+
 @pytest.mark.parametrize("groups", [0, 3])
 def test_a_group_norm_needs_groups_that_divide_the_widths(groups):
     with pytest.raises(UserError, match=r"model.groups = \d; allowed: a number that divides every width in \(2, 4\)"):
@@ -224,6 +246,7 @@ def test_every_checked_field_is_tried_above():
         "train.keep_best",
         "pretrain.adapt_channels",
         "evaluate.save_predictions",
+        "evaluate.budget_tests",
     }
     free |= {f"{task}.labels" for task in ("source", "target")}
     tried = {path.replace("source.", "target.") for path, _, _ in OUT_OF_RANGE} | free

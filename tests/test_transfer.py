@@ -93,7 +93,6 @@ TAKEN = {
     "self_transfer": (ENCODER, DECODER, HEADS),
     "prior": (),
     "scratch_long": (),
-    "scratch_double": (),
 }
 NAMED = default.named_arms(default.get_config())
 MODEL = dataclasses.replace(training_parts.MODEL, widths=(2, 2, 3))

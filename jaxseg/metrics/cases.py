@@ -22,7 +22,7 @@ from jaxseg.metrics.surface import (
     share_within,
     surface_distances,
 )
-from jaxseg.settings.schema import Unit
+from jaxseg.settings.task_schema import Unit
 from jaxseg.types import UserError
 
 UNITS = typing.get_args(Unit)

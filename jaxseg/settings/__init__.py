@@ -4,7 +4,6 @@ from jaxseg.settings.parse import differences, digest, from_json, from_tree, par
 from jaxseg.settings.schema import (
     AnalysisSettings,
     ArmSettings,
-    AugmentSettings,
     Compute,
     EvaluateSettings,
     LossSettings,
@@ -14,9 +13,9 @@ from jaxseg.settings.schema import (
     ReportSettings,
     RuntimeSettings,
     StudySettings,
-    TaskSettings,
     TrainSettings,
 )
+from jaxseg.settings.task_schema import AugmentSettings, TaskSettings
 
 __all__ = [
     "AnalysisSettings",

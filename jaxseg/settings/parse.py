@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 from jaxseg.reserved import SOURCE
 from jaxseg.settings.kinds import bad_value, convert, hints, nearest, read_varied
 from jaxseg.settings.rules import check_study
-from jaxseg.settings.schema import ArmSettings, StudySettings, TaskSettings
+from jaxseg.settings.schema import ArmSettings, StudySettings
+from jaxseg.settings.task_schema import TaskSettings
 from jaxseg.types import UserError
 
 RESERVED_ARMS = re.compile(rf"{SOURCE}(_\d+)?")

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jaxseg.settings import schema
+from jaxseg.settings import schema, task_schema
 from jaxseg.settings.kinds import allowed, choices, hints, written
 
 
@@ -35,7 +35,7 @@ def fields() -> list[Field]:
 def _comments() -> dict[tuple[str, str], str]:
     """What stands below each field of the schema, by class and field."""
     found = {}
-    for node in ast.parse(inspect.getsource(schema)).body:
+    for node in (*ast.parse(inspect.getsource(schema)).body, *ast.parse(inspect.getsource(task_schema)).body):
         body = node.body if isinstance(node, ast.ClassDef) else []
         for field, below in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):

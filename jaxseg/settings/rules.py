@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxseg.settings.kinds import MAX_SEED, check, distinct, one_of
-from jaxseg.settings.schema import SLICE_AXES, ArmSettings, ModelSettings, StudySettings, TaskSettings, TrainSettings
+from jaxseg.settings.schema import ArmSettings, ModelSettings, StudySettings, TrainSettings
+from jaxseg.settings.task_schema import SLICE_AXES, TaskSettings
 from jaxseg.streams import STREAMS
 from jaxseg.types import UserError
 

@@ -117,7 +117,7 @@ def prepared_of(ignore_index: int | None) -> PreparedTask:
 
 def settings_of(**changes: object) -> EvaluateSettings:
     values = {
-        **{"overlap": 0.5, "val_overlap": 0.5, "window_batch": 1, "weights": "gaussian", "flips": ()},
+        **{"overlap": 0.5, "val_overlap": 0.5, "window_batch": 1, "flips": ()},
         **{"largest_component": (), "regions": (("both", LABELS),), "hd_definition": "pooled"},
         **{"surface_empty": "nan", "tolerance_mm": 0.0, "save_predictions": False},
     }
@@ -186,7 +186,7 @@ def test_clean_up_keeps_the_largest_component_of_every_map() -> None:
 def test_label_maps_of_files_carry_the_label_values_of_the_task(tiny_study: Path) -> None:
     arm = jaxseg.load(tiny_study).arm("scratch")
     assert arm.label_values == (1, 2)
-    other = dataclasses.replace(arm, target=arm.target | {"label_values": [7, 300]})
+    other = dataclasses.replace(arm, target=dataclasses.replace(arm.target, label_values=(7, 300)))
     image = nib.Nifti1Image(np.random.default_rng(0).normal(size=(16, 16, 1)).astype(np.float32), np.eye(4))
     (own,), (named,) = (each.predict(image, seeds=(0,)) for each in (arm, other))
     assert own.shape == (16, 16, 1)

@@ -21,7 +21,7 @@ from tests.tiny_study import silent, tiny_config
 
 DIVERGED = {("scratch", 1), *(("frozen_random_encoder", seed) for seed in (0, 1))}
 """One of two runs of an arm, and every run of an arm that is a job of its own."""
-DIED_AT = 4
+DIED_AT = 2
 
 
 @pytest.fixture(scope="module")
