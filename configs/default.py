@@ -103,15 +103,27 @@ def named_arms(config: ConfigDict | None = None) -> dict[str, ConfigDict]:
     return arms
 
 
+def first_arms(config: ConfigDict) -> tuple[str, ...]:
+    """Names of the arms that start with the first 1, 2, ... encoder levels pretrained, up to all levels of the config.
+
+    `pick_arms("scratch", *first_arms(config), "mean_var", "transfer")` asks where reuse stops paying.
+    """
+    return tuple(f"first_{k}" for k in range(1, 1 + len(config.model.widths)))
+
+
 def pick_arms(*names: str, config: ConfigDict | None = None) -> ConfigDict:
-    """Some of the named arms, in this order; `config` is needed for `scratch_long`."""
+    """Some of the named arms, in this order; `config` is needed for `scratch_long`.
+
+    Beside these there is `first_1`, `first_2`, ... of as many pretrained encoder levels; see `first_arms`.
+    """
+    levels = {f"first_{k}": arm(f"pretrained:encoder/level_[0-{k - 1}]", "none") for k in range(1, 10)}
     named = named_arms(config)
     for name in names:
-        if name not in named:
+        if name not in named | levels:
             later = {*named_arms(get_config())} - {*named}
             hint = "pass config=config, whose steps it follows" if name in later else f"named arms: {', '.join(named)}"
             raise ValueError(f"pick_arms: no arm {name!r}; {hint}")
-    return ConfigDict({name: named[name] for name in names}, sort_keys=False)
+    return ConfigDict({name: (named | levels)[name] for name in names}, sort_keys=False)
 
 
 def get_config() -> ConfigDict:
@@ -222,6 +234,8 @@ def get_config() -> ConfigDict:
     config.analysis.target_fraction = 0.99  # Convergence target: this share of scratch's final validation DSC
     # Test cases that networks are compared on, and validation cases, evenly spread; 0 analyses scores alone
     config.analysis.cases = 8
+    config.analysis.half = False  # Filters and similarities after half of the steps as well, where it was kept
+    config.analysis.probes = True  # Fits a linear classifier to each layer's features
 
     config.runtime = ConfigDict(sort_keys=False)
     # How runs are mapped; auto takes loop on CPU and vmap elsewhere [auto, vmap, loop]

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,21 @@ def test_a_config_file_with_an_argument_and_all_named_arms_parse():
     made.arms = default.pick_arms(*default.named_arms(made), config=made)
     assert [arm.name for arm in settings.parse(made).arms] == list(default.named_arms(made))
     assert len({arm.seed_offset for arm in settings.parse(made).arms}) == 2  # scratch_b has seeds of its own
+
+
+def test_there_is_an_arm_for_each_number_of_pretrained_levels():
+    made = tiny_config()
+    names = ("scratch", *default.first_arms(made), "mean_var", "transfer")
+    assert names == ("scratch", "first_1", "first_2", "mean_var", "transfer")
+    made.arms = default.pick_arms(*names)
+    taken = [arm.init.removeprefix("pretrained:") for arm in settings.parse(made).arms][1:3]
+    levels = [f"encoder/level_{level}/conv_0/kernel" for level in range(3)]
+    assert [[bool(re.search(rule, level)) for level in levels] for rule in taken] == [
+        [True, False, False],
+        [True, True, False],
+    ]
+    with pytest.raises(ValueError, match="no arm 'first_0'"):
+        default.pick_arms("first_0")
 
 
 def test_json_keeps_order_and_tuples_and_writes_plain_text():

@@ -247,6 +247,8 @@ def test_every_checked_field_is_tried_above():
         "pretrain.adapt_channels",
         "evaluate.save_predictions",
         "evaluate.budget_tests",
+        "analysis.half",
+        "analysis.probes",
     }
     free |= {f"{task}.labels" for task in ("source", "target")}
     tried = {path.replace("source.", "target.") for path, _, _ in OUT_OF_RANGE} | free

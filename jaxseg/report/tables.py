@@ -221,7 +221,7 @@ def read_table(results: Path, name: str, columns: Sequence[str]) -> pd.DataFrame
         UserError: it lacks one of the columns.
     """
     path = files.find_table(results, name)
-    table = pd.DataFrame() if path is None else files.read_table(path)
+    table = pd.DataFrame() if path is None else files.at_end(files.read_table(path), name)
     if path is None or not len(table.columns):
         return None
     missing = [column for column in columns if column not in table]

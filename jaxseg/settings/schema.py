@@ -54,11 +54,7 @@ class ModelSettings:
     """Network; docs/networks.md describes them."""
     ndim: Literal[2, 3] = 3
     """Spatial axes."""
-    widths: Annotated[tuple[int, ...], Allowed("positive widths", lambda widths: bool(widths) and min(widths) >= 1)] = (
-        16,
-        32,
-        64,
-    )
+    widths: Annotated[tuple[int, ...], Allowed("positive widths", lambda w: bool(w) and min(w) >= 1)] = (16, 32, 64)
     """Channels per level, finest first."""
     norm: Norm = "instance"
     """Normalization of features."""
@@ -98,9 +94,7 @@ class OptimSettings:
     """Course of the rate after the warm-up (polynomial has power 0.9; plateau follows the run's own validation)."""
     warmup_steps: Count = 20
     """Steps in which the rate rises linearly to its peak; below train.steps and pretrain.steps."""
-    clip_norm: Annotated[float, Allowed("a positive norm, or 0 for no clipping", lambda norm: 0 <= norm < math.inf)] = (
-        0.0
-    )
+    clip_norm: Annotated[float, Allowed("a positive norm, or 0 for no clipping", lambda n: 0 <= n < math.inf)] = 0.0
     """Global norm over trained parameters to which gradients are clipped; 0 clips none."""
     plateau_ratio: ShareAboveZero = 0.995
     """plateau lowers the rate where a run's validation DSC falls below this share of its last."""
@@ -259,6 +253,10 @@ class AnalysisSettings:
     """Convergence target: this share of scratch's final validation DSC."""
     cases: Count = 8
     """Test cases that networks are compared on, and validation cases, evenly spread; 0 analyses scores alone."""
+    half: bool = False
+    """Filters and similarities after half of the steps as well, where it was kept."""
+    probes: bool = True
+    """Fits a linear classifier to each layer's features."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

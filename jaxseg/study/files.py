@@ -32,7 +32,7 @@ TEXT = frozenset(
     {
         *("arm", "arm_a", "arm_b", "worst_arm", "baseline", "case", "group", "label", "unit", "hd_definition"),
         *("status", "metric", "source", "layer", "layer_a", "layer_b", "comparison", "index", "quantity"),
-        *("step_a", "step_b", "inference", "note", "claim", "statement", "role", "verdict", "reason"),
+        *("step_a", "step_b", "how", "site", "inference", "note", "claim", "statement", "role", "verdict", "reason"),
         *("point", "state", "message", "workdir"),
     }
 )
@@ -145,6 +145,14 @@ def read_table(path: Path, mend: str = RERUN, *, texts: Iterable[str] = ()) -> p
         )
 
     return _decoded(path, mend, table)
+
+
+def at_end(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The rows of a table that are of the end of the training, where runs were looked at earlier as well."""
+    by = {"filters": ["arm"], "similarity": ["arm_a", "arm_b", "comparison"]}.get(name, [])
+    if not by or "step" not in table or table.empty:
+        return table
+    return table[table["step"] == table.groupby(by)["step"].transform("max")]
 
 
 def _decoded(path: Path, mend: str, decode: Callable[[bytes], _Read]) -> _Read:

@@ -60,13 +60,17 @@ def test_a_study_leaves_the_tables_of_the_analyses(tiny_study):
     for name, columns in probe_stage.TABLES.items():
         assert tuple(found[name].columns) == columns, name
     arms, layers = 3, ("encoder/level_0", "encoder/level_1", "decoder/level_0")
-    assert len(found["filters"]) == len(found["rewind"]) == arms * 2 * 7
-    counts = found["similarity"].groupby("comparison").size() / (len(layers) * len(representations.INDICES))
+    assert len(found["filters"]) == arms * 2 * 7
+    assert (found["filters"]["step"] == 8).all()
+    assert found["rewind"].groupby("how").size().to_dict() == dict.fromkeys(("rewind", "rerandomise"), arms * 2 * 7)
+    counts = found["similarity"].groupby("comparison").size() / (len(layers) * (len(representations.INDICES) + 1))
     expected = {"own_start": 2, "other_start": 2, "within_arm": 1, "starts": 1}
     once = {"across_arms": 2 * 4, "to_source": 2, "to_other_source": 2}  # the last two of transfer and of scratch
     assert counts.to_dict() == {name: arms * count for name, count in expected.items()} | once
     assert set(found["similarity"]["layer"]) == set(layers) == set(found["layer_similarity"]["layer_a"])
-    assert set(found["pairs"]["quantity"]) == {"disagreement", "pairwise_dsc", "parameter_distance", "barrier"}
+    assert set(found["pairs"]["quantity"]) == set(variation.OF_PAIRS)
+    assert not len(found["coherence"]), "no two runs of this study share a start"
+    assert len(found["probes"]) == arms * 2 * len(layers) * 2
     assert len(found["interpolation"]) == arms * len(variation.ALPHAS)
     for entry in json.loads((tiny_study / "results" / "analysis.json").read_text())["montages"]:
         with np.load(tiny_study / "results" / "analysis.npz") as arrays:
@@ -80,12 +84,16 @@ def test_a_frozen_encoder_is_where_it_was(tiny_study):
     assert set(frozen.index) == {f"encoder/level_{i}/conv_{j}" for i in (0, 1) for j in (0, 1)}
     assert (frozen["angle_deg"] == 0).all()
     assert (frozen["auc"] == 0.5).all()
+    assert (frozen["angle_noise_deg"] == 0).all()
+    assert (moved["angle_noise_deg"] > 0).all()
     assert (moved["angle_deg"] > 0).all()
     own = study.table("similarity").query("arm_a == 'frozen_random_encoder' and comparison == 'own_start'")
     own = own[own["index"] == "cka"].set_index("layer")["value"]
     np.testing.assert_allclose(own[["encoder/level_0", "encoder/level_1"]], 1, atol=1e-5)
-    rewound = study.table("rewind").query("arm == 'frozen_random_encoder'").set_index("layer")["drop"]
-    assert (rewound[frozen.index] == 0).all(), "setting a frozen layer back changes nothing"
+    rewound = study.table("rewind").query("arm == 'frozen_random_encoder'").set_index("layer")
+    altered = {how: rewound["drop"][rewound["how"] == how][frozen.index] for how in ("rewind", "rerandomise")}
+    assert (altered["rewind"] == 0).all(), "setting a frozen layer back changes nothing"
+    assert (altered["rerandomise"] != 0).any(), "drawing it anew does"
 
 
 def test_similarity_of_two_runs_by_another_way(tiny_study, ready):
@@ -124,6 +132,14 @@ def test_a_second_run_measures_nothing_anew(tiny_study, tmp_path):
     run_stages(tiny_config(), workdir, stages=("analyze",), progress=silent)
     assert part.stat().st_mtime_ns == written
     assert {path: path.read_bytes() for path in sorted((workdir / "results").iterdir())} == before
+
+
+def test_a_variant_is_measured_anew_when_it_has_more_runs(tiny_study, ready):
+    folder = tiny_study / "analysis" / "n0_fold0"
+    whole = {"tables": list(probe_stage.TABLES), "runs": probe_stage._runs_of(ready, 0, 0)}
+    assert ["transfer", 1] in whole["runs"]
+    assert probe_stage._is_measured(folder, whole)
+    assert not probe_stage._is_measured(folder, {**whole, "runs": [*whole["runs"], ["transfer", 2]]})
 
 
 def test_results_do_not_depend_on_the_number_of_devices(ready, tools):
@@ -187,14 +203,15 @@ def test_only_the_encoder_moved(ready, scratch, tools, plan):
         return start + 0.5 * rng.normal(size=leaf.shape).astype(np.float32) * path.startswith("encoder")
 
     moved = with_end(scratch, change)
-    angles = {row["layer"]: row["angle_deg"] for row in filters.filter_rows(moved, rng)}
+    angles = {row["layer"]: row["angle_deg"] for row in filters.filter_rows(moved, rng, rng)}
     assert all((angle > 5) == layer.startswith("encoder") for layer, angle in angles.items())
     windows = make_probes(ready, judged_cases(ready, 0), rng_for(ready, "windows", 0))
     rewound = variation.rewind_rows(moved, windows, tools.judge, plan)
     untrained = variation.rewind_rows(dataclasses.replace(scratch, end=scratch.start), windows, tools.judge, plan)
-    assert all(row["drop"] == 0 for row in untrained)
+    of = lambda rows, how: [row for row in rows if row["how"] == how]  # noqa: E731
+    assert all(row["drop"] == 0 for row in of(untrained, "rewind"))
     assert {row["dsc"] for row in rewound}.isdisjoint(row["dsc"] for row in untrained), "the end is what is judged"
-    drops = {row["layer"]: row["drop"] for row in rewound}
+    drops = {row["layer"]: row["drop"] for row in of(rewound, "rewind")}
     assert all(drop == 0 for layer, drop in drops.items() if not layer.startswith("encoder"))
     assert any(drop != 0 for layer, drop in drops.items() if layer.startswith("encoder"))
 
@@ -227,9 +244,14 @@ def test_two_networks_that_differ_by_the_order_of_their_channels(ready, scratch,
     (distance,) = variation.parameter_rows(twins)
     assert distance["value"] > 0.1
     windows = make_probes(ready, judged_cases(ready, 0), rng_for(ready, "windows", 0))
-    losses = [row["loss"] for row in variation.path_rows(twins, windows, tools.judge, plan, 1)]
+    losses = [row["loss"] for row in variation.path_rows(twins, windows, tools.judge, plan, [(0, 1)])]
     np.testing.assert_allclose(losses[0], losses[-1], rtol=1e-5)
     assert abs(losses[5] - losses[0]) > 1e-4, "halfway lies another network"
+    partners = variation.aligned_partners(twins, tools.judge.wiring, [(0, 1)])
+    (distance,) = variation.aligned_parameter_rows(twins, [(0, 1)], partners)
+    assert distance["value"] == 0
+    losses = [row["loss"] for row in variation.path_rows(twins, windows, tools.judge, plan, [(0, 1)], partners)]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
 
 
 def test_the_floor_of_reuse_shares_no_random_weights_with_the_source(tiny_study):

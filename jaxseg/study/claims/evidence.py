@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from jaxseg.analysis import statistics
 from jaxseg.analysis.statistics import Interval
 from jaxseg.reserved import MEAN
+from jaxseg.study import files
 from jaxseg.study.claims.findings import Lacking
 from jaxseg.study.claims.rules import LEVEL, MIN_GROUPS
 from jaxseg.study.claims.study_tables import ArmRecord, Record, StudyTables
@@ -90,7 +91,8 @@ def gather(study: StudyTables, *, level: float = LEVEL) -> Evidence:
             if found.label == MEAN and found.train_cases not in scores and "dsc" in found.metrics:
                 scores[found.train_cases] = found
     sizes = {size for table in study.tables.values() for size in table["train_cases"].unique()}
-    return Evidence(study.record, study.tables, scores, largest_size(study.record, sorted(sizes) or [0]), level)
+    tables = {name: files.at_end(table, name) for name, table in study.tables.items()}
+    return Evidence(study.record, tables, scores, largest_size(study.record, sorted(sizes) or [0]), level)
 
 
 # ------------------------------------------------------------------------------------------------------------- doubts

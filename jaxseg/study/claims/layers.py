@@ -82,7 +82,7 @@ def _of_filters(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
 
 def _of_rewind(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
     rows = evidence.table("rewind", arm)
-    rows = rows[rows["arm"] == arm]
+    rows = rows[(rows["arm"] == arm) & (rows["how"] == "rewind" if "how" in rows else True)]
     yield from _over_seeds(rows, {"drop": rows["drop"]}, evidence)
 
 

@@ -1,14 +1,15 @@
-"""filters.csv and filter_controls.csv: how each layer's filters moved, and whether they still look random."""
+"""filters.csv, filter_controls.csv and coherence.csv: how filters moved, and whether they still look random."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from jaxseg.analysis import filters
+from jaxseg.analysis import filters, movement
 from jaxseg.study.plan.tasks import spread
 from jaxseg.study.probe.networks import Networks
 
@@ -16,17 +17,28 @@ CONTROL_LAYERS = 4
 """At most so many encoder layers are given controls, evenly spread."""
 CONTROL_DRAWS = 10
 """Of a control at each share; it counts as found in 8 of them."""
+COHERENT_PAIRS = 32
+"""At most so many pairs of runs of an arm, evenly spread, are asked whether they moved the same way."""
 NULL_DRAWS = 19
 """Of fresh weights: to have found something, a test must exceed what all of them give, which chance does 1 in 20."""
 
 
-def filter_rows(networks: Networks, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """One row a run and layer."""
+def filter_rows(networks: Networks, rng: np.random.Generator, permuting: np.random.Generator) -> list[dict[str, Any]]:
+    """One row a run and layer.
+
+    Args:
+        networks: An arm's.
+        rng: Of the null distributions.
+        permuting: Of the order of weights within filters.
+    """
     rows = []
+    adaptive = networks.program.optim.name in ("adam", "adamw")  # whose steps have the size of the rate
     for layer, (start, end, trained) in networks.layers().items():
         null = filters.null_change(int(np.prod(start.shape[1:-1])))
         drawn = filters.distribution_null(start[0].size, rng)
         auc = filters.start_end_auc(start, end)
+        auc_permuted = movement.permuted_auc(end, permuting)
+        walks = [movement.walk_length(rates) if trained else 0.0 for rates in networks.rates]
         taps = int(np.prod(start.shape[1:-2]))
         for run, seed in enumerate(networks.seeds):
             moved = filters.change(start[run], end[run])
@@ -35,10 +47,11 @@ def filter_rows(networks: Networks, rng: np.random.Generator) -> list[dict[str, 
             ends = (("start", start[run]), ("end", end[run]))
             rows.append(
                 {
-                    **{"arm": networks.arm, "seed": seed, "layer": layer},
+                    **{"arm": networks.arm, "seed": seed, "layer": layer, "step": networks.step},
                     **{"taps": taps, "channels": start.shape[-2], "filters": start.shape[-1], "trained": trained},
                     **{"angle_deg": angle[1], "angle_q25": angle[0], "angle_q75": angle[2]},
                     **{"angle_of_null": null.angle_deg, "angle_null_sd": null.angle_sd_deg},
+                    "angle_noise_deg": movement.walk_angle(start[run], walks[run]) if adaptive else np.nan,
                     "relative_change": _quartiles(moved.relative_change)[1],
                     "relative_change_of_null": null.relative_change,
                     "norm_ratio": _quartiles(moved.norm_ratio)[1],
@@ -49,6 +62,37 @@ def filter_rows(networks: Networks, rng: np.random.Generator) -> list[dict[str, 
                     "centre_of_null": 1 / taps if taps > 1 else np.nan,
                     **{f"spectral_{at}": filters.spectral_excess(kernel, rng) for at, kernel in ends},
                     "auc": auc[run],
+                    "auc_permuted": auc_permuted[run],
+                }
+            )
+    return rows
+
+
+def coherence_rows(networks: Networks) -> list[dict[str, Any]]:
+    """Whether two runs that share a start and see the data in different orders move a layer's filters the same way.
+
+    A start is shared where the kernels are the same to the bit, layer by layer: with `vary = 'order'`, with crossed ids
+    and with several runs to a source network. Layers that are not trained have no rows, and studies without such pairs
+    none at all.
+    """
+    rows = []
+    for layer, (start, end, trained) in networks.layers().items():
+        by_start: dict[bytes, list[int]] = {}
+        for run, kernel in enumerate(start):
+            by_start.setdefault(kernel.tobytes(), []).append(run)
+        pairs = [
+            (a, b)
+            for runs in by_start.values()
+            for a, b in itertools.combinations(runs, 2)
+            if networks.order_ids[a] != networks.order_ids[b]
+        ]
+        every = max(-(-len(pairs) // COHERENT_PAIRS), 1)
+        for a, b in sorted(pairs)[::every] if trained else ():
+            rows.append(
+                {
+                    **{"arm": networks.arm, "layer": layer},
+                    **{"seed_a": networks.seeds[a], "seed_b": networks.seeds[b]},
+                    "cosine": movement.coherence(start[a], end[a], end[b]),
                 }
             )
     return rows
@@ -70,7 +114,7 @@ def control_rows(networks: Networks, rng: np.random.Generator) -> list[dict[str,
     for layer in spread([layer for layer in kernels if layer.startswith("encoder")], CONTROL_LAYERS):
         start = np.asarray(kernels[layer][0], np.float64)
         for quantity, statistic in _statistics(start, rng).items():
-            # Only the last test looks at several runs together.
+            # Only the classifier looks at several runs together: the one of `auc_permuted`.
             kernel = start if quantity == "auc" else start[0]
             fresh = [statistic(filters.truncated_normal(rng, kernel.shape)) for _ in range(NULL_DRAWS)]
             share = filters.smallest_share(
@@ -97,7 +141,7 @@ def _of_runs(control: Callable[..., np.ndarray]) -> Callable[[np.random.Generato
 
 
 def _statistics(start: np.ndarray, rng: np.random.Generator) -> dict[str, Statistic]:
-    """What each test measures of a kernel (the last one of a stack of them); tests that say nothing are left out."""
+    """What each test measures of a kernel (the classifier of a stack of them); tests that say nothing are left out."""
     found: dict[str, Statistic] = {
         "distribution": lambda kernel: filters.distribution_excess(kernel, 0.0),
         "spectrum": lambda kernel: filters.spectral_excess(kernel, rng, draws=5),
@@ -106,6 +150,6 @@ def _statistics(start: np.ndarray, rng: np.random.Generator) -> dict[str, Statis
         found["arrangement"] = lambda kernel: abs(
             (moran := filters.moran(kernel, rng, permutations=1)).value - moran.expected
         )
-    if len(start) > 1:
-        found["auc"] = lambda end: float(filters.start_end_auc(start, end).mean())
+        if len(start) > 1:
+            found["auc"] = lambda kernels: float(movement.permuted_auc(kernels, rng).mean())
     return found

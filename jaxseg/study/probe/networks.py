@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
-from jaxseg import checkpoint, logs, trees
-from jaxseg.settings import StudySettings
+from jaxseg import checkpoint, logs, optim, trees
+from jaxseg.settings import StudySettings, TrainSettings
 from jaxseg.study.plan.jobs import Job
 from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.study.plan.program import Program, param_labels
-from jaxseg.study.plan.runs import Run
+from jaxseg.study.train.learning_rates import chosen_rates, with_rates
 from jaxseg.types import Params, RunKey
 
 
@@ -33,9 +35,32 @@ class Networks:
     """The source network of each run."""
     init_ids: tuple[int, ...]
     """What each run's random weights are drawn from; a source network draws them from its seed."""
+    order_ids: tuple[int, ...]
+    """What each run's batches are drawn from."""
+    rates: Float[np.ndarray, "runs steps"]
+    """Learning rate of every step up to the end."""
+    earlier: Mapping[int, Params] = dataclasses.field(default_factory=dict)
+    """Parameters at steps between start and end that are analysed as well, by step."""
 
     def __len__(self) -> int:
         return len(self.seeds)
+
+    @property
+    def step(self) -> int:
+        """How many steps lie between start and end."""
+        return self.rates.shape[1]
+
+    @property
+    def source_seeds(self) -> tuple[int | None, ...]:
+        """Seed of each run's source network; None where it has none."""
+        return tuple(None if source is None else source.seed for source in self.sources)
+
+    def seen_earlier(self) -> list[Networks]:
+        """The same runs as they were at each earlier step, which takes the place of the end."""
+        return [
+            dataclasses.replace(self, end=params, rates=self.rates[:, :step], earlier={})
+            for step, params in sorted(self.earlier.items())
+        ]
 
     def layers(self) -> dict[str, tuple[np.ndarray, np.ndarray, bool]]:
         """Kernels at the start and at the end, runs first, and whether they are trained; by layer, in forward order."""
@@ -70,43 +95,69 @@ def variants(planned: PlannedStudy) -> list[tuple[int, int]]:
 
 def read_networks(planned: PlannedStudy, train_cases: int, fold: int) -> Iterator[Networks]:
     """The arms of one variant one after another, those with a run that did not diverge."""
-    jobs = planned.plan.of_kind("train")
+    chosen = chosen_rates(planned.workdir, planned.plan)
+    jobs = [with_rates(job, chosen) for job in planned.plan.of_kind("train")]
     for arm in planned.study.arms:
-        found: list[tuple[Job, int]] = []
+        found: list[tuple[Job, list[int], logs.TrainingLog]] = []
         for job in jobs:
-            wanted = [
-                index
-                for index, run in enumerate(job.runs)
-                if (run.key.arm, run.key.train_cases, run.key.fold) == (arm.name, train_cases, fold)
-            ]
+            log, keys = None, [(run.key.arm, run.key.train_cases, run.key.fold) for run in job.runs]
+            wanted = [index for index, key in enumerate(keys) if key == (arm.name, train_cases, fold)]
             if wanted:
-                died = logs.read_log(planned.workdir / job.directory, len(job.runs)).diverged_at
-                found += [(job, index) for index in wanted if died[index] is None]
+                log = logs.read_log(planned.workdir / job.directory, len(job.runs))
+                wanted = [index for index in wanted if log.diverged_at[index] is None]
+            if log is not None and wanted:
+                found.append((job, wanted, log))
         if found:
             yield _read(planned, arm.name, arm.init == "pretrained", found)
 
 
-def _read(planned: PlannedStudy, arm: str, pretrained: bool, found: list[tuple[Job, int]]) -> Networks:
-    parts: dict[str, list[Params]] = {"start": [], "end": []}
-    runs: list[Run] = []
-    for job in dict.fromkeys(job for job, _ in found):
-        rows = [index for of_job, index in found if of_job is job]
-        directory = planned.workdir / job.directory / "checkpoints"
-        for which, step in (("start", 0), ("end", job.program.train.steps)):
-            parts[which].append(checkpoint.read_params(directory, step, rows))
-        runs += [job.runs[index] for index in rows]
+def _read(
+    planned: PlannedStudy, arm: str, pretrained: bool, found: list[tuple[Job, list[int], logs.TrainingLog]]
+) -> Networks:
+    program = found[0][0].program
+    runs = [job.runs[index] for job, rows, _ in found for index in rows]
     order = np.argsort([run.key.seed for run in runs])
-    start, end = (
-        jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *parts[which]) for which in ("start", "end")
-    )
+    directories = [(planned.workdir / job.directory / "checkpoints", rows) for job, rows, _ in found]
+
+    def at(step: int) -> Params:
+        parts = [checkpoint.read_params(directory, step, rows) for directory, rows in directories]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *parts)
+
+    saved = set.intersection(*(set(checkpoint.saved_steps(directory)) for directory, _ in directories))
     runs = [runs[index] for index in order]
     return Networks(
         arm,
-        found[0][0].program,
+        program,
         tuple(run.key.seed for run in runs),
-        start,
-        end,
+        at(0),
+        at(program.train.steps),
         pretrained,
         tuple(run.source for run in runs),
         tuple(run.init_id for run in runs),
+        tuple(run.order_id for run in runs),
+        np.concatenate([step_rates(job, log)[rows] for job, rows, log in found])[order],
+        {step: at(step) for step in earlier_steps(planned.study, program.train) if step in saved},
     )
+
+
+def earlier_steps(study: StudySettings, settings: TrainSettings) -> tuple[int, ...]:
+    """Steps before the last at which runs are analysed too, where checkpoints of them were kept.
+
+    Half of the steps, rounded to what one compiled call ends with, between which nothing is kept.
+    """
+    half = settings.steps // 2 // settings.log_every * settings.log_every
+    return (half,) if study.analysis.half and half else ()
+
+
+def step_rates(job: Job, log: logs.TrainingLog) -> Float[np.ndarray, "runs steps"]:
+    """The learning rate of every step of a job's runs: peak, schedule, and what validations made of it."""
+    settings, steps = job.program.optim, job.program.train.steps
+    shares = np.asarray(jax.vmap(optim.make_schedule(settings, steps))(jnp.arange(steps)), np.float64)
+    rates = np.outer([run.rate for run in job.runs], shares)
+    if settings.schedule == "plateau":
+        last = np.zeros(len(rates))
+        for row in np.flatnonzero(log.validated):
+            fell = log.val_dsc[:, row] < settings.plateau_ratio * last
+            rates[fell, log.step[row] :] *= settings.plateau_factor
+            last = log.val_dsc[:, row]
+    return rates

@@ -30,6 +30,16 @@ class Probes:
     labels: Int[np.ndarray, "batches windows *patch"]
     positions: Int[np.ndarray, "batches windows positions axes"]
     """Voxels of each window at which layers are read."""
+    cases: Int[np.ndarray, "batches windows"]
+    """Number of the case that each window is from."""
+
+    def points(self) -> tuple[Int[np.ndarray, " points"], Int[np.ndarray, " points"]]:
+        """Case and label of each position, in the order in which features are read."""
+        shape = self.positions.shape[:3]
+        windows = self.labels.reshape(-1, *self.labels.shape[2:])
+        where = self.positions.reshape(len(windows), shape[2], -1)
+        labels = [label[tuple(own.T)] for label, own in zip(windows, where, strict=True)]
+        return np.repeat(self.cases.ravel(), shape[2]), np.concatenate(labels)
 
 
 def rng_for(planned: PlannedStudy, *names: object) -> np.random.Generator:
@@ -65,8 +75,8 @@ def make_probes(planned: PlannedStudy, cases: Sequence[CaseArrays], rng: np.rand
     task = planned.study.target
     classes = len(planned.tasks.prepared[task].labels) + 1  # from which on a label says that nothing is known
     per_window = max(POSITIONS // (len(cases) * WINDOWS), 3)
-    images, labels, positions = [], [], []
-    for case in cases:
+    images, labels, positions, origins = [], [], [], []
+    for number, case in enumerate(cases):
         label = case.label.astype(np.int32)
         for corner in sites.draw_corners(np.where(label < classes, label, 0), task.window, WINDOWS, rng):
             image = sites.cut(case.image, corner, task.window, fill=0.0)
@@ -75,8 +85,9 @@ def make_probes(planned: PlannedStudy, cases: Sequence[CaseArrays], rng: np.rand
             positions.append(sites.draw_positions(where, per_window, rng))
             images.append(image.reshape(*task.patch, -1))
             labels.append(np.maximum(inside, 0).reshape(task.patch))
+            origins.append(np.array(number))
     batch = _largest_divisor(len(images), planned.study.evaluate.window_batch)
-    grouped = [np.stack(part).reshape(-1, batch, *part[0].shape) for part in (images, labels, positions)]
+    grouped = [np.stack(part).reshape(-1, batch, *part[0].shape) for part in (images, labels, positions, origins)]
     return Probes(*grouped)
 
 

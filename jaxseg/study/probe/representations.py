@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxseg import seeds, trees
-from jaxseg.analysis import activations, similarity, sites
+from jaxseg.analysis import activations, case_similarity, similarity, sites
 from jaxseg.models import layer_names
 from jaxseg.study.plan.program import Program
 from jaxseg.study.probe.networks import Networks
@@ -26,6 +26,8 @@ INDICES: dict[str, similarity.Measure] = {
     "svcca": similarity.svcca_measure(),
     "pwcca": similarity.PWCCA,
 }
+OF_CASES = "cka_cases"
+"""Index that compares positions of different cases only (`jaxseg.analysis.case_similarity`)."""
 POINTS_PER_NEURON = 10
 """With fewer, an index mostly measures how few points there are; its value is NaN."""
 
@@ -38,6 +40,8 @@ class Features:
     end: Float[np.ndarray, "runs points channels"]
     unique: Int[np.ndarray, " unique"]
     """Points that are not read at a site that an earlier one was read at already."""
+    case: Int[np.ndarray, " points"]
+    """Number of the case that each point lies in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +71,19 @@ def make_recorder(program: Program, plan: seeds.SeedPlan) -> Record:
     return seeds.map_seeds(activations.make_record(model), plan=plan, shared=(1, 2))
 
 
-def represent(networks: Networks, probes: Probes, record: Record, plan: seeds.SeedPlan) -> Represented:
+def represent(
+    networks: Networks, probes: Probes, record: Record, plan: seeds.SeedPlan, same_start: Represented | None = None
+) -> Represented:
     """Features of every layer at the start and at the end, at the same positions for all networks.
 
     Only features at positions are kept: of whole feature maps one batch is in memory at a time.
+
+    Args:
+        networks: An arm's.
+        probes: What they are shown.
+        record: See `make_recorder`.
+        plan: Of as many runs.
+        same_start: The same runs at another end, whose features of the start are taken.
     """
     settings = networks.program.model
     model = networks.program.network
@@ -79,18 +92,23 @@ def represent(networks: Networks, probes: Probes, record: Record, plan: seeds.Se
     flat, shape = probes.positions.reshape(-1, len(patch)), probes.positions.shape[:3]
     chosen = {layer: sites.nearest_sites(flat, patch, grids[layer]).reshape(shape) for layer in layer_names(settings)}
     images, indices = seeds.replicate((probes.images, chosen), plan)
-    found = [
-        seeds.fetch(record(seeds.put(params, plan), images, indices), len(networks))
-        for params in (networks.start, networks.end)
-    ]
+
+    def features(params: Any) -> dict[str, np.ndarray]:
+        return seeds.fetch(record(seeds.put(params, plan), images, indices), len(networks))
+
+    if same_start is None:
+        start = features(networks.start)
+    else:
+        start = {layer: known.start for layer, known in same_start.layers.items()}
+    end, (case, _) = features(networks.end), probes.points()
     layers = {
-        layer: Features(found[0][layer], found[1][layer], sites.first_of_each(index.reshape(-1, shape[-1])))
+        layer: Features(start[layer], end[layer], sites.first_of_each(index.reshape(-1, shape[-1])), case)
         for layer, index in chosen.items()
     }
     return Represented(networks, layers)
 
 
-def similarity_rows(arms: Sequence[Represented], baseline: str) -> list[dict[str, Any]]:
+def similarity_rows(arms: Sequence[Represented], baseline: str, *, of_starts: bool = True) -> list[dict[str, Any]]:
     """One row for each layer, pair of networks that is of interest, and index.
 
     An arm that starts from whole source networks has these as its starts. What likeness to a source network another
@@ -100,6 +118,7 @@ def similarity_rows(arms: Sequence[Represented], baseline: str) -> list[dict[str
     Args:
         arms: All of a variant.
         baseline: Arm that the others are compared with.
+        of_starts: Also what does not depend on the step: two starts of an arm, and the starts of other runs.
     """
     first = next((arm for arm in arms if arm.arm == baseline), None)
     whole = next((arm for arm in arms if arm.networks.pretrained), None)
@@ -111,9 +130,10 @@ def similarity_rows(arms: Sequence[Represented], baseline: str) -> list[dict[str
             if layer not in arm.layers:
                 continue
             start, end = kept.get(arm.arm) or _sides(arm, layer)
-            rows += _compare(end, start, functools.partial(_to_start, arm.networks.pretrained))
+            rows += _compare(end, start, functools.partial(_to_start, arm.networks, of_starts))
             rows += _compare(end, end, lambda i, j: ("within_arm",) if i < j else ())
-            rows += _compare(start, start, lambda i, j: ("starts",) if i < j else ())
+            if of_starts:
+                rows += _compare(start, start, functools.partial(_between_starts, arm.networks))
             if not arm.networks.pretrained and whole is not None and whole.arm in kept:
                 rows += _compare(end, kept[whole.arm][0], functools.partial(_partly, arm, whole))
             if first is not None and first is not arm and first.arm in kept:
@@ -123,11 +143,20 @@ def similarity_rows(arms: Sequence[Represented], baseline: str) -> list[dict[str
     return rows
 
 
-def _to_start(pretrained: bool, i: int, j: int) -> tuple[str, ...]:
+def _share_source(networks: Networks, i: int, j: int) -> bool:
+    """Whether two runs start from one and the same whole network: their starts are then no two networks."""
+    return networks.pretrained and networks.sources[i] is not None and networks.sources[i] == networks.sources[j]
+
+
+def _between_starts(networks: Networks, i: int, j: int) -> tuple[str, ...]:
+    return ("starts",) if i < j and not _share_source(networks, i, j) else ()
+
+
+def _to_start(networks: Networks, of_others: bool, i: int, j: int) -> tuple[str, ...]:
     """A run against a start; its own is its source network where it was given a whole one."""
     if i != j:
-        return ("other_start",)
-    return ("own_start", "to_source") if pretrained else ("own_start",)
+        return ("other_start",) if of_others and not _share_source(networks, i, j) else ()
+    return ("own_start", "to_source") if networks.pretrained else ("own_start",)
 
 
 def _partly(arm: Represented, whole: Represented, i: int, j: int) -> tuple[str, ...]:
@@ -148,46 +177,67 @@ class _Side(NamedTuple):
     """One layer of an arm's runs at one step, ready to be compared."""
 
     layer: str
-    arm: str
-    seeds: tuple[int, ...]
+    networks: Networks
     step: str
     unique: Int[np.ndarray, " unique"]
     live: Int[np.ndarray, " runs"]
     """Channels that are not the same everywhere."""
-    ready: dict[str, similarity.Prepared]
-    """By index."""
+    ready: Ready
+
+
+Ready = tuple[dict[str, similarity.Prepared], case_similarity.Prepared]
+"""What is prepared for the indices, by name, and for the one over cases."""
 
 
 def _sides(arm: Represented, layer: str) -> tuple[_Side, _Side]:
     """Start and end."""
     features = arm.layers[layer]
-    sides = []
+    sides, cases = [], case_similarity.group_points(features.case[features.unique])
     for step in ("start", "end"):
         values = getattr(features, step)[:, features.unique]
         live = (np.ptp(values, axis=1) > 0).sum(-1)
-        sides.append(_Side(layer, arm.arm, arm.seeds, step, features.unique, live, _prepared(jnp.asarray(values))))
+        ready = _prepared(jnp.asarray(values), cases)
+        sides.append(_Side(layer, arm.networks, step, features.unique, live, ready))
     return sides[0], sides[1]
 
 
-@jax.jit
-def _prepared(values: Float[Array, "runs points channels"]) -> dict[str, similarity.Prepared]:
-    return {name: jax.vmap(measure.prepare)(values) for name, measure in INDICES.items()}
+# One index after another, each in a program of its own. Decompositions of several indices would otherwise run side by
+# side, in one program or in two that were dispatched one after the other, and jaxlib's batched LAPACK calls then wait
+# for each other for ever where there are no more threads than such calls (seen with jaxlib 0.10 on two cores).
 
 
-@jax.jit
-def _compared(
-    a: dict[str, similarity.Prepared], b: dict[str, similarity.Prepared]
-) -> dict[str, Float[Array, "runs others"]]:
-    return {name: similarity.compare_prepared(measure, a[name], b[name]) for name, measure in INDICES.items()}
+def _prepared(values: Float[Array, "runs points channels"], cases: case_similarity.Cases) -> Ready:
+    by_index = {name: jax.block_until_ready(_prepare(name, values)) for name in INDICES}
+    return by_index, jax.block_until_ready(_prepare_cases(values, cases))
+
+
+def _compared(a: Ready, b: Ready) -> dict[str, Float[np.ndarray, "runs others"]]:
+    found = {name: np.asarray(_compare_prepared(name, a[0][name], b[0][name])) for name in INDICES}
+    return {**found, OF_CASES: np.asarray(_compare_cases(a[1], b[1]))}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _prepare(index: str, values: Float[Array, "runs points channels"]) -> similarity.Prepared:
+    return jax.vmap(INDICES[index].prepare)(values)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compare_prepared(index: str, a: similarity.Prepared, b: similarity.Prepared) -> Float[Array, "runs others"]:
+    return similarity.compare_prepared(INDICES[index], a, b)
+
+
+_prepare_cases = jax.jit(case_similarity.prepare)
+_compare_cases = jax.jit(case_similarity.compare)
 
 
 def _compare(a: _Side, b: _Side, names: Callable[[int, int], tuple[str, ...]]) -> list[dict[str, Any]]:
     """Rows of the pairs of runs for which `names`, of their positions, gives those of comparisons."""
-    named = [(i, j, comparison) for i in range(len(a.seeds)) for j in range(len(b.seeds)) for comparison in names(i, j)]
+    ours, theirs = a.networks, b.networks
+    named = [(i, j, name) for i in range(len(ours)) for j in range(len(theirs)) for name in names(i, j)]
     # Networks of other strides are read at other sites: nothing to compare point by point.
     if not named or not np.array_equal(a.unique, b.unique):
         return []
-    points, found = len(a.unique), jax.tree.map(np.asarray, _compared(a.ready, b.ready))
+    points, found = len(a.unique), _compared(a.ready, b.ready)
     rows = []
     for i, j, comparison in named:
         neurons = int(max(a.live[i], b.live[j]))
@@ -195,9 +245,10 @@ def _compare(a: _Side, b: _Side, names: Callable[[int, int], tuple[str, ...]]) -
         for index, values in found.items():
             rows.append(
                 {
-                    **{"layer": a.layer, "comparison": comparison},
-                    **{"arm_a": a.arm, "seed_a": a.seeds[i], "step_a": a.step},
-                    **{"arm_b": b.arm, "seed_b": b.seeds[j], "step_b": b.step},
+                    **{"layer": a.layer, "comparison": comparison, "step": ours.step},
+                    **{"arm_a": ours.arm, "seed_a": ours.seeds[i], "step_a": a.step},
+                    **{"arm_b": theirs.arm, "seed_b": theirs.seeds[j], "step_b": b.step},
+                    **{"source_a": ours.source_seeds[i], "source_b": theirs.source_seeds[j]},
                     **{"index": index, "value": float(values[i, j]) if enough else np.nan},
                     **{"n_points": points, "n_neurons": neurons},
                 }

@@ -7,47 +7,54 @@ second run measures nothing anew. Nothing here needs the machine that trained.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from jaxseg.seeds import SeedPlan
 from jaxseg.study import files
 from jaxseg.study.plan.jobs import seed_plan
 from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.study.plan.program import Program
 from jaxseg.study.predict import PredictSlabs
-from jaxseg.study.probe import filters, pictures, representations, variation
-from jaxseg.study.probe.networks import forward_program, read_networks, variants
-from jaxseg.study.probe.probes import judged_cases, make_probes, rng_for, shown_cases
+from jaxseg.study.probe import filters, pictures, readout, representations, variation
+from jaxseg.study.probe.networks import Networks, forward_program, read_networks, variants
+from jaxseg.study.probe.probes import Probes, judged_cases, make_probes, rng_for, shown_cases
 from jaxseg.study.probe.representations import Represented
 from jaxseg.study.score.comparisons import baseline_of
 from jaxseg.types import Progress
 
 TABLES = {
     "filters": (
-        *("arm", "seed", "train_cases", "fold", "layer", "taps", "channels", "filters", "trained"),
-        *("angle_deg", "angle_q25", "angle_q75", "angle_of_null", "angle_null_sd"),
+        *("arm", "seed", "train_cases", "fold", "layer", "step", "taps", "channels", "filters", "trained"),
+        *("angle_deg", "angle_q25", "angle_q75", "angle_of_null", "angle_null_sd", "angle_noise_deg"),
         *("relative_change", "relative_change_of_null", "norm_ratio", "distribution_start", "distribution_end"),
         *("moran_start", "moran_end", "moran_expected", "moran_p", "centre_start", "centre_end", "centre_of_null"),
-        *("spectral_start", "spectral_end", "auc"),
+        *("spectral_start", "spectral_end", "auc", "auc_permuted"),
     ),
+    "coherence": ("arm", "train_cases", "fold", "layer", "seed_a", "seed_b", "cosine"),
     "filter_controls": ("arm", "train_cases", "fold", "layer", "quantity", "smallest_share"),
-    "rewind": ("arm", "seed", "train_cases", "fold", "layer", "dsc", "dsc_rewound", "drop"),
+    "rewind": ("arm", "seed", "train_cases", "fold", "layer", "how", "dsc", "dsc_rewound", "drop"),
     "similarity": (
         *("layer", "comparison", "arm_a", "seed_a", "step_a", "arm_b", "seed_b", "step_b", "train_cases", "fold"),
-        *("index", "value", "n_points", "n_neurons"),
+        *("step", "source_a", "source_b", "index", "value", "n_points", "n_neurons"),
     ),
     "layer_similarity": ("arm", "seed", "train_cases", "fold", "layer_a", "layer_b", "index", "value"),
-    "pairs": ("train_cases", "fold", "quantity", "arm_a", "seed_a", "arm_b", "seed_b", "value"),
+    "probes": ("arm", "seed", "train_cases", "fold", "layer", "site", "score", "n_points"),
+    "pairs": (
+        *("train_cases", "fold", "quantity", "arm_a", "seed_a", "source_a", "arm_b", "seed_b", "source_b", "value"),
+    ),
     "interpolation": ("train_cases", "fold", "arm", "seed_a", "seed_b", "alpha", "loss"),
     "variability": (
         *("arm", "train_cases", "fold", "quantity", "layer", "value", "ci_low", "ci_high", "n_seeds", "n_pairs"),
     ),
 }
 """Tables of this stage, by name, with their columns."""
+SOURCES = ("source_a", "source_b")
+"""Columns of seeds that are empty where a run has no source network."""
 PICTURES = "analysis"
 """Name of the file of pictures (.npz) and of the list that says what they are (.json)."""
 DONE = "done.json"
@@ -64,8 +71,8 @@ def write_analyses(planned: PlannedStudy, progress: Progress) -> None:
     tools = functools.cache(functools.partial(make_tools, planned))
     folders = [planned.workdir / "analysis" / f"n{train_cases}_fold{fold}" for train_cases, fold in todo]
     for number, ((train_cases, fold), folder) in enumerate(zip(todo, folders, strict=True)):
-        runs = _names_of(planned, train_cases, fold)
-        if _is_measured(folder, runs):
+        whole = {"tables": list(TABLES), "runs": _runs_of(planned, train_cases, fold)}
+        if _is_measured(folder, whole):
             continue
 
         def tell(what: str, number: int = number, folder: Path = folder) -> None:
@@ -74,15 +81,19 @@ def write_analyses(planned: PlannedStudy, progress: Progress) -> None:
         rows, (arrays, entries) = measure(planned, train_cases, fold, tools, tell)
         for name, columns in TABLES.items():
             table = pd.DataFrame(rows[name]).assign(train_cases=train_cases, fold=fold)
-            files.write_table(folder / f"{name}.csv", table.reindex(columns=list(columns)))
+            table = table.reindex(columns=list(columns))
+            table = table.astype({column: "Int64" for column in SOURCES if column in columns})
+            files.write_table(folder / f"{name}.csv", table)
         files.write_arrays(folder / f"{PICTURES}.npz", arrays)
         files.write_json(folder / f"{PICTURES}.json", entries)
-        files.write_json(folder / DONE, {"tables": list(TABLES), "runs": runs})
+        files.write_json(folder / DONE, whole)
     results = planned.workdir / "results"
     for name in TABLES:
         parts = [files.read_table(folder / f"{name}.csv") for folder in folders]
         parts = [part for part in parts if len(part)] or parts[:1]
-        files.write_table(results / f"{name}.csv", pd.concat(parts, ignore_index=True))
+        table = pd.concat(parts, ignore_index=True)
+        table = table.astype({column: "Int64" for column in SOURCES if column in table})
+        files.write_table(results / f"{name}.csv", table)
     # Pictures of one variant stand for all: of the largest training set, as in the rest of the page, its first fold.
     largest = max(todo, key=lambda variant: (variant[0] == 0, variant[0], -variant[1]))
     for suffix in ("npz", "json"):
@@ -90,18 +101,17 @@ def write_analyses(planned: PlannedStudy, progress: Progress) -> None:
     progress("measuring", len(todo), len(todo))
 
 
-def _names_of(planned: PlannedStudy, train_cases: int, fold: int) -> list[str]:
-    """The runs of a variant; a study that was extended has more of them than were measured before."""
-    runs = (run for job in planned.plan.of_kind("train") for run in job.runs)
-    return sorted(run.name() for run in runs if (run.key.train_cases, run.key.fold) == (train_cases, fold))
+def _runs_of(planned: PlannedStudy, train_cases: int, fold: int) -> list[list[Any]]:
+    """Arm and seed of each run of a variant; a study may be given more of them later."""
+    keys = [run.key for job in planned.plan.of_kind("train") for run in job.runs]
+    return sorted([key.arm, key.seed] for key in keys if (key.train_cases, key.fold) == (train_cases, fold))
 
 
-def _is_measured(folder: Path, runs: Sequence[str]) -> bool:
-    """Whether a variant was measured with these runs, and all of its files are there as they were written."""
+def _is_measured(folder: Path, whole: dict[str, Any]) -> bool:
+    """Whether all runs of a variant were measured and all of its files are there as they were written."""
     names = (*(f"{name}.csv" for name in TABLES), f"{PICTURES}.npz", f"{PICTURES}.json")
-    if not files.are_sound([folder / DONE]) or not files.are_sound(folder / name for name in names):
-        return False
-    return files.read_json(folder / DONE).get("runs") == list(runs)
+    done = files.are_sound([folder / DONE]) and files.read_json(folder / DONE) == whole
+    return done and files.are_sound(folder / name for name in names)
 
 
 class Tools(NamedTuple):
@@ -137,37 +147,42 @@ def measure(
     baseline = baseline_of([arm.name for arm in study.arms])
     rows: Rows = {name: [] for name in TABLES}
     represented: list[Represented] = []
+    halfway: list[Represented] = []
     predicted: list[variation.Predicted] = []
     montages: list[tuple[dict[str, np.ndarray], list[dict[str, Any]]]] = []
+    sources: dict[tuple[str, int], int | None] = {}
     for networks in read_networks(planned, train_cases, fold):
         arm, plan = networks.arm, seed_plan(planned.study, len(networks))
         own = tools(forward_program(study, networks.program), len(networks))
+        sources |= {(arm, seed): source for seed, source in zip(networks.seeds, networks.source_seeds, strict=True)}
         tell(f"{arm}, filters")
-        rng = rng_for(planned, "filters", arm, train_cases, fold)
-        rows["filters"] += filters.filter_rows(networks, rng)
-        if arm == baseline:
-            rows["filter_controls"] += filters.control_rows(networks, rng)
-        montages.append(pictures.montages(networks, rng))
+        montages.append(_measure_filters(planned, networks, rows, (train_cases, fold), arm == baseline))
         tell(f"{arm}, layers set back")
         rows["rewind"] += variation.rewind_rows(networks, windows, own.judge, plan)
         tell(f"{arm}, lines between runs")
-        # Between two networks, running statistics of batch norms belong to neither.
-        if networks.program.model.norm != "batch":
-            rows["interpolation"] += variation.path_rows(networks, windows, own.judge, plan, variation.BARRIER_PAIRS)
+        _measure_lines(networks, windows, own.judge, plan, rows)
         tell(f"{arm}, features")
         represented.append(representations.represent(networks, probes, own.record, plan))
+        halfway += [
+            representations.represent(seen, probes, own.record, plan, represented[-1])
+            for seen in networks.seen_earlier()
+        ]
         rows["layer_similarity"] += representations.layer_rows(represented[-1])
+        if settings.probes:
+            rows["probes"] += readout.probe_rows(represented[-1], probes)
         tell(f"{arm}, predictions")
         predicted.append(variation.predict_cases(networks, shown, own.predict, plan))
-        rows["pairs"] += variation.parameter_rows(networks)
     if not represented:  # every run diverged
         return rows, pictures.merge([], ({}, []), train_cases, fold)
     tell("similarity of all pairs")
     rows["similarity"] += representations.similarity_rows(represented, baseline)
+    rows["similarity"] += representations.similarity_rows(halfway, baseline, of_starts=False)
     tell("agreement of all pairs")
     classes = len(planned.tasks.prepared[study.target].labels) + 1
     found = variation.agreement(predicted, shown, baseline, classes)
-    rows["pairs"] += variation.agreement_rows(predicted, found) + variation.barrier_rows(rows["interpolation"])
+    rows["pairs"] += variation.agreement_rows(predicted, found)
+    for row in rows["pairs"]:
+        row |= {f"source_{side}": sources[row[f"arm_{side}"], row[f"seed_{side}"]] for side in "ab"}
     cases = files.read_table(planned.workdir / "results" / "cases.csv")
     chosen = cases[(cases["train_cases"] == train_cases) & (cases["fold"] == fold)]
     rows["variability"] = variation.variability_rows(
@@ -175,3 +190,35 @@ def measure(
     )
     overlays = pictures.overlays(predicted, shown, study.report.examples, classes)
     return rows, pictures.merge(montages, overlays, train_cases, fold)
+
+
+def _measure_filters(
+    planned: PlannedStudy, networks: Networks, rows: Rows, variant: tuple[int, int], controlled: bool
+) -> pictures.Pictures:
+    """Adds the rows of what became of an arm's filters; gives their pictures."""
+    rng, permuting = (rng_for(planned, what, networks.arm, *variant) for what in ("filters", "permuted"))
+    rows["filters"] += filters.filter_rows(networks, rng, permuting)
+    rows["coherence"] += filters.coherence_rows(networks)
+    if controlled:
+        rows["filter_controls"] += filters.control_rows(networks, rng)
+    shown = pictures.montages(networks, rng)
+    for seen in networks.seen_earlier():
+        rows["filters"] += filters.filter_rows(seen, rng, permuting)
+    return shown
+
+
+def _measure_lines(networks: Networks, windows: Probes, judge: variation.Judge, plan: SeedPlan, rows: Rows) -> None:
+    """Adds the rows of what lies between two runs of an arm, as they are and with their channels aligned."""
+    pairs = variation.pairs_of(len(networks), variation.BARRIER_PAIRS)
+    rows["pairs"] += variation.parameter_rows(networks)
+    if not pairs:
+        return
+    partners = variation.aligned_partners(networks, judge.wiring, pairs)
+    rows["pairs"] += variation.aligned_parameter_rows(networks, pairs, partners)
+    # Between two networks, running statistics of batch norms belong to neither.
+    if networks.program.model.norm == "batch":
+        return
+    rows["interpolation"] += (lines := variation.path_rows(networks, windows, judge, plan, pairs))
+    rows["pairs"] += variation.barrier_rows(lines)
+    aligned = variation.path_rows(networks, windows, judge, plan, pairs, partners)
+    rows["pairs"] += variation.barrier_rows(aligned, "barrier_aligned")

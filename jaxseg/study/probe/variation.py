@@ -9,24 +9,34 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
 from jaxseg import losses, seeds, trees
-from jaxseg.analysis import interpolation, statistics, variability
+from jaxseg.analysis import alignment, interpolation, statistics, variability
+from jaxseg.analysis.wiring import Wiring, trace_wiring
 from jaxseg.data.cases import CaseArrays
 from jaxseg.reserved import MEAN
 from jaxseg.settings import EvaluateSettings
+from jaxseg.streams import stream_key
 from jaxseg.study.plan.program import Program, abstract_params, param_labels
 from jaxseg.study.predict import PredictSlabs, make_predict_slabs
 from jaxseg.study.probe.networks import Networks, kernel_layers
 from jaxseg.study.probe.probes import Probes
 from jaxseg.study.probe.representations import Represented
 from jaxseg.study.score.scores import group_means, read_scores
+from jaxseg.types import Params
 
 ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 11))
 """Points on the line between two runs."""
+
+OF_PAIRS = (
+    *("disagreement", "pairwise_dsc", "parameter_distance", "barrier"),
+    *("parameter_distance_aligned", "barrier_aligned"),
+)
+"""Quantities of pairs.csv."""
 
 
 class Judge(NamedTuple):
@@ -35,6 +45,9 @@ class Judge(NamedTuple):
     path: Callable[..., Any]
     rewind: Callable[..., Any]
     layers: tuple[str, ...]
+    wiring: Wiring
+    fresh: Callable[..., Any]
+    """Parameters of runs, by their seeds, as an initialiser draws them: other ones than any run starts from."""
 
 
 def make_judge(program: Program, plan: seeds.SeedPlan) -> Judge:
@@ -42,27 +55,32 @@ def make_judge(program: Program, plan: seeds.SeedPlan) -> Judge:
     model = program.network
     quality = interpolation.make_quality(model, losses.make_loss(program.loss))
     layers = tuple(kernel_layers(trees.flatten(abstract_params(program))))
+
+    def fresh(seed: jax.Array) -> Any:
+        image = jnp.zeros((1, *program.task.patch, program.channels), jnp.float32)
+        return model.init(stream_key(seed, "rerandomise"), image)["params"]
+
     return Judge(
         seeds.map_seeds(interpolation.make_path(quality, ALPHAS), plan=plan, shared=(2,)),
         seeds.map_seeds(interpolation.make_rewind(quality, layers), plan=plan, shared=(2,)),
         layers,
+        trace_wiring(program.model, program.classes, program.channels),
+        jax.jit(jax.vmap(fresh)),
     )
 
 
 def rewind_rows(networks: Networks, probes: Probes, judge: Judge, plan: seeds.SeedPlan) -> list[dict[str, Any]]:
-    """DSC lost when a layer is set back to its start, without training."""
+    """DSC lost, without training, when a layer is set back to its start, and when it is drawn anew."""
     windows = seeds.replicate((probes.images, probes.labels), plan)
-    scores = seeds.fetch(
-        judge.rewind(seeds.put(networks.start, plan), seeds.put(networks.end, plan), windows), len(networks)
-    )
-    return [
-        {
-            **{"arm": networks.arm, "seed": seed, "layer": layer},
-            **{"dsc": float(score[-1]), "dsc_rewound": float(score[index]), "drop": float(score[-1] - score[index])},
-        }
-        for seed, score in zip(networks.seeds, scores, strict=True)
-        for index, layer in enumerate(judge.layers)
-    ]
+    drawn = judge.fresh(np.array(networks.seeds, np.uint32))
+    rows = []
+    for how, params in (("rewind", networks.start), ("rerandomise", drawn)):
+        found = judge.rewind(seeds.put(params, plan), seeds.put(networks.end, plan), windows)
+        for seed, score in zip(networks.seeds, seeds.fetch(found, len(networks)), strict=True):
+            for layer, altered in zip(judge.layers, score, strict=False):  # the last score is of the unaltered network
+                scores = {"dsc": float(score[-1]), "dsc_rewound": float(altered), "drop": float(score[-1] - altered)}
+                rows.append({"arm": networks.arm, "seed": seed, "layer": layer, "how": how, **scores})
+    return rows
 
 
 def pairs_of(count: int, limit: int) -> list[tuple[int, int]]:
@@ -80,19 +98,41 @@ def pairs_of(count: int, limit: int) -> list[tuple[int, int]]:
     return list(pairs)
 
 
+def aligned_partners(networks: Networks, wiring: Wiring, pairs: Sequence[tuple[int, int]]) -> Params:
+    """The second network of each pair, its channels in the order that brings it closest to the first; pairs first."""
+    ends = [trees.take(networks.end, run) for run in range(len(networks))]
+    return trees.stack([
+        alignment.permute(wiring, ends[b], alignment.align(wiring, ends[a], ends[b])) for a, b in pairs
+    ])  # fmt: skip
+
+
 def path_rows(
-    networks: Networks, probes: Probes, judge: Judge, plan: seeds.SeedPlan, limit: int
+    networks: Networks,
+    probes: Probes,
+    judge: Judge,
+    plan: seeds.SeedPlan,
+    pairs: Sequence[tuple[int, int]],
+    partners: Params | None = None,
 ) -> list[dict[str, Any]]:
-    """Losses on straight lines between runs of the arm."""
+    """Losses on straight lines between runs of the arm.
+
+    Args:
+        networks: The runs.
+        probes: Windows with labels.
+        judge: See `make_judge`.
+        plan: Of as many runs.
+        pairs: Positions of runs.
+        partners: Takes the place of each pair's second network; see `aligned_partners`.
+    """
     windows = seeds.replicate((probes.images, probes.labels), plan)
-    pairs = pairs_of(len(networks), limit)
     found: list[np.ndarray] = []
     for first in range(0, len(pairs), len(networks)):
-        part = pairs[first : first + len(networks)]
         # Filled up to the number of runs, so that one program serves all.
-        rows = np.array([*part, *[part[-1]] * (len(networks) - len(part))])
-        ends = [seeds.put(trees.take(networks.end, rows[:, side]), plan) for side in (0, 1)]
-        found += list(seeds.fetch(judge.path(*ends, windows), len(part)))
+        part = np.minimum(np.arange(first, first + len(networks)), len(pairs) - 1)
+        rows = np.array(pairs)[part]
+        second = trees.take(networks.end, rows[:, 1]) if partners is None else trees.take(partners, part)
+        ends = [seeds.put(params, plan) for params in (trees.take(networks.end, rows[:, 0]), second)]
+        found += list(seeds.fetch(judge.path(*ends, windows), min(len(networks), len(pairs) - first)))
     return [
         {
             **{"arm": networks.arm, "seed_a": networks.seeds[a], "seed_b": networks.seeds[b]},
@@ -207,10 +247,30 @@ def _pair_rows(
 
 def parameter_rows(networks: Networks) -> list[dict[str, Any]]:
     """Distances between the runs' trained parameters."""
-    labels = trees.flatten(param_labels(networks.program))
-    trained = [leaf for path, leaf in trees.flatten(networks.end).items() if labels[path] == "train"]
-    distances = variability.parameter_distance(trained)
+    distances = variability.parameter_distance(_trained(networks, networks.end))
     return _pair_rows("parameter_distance", (networks.arm,) * 2, (networks.seeds,) * 2, distances)
+
+
+def aligned_parameter_rows(
+    networks: Networks, pairs: Sequence[tuple[int, int]], partners: Params
+) -> list[dict[str, Any]]:
+    """The same of pairs whose second network was brought to the first one's order of channels."""
+    firsts, seconds = _trained(networks, networks.end), _trained(networks, partners)
+    rows = []
+    for index, (a, b) in enumerate(pairs):
+        both = [np.stack([first[a], second[index]]) for first, second in zip(firsts, seconds, strict=True)]
+        rows += _pair_rows(
+            "parameter_distance_aligned",
+            (networks.arm,) * 2,
+            ((networks.seeds[a], networks.seeds[b]),) * 2,
+            variability.parameter_distance(both),
+        )
+    return rows
+
+
+def _trained(networks: Networks, params: Params) -> list[np.ndarray]:
+    labels = trees.flatten(param_labels(networks.program))
+    return [leaf for path, leaf in trees.flatten(params).items() if labels[path] == "train"]
 
 
 def agreement_rows(arms: Sequence[Predicted], found: Agreement) -> list[dict[str, Any]]:
@@ -224,14 +284,14 @@ def agreement_rows(arms: Sequence[Predicted], found: Agreement) -> list[dict[str
     return rows
 
 
-def barrier_rows(paths: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def barrier_rows(paths: Sequence[Mapping[str, Any]], quantity: str = "barrier") -> list[dict[str, Any]]:
     """The height of the barrier on each line."""
     lines: dict[tuple[str, int, int], list[float]] = {}
     for row in paths:
         lines.setdefault((row["arm"], row["seed_a"], row["seed_b"]), []).append(row["loss"])
     return [
         {
-            **{"quantity": "barrier", "arm_a": arm, "seed_a": a, "arm_b": arm, "seed_b": b},
+            **{"quantity": quantity, "arm_a": arm, "seed_a": a, "arm_b": arm, "seed_b": b},
             "value": float(interpolation.barrier(np.array(values), np.array(ALPHAS))),
         }
         for (arm, a, b), values in lines.items()
@@ -279,7 +339,7 @@ def variability_rows(
             add(arm, quantity, layer, interval, int(known.sum()) // 2)
 
     for arm in arms:
-        for quantity in ("disagreement", "pairwise_dsc", "parameter_distance", "barrier"):
+        for quantity in OF_PAIRS:
             own = [row for row in pairs if row["quantity"] == quantity and row["arm_a"] == row["arm_b"] == arm.arm]
             add_pairs(arm, quantity, "", _matrix(own, arm.seeds))
         add(arm, "entropy", "", statistics.from_left_out(found.entropy[arm.arm], confidence=confidence))

@@ -1,0 +1,77 @@
+"""Whether filters moved because the data drove them there, or because an optimizer never stands still.
+
+Adam's steps have the length of the rate whatever the gradient. Without any direction in the gradients every weight
+still takes a random walk, so the angle between start and end means little beside the angle of that walk. Two runs that
+share their start tell the two apart: what the data drives is the same in both, a walk is not.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxseg.analysis.filters import Kernel, start_end_auc
+
+
+def walk_length(rates: Float[np.ndarray, " steps"]) -> float:
+    """Root mean square distance of a weight from its start after Adam's steps on gradients of pure noise.
+
+    An update then has variance 1 before it is multiplied by the rate, and updates do not add up in any direction, so
+    the distance is the root of the sum of squared rates: `rate * sqrt(steps)` for a constant one.
+
+    >>> walk_length(np.full(100, 0.01))
+    0.1
+    """
+    return math.sqrt(float(np.sum(np.square(np.asarray(rates, np.float64)))))
+
+
+def walk_angle(start: Kernel, length: float) -> float:
+    """Angle, in degrees, between a filter's start and its end after a random walk.
+
+    A walk in many dimensions is at a right angle to where it began, so the tangent is the walk's length a weight over
+    the size of a weight at the start. For a layer at its initialisation that size is the initialiser's standard
+    deviation.
+
+    Returns:
+        NaN for a kernel of zeros.
+
+    >>> round(walk_angle(np.full((3, 3, 4, 8), 0.1), 0.1), 6)
+    45.0
+    """
+    size = math.sqrt(float(np.mean(np.square(np.asarray(start, np.float64)))))
+    return math.degrees(math.atan(length / size)) if size > 0 else math.nan
+
+
+def coherence(start: Kernel, end_a: Kernel, end_b: Kernel) -> float:
+    """Cosine between the ways that two runs took from one start: 0 for random walks, 1 where the data drove both.
+
+    Returns:
+        NaN where one of them did not move.
+    """
+    a, b = (np.asarray(end, np.float64).ravel() - np.asarray(start, np.float64).ravel() for end in (end_a, end_b))
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / lengths if lengths > 0 else math.nan
+
+
+def permuted_within(
+    kernels: Float[np.ndarray, "kernels *taps channels features"], rng: np.random.Generator
+) -> Float[np.ndarray, "kernels *taps channels features"]:
+    """Every filter with its own weights in another order, over taps and channels together."""
+    rows = np.asarray(kernels).reshape(len(kernels), -1, kernels.shape[-1])
+    return rng.permuted(rows, axis=1).reshape(kernels.shape)
+
+
+def permuted_auc(
+    kernels: Float[np.ndarray, "runs *taps channels features"], rng: np.random.Generator
+) -> Float[np.ndarray, " runs"]:
+    """How well trained filters can be told from the same weights without their arrangement: 0.5 not at all.
+
+    Filters moved by noise alone are as easily told from their starts as trained ones, by the shape of their weights'
+    distribution. Permuting each filter's own weights keeps that and takes the arrangement away, which is what is asked.
+
+    Returns:
+        As `filters.start_end_auc`, on runs that the classifier was not trained on; NaN with fewer than two runs.
+    """
+    return start_end_auc(permuted_within(kernels, rng), kernels)

@@ -1,0 +1,165 @@
+"""Analyses of runs that share starts: two orders to each source network, looked at after half of the steps too."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from configs import default
+from jaxseg import settings, trees
+from jaxseg.study import files
+from jaxseg.study.plan.planned import PlannedStudy, prepare
+from jaxseg.study.probe import filters, readout
+from jaxseg.study.probe.networks import Networks, read_networks
+from jaxseg.study.probe.probes import make_probes, rng_for, shown_cases
+from jaxseg.study.probe.representations import Features, Represented
+from jaxseg.study.run import STAGES, run_stages
+from tests.tiny_study import silent, tiny_config
+
+ARM = "nested"
+LAYERS = ("encoder/level_0", "encoder/level_1", "decoder/level_0")
+
+
+def nested_config():
+    made = tiny_config()
+    made.target.data = "synthetic:blobs?n=12&shape=16x16"
+    made.target.test_cases = 4
+    made.analysis.half = True
+    made.arms = default.pick_arms("scratch")
+    made.arms[ARM] = default.arm("pretrained", "none", cross="init,order", cross_ids=(0, 1))
+    return made
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("nested")
+    run_stages(nested_config(), folder, stages=[stage for stage in STAGES if stage != "report"], progress=silent)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ready(workdir: Path) -> PlannedStudy:
+    return prepare(settings.parse(nested_config()), workdir, silent("prepare"))
+
+
+@pytest.fixture(scope="module")
+def networks(ready: PlannedStudy) -> Networks:
+    return next(found for found in read_networks(ready, 0, 0) if found.arm == ARM)
+
+
+def table(workdir: Path, name: str) -> pd.DataFrame:
+    return files.read_table(workdir / "results" / f"{name}.csv")
+
+
+def test_pairs_say_which_source_networks_their_runs_started_from(workdir, networks):
+    assert networks.source_seeds == (0, 0, 1, 1)
+    pairs = table(workdir, "pairs").query("arm_a == @ARM and arm_b == @ARM")
+    assert set(pairs["quantity"]) >= {"barrier_aligned", "parameter_distance_aligned", "disagreement"}
+    of = dict(zip(networks.seeds, networks.source_seeds, strict=True))
+    for side in "ab":
+        np.testing.assert_array_equal(pairs[f"source_{side}"], pairs[f"seed_{side}"].map(of))
+    within = pairs["source_a"] == pairs["source_b"]
+    distances = pairs[pairs["quantity"] == "parameter_distance"]
+    assert distances["value"][within].max() < 0.5 * distances["value"][~within].min()
+    assert table(workdir, "pairs").query("arm_a == 'scratch'")["source_a"].isna().all()
+    lines = (workdir / "results" / "pairs.csv").read_text().splitlines()
+    assert not any("0.0,nested" in line for line in lines), "seeds are whole numbers"
+
+
+def test_aligned_networks_are_never_further_apart(workdir):
+    pairs = table(workdir, "pairs").set_index(["arm_a", "seed_a", "arm_b", "seed_b"])
+    plain, aligned = (
+        pairs[pairs["quantity"] == name]["value"] for name in ("parameter_distance", "parameter_distance_aligned")
+    )
+    assert len(aligned) == len(plain) > 0
+    assert (aligned <= plain[aligned.index] + 1e-6).all()
+
+
+def test_starts_from_one_source_network_are_no_two_networks(workdir):
+    rows = table(workdir, "similarity").query("arm_a == @ARM and arm_b == @ARM")
+    for comparison in ("starts", "other_start"):
+        found = rows[rows["comparison"] == comparison]
+        assert len(found)
+        assert (found["source_a"] != found["source_b"]).all()
+    within = rows.query("comparison == 'within_arm' and step == 8")
+    assert set(within["source_a"] == within["source_b"]) == {True, False}
+
+
+def test_half_of_the_steps_is_looked_at_as_well(workdir, networks):
+    for name, at in (("filters", "filters"), ("similarity", "similarity")):
+        assert set(table(workdir, name)["step"]) == {4, 8}, at
+    similarity = table(workdir, "similarity").query("step == 4")
+    assert set(similarity["comparison"]) == {
+        *("own_start", "to_source", "to_other_source", "within_arm", "across_arms"),
+    }
+    by_step = table(workdir, "filters").query("trained").groupby("step")[["angle_deg", "angle_noise_deg"]].mean()
+    assert (by_step.loc[4] < by_step.loc[8]).all()
+    (half,) = networks.seen_earlier()
+    assert half.step == 4
+    for path, leaf in trees.flatten(half.end).items():
+        assert not np.array_equal(leaf, trees.flatten(networks.end)[path]), path
+
+
+def test_the_rates_are_those_of_the_schedule(networks, ready):
+    assert networks.rates.shape == (4, 8)
+    np.testing.assert_allclose(networks.rates[:, :3], np.outer(np.ones(4), [0.5e-3, 1e-3, 1e-3]))
+    assert (networks.rates[:, -1] < 2e-4).all()
+
+
+def test_cases_are_compared_with_other_cases_only(workdir):
+    values = table(workdir, "similarity").query("index == 'cka_cases'")
+    own = values.query("comparison == 'own_start'")
+    assert own["value"].notna().any()
+    known = values["value"].dropna()
+    assert ((known > -1.5) & (known < 1.01)).all()
+
+
+def test_coherence_is_of_runs_with_one_start_and_two_orders(workdir, networks):
+    found = table(workdir, "coherence")
+    assert set(found["arm"]) == {ARM}
+    pairs = {(a, b) for a, b in zip(found["seed_a"], found["seed_b"], strict=True)}
+    assert pairs == {networks.seeds[:2], networks.seeds[2:]}
+    assert found["cosine"].between(-1, 1).all()
+
+
+def test_coherence_finds_what_two_runs_do_alike(networks):
+    """Planted: runs 0 and 1 move the same way but for noise, runs 2 and 3 each their own."""
+    rng = np.random.default_rng(0)
+
+    def change(path, start):
+        moves = rng.normal(size=start.shape)
+        moves[:2] += 3 * rng.normal(size=start.shape[1:])
+        return (start + 0.1 * moves).astype(np.float32)
+
+    planted = dataclasses.replace(networks, end=trees.map_with_path(change, networks.start))
+    rows = pd.DataFrame(filters.coherence_rows(planted)).groupby("seed_a")["cosine"].mean()
+    assert rows[networks.seeds[0]] > 0.8
+    assert abs(rows[networks.seeds[2]]) < 0.2
+
+
+def test_probes_read_what_is_planted_in_a_layer(ready, networks):
+    """The label is in the end's features and in no start's."""
+    probes = make_probes(ready, shown_cases(ready, 0), rng_for(ready, "positions", 0))
+    case, label = probes.points()
+    rng = np.random.default_rng(0)
+    start, end = rng.normal(size=(2, len(networks), len(label), 4))
+    end[..., 0] += 8 * label
+    features = Features(start, end, np.arange(len(label)), case)
+    rows = pd.DataFrame(readout.probe_rows(Represented(networks, {LAYERS[0]: features}), probes))
+    scores = rows.groupby("site")["score"].mean()
+    assert scores["end"] > 0.95
+    np.testing.assert_allclose(scores["source"], 1 / len(np.unique(label)), atol=0.06)
+    assert (rows["n_points"] == len(label)).all()
+
+
+def test_probes_of_a_study(workdir):
+    found = table(workdir, "probes")
+    assert set(found["layer"]) == set(LAYERS)
+    assert set(map(tuple, found[["arm", "site"]].drop_duplicates().to_numpy())) == {
+        *(("scratch", "start"), ("scratch", "end"), (ARM, "source"), (ARM, "end")),
+    }
+    assert found["score"].between(0, 1).all()
