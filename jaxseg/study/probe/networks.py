@@ -95,7 +95,7 @@ def variants(planned: PlannedStudy) -> list[tuple[int, int]]:
 
 def read_networks(planned: PlannedStudy, train_cases: int, fold: int) -> Iterator[Networks]:
     """The arms of one variant one after another, those with a run that did not diverge."""
-    chosen = chosen_rates(planned.workdir, planned.plan)
+    chosen = chosen_rates(planned.workdir, planned.plan, planned.study.arms)
     jobs = [with_rates(job, chosen) for job in planned.plan.of_kind("train")]
     for arm in planned.study.arms:
         found: list[tuple[Job, list[int], logs.TrainingLog]] = []
