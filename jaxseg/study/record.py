@@ -176,6 +176,12 @@ class StudyRecord:
     timing: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Seconds by stage."""
     exclusions: tuple[Exclusion, ...] = ()
+    looks: tuple[int, ...] = ()
+    """Numbers of seeds at which the study was to be judged, declared before it trained."""
+    grown_from: tuple[int, ...] = ()
+    """Numbers of seeds that it had when more were added, in order."""
+    exploratory: str | None = None
+    """Why its findings are none of those that were fixed in advance."""
 
     def runs_of(self, kind: str) -> list[RecordedRun]:
         """Return the runs of a kind, see `RecordedRun.kind`."""
