@@ -208,6 +208,17 @@ def _surviving(evidence: Evidence, arm: str) -> pd.DataFrame:
     return rows.merge(alive, on=["seed", "fold"])
 
 
+def validations(evidence: Evidence, arm: str) -> pd.DataFrame:
+    """Validation DSC of the runs that did not diverge: one row a (seed, fold), one column a step, NaN where none."""
+    return remembered(evidence, "validations", arm, lambda: _validations(evidence, arm))
+
+
+def _validations(evidence: Evidence, arm: str) -> pd.DataFrame:
+    rows = surviving_curves(evidence, arm)
+    rows = rows[rows["val_dsc"].notna()]
+    return rows.pivot(index=["seed", "fold"], columns="step", values="val_dsc").sort_index(axis=1)
+
+
 def run_values(rows: pd.DataFrame, column: str) -> tuple[Seeds, Float[np.ndarray, "seeds"]]:
     """A number for each seed, averaged over folds; seeds without a value in every fold are left out.
 

@@ -16,7 +16,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from jaxseg.analysis.folds import t_quantile
-from jaxseg.study.claims.evidence import Evidence, Seeds, mean_of_units, remembered, run_values, surviving_curves, units
+from jaxseg.study.claims.evidence import Evidence, Seeds, mean_of_units, remembered, units, validations
 from jaxseg.study.claims.findings import Lacking, Void
 from jaxseg.study.claims.rules import (
     HALFWAY,
@@ -53,25 +53,22 @@ class Growth(NamedTuple):
         return max(self.upper, 0.0)
 
 
-def _window(rows: pd.DataFrame, total: int, window: tuple[float, float]) -> pd.Series:
+def _window(runs: pd.DataFrame, total: int, window: tuple[float, float]) -> pd.Series:
     """Mean validation DSC of each run over a window of its steps."""
     low, high = (share * total for share in window)
-    inside = rows[(rows["step"] > low) & (rows["step"] <= high) & rows["val_dsc"].notna()]
-    return inside.groupby(["seed", "fold"])["val_dsc"].mean()
+    steps = runs.columns.to_numpy(np.float64)
+    return runs.loc[:, (steps > low) & (steps <= high)].mean(axis=1)
 
 
 def gains_of_last_doubling(evidence: Evidence, arm: str) -> tuple[Seeds, Float[np.ndarray, " seeds"]]:
-    """Each seed's mean validation DSC late in its training less that at half of the steps; empty if not validated."""
-    total = evidence.arm(arm).steps
-    rows = surviving_curves(evidence, arm)
-    gains = (_window(rows, total, LATE) - _window(rows, total, HALFWAY)).dropna()
-    if gains.empty:
-        return np.zeros(0, np.int64), np.zeros(0)
-    by_run = gains.rename("value").reset_index()
-    # Where folds rotate each seed has one, else all: a mean over the folds that a seed has is right in both.
-    if by_run.groupby("seed")["fold"].nunique().max() == 1:
-        by_run["fold"] = 0
-    return run_values(by_run, "value")
+    """Each seed's mean validation DSC late in its training less that at half of the steps, averaged over its folds."""
+    runs, total = validations(evidence, arm), evidence.arm(arm).steps
+    gains = (_window(runs, total, LATE) - _window(runs, total, HALFWAY)).dropna()
+    by_seed = gains.groupby(level="seed")
+    count = by_seed.size()
+    # A seed that lacks a fold which others have is left out, as everywhere.
+    whole = by_seed.mean()[count == count.max()] if len(gains) else gains
+    return whole.index.get_level_values("seed").to_numpy(), whole.to_numpy(np.float64)
 
 
 def growth(evidence: Evidence, arm: str) -> Growth | None:

@@ -22,6 +22,7 @@ from jaxseg.study.claims.evidence import (
     scope_of,
     surviving_curves,
     units,
+    validations,
 )
 from jaxseg.study.claims.findings import (
     OF_STEPS,
@@ -55,11 +56,11 @@ class Reached(NamedTuple):
         return np.isnan(self.steps)
 
 
-def _validations(evidence: Evidence, arm: str, fold: int) -> pd.DataFrame:
+def _of_fold_alone(evidence: Evidence, arm: str, fold: int) -> pd.DataFrame:
     """Validation DSC [seed, step] of the runs of a fold, without the start, which has no logarithm."""
-    rows = surviving_curves(evidence, arm)
-    rows = rows[(rows["fold"] == fold) & rows["val_dsc"].notna() & (rows["step"] > 0)]
-    return rows.pivot(index="seed", columns="step", values="val_dsc").sort_index(axis=1)
+    runs = validations(evidence, arm)
+    runs = runs[runs.index.get_level_values("fold") == fold].droplevel("fold").dropna(axis=1, how="all")
+    return runs.loc[:, runs.columns.to_numpy(np.float64) > 0]
 
 
 def _reached(curves: pd.DataFrame, seeds: Seeds, levels: Float[np.ndarray, " levels"]) -> Reached:
@@ -75,7 +76,7 @@ def _reached(curves: pd.DataFrame, seeds: Seeds, levels: Float[np.ndarray, " lev
 
 def _of_fold(evidence: Evidence, pair: Pair, fold: int) -> tuple[Reached, Reached]:
     """When baseline and arm reached the levels in a fold, seeds matched."""
-    baseline, arm = (_validations(evidence, name, fold) for name in (pair.baseline, pair.arm))
+    baseline, arm = (_of_fold_alone(evidence, name, fold) for name in (pair.baseline, pair.arm))
     pairs = matched(baseline.index.to_numpy(), arm.index.to_numpy())
     if not len(pairs[0]):
         raise Void(f"no seed of {pair.baseline} or of {pair.arm} was validated while it trained")
