@@ -2,6 +2,8 @@
 
 from jaxseg.study.claims.over_targets import over_studies as over_studies
 from jaxseg.study.claims.over_targets import target_table as target_table
+from jaxseg.study.claims.rejudged import as_markdown as as_markdown
+from jaxseg.study.claims.rejudged import rejudge as rejudge
 from jaxseg.study.claims.rules import RULE_VERSION as RULE_VERSION
 from jaxseg.study.claims.shown import rule_tables as rule_tables
 from jaxseg.study.claims.shown import shown_tables as shown_tables
