@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-from jaxseg.analysis.statistics import Components, Interval, components, expected_half_width, two_way_interval
+from jaxseg.analysis.statistics import Interval, two_way_interval
+from jaxseg.analysis.variance_components import Components, components, expected_half_width
 
 
 def t_quantile(df: float, confidence: float) -> float:

@@ -10,7 +10,8 @@ from jaxseg.analysis.folds import (
     standard_error,
     t_quantile,
 )
-from jaxseg.analysis.statistics import Components, expected_half_width, two_way_interval
+from jaxseg.analysis.statistics import two_way_interval
+from jaxseg.analysis.variance_components import Components, expected_half_width
 
 
 def block(rng, seeds=4, groups=7, seed=0.01, group=0.01, residual=0.03):

@@ -255,7 +255,7 @@ def test_filters_beyond_a_limit_are_named(study: Path, changed: Callable[[pd.Dat
         auc=0.5,
     )
     assert "All 11 trained layers of scratch stay within all limits of a random draw." in changed(calm)
-    calm.loc[calm["layer"] == "head", "auc"] = 0.61
+    calm.loc[calm["layer"] == "head", "auc_permuted"] = 0.61
     words = changed(calm)
     assert "10 of 11 trained layers of scratch stay within all limits; not head." in words
     assert "Layers beyond each: weights 0, taps 0, channels 0, AUC 1." in words

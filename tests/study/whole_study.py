@@ -81,6 +81,22 @@ def without(study: StudyTables, arm: str) -> StudyTables:
     return StudyTables(record, tables)
 
 
+def altered(study, change):
+    """The study with something missing."""
+    if name := change.get("without"):
+        study = without(study, name)
+    tables = {name: rows for name, rows in study.tables.items() if name != change.get("drop")}
+    if comparison := change.get("comparison"):
+        tables["similarity"] = tables["similarity"][tables["similarity"]["comparison"] != comparison]
+    if sizes := change.get("sizes"):
+        tables = {"cases": tables["cases"][tables["cases"]["train_cases"].isin(sizes)]}
+    if groups := change.get("groups"):
+        names = tables["cases"]["group"].unique()[:groups]
+        tables["cases"] = tables["cases"][tables["cases"]["group"].isin(names)]
+    arms = {**study.record.arms, **change.get("arms", {})}
+    return StudyTables(study.record._replace(arms=arms, **change.get("record", {})), tables)
+
+
 def verdict(table: pd.DataFrame, claim: str, role: str = "claim") -> pd.Series:
     """The first row of a claim, whose rows all say the same."""
     rows = table[(table["claim"] == claim) & (table["role"] == role)]

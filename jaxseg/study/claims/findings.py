@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from jaxseg.analysis.statistics import MIN_SEEDS, Components, Interval
+from jaxseg.analysis.statistics import MIN_SEEDS, Interval
+from jaxseg.analysis.variance_components import Components
 from jaxseg.study.claims.rules import DELTA, RULES, SHORTER
 
 SUPPORTED, CONTRADICTED, UNDECIDED, VOID = "supported", "contradicted", "undecided", "void"

@@ -79,7 +79,7 @@ def measure_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> M
     except Lacking as error:
         return Finding(claim, "", str(error), lacks=True)
     except Void as error:
-        return Finding(claim, VOID, f"void: {error}")
+        return Finding(claim, VOID, str(error))
 
 
 def newer_rules(record: Record) -> str:
