@@ -76,7 +76,8 @@ def _filters(rng, arms, sizes, seeds, kernels) -> pd.DataFrame:
                     "moran_expected": -1 / 26 if spatial else np.nan, "moran_p": 0.2 if spatial else np.nan,
                     "centre_start": 1 / 27 if spatial else np.nan, "centre_end": 0.04 if spatial else np.nan,
                     "centre_of_null": 1 / 27 if spatial else np.nan, "spectral_start": abs(rng.normal(0, 0.005)),
-                    "spectral_end": 0.08 * moved, "auc": 0.5 + 0.25 * moved if seeds > 1 else np.nan,
+                    "spectral_end": 0.08 * moved,
+                    **dict.fromkeys(("auc", "auc_permuted"), 0.5 + 0.25 * moved if seeds > 1 else np.nan),
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)

@@ -61,6 +61,8 @@ def as_markdown(table: pd.DataFrame) -> str:
     named = "".join(f" {words} |" for words in ("study", "claim", "verdict then", "verdict now, exploratory", "reason"))
     lines = [f"|{named}", "| --- | --- | --- | --- | --- |"]
     for row in said.to_dict("records"):
-        cells = (row["study"], row["claim"], row["then"], row["now"], str(row["reason"]).replace("|", "/"))
+        # The words of the rule itself stand on the page of the claims.
+        reason = str(row["reason"]).partition(": supported needs")[0].replace("|", "/")
+        cells = (row["study"], row["claim"], row["then"], row["now"], reason)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
