@@ -17,7 +17,7 @@ import pandas as pd
 from jaxseg.study.claims.evidence import gather
 from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED
 from jaxseg.study.claims.judging import judge_claim
-from tests.study import simulated as sim
+from simulated import tables as sim
 
 TRUE, FALSE, OPPOSITE = "true", "false", "opposite"
 EXPECTED = {TRUE: SUPPORTED, OPPOSITE: CONTRADICTED}
@@ -114,7 +114,7 @@ def _by_rate(rng, *angles: float, better: float = 0.0, growing: float = 0.0) -> 
     levels = {name: {0: 0.8 + better * i} for i, name in enumerate(names)}
     parts = [sim.filters(rng, (n,), angle=angle, growing=growing) for n, angle in zip(names, angles, strict=True)]
     tables = {"filters": pd.concat(parts), "cases": sim.cases(rng, levels, spread=LITTLE_CHANCE)}
-    return sim.study(sim.record(*names, **arms), **tables)
+    return sim.study(sim.record(*names)._replace(arms=arms), **tables)
 
 
 def _filters(rng, **truth) -> sim.StudyTables:

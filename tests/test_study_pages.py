@@ -7,10 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from docs import draw_studies, publish_study
-from jaxseg.report.charts.style import to_svg
+from jaxseg.report import write_report
 from jaxseg.study import claims
 from tests.conftest import ROOT
+from tests.programs import run
+from tests.report.tables_builder import write_workdir
 
 STUDIES = ROOT / "docs" / "studies"
 FOLDERS = {
@@ -67,25 +68,28 @@ def test_every_interval_of_a_page_is_in_its_tables(page: str) -> None:
     assert [numbers for numbers in shown if numbers not in known] == []
 
 
-def test_figures_are_drawn_from_what_is_kept(tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish_study, "COMPRESSED_ABOVE", 2_000)
-    kept = tmp_path / "kept"
-    publish_study.publish(tiny_study, kept, page=False)
-    made = draw_studies.draw(kept)
-    assert {path.name for path in made} == {path.name for path in (kept / "figures").iterdir()}
+def test_figures_are_drawn_from_what_is_kept(tiny_study: Path, tmp_path: Path) -> None:
+    kept, gains = tmp_path / "kept", tmp_path / "gains.svg"
+    run("tools.publish_study", tiny_study, kept, "--without_page", "--compress_above=2000")
+    printed = run("tools.draw_studies", kept)
+    made = sorted((kept / "figures").iterdir())
+    assert sorted(line.partition(":")[0] for line in printed.splitlines()) == [str(path) for path in made]
     assert {"differences.svg", "learning_curves.svg"} <= {path.name for path in made}
     for path in made:
         assert path.read_bytes() == (tiny_study / "figures" / path.name).read_bytes()
-    assert "transfer, all cases" in to_svg(draw_studies.gains([kept, kept]))
+    run("tools.draw_studies", f"--gains={gains}", kept, kept)
+    assert "transfer, all cases" in gains.read_text()
 
 
-def test_of_several_sizes_the_largest_is_drawn(tmp_path: Path) -> None:
-    for name in ("curves_n4.svg", "curves_n16.svg"):
-        (tmp_path / name).touch()
-    assert draw_studies.largest(tmp_path, "curves") == tmp_path / "curves_n16.svg"
-    (tmp_path / "curves_n0.svg").touch()
-    assert draw_studies.largest(tmp_path, "curves") == tmp_path / "curves_n0.svg"
-    assert draw_studies.largest(tmp_path, "scores") is None
+@pytest.mark.parametrize(("sizes", "largest"), [((4, 16), 16), ((4, 16, 0), 0)])
+def test_of_several_sizes_the_largest_is_drawn(tmp_path: Path, sizes: tuple[int, ...], largest: int) -> None:
+    workdir = write_workdir(tmp_path / "study", arms=("scratch", "transfer"), sizes=sizes, seeds=3, n_cases=5)
+    write_report(workdir)
+    figures = {path.name: path.read_bytes() for path in (workdir / "figures").glob("learning_curves_n*.svg")}
+    run("tools.draw_studies", workdir)
+    drawn = (workdir / "figures" / "learning_curves.svg").read_bytes()
+    assert drawn == figures[f"learning_curves_n{largest}.svg"]
+    assert len(set(figures.values())) == len(sizes)
 
 
 def test_published_studies_stay_small() -> None:

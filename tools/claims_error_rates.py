@@ -1,10 +1,10 @@
 """How often each claim is supported when it is false, and found when it is true, in simulated studies.
 
-    python -m docs.claims_error_rates [--draws 400] [--seed 0] [--claims C1,C9]
+    python -m tools.claims_error_rates [--draws 400] [--seed 0] [--claims C1,C9]
 
 Prints two Markdown tables: verdicts by setting, then how often intervals cover the truth and equals are told apart.
 Settings in which a claim is false are drawn so often, the others a quarter of it. What is drawn stands in
-tests/study/claim_settings.py, design_settings.py and simulated.py; the verdicts are those that the study's own code
+simulated/settings.py, designs.py and tables.py; the verdicts are those that the study's own code
 gives to the tables.
 """
 
@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 
 from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED
-from tests.study.claim_settings import FALSE
-from tests.study.design_settings import SETTINGS, SHARES, share, verdicts
+from simulated.designs import SETTINGS, SHARES, share, verdicts
+from simulated.settings import FALSE
 
 OF_DESIGNS = "designs"
 """What stands for the second table among the claims."""

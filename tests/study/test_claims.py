@@ -16,10 +16,10 @@ from jaxseg.study.claims.judging import judge_claim
 from jaxseg.study.claims.rules import RULES
 from jaxseg.study.claims.study_tables import read_record
 from jaxseg.study.claims.table import COLUMNS
-from tests.study import design_settings as settings
-from tests.study import simulated as sim
-from tests.study.claim_settings import EXPECTED, FALSE
-from tests.study.design_settings import SETTINGS, SHARES
+from simulated import designs as settings
+from simulated import tables as sim
+from simulated.designs import SETTINGS, SHARES
+from simulated.settings import EXPECTED, FALSE
 from tests.study.whole_study import changed, reasons, rng, verdict
 
 # ------------------------------------------------------------------------------------------------------- error rates

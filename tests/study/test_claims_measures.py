@@ -7,7 +7,7 @@ from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED, UNDECIDED
 from jaxseg.study.claims.judging import judge_claim
 from jaxseg.study.claims.training import times
-from tests.study import simulated as sim
+from simulated import tables as sim
 from tests.study.whole_study import altered, changed, judged, rng
 
 # -------------------------------------------------------------------------------------------------------- filters

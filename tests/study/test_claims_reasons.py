@@ -10,7 +10,7 @@ from jaxseg.study.claims.evidence import gather
 from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED, UNDECIDED, VOID
 from jaxseg.study.claims.judging import JUDGES, judge_claim
 from jaxseg.study.claims.study_tables import StudyTables
-from tests.study import simulated as sim
+from simulated import tables as sim
 from tests.study.whole_study import altered, changed, judged, reasons, rng, whole_study, without
 
 

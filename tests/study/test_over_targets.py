@@ -11,7 +11,7 @@ from jaxseg.study.claims.differing import task_of
 from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.findings import CONTRADICTED, DEPENDS, SUPPORTED, UNDECIDED
 from jaxseg.study.claims.rules import NOISE_LEVELS
-from tests.study import simulated as sim
+from simulated import tables as sim
 from tests.study.whole_study import changed, rng, verdict
 
 LITTLE = (0.002, 0.002, 0.005)

@@ -10,7 +10,7 @@ from jaxseg.study.claims.findings import Finding
 from jaxseg.study.claims.judging import judge_claim
 from jaxseg.study.claims.rules import RULES
 from jaxseg.study.claims.study_tables import StudyTables
-from tests.study import simulated as sim
+from simulated import tables as sim
 
 ARMS = ("scratch", "transfer", "scratch_b", "frozen_random_encoder", "pooled_encoder", "prior")
 RATES = {"scratch": 1e-3, "scratch_low": 3e-4, "scratch_high": 3e-3}

@@ -68,7 +68,7 @@ def _answer(tables: Tables, comparisons: pd.DataFrame) -> Iterator[Block]:
         figures += _times("the same, pretraining counted", *_total(speed))
     if figures:
         yield Strip(tuple(figures))
-    yield Prose(sentence("<b>{answer}.</b>", answer=answer.reason))
+    yield Prose(sentence("<b>{answer}</b>", answer=answer.reason))
 
 
 def _gain(row: Any, confidence: float) -> KeyFigure:

@@ -86,16 +86,21 @@ def plain_answer(evidence: Evidence, pair: Pair) -> Answer:
     seeds = min(q.n_seeds for q in quantities)
     note = "" if seeds >= MIN_SEEDS else f" (fewer than {MIN_SEEDS} seeds: no verdict)"
     one = "this checkpoint" if evidence.arm(pair.arm).one_source else pair.arm
-    text = f"{one[0].upper()}{one[1:]} on {where}, {seeds} seeds: {'; '.join(parts)}{note}."
+    text = f"{_at_start(one)} on {where}, {seeds} seeds: {'; '.join(parts)}{note}."
     if needs and seeds >= MIN_SEEDS:
         text += f" To decide it: {needs}."
     grown = growth(evidence, pair.baseline)
     if grown is not None:
-        text += f" {pair.baseline.capitalize()} {_still(grown.mean)} a doubling of its {grown.steps:,} steps."
+        text += f" {_at_start(pair.baseline)} {_still(grown.mean)} a doubling of its {grown.steps:,} steps."
         name = f"gain of {pair.baseline} in the last doubling, validation DSC"
         quantities.append(Quantity(name, grown.mean, key="doubling"))
     exploratory = "; ".join(filter(None, (newer_rules(evidence.record), *doubts_of_rates(evidence, *pair))))
     return Answer(text, tuple(quantities), grade, tag_of(evidence, pair), needs, exploratory)
+
+
+def _at_start(words: str) -> str:
+    """Words at the start of a sentence; a name with an underscore stays as the study has it."""
+    return words if "_" in words else words[0].upper() + words[1:]
 
 
 def _still(gained: float) -> str:

@@ -19,8 +19,8 @@ from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.findings import OF_STEPS, Measured, Quantity, judge
 from jaxseg.study.claims.judging import first_seeds, judge_claims, look_levels
 from jaxseg.study.claims.training import is_shorter, speed
-from tests.study import simulated as sim
-from tests.study.claim_settings import AT_REST, FALSE, LAST_DOUBLING, ONE_STUDY, OPPOSITE, TRUE, Setting
+from simulated import tables as sim
+from simulated.settings import AT_REST, FALSE, LAST_DOUBLING, ONE_STUDY, OPPOSITE, TRUE, Setting
 
 # ---------------------------------------------------------------------------------------------------------- two looks
 
@@ -113,11 +113,13 @@ def _known(rng, value: float, error: float, *, log: bool = False, df: int = 7, k
     """A quantity of one target as a study of so many seeds knows it."""
     at = value + error * rng.normal()
     half = t_quantile(df, CONFIDENCE) * error * np.sqrt(rng.chisquare(df) / df)
-    limits = [np.exp(x) if log else x for x in (at, at - half, at + half)]
+    estimate, low, high = (float(np.exp(x) if log else x) for x in (at, at - half, at + half))
     scale = OF_STEPS if log else None
     return Quantity(
         key,
-        *map(float, limits),
+        estimate,
+        low,
+        high,
         df=df,
         confidence=CONFIDENCE,
         n_seeds=8,
