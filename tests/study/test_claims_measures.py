@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxseg.study import claims
 from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED, UNDECIDED
 from jaxseg.study.claims.judging import judge_claim
@@ -65,6 +66,23 @@ def test_filters_without_permuted_weights_can_contradict_but_not_support(study):
     assert "(not measured)" in found.reason
     loud = old.assign(spectral_end=old["spectral_end"] + 0.5)
     assert judged(study._replace(tables={**study.tables, "filters": loud}), "C6").verdict == CONTRADICTED
+
+
+def test_what_makes_the_gain_is_graded():
+    levels = {
+        name: {0: 0.8 + by}
+        for name, by in (("transfer", 0.05), ("mean_var", 0.0), ("first_1", 0.02), ("first_3", 0.049))
+    }
+    inits = {"first_1": "pretrained:encoder/level_0", "first_3": "pretrained:encoder/level_[0-2]"}
+    record = sim.record(*levels, **{name: sim.arm(init=init) for name, init in inits.items()})
+    cases = sim.cases(rng(0), levels, spread=(0.001, 0.001, 0.004))
+    table = claims.claims(sim.study(record, cases=cases))
+    found = table[table["role"] == "graded"].set_index("quantity")
+    assert found.loc["transfer - mean_var", "grade"] == "material gain"
+    assert found.loc["transfer - first 1 levels", "grade"] == "material gain"
+    assert found.loc["transfer - first 3 levels", "value"] == pytest.approx(0.001, abs=0.004)
+    assert found.loc["fewest levels within 0.01 DSC of transfer", "value"] == 3
+    assert set(found["verdict"]) == {""}
 
 
 # ------------------------------------------------------------------------------------------------- representations

@@ -35,6 +35,8 @@ class ArmRecord(NamedTuple):
     """Learning rate by training set size."""
     sources: Mapping[int, int] = MappingProxyType({})
     """The seed of the source network that each seed starts from; empty for a random start."""
+    init: str = "random"
+    """What its weights start as."""
     like: str = ""
     """What arms have in common that differ in their learning rate alone."""
 
@@ -117,6 +119,7 @@ def read_record(study: StudyRecord) -> Record:
             runs=len(own),
             rates=_rates(own),
             sources={run.seed: run.source.seed for run in own if run.source is not None},
+            init=arm.init,
             like=_likeness(arm, own),
         )
     return Record(

@@ -17,6 +17,7 @@ from jaxseg.study.claims.evidence import Evidence, Pair, gather
 from jaxseg.study.claims.findings import SUPPORTED, VOID, Finding, Quantity
 from jaxseg.study.claims.frozen import Trio
 from jaxseg.study.claims.judging import JUDGES, Arms, judge_claim, judge_claims, judged_evidence, number_of_seeds
+from jaxseg.study.claims.parts import PARTS, parts_of_transfer
 from jaxseg.study.claims.rules import RULE_VERSION, RULES
 from jaxseg.study.claims.study_tables import StudyTables
 
@@ -26,8 +27,8 @@ COLUMNS = (
     *("rule_version", "n_seeds", "n_groups", "train_cases", "fold"),
 )
 INTEGERS = ("look", "n_seeds", "n_groups", "train_cases", "fold")
-CLAIM, CONTROL, OTHER_SIZE, ALL_SEEDS, LACKING, ANSWER = (
-    *("claim", "control", "other size"),
+CLAIM, GRADED, CONTROL, OTHER_SIZE, ALL_SEEDS, LACKING, ANSWER = (
+    *("claim", "graded", "control", "other size"),
     *("all seeds", "lacking", "answer"),
 )
 """What a row is (column role)."""
@@ -61,7 +62,9 @@ def rows_of(finding: Finding, *, size: int | None, fold: int | None, **more: Any
         fold: As in the tables.
         more: Other columns.
     """
-    fixed = {"claim": finding.claim, "statement": RULES[finding.claim].statement, **more}
+    known = RULES.get(finding.claim)
+    statement = PARTS[finding.claim] if known is None else known.statement
+    fixed = {"claim": finding.claim, "statement": statement, **more}
     fixed |= {"verdict": finding.verdict, "reason": finding.reason, "rule_version": RULE_VERSION, "fold": fold}
     fixed |= {"tag": finding.tag, "needs": finding.needs, "look": finding.look}
     fixed |= {"exploratory": bool(finding.exploratory)}
@@ -134,7 +137,7 @@ def claims(study: StudyTables) -> pd.DataFrame:
         The columns `COLUMNS`. `role` is `claim` (the verdict on the claim, the same in each of its rows), `control`
         (the same comparison run on a control arm, with its own verdict), `other size` (quantities at other training
         set sizes, without a verdict), `all seeds` (the same of a study that was extended without declared looks),
-        `lacking` (a claim that the study has no arm, size or table for: no verdict, and what it needs), or `answer`
+        `graded` (what of a pretrained network makes the gain, without a verdict), `lacking` (a claim that the study has no arm, size or table for: no verdict, and what it needs), or `answer`
         (what transfer does here, in words, as `reason`).
     """
     evidence, fold = gather(study), fold_of(study)
@@ -158,6 +161,8 @@ def claims(study: StudyTables) -> pd.DataFrame:
     for claim, finding in judged.items():
         if finding.lacks:
             add(finding, LACKING, arms_of(claim))
+    for finding in parts_of_transfer(evidence, Pair()):
+        add(finding, GRADED, Pair())
     for finding, arms in _controls(evidence):
         add(finding, CONTROL, arms)
     for claim, finding in _later_seeds(study, evidence).items():
