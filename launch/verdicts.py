@@ -3,7 +3,12 @@
 python -m launch.verdicts --studies='runs/hippocampus,runs/nerve,runs/c3/*' [--table=FILE.csv]
 
 Studies of targets with noise added (`target.noise`) serve the claim on harder tasks alone. Published folders
-(docs/studies) are read too. With --table they are written too, in the columns of claims.csv.
+(docs/studies) are read too. With --table the verdicts are written too, in the columns of claims.csv, and what each
+target measured, with mean, prediction and tau, to over_targets.csv beside it.
+
+    python -m launch.verdicts --rejudge --studies='docs/studies/*' [--table=FILE.csv]
+
+prints each study's verdict under the rules that it was begun with beside that of today's rules, which is exploratory.
 """
 
 from __future__ import annotations
@@ -17,12 +22,13 @@ import pandas as pd
 from absl import flags
 
 from jaxseg import paths
-from jaxseg.study import claims, outputs
+from jaxseg.study import claims, outputs, record
 from jaxseg.types import UserError
 from launch import cli, terminal
 
 _STUDIES = flags.DEFINE_list("studies", None, "Folders of studies; a pattern in quotes (runs/c3/*) names several.")
 _TABLE = cli.path_flag("table", "File for the verdicts (.csv).")
+_REJUDGE = flags.DEFINE_bool("rejudge", False, "Show each study's verdicts then and now instead of those over targets.")
 
 
 def find(patterns: list[str]) -> list[Path]:
@@ -52,29 +58,53 @@ def names(folders: list[Path]) -> list[str]:
     return short if len({*short}) == len(short) else [str(folder) for folder in folders]
 
 
+def with_studies(folders: list[Path]) -> list[Path]:
+    """Those of the folders that hold a study, or a folder of studies does."""
+    within = [place for folder in folders for place in (folder, *sorted(folder.glob("*")))]
+    found = [place for place in within if (place / record.NAME).exists()]
+    if not found:
+        raise UserError(f"--studies: no study in {', '.join(map(str, folders))}: none has a {record.NAME}")
+    return list(dict.fromkeys(found))
+
+
 def to_text(table: pd.DataFrame, width: int) -> str:
     """Each claim's verdict, with its quantities and the reason below."""
     blocks = []
     for claim, rows in table.groupby("claim", sort=False):
         first = rows.iloc[0]
-        lines = [f"{claim} {first['statement']}: {first['verdict']}"]
+        exploratory = " (exploratory)" if first["exploratory"] else ""
+        lines = [f"{claim} {first['statement']}: {first['verdict']}{exploratory}"]
         for row in rows.to_dict("records"):
             if pd.notna(row["value"]):
                 value = row["value"]
                 shown = f"{value:g}" if float(value).is_integer() else f"{value:.3f}"
                 limits = f" [{row['ci_low']:.3f}, {row['ci_high']:.3f}]" if pd.notna(row["ci_low"]) else ""
-                lines.append(f"    {row['quantity']}: {shown}{limits}")
+                grade = f", {row['grade']}" if isinstance(row["grade"], str) and row["grade"] else ""
+                lines.append(f"    {row['quantity']}: {shown}{limits}{grade}")
         if isinstance(first["reason"], str) and first["reason"]:
             lines += textwrap.wrap(first["reason"], width, initial_indent="    ", subsequent_indent="    ")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
+def _then_and_now(folders: list[Path]) -> None:
+    """Prints each study's verdicts under its own rules and under these."""
+    places = with_studies(folders)
+    table = claims.rejudge(dict(zip(names(places), places, strict=True)))
+    terminal.say(claims.as_markdown(table))
+    if _TABLE.value is not None:
+        outputs.write_table(Path(_TABLE.value), table)
+        terminal.say(f"\ntable: {_TABLE.value}")
+
+
 def main() -> None:
     """Reads the studies, prints the verdicts."""
     if _TABLE.value is not None:
-        outputs.check_table(Path(_TABLE.value), "claim,")
+        outputs.check_table(Path(_TABLE.value), "study," if _REJUDGE.value else "claim,")
     folders = find(cli.require(_STUDIES.value, "studies", "runs/hippocampus,runs/nerve"))
+    if _REJUDGE.value:
+        _then_and_now(folders)
+        return
     found = {name: claims.read_study(folder) for name, folder in zip(names(folders), folders, strict=True)}
     unfinished = [name for name, study in found.items() if "cases" not in study.tables]
     if unfinished:
@@ -92,7 +122,9 @@ def main() -> None:
     terminal.say(f"\n{to_text(table, min(shutil.get_terminal_size().columns, 120))}")
     if _TABLE.value is not None:
         outputs.write_table(Path(_TABLE.value), table)
-        terminal.say(f"\ntable: {_TABLE.value}")
+        beside = Path(_TABLE.value).with_name("over_targets.csv")
+        outputs.write_table(beside, claims.target_table(studies, noisy=noisy))
+        terminal.say(f"\ntables: {_TABLE.value}, {beside}")
 
 
 if __name__ == "__main__":

@@ -14,21 +14,21 @@ import pandas as pd
 from jaxseg.study.claims.study_tables import ArmRecord, Record, StudyTables
 
 LAYERS = ("encoder/level_0", "encoder/level_1", "encoder/level_2", "decoder/level_1", "decoder/level_0")
-STEPS, EVERY = 1000, 20
+STEPS, EVERY = 3000, 60
 
 
 def arm(**changes) -> ArmRecord:
-    """An arm as a converged study has it."""
+    """An arm as a study at a constant rate has it."""
     usual = ArmRecord("network", "constant", STEPS, 0, one_source=False, diverged=0, runs=8)
     return usual._replace(**changes)
 
 
 def record(*arms: str, full_size: int = 64, one_draw: bool = False, target: str = "hippo", **changed) -> Record:
-    """A record of arms; the steps of `scratch_double` are twice the others', and what stands in `changed` differs."""
-    known = {name: arm(steps=STEPS * (1 + (name == "scratch_double"))) for name in arms}
+    """A record of arms; what stands in `changed` differs."""
+    known = {name: arm(kind="prior" if name == "prior" else "network") for name in arms}
     if "transfer" in known:
-        known["transfer"] = known["transfer"]._replace(pretrain_steps=500)
-    return Record(target, "blobs", full_size, known | changed, one_draw, 1)
+        known["transfer"] = known["transfer"]._replace(pretrain_steps=1500)
+    return Record(target, "blobs", full_size, known | changed, one_draw, 2)
 
 
 def study(rec: Record, **tables: pd.DataFrame) -> StudyTables:
@@ -49,12 +49,10 @@ def _keys(table: pd.DataFrame, size: int = 0, fold: int = 0) -> pd.DataFrame:
     return table.assign(train_cases=size, fold=fold)
 
 
-def with_double(levels: Mapping) -> dict:
-    """The same with `scratch_double` as scratch is."""
-    return {**levels, "scratch_double": levels["scratch"]}
-
-
 # ---------------------------------------------------------------------------------------------------------------- cases
+
+
+Spread = tuple[float, float, float]
 
 
 def cases(
@@ -63,10 +61,11 @@ def cases(
     *,
     seeds: int = 8,
     groups: int = 12,
-    spread: tuple[float, float, float] = (0.006, 0.006, 0.01),
+    spread: Spread | Mapping[int, Spread] = (0.006, 0.006, 0.01),
     skew: float = 0.0,
     first_seed: Mapping[str, int] | None = None,
     folds: int = 1,
+    rotate: bool = False,
 ) -> pd.DataFrame:
     """cases.csv: DSC by arm and training set size, with effects of seed, group and their interaction in each arm.
 
@@ -75,10 +74,11 @@ def cases(
         levels: mean DSC of each arm at each size.
         seeds: runs of an arm.
         groups: of one case each, in each fold.
-        spread: standard deviations of an arm's seed and group effects and of the residual.
+        spread: standard deviations of an arm's seed and group effects and of the residual, for all sizes or for each.
         skew: effects are gamma-distributed with this skewness; negative: a tail of bad ones.
         first_seed: of arms whose seeds do not start at 0.
         folds: test groups of each fold are others.
+        rotate: a seed is tested on one fold, its number modulo the folds, rather than on all.
     """
 
     def draw(size):
@@ -92,10 +92,12 @@ def cases(
     for name, by_size in levels.items():
         one = 0.0 if name == "prior" else 1.0
         for size, level in by_size.items():
-            effect = spread[0] * draw((folds, seeds, 1)) + spread[2] * draw((folds, seeds, groups))
-            dsc = level + by_case + one * effect + spread[1] * draw((folds, 1, groups))
+            sd = spread[size] if isinstance(spread, Mapping) else spread
+            effect = sd[0] * draw((folds, seeds, 1)) + sd[2] * draw((folds, seeds, groups))
+            dsc = level + by_case + one * effect + sd[1] * draw((folds, 1, groups))
             fold, seed, group = np.indices(dsc.shape).reshape(3, -1)
             names = np.char.add(np.char.add("f", fold.astype(str)), np.char.add("g", group.astype(str)))
+            kept = (seed % folds == fold) if rotate else np.ones(seed.shape, bool)
             parts.append(
                 pd.DataFrame(
                     {
@@ -103,12 +105,17 @@ def cases(
                         **{"fold": fold, "case": names, "group": names, "label": "a", "status": "ok"},
                         "dsc": dsc.ravel(),
                     }
-                )
+                )[kept]
             )
     return pd.concat(parts, ignore_index=True)
 
 
 # --------------------------------------------------------------------------------------------------------------- curves
+
+
+REST = 0.002
+"""What an arm at rest still gains in the last doubling of its steps."""
+POWER = 0.7
 
 
 def curves(
@@ -117,43 +124,52 @@ def curves(
     *,
     seeds: int = 8,
     every: int = EVERY,
-    spread: float = 0.1,
-    level_sd: float = 0.003,
-    noise: float = 0.002,
-    decline: float = 0.0,
+    gain: float | Mapping[str, float] = REST,
+    level: float = 0.88,
+    power: float = POWER,
+    level_sd: float = 0.004,
+    spread: float = 0.15,
+    noise: float = 0.006,
     first_seed: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
-    """curves.csv: DSC rises to a level, training loss falls to one; an arm of speed 2 does it in half the steps.
+    """curves.csv: V + u - A e^a (speed t)^-b with noise, as fitted to published curves of a constant rate.
 
     Args:
         rng: of all draws.
-        speeds: of each arm; `scratch_double` has twice the steps.
+        speeds: of each arm: one of speed 2 is after half of the steps where the other is at its end.
         seeds: runs of an arm.
-        every: steps between validations and logged losses.
-        spread: sd of a run's log time constant.
-        level_sd: sd over runs of the final DSC.
+        every: steps between validations.
+        gain: of an arm of speed 1 in the last doubling of its steps, which gives A; for all arms or for each.
+        level: V, which runs approach.
+        power: b.
+        level_sd: sd of u over runs.
+        spread: sd of a over runs.
         noise: sd of a validation.
-        decline: what loss and DSC still change by from one end of the training to the other, in parts of their level.
         first_seed: of arms whose seeds do not start at 0.
     """
     parts = []
+    steps = np.arange(every, STEPS + 1, every)
     for name, speed in speeds.items():
-        steps = np.arange(every, STEPS * (1 + (name == "scratch_double")) + 1, every)
-        tau = 60.0 / speed * np.exp(spread * rng.normal(size=(seeds, 1)))
-        drift = decline * steps / STEPS
-        final = 0.8 + level_sd * rng.normal(size=(seeds, 1))
-        dsc = final * (1 + drift) * (1 - np.exp(-steps / tau)) + noise * rng.normal(size=(seeds, len(steps)))
-        loss = 0.2 * (1 - drift) * (1 + 0.004 * rng.normal(size=dsc.shape)) + np.exp(-steps / tau)
+        own = gain[name] if isinstance(gain, Mapping) else gain
+        amplitude = own / (2**power - 1) * np.exp(spread * rng.normal(size=(seeds, 1)))
+        final = level + level_sd * rng.normal(size=(seeds, 1))
+        dsc = final - amplitude * (speed * steps / STEPS) ** -power
+        dsc = dsc + noise * rng.normal(size=dsc.shape)
         seed, step = np.indices(dsc.shape).reshape(2, -1)
         parts.append(
             pd.DataFrame(
                 {
                     **{"arm": name, "seed": seed + (first_seed or {}).get(name, 0), "step": steps[step]},
-                    **{"seconds": 0.1 * steps[step], "loss": loss.ravel(), "val_dsc": dsc.ravel()},
+                    **{"seconds": 0.1 * steps[step], "loss": 1 - dsc.ravel(), "val_dsc": dsc.ravel()},
                 }
             )
         )
     return _keys(pd.concat(parts, ignore_index=True))
+
+
+def at_sizes(table: pd.DataFrame, sizes: Sequence[int]) -> pd.DataFrame:
+    """The same rows at several training set sizes."""
+    return pd.concat([table.assign(train_cases=size) for size in sizes], ignore_index=True)
 
 
 # -------------------------------------------------------------------------------------------------------------- filters
@@ -173,8 +189,12 @@ def filters(
     spectrum: float = 0.0,
     auc: float = 0.5,
     spread: float = 1.0,
+    growing: float = 0.0,
 ) -> pd.DataFrame:
-    """filters.csv: the encoder's layers around these values; `spread` scales the chance of runs and layers."""
+    """filters.csv at the end and halfway: the encoder's layers around these values.
+
+    `spread` scales the chance of runs and layers, `growing` the angle's share that came in the second half.
+    """
     shape = (len(arms), seeds, len(CONVOLUTIONS))
     a, s, layer = np.indices(shape).reshape(3, -1)
 
@@ -182,7 +202,7 @@ def filters(
         runs = rng.normal(size=(*shape[:2], 1))
         return (value + spread * sd * (runs + 0.5 * rng.normal(size=shape))).ravel()
 
-    return _keys(
+    end = _keys(
         pd.DataFrame(
             {
                 **{"arm": np.array(arms)[a], "seed": s, "layer": np.array(CONVOLUTIONS)[layer], "taps": 27},
@@ -190,10 +210,14 @@ def filters(
                 **{"distribution_start": around(0.0, 0.001), "distribution_end": around(distribution, 0.004)},
                 **{"moran_end": around(arrangement, 0.005) - 0.01, "moran_expected": -0.01},
                 **{"spectral_start": around(0.0, 0.002), "spectral_end": around(spectrum, 0.01)},
-                "auc": around(auc, 0.02),
+                **{"auc_permuted": around(auc, 0.02), "step": STEPS},
             }
         )
     )
+    half = end.assign(step=STEPS // 2, angle_deg=end["angle_deg"] * (1 - growing))
+    for name in ("angle_deg", "distribution_end", "moran_end", "spectral_end", "auc_permuted"):
+        half[name] += spread * 0.002 * rng.normal(size=len(half))
+    return pd.concat([end, half], ignore_index=True)
 
 
 def filter_controls(share: float = 0.2) -> pd.DataFrame:
@@ -260,6 +284,26 @@ def points(
     return {"scratch": own[0] / np.sqrt(k), "transfer": np.sqrt(scale / k) * own[1] + centre}
 
 
+def nested_points(
+    rng: np.random.Generator, *, sources: int = 8, runs: int = 2, ratio: float = 1.0, between: float = 0.0, k: int = 30
+) -> dict[str, np.ndarray]:
+    """Runs of two arms as points [layer, seed, k]: transferred ones lie around their source network.
+
+    Args:
+        rng: of all draws.
+        sources: source networks.
+        runs: fine-tunings of each; seeds of one source follow each other.
+        ratio: mean squared distance within a source, in that among scratch: the ratio of C10.
+        between: squared distance of two sources, in the same.
+        k: dimensions.
+    """
+    count = sources * runs
+    scratch = rng.normal(size=(1, count, k))
+    centre = np.sqrt(between) * rng.normal(size=(1, sources, k)).repeat(runs, 1)
+    arms = {"scratch": scratch, "transfer": centre + np.sqrt(ratio) * rng.normal(size=(1, count, k))}
+    return {name: (at / np.sqrt(k)).repeat(len(LAYERS), 0) for name, at in arms.items()}
+
+
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sum((a[:, :, None] - b[:, None, :]) ** 2, -1)
 
@@ -267,7 +311,7 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def between_runs(
     of: Mapping[str, np.ndarray], *, unit: float = 0.1, first_seed: Mapping[str, int] | None = None
 ) -> pd.DataFrame:
-    """similarity.csv of points: CKA is 1 less `unit` times the squared distance."""
+    """similarity.csv of points: both indexes are 1 less `unit` times the squared distance."""
     parts, names, start = [], list(of), first_seed or {}
     for i, first in enumerate(names):
         for second in names[i:]:
@@ -275,7 +319,8 @@ def between_runs(
             a, b = np.triu_indices(s.shape[1], 1) if first == second else np.indices(s.shape[1:]).reshape(2, -1)
             kind = "within_arm" if first == second else "across_arms"
             seeds = (a + start.get(first, 0), b + start.get(second, 0))
-            parts.append(_rows(kind, "cka", (first, second), seeds, ("end", "end"), s[:, a, b]))
+            for index in ("cka_cases", "procrustes"):
+                parts.append(_rows(kind, index, (first, second), seeds, ("end", "end"), s[:, a, b]))
     return _keys(pd.concat(parts, ignore_index=True))
 
 
@@ -307,7 +352,7 @@ def to_source(
     parts, every = [], np.arange(seeds)
     network = sd * rng.normal(size=(len(LAYERS), seeds))  # some source networks are nearer to anything
     a, b = np.nonzero(~np.eye(seeds, dtype=bool))
-    for index in ("cka", "cka_debiased"):
+    for index in ("cka", "cka_cases"):
         noise = sd * rng.normal(size=(len(LAYERS), seeds, seeds))
         unrelated = (floor + network[:, None, :] + noise)[:, a, b]
         own = floor + (1 - floor) * np.asarray(reuse)[:, None] + network + sd * rng.normal(size=network.shape)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from jaxseg.report import write_report
+from jaxseg.study import claims
 from tests.conftest import ROOT
 from tests.programs import run
 from tests.report.tables_builder import write_workdir
@@ -21,7 +22,7 @@ FOLDERS = {
     "across-studies": ("../studies", "*", "harder_tasks/*"),
 }
 """Where a page's tables are, if not in the folder of its name."""
-PAGES = sorted({path.stem for path in STUDIES.glob("*.md")} - {"index", "sharing"})
+PAGES = sorted({path.stem for path in STUDIES.glob("*.md")} - {"index", "sharing", "rejudged"})
 INTERVAL = re.compile(r"([+-]?\d+(?:\.\d+)?)[^|\[\]0-9]{0,60}?\[([+-]?\d+(?:\.\d+)?), ([+-]?\d+(?:\.\d+)?)\]")
 
 
@@ -48,6 +49,12 @@ def intervals_of(path: Path) -> set[tuple[str, ...]]:
             ways.append((1 / value, 1 / high, 1 / low))
         found |= {tuple(written(number, digits) for number in way) for way in ways for digits in range(5)}
     return found
+
+
+def test_verdicts_then_and_now_are_what_the_command_prints() -> None:
+    table = claims.rejudge({name: STUDIES / name for name in ("hippocampus_encoder", "hippocampus_to_cardiac")})
+    page = (STUDIES / "rejudged.md").read_text().splitlines()
+    assert set(claims.as_markdown(table).splitlines()) <= set(page)
 
 
 @pytest.mark.parametrize("page", PAGES)

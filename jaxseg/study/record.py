@@ -187,6 +187,11 @@ class StudyRecord:
     exploratory: str | None = None
     """Why its verdicts are no test of what was asked beforehand; None where they are."""
 
+    @property
+    def grown_from(self) -> tuple[int, ...]:
+        """How many seeds it had each time before more were added."""
+        return self.waves[:-1]
+
     def runs_of(self, kind: str) -> list[RecordedRun]:
         """Return the runs of a kind, see `RecordedRun.kind`."""
         return [run for run in self.runs if run.kind == kind]

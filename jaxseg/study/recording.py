@@ -94,17 +94,9 @@ def _made(
 
 
 def _why_exploratory(planned: PlannedStudy) -> str | None:
-    """What was decided after results were there, or differently for each arm."""
-    reasons = []
+    """What was decided differently for each arm; that a study was extended, `waves` and `looks` say."""
     own = [arm.name for arm in planned.study.arms if arm.optim.lr_grid and arm.optim.lr_choice == "per_arm"]
-    if own:
-        reasons.append(f"rates chosen for each arm by itself ({', '.join(own)})")
-    looks = planned.study.looks if planned.binding is None else planned.binding.looks
-    undeclared = [count for count in planned.waves[1:] if count not in looks]
-    if undeclared:
-        seeds = ", ".join(map(str, undeclared))
-        reasons.append(f"extended to {seeds} seeds, which was not declared (looks) before it trained")
-    return "; ".join(reasons) or None
+    return f"rates chosen for each arm by itself ({', '.join(own)})" if own else None
 
 
 def _runs(planned: PlannedStudy) -> Iterator[RecordedRun]:

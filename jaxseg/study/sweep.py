@@ -288,6 +288,7 @@ def _write_claims(sweep: Path, done: Sequence[Point]) -> None:
     if studies and (noisy or len({study.record.target for study in studies.values()}) > 1):
         table = claims.over_studies(studies, noisy=noisy)
         files.write_table(sweep / "results" / "claims_over_studies.csv", table)
+        files.write_table(sweep / "results" / "over_targets.csv", claims.target_table(studies, noisy=noisy))
 
 
 def _columns(point: Point, fields: Sequence[str]) -> dict[str, Any]:

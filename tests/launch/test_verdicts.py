@@ -43,13 +43,30 @@ def test_verdicts_are_printed_and_written(kept: Path, capsys: pytest.CaptureFixt
     shown = capsys.readouterr().out
     assert "to rings" in shown
     assert "noise levels of blobs: 0.5" in shown
-    assert "C4b no gain at full size: inconclusive" in shown
+    assert "C4b no gain at full size: undecided" in shown
     assert "lacks 0.25, 1.0, 2.0" in " ".join(shown.split())
     studies = {name: claims.read_study(kept / name) for name in "ab"}
     assert "cases" in studies["b"].tables
     expected = claims.over_studies(studies, noisy={0.5: claims.read_study(kept / "noisy")})
     written = files.read_table(kept / "verdicts.csv")
     pd.testing.assert_series_equal(written["verdict"], expected["verdict"], check_dtype=False)
+    beside = files.read_table(kept / "over_targets.csv")
+    assert set(beside["role"]) <= {"study", "mean", "prediction", "tau"}
+
+
+def test_verdicts_then_and_now_stand_beside_each_other(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        record = json.loads((kept / name / "study.json").read_text())
+        files.write_json(kept / name / "study.json", record | {"rule_version": 1})
+    run("--rejudge", f"--studies={kept}/[ab]", f"--table={kept}/rejudged.csv")
+    shown = capsys.readouterr().out
+    assert "| study | claim | verdict then | verdict now, exploratory | reason |" in shown
+    table = files.read_table(kept / "rejudged.csv")
+    assert set(table["study"]) == {"a", "b"}
+    assert table["claim"].nunique() == 13
+    judged = table[table["now"] != "not asked"]
+    assert judged["exploratory"].str.contains("begun under version 1").all()
+    run("--norejudge", f"--studies={kept}/[ab]")
 
 
 def test_folders_without_studies_are_refused(kept: Path) -> None:

@@ -76,7 +76,8 @@ def _filters(rng, arms, sizes, seeds, kernels) -> pd.DataFrame:
                     "moran_expected": -1 / 26 if spatial else np.nan, "moran_p": 0.2 if spatial else np.nan,
                     "centre_start": 1 / 27 if spatial else np.nan, "centre_end": 0.04 if spatial else np.nan,
                     "centre_of_null": 1 / 27 if spatial else np.nan, "spectral_start": abs(rng.normal(0, 0.005)),
-                    "spectral_end": 0.08 * moved, "auc": 0.5 + 0.25 * moved if seeds > 1 else np.nan,
+                    "spectral_end": 0.08 * moved,
+                    **dict.fromkeys(("auc", "auc_permuted"), 0.5 + 0.25 * moved if seeds > 1 else np.nan),
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
@@ -179,7 +180,7 @@ def claims_table(seeds: int) -> pd.DataFrame:
     few = f"needs at least 8 seeds, has {seeds}" if seeds < 8 else ""
     claims = [
         ("C1", "transfer shortens training", "transfer", [("steps, scratch / transfer", 2.13, 1.6, 2.9)], "supported"),
-        ("C2", "the gain depends on task and data", "transfer", [], "inconclusive"),
+        ("C2", "the gain depends on task and data", "transfer", [], "undecided"),
         ("C4b", "no gain at full size", "transfer", [("gain at full size", 0.021, 0.013, 0.029)], "contradicted"),
         ("C5", "filters change little", "scratch", [("median angle, degrees", 21.4, 18.0, 24.8)], "supported"),
         (
@@ -195,7 +196,7 @@ def claims_table(seeds: int) -> pd.DataFrame:
             "claim",
             arm,
             quantity,
-            "inconclusive" if few else verdict,
+            "undecided" if few else verdict,
             few or "limit < 1 & rest",
             seeds,
         )
@@ -204,11 +205,13 @@ def claims_table(seeds: int) -> pd.DataFrame:
     ]
     placebo = ("steps of scratch / scratch_b", 1.02, 0.9, 1.15)
     why = "placebo: only its seeds differ from scratch"
-    rows.append(_claim("C1", claims[0][1], "control", "scratch_b", placebo, "inconclusive", why, seeds))
+    rows.append(_claim("C1", claims[0][1], "control", "scratch_b", placebo, "undecided", why, seeds))
     other = ("steps of scratch / transfer", 3.3, 2.0, 5.5)
     rows.append(_claim("C1", claims[0][1], "other size", "transfer", other, "", "", seeds, size=8))
     nothing = ("", np.nan, np.nan, np.nan)
-    rows.append(_claim("", "transfer on tubes", "answer", "transfer", nothing, "", "transfer here: +0.015 DSC", seeds))
+    rows.append(
+        _claim("answer", "transfer on tubes", "answer", "transfer", nothing, "", "transfer here: +0.015 DSC", seeds)
+    )
     return pd.DataFrame(rows)
 
 
@@ -216,7 +219,7 @@ def _claim(claim, statement, role, arm, quantity, verdict, reason, seeds, size=0
     name, value, low, high = quantity
     return {
         "claim": claim, "statement": statement, "role": role, "arm": arm, "baseline": "scratch", "quantity": name,
-        "value": value, "ci_low": low, "ci_high": high, "verdict": verdict, "reason": reason, "rule_version": 1,
+        "value": value, "ci_low": low, "ci_high": high, "verdict": verdict, "reason": reason, "rule_version": 2,
         "n_seeds": seeds, "n_groups": 6, "train_cases": size, "fold": 0,
     }  # fmt: skip
 

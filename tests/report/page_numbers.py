@@ -40,8 +40,8 @@ SOURCES = {
 """The tables that each section may take its numbers from, in the order of the page."""
 
 CONSTANTS = {
-    **dict.fromkeys(map(str, (rules.DELTA, rules.KEPT, rules.REUSED, rules.FLOOR_LIMIT, rules.CONTROL_SHARE)), "rule"),
-    str(rules.TARGET_FRACTION): "rule C1",
+    **dict.fromkeys(map(str, (rules.DELTA, rules.REUSED, rules.FLOOR_LIMIT, rules.CONTROL_SHARE)), "rule"),
+    **dict.fromkeys((f"{100 * level:g}" for level in rules.SPEED_LEVELS), "rule C1"),
     "95": "per cent of the rules' intervals",
     "90": "degrees between two unrelated filters, in the words of a finding and a caption",
     "80": "per cent of draws in which a control must be found, in a caption",

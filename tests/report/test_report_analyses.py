@@ -252,10 +252,10 @@ def test_filters_beyond_a_limit_are_named(study: Path, changed: Callable[[pd.Dat
         distribution_end=filters["distribution_start"],
         moran_end=filters["moran_expected"],
         spectral_end=filters["spectral_start"],
-        auc=0.5,
+        auc_permuted=0.5,
     )
     assert "All 11 trained layers of scratch stay within all limits of a random draw." in changed(calm)
-    calm.loc[calm["layer"] == "head", "auc"] = 0.61
+    calm.loc[calm["layer"] == "head", "auc_permuted"] = 0.61
     words = changed(calm)
     assert "10 of 11 trained layers of scratch stay within all limits; not head." in words
     assert "Layers beyond each: weights 0, taps 0, channels 0, AUC 1." in words
@@ -264,7 +264,7 @@ def test_filters_beyond_a_limit_are_named(study: Path, changed: Callable[[pd.Dat
 def test_an_excess_counts_as_rule_c6_counts_it(study: Path, changed: Callable[[pd.DataFrame], str]):
     """Less structure than a random draw is none, and what the start had already training did not put there."""
     filters = pd.read_csv(study / "results" / "filters.csv").assign(
-        distribution_start=0.5, distribution_end=0.51, spectral_start=0.5, spectral_end=0.2, auc=0.1
+        distribution_start=0.5, distribution_end=0.51, spectral_start=0.5, spectral_end=0.2, auc_permuted=0.1
     )
     filters["moran_end"] = filters["moran_expected"]
     assert "All 11 trained layers of scratch stay within all limits of a random draw." in changed(filters)

@@ -32,11 +32,11 @@ def test_a_claim_shows_its_verdict_in_words_and_a_sign(tables: Tables):
     blocks = list(_flat(claims_blocks(judged, arm_styles(judged.arms))))
     finding, table = blocks[:2]
     assert isinstance(finding, Finding)
-    assert finding.found == "Of 5 claims: 3 supported, 1 contradicted, 1 inconclusive."
+    assert finding.found == "Of 5 claims: 3 supported, 1 contradicted, 1 undecided."
     assert isinstance(table, Table)
     rows = [[cell.text for cell in row] for row in table.groups[0].rows]
     assert [re.sub("<[^>]*>", "", verdict) for _, verdict, _, _ in rows] == [
-        *("supported", "inconclusive", "contradicted", "supported", "supported"),
+        *("supported", "undecided", "contradicted", "supported", "supported"),
     ]
     signs = [re.findall('path d="([^"]*)"', verdict)[0] for _, verdict, _, _ in rows]
     assert len(set(signs)) == 3

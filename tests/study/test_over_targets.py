@@ -1,98 +1,159 @@
-"""Verdicts over several studies."""
+"""Verdicts over several targets: means of what was measured, and not counts of verdicts."""
+
+from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from jaxseg.study import claims
-from jaxseg.study.claims import over_targets
+from jaxseg.study.claims import over_targets, targets
+from jaxseg.study.claims.differing import task_of
 from jaxseg.study.claims.evidence import Pair, gather
-from jaxseg.study.claims.findings import CONTRADICTED, INCONCLUSIVE, SUPPORTED
+from jaxseg.study.claims.findings import CONTRADICTED, DEPENDS, SUPPORTED, UNDECIDED
 from jaxseg.study.claims.rules import NOISE_LEVELS
-from jaxseg.study.claims.study_tables import StudyTables
 from simulated import tables as sim
 from tests.study.whole_study import changed, rng, verdict
 
+LITTLE = (0.002, 0.002, 0.005)
 
-def gains_study(seed, target, gain, sizes=(0,), source="blobs"):
-    levels = {"scratch": dict.fromkeys(sizes, 0.75), "transfer": dict.fromkeys(sizes, 0.75 + gain)}
+
+def gains_study(seed, target, gain, sizes=(0,), source="blobs", level=0.75):
+    levels = {"scratch": dict.fromkeys(sizes, level), "transfer": dict.fromkeys(sizes, level + gain)}
     record = sim.record(*levels, target=target)._replace(source=source)
-    return sim.study(record, cases=sim.cases(rng(seed), levels, spread=(0.002, 0.002, 0.005)))
+    return sim.study(record, cases=sim.cases(rng(seed), levels, spread=LITTLE))
+
+
+def many(*gains, **more):
+    return {f"s{i}": gains_study(i, f"t{i}", gain, **more) for i, gain in enumerate(gains)}
 
 
 def over(table, claim):
     return verdict(table, claim, "over studies")
 
 
-def test_two_targets_must_support():
-    one = claims.over_studies({"a": gains_study(0, "hippo", 0.0), "b": gains_study(1, "hippo", 0.0)})
-    assert over(one, "C4b")["verdict"] == INCONCLUSIVE
-    assert over(one, "C4b")["reason"].startswith("of 1 independent targets 1 support (hippo) and 0 contradict")
-    two = claims.over_studies({"a": gains_study(0, "hippo", 0.0), "b": gains_study(1, "nerve", 0.0)})
-    assert over(two, "C4b")["verdict"] == SUPPORTED
-    three = {"a": gains_study(0, "hippo", 0.0), "b": gains_study(1, "nerve", 0.0), "c": gains_study(2, "lung", 0.03)}
-    found = over(claims.over_studies(three), "C4b")
-    assert found["verdict"] == INCONCLUSIVE
-    assert found["reason"].startswith("mixed: of 3 independent targets 2 support")
-    assert "1 contradict (lung)" in found["reason"]
+def test_the_mean_decides_and_needs_four_targets():
+    three = over(claims.over_studies(many(0.0, 0.0, 0.0)), "C4b")
+    assert three["verdict"] == UNDECIDED
+    assert three["reason"].startswith("needs at least 4 targets that can speak of it, has 3")
+    four = over(claims.over_studies(many(0.0, 0.001, 0.0, -0.001)), "C4b")
+    assert four["verdict"] == SUPPORTED
+    assert four["quantity"] == "gain, mean over 4 targets"
+    assert four["ci_high"] < 0.01
+    assert over(claims.over_studies(many(0.03, 0.031, 0.03, 0.029)), "C4b")["verdict"] == CONTRADICTED
+
+
+def test_targets_that_differ_are_an_answer():
+    found = over(claims.over_studies(many(0.06, 0.0, -0.03, 0.04, 0.02)), "C4b")
+    assert found["verdict"] == DEPENDS
+    assert found["reason"].startswith("targets differ: tau 0.0")
+    # Where the mean decides all the same, that they differ is said beside.
+    found = over(claims.over_studies(many(0.06, 0.05, 0.03, 0.04, 0.07)), "C4b")
+    assert found["verdict"] == CONTRADICTED
+    assert found["reason"].startswith("targets differ")
+
+
+def test_more_targets_of_no_effect_support_no_more_often():
+    draw = rng(8)
+    wrong = {}
+    for count in (4, 16):
+        found = []
+        for _ in range(60):
+            by = {str(i): [quantity_of(draw, 0.1 * draw.normal() + np.log(1.0))] for i in range(count)}
+            found.append(over_targets.over_mean("ratio", by)[0].low > 1)
+        wrong[count] = np.mean(found)
+    assert max(wrong.values()) <= 0.1  # nominal 0.025, and 60 draws
+
+
+def quantity_of(draw, log):
+    """A ratio known with an error of 0.1."""
+    at = log + 0.1 * draw.normal()
+    low, high = (np.exp(at + side * 2.365 * 0.1) for side in (-1, 1))
+    return over_targets.Quantity(
+        "ratio", np.exp(at), low, high, df=7, confidence=0.95, n_seeds=8, key="ratio", log=True
+    )
+
+
+def test_rows_of_the_forest_plot():
+    studies = many(0.0, 0.01, 0.02, 0.03)
+    found = claims.target_table(studies)
+    assert tuple(found.columns) == over_targets.TARGET_COLUMNS
+    gains = found[(found["claim"] == "C2") & (found["quantity"] == "gain")].set_index("role")
+    assert gains.loc["study", "target"].tolist() == ["t0", "t1", "t2", "t3"]
+    mean, prediction = gains.loc["mean"], gains.loc["prediction"]
+    assert mean["value"] == pytest.approx(gains.loc["study", "value"].mean(), abs=0.001)
+    assert prediction["ci_low"] < mean["ci_low"] < mean["ci_high"] < prediction["ci_high"]
+    assert gains.loc["tau", "value"] == pytest.approx(np.std([0, 0.01, 0.02, 0.03], ddof=1), rel=0.3)
 
 
 def test_two_phases_of_the_same_hearts_are_one_target():
     both = {"ed": gains_study(0, "cardiac_ed_mr", 0.0), "es": gains_study(1, "cardiac_es_mr", 0.0)}
     # Cases of these studies have the same names, but no groups: names of cases say nothing.
-    assert over(claims.over_studies(both), "C4b")["verdict"] == SUPPORTED
+    assert set(targets.independent_targets(both).values()) == {"cardiac_ed_mr", "cardiac_es_mr"}
     hearts = {
         name: changed(study, "cases", case=study.tables["cases"]["group"] + f"_{name}") for name, study in both.items()
     }
-    found = over(claims.over_studies(hearts), "C4b")
-    assert found["verdict"] == INCONCLUSIVE
-    assert "of 1 independent targets 1 support (cardiac_ed_mr + cardiac_es_mr)" in found["reason"]
+    assert set(targets.independent_targets(hearts).values()) == {"cardiac_ed_mr + cardiac_es_mr"}
+    found = over(claims.over_studies({**hearts, **many(0.0, 0.0)}), "C4b")
+    assert "has 3" in found["reason"]
     liver = changed(hearts["ed"], "cases", group="liver " + hearts["ed"].tables["cases"]["group"])
     three = hearts | {"liver": liver._replace(record=liver.record._replace(target="liver"))}
-    assert over(claims.over_studies(three), "C4b")["verdict"] == SUPPORTED
+    assert len(set(targets.independent_targets(three).values())) == 2
 
 
-def test_cells_of_several_targets():
-    found = over(claims.over_studies({"a": gains_study(0, "hippo", 0.05), "b": gains_study(1, "nerve", 0.0)}), "C2")
+def test_two_studies_of_one_target_are_no_surer_than_one():
+    one = over_targets.of_target([quantity_of(rng(0), 0.2)])
+    two = over_targets.of_target([quantity_of(rng(0), 0.2), quantity_of(rng(0), 0.2)])
+    assert two == pytest.approx(one)
+
+
+def test_gains_of_five_targets_differ_or_do_not():
+    found = over(claims.over_studies(many(0.05, 0.0, 0.02, 0.07, -0.02)), "C2")
     assert found["verdict"] == SUPPORTED
-    assert "hippo" not in found["quantity"]  # cells are named after studies, of which a target may have several
-    assert found["quantity"] == "gain, a, 64 training cases"
+    assert found["quantity"] == "tau of the gain over 5 targets"
+    alike = over(claims.over_studies(many(*(0.02,) * 8)), "C2")
+    assert alike["verdict"] == CONTRADICTED
+    assert "needs at least 5 targets, has 4" in over(claims.over_studies(many(0.05, 0.0, 0.02, 0.07)), "C2")["reason"]
 
 
-def test_a_pilot_of_few_seeds_is_left_out_of_the_cells_and_named():
-    sound = {"a": gains_study(0, "hippo", 0.05), "b": gains_study(1, "nerve", 0.0)}
-    pilot = gains_study(2, "lung", 0.0)
+def test_a_pilot_of_few_seeds_is_left_out_and_named():
+    sound = many(0.05, 0.0, 0.02, 0.07, -0.02)
+    pilot = gains_study(9, "lung", 0.0)
     cases = pilot.tables["cases"]
     few = pilot._replace(tables={"cases": cases[cases["seed"] < 4]})
-    found = over(claims.over_studies(sound | {"pilot": few}), "C2")
-    assert found["verdict"] == SUPPORTED
-    assert found["reason"].endswith("left out: pilot (needs at least 8 seeds, has 4)")
-    assert found["ci_low"] == over(claims.over_studies(sound), "C2")["ci_low"]  # nor does it widen intervals
-    alone = over(claims.over_studies({"a": sound["a"], "pilot": few}), "C2")
-    assert (alone["verdict"], "needs at least 2" in alone["reason"]) == (INCONCLUSIVE, True)
+    for claim in ("C2", "C4b"):
+        found = over(claims.over_studies(sound | {"pilot": few}), claim)
+        assert "left out: pilot (needs at least 8 seeds, has 4" in found["reason"]
+        assert found["value"] == over(claims.over_studies(sound), claim)["value"]
 
 
 def test_a_claim_that_says_can_needs_one_target_at_a_shared_level(study):
     one = study._replace(tables={name: study.tables[name] for name in ("similarity", "pairs")})
-    other = StudyTables(study.record._replace(target="nerve"), {})
+    other = one._replace(record=study.record._replace(target="nerve"))
     found = claims.over_studies({"a": one, "b": other})
     assert over(found, "C10")["verdict"] == SUPPORTED
-    assert over(found, "C9")["verdict"] == INCONCLUSIVE
-    assert "needs 2 that support" in over(found, "C9")["reason"]
+    assert over(found, "C10")["reason"].startswith("of 2 targets 2 support at level 0.025 (hippo, nerve)")
+    assert over(found, "C9")["verdict"] == UNDECIDED
 
 
-def test_harder_tasks_over_noise_levels_and_targets():
+def harder(slope):
+    """Eight targets whose gain follows how hard they are."""
+    found = {}
+    for i in range(8):
+        found[str(i)] = gains_study(i, f"t{i}", slope * 0.05 * i, level=0.85 - 0.05 * i)
+    return found
+
+
+def test_harder_tasks_over_targets_with_noise_levels_beside():
     noisy = {level: gains_study(i, "hippo", 0.01 + 0.02 * i) for i, level in enumerate(NOISE_LEVELS)}
-    targets = {str(i): gains_study(i, f"t{i}", 0.01) for i in range(5)}
-    for i, one in enumerate(targets.values()):
-        lower = one.tables["cases"]["dsc"] - 0.1 * i + 0.01 * i * (one.tables["cases"]["arm"] == "transfer")
-        one.tables["cases"]["dsc"] = lower
-    found = over(claims.over_studies(targets, noisy=noisy), "C3")
+    found = over(claims.over_studies(harder(0.2), noisy=noisy), "C3")
     assert found["verdict"] == SUPPORTED, found["reason"]
-    less = over(claims.over_studies(targets, noisy={0.25: noisy[0.25]}), "C3")
+    assert "over noise levels the gain rises" in found["reason"]
+    assert over(claims.over_studies(harder(-0.2), noisy=noisy), "C3")["verdict"] == CONTRADICTED
+    less = over(claims.over_studies(harder(0.2), noisy={0.25: noisy[0.25]}), "C3")
+    assert less["verdict"] == SUPPORTED
     assert "needs noise levels 0.25, 0.5, 1.0, 2.0; lacks 0.5, 1.0, 2.0" in less["reason"]
-    few = over(claims.over_studies({k: targets[k] for k in "0123"}, noisy=noisy), "C3")
-    assert "needs at least 5 targets of one source and training set size, has 4" in few["reason"]
-    falling = {level: gains_study(i, "hippo", 0.07 - 0.02 * i) for i, level in enumerate(NOISE_LEVELS)}
-    assert over(claims.over_studies(targets, noisy=falling), "C3")["verdict"] == CONTRADICTED
+    few = over(claims.over_studies({k: v for k, v in harder(0.2).items() if k < "7"}), "C3")
+    assert "needs at least 8 targets of one source and training set size, has 7" in few["reason"]
 
 
 def test_harder_tasks_are_those_of_the_source_and_size_that_most_targets_share():
@@ -103,26 +164,27 @@ def test_harder_tasks_are_those_of_the_source_and_size_that_most_targets_share()
         "small": gains_study(5, "t3", 0.01, sizes=(8,)),
     }
     evidences = {name: gather(study) for name, study in (others | one).items()}
-    targets = {name: study.record.target for name, study in (others | one).items()}
-    found = over_targets.of_one_source(evidences, targets, pair)
-    assert found == {f"t{i}": evidences[str(i)] for i in range(3)} | {"t3": evidences["small"]}
+    named = {name: study.record.target for name, study in (others | one).items()}
+    found = targets.of_one_source(evidences, named, pair)
+    assert found == {f"t{i}": (evidences[str(i)], 8) for i in range(3)} | {"t3": (evidences["small"], 8)}
     del evidences["small"]
-    assert over_targets.of_one_source(evidences, targets, pair) == {f"t{i}": evidences[str(i)] for i in range(3)}
-    assert over_targets.of_one_source({}, {}, pair) == {}
+    found = targets.of_one_source(evidences, named, pair)
+    assert found == {f"t{i}": (evidences[str(i)], 16) for i in range(3)}
+    assert targets.of_one_source({}, {}, pair) == {}
 
 
 def test_difficulty_is_never_measured_on_the_seeds_of_the_gain():
     # Scratch's luck, not its task, is all that differs between these targets: unlucky seeds make gains.
-    draw = rng(0)
-    rho = []
-    for _ in range(8):
-        by_target = {}
-        for i in range(6):
+    draw, slopes = rng(0), []
+    for _ in range(12):
+        tasks = []
+        for i in range(8):
             levels = {"scratch": {0: 0.75}, "transfer": {0: 0.77}}
             cases = sim.cases(draw, levels, spread=(0.05, 0.0, 0.001))
-            by_target[str(i)] = gather(sim.study(sim.record(*levels, target=str(i)), cases=cases))
-        rho.append(over_targets.c3(by_target, {}, Pair()).quantities[0].value)
-    assert np.mean(rho) < 0.5
+            evidence = gather(sim.study(sim.record(*levels, target=str(i)), cases=cases))
+            tasks.append(task_of(evidence, 0, Pair()))
+        slopes.append(np.polyfit([t.difficulty for t in tasks], [t.gain.value for t in tasks], 1)[0])
+    assert np.mean(slopes) < 0.4  # on the same seeds the slope is near 1
 
 
 def test_points_of_a_sweep_with_noise_are_the_noise_levels_of_one_target():

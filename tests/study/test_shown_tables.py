@@ -11,7 +11,8 @@ import pytest
 
 from jaxseg import settings
 from jaxseg.study import claims, files
-from jaxseg.study.claims.rules import EARLY
+from jaxseg.study.claims.reuse import encoder_level
+from jaxseg.study.claims.rules import EARLY_LEVELS
 from jaxseg.study.claims.sentences import page_table
 from jaxseg.study.claims.shown import reuse_table
 from jaxseg.study.plan import tasks
@@ -67,7 +68,7 @@ def test_reuse_is_a_row_a_layer_of_the_same_numbers(published: dict[str, pd.Data
     rho = (reuse["similarity"] - reuse["floor"]) / (1 - reuse["floor"])
     used = reuse["rho"].notna()
     np.testing.assert_allclose(reuse.loc[used, "rho"], rho[used])
-    assert set(reuse.index[reuse["part"] == "early"]) == set(EARLY)
+    assert {encoder_level(layer) for layer in reuse.index[reuse["part"] == "early"]} == set(EARLY_LEVELS)
 
 
 def test_the_page_names_ends_counts_and_sums() -> None:

@@ -165,14 +165,14 @@ def test_verdicts_over_the_targets_of_a_sweep(folder: Path):
     for point, target in zip(points[:2], ("hippocampus", "nerve"), strict=True):
         task = {"name": target, "noise": 0.0, "labels": ["a"], "channels": 1, "normalization": ["zscore"]}
         task |= {"cases": {"train": 8, "val": 1, "test": 1}}
-        record = {"name": "rates", "rule_version": 1, "runs": [], "arms": {}, "source": None, "target": task}
+        record = {"name": "rates", "rule_version": 2, "runs": [], "arms": {}, "source": None, "target": task}
         files.write_json(point.workdir / "study.json", record)
         files.write_table(point.workdir / "results" / "claims.csv", pd.DataFrame({"claim": ["C1"]}))
     sweep.write_sweep(folder, "rates", points)
     table = files.read_table(folder / "results" / "claims_over_studies.csv")
     assert table["claim"].nunique() == 13
-    assert set(table["verdict"]) == {"inconclusive"}
-    assert "of 2 independent targets 0 support" in table.loc[table["claim"] == "C1", "reason"].iloc[0]
+    assert set(table["verdict"]) == {"undecided"}
+    assert "needs at least 4 targets that can speak of it, has 0" in table.loc[table["claim"] == "C1", "reason"].iloc[0]
     # Of one target there is nothing to put together.
     files.write_json(points[1].workdir / "study.json", files.read_json(points[0].workdir / "study.json"))
     sweep.write_sweep(folder, "rates", points)

@@ -22,9 +22,10 @@ _MANY_QUANTITIES = 4
 _ICONS = {
     "supported": "M-.5 .05L-.12 .42L.55 -.38",
     "contradicted": "M-.4 -.4L.4 .4M.4 -.4L-.4 .4",
-    "inconclusive": "M-.45 0H.45",
+    "undecided": "M-.45 0H.45",
+    "void": "M-.4 .4L.4 -.4",
 }
-"""Verdict -> the stroke inside its disc: a tick, a cross, a dash."""
+"""Verdict -> the stroke inside its disc: a tick, a cross, a dash, a slash."""
 
 
 def claims_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
@@ -40,7 +41,8 @@ def claims_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
     yield _claims_table(
         claims,
         "The claims are those of the paper's abstract (Karimi, Warfield and Gholipour, arXiv:2006.00356). Each gets a "
-        f"verdict{fixed}: supported, contradicted, or inconclusive, with the reason. All numbers: results/claims.csv.",
+        f"verdict{fixed}: supported, contradicted, undecided or void, with the reason. All numbers are in "
+        "results/claims.csv.",
         styles,
         controls=False,
     )
@@ -66,7 +68,8 @@ def verdict_mark(verdict: str) -> Markup:
 
 
 def _tally(counts: Mapping[str, Any]) -> str:
-    known = [f"{_count(counts, verdict)} {verdict}" for verdict in _ICONS]
+    shown = [verdict for verdict in _ICONS if verdict != "void" or _count(counts, verdict)]
+    known = [f"{_count(counts, verdict)} {verdict}" for verdict in shown]
     return f"Of {plural(_count(counts, 'judged'), 'claim')}: {', '.join(known)}."
 
 

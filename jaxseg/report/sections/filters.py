@@ -47,7 +47,7 @@ _TESTS = {
     "distribution": ("weights", f"Weights: KS excess,\nend {MINUS} start"),
     "arrangement": ("taps", "Taps: Moran's I,\ndistance from chance"),
     "spectrum": ("channels", f"Channels: spectral\nenergy, end {MINUS} start"),
-    "auc": ("AUC", "Start told from\nend: AUC"),
+    "auc": ("AUC", "Told from own\npermuted: AUC"),
 }
 """Quantity of rule C6 -> in a word, and its axis label."""
 

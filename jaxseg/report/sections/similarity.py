@@ -28,7 +28,7 @@ from jaxseg.report.sections.matrices import INDEX_NAMES, layers_by_layers, mean_
 from jaxseg.report.shown import baseline_of, claimed, layer_rows, main_size, range_words, said, sized
 from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
 from jaxseg.report.text import MINUS, MISSING, cases, count, interval, listing, number
-from jaxseg.study.claims.rules import EARLY, FLOOR_LIMIT, KEPT, REUSE_INDEX, REUSED
+from jaxseg.study.claims.rules import EARLY_LEVELS, FLOOR_LIMIT, INDEXES, REUSED
 
 _FLOOR = "floor: unrelated networks"
 _FLOOR_STYLE = ArmStyle("#5f6b73", "o", "-")
@@ -55,7 +55,7 @@ def _similarity(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield Missing("There is no results/similarity.csv with rows in it: only layers of one network are compared.")
     else:
         size = main_size(table)
-        index = REUSE_INDEX
+        index = next((index for index in INDEXES if (table["index"] == index).any()), INDEXES[-1])
         own = first_fold(table, size)
         shown = own[own["index"] == index]
         yield from _training_change(shown, index, tables, styles, size)
@@ -134,14 +134,14 @@ def _training_change(rows: pd.DataFrame, index: str, tables: Tables, styles: Sty
     yield from arm_charts(
         "own_start",
         pd.DataFrame(values),
-        _axes(index, (KEPT, f"{KEPT:g}")),
+        _axes(index),
         styles,
         baseline=base,
         what="rho between the end and the start of a run",
         caption=f"Each run's end against its own start{sized(tables.similarity, size)}. Left: share above the floor. "
         "Right: the similarity itself; grey: its floor in the first arm, the starts of the arm's other runs. Jackknife "
         f"{100 * tables.confidence:g} % intervals over seeds. rho is left out where the floor is above "
-        f"{FLOOR_LIMIT}; {KEPT:g} is the limit of claim C8.{_counts(own, tables, size)}",
+        f"{FLOOR_LIMIT}.{_counts(own, tables, size)}",
         behind={_FLOOR: Mark(_FLOOR_STYLE, "hollow")},
     )
 
@@ -153,7 +153,7 @@ def _share_words(tables: Tables, comparison: str, arm: str, size: int) -> str:
 
 
 def _claim_c8(tables: Tables, arm: str) -> str:
-    found = claimed(tables, "C8", f"rho of end and own start, {REUSE_INDEX}", arm)
+    found = next(filter(None, (claimed(tables, "C8", f"rho of end and own start, {i}", arm) for i in INDEXES)), None)
     return "" if found is None else f" ({number(found.value, 2)} in the mean over the encoder, claim C8)"
 
 
@@ -199,11 +199,11 @@ def _reuse(index: str, tables: Tables, styles: Styles, size: int) -> Iterator[Bl
 
 def _reuse_words(tables: Tables, arm: str, size: int) -> str:
     """What the rule of C11 found of the early and the deep layers; the range over layers where it found nothing."""
-    early, deep = (claimed(tables, "C11", f"reuse, mean of {part} layers", arm) for part in ("early", "deep"))
+    early, deep = (claimed(tables, "C11", f"reuse, mean of {part} levels", arm) for part in ("early", "deep"))
     if early is None or deep is None:
         return f"In {arm} reuse is {_share_words(tables, 'to_source', arm, size)}"
     return (
-        f"In {arm} reuse is {number(early.value, 2)} in the early layers ({listing(EARLY)}) and "
+        f"In {arm} reuse is {number(early.value, 2)} in the early levels ({listing(EARLY_LEVELS)}) and "
         f"{number(deep.value, 2)} in the deeper ones"
     )
 

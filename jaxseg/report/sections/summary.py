@@ -29,7 +29,7 @@ from jaxseg.report.sections.notices import notices
 from jaxseg.report.shown import lost_arms, main_variant, overall_dsc
 from jaxseg.report.tables import Tables, of_variant, rows_of, variants_of
 from jaxseg.report.text import MISSING, TIMES, cases, interval, limit, listing, number, p_value, plain, ratio, signed
-from jaxseg.study.claims.rules import CONFIDENCE, TARGET_FRACTION
+from jaxseg.study.claims.rules import CONFIDENCE, SPEED_LEVELS
 
 _WORDS = (
     "An arm is one way of training: how the weights start and which of them are trained. A seed repeats an arm with "
@@ -68,7 +68,7 @@ def _answer(tables: Tables, comparisons: pd.DataFrame) -> Iterator[Block]:
         figures += _times("the same, pretraining counted", *_total(speed))
     if figures:
         yield Strip(tuple(figures))
-    yield Prose(sentence("<b>{answer}.</b>", answer=answer.reason))
+    yield Prose(sentence("<b>{answer}</b>", answer=answer.reason))
 
 
 def _gain(row: Any, confidence: float) -> KeyFigure:
@@ -122,8 +122,9 @@ def _effects_table(overall: pd.DataFrame, by_key: dict[tuple[str, int], Any], ta
     head = ("Arm", *(() if one_base else ("Against",)), "DSC difference", "p, these cases", *speed_head)
     against = plain(overall["arm_b"].iloc[0]) if one_base else "another"
     note = (
-        f" Speed, by the rule of claim C1: steps of the compared arm until the target ({TARGET_FRACTION:g} of what it "
-        f"reaches), divided by this arm's, with {100 * CONFIDENCE:g} % intervals; above 1 is sooner."
+        f" Speed, by the rule of claim C1: steps of the compared arm to {SPEED_LEVELS[0]:.0%} to "
+        f"{SPEED_LEVELS[-1]:.0%} of what it reaches, divided by this arm's, with {100 * CONFIDENCE:g} % intervals; "
+        "above 1 is sooner."
         if has_speed
         else ""
     )

@@ -1,13 +1,19 @@
-"""What transfer does on a target, in one sentence for a reader in a hurry."""
+"""What transfer does on a target, in two sentences for a reader in a hurry."""
 
 from __future__ import annotations
 
-from jaxseg.analysis.statistics import MIN_SEEDS, Interval
-from jaxseg.study.claims.accuracy import of_dsc, size_name
-from jaxseg.study.claims.evidence import Evidence, Pair, gain
-from jaxseg.study.claims.findings import Lacking
+from typing import NamedTuple
+
+from jaxseg.analysis.statistics import MIN_SEEDS
+from jaxseg.study.claims.dsc import gain, size_name
+from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates
+from jaxseg.study.claims.findings import GAIN, LOSS, UNDECIDED, Lacking, Quantity, Void
+from jaxseg.study.claims.judging import newer_rules
+from jaxseg.study.claims.needs import what_decides
+from jaxseg.study.claims.rest import growth, tag_of
+from jaxseg.study.claims.rules import SPEED_LEVELS
 from jaxseg.study.claims.study_tables import Record
-from jaxseg.study.claims.training import times
+from jaxseg.study.claims.training import speed
 from jaxseg.study.score.comparisons import baseline_of
 
 
@@ -21,38 +27,81 @@ def answer_pair(record: Record) -> Pair:
     return Pair(candidates[0], baseline) if candidates else Pair()
 
 
-def _steps(ratio: Interval) -> str:
+class Answer(NamedTuple):
+    """The sentences, and the numbers in them."""
+
+    text: str
+    quantities: tuple[Quantity, ...]
+    grade: str
+    tag: str
+    needs: str
+    exploratory: str
+
+
+def _steps(found: Quantity) -> str:
     """A ratio of steps, the larger number first, as one says it."""
-    if ratio.estimate >= 1:
-        return f"{ratio.estimate:.3g} times fewer steps [{ratio.low:.3g}, {ratio.high:.3g}]"
-    return f"{1 / ratio.estimate:.3g} times more steps [{1 / ratio.high:.3g}, {1 / ratio.low:.3g}]"
+    if found.value >= 1:
+        return f"{found.value:.3g} times fewer steps [{found.low:.3g}, {found.high:.3g}]"
+    return f"{1 / found.value:.3g} times more steps [{1 / found.high:.3g}, {1 / found.low:.3g}]"
 
 
-def plain_answer(evidence: Evidence, pair: Pair) -> str:
-    """What an arm changes on this target at this training set size, with 95 % intervals, in words.
+def _graded(found: Quantity) -> str:
+    """The grade of a gain; one that is sure but small is said to be so."""
+    least, most = found.scale.limits if found.scale else (0.0, 0.0)
+    small = found.grade in (GAIN, LOSS) and least < found.low and found.high < most
+    return f"{found.grade}, too small to matter" if small else found.grade
 
-    Accuracy as a difference in DSC, training time as a ratio of steps to the level that counts as converged, then the
-    same with the steps of pretraining counted. Parts that the study has no tables for are left out; with too few seeds
-    the numbers are given and said to be no verdict.
+
+def plain_answer(evidence: Evidence, pair: Pair) -> Answer:
+    """What an arm changes on this target at this training set size, in words.
+
+    Accuracy as a difference in DSC with its grade, training time as a ratio of steps to the levels of C1, then the same
+    with the steps of pretraining counted, then what the baseline still gains a doubling of its steps. Parts that the
+    study has no tables for are left out; with too few seeds the numbers are given and said to be no verdict.
     """
-    parts, seeds = [], []
+    parts: list[str] = []
+    quantities: list[Quantity] = []
+    grade = needs = ""
     try:
-        d = gain(evidence, pair).d
-        change = of_dsc("gain", d, evidence.level)
-        seeds.append(len(d))
-        parts.append(f"{change.value:+.3f} DSC [{change.low:+.3f}, {change.high:+.3f}]")
-    except Lacking:
+        found, doubts = gain(evidence, pair)
+        quantities.append(found)
+        grade = UNDECIDED if doubts else found.grade
+        needs = "; ".join(doubts) or (what_decides(found) if grade == UNDECIDED else "")
+        words = UNDECIDED if doubts else _graded(found)
+        parts.append(f"{found.value:+.3f} DSC [{found.low:+.3f}, {found.high:+.3f}], {words}")
+    except (Lacking, Void):
         pass
     try:
-        found = times(evidence, pair)
-        seeds.append(found.n_seeds)
-        parts.append(f"{_steps(found.ratio)} to {pair.baseline}'s level")
-        if found.total is not None:
-            parts.append(f"{_steps(found.total)} with pretraining counted")
-    except Lacking:
+        by_key = {q.key: q for q in speed(evidence, pair)}
+        quantities += [by_key[key] for key in ("ratio", "total") if key in by_key]
+        levels = f"{SPEED_LEVELS[0]:.0%} to {SPEED_LEVELS[-1]:.0%}"
+        parts.append(f"{_steps(by_key['ratio'])} to {levels} of {pair.baseline}'s level")
+        if "total" in by_key:
+            parts.append(f"{_steps(by_key['total'])} with pretraining counted")
+    except (Lacking, Void):
         pass
     where = f"{evidence.record.target}, {size_name(evidence, evidence.size)}"
     if not parts:
-        return f"{pair.arm} on {where}: nothing to compare with {pair.baseline}"
-    note = "" if min(seeds) >= MIN_SEEDS else f" (fewer than {MIN_SEEDS} seeds: no verdict)"
-    return f"{pair.arm} on {where}, {min(seeds)} seeds: {', '.join(parts)}{note}"
+        return Answer(f"{pair.arm} on {where}: nothing to compare with {pair.baseline}.", (), "", "", "", "")
+    seeds = min(q.n_seeds for q in quantities)
+    note = "" if seeds >= MIN_SEEDS else f" (fewer than {MIN_SEEDS} seeds: no verdict)"
+    one = "this checkpoint" if evidence.arm(pair.arm).one_source else pair.arm
+    text = f"{_at_start(one)} on {where}, {seeds} seeds: {'; '.join(parts)}{note}."
+    if needs and seeds >= MIN_SEEDS:
+        text += f" To decide it: {needs}."
+    grown = growth(evidence, pair.baseline)
+    if grown is not None:
+        text += f" {_at_start(pair.baseline)} {_still(grown.mean)} a doubling of its {grown.steps:,} steps."
+        name = f"gain of {pair.baseline} in the last doubling, validation DSC"
+        quantities.append(Quantity(name, grown.mean, key="doubling"))
+    exploratory = "; ".join(filter(None, (newer_rules(evidence.record), *doubts_of_rates(evidence, *pair))))
+    return Answer(text, tuple(quantities), grade, tag_of(evidence, pair), needs, exploratory)
+
+
+def _at_start(words: str) -> str:
+    """Words at the start of a sentence; a name with an underscore stays as the study has it."""
+    return words if "_" in words else words[0].upper() + words[1:]
+
+
+def _still(gained: float) -> str:
+    return f"still gains {gained:.3f} DSC" if gained > 0 else f"no longer gains ({gained:+.3f} DSC)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,14 +13,14 @@ from jaxtyping import Float, Int
 
 from jaxseg.analysis import statistics
 from jaxseg.analysis.statistics import Interval
-from jaxseg.reserved import MEAN
-from jaxseg.study import files
-from jaxseg.study.claims.findings import Lacking
-from jaxseg.study.claims.rules import LEVEL, MIN_GROUPS
+from jaxseg.reserved import MEAN, POOLED
+from jaxseg.study.claims.findings import Lacking, Void
+from jaxseg.study.claims.rules import LEVEL
 from jaxseg.study.claims.study_tables import ArmRecord, Record, StudyTables
-from jaxseg.study.score.scores import Contrast, Scores, contrast, read_scores
+from jaxseg.study.score.scores import Scores, read_scores
 
 Seeds = Int[np.ndarray, " seeds"]
+Found = TypeVar("Found")
 
 
 class Alone(NamedTuple):
@@ -42,18 +42,33 @@ class Evidence:
 
     record: Record
     tables: Mapping[str, pd.DataFrame]
-    """Rows of all sizes."""
-    scores: Mapping[int, Scores]
-    """DSC, labels averaged within a case, all folds together; by training set size."""
+    """Rows of all sizes, of the networks at the end of their training."""
+    scores: Mapping[int, tuple[Scores, ...]]
+    """DSC, labels averaged within a case, by training set size: of each fold where folds rotate over seeds, else of all
+    folds together."""
     size: int
     """Training cases, 0 for all: as in the tables."""
     level: float = LEVEL
-    """1 minus the confidence of intervals; smaller where several studies share it."""
+    """1 minus the confidence of intervals; smaller where several studies, claims or looks share it."""
+    half: Mapping[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
+    """Rows of filters.csv and similarity.csv of the same networks after half of the steps."""
+    memo: dict[tuple[str, str, int], Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """What was worked out from learning curves, which every claim asks for again: by what, arm and size."""
 
     @property
     def confidence(self) -> float:
         """Of one interval."""
         return 1 - self.level
+
+    def at(self, size: int) -> Evidence:
+        """The study at another training set size."""
+        return dataclasses.replace(self, size=size)
+
+    def halfway(self) -> Evidence:
+        """The networks after half of their steps; raises `Lacking` where they were not looked at."""
+        if not self.half:
+            raise Lacking("the networks were not looked at after half of the steps (analysis.half)")
+        return dataclasses.replace(self, tables={**self.tables, **self.half}, half={})
 
     def arm(self, name: str) -> ArmRecord:
         """Raises `Lacking` where the study has no such arm."""
@@ -82,73 +97,126 @@ def largest_size(record: Record, sizes: Sequence[int]) -> int:
     return max(sizes, key=lambda size: (record.number_of_cases(size), size == 0))
 
 
+def folds_rotate(tables: Mapping[str, pd.DataFrame]) -> bool:
+    """Whether each seed is tested on one fold of several, rather than on all."""
+    for name in ("cases", "curves"):
+        if name in tables:
+            folds = tables[name].groupby(["arm", "train_cases", "seed"])["fold"].nunique()
+            return bool(tables[name]["fold"].nunique() > 1 and (folds == 1).all())
+    return False
+
+
+_BY_STEP = {"filters": ["arm"], "similarity": ["arm_a", "arm_b", "comparison"]}
+"""Tables with rows of several steps, and the columns within which the last step is the end of the training."""
+
+
+def _by_step(tables: Mapping[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
+    """The tables at the end of the training, and those after half of it."""
+    ends, halves = dict(tables), {}
+    for name, by in _BY_STEP.items():
+        if name in tables and "step" in tables[name] and len(tables[name]):
+            rows = tables[name]
+            last = rows["step"] == rows.groupby(by)["step"].transform("max")
+            ends[name] = rows[last]
+            if not last.all():
+                halves[name] = rows[~last]
+    return ends, halves
+
+
 def gather(study: StudyTables, *, level: float = LEVEL) -> Evidence:
     """The evidence of a study at its largest training set size."""
-    scores: dict[int, Scores] = {}
+    rotate = folds_rotate(study.tables)
+    scores: dict[int, tuple[Scores, ...]] = {}
     if "cases" in study.tables:
         for found in read_scores(study.tables["cases"], ("dsc",)):
-            # All folds together come first.
-            if found.label == MEAN and found.train_cases not in scores and "dsc" in found.metrics:
-                scores[found.train_cases] = found
-    sizes = {size for table in study.tables.values() for size in table["train_cases"].unique()}
-    tables = {name: files.at_end(table, name) for name, table in study.tables.items()}
-    return Evidence(study.record, tables, scores, largest_size(study.record, sorted(sizes) or [0]), level)
+            if found.label != MEAN or "dsc" not in found.metrics:
+                continue
+            own = scores.get(found.train_cases, ())
+            # Of folds that do not rotate, all together come first, and one is enough.
+            if rotate and found.fold != POOLED:
+                scores[found.train_cases] = (*own, found)
+            elif not rotate and not own:
+                scores[found.train_cases] = (found,)
+    tables = dict(study.tables)
+    if rotate:
+        # A seed then has one fold, and the fold is no axis of its own.
+        tables |= {name: rows.assign(fold=POOLED) for name, rows in tables.items() if name not in ("cases", "curves")}
+    sizes = {size for table in tables.values() for size in table["train_cases"].unique()}
+    ends, halves = _by_step(tables)
+    return Evidence(study.record, ends, scores, largest_size(study.record, sorted(sizes) or [0]), level, halves)
 
 
-# ------------------------------------------------------------------------------------------------------------- doubts
+# ------------------------------------------------------------------------------------------------------- arms, doubts
 
 
-def doubts_of_arms(evidence: Evidence, *arms: str) -> list[str]:
-    """What forbids a verdict on these arms: a source network that all seeds share."""
-    shared = [arm for arm in arms if evidence.arm(arm).one_source]
-    return [f"one source: all seeds of {arm} start from the same source network" for arm in shared]
+def scope_of(evidence: Evidence, *arms: str) -> str:
+    """What a finding on these arms is limited to; empty where each seed has a source network of its own."""
+    return "of this checkpoint alone" if any(evidence.arm(arm).one_source for arm in arms) else ""
 
 
-def doubts_of_groups(found: int) -> list[str]:
-    """What forbids a verdict on new patients: too few of them."""
-    return [] if found >= MIN_GROUPS else [f"needs at least {MIN_GROUPS} test groups, has {found}"]
+def doubts_of_rates(evidence: Evidence, *arms: str, sizes: Sequence[int] = ()) -> list[str]:
+    """What forbids a verdict on arms that are compared: learning rates chosen arm by arm."""
+    found: dict[float, list[str]] = {}
+    for arm in arms:
+        for size in sizes or (evidence.size,):
+            rate = evidence.arm(arm).rates.get(size)
+            if rate is not None:
+                found.setdefault(rate, []).append(arm)
+    if len(found) < 2:
+        return []
+    named = ", ".join(f"{rate:g} ({' and '.join(dict.fromkeys(names))})" for rate, names in sorted(found.items()))
+    return [f"{OWN_RATES}: {named}"]
 
 
-# --------------------------------------------------------------------------------------------------------------- DSC
+OWN_RATES = "exploratory, learning rates differ between what is compared"
 
 
-def dsc_contrast(evidence: Evidence, weights: Mapping[str, float], size: int | None = None) -> Contrast:
-    """A linear contrast of arms' DSC, [seed, group], at this or another training set size."""
-    size = evidence.size if size is None else size
-    for arm in weights:
-        evidence.arm(arm)
-    if size not in evidence.scores:
-        raise Lacking(f"no scores at {size or 'all'} training cases")
-    scores = evidence.scores[size]
-    for arm in weights:
-        if arm not in scores.seeds or not len(scores.seeds[arm]):
-            raise Lacking(f"no scores of arm {arm}")
-    found = contrast(scores, weights, "dsc")
-    if not found.d.size:
-        raise Lacking(f"no case with a score of {' and '.join(weights)}")
-    return found
-
-
-def gain(evidence: Evidence, pair: Pair, size: int | None = None) -> Contrast:
-    """DSC of the arm minus that of the baseline."""
-    return dsc_contrast(evidence, {pair.arm: 1.0, pair.baseline: -1.0}, size)
+def units(evidence: Evidence, arm: str, seeds: Seeds) -> Seeds:
+    """What each seed of an arm counts for: itself, or the source network that it shares with others."""
+    found = evidence.arm(arm)
+    if found.one_source or not set(map(int, seeds)) <= found.sources.keys():
+        return seeds
+    return np.array([found.sources[int(seed)] for seed in seeds])
 
 
 # -------------------------------------------------------------------------------------------------------------- runs
 
 
+def remembered(evidence: Evidence, what: str, arm: str, make: Callable[[], Found]) -> Found:
+    """What `make` returns, worked out once for each arm and training set size of a study."""
+    key = (what, arm, evidence.size)
+    if key not in evidence.memo:
+        evidence.memo[key] = make()
+    return evidence.memo[key]
+
+
 def surviving_curves(evidence: Evidence, arm: str) -> pd.DataFrame:
     """Learning curves of an arm's runs that did not diverge: those whose last loss is a number.
 
-    Raises `Lacking` where none is left.
+    Raises `Void` where none is left.
     """
+    return remembered(evidence, "curves", arm, lambda: _surviving(evidence, arm))
+
+
+def _surviving(evidence: Evidence, arm: str) -> pd.DataFrame:
     rows = evidence.table("curves", arm)
     rows = rows[rows["arm"] == arm]
     last = rows.loc[rows.groupby(["seed", "fold"])["step"].idxmax()]
     alive = last.loc[last["loss"].notna(), ["seed", "fold"]]
     if alive.empty:
-        raise Lacking(f"every run of {arm} diverged")
+        raise Void(f"every run of {arm} diverged")
     return rows.merge(alive, on=["seed", "fold"])
+
+
+def validations(evidence: Evidence, arm: str) -> pd.DataFrame:
+    """Validation DSC of the runs that did not diverge: one row a (seed, fold), one column a step, NaN where none."""
+    return remembered(evidence, "validations", arm, lambda: _validations(evidence, arm))
+
+
+def _validations(evidence: Evidence, arm: str) -> pd.DataFrame:
+    rows = surviving_curves(evidence, arm)
+    rows = rows[rows["val_dsc"].notna()]
+    return rows.pivot(index=["seed", "fold"], columns="step", values="val_dsc").sort_index(axis=1)
 
 
 def run_values(rows: pd.DataFrame, column: str) -> tuple[Seeds, Float[np.ndarray, "seeds"]]:
@@ -233,8 +301,27 @@ def across_arms(
     return by_layer_and_seeds(both, layers, *seeds)
 
 
-def jackknife(statistic: Callable[[Seeds], float], num_seeds: int, confidence: float, *, log: bool = False) -> Interval:
-    """`statistics.jackknife`; nothing at all of one seed, which makes no pair."""
-    if num_seeds < 2:
+def jackknife(
+    statistic: Callable[[Seeds], float], of_units: Seeds, confidence: float, *, log: bool = False
+) -> Interval:
+    """`statistics.jackknife`, leaving out one unit with all its seeds at a time; nothing at all of a single unit.
+
+    Args:
+        statistic: The quantity from the places of the seeds kept.
+        of_units: The unit of each seed, as `units` gives it.
+        confidence: Level of the interval.
+        log: Work on the logarithm.
+    """
+    names = np.unique(of_units)
+    if len(names) < 2:
         return Interval(math.nan, math.nan, math.nan, math.nan)
-    return statistics.jackknife(statistic, num_seeds, confidence=confidence, log=log)
+
+    def of_kept(kept: Seeds) -> float:
+        return statistic(np.flatnonzero(np.isin(of_units, names[kept])))
+
+    return statistics.jackknife(of_kept, len(names), confidence=confidence, log=log)
+
+
+def mean_of_units(values: Float[np.ndarray, "seeds *axes"], of_units: Seeds) -> Float[np.ndarray, "units *axes"]:
+    """Means over the seeds of each unit, units ascending."""
+    return np.stack([values[of_units == unit].mean(0) for unit in np.unique(of_units)])

@@ -6,15 +6,33 @@ seeds.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from jaxseg.analysis.statistics import t_interval
-from jaxseg.study.claims.evidence import Alone, Evidence, run_values
-from jaxseg.study.claims.findings import Finding, Lacking, few_seeds, judge, quantity
-from jaxseg.study.claims.gate import gated
-from jaxseg.study.claims.rules import CONTROL_SHARE, CONTROLLED, LITTLE_DEG, MUCH_DEG, RANDOM, STRUCTURED
+from jaxseg.study.claims.dsc import blocks_of
+from jaxseg.study.claims.evidence import Alone, Evidence, Seeds, run_values
+from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, few_seeds, quantity, unique
+from jaxseg.study.claims.rest import next_change
+from jaxseg.study.claims.rules import (
+    CONTROL_SHARE,
+    CONTROLLED,
+    DELTA,
+    LITTLE_DEG,
+    MIN_RATES,
+    MUCH_DEG,
+    RANDOM,
+    RATE_FACTOR,
+    STRUCTURED,
+)
+
+BySeed = tuple[Seeds, Float[np.ndarray, " seeds"]]
 
 
 def _encoder_rows(evidence: Evidence, arm: str) -> pd.DataFrame:
@@ -37,31 +55,116 @@ def weighted_median(values: Float[np.ndarray, " layers"], weights: Float[np.ndar
     return float(np.interp(0.5, centres, values[order]))
 
 
-def _angles(rows: pd.DataFrame) -> pd.DataFrame:
-    """The median angle of each run's filters, from the layers' medians."""
-    known = rows.dropna(subset=["angle_deg"])
+def _median_over_filters(rows: pd.DataFrame, column: str) -> BySeed:
+    """The median of each run's filters, from the layers' medians."""
+    known = rows.dropna(subset=[column])
+    if known.empty:
+        return np.zeros(0, np.int64), np.zeros(0)
     parts = [
-        (seed, fold, weighted_median(run["angle_deg"].to_numpy(), run["filters"].to_numpy(np.float64)))
+        (seed, fold, weighted_median(run[column].to_numpy(), run["filters"].to_numpy(np.float64)))
         for (seed, fold), run in known.groupby(["seed", "fold"])
     ]
-    return pd.DataFrame(parts, columns=["seed", "fold", "value"])
+    return run_values(pd.DataFrame(parts, columns=["seed", "fold", "value"]), "value")
 
 
-def _change_little(evidence: Evidence, arm: str) -> Finding:
-    seeds, angles = run_values(_angles(_encoder_rows(evidence, arm)), "value")
-    found = t_interval(angles, confidence=evidence.confidence)
-    return judge(
-        "C5",
-        [quantity("median angle, degrees", found, len(seeds))],
-        supported=found.high <= LITTLE_DEG,
-        contradicted=found.low > MUCH_DEG,
-        doubts=few_seeds(len(seeds)),
-    )
+def _projected(
+    evidence: Evidence, name: str, of: Callable[[Evidence], BySeed], confidence: float, **more: object
+) -> Quantity:
+    """A mean over seeds, with what it may change by in one more doubling where it was measured halfway."""
+    seeds, values = of(evidence)
+    fall = rise = math.nan
+    try:
+        earlier, before = of(evidence.halfway())
+        _, here, there = np.intersect1d(seeds, earlier, return_indices=True)
+        if len(here) > 1:
+            fall, rise = next_change(values[here] - before[there])
+    except Lacking:
+        pass
+    numbers = {"n_seeds": len(seeds), "fall": fall, "rise": rise, **more}
+    return quantity(name, t_interval(values, confidence=confidence), confidence, **numbers)
 
 
-def c5(evidence: Evidence, alone: Alone) -> Finding:
-    """Filters change little: median angle between a filter's start and end."""
-    return gated(evidence, lambda scratch: _change_little(evidence, scratch), alone, alone.arm)
+# ------------------------------------------------------------------------------------------------------------- C5
+
+
+def arms_by_rate(evidence: Evidence, arm: str) -> dict[float, str]:
+    """An arm and those that differ from it in their learning rate alone, by rate.
+
+    Raises `Lacking` where there are fewer than three rates, or they are less than about a factor of 3 apart.
+    """
+    own = evidence.arm(arm)
+    found: dict[float, str] = {}
+    for name, other in ((arm, own), *evidence.record.arms.items()):
+        rate = other.rates.get(evidence.size)
+        if rate is not None and other.like == own.like:
+            found.setdefault(rate, name)
+    rates = sorted(found)
+    apart = [rate for i, rate in enumerate(rates) if not i or rate >= RATE_FACTOR * rates[i - 1]]
+    if len(apart) < MIN_RATES:
+        raise Lacking(
+            f"needs {arm} at {MIN_RATES} learning rates or more, each about 3 times the one below; has "
+            f"{', '.join(f'{rate:g}' for rate in rates) or 'no rate on record'}"
+        )
+    return {rate: found[rate] for rate in apart}
+
+
+def _as_good(evidence: Evidence, by_rate: Mapping[float, str]) -> list[float]:
+    """Rates at which mean DSC is within `DELTA` of the best rate's."""
+    means = {
+        rate: float(np.mean([d.mean() for d in blocks_of(evidence, {(arm, evidence.size): 1.0}).d]))
+        for rate, arm in by_rate.items()
+    }
+    best = max(means.values())
+    return [rate for rate, mean in means.items() if mean > best - DELTA]
+
+
+def changes_little(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
+    """Supported by any rate that trains as well as the best; contradicted by all of them."""
+    angles = [q for key, q in found.items() if key.startswith("angle ")]
+    unknown = any(q.high <= LITTLE_DEG and math.isnan(q.rise) for q in angles)
+    supported = any(q.projected_high <= LITTLE_DEG for q in angles)
+    contradicted = all(q.low > MUCH_DEG for q in angles)
+    if supported or contradicted:
+        return Ruling(supported, contradicted)
+    note = "depends on the rate" if len({q.value > LITTLE_DEG for q in angles}) > 1 else ""
+    return Ruling(False, False, "growth not known: needs analysis.half" if unknown else note)
+
+
+def _angles(evidence: Evidence, arm: str) -> BySeed:
+    return _median_over_filters(_encoder_rows(evidence, arm), "angle_deg")
+
+
+def c5(evidence: Evidence, alone: Alone) -> Measured:
+    """Filters change little: median angle between a filter's start and end, at the rates that train well."""
+    by_rate = arms_by_rate(evidence, alone.arm)
+    rates = _as_good(evidence, by_rate)
+    # Any of the rates may support, so that they share the level.
+    confidence = 1 - evidence.level / len(rates)
+    quantities, seeds = [], []
+    for rate in rates:
+        arm = by_rate[rate]
+        _encoder_rows(evidence, arm)
+        angle = _projected(
+            evidence,
+            f"median angle at rate {rate:g}, degrees",
+            functools.partial(_angles, arm=arm),
+            confidence,
+            key=f"angle {rate:g}",
+            thresholds=(LITTLE_DEG, MUCH_DEG),
+        )
+        quantities.append(angle)
+        seeds.append(angle.n_seeds)
+        rows = _encoder_rows(evidence, arm)
+        if "angle_noise_deg" in rows:
+            noise = _median_over_filters(rows, "angle_noise_deg")[1]
+            if len(noise):
+                name = f"noise alone would turn them, at rate {rate:g}, degrees"
+                quantities.append(Quantity(name, float(noise.mean()), key=f"noise {rate:g}"))
+    arms = tuple(by_rate[rate] for rate in rates)
+    return Measured(tuple(quantities), changes_little, unique(few_seeds(min(seeds))), arms)
+
+
+# ------------------------------------------------------------------------------------------------------------- C6
 
 
 def randomness(rows: pd.DataFrame) -> dict[str, pd.Series]:
@@ -69,13 +172,15 @@ def randomness(rows: pd.DataFrame) -> dict[str, pd.Series]:
 
     Each has a limit in `RANDOM` and one in `STRUCTURED`; all are one-sided, as an excess below zero is no structure.
     """
+    nothing = pd.Series(np.nan, rows.index)
     return {
         # Against the run's own start, so that what an initialiser brings with it does not count.
         "distribution": rows["distribution_end"] - rows["distribution_start"],
         # Absolute in each layer: arrangements of opposite kinds must not cancel.
         "arrangement": (rows["moran_end"] - rows["moran_expected"]).abs(),
         "spectrum": rows["spectral_end"] - rows["spectral_start"],
-        "auc": rows["auc"],
+        # Against their own weights permuted: start against end is told apart on pure noise.
+        "auc": rows.get("auc_permuted", nothing),
     }
 
 
@@ -83,7 +188,7 @@ _NAMES = {
     "distribution": "Kolmogorov-Smirnov excess",
     "arrangement": "Moran's I, distance from chance",
     "spectrum": "excess spectral energy",
-    "auc": "AUC, start against end",
+    "auc": "AUC, filters against their own weights permuted",
 }
 
 
@@ -93,6 +198,14 @@ def _over_layers(rows: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
     known["value"] *= known["weight"]
     sums = known.groupby(["seed", "fold"])[["value", "weight"]].sum()
     return (sums["value"] / sums["weight"]).rename("value").reset_index()
+
+
+def _randomness_by_seed(evidence: Evidence, arm: str, name: str) -> BySeed:
+    rows = _encoder_rows(evidence, arm)
+    values = randomness(rows)[name]
+    if not values.notna().any():
+        return np.zeros(0, np.int64), np.zeros(0)
+    return run_values(_over_layers(rows, values), "value")
 
 
 def controlled_share(evidence: Evidence, name: str, rows: pd.DataFrame) -> float:
@@ -105,34 +218,54 @@ def controlled_share(evidence: Evidence, name: str, rows: pd.DataFrame) -> float
     return float(given[given.index.isin(found)].sum() / given.sum()) if len(given) else 0.0
 
 
-def _doubts_of_controls(evidence: Evidence, rows: pd.DataFrame) -> list[str]:
+def _without_control(evidence: Evidence, rows: pd.DataFrame) -> str:
     """Tests whose control was not found: their silence means nothing."""
     shares = {name: controlled_share(evidence, name, rows) for name in RANDOM}
-    return [
+    return "; ".join(
         f"the test of {_NAMES[name]} finds its control at a share of {CONTROL_SHARE} in layers with only {share:.0%} "
         f"of the filters, needs {CONTROLLED:.0%}"
         for name, share in shares.items()
         if share < CONTROLLED
+    )
+
+
+def look_random(uncontrolled: str) -> Callable[[Mapping[str, Quantity], bool], Ruling]:
+    """The rule of C6, for a study whose controls were found where the text is empty.
+
+    Only a silent test needs its control: one that speaks has shown that it can.
+    """
+
+    def rule(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
+        within = all(found[name].projected_high <= limit for name, limit in RANDOM.items())
+        contradicted = any(found[name].low > limit for name, limit in STRUCTURED.items())
+        if within and uncontrolled:
+            return Ruling(False, contradicted, uncontrolled)
+        silent = all(found[name].high <= limit for name, limit in RANDOM.items())
+        unknown = [name for name in RANDOM if math.isnan(found[name].rise)]
+        return Ruling(
+            within, contradicted, "growth not known: needs analysis.half" if silent and unknown and not within else ""
+        )
+
+    return rule
+
+
+def c6(evidence: Evidence, alone: Alone) -> Measured:
+    """Trained filters still look random: distribution, arrangement, spectrum, and told from their own permuted."""
+    rows = _encoder_rows(evidence, alone.arm)
+    quantities: Sequence[Quantity] = [
+        _projected(
+            evidence,
+            _NAMES[name],
+            functools.partial(_randomness_by_seed, arm=alone.arm, name=name),
+            evidence.confidence,
+            key=name,
+            thresholds=(RANDOM[name], STRUCTURED[name]),
+        )
+        for name in RANDOM
     ]
-
-
-def _look_random(evidence: Evidence, arm: str) -> Finding:
-    rows = _encoder_rows(evidence, arm)
-    intervals, quantities, least = {}, [], 10**9
-    for name, values in randomness(rows).items():
-        seeds, by_seed = run_values(_over_layers(rows, values), "value") if values.notna().any() else ((), np.zeros(0))
-        intervals[name] = t_interval(by_seed, confidence=evidence.confidence)
-        quantities.append(quantity(_NAMES[name], intervals[name], len(seeds)))
-        least = min(least, len(seeds))
-    doubts = few_seeds(least)
-    contradicted = any(intervals[name].low > limit for name, limit in STRUCTURED.items())
-    within = all(intervals[name].high <= limit for name, limit in RANDOM.items())
-    if within and not doubts:
-        # Only a silent test needs its control: one that speaks has shown that it can.
-        doubts += _doubts_of_controls(evidence, rows)
-    return judge("C6", quantities, supported=within, contradicted=contradicted, doubts=doubts)
-
-
-def c6(evidence: Evidence, alone: Alone) -> Finding:
-    """Trained filters still look random: distribution, arrangement, spectrum, and start told from end."""
-    return gated(evidence, lambda scratch: _look_random(evidence, scratch), alone, alone.arm)
+    # An index that tables of an earlier version do not have cannot support, nor does it hide what others show.
+    measured = [q for q in quantities if q.n_seeds]
+    quantities = [q if q.n_seeds else dataclasses.replace(q, name=f"{q.name} (not measured)") for q in quantities]
+    seeds = min((q.n_seeds for q in measured), default=0)
+    uncontrolled = _without_control(evidence, rows)
+    return Measured(tuple(quantities), look_random(uncontrolled), unique(few_seeds(seeds)), (alone.arm,))

@@ -30,15 +30,10 @@ from jaxseg.study.claims.evidence import (
     within_arm,
 )
 from jaxseg.study.claims.filters import randomness
-from jaxseg.study.claims.findings import Lacking
-from jaxseg.study.claims.representation import (
-    rho,
-    similarity_rows,
-    to_source_rows,
-    usable_in_pairs,
-    usable_layers,
-)
-from jaxseg.study.claims.rules import FLOOR_LIMIT, RANDOM, REUSE_INDEX
+from jaxseg.study.claims.findings import Lacking, Void
+from jaxseg.study.claims.representation import index_of, rho, similarity_rows, usable_in_pairs, usable_layers
+from jaxseg.study.claims.reuse import to_source_rows
+from jaxseg.study.claims.rules import FLOOR_LIMIT, RANDOM
 from jaxseg.study.score.comparisons import baseline_of
 
 COLUMNS = (
@@ -82,8 +77,13 @@ def _of_filters(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
 
 def _of_rewind(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
     rows = evidence.table("rewind", arm)
-    rows = rows[(rows["arm"] == arm) & (rows["how"] == "rewind" if "how" in rows else True)]
-    yield from _over_seeds(rows, {"drop": rows["drop"]}, evidence)
+    rows = rows[rows["arm"] == arm]
+    if "how" not in rows:
+        yield from _over_seeds(rows, {"drop": rows["drop"]}, evidence)
+        return
+    for how, quantity in (("rewind", "drop"), ("rerandomise", "drop_rerandomised")):
+        own = rows[rows["how"] == how]
+        yield from _over_seeds(own, {quantity: own["drop"]}, evidence)
 
 
 def _above_floor(
@@ -112,22 +112,33 @@ def _above_floor(
     for i, layer in enumerate(layers):
         for quantity, values in found.items():
             interval = from_left_out(values[:, i], confidence=confidence)
-            yield _row(quantity, interval, n_seeds, comparison=comparison, index=REUSE_INDEX, layer=layer)
+            yield _row(quantity, interval, n_seeds, comparison=comparison, layer=layer)
+
+
+def _index(evidence: Evidence, comparison: str) -> str:
+    """The index of similarity that the rules take for a comparison."""
+    return index_of(evidence.table("similarity"), comparison)
+
+
+def _with_index(evidence: Evidence, row: Mapping[str, Any]) -> dict[str, str]:
+    """The index of a row of representations; nothing of others."""
+    return {"index": _index(evidence, row["comparison"])} if row.get("comparison") else {}
 
 
 def _own_start(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
     """C8's quantities by layer; of one seed, which has no other start beside it, the similarity alone."""
-    own = similarity_rows(evidence, "own_start", REUSE_INDEX, arm)
+    index = _index(evidence, "own_start")
+    own = similarity_rows(evidence, "own_start", index, arm)
     layers, seeds, other = layers_of(own), seeds_of(own, "seed_a"), own[:0]
-    with contextlib.suppress(Lacking):
-        other = similarity_rows(evidence, "other_start", REUSE_INDEX, arm)
+    with contextlib.suppress(Lacking, Void):
+        other = similarity_rows(evidence, "other_start", index, arm)
         seeds = np.intersect1d(seeds, seeds_of(other, "seed_a"))
     yield from _runs_and_floor("own_start", layers, seeds, own, other, evidence)
 
 
 def _to_source(evidence: Evidence, arm: str, baseline: str) -> Iterator[dict[str, Any]]:
     """C11's quantities by layer."""
-    own, other = to_source_rows(evidence, Pair(arm, baseline), REUSE_INDEX)
+    own, other = to_source_rows(evidence, Pair(arm, baseline), _index(evidence, "to_source"))
     seeds = np.intersect1d(seeds_of_pairs(other), seeds_of(own, "seed_a"))
     yield from _runs_and_floor("to_source", layers_of(own), seeds, own, other, evidence)
 
@@ -154,12 +165,13 @@ def _runs_and_floor(
 
 def _between_runs(evidence: Evidence, arm: str, at_random: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Ends of two runs of an arm; the floor is two starts of an arm that begins at random."""
-    rows = similarity_rows(evidence, "within_arm", REUSE_INDEX, arm)
+    index = _index(evidence, "within_arm")
+    rows = similarity_rows(evidence, "within_arm", index, arm)
     layers, seeds = layers_of(rows), seeds_of_pairs(rows)
     starts = None
     for other in at_random:
-        with contextlib.suppress(Lacking):
-            start_rows = similarity_rows(evidence, "starts", REUSE_INDEX, other)
+        with contextlib.suppress(Lacking, Void):
+            start_rows = similarity_rows(evidence, "starts", index, other)
             seeds, others = matched(seeds, seeds_of_pairs(start_rows))
             starts = within_arm(start_rows, layers, others)
             break
@@ -185,9 +197,9 @@ def layer_table(evidence: Evidence, sizes: Mapping[int, int]) -> pd.DataFrame:
 
     Returns:
         The columns `COLUMNS`. Of filters (no comparison): `angle_deg`, `relative_change`, `norm_ratio`, the four
-        quantities of C6 with the limit within which each still counts as random, and `drop`, the DSC lost when a layer
-        is set back. Of representations (comparison `own_start`, `to_source`, `within_arm`): `similarity`, its `floor`,
-        and `rho`, the share above it.
+        quantities of C6 with the limit within which each still counts as random, `drop`, the DSC lost when a layer is
+        set back, and `drop_rerandomised`, the same when it is drawn anew. Of representations (comparison `own_start`,
+        `to_source`, `within_arm`): `similarity`, its `floor`, and `rho`, the share above it.
     """
     arms = evidence.record.arms
     baseline = baseline_of(list(arms)) if arms else ""
@@ -201,8 +213,8 @@ def layer_table(evidence: Evidence, sizes: Mapping[int, int]) -> pd.DataFrame:
             parts = [_of_filters(at_size, arm), _of_rewind(at_size, arm), _own_start(at_size, arm)]
             parts += [_to_source(at_size, arm, baseline)] if arm != baseline else []
             for part in [*parts, _between_runs(at_size, arm, at_random)]:
-                with contextlib.suppress(Lacking):  # a study need not have every analysis
-                    rows += [{**fixed, "arm": arm, **row} for row in part]
+                with contextlib.suppress(Lacking, Void):  # a study need not have every analysis
+                    rows += [{**fixed, "arm": arm, **row, **_with_index(at_size, row)} for row in part]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

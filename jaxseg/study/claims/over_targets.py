@@ -1,256 +1,339 @@
-"""Verdicts over several studies: on targets, on noise levels of one target, and C3, which one study cannot decide.
+"""Verdicts over several targets: from the mean of what each study measured, not from a count of their verdicts.
 
-A claim is supported over studies if at least two independent targets support it and none contradicts; a claim that
-says `can` needs one, at a level shared by all studies (Bonferroni). Anything else is inconclusive: one study more could
-always have contradicted.
+A count supports more often the more it counts, whatever is true. A claim's quantities are therefore pooled as random
+effects, and the claim's own rule is asked about the means. A claim that says `can` needs one target, at a level that
+all share. Where targets differ for certain and their mean decides nothing, that they differ is the answer.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from jaxseg.analysis.permutation import rank_correlation
-from jaxseg.streams import host_rng
-from jaxseg.study.claims.accuracy import (
-    Cell,
-    c2_cells,
-    common_rows,
-    doubts_of_cell,
-    of_dsc,
-    size_name,
-    sizes_with,
-    slope,
-)
-from jaxseg.study.claims.evidence import (
-    Evidence,
-    Pair,
-    doubts_of_arms,
-    doubts_of_groups,
-    dsc_contrast,
-    gain,
-    gather,
-)
+from jaxseg.analysis.folds import standard_error
+from jaxseg.analysis.random_effects import Pooled, pooled
+from jaxseg.study.claims import differing
+from jaxseg.study.claims.dsc import gain
+from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, gather
 from jaxseg.study.claims.findings import (
-    CONTRADICTED,
-    INCONCLUSIVE,
+    DEPENDS,
     SUPPORTED,
+    UNDECIDED,
     Finding,
     Lacking,
+    Measured,
     Quantity,
-    few_seeds,
+    Void,
     judge,
-    lacking,
 )
-from jaxseg.study.claims.rules import EXISTENTIAL, LEVEL, MIN_TARGETS, NOISE_LEVELS, P_LIMIT, RULES
+from jaxseg.study.claims.judging import JUDGES, measure_claim, newer_rules
+from jaxseg.study.claims.rest import AT_REST, tag_of
+from jaxseg.study.claims.rules import CAN, LEVEL, MIN_TARGETS, RULES
 from jaxseg.study.claims.study_tables import StudyTables
-from jaxseg.study.claims.table import COLUMNS, judge_claims, rows_of
+from jaxseg.study.claims.table import COLUMNS, INTEGERS, rows_of
+from jaxseg.study.claims.targets import by_target, independent_targets, of_one_source
 
-PLACEBO = "scratch_b"
 OVER_STUDIES = "over studies"
 """What a row is (column role), beside those of one study."""
+TARGET_COLUMNS = ("claim", "role", "target", "study", "quantity", "value", "ci_low", "ci_high", "n_seeds", "n_groups")
+STUDY, MEAN, PREDICTION, TAU = "study", "mean", "prediction", "tau"
+"""What a row of over_targets.csv is (column role): a study's own value, or what all targets give together."""
 
 
-# ------------------------------------------------------------------------------------------------- C3, harder tasks
+class Known(NamedTuple):
+    """A quantity as an estimate with its variance, on the scale on which targets are pooled."""
+
+    value: float
+    variance: float
 
 
-def _noise_slope(noisy: Mapping[float, Evidence], pair: Pair) -> tuple[Quantity, list[str]]:
-    """Slope of the gain over noise levels, one level twice the noise of the one below."""
-    missing = [level for level in NOISE_LEVELS if level not in noisy]
-    if missing:
-        raise Lacking(f"needs noise levels {', '.join(map(str, NOISE_LEVELS))}; lacks {', '.join(map(str, missing))}")
-    evidences = [noisy[level] for level in NOISE_LEVELS]
-    if len({(e.record.target, e.record.number_of_cases(e.size)) for e in evidences}) > 1:
-        raise Lacking("the noise levels are of different targets or training set sizes")
-    if len({frozenset(evidence.tables["cases"]["case"]) for evidence in evidences}) > 1:
-        raise Lacking("the noise levels have different test cases")
-    gains = [gain(evidence, pair) for evidence in evidences]
-    d = common_rows([(found.seeds, found.d) for found in gains], "noise levels")
-    found = of_dsc("slope of the gain a noise level", slope(np.log2(NOISE_LEVELS), d), LEVEL, -1)
-    doubts = [*few_seeds(d.shape[1]), *doubts_of_groups(d.shape[2])]
-    for evidence in evidences:
-        doubts += doubts_of_arms(evidence, pair.arm)
-    return found, doubts
+def known(found: Quantity) -> Known | None:
+    """None where its limits are not known, or leave no variance to weigh it by."""
+    if math.isnan(found.low) or math.isnan(found.df) or found.high <= found.low:
+        return None
+    low, high, value = (math.log(x) if found.log else x for x in (found.low, found.high, found.value))
+    return Known(value, standard_error(low, high, found.df, found.confidence) ** 2)
 
 
-def _difficulty_and_gain(evidence: Evidence, size: int, pair: Pair) -> tuple[float, float, int]:
-    """How far the baseline is from perfect, on other seeds than those of the gain; the gain; seeds in all.
-
-    Both on the same seeds would correlate by themselves: a seed unlucky for the baseline is hard, and gains much.
-    """
-    found = gain(evidence, pair, size)
-    if PLACEBO in evidence.record.arms and PLACEBO in evidence.scores[size].seeds:
-        other = dsc_contrast(evidence, {PLACEBO: 1.0}, size).d
-        return 1 - float(other.mean()), float(found.d.mean()), len(found.d)
-    own = dsc_contrast(evidence, {pair.baseline: 1.0}, size)
-    halved = found.seeds[1::2]
-    if len(found.seeds) < 2:
-        raise Lacking(f"needs other seeds for the difficulty of {evidence.record.target}")
-    difficulty = 1 - float(own.d[np.isin(own.seeds, halved)].mean())
-    return difficulty, float(found.d[~np.isin(found.seeds, halved)].mean()), len(found.d)
+def of_target(studies: Sequence[Quantity]) -> Known | None:
+    """Several studies of one target: their mean, no surer than one of them, as they share its patients."""
+    found = [one for one in map(known, studies) if one is not None]
+    if not found:
+        return None
+    return Known(float(np.mean([one.value for one in found])), float(np.mean([one.variance for one in found])))
 
 
-def _common_size(evidences: Sequence[Evidence], pair: Pair) -> list[int]:
-    """The sizes, as each study names them, of the largest number of training cases that all have."""
-    named = [{e.record.number_of_cases(size): size for size in sizes_with(e, pair)} for e in evidences]
-    shared = set.intersection(*(set(sizes) for sizes in named))
-    if not shared:
-        raise Lacking("the targets have no training set size in common")
-    return [sizes[max(shared)] for sizes in named]
+def over_mean(key: str, by: Mapping[str, Sequence[Quantity]]) -> tuple[Quantity, Pooled] | None:
+    """A quantity pooled over targets; None with fewer than `MIN_TARGETS` that know it."""
+    found = {target: one for target, own in by.items() if (one := of_target(own)) is not None}
+    if len(found) < MIN_TARGETS:
+        return None
+    first = next(iter(by.values()))[0]
+    every = [q for own in by.values() for q in own]
+    y, v = (np.array(column) for column in zip(*found.values(), strict=True))
+    result = pooled(y, v, confidence=first.confidence)
+    mean = result.mean
+    limits = [math.exp(x) if first.log else x for x in (mean.estimate, mean.low, mean.high)]
+    whole = dataclasses.replace(
+        first,
+        name=f"{_general(first)}, mean over {len(found)} targets",
+        value=limits[0],
+        low=limits[1],
+        high=limits[2],
+        df=mean.df,
+        # What studies may change by in another doubling of their steps, on average.
+        fall=float(np.mean([q.fall for q in every])),
+        rise=float(np.mean([q.rise for q in every])),
+        n_seeds=min(q.n_seeds for q in every),
+        n_groups=sum(q.n_groups for q in every),
+        train_cases=-1,
+        spread=None,
+        key=key,
+    )
+    return whole, result
 
 
-def _correlation(by_target: Mapping[str, Evidence], pair: Pair) -> tuple[list[Quantity], list[str], float, float]:
-    """Rank correlation over targets of difficulty and gain: quantities, doubts, and both one-sided p."""
-    if len(by_target) < MIN_TARGETS:
-        raise Lacking(f"needs at least {MIN_TARGETS} targets of one source and training set size, has {len(by_target)}")
-    evidences = list(by_target.values())
-    sizes = _common_size(evidences, pair)
-    numbers = [_difficulty_and_gain(e, size, pair) for e, size in zip(evidences, sizes, strict=True)]
-    difficulty, gains, seeds = (np.array(column) for column in zip(*numbers, strict=True))
-    found = rank_correlation(difficulty, gains, rng=host_rng(0))
-    doubts = few_seeds(int(seeds.min()))
-    for evidence in evidences:
-        doubts += doubts_of_arms(evidence, pair.arm)
-    quantities = [
-        Quantity(f"rank correlation of difficulty and gain, {len(by_target)} targets", found.rho),
-        Quantity("one-sided p, positive", found.p_positive),
-        Quantity("one-sided p, negative", found.p_negative),
+def _general(found: Quantity) -> str:
+    """Its name without the number of training cases, which is another for each target."""
+    return found.name.partition(", ")[0] if found.name.endswith("training cases") else found.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Over:
+    """A claim over targets: the finding, and the rows of over_targets.csv."""
+
+    finding: Finding
+    rows: tuple[dict[str, Any], ...] = ()
+
+
+def _target_rows(claim: str, key: str, of_studies: Mapping[str, Quantity], targets: Mapping[str, str]) -> list[dict]:
+    return [
+        {
+            **{"claim": claim, "role": STUDY, "target": targets[name], "study": name, "quantity": key},
+            **{"value": q.value, "ci_low": q.low, "ci_high": q.high, "n_seeds": q.n_seeds, "n_groups": q.n_groups},
+        }
+        for name, q in of_studies.items()
     ]
-    return [q._replace(n_seeds=int(seeds.min())) for q in quantities], doubts, found.p_positive, found.p_negative
 
 
-def of_one_source(evidences: Mapping[str, Evidence], targets: Mapping[str, str], pair: Pair) -> dict[str, Evidence]:
-    """By target, the studies of the source and training set size that most targets have; the largest size of equals.
+def _pooled_rows(claim: str, key: str, whole: Quantity, result: Pooled) -> list[dict]:
+    turned = math.exp if whole.log else float
+    parts = {
+        MEAN: (whole.value, whole.low, whole.high),
+        PREDICTION: tuple(map(turned, result.prediction[:3])),
+        TAU: tuple(result.heterogeneity),
+    }
+    numbers = {"n_seeds": whole.n_seeds, "n_groups": whole.n_groups}
+    return [
+        {
+            **{"claim": claim, "role": role, "target": role, "study": "", "quantity": key},
+            **dict(zip(("value", "ci_low", "ci_high"), values, strict=True)),
+            **numbers,
+        }
+        for role, values in parts.items()
+    ]
 
-    Of several such studies of a target the first is taken.
-    """
-    found: dict[tuple[str, int], dict[str, Evidence]] = {}
+
+class Speaking(NamedTuple):
+    """The studies that can speak of a claim, and why others cannot."""
+
+    measured: dict[str, Measured]
+    left_out: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+def speaking(claim: str, evidences: Mapping[str, Evidence]) -> Speaking:
+    """Measures a claim in each study; one that may carry no verdict alone is left out and named."""
+    measured, left_out, tags = {}, [], []
     for name, evidence in evidences.items():
-        for size in sizes_with(evidence, pair):
-            shared = evidence.record.source, evidence.record.number_of_cases(size)
-            found.setdefault(shared, {}).setdefault(targets[name], evidence)
-    return found[max(found, key=lambda at: (len(found[at]), at[1]))] if found else {}
+        found = measure_claim(claim, evidence)
+        if isinstance(found, Finding):
+            left_out.append(f"{name} ({found.reason})")
+        elif found.doubts:
+            left_out.append(f"{name} ({'; '.join(found.doubts)})")
+        else:
+            measured[name] = found
+            tags.append(tag_of(evidence, found.arms))
+    return Speaking(measured, tuple(left_out), tuple(tags))
 
 
-def c3(by_target: Mapping[str, Evidence], noisy: Mapping[float, Evidence], pair: Pair) -> Finding:
-    """The gain is larger when the task is harder: over noise levels of one target, and over targets.
+def _left_out(found: Speaking) -> str:
+    return f"; left out: {', '.join(found.left_out)}" if found.left_out else ""
 
-    Each part can contradict alone; both are needed to support.
-    """
+
+def _by_mean(claim: str, evidences: Mapping[str, Evidence], targets: Mapping[str, str]) -> Over:
+    """The claim's rule, asked about the means of its quantities over targets."""
+    found = speaking(claim, evidences)
+    by = by_target(targets, list(found.measured))
+    if len(by) < MIN_TARGETS:
+        reason = f"needs at least {MIN_TARGETS} targets that can speak of it, has {len(by)}{_left_out(found)}"
+        return Over(Finding(claim, UNDECIDED, reason, needs=f"{MIN_TARGETS} targets"), _rows_of(claim, found, targets))
+    keys = list(dict.fromkeys(q.key for one in found.measured.values() for q in one.quantities))
     quantities: list[Quantity] = []
-    doubts: list[str] = []
-    missing: list[str] = []
-    rises = falls = follows = opposes = False
-    try:
-        slope_found, doubts = _noise_slope(noisy, pair)
-        quantities.append(slope_found)
-        rises, falls = slope_found.low > 0, slope_found.high < 0
-    except Lacking as error:
-        missing.append(str(error))
-    try:
-        found, more, p_positive, p_negative = _correlation(by_target, pair)
-        quantities += found
-        doubts = [*doubts, *more]
-        follows, opposes = p_positive <= P_LIMIT, p_negative <= P_LIMIT
-    except Lacking as error:
-        missing.append(str(error))
-    contradicted = (falls or opposes) and not doubts
-    return judge(
-        "C3",
-        quantities,
-        supported=rises and follows,
-        contradicted=contradicted,
-        doubts=list(dict.fromkeys([*doubts, *([] if contradicted else missing)])),
+    rows = list(_rows_of(claim, found, targets))
+    differs = ""
+    for key in keys:
+        of_studies = {name: q for name, one in found.measured.items() if (q := one.by_key().get(key)) is not None}
+        own = {target: [of_studies[n] for n in names if n in of_studies] for target, names in by.items()}
+        result = over_mean(key, {target: studies for target, studies in own.items() if studies})
+        if result is None:
+            continue
+        quantities.append(result[0])
+        rows += _pooled_rows(claim, key, *result)
+        tau = result[1].heterogeneity
+        if len(quantities) == 1 and tau.low > 0:
+            differs = f"targets differ: tau {tau.tau:.3g} [{tau.low:.3g}, {tau.high:.3g}]"
+    one = next(iter(found.measured.values()))
+    ruled = Measured(
+        tuple(quantities),
+        one.rule,
+        sensitive=lambda: all(study.sensitive() for study in found.measured.values()),
+        shown=tuple(q.key for q in quantities if not one.shown or q.key in one.shown),
     )
+    try:
+        finding = judge(claim, ruled)
+    except KeyError as error:
+        finding = Finding(claim, UNDECIDED, f"fewer than {MIN_TARGETS} targets know {error.args[0]}", tuple(quantities))
+    if differs:
+        verdict = DEPENDS if finding.verdict == UNDECIDED else finding.verdict
+        finding = dataclasses.replace(finding, verdict=verdict, reason=f"{differs}; {finding.reason}")
+    tag = AT_REST if all(tag == AT_REST for tag in found.tags) else "not all at rest"
+    finding = dataclasses.replace(finding, reason=f"{finding.reason}{_left_out(found)}", tag=tag)
+    return Over(finding, tuple(rows))
 
 
-# ---------------------------------------------------------------------------------------- over independent targets
+def _rows_of(claim: str, found: Speaking, targets: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
+    rows: list[dict[str, Any]] = []
+    for name, one in found.measured.items():
+        for q in one.quantities:
+            rows += _target_rows(claim, q.key, {name: q}, targets)
+    return tuple(rows)
 
 
-def _patients(study: StudyTables) -> frozenset[str]:
-    """Names of the test groups; empty where a case is its own group, since names of cases are no names of patients."""
-    cases = study.tables.get("cases", pd.DataFrame(columns=["case", "group"]))
-    return frozenset(cases["group"]) if (cases["group"] != cases["case"]).any() else frozenset()
-
-
-def independent_targets(studies: Mapping[str, StudyTables]) -> dict[str, str]:
-    """The target that each study counts for; targets of the same patients are one, named after both.
-
-    Two phases of the same hearts, for instance: they share at least half of the test groups that the smaller one has.
-    """
-    patients: dict[str, frozenset[str]] = {}
-    for study in studies.values():
-        patients[study.record.target] = patients.get(study.record.target, frozenset()) | _patients(study)
-    named: dict[str, str] = {}
-    for target, own in patients.items():
-        alike = [
-            other
-            for other in named
-            if own and patients[other] and len(own & patients[other]) >= min(len(own), len(patients[other])) / 2
-        ]
-        together = list(dict.fromkeys([*(named[other] for other in alike), target]))
-        for member in [target, *(other for other, name in named.items() if name in together)]:
-            named[member] = " + ".join(together)
-    return {name: named[study.record.target] for name, study in studies.items()}
-
-
-def _over_targets(claim: str, verdicts: Mapping[str, Sequence[str]]) -> Finding:
-    """The verdict from those on each target, of which one may have several studies.
-
-    A target contradicts if one of its studies does, and supports if one does and none contradicts.
-    """
-    contradicting = [target for target, own in verdicts.items() if CONTRADICTED in own]
-    supporting = [target for target, own in verdicts.items() if SUPPORTED in own and CONTRADICTED not in own]
-    needed = 1 if claim in EXISTENTIAL else 2
-    mixed = "mixed: " if supporting and contradicting else ""
-    counts = (
-        f"of {len(verdicts)} independent targets {len(supporting)} support ({', '.join(supporting) or 'none'}) and "
-        f"{len(contradicting)} contradict ({', '.join(contradicting) or 'none'})"
-    )
+def _by_one(claim: str, evidences: Mapping[str, Evidence], targets: Mapping[str, str]) -> Over:
+    """A claim that says `can`: one target that supports it is enough, at the level over the number that can speak."""
+    found = speaking(claim, evidences)
+    by = by_target(targets, list(found.measured))
+    rows = _rows_of(claim, found, targets)
+    if not by:
+        return Over(Finding(claim, UNDECIDED, f"no target can speak of it{_left_out(found)}"))
+    level = LEVEL / len(by)
+    shared = speaking(claim, {n: dataclasses.replace(evidences[n], level=level) for n in found.measured})
+    verdicts = {name: judge(claim, one).verdict for name, one in shared.measured.items()}
+    supporting = [target for target, names in by.items() if any(verdicts.get(n) == SUPPORTED for n in names)]
     quantities = (
-        Quantity("targets that support", len(supporting)),
-        Quantity("targets that contradict", len(contradicting)),
+        Quantity("targets that can speak", len(by), key="targets"),
+        Quantity("targets that support, at the level over their number", len(supporting), key="supporting"),
     )
-    if len(supporting) >= needed and not contradicting:
-        return Finding(claim, SUPPORTED, counts, quantities)
-    return Finding(
-        claim, INCONCLUSIVE, f"{mixed}{counts}; needs {needed} that support and none that contradicts", quantities
-    )
+    names = ", ".join(supporting) or "none"
+    reason = f"of {len(by)} targets {len(supporting)} support at level {level:.3g} ({names}){_left_out(found)}"
+    verdict = SUPPORTED if supporting else UNDECIDED
+    return Over(Finding(claim, verdict, reason, quantities), rows)
 
 
-def _c2(evidences: Mapping[str, Evidence], pair: Pair) -> Finding:
-    """C2 over the cells of studies that may carry a verdict: a pilot of few seeds must not take it from the rest."""
-    cells, left_out = [], []
+# ----------------------------------------------------------------------------------------------------------- C2, C3
+
+
+def _gains(evidences: Mapping[str, Evidence], pair: Pair) -> tuple[dict[str, Quantity], list[str]]:
+    """The gain of each study at its largest size, and the studies that may carry no verdict."""
+    found, left_out = {}, []
     for name, evidence in evidences.items():
-        own = [Cell(f"{name}, {size_name(evidence, size)}", evidence, size) for size in sizes_with(evidence, pair)]
-        doubts = list(dict.fromkeys(doubt for cell in own for doubt in doubts_of_cell(cell, pair)))
+        try:
+            one, doubts = gain(evidence, pair)
+            doubts = [*doubts, *doubts_of_rates(evidence, *pair)]
+        except (Lacking, Void) as error:
+            doubts = [str(error)]
         if doubts:
             left_out.append(f"{name} ({'; '.join(doubts)})")
         else:
-            cells += own
-    aside = f"left out: {', '.join(left_out)}" if left_out else ""
+            found[name] = one
+    return found, left_out
+
+
+def _c2(evidences: Mapping[str, Evidence], targets: Mapping[str, str], pair: Pair) -> Over:
+    """C2 over targets: a pilot of few seeds must not take the verdict from the rest."""
+    gains, left_out = _gains(evidences, pair)
+    aside = f"; left out: {', '.join(left_out)}" if left_out else ""
+    cells = []
+    for target, names in by_target(targets, list(gains)).items():
+        one = of_target([gains[name] for name in names])
+        first = dataclasses.replace(gains[names[0]], name=f"gain, {target}", key=f"gain {target}")
+        if one is not None:
+            cells.append(differing.Cell(dataclasses.replace(first, value=one.value), one.variance, first.df))
+    rows = _gain_rows(gains, targets)
     try:
-        found = c2_cells(cells, pair, LEVEL)
+        measured = Measured(differing.differences(cells, LEVEL, "targets"), differing.differ(LEVEL), shown=("tau", "p"))
     except Lacking as error:
-        found = lacking("C2", str(error))
-    return dataclasses.replace(found, reason="; ".join(filter(None, (found.reason, aside))))
+        return Over(Finding("C2", UNDECIDED, f"{error}{aside}", needs=str(error)), rows)
+    found = judge("C2", measured)
+    return Over(dataclasses.replace(found, reason=f"{found.reason}{aside}"), rows)
 
 
-def made_noisy(found: Mapping[str, StudyTables]) -> tuple[dict[str, StudyTables], dict[float, StudyTables]]:
-    """Tells studies of targets as they are, by name, from those of one target with noise, by level.
+def _gain_rows(gains: Mapping[str, Quantity], targets: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
+    """Gains of the studies, and what targets give together: the rows of the forest plot."""
+    rows = _target_rows("C2", "gain", gains, targets)
+    by = by_target(targets, list(gains))
+    result = over_mean("gain", {target: [gains[name] for name in names] for target, names in by.items()})
+    return (*rows, *(_pooled_rows("C2", "gain", *result) if result else ()))
 
-    Of several targets that were made noisy the one at most levels is taken.
-    """
-    as_they_are = {name: study for name, study in found.items() if not study.record.noise}
-    by_target: dict[str, dict[float, StudyTables]] = {}
-    for study in found.values():
-        if study.record.noise:
-            by_target.setdefault(study.record.target, {})[study.record.noise] = study
-    return as_they_are, max(by_target.values(), key=len, default={})
+
+def _c3(
+    evidences: Mapping[str, Evidence], targets: Mapping[str, str], noisy: Mapping[float, Evidence], pair: Pair
+) -> Over:
+    tasks: dict[str, differing.Task] = {}
+    left_out = []
+    for target, (evidence, size) in of_one_source(evidences, targets, pair).items():
+        try:
+            task = differing.task_of(evidence, size, pair)
+        except (Lacking, Void) as error:
+            left_out.append(f"{target} ({error})")
+            continue
+        if task.doubts or known(task.gain) is None:
+            left_out.append(f"{target} ({'; '.join(task.doubts) or 'no interval'})")
+        else:
+            tasks[target] = task
+    missing, noise = "", None
+    try:
+        noise = differing.noise_slope(noisy, pair) if noisy else None
+    except (Lacking, Void) as error:
+        missing = f"; noise levels: {error}"
+    aside = missing + (f"; left out: {', '.join(left_out)}" if left_out else "")
+    try:
+        found = judge("C3", differing.c3(tasks, noise))
+    except Lacking as error:
+        return Over(Finding("C3", UNDECIDED, f"{error}{aside}", (noise,) if noise else (), needs=str(error)))
+    return Over(dataclasses.replace(found, reason=f"{found.reason}{aside}"))
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+
+
+def judge_over(
+    studies: Mapping[str, StudyTables], *, noisy: Mapping[float, StudyTables] | None = None
+) -> dict[str, Over]:
+    """Each claim over the targets of several studies."""
+    pair = Pair()
+    evidences = {name: gather(study) for name, study in studies.items()}
+    targets = independent_targets(studies)
+    found: dict[str, Over] = {}
+    for claim in RULES:
+        if claim == "C2":
+            found[claim] = _c2(evidences, targets, pair)
+        elif claim == "C3":
+            levels = {level: gather(study) for level, study in (noisy or {}).items()}
+            found[claim] = _c3(evidences, targets, levels, pair)
+        else:
+            found[claim] = (_by_one if claim in CAN else _by_mean)(claim, evidences, targets)
+    why = next(filter(None, (newer_rules(evidence.record) for evidence in evidences.values())), "")
+    return {
+        claim: dataclasses.replace(over, finding=dataclasses.replace(over.finding, exploratory=why))
+        for claim, over in found.items()
+    }
 
 
 def over_studies(
@@ -267,27 +350,29 @@ def over_studies(
             serve C3 alone.
 
     Returns:
-        The columns of claims.csv; `reason` says which targets support and contradict. Each claim has one verdict.
+        The columns of claims.csv; each claim has one verdict, from the mean over targets.
     """
-    pair = Pair()
-    evidences = {name: gather(study) for name, study in studies.items()}
-    targets = independent_targets(studies)
-    findings: dict[str, Finding] = {}
-    alone = {name: judge_claims(study) for name, study in studies.items()}
-    shared = {name: judge_claims(study, level=LEVEL / len(studies)) for name, study in studies.items()}
-    for claim in RULES:
-        verdicts: dict[str, list[str]] = {target: [] for target in targets.values()}
-        for name, target in targets.items():
-            verdicts[target].append((shared if claim in EXISTENTIAL else alone)[name][claim].verdict)
-        findings[claim] = _over_targets(claim, verdicts)
-    findings["C2"] = _c2(evidences, pair)
-    findings["C3"] = c3(
-        of_one_source(evidences, targets, pair),
-        {level: gather(study) for level, study in (noisy or {}).items()},
-        pair,
-    )
     rows: list[dict[str, Any]] = []
-    for finding in findings.values():
-        rows += rows_of(finding, size=None, fold=None, role=OVER_STUDIES, arm=pair.arm, baseline=pair.baseline)
+    for claim, over in judge_over(studies, noisy=noisy).items():
+        arms = JUDGES[claim].arms if claim in JUDGES else Pair()
+        baseline = arms[1] if len(arms) > 1 else ""
+        rows += rows_of(over.finding, size=None, fold=None, role=OVER_STUDIES, arm=arms[0], baseline=baseline)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table.astype(dict.fromkeys(("n_seeds", "n_groups", "train_cases", "fold"), "Int64"))
+    return table.astype(dict.fromkeys(INTEGERS, "Int64"))
+
+
+def target_table(
+    studies: Mapping[str, StudyTables], *, noisy: Mapping[float, StudyTables] | None = None
+) -> pd.DataFrame:
+    """What each target measured, with the mean, the prediction for another target, and tau.
+
+    Args:
+        studies: As `over_studies` takes them.
+        noisy: The same.
+
+    Returns:
+        The columns `TARGET_COLUMNS`. In rows of role `mean`, `prediction` and `tau` the target is that word. The
+        quantity `gain` of claim C2 is the gain at each study's largest training set size.
+    """
+    rows = [row for over in judge_over(studies, noisy=noisy).values() for row in over.rows]
+    return pd.DataFrame(rows, columns=list(TARGET_COLUMNS)).astype(dict.fromkeys(("n_seeds", "n_groups"), "Int64"))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from jaxseg.reserved import MEAN
-from jaxseg.study.claims.rules import CONTROL_SHARE, DELTA, RANDOM, REUSE_INDEX
+from jaxseg.study.claims.rules import CONTROL_SHARE, DELTA, INDEXES, RANDOM
 
 COLUMNS = ("about", "arm", "train_cases", "fold", "layer", "quantity", "value")
 STREAMS, BOTH, RUNS = "streams", "both", "runs"
@@ -110,7 +110,10 @@ def _of_controls(controls: pd.DataFrame) -> Facts:
 
 
 def _of_similarity(similarity: pd.DataFrame) -> Facts:
-    shown = similarity[similarity["index"] == REUSE_INDEX]
+    present = set(similarity["index"])
+    shown = similarity[similarity["index"] == next((index for index in INDEXES if index in present), "")]
+    if "step" in shown:  # networks halfway through their training have rows as well
+        shown = shown[shown["step"] == shown.groupby(["arm_a", "arm_b", "comparison"])["step"].transform("max")]
     for fixed, own in _groups(shown, "train_cases", "fold"):
         ends = own[own["comparison"].isin(["within_arm", "across_arms"])]
         for layer, rows in ends.groupby("layer", sort=False):

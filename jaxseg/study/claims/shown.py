@@ -12,7 +12,8 @@ from jaxseg.study import files, record
 from jaxseg.study.claims import drawn, sentences
 from jaxseg.study.claims.evidence import gather
 from jaxseg.study.claims.layers import layer_table, similarity_means
-from jaxseg.study.claims.rules import EARLY
+from jaxseg.study.claims.reuse import encoder_level
+from jaxseg.study.claims.rules import EARLY_LEVELS
 from jaxseg.study.claims.speed import speed_table
 from jaxseg.study.claims.study_tables import StudyTables, read_study
 from jaxseg.study.claims.table import fold_of
@@ -88,7 +89,8 @@ def reuse_table(layers: pd.DataFrame) -> pd.DataFrame:
     value = own.pivot(index=keys, columns="quantity", values="value")
     found = own[own["quantity"] == "rho"].rename(columns={"value": "rho"})
     found = found.join(value[[c for c in ("similarity", "floor") if c in value]], on=keys)
-    found["part"] = found["layer"].isin(EARLY).map({True: "early", False: "deep"})
+    early = found["layer"].map(encoder_level).isin(EARLY_LEVELS)
+    found["part"] = early.map({True: "early", False: "deep"})
     return found.reindex(columns=list(REUSE_COLUMNS))
 
 

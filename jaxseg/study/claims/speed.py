@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from jaxseg.study.claims.evidence import Evidence, Pair
-from jaxseg.study.claims.findings import Lacking
+from jaxseg.study.claims.findings import Lacking, Void
 from jaxseg.study.claims.training import times
 from jaxseg.study.score.comparisons import baseline_of
 
@@ -32,7 +32,7 @@ def speed_table(evidence: Evidence, sizes: Mapping[int, int]) -> pd.DataFrame:
         The columns `COLUMNS`. `ratio` and its limits are C1's `times fewer steps`, `total_ratio` the same with the
         arm's `pretrain_steps` counted; empty where it has none, or where its source networks were trained elsewhere.
         Of `n_runs` runs of the arm, and as many of the baseline, `n_censored` and `n_censored_baseline` never reached
-        the target.
+        the highest of C1's levels.
     """
     arms = evidence.record.arms
     baseline = baseline_of(list(arms)) if arms else ""
@@ -44,10 +44,9 @@ def speed_table(evidence: Evidence, sizes: Mapping[int, int]) -> pd.DataFrame:
                 continue
             try:
                 found = times(at_size, Pair(arm, baseline))
-            except Lacking:
+            except (Lacking, Void):
                 continue
             total = found.total
-            lost = [round(share * found.n_runs) for share in found.censored]
             rows.append(
                 {
                     **{"arm": arm, "baseline": baseline, "train_cases": size, "fold": fold},
@@ -57,7 +56,7 @@ def speed_table(evidence: Evidence, sizes: Mapping[int, int]) -> pd.DataFrame:
                     "total_ci_high": math.nan if total is None else total.high,
                     "pretrain_steps": math.nan if total is None else arms[arm].pretrain_steps,
                     **{"n_seeds": found.n_seeds, "n_runs": found.n_runs},
-                    **{"n_censored": lost[1], "n_censored_baseline": lost[0]},
+                    **{"n_censored": found.n_censored[1], "n_censored_baseline": found.n_censored[0]},
                 }
             )
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pandas as pd
 
 from jaxseg.study import files, record
-from jaxseg.study.record import RecordedRun, StudyRecord
+from jaxseg.study.record import RecordedArm, RecordedRun, StudyRecord
 from jaxseg.types import UserError
 
-TABLES = ("cases", "curves", "filters", "filter_controls", "rewind", "similarity", "pairs")
+TABLES = ("cases", "curves", "filters", "filter_controls", "rewind", "similarity", "pairs", "coherence")
 """Tables that claims are drawn from, by the names of their files in results/."""
 
 
@@ -29,6 +31,14 @@ class ArmRecord(NamedTuple):
     """Several seeds start from the same source network."""
     diverged: int
     runs: int
+    rates: Mapping[int, float] = MappingProxyType({})
+    """Learning rate by training set size."""
+    sources: Mapping[int, int] = MappingProxyType({})
+    """The seed of the source network that each seed starts from; empty for a random start."""
+    init: str = "random"
+    """What its weights start as."""
+    like: str = ""
+    """What arms have in common that differ in their learning rate alone."""
 
 
 class Record(NamedTuple):
@@ -44,6 +54,12 @@ class Record(NamedTuple):
     rule_version: int
     noise: float = 0.0
     """Added to the target's images, in their own standard deviations."""
+    looks: tuple[int, ...] = ()
+    """Numbers of seeds at which the study was to be judged, declared before it trained."""
+    grown_from: tuple[int, ...] = ()
+    """Numbers of seeds that it had when more were added, in order."""
+    exploratory: str = ""
+    """Why its findings are none of those that were fixed in advance; empty where they are."""
 
     def number_of_cases(self, train_cases: int) -> int:
         """Of a training set size, in which 0 means all."""
@@ -69,6 +85,21 @@ def _one_draw(runs: Sequence[RecordedRun]) -> bool:
     return any(len(draws[key]) < 2 <= len(seeds[key]) for key in draws)
 
 
+def _rates(runs: Sequence[RecordedRun]) -> dict[int, float]:
+    """Learning rates by training set size, where the runs of a size have one."""
+    found: dict[int, set[float]] = {}
+    for run in runs:
+        if not math.isnan(run.lr):
+            found.setdefault(run.train_cases, set()).add(run.lr)
+    return {size: next(iter(rates)) for size, rates in found.items() if len(rates) == 1}
+
+
+def _likeness(arm: RecordedArm, runs: Sequence[RecordedRun]) -> str:
+    """What of an arm, but its learning rate, must agree with another's for the two to differ in that alone."""
+    settings = map(str, (arm.kind, arm.init, arm.freeze, arm.schedule, arm.parameters, arm.trainable))
+    return " ".join([*settings, *sorted({str(run.steps) for run in runs})])
+
+
 def read_record(study: StudyRecord) -> Record:
     """What claims need of study.json."""
     runs = study.runs_of("train")
@@ -86,6 +117,10 @@ def read_record(study: StudyRecord) -> Record:
             one_source=len(set(sources)) == 1 and len({run.seed for run in own}) > 1,
             diverged=sum(run.diverged_at is not None for run in own),
             runs=len(own),
+            rates=_rates(own),
+            sources={run.seed: run.source.seed for run in own if run.source is not None},
+            init=arm.init,
+            like=_likeness(arm, own),
         )
     return Record(
         target=study.target.name,
@@ -95,6 +130,9 @@ def read_record(study: StudyRecord) -> Record:
         one_draw=_one_draw(runs),
         rule_version=study.rule_version,
         noise=study.target.noise,
+        looks=study.looks,
+        grown_from=study.grown_from,
+        exploratory=study.exploratory or "",
     )
 
 

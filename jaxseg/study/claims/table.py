@@ -7,53 +7,31 @@ without. A comparison run on an arm that stands in transfer's place as a control
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from jaxseg.reserved import POOLED
-from jaxseg.study.claims import accuracy, filters, representation, training, variability
-from jaxseg.study.claims.accuracy import Trio
 from jaxseg.study.claims.answer import answer_pair, plain_answer
-from jaxseg.study.claims.evidence import Alone, Evidence, Pair, gather
-from jaxseg.study.claims.findings import SUPPORTED, Finding, Lacking, Quantity, lacking
-from jaxseg.study.claims.rules import LEVEL, RULE_VERSION, RULES
-from jaxseg.study.claims.study_tables import Record, StudyTables
+from jaxseg.study.claims.evidence import Evidence, Pair, gather
+from jaxseg.study.claims.findings import SUPPORTED, VOID, Finding, Quantity
+from jaxseg.study.claims.frozen import Trio
+from jaxseg.study.claims.judging import JUDGES, Arms, judge_claim, judge_claims, judged_evidence, number_of_seeds
+from jaxseg.study.claims.parts import PARTS, parts_of_transfer
+from jaxseg.study.claims.rules import RULE_VERSION, RULES
+from jaxseg.study.claims.study_tables import StudyTables
 
 COLUMNS = (
     *("claim", "statement", "role", "arm", "baseline", "quantity", "value", "ci_low", "ci_high", "verdict", "reason"),
+    *("grade", "tag", "projected_low", "projected_high", "needs", "look", "exploratory"),
     *("rule_version", "n_seeds", "n_groups", "train_cases", "fold"),
 )
-CLAIM, CONTROL, OTHER_SIZE, ANSWER = "claim", "control", "other size", "answer"
+INTEGERS = ("look", "n_seeds", "n_groups", "train_cases", "fold")
+CLAIM, GRADED, CONTROL, OTHER_SIZE, ALL_SEEDS, LACKING, ANSWER = (
+    *("claim", "graded", "control", "other size"),
+    *("all seeds", "lacking", "answer"),
+)
 """What a row is (column role)."""
-
-
-class Judge(NamedTuple):
-    """How a claim is judged, and the arms that it is about."""
-
-    find: Callable[[Evidence, Any], Finding]
-    arms: Pair | Trio | Alone
-    one_size: bool = True
-    """Whether its quantities belong to one training set size, any; else it spans sizes or is about the full one."""
-
-
-JUDGES: Mapping[str, Judge] = {
-    "C1": Judge(training.c1, Pair()),
-    "C2": Judge(accuracy.c2, Pair(), one_size=False),
-    "C4": Judge(accuracy.c4, Pair(), one_size=False),
-    "C4b": Judge(accuracy.c4b, Pair(), one_size=False),
-    "C5": Judge(filters.c5, Alone()),
-    "C6": Judge(filters.c6, Alone()),
-    "C7": Judge(accuracy.c7, Trio()),
-    "C8": Judge(representation.c8, Alone()),
-    "C9": Judge(representation.c9, Pair()),
-    "C10": Judge(variability.c10, Pair()),
-    "C11": Judge(representation.c11, Pair()),
-    "C11b": Judge(representation.c11b, Pair()),
-}
-"""Claims that one study can decide: all but C3."""
-SEVERAL_STUDIES = "needs several studies: 4 noise levels of one target, and at least 5 targets of one source"
 
 CONTROLS = {
     "scratch_b": "placebo: only its seeds differ from scratch",
@@ -61,64 +39,18 @@ CONTROLS = {
     "self_transfer": "positive control: its source is the target task itself",
 }
 """Arms that stand in transfer's place, and what they are."""
-TRIO_CONTROLS = (
-    (Trio(frozen="pooled_encoder"), "control: averages of the image in the encoder's place"),
+OTHER_CONTROLS: tuple[tuple[str, Arms, str], ...] = (
+    ("C7", Trio(frozen="pooled_encoder"), "control: averages of the image in the encoder's place"),
     (
+        "C7",
         Trio(frozen="frozen_random_encoder_no_skip", scratch="scratch_no_skip"),
         "control: no skip connections around the encoder",
     ),
 )
 """Arms that stand in the place of C7's."""
 PLACEBO = "scratch_b"
-TRUE_OF_PLACEBO = frozenset({"C4b", "C10"})
-"""No gain, and as variable as scratch: what a placebo should be found to be."""
-
-
-def _with_losses(finding: Finding, record: Record, arms: tuple[str, ...]) -> Finding:
-    """The finding, with a word on runs that diverged: they are part of nothing, which may flatter an arm."""
-    lost = [
-        f"{record.arms[arm].diverged} of {record.arms[arm].runs} runs of {arm}"
-        for arm in arms
-        if arm in record.arms and record.arms[arm].diverged
-    ]
-    if not lost:
-        return finding
-    return dataclasses.replace(finding, reason=f"{finding.reason}; left out, as diverged: {', '.join(lost)}")
-
-
-def judge_claim(claim: str, evidence: Evidence, arms: Pair | Trio | Alone | None = None) -> Finding:
-    """The finding on a claim; inconclusive, with what is lacking, where the study lacks something.
-
-    Args:
-        claim: A key of `RULES`.
-        evidence: The study, at the size to judge at.
-        arms: Others than the claim's own, of the same kind: a control.
-    """
-    version = evidence.record.rule_version
-    if version != RULE_VERSION:
-        return lacking(
-            claim, f"trained under version {version} of the rules, which this jaxseg (version {RULE_VERSION}) has not"
-        )
-    if claim not in JUDGES:
-        return lacking(claim, SEVERAL_STUDIES)
-    judge = JUDGES[claim]
-    arms = arms or judge.arms
-    try:
-        found = judge.find(evidence, arms)
-    except Lacking as error:
-        found = lacking(claim, str(error))
-    return _with_losses(found, evidence.record, arms)
-
-
-def judge_claims(study: StudyTables, *, level: float = LEVEL) -> dict[str, Finding]:
-    """The finding on each claim at the study's largest training set size.
-
-    Args:
-        study: Its record and tables.
-        level: 1 minus the confidence of the intervals; smaller where several studies share it.
-    """
-    evidence = gather(study, level=level)
-    return {claim: judge_claim(claim, evidence) for claim in RULES}
+TRUE_OF_PLACEBO = frozenset({"C4b"})
+"""No gain: what a placebo should be found to be."""
 
 
 def rows_of(finding: Finding, *, size: int | None, fold: int | None, **more: Any) -> list[dict[str, Any]]:
@@ -130,30 +62,37 @@ def rows_of(finding: Finding, *, size: int | None, fold: int | None, **more: Any
         fold: As in the tables.
         more: Other columns.
     """
-    fixed = {"claim": finding.claim, "statement": RULES[finding.claim].statement, **more}
+    known = RULES.get(finding.claim)
+    statement = PARTS[finding.claim] if known is None else known.statement
+    fixed = {"claim": finding.claim, "statement": statement, **more}
     fixed |= {"verdict": finding.verdict, "reason": finding.reason, "rule_version": RULE_VERSION, "fold": fold}
-    return [
-        {
-            **fixed,
-            **{"quantity": q.name, "value": q.value, "ci_low": q.low, "ci_high": q.high},
-            **{"n_seeds": q.n_seeds, "n_groups": q.n_groups},
-            "train_cases": size if q.train_cases is None else None if q.train_cases < 0 else q.train_cases,
-        }
-        for q in finding.quantities or (Quantity("", float("nan")),)
-    ]
+    fixed |= {"tag": finding.tag, "needs": finding.needs, "look": finding.look}
+    fixed |= {"exploratory": bool(finding.exploratory)}
+    rows = []
+    for q in finding.quantities or (Quantity("", float("nan")),):
+        ungraded = VOID if finding.verdict == VOID else q.grade
+        rows.append(
+            {
+                **fixed,
+                **{"quantity": q.name, "value": q.value, "ci_low": q.low, "ci_high": q.high, "grade": ungraded},
+                **{"projected_low": q.projected_low, "projected_high": q.projected_high},
+                **{"n_seeds": q.n_seeds, "n_groups": q.n_groups},
+                "train_cases": size if q.train_cases is None else None if q.train_cases < 0 else q.train_cases,
+            }
+        )
+    return rows
 
 
-def _controls(evidence: Evidence) -> list[tuple[Finding, Pair | Trio]]:
+def _controls(evidence: Evidence) -> list[tuple[Finding, Arms]]:
     """What controls give, where the study has them; those that give no quantity are left out."""
-    found: list[tuple[Finding, Pair | Trio]] = []
-    places: list[tuple[str, Pair | Trio, str]] = [
+    found: list[tuple[Finding, Arms]] = []
+    places: list[tuple[str, Arms, str]] = [
         (claim, Pair(arm), why)
         for claim, judge in JUDGES.items()
         if isinstance(judge.arms, Pair)
         for arm, why in CONTROLS.items()
     ]
-    places += [("C7", trio, why) for trio, why in TRIO_CONTROLS]
-    for claim, arms, why in places:
+    for claim, arms, why in (*places, *OTHER_CONTROLS):
         if not set(arms) <= evidence.record.arms.keys():
             continue
         finding = judge_claim(claim, evidence, arms)
@@ -172,16 +111,35 @@ def fold_of(study: StudyTables) -> int | None:
     return POOLED if len(folds) > 1 else next(iter(folds), None)
 
 
+def _answer_rows(evidence: Evidence, fold: int | None) -> list[dict[str, Any]]:
+    """The answer for this target: a row a number in it, each with the sentences as its reason."""
+    pair = answer_pair(evidence.record)
+    answer = plain_answer(evidence, pair)
+    finding = Finding("C1", "", answer.text, answer.quantities, answer.tag, answer.exploratory, answer.needs)
+    own = {"role": ANSWER, "arm": pair.arm, "baseline": pair.baseline}
+    rows = rows_of(finding, size=evidence.size, fold=fold, **own)
+    statement = f"{pair.arm} on {evidence.record.target}"
+    return [{**row, "claim": ANSWER, "statement": statement, "grade": _grade(row, answer.grade)} for row in rows]
+
+
+def _grade(row: dict[str, Any], grade: str) -> str:
+    """A gain that may carry no verdict is undecided, whatever its interval."""
+    return grade if row["grade"] and str(row["quantity"]).startswith("gain,") else row["grade"]
+
+
 def claims(study: StudyTables) -> pd.DataFrame:
     """All claims as rows.
 
     Args:
-        study: Its record and tables; a claim whose tables or arms are not there is inconclusive, and says so.
+        study: Its record and tables; a claim whose tables or arms are not there is listed as lacking, with its needs.
 
     Returns:
         The columns `COLUMNS`. `role` is `claim` (the verdict on the claim, the same in each of its rows), `control`
         (the same comparison run on a control arm, with its own verdict), `other size` (quantities at other training
-        set sizes, without a verdict) or `answer` (one row, what transfer does here, in words, as `reason`).
+        set sizes, without a verdict), `all seeds` (the same of a study that was extended without declared looks),
+        `graded` (what of a pretrained network makes the gain, without a verdict), `lacking` (a claim that the study has
+        no arm, size or table for: no verdict, and what it needs), or `answer` (what transfer does here, in words, as
+        `reason`).
     """
     evidence, fold = gather(study), fold_of(study)
     rows: list[dict[str, Any]] = []
@@ -190,24 +148,42 @@ def claims(study: StudyTables) -> pd.DataFrame:
         baseline = arms[1] if len(arms) > 1 else ""
         rows.extend(rows_of(finding, size=size, fold=fold, role=role, arm=arms[0], baseline=baseline))
 
-    for claim in RULES:
-        add(judge_claim(claim, evidence), CLAIM, JUDGES[claim].arms if claim in JUDGES else Pair())
+    def arms_of(claim: str) -> Arms:
+        return JUDGES[claim].arms if claim in JUDGES else Pair()
+
+    def without_verdict(finding: Finding, why: str = "") -> Finding:
+        return dataclasses.replace(finding, verdict="", reason=why, tag="", needs="")
+
+    judged = judge_claims(study)
+    rows += _answer_rows(judged_evidence(study), fold)
+    for claim, finding in judged.items():
+        if not finding.lacks:
+            add(finding, CLAIM, arms_of(claim))
+    for claim, finding in judged.items():
+        if finding.lacks:
+            add(finding, LACKING, arms_of(claim))
+    for finding in parts_of_transfer(evidence, Pair()):
+        add(finding, GRADED, Pair())
     for finding, arms in _controls(evidence):
         add(finding, CONTROL, arms)
+    for claim, finding in _later_seeds(study, evidence).items():
+        why = "later seeds were added without declared looks"
+        add(dataclasses.replace(without_verdict(finding, why), exploratory=why), ALL_SEEDS, arms_of(claim))
     sizes = {int(size) for table in study.tables.values() for size in table["train_cases"].unique()}
     for size in sorted(sizes - {evidence.size}, key=evidence.record.number_of_cases):
-        at_size = dataclasses.replace(evidence, size=size)
         for claim, judge in JUDGES.items():
-            finding = judge_claim(claim, at_size)
-            if judge.one_size and finding.quantities:
-                add(dataclasses.replace(finding, verdict="", reason=""), OTHER_SIZE, judge.arms, size)
-    pair = answer_pair(study.record)
-    rows.append(
-        {
-            **{"claim": "", "statement": f"{pair.arm} on {study.record.target}", "role": ANSWER},
-            **{"arm": pair.arm, "baseline": pair.baseline, "reason": plain_answer(evidence, pair)},
-            **{"rule_version": RULE_VERSION, "train_cases": evidence.size, "fold": fold},
-        }
-    )
+            if judge.one_size:
+                finding = judge_claim(claim, evidence.at(size))
+                if finding.quantities:
+                    add(without_verdict(finding), OTHER_SIZE, judge.arms, size)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table.astype(dict.fromkeys(("n_seeds", "n_groups", "train_cases", "fold"), "Int64"))
+    return table.astype(dict.fromkeys(INTEGERS, "Int64"))
+
+
+def _later_seeds(study: StudyTables, evidence: Evidence) -> dict[str, Finding]:
+    """What all seeds give of a study that was extended without declared looks; nothing of others."""
+    grown = study.record.grown_from
+    if study.record.looks or not grown or grown[0] >= number_of_seeds(study):
+        return {}
+    found = {claim: judge_claim(claim, evidence) for claim in JUDGES}
+    return {claim: finding for claim, finding in found.items() if finding.quantities}

@@ -3,75 +3,91 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from jaxseg.analysis.isotonic import first_crossing, isotonic_fit
 from jaxseg.analysis.statistics import Interval, t_interval
 from jaxseg.study.claims.evidence import (
     Evidence,
     Pair,
     Seeds,
-    doubts_of_arms,
+    doubts_of_rates,
     matched,
-    seeds_of,
+    mean_of_units,
+    scope_of,
     surviving_curves,
+    units,
+    validations,
 )
-from jaxseg.study.claims.findings import Finding, Lacking, Quantity, few_seeds, judge, quantity
-from jaxseg.study.claims.gate import gated
-from jaxseg.study.claims.rules import EVALUATIONS, SHORTER, TARGET_FRACTION
-from jaxseg.study.score.comparisons import convergence
+from jaxseg.study.claims.findings import (
+    OF_STEPS,
+    Lacking,
+    Measured,
+    Quantity,
+    Ruling,
+    Void,
+    few_seeds,
+    quantity,
+    unique,
+)
+from jaxseg.study.claims.rules import EVALUATIONS, SHORTER, SPEED_LEVELS
 
-
-def _geometric(log_ratios: Float[np.ndarray, " seeds"], confidence: float) -> Interval:
-    found = t_interval(log_ratios, confidence=confidence)
-    return Interval(math.exp(found.estimate), math.exp(found.low), math.exp(found.high), found.df)
+POSITIVE_CONTROL = "self_transfer"
+LATE_SHARE = 0.75
+"""The baseline's level is its mean over the validations after this share of its steps."""
 
 
 class Reached(NamedTuple):
-    """When the runs of an arm reached the target."""
+    """When runs reached each of the levels; NaN where they never did."""
 
     seeds: Seeds
-    step: Float[np.ndarray, "seeds folds"]
-    """Of the last validation where it was not reached."""
-    censored: Bool[np.ndarray, "seeds folds"]
+    steps: Float[np.ndarray, "runs levels"]
+    last: float
+    """Step of the last validation: a run that never got there takes at least as long."""
 
-    def of(self, seeds: Seeds) -> Reached:
-        """Some of the seeds."""
-        rows = np.searchsorted(self.seeds, seeds)
-        return Reached(seeds, self.step[rows], self.censored[rows])
+    @property
+    def censored(self) -> Bool[np.ndarray, "runs levels"]:
+        """Which never reached which level."""
+        return np.isnan(self.steps)
 
 
-def _reached(evidence: Evidence, pair: Pair) -> tuple[Reached, Reached]:
-    """When baseline and arm reached the target, which is the baseline's; seeds lacking in a fold are left out.
+def _of_fold_alone(evidence: Evidence, arm: str, fold: int) -> pd.DataFrame:
+    """Validation DSC [seed, step] of the runs of a fold, without the start, which has no logarithm."""
+    runs = validations(evidence, arm)
+    runs = runs[runs.index.get_level_values("fold") == fold].droplevel("fold").dropna(axis=1, how="all")
+    return runs.loc[:, runs.columns.to_numpy(np.float64) > 0]
 
-    Raises `Lacking` where nothing was validated.
-    """
-    curves = pd.concat([surviving_curves(evidence, arm) for arm in (pair.baseline, pair.arm)])
-    # In this order: of arms without a `scratch` the first gives the target.
-    found = convergence(
-        curves.assign(arm=curves["arm"].map({pair.baseline: "baseline", pair.arm: "arm"})),
-        ("baseline", "arm"),
-        fraction=TARGET_FRACTION,
-    )
-    parts = []
-    for name, arm in (("baseline", pair.baseline), ("arm", pair.arm)):
-        rows = found[found["arm"] == name]
-        if rows.empty:
-            raise Lacking(f"no run of {arm} was validated while it trained")
-        seeds = seeds_of(rows, "seed")
-        wide = rows[rows["seed"].isin(seeds)].pivot(index="seed", columns="fold", values=["step", "censored"])
-        parts.append(Reached(seeds, wide["step"].to_numpy(np.float64), wide["censored"].to_numpy(bool)))
-    pairs = matched(parts[0].seeds, parts[1].seeds)
+
+def _reached(curves: pd.DataFrame, seeds: Seeds, levels: Float[np.ndarray, " levels"]) -> Reached:
+    """Crossings of each run's isotonic fit."""
+    steps = curves.columns.to_numpy(np.float64)
+    found = np.full((len(seeds), len(levels)), np.nan)
+    for row, values in enumerate(curves.loc[seeds].to_numpy(np.float64)):
+        known = np.isfinite(values)
+        fitted = isotonic_fit(values[known])
+        found[row] = [first_crossing(steps[known], fitted, level) for level in levels]
+    return Reached(seeds, found, float(steps[-1]))
+
+
+def _of_fold(evidence: Evidence, pair: Pair, fold: int) -> tuple[Reached, Reached]:
+    """When baseline and arm reached the levels in a fold, seeds matched."""
+    baseline, arm = (_of_fold_alone(evidence, name, fold) for name in (pair.baseline, pair.arm))
+    pairs = matched(baseline.index.to_numpy(), arm.index.to_numpy())
     if not len(pairs[0]):
-        raise Lacking(f"no seed of {pair.baseline} or of {pair.arm} was validated while it trained")
-    return parts[0].of(pairs[0]), parts[1].of(pairs[1])
+        raise Void(f"no seed of {pair.baseline} or of {pair.arm} was validated while it trained")
+    steps = baseline.columns.to_numpy(np.float64)
+    late = steps > LATE_SHARE * steps[-1]
+    levels = np.array(SPEED_LEVELS) * float(np.nanmean(baseline.to_numpy()[:, late]))
+    return _reached(baseline, pairs[0], levels), _reached(arm, pairs[1], levels)
 
 
 def _sparse(evidence: Evidence, pair: Pair) -> list[str]:
-    """The doubt that too few validations raise: times to target are known to their spacing."""
+    """The doubt that too few validations raise: times to a level are known to their spacing."""
     doubts = []
     for arm in pair:
         curves = surviving_curves(evidence, arm)
@@ -86,73 +102,130 @@ def _sparse(evidence: Evidence, pair: Pair) -> list[str]:
     return doubts
 
 
-def _log_ratios(baseline: Reached, arm: Reached, pretrain_steps: int = 0, *, turned: bool) -> np.ndarray:
-    """Logarithm of the baseline's steps over the arm's, averaged over folds; one number a seed.
+def _log_ratios(baseline: Reached, arm: Reached, counted: tuple[float, float], extra: int = 0) -> np.ndarray:
+    """Logarithm of the baseline's steps over the arm's, averaged over levels; one number a run.
 
-    A run that never got there counts as its whole training (baseline) or as twice that (arm), against the arm; with
-    `turned` the other way round. Where both runs of a seed are censored nothing is known and the ratio is 1.
+    Args:
+        baseline: When its runs got there.
+        arm: The same of the arm.
+        counted: As how many times its whole training a run counts that never reached a level, of the baseline and of
+            the arm. Where both runs of a seed never did nothing is known, and the ratio is 1.
+        extra: Steps of pretraining to add to the arm's.
     """
-    of_baseline = baseline.step * np.where(baseline.censored & turned, 2.0, 1.0)
-    of_arm = arm.step * np.where(arm.censored & (not turned), 2.0, 1.0)
-    ratio = np.log(of_baseline / (of_arm + pretrain_steps))
-    return np.where(baseline.censored & arm.censored, 0.0, ratio).mean(1)
+    sides = [
+        np.where(side.censored, times * side.last, side.steps)
+        for side, times in zip((baseline, arm), counted, strict=True)
+    ]
+    both = baseline.censored & arm.censored
+    return np.where(both & (extra == 0), 0.0, np.log(sides[0] / (sides[1] + extra))).mean(1)
 
 
 class Times(NamedTuple):
-    """Steps to target of a baseline over those of an arm: geometric means over seeds."""
+    """Steps of a baseline over those of an arm, to the same levels: geometric means over levels and seeds."""
 
     ratio: Interval
-    """Censored runs counted against the arm."""
+    """Censored runs counted as their whole training."""
+    against: Interval
+    """Censored runs counted against the arm: its own as twice their training."""
     turned: Interval
     """Censored runs counted against the baseline."""
     total: Interval | None
     """The first with the steps of pretraining counted; None where there were none, or not here."""
     n_seeds: int
-    censored: tuple[float, float]
-    """Share of the baseline's and of the arm's runs that never reached the target."""
+    """Source networks where several seeds share one."""
     n_runs: int
-    """Of the arm, and as many of the baseline: seeds in each fold."""
+    """Of the arm, and as many of the baseline."""
+    n_censored: tuple[int, int]
+    """Runs of the baseline, and of the arm, that never reached the highest level."""
+
+
+COUNTS: Mapping[str, tuple[float, float]] = {"ratio": (1, 1), "against": (1, 2), "turned": (2, 1)}
+"""What a run that never reached a level counts as, of the baseline and of the arm."""
 
 
 def times(evidence: Evidence, pair: Pair) -> Times:
     """How many times fewer steps the arm takes than the baseline."""
-    baseline, arm = _reached(evidence, pair)
-    pretrain_steps = evidence.arm(pair.arm).pretrain_steps
+    curves = surviving_curves(evidence, pair.baseline)
+    surviving_curves(evidence, pair.arm)
+    folds = sorted(curves["fold"].unique())
+    found = [_of_fold(evidence, pair, int(fold)) for fold in folds]
+    pretrain_steps = evidence.arm(pair.arm).pretrain_steps or 0
 
-    def ratio(extra: int = 0, *, turned: bool = False) -> Interval:
-        return _geometric(_log_ratios(baseline, arm, extra, turned=turned), evidence.confidence)
+    def interval(counted: tuple[float, float], extra: int = 0) -> tuple[Interval, int]:
+        values: dict[int, list[float]] = {}
+        for baseline, arm in found:
+            for seed, value in zip(arm.seeds, _log_ratios(baseline, arm, counted, extra), strict=True):
+                values.setdefault(int(seed), []).append(float(value))
+        # A seed that lacks a fold which others have is left out: its mean would be over other cases.
+        most = max(map(len, values.values()))
+        whole = {seed: np.mean(own) for seed, own in values.items() if len(own) == most}
+        seeds = np.array(sorted(whole))
+        logs = mean_of_units(np.array([whole[seed] for seed in seeds]), units(evidence, pair.arm, seeds))
+        limits = t_interval(logs, confidence=evidence.confidence)
+        low, high = math.exp(limits.low), math.exp(limits.high)
+        return Interval(math.exp(limits.estimate), low, high, limits.df), len(logs)
 
+    named = {name: interval(counted) for name, counted in COUNTS.items()}
+    lost = [sum(int(side[i].censored[:, -1].sum()) for side in found) for i in (0, 1)]
     return Times(
-        ratio(),
-        ratio(turned=True),
-        ratio(pretrain_steps) if pretrain_steps else None,
-        len(baseline.seeds),
-        (float(baseline.censored.mean()), float(arm.censored.mean())),
-        arm.censored.size,
+        named["ratio"][0],
+        named["against"][0],
+        named["turned"][0],
+        interval((1, 1), pretrain_steps)[0] if pretrain_steps else None,
+        named["ratio"][1],
+        sum(len(arm.seeds) for _, arm in found),
+        (lost[0], lost[1]),
     )
 
 
-def _shorter(evidence: Evidence, pair: Pair) -> Finding:
+def speed(evidence: Evidence, pair: Pair) -> tuple[Quantity, ...]:
+    """The ratio of steps, however censored runs are counted, and with pretraining counted."""
     found = times(evidence, pair)
-    quantities = [quantity("times fewer steps", found.ratio, found.n_seeds)]
-    if found.total is not None:
-        quantities.append(quantity("times fewer steps, pretraining counted", found.total, found.n_seeds))
-    quantities += [
-        Quantity(f"share of runs that never reach the target, {name}", share, n_seeds=found.n_seeds)
-        for name, share in zip((pair.baseline, pair.arm), found.censored, strict=True)
+
+    def of(name: str, key: str, limits: Interval, *thresholds: float) -> Quantity:
+        more = {"n_seeds": found.n_seeds, "scale": OF_STEPS, "log": True, "fall": 0.0, "rise": 0.0}
+        return quantity(name, limits, evidence.confidence, key=key, thresholds=thresholds, **more)
+
+    shares = [
+        Quantity(f"share of runs that never reach {SPEED_LEVELS[-1]:g} of {pair.baseline}, {name}", lost / found.n_runs)
+        for name, lost in zip((pair.baseline, pair.arm), found.n_censored, strict=True)
     ]
-    return judge(
-        "C1",
+    total = [] if found.total is None else [of("times fewer steps, pretraining counted", "total", found.total)]
+    ratio = of("times fewer steps", "ratio", found.ratio, 1.0, SHORTER)
+    if not any(found.n_censored) and found.against == found.ratio == found.turned:
+        sides = [of("", key, found.ratio) for key in ("against", "turned")]
+    else:
+        sides = [of("times fewer steps, censored runs counted against the arm", "against", found.against)]
+        sides += [of("times fewer steps, censored runs counted for the arm", "turned", found.turned)]
+    return (ratio, *total, *sides, *shares)
+
+
+def is_shorter(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
+    """Supported: shorter even with censored runs against it. Contradicted: not by a tenth, with them for it."""
+    ratio, against, turned = found["ratio"], found["against"], found["turned"]
+    supported = against.low > 1 and ratio.value >= SHORTER
+    slower = turned.high < 1 / SHORTER
+    return Ruling(supported, slower or (sensitive and turned.high < SHORTER), "slower" if slower else "")
+
+
+def shows_it(evidence: Evidence) -> bool:
+    """Whether the positive control trained faster than scratch."""
+    try:
+        return times(evidence, Pair(POSITIVE_CONTROL)).against.low > 1
+    except (Lacking, Void):
+        return False
+
+
+def c1(evidence: Evidence, pair: Pair) -> Measured:
+    """Transfer shortens training: geometric mean over levels and seeds of the baseline's steps over the arm's."""
+    quantities = speed(evidence, pair)
+    doubts = [*few_seeds(quantities[0].n_seeds), *doubts_of_rates(evidence, *pair), *_sparse(evidence, pair)]
+    return Measured(
         quantities,
-        supported=found.ratio.low > SHORTER,
-        contradicted=found.ratio.high < 1 and found.turned.high < 1,
-        doubts=[*few_seeds(found.n_seeds), *doubts_of_arms(evidence, pair.arm), *_sparse(evidence, pair)],
-        shown=quantities[:1],
-    )
-
-
-def c1(evidence: Evidence, pair: Pair) -> Finding:
-    """Transfer shortens training: geometric mean over seeds of the baseline's steps to target over the arm's."""
-    return gated(
-        evidence, lambda scratch: _shorter(evidence, Pair(pair.arm, scratch)), (pair.baseline, pair.arm), pair.baseline
+        is_shorter,
+        unique(doubts),
+        (pair.baseline, pair.arm),
+        scope_of(evidence, pair.arm),
+        lambda: shows_it(evidence),
+        ("ratio",),
     )

@@ -1,92 +1,171 @@
-"""C10: whether transferred networks differ among each other as much as networks trained from scratch."""
+"""C10: whether networks fine-tuned from one source differ among each other as much as networks trained from scratch.
+
+Runs that each start from a source network of their own are as far apart as their sources are, whatever fine-tuning
+does. What transfer does to variability shows between the fine-tunings of one source: several for each of at least
+eight sources, or all of a single given one, which then is all that the finding speaks of.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Float
 
-from jaxseg.analysis.statistics import mean_of_pairs
+from jaxseg.analysis.folds import standard_error, t_quantile
+from jaxseg.analysis.statistics import Interval, mean_of_pairs
 from jaxseg.study.claims.evidence import (
     Evidence,
     Pair,
     Seeds,
-    doubts_of_arms,
+    doubts_of_rates,
     jackknife,
-    matched,
+    layers_of,
+    scope_of,
     seeds_of_pairs,
+    units,
     within_arm,
 )
-from jaxseg.study.claims.findings import INCONCLUSIVE, Finding, Lacking, Quantity, few_seeds, judge, quantity
-from jaxseg.study.claims.representation import mean_distances, within_similarities
+from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, Void, few_seeds, quantity, unique
+from jaxseg.study.claims.representation import index_of, require_layers, similarity_rows, usable_layers
 from jaxseg.study.claims.rules import AS_HIGH
 
-OF_PAIRS = {"prediction": "disagreement", "parameters": "parameter_distance", "barrier": "barrier"}
-"""Quantities of C10 by their names in pairs.csv; the fourth is the representation."""
-TRIVIAL = frozenset({"parameters"})
-"""Kinds that cannot support: weights drawn independently stay about sqrt(2) norms apart, in whatever arm."""
+JUDGED = ("representation", "prediction")
+"""What decides; they share the level, one that is missing too: it must not make the other easier."""
+SHOWN = {"parameters": "parameter_distance_aligned", "barrier": "barrier_aligned"}
+"""What is shown beside, after permutation alignment, by its name in pairs.csv."""
+
+Matrix = Float[np.ndarray, "seeds seeds"]
+"""Distances between runs of an arm, mean over folds; NaN where a pair was not looked at, and on the diagonal."""
 
 
-Matrices = tuple[Float[np.ndarray, "folds seeds seeds"], Float[np.ndarray, "folds seeds seeds"]]
-"""Between runs of the baseline, and between runs of the arm."""
+def nested_arm(evidence: Evidence, arm: str) -> str:
+    """The arm itself if several of its seeds share a source network, else one that has the same and does.
+
+    Raises `Lacking` where there is none.
+    """
+    for name in (arm, *(other for other in evidence.record.arms if other.startswith(f"{arm}_"))):
+        found = evidence.record.arms.get(name)
+        if found is not None and (found.one_source or len(set(found.sources.values())) < len(found.sources)):
+            return name
+    evidence.arm(arm)
+    raise Lacking("needs several fine-tunings of each source network (pretrain.runs_per_source = 2)")
 
 
-def _representation(evidence: Evidence, pair: Pair) -> Matrices:
-    baseline, arm = mean_distances(within_similarities(evidence, pair)[0])
-    return baseline, arm
+def _representation(evidence: Evidence, arm: str) -> tuple[Seeds, Matrix]:
+    index = index_of(evidence.table("similarity", arm), "within_arm")
+    rows = similarity_rows(evidence, "within_arm", index, arm)
+    layers, seeds = layers_of(rows), seeds_of_pairs(rows)
+    values = within_arm(rows, layers, seeds)
+    # A layer that a pair has no value in is left out for all; pairs that were not looked at have none in any.
+    looked_at = np.isfinite(values).any(axis=(0, 1))
+    usable = usable_layers(values[..., looked_at])
+    require_layers(usable, "layers")
+    return seeds, 1 - values[:, usable].mean((0, 1))
 
 
-def _of_pairs(evidence: Evidence, pair: Pair, name: str) -> Matrices:
-    table = evidence.table("pairs", *pair)
-    table = table[(table["quantity"] == name) & (table["arm_a"] == table["arm_b"])].assign(layer=name)
-    rows = [table[table["arm_a"] == arm] for arm in (pair.baseline, pair.arm)]
-    if any(part.empty for part in rows):
-        raise Lacking(f"no {name} between runs of {pair.baseline} and of {pair.arm}")
-    seeds = matched(*(seeds_of_pairs(part) for part in rows))
-    baseline, arm = (within_arm(part, [name], ids)[:, 0] for part, ids in zip(rows, seeds, strict=True))
-    return baseline, arm
+def _of_pairs(evidence: Evidence, arm: str, name: str) -> tuple[Seeds, Matrix]:
+    rows = evidence.table("pairs", arm)
+    rows = rows[(rows["quantity"] == name) & (rows["arm_a"] == arm) & (rows["arm_b"] == arm)].assign(layer=name)
+    if rows.empty:
+        raise Lacking(f"no {name} between runs of {arm}")
+    seeds = seeds_of_pairs(rows)
+    return seeds, within_arm(rows, [name], seeds).mean((0, 1))
 
 
-def _ratio(
-    name: str,
-    baseline: Float[np.ndarray, "folds seeds seeds"],
-    arm: Float[np.ndarray, "folds seeds seeds"],
-    confidence: float,
-) -> Quantity:
-    """Mean over pairs of the arm's runs over that of the baseline's, with limits on the log scale."""
-
-    def statistic(kept: Seeds) -> float:
-        return float(mean_of_pairs(arm, kept).mean() / mean_of_pairs(baseline, kept).mean())
-
-    return quantity(name, jackknife(statistic, arm.shape[-1], confidence, log=True), arm.shape[-1])
+def _distances(evidence: Evidence, arm: str, kind: str) -> tuple[Seeds, Matrix]:
+    if kind == "representation":
+        return _representation(evidence, arm)
+    return _of_pairs(evidence, arm, {"prediction": "disagreement", **SHOWN}[kind])
 
 
-def c10(evidence: Evidence, pair: Pair) -> Finding:
-    """Variability can be as high: ratio of mean distances between runs of the arm and of the baseline, Bonferroni."""
-    kinds = ("representation", *OF_PAIRS)
-    # All four share the level, those that are missing too: what was not looked at must not make the others easier.
-    confidence = 1 - evidence.level / len(kinds)
+def within_sources(matrix: Matrix, sources: Seeds) -> Matrix:
+    """The distances between runs of one source network alone; NaN elsewhere."""
+    return np.where(sources[:, None] == sources[None, :], matrix, np.nan)
+
+
+def ratio_of_independent(numerator: Interval, denominator: Interval) -> tuple[float, float, float]:
+    """Logarithm of a ratio of two independent quantities, its standard error and degrees of freedom.
+
+    Args:
+        numerator: Its limits, of 95 %, are those of the logarithm.
+        denominator: The same.
+    """
+    errors = [standard_error(math.log(q.low), math.log(q.high), q.df, 0.95) ** 2 for q in (numerator, denominator)]
+    total = sum(errors)
+    spread = errors[0] ** 2 / numerator.df + errors[1] ** 2 / denominator.df
+    df = total**2 / spread if spread else min(numerator.df, denominator.df)
+    return math.log(numerator.estimate / denominator.estimate), math.sqrt(total), df
+
+
+def _ratio(evidence: Evidence, arm: str, baseline: str, kind: str, confidence: float) -> Quantity:
+    """Mean distance within a source over that among the baseline's runs.
+
+    The arm's error leaves out a source with all its runs, the baseline's a run: they share nothing, so that variances
+    of the logarithms add.
+    """
+    seeds, matrix = _distances(evidence, arm, kind)
+    one_source = evidence.arm(arm).one_source
+    sources = np.zeros_like(seeds) if one_source else units(evidence, arm, seeds)
+    within = within_sources(matrix, sources)
+    counted = np.isfinite(within) & ~np.eye(len(seeds), dtype=bool)
+    if not counted.any():
+        raise Lacking(f"no {kind} between runs of one source network of {arm}")
+    # Sources of which only one run is left have no pair, and no part.
+    kept = counted.any(1)
+    left_out = seeds[kept] if one_source else sources[kept]
+    of_arm = _mean(within[kept][:, kept], left_out)
+    others, among = _distances(evidence, baseline, kind)
+    of_baseline = _mean(among, others)
+    if math.isnan(of_arm.low) or math.isnan(of_baseline.low):
+        limits = Interval(of_arm.estimate / of_baseline.estimate, math.nan, math.nan, math.nan)
+    else:
+        log, error, df = ratio_of_independent(of_arm, of_baseline)
+        half = t_quantile(df, confidence) * error
+        limits = Interval(math.exp(log), math.exp(log - half), math.exp(log + half), df)
+    more = {"n_seeds": len(np.unique(left_out)), "log": True, "thresholds": (AS_HIGH,), "key": kind}
+    return quantity(f"{kind}, within a source over among {baseline}", limits, confidence, **more)
+
+
+def _mean(matrix: Matrix, of_units: Seeds) -> Interval:
+    """Mean over pairs, on the log scale, leaving out a unit at a time."""
+    return jackknife(lambda kept: float(mean_of_pairs(matrix, kept)), of_units, 0.95, log=True)
+
+
+def as_variable(complete: bool) -> Callable[[Mapping[str, Quantity], bool], Ruling]:
+    """The rule of C10; it can be contradicted only where all that decides was measured."""
+
+    def rule(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
+        ratios = [found[kind] for kind in JUDGED if kind in found]
+        return Ruling(any(q.low > AS_HIGH for q in ratios), complete and all(q.high < AS_HIGH for q in ratios))
+
+    return rule
+
+
+def c10(evidence: Evidence, pair: Pair) -> Measured:
+    """Variability can be as high: distances within a source over those among scratch, Bonferroni over two."""
+    arm = nested_arm(evidence, pair.arm)
+    evidence.arm(pair.baseline)
+    confidence = 1 - evidence.level / len(JUDGED)
     ratios: dict[str, Quantity] = {}
-    absent = []
-    for kind in kinds:
+    absent: list[str] = []
+    for kind in (*JUDGED, *SHOWN):
         try:
-            baseline, arm = (
-                _of_pairs(evidence, pair, OF_PAIRS[kind]) if kind in OF_PAIRS else _representation(evidence, pair)
-            )
-        except Lacking as error:
+            ratios[kind] = _ratio(evidence, arm, pair.baseline, kind, confidence)
+        except (Lacking, Void) as error:
             absent.append(str(error))
-            continue
-        ratios[kind] = _ratio(f"ratio of distances, {kind}", baseline, arm, confidence)
-    if not ratios:
+    judged = [ratios[kind] for kind in JUDGED if kind in ratios]
+    if not judged:
         raise Lacking("; ".join(dict.fromkeys(absent)))
-    found = judge(
-        "C10",
-        list(ratios.values()),
-        supported=any(q.low > AS_HIGH for kind, q in ratios.items() if kind not in TRIVIAL),
-        contradicted=not absent and all(q.high < AS_HIGH for q in ratios.values()),
-        doubts=[*few_seeds(min(q.n_seeds for q in ratios.values())), *doubts_of_arms(evidence, pair.arm)],
+    doubts = [*few_seeds(min(q.n_seeds for q in judged)), *doubts_of_rates(evidence, arm, pair.baseline)]
+    return Measured(
+        tuple(ratios.values()),
+        as_variable(len(judged) == len(JUDGED)),
+        unique([doubt.replace("seeds", "source networks") for doubt in doubts])
+        if not evidence.arm(arm).one_source
+        else unique(doubts),
+        (pair.baseline, arm),
+        scope_of(evidence, arm),
+        shown=JUDGED,
     )
-    if found.verdict == INCONCLUSIVE and absent:
-        found = dataclasses.replace(found, reason="; ".join([found.reason, *dict.fromkeys(absent)]))
-    return found

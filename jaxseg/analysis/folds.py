@@ -1,0 +1,71 @@
+"""Means over folds whose seeds differ: a seed is tested on one fold, and each fold has seeds and groups of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy import special
+
+from jaxseg.analysis.statistics import Interval, two_way_interval
+from jaxseg.analysis.variance_components import Components, components, expected_half_width
+
+
+def t_quantile(df: float, confidence: float) -> float:
+    """Half width, in standard errors, of a two-sided interval from Student's t."""
+    return float(special.stdtrit(df, (1 + confidence) / 2))
+
+
+def standard_error(low: float, high: float, df: float, confidence: float) -> float:
+    """The standard error that the limits of a t interval were made from."""
+    return (high - low) / 2 / t_quantile(df, confidence)
+
+
+def fold_interval(blocks: Sequence[Float[np.ndarray, "seeds groups"]], *, confidence: float = 0.95) -> Interval:
+    """Interval of the mean over folds: new seeds on new groups.
+
+    Folds share no seed and no group, so their two-way intervals are independent. The mean over folds has the sum of
+    their variances over the number of folds squared, and Satterthwaite's degrees of freedom. With one fold it is
+    `two_way_interval`.
+
+    Args:
+        blocks: One array a fold, a value in every cell.
+        confidence: Level of the interval.
+    """
+    if len(blocks) == 1:
+        return two_way_interval(blocks[0], confidence=confidence)
+    parts = [two_way_interval(block, confidence=confidence) for block in blocks]
+    estimate = float(np.mean([part.estimate for part in parts]))
+    if any(math.isnan(part.low) for part in parts):
+        return Interval(estimate, math.nan, math.nan, math.nan)
+    variances = (
+        np.array([standard_error(part.low, part.high, part.df, confidence) ** 2 for part in parts]) / len(parts) ** 2
+    )
+    if not variances.sum():
+        return Interval(estimate, estimate, estimate, min(part.df for part in parts))
+    df = variances.sum() ** 2 / np.sum(variances**2 / np.array([part.df for part in parts]))
+    half = t_quantile(float(df), confidence) * math.sqrt(variances.sum())
+    return Interval(estimate, estimate - half, estimate + half, float(df))
+
+
+def components_over_folds(blocks: Sequence[Float[np.ndarray, "seeds groups"]]) -> Components:
+    """Variance components of one fold, averaged over folds."""
+    parts = np.array([components(block) for block in blocks])
+    return Components(*map(float, parts.mean(0)))
+
+
+def expected_half_width_over_folds(
+    spread: Components, seeds: int, groups: int, folds: int, *, confidence: float = 0.95
+) -> float:
+    """`expected_half_width` of `fold_interval`, with so many seeds and groups in each fold.
+
+    The quantile of t is that of a single fold's degrees of freedom times the number of folds.
+    """
+    one = expected_half_width(spread, seeds, groups, confidence=confidence)
+    if folds == 1:
+        return one
+    df_of_one = float(min(seeds, max(groups, 2)) - 1)
+    narrower = t_quantile(df_of_one * folds, confidence) / t_quantile(df_of_one, confidence)
+    return one * narrower / math.sqrt(folds)

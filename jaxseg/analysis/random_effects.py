@@ -1,0 +1,151 @@
+"""Estimates of one quantity on several targets: their mean, how much they differ, and what they depend on.
+
+The model is y_k = mu + u_k + e_k, with u_k of variance tau^2 between targets and e_k of the known variance v_k. Few
+targets are the rule, so intervals follow Hartung and Knapp with the modification that they are never narrower than
+those of a fixed effect (Rover, Knapp and Friede 2015, doi:10.1186/s12874-015-0091-1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from jaxseg.analysis.folds import t_quantile
+from jaxseg.analysis.statistics import Interval
+
+Targets = Float[np.ndarray, " targets"]
+
+_BISECTIONS = 100
+
+
+class Heterogeneity(NamedTuple):
+    """Standard deviation between targets, with the limits of a two-sided interval."""
+
+    tau: float
+    low: float
+    high: float
+
+
+class Pooled(NamedTuple):
+    """Several targets together."""
+
+    mean: Interval
+    prediction: Interval
+    """Where another target's value is to be expected."""
+    heterogeneity: Heterogeneity
+
+
+def _weighted_mean(y: Targets, weights: Targets) -> float:
+    return float(np.sum(weights * y) / np.sum(weights))
+
+
+def _residual_square(design: Float[np.ndarray, "targets terms"], y: Targets, v: Targets) -> Callable[[float], float]:
+    """Generalised Q as a function of tau^2: it falls as tau^2 grows."""
+
+    def q(tau2: float) -> float:
+        weights = 1 / (v + tau2)
+        fitted = design @ np.linalg.solve((design.T * weights) @ design, (design.T * weights) @ y)
+        return float(np.sum(weights * (y - fitted) ** 2))
+
+    return q
+
+
+def _root(q: Callable[[float], float], value: float, start: float) -> float:
+    """The tau^2 at which a falling q takes a value; 0 where it is below it from the start."""
+    if q(0.0) <= value:
+        return 0.0
+    high = start
+    while q(high) > value:
+        high *= 4
+    low = 0.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if q(middle) > value else (low, middle)
+    return (low + high) / 2
+
+
+def _scale(y: Targets, v: Targets) -> float:
+    return float(np.var(y) + v.max() + 1e-12)
+
+
+def _ones(y: Targets) -> Float[np.ndarray, "targets terms"]:
+    return np.ones((len(y), 1))
+
+
+def between_variance(design: Float[np.ndarray, "targets terms"], y: Targets, v: Targets) -> float:
+    """Paule and Mandel's (1982) estimate of tau^2: the residuals vary as much as they should."""
+    return _root(_residual_square(design, y, v), len(y) - design.shape[1], _scale(y, v))
+
+
+def heterogeneity(y: Targets, v: Targets, *, confidence: float = 0.95) -> Heterogeneity:
+    """Standard deviation between targets, with the limits of the Q-profile (Viechtbauer 2007, doi:10.1002/sim.2514).
+
+    Args:
+        y: Estimates, one a target.
+        v: Their variances, taken as known.
+        confidence: Level of the interval.
+    """
+    q, scale, df = _residual_square(_ones(y), y, v), _scale(y, v), len(y) - 1
+    tau2 = _root(q, df, scale)
+    limits = (_root(q, float(stats.chi2.ppf((1 + side * confidence) / 2, df)), scale) for side in (1, -1))
+    low, high = (math.sqrt(limit) for limit in limits)
+    return Heterogeneity(math.sqrt(tau2), low, high)
+
+
+def pooled(y: Targets, v: Targets, *, confidence: float = 0.95) -> Pooled:
+    """The mean over targets, where another target would lie, and tau.
+
+    Args:
+        y: Estimates, one a target; at least three, since a prediction has two degrees of freedom less than targets.
+        v: Their variances.
+        confidence: Level of all intervals.
+    """
+    found, count = heterogeneity(y, v, confidence=confidence), len(y)
+    weights = 1 / (v + found.tau**2)
+    mean = _weighted_mean(y, weights)
+    spread = max(float(np.sum(weights * (y - mean) ** 2)) / (count - 1), 1.0)
+    error2 = spread / float(weights.sum())
+    half = t_quantile(count - 1, confidence) * math.sqrt(error2)
+    reach = t_quantile(max(count - 2, 1), confidence) * math.sqrt(error2 + found.tau**2)
+    return Pooled(
+        Interval(mean, mean - half, mean + half, count - 1),
+        Interval(mean, mean - reach, mean + reach, max(count - 2, 1)),
+        found,
+    )
+
+
+def regression_slope(x: Targets, y: Targets, v: Targets, *, confidence: float = 0.95) -> Interval:
+    """Slope of estimates on a property of their targets, random effects, with Knapp and Hartung's interval (2003).
+
+    Args:
+        x: The property.
+        y: Estimates, one a target.
+        v: Their variances.
+        confidence: Level of the interval, which has two degrees of freedom less than there are targets.
+    """
+    design = np.stack([np.ones(len(x)), x - x.mean()], 1)
+    weights = 1 / (v + between_variance(design, y, v))
+    covariance = np.linalg.inv((design.T * weights) @ design)
+    beta = covariance @ (design.T * weights) @ y
+    df = len(y) - 2
+    spread = max(float(np.sum(weights * (y - design @ beta) ** 2)) / df, 1.0)
+    half = t_quantile(df, confidence) * math.sqrt(spread * covariance[1, 1])
+    return Interval(float(beta[1]), float(beta[1] - half), float(beta[1] + half), df)
+
+
+def welch_p(y: Targets, v: Targets, df: Targets) -> float:
+    """P value of the hypothesis that all targets share one value, allowing for variances that are estimated.
+
+    Welch's (1951, doi:10.2307/2332579) test of means of unequal variance, from estimates, variances and the degrees of
+    freedom of the latter: Q itself takes the variances as known and rejects too often.
+    """
+    count, weights = len(y), 1 / v
+    q = float(np.sum(weights * (y - _weighted_mean(y, weights)) ** 2))
+    doubt = float(np.sum((1 - weights / weights.sum()) ** 2 / df))
+    f = q / (count - 1) / (1 + 2 * (count - 2) / (count**2 - 1) * doubt)
+    return float(stats.f.sf(f, count - 1, (count**2 - 1) / (3 * doubt)))

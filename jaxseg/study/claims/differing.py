@@ -1,0 +1,200 @@
+"""C2, C3: whether gains differ between targets or training set sizes, and whether they follow how hard a task is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxseg.analysis.folds import fold_interval, standard_error
+from jaxseg.analysis.random_effects import heterogeneity, regression_slope, welch_p
+from jaxseg.study.claims.accuracy import doubts_of_draws
+from jaxseg.study.claims.dsc import Blocks, blocks_of, gain, gain_weights, sizes_with
+from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, scope_of
+from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, quantity, unique
+from jaxseg.study.claims.rules import LEVEL, MIN_CELLS, MIN_TARGETS_C3, NOISE_LEVELS, TAU
+
+PLACEBO = "scratch_b"
+
+
+class Cell(NamedTuple):
+    """The gain on one target, or at one training set size, as far as the test of their equality needs it."""
+
+    gain: Quantity
+    variance: float
+    df: float
+
+
+def cell_of(found: Quantity) -> Cell:
+    """Of a gain on a target of its own."""
+    return Cell(found, standard_error(found.low, found.high, found.df, found.confidence) ** 2, found.df)
+
+
+def differ(level: float) -> Callable[[Mapping[str, Quantity], bool], Ruling]:
+    """The rule of C2 at a level."""
+
+    def rule(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
+        tau, p = found["tau"], found["p"]
+        return Ruling(p.value <= level and tau.value >= TAU, tau.high < TAU)
+
+    return rule
+
+
+def differences(cells: Sequence[Cell], level: float, what: str) -> tuple[Quantity, ...]:
+    """Tau of the gains with its limits, and Welch's p of their being all alike, then the gains themselves.
+
+    Raises `Lacking` with fewer than five.
+    """
+    if len(cells) < MIN_CELLS:
+        raise Lacking(f"needs at least {MIN_CELLS} {what}, has {len(cells)}")
+    y, v, df = (np.array(column) for column in zip(*((c.gain.value, c.variance, c.df) for c in cells), strict=True))
+    seeds = min(cell.gain.n_seeds for cell in cells)
+    if not np.isfinite(v).all() or not (v > 0).all():
+        tau, p = Quantity("tau of the gain", math.nan, key="tau", n_seeds=seeds), math.nan
+    else:
+        found = heterogeneity(y, v, confidence=1 - level)
+        tau = Quantity(
+            f"tau of the gain over {len(cells)} {what}",
+            found.tau,
+            found.low,
+            found.high,
+            confidence=1 - level,
+            key="tau",
+            n_seeds=seeds,
+            train_cases=-1,
+            thresholds=(TAU,),
+        )
+        p = welch_p(y, v, df)
+    return tau, Quantity("p of equal gains", p, key="p", n_seeds=seeds, train_cases=-1), *(c.gain for c in cells)
+
+
+def _cells_of_sizes(evidence: Evidence, pair: Pair, sizes: Sequence[int]) -> tuple[list[Cell], list[str]]:
+    """Gains at the sizes of one study, whose seeds and groups are the same.
+
+    What sizes have in common does not make them differ. The variance that counts is therefore that of each gain about
+    their mean, times K / (K - 1): that of K independent gains which differ by as much.
+    """
+    gains = [gain(evidence, pair, size, key=f"gain {size}") for size in sizes]
+    cells, count = [], len(sizes)
+    for size, (found, _) in zip(sizes, gains, strict=True):
+        weights: dict[tuple[str, int], float] = {}
+        for other in sizes:
+            weights |= gain_weights(pair, other, (other == size) - 1 / count)
+        limits = fold_interval(blocks_of(evidence, weights).d)
+        variance = standard_error(limits.low, limits.high, limits.df, 0.95) ** 2 * count / (count - 1)
+        cells.append(Cell(found, variance, limits.df))
+    return cells, [doubt for _, more in gains for doubt in more]
+
+
+def c2(evidence: Evidence, pair: Pair) -> Measured:
+    """The gain depends on data: over the training set sizes of one study."""
+    for arm in pair:
+        evidence.arm(arm)
+    sizes = sizes_with(evidence, pair)
+    if len(sizes) < MIN_CELLS:
+        raise Lacking(f"needs at least {MIN_CELLS} targets or training set sizes, has {len(sizes)}")
+    cells, doubts = _cells_of_sizes(evidence, pair, sizes)
+    doubts += [*doubts_of_draws(evidence), *doubts_of_rates(evidence, *pair, sizes=sizes)]
+    quantities = differences(cells, evidence.level, "training set sizes")
+    scope = "; ".join(filter(None, ("of training set sizes alone", scope_of(evidence, pair.arm))))
+    return Measured(quantities, differ(evidence.level), unique(doubts), pair, scope, shown=("tau", "p"))
+
+
+# ------------------------------------------------------------------------------------------------- C3, harder tasks
+
+
+def noise_slope(noisy: Mapping[float, Evidence], pair: Pair) -> Quantity:
+    """Slope of the gain over noise levels of one target, each twice the one below: graded support for C3.
+
+    Raises `Lacking` where levels are missing, or are of different targets, sizes, cases or folds.
+    """
+    missing = [level for level in NOISE_LEVELS if level not in noisy]
+    if missing:
+        raise Lacking(f"needs noise levels {', '.join(map(str, NOISE_LEVELS))}; lacks {', '.join(map(str, missing))}")
+    evidences = [noisy[level] for level in NOISE_LEVELS]
+    if len({(e.record.target, e.record.number_of_cases(e.size)) for e in evidences}) > 1:
+        raise Lacking("the noise levels are of different targets or training set sizes")
+    if len({frozenset(evidence.tables["cases"]["case"]) for evidence in evidences}) > 1:
+        raise Lacking("the noise levels have different test cases")
+    found = [blocks_of(e, gain_weights(pair, e.size)) for e in evidences]
+    x = np.log2(NOISE_LEVELS)
+    centred = (x - x.mean()) / np.sum((x - x.mean()) ** 2)
+    seeds, blocks = [], []
+    for fold in range(min(len(one.d) for one in found)):
+        shared = found[0].seeds[fold]
+        for one in found:
+            shared = np.intersect1d(shared, one.seeds[fold])
+        rows = [one.d[fold][np.isin(one.seeds[fold], shared)] for one in found]
+        if len({d.shape for d in rows}) > 1:
+            raise Lacking("noise levels have different test groups")
+        seeds.append(shared)
+        blocks.append(np.tensordot(centred, np.stack(rows), 1))
+    whole = Blocks(tuple(seeds), tuple(blocks))
+    numbers = {"n_seeds": whole.n_seeds, "n_groups": whole.n_groups, "train_cases": -1, "key": "noise"}
+    limits = fold_interval(whole.d, confidence=1 - LEVEL)
+    return quantity("slope of the gain a noise level", limits, 1 - LEVEL, **numbers)
+
+
+class Task(NamedTuple):
+    """How hard a target is, and what transfer gains there."""
+
+    difficulty: float
+    gain: Quantity
+    doubts: tuple[str, ...]
+
+
+def task_of(evidence: Evidence, size: int, pair: Pair) -> Task:
+    """How far the baseline is from perfect, on other seeds than those of the gain; and the gain.
+
+    Both on the same seeds would correlate by themselves: a seed unlucky for the baseline is hard, and gains much.
+    """
+    arms = evidence.record.arms
+    doubts = doubts_of_rates(evidence, *pair, sizes=(size,))
+    if PLACEBO in arms and all(PLACEBO in scores.seeds for scores in evidence.scores[size]):
+        other = blocks_of(evidence, {(PLACEBO, size): 1.0})
+        found, more = gain(evidence, pair, size)
+        return Task(1 - float(np.mean([d.mean() for d in other.d])), found, unique([*doubts, *more]))
+    both, own = blocks_of(evidence, gain_weights(pair, size)), blocks_of(evidence, {(pair.baseline, size): 1.0})
+    if min(len(seeds) for seeds in both.seeds) < 4:
+        raise Lacking(f"needs other seeds for the difficulty of {evidence.record.target} (arm {PLACEBO})")
+    held, used = [], []
+    for i, seeds in enumerate(both.seeds):
+        aside = seeds[1::2]
+        held.append(float(own.d[i][np.isin(own.seeds[i], aside)].mean()))
+        used.append(both.d[i][~np.isin(seeds, aside)])
+    numbers = {"n_seeds": both.n_seeds, "n_groups": both.n_groups}
+    found = quantity("gain", fold_interval(used, confidence=1 - LEVEL), 1 - LEVEL, **numbers)
+    return Task(1 - float(np.mean(held)), found, unique([*doubts, *both.doubts()]))
+
+
+def follows(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
+    """Supported where the gain rises with the difficulty of the targets."""
+    slope, noise = found["slope"], found.get("noise")
+    note = ""
+    if noise is not None:
+        word = "rises" if noise.low > 0 else "falls" if noise.high < 0 else "neither clearly rises nor falls"
+        note = f"over noise levels the gain {word} [{noise.low:.3g}, {noise.high:.3g}] (graded support)"
+    return Ruling(slope.low > 0, slope.high < 0, note)
+
+
+def c3(tasks: Mapping[str, Task], noise: Quantity | None) -> Measured:
+    """The gain is larger when the task is harder: meta-regression over targets, noise levels beside it.
+
+    Args:
+        tasks: By target.
+        noise: What `noise_slope` found, if the study has noise levels.
+    """
+    if len(tasks) < MIN_TARGETS_C3:
+        raise Lacking(f"needs at least {MIN_TARGETS_C3} targets of one source and training set size, has {len(tasks)}")
+    cells = [cell_of(task.gain) for task in tasks.values()]
+    x = np.array([task.difficulty for task in tasks.values()])
+    y, v = (np.array(column) for column in zip(*((c.gain.value, c.variance) for c in cells), strict=True))
+    limits = regression_slope(x, y, v, confidence=1 - LEVEL)
+    seeds = min(cell.gain.n_seeds for cell in cells)
+    name = f"slope of the gain on {len(tasks)} targets' difficulty"
+    more = {"n_seeds": seeds, "train_cases": -1, "key": "slope", "thresholds": (0.0,)}
+    quantities = [quantity(name, limits, 1 - LEVEL, **more)]
+    quantities += [noise] if noise is not None else []
+    return Measured(tuple(quantities), follows, unique([d for task in tasks.values() for d in task.doubts]))

@@ -1,0 +1,150 @@
+"""Contrasts of DSC: linear in arms and training set sizes, with seeds and groups both random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxseg.analysis.folds import components_over_folds, fold_interval
+from jaxseg.study.claims.evidence import Evidence, Pair, Seeds, mean_of_units, units
+from jaxseg.study.claims.findings import OF_DSC, Lacking, Quantity, Scale, few_seeds, quantity
+from jaxseg.study.claims.rest import growth, growth_of_contrast
+from jaxseg.study.claims.rules import MIN_GROUPS, MIN_SEEDS_A_FOLD
+from jaxseg.study.score.scores import Scores, contrast
+
+Weights = Mapping[tuple[str, int], float]
+"""Of each arm at each training set size."""
+Block = Float[np.ndarray, "seeds groups"]
+
+
+class Blocks(NamedTuple):
+    """A contrast, fold by fold: one block where folds do not rotate over seeds."""
+
+    seeds: tuple[Seeds, ...]
+    d: tuple[Block, ...]
+
+    @property
+    def n_seeds(self) -> int:
+        """Of all folds."""
+        return sum(len(block) for block in self.d)
+
+    @property
+    def n_groups(self) -> int:
+        """The same of test groups."""
+        return sum(block.shape[1] for block in self.d)
+
+    def doubts(self) -> list[str]:
+        """What forbids a verdict on new seeds and new patients: too few of them."""
+        found = few_seeds(self.n_seeds)
+        least_seeds, least_groups = (min(block.shape[axis] for block in self.d) for axis in (0, 1))
+        rotating = len(self.d) > 1
+        if rotating and least_seeds < MIN_SEEDS_A_FOLD:
+            found.append(f"needs at least {MIN_SEEDS_A_FOLD} seeds in each fold, has {least_seeds}")
+        if least_groups < MIN_GROUPS:
+            found.append(f"needs at least {MIN_GROUPS} test groups{' in each fold' * rotating}, has {least_groups}")
+        return found
+
+
+def _of_size(scores: Scores, weights: Mapping[str, float], evidence: Evidence) -> tuple[Seeds, Block]:
+    """A contrast at one size and fold; seeds that share a source network are averaged."""
+    for arm in weights:
+        if arm not in scores.seeds or not len(scores.seeds[arm]):
+            raise Lacking(f"no scores of arm {arm}")
+    found = contrast(scores, weights, "dsc")
+    if not found.d.size:
+        raise Lacking(f"no case with a score of {' and '.join(weights)}")
+    for arm in weights:
+        shared = units(evidence, arm, found.seeds) if found.paired else found.seeds
+        if len(np.unique(shared)) < len(shared):
+            return np.unique(shared), mean_of_units(found.d, shared)
+    return found.seeds, found.d
+
+
+def blocks_of(evidence: Evidence, weights: Weights) -> Blocks:
+    """A contrast on the seeds that all of its sizes have; their groups must be the same."""
+    sizes = list(dict.fromkeys(size for _, size in weights))
+    for arm, size in weights:
+        evidence.arm(arm)
+        if size not in evidence.scores:
+            raise Lacking(f"no scores at {size or 'all'} training cases")
+    seeds: list[Seeds] = []
+    blocks: list[Block] = []
+    for fold in range(min(len(evidence.scores[size]) for size in sizes)):
+        parts = [
+            _of_size(
+                evidence.scores[size][fold], {arm: w for (arm, own), w in weights.items() if own == size}, evidence
+            )
+            for size in sizes
+        ]
+        shared = parts[0][0]
+        for own, _ in parts:
+            shared = np.intersect1d(shared, own)
+        if len({d.shape[1] for _, d in parts}) > 1:
+            raise Lacking("training set sizes have different test groups")
+        seeds.append(shared)
+        blocks.append(np.sum([d[np.isin(own, shared)] for own, d in parts], axis=0))
+    return Blocks(tuple(seeds), tuple(blocks))
+
+
+def of_blocks(name: str, blocks: Blocks, confidence: float, **more: object) -> Quantity:
+    """A quantity with its interval on new seeds and new groups."""
+    spread = components_over_folds(blocks.d) if min(min(d.shape) for d in blocks.d) > 1 else None
+    numbers = {"n_seeds": blocks.n_seeds, "n_groups": blocks.n_groups, "spread": spread, "folds": len(blocks.d)}
+    return quantity(name, fold_interval(blocks.d, confidence=confidence), confidence, **{**numbers, **more})
+
+
+def dsc_quantity(
+    evidence: Evidence,
+    name: str,
+    weights: Weights,
+    *,
+    key: str = "",
+    scale: Scale | None = None,
+    thresholds: Sequence[float] = (0.0,),
+    size: int | None = None,
+) -> tuple[Quantity, list[str]]:
+    """A contrast as a quantity, projected by one doubling of the steps, and what forbids a verdict on it.
+
+    Args:
+        evidence: The study.
+        name: For readers.
+        weights: Of the arms at each size.
+        key: For rules; the name where empty.
+        scale: Where the quantity is graded.
+        thresholds: The numbers of the rule.
+        size: The training set size it belongs to, where that is not the evidence's.
+    """
+    blocks = blocks_of(evidence, weights)
+    grown = {(arm, own): growth(evidence.at(own), arm) for arm, own in weights}
+    fall, rise = growth_of_contrast(grown, weights)
+    more = {"key": key or name, "scale": scale, "thresholds": tuple(thresholds), "fall": fall, "rise": rise}
+    return of_blocks(name, blocks, evidence.confidence, train_cases=size, **more), blocks.doubts()
+
+
+def gain_weights(pair: Pair, size: int, weight: float = 1.0) -> dict[tuple[str, int], float]:
+    """Of the arm less its baseline."""
+    return {(pair.arm, size): weight, (pair.baseline, size): -weight}
+
+
+def gain(evidence: Evidence, pair: Pair, size: int | None = None, *, key: str = "gain") -> tuple[Quantity, list[str]]:
+    """What the arm gains over its baseline, at this or another training set size."""
+    size = evidence.size if size is None else size
+    name = f"gain, {size_name(evidence, size)}"
+    return dsc_quantity(evidence, name, gain_weights(pair, size), key=key, scale=OF_DSC, size=size)
+
+
+def sizes_with(evidence: Evidence, pair: Pair) -> list[int]:
+    """Training set sizes at which both arms have scores, by number of cases; one number of cases counts once."""
+    record, sizes = evidence.record, {}
+    for size, folds in evidence.scores.items():
+        if all(set(pair) <= scores.seeds.keys() for scores in folds):
+            sizes[record.number_of_cases(size)] = size
+    return [sizes[number] for number in sorted(sizes)]
+
+
+def size_name(evidence: Evidence, size: int) -> str:
+    """For quantities: how many training cases."""
+    return f"{evidence.record.number_of_cases(size)} training cases"

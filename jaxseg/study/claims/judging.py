@@ -1,0 +1,244 @@
+"""From evidence to verdicts: each claim alone, then looks at the data and the family of claims that share a level."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from jaxseg.study.claims import accuracy, differing, filters, frozen, representation, reuse, training, variability
+from jaxseg.study.claims.evidence import OWN_RATES, Alone, Evidence, Pair, gather
+from jaxseg.study.claims.findings import (
+    CONTRADICTED,
+    SUPPORTED,
+    UNDECIDED,
+    VOID,
+    Finding,
+    Lacking,
+    Measured,
+    Void,
+    judge,
+)
+from jaxseg.study.claims.frozen import Idle, Trio
+from jaxseg.study.claims.needs import of_undecided
+from jaxseg.study.claims.rest import tag_of
+from jaxseg.study.claims.rules import LEVEL, LOOK_LEVELS, ONE_FAMILY, RULE_VERSION, RULES
+from jaxseg.study.claims.study_tables import Record, StudyTables
+
+DECIDED = (SUPPORTED, CONTRADICTED)
+Arms = Pair | Trio | Idle | Alone
+
+
+class Judge(NamedTuple):
+    """How a claim is judged, and the arms that it is about."""
+
+    measure: Callable[[Evidence, Any], Measured]
+    arms: Arms
+    one_size: bool = True
+    """Whether its quantities belong to one training set size, any; else it spans sizes or is about the full one."""
+
+
+JUDGES: Mapping[str, Judge] = {
+    "C1": Judge(training.c1, Pair()),
+    "C2": Judge(differing.c2, Pair(), one_size=False),
+    "C4": Judge(accuracy.c4, Pair(), one_size=False),
+    "C4b": Judge(accuracy.c4b, Pair(), one_size=False),
+    "C5": Judge(filters.c5, Alone()),
+    "C6": Judge(filters.c6, Alone()),
+    "C7": Judge(frozen.c7, Trio()),
+    "C8": Judge(frozen.c8, Idle()),
+    "C9": Judge(representation.c9, Pair()),
+    "C10": Judge(variability.c10, Pair()),
+    "C11": Judge(reuse.c11, Pair()),
+    "C11b": Judge(reuse.c11b, Pair()),
+}
+"""Claims that one study can decide: all but C3."""
+SEVERAL_STUDIES = "needs several studies: 8 targets of one source, with 4 noise levels of one of them beside"
+
+
+# --------------------------------------------------------------------------------------------------------- one claim
+
+
+def _losses(record: Record, arms: Arms) -> str:
+    """Runs of these arms that diverged and are therefore part of nothing."""
+    known = {arm: record.arms[arm] for arm in arms if arm in record.arms}
+    return ", ".join(
+        f"{found.diverged} of {found.runs} runs of {arm}" for arm, found in known.items() if found.diverged
+    )
+
+
+def measure_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> Measured | Finding:
+    """What a claim rests on; a finding where it cannot be measured."""
+    if claim not in JUDGES:
+        return Finding(claim, "", SEVERAL_STUDIES, lacks=True)
+    try:
+        return JUDGES[claim].measure(evidence, arms or JUDGES[claim].arms)
+    except Lacking as error:
+        return Finding(claim, "", str(error), lacks=True)
+    except Void as error:
+        return Finding(claim, VOID, str(error))
+
+
+def newer_rules(record: Record) -> str:
+    """Why a study is none of those that these rules were fixed for; empty where it is."""
+    if record.rule_version == RULE_VERSION:
+        return record.exploratory
+    return f"rules of version {RULE_VERSION} on a study that was begun under version {record.rule_version}"
+
+
+def judge_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> Finding:
+    """The finding on a claim at the level of the evidence, alone.
+
+    Args:
+        claim: A key of `RULES`.
+        evidence: The study, at the size to judge at.
+        arms: Others than the claim's own, of the same kind: a control.
+    """
+    measured = measure_claim(claim, evidence, arms)
+    found = measured if isinstance(measured, Finding) else judge(claim, measured)
+    exploratory = newer_rules(evidence.record)
+    if not isinstance(measured, Finding):
+        found = dataclasses.replace(found, tag=tag_of(evidence, measured.arms))
+        if found.verdict == UNDECIDED:
+            blocking = "; ".join(doubt for doubt in measured.doubts if not doubt.startswith(OWN_RATES))
+            found = dataclasses.replace(found, needs=blocking or of_undecided(found.quantities))
+        own_rates = [doubt for doubt in measured.doubts if doubt.startswith(OWN_RATES)]
+        exploratory = "; ".join(filter(None, (exploratory, *own_rates)))
+    if lost := _losses(evidence.record, arms or (JUDGES[claim].arms if claim in JUDGES else Pair())):
+        found = dataclasses.replace(found, reason=f"{found.reason}; left out, as diverged: {lost}")
+    if found.lacks:
+        return dataclasses.replace(found, needs=found.reason)
+    return dataclasses.replace(found, exploratory=exploratory)
+
+
+# ------------------------------------------------------------------------------------------------------------- family
+
+
+def _with_holm(evidence: Evidence, findings: Mapping[str, Finding]) -> dict[str, Finding]:
+    """Takes back verdicts of the family that do not hold when its claims share the level.
+
+    Holm (1979): of m claims the first must be decided at the level over m, the next at the level over m - 1, and so on
+    until one is not. A claim's p is the smallest level at which its rule decides it, so that the k - 1 claims decided
+    at the level over m - k + 2 are the ones that stand where fewer than k are decided at the next.
+    """
+    family = [claim for claim in ONE_FAMILY if not findings[claim].lacks]
+    standing: set[str] = set()
+    for k in range(1, len(family) + 1):
+        level = evidence.level / (len(family) - k + 1)
+        shared = dataclasses.replace(evidence, level=level)
+        decided = {
+            claim
+            for claim in family
+            if findings[claim].verdict in DECIDED and judge_claim(claim, shared).verdict == findings[claim].verdict
+        }
+        if len(decided) < k:
+            break
+        standing = decided
+    changed = dict(findings)
+    for claim in family:
+        if findings[claim].verdict in DECIDED and claim not in standing:
+            alone = findings[claim]
+            others = ", ".join(other for other in family if other != claim)
+            reason = f"{alone.verdict} alone, but not where it shares the level with {others} (Holm); {alone.reason}"
+            needs = "narrower intervals: more seeds, or test groups"
+            changed[claim] = dataclasses.replace(alone, verdict=UNDECIDED, reason=reason, needs=needs)
+    return changed
+
+
+def judge_at(study: StudyTables, level: float) -> dict[str, Finding]:
+    """The finding on each claim at the study's largest training set size, from all the seeds given."""
+    evidence = gather(study, level=level)
+    return _with_holm(evidence, {claim: judge_claim(claim, evidence) for claim in RULES})
+
+
+# -------------------------------------------------------------------------------------------------------------- looks
+
+
+def first_seeds(study: StudyTables, count: int) -> StudyTables:
+    """The study as it was with so many seeds: the first of each arm."""
+    seeds: dict[str, set[int]] = {}
+    for table in study.tables.values():
+        for arm, seed in (("arm", "seed"), ("arm_a", "seed_a"), ("arm_b", "seed_b")):
+            if {arm, seed} <= set(table):
+                for name, own in table.groupby(arm)[seed]:
+                    seeds.setdefault(str(name), set()).update(map(int, own.unique()))
+    first = {arm: sorted(own)[:count] for arm, own in seeds.items()}
+
+    def kept(table: pd.DataFrame) -> pd.DataFrame:
+        keep = np.ones(len(table), bool)
+        for arm, seed in (("arm", "seed"), ("arm_a", "seed_a"), ("arm_b", "seed_b")):
+            if {arm, seed} <= set(table):
+                known = pd.MultiIndex.from_tuples([(a, s) for a, own in first.items() for s in own])
+                keep &= pd.MultiIndex.from_frame(table[[arm, seed]]).isin(known)
+        return table[keep]
+
+    return study._replace(tables={name: kept(table) for name, table in study.tables.items()})
+
+
+def number_of_seeds(study: StudyTables) -> int:
+    """Of the arm that has most, not counting networks that have none."""
+    counts = [
+        int(study.tables[name].groupby("arm")["seed"].nunique().max())
+        for name in ("cases", "curves", "filters")
+        if name in study.tables and len(study.tables[name])
+    ]
+    return max(counts, default=0)
+
+
+def look_levels(looks: tuple[int, ...]) -> tuple[float, ...]:
+    """The level of each declared look; of other numbers of looks than two an equal share."""
+    return LOOK_LEVELS if len(looks) == len(LOOK_LEVELS) else (LEVEL / len(looks),) * len(looks)
+
+
+def judge_claims(study: StudyTables) -> dict[str, Finding]:
+    """The finding on each claim: at the first declared look at which it is decided, else at the last one so far.
+
+    A study that was extended without declared looks is judged as it first was; its later seeds are exploratory.
+    """
+    record, count = study.record, number_of_seeds(study)
+    if record.looks:
+        return _at_looks(study, count)
+    if record.grown_from and record.grown_from[0] < count:
+        first = record.grown_from[0]
+        why = f"looks were not declared: judged at the first {first} seeds, of {count}"
+        found = judge_at(first_seeds(study, first), LEVEL)
+        return {
+            claim: one if one.lacks else dataclasses.replace(one, reason=f"{one.reason}; {why}", look=first)
+            for claim, one in found.items()
+        }
+    return judge_at(study, LEVEL)
+
+
+def judged_evidence(study: StudyTables) -> Evidence:
+    """What the verdicts rest on: all seeds, or those of the last look that was reached."""
+    record, count = study.record, number_of_seeds(study)
+    if record.looks:
+        reached = [place for place, look in enumerate(record.looks) if look <= count]
+        place = reached[-1] if reached else 0
+        return gather(first_seeds(study, record.looks[place]), level=look_levels(record.looks)[place])
+    if record.grown_from and record.grown_from[0] < count:
+        return gather(first_seeds(study, record.grown_from[0]))
+    return gather(study)
+
+
+def _at_looks(study: StudyTables, count: int) -> dict[str, Finding]:
+    looks = study.record.looks
+    reached = [(look, level) for look, level in zip(looks, look_levels(looks), strict=True) if look <= count]
+    if not reached:
+        found = judge_at(study, look_levels(looks)[0])
+        why = f"the first look is at {looks[0]} seeds, has {count}"
+        return {
+            claim: one
+            if one.lacks or one.verdict == VOID
+            else dataclasses.replace(one, verdict=UNDECIDED, reason=why, needs=f"{looks[0]} seeds")
+            for claim, one in found.items()
+        }
+    findings: dict[str, Finding] = {}
+    for look, level in reached:
+        for claim, one in judge_at(first_seeds(study, look), level).items():
+            if claim not in findings or findings[claim].verdict not in DECIDED:
+                findings[claim] = dataclasses.replace(one, look=None if one.lacks else look)
+    return findings

@@ -1,0 +1,94 @@
+"""What would decide what is undecided, in the study's own coin: seeds, test groups, or neither."""
+
+from __future__ import annotations
+
+import math
+
+from jaxseg.analysis.folds import expected_half_width_over_folds
+from jaxseg.analysis.statistics import MIN_SEEDS
+from jaxseg.study.claims.findings import UNDECIDED, Quantity
+
+MAX_SEEDS, MAX_GROUPS = 128, 1024
+"""Beyond these a study is no longer one that anybody runs."""
+
+
+def half_width_needed(found: Quantity) -> float:
+    """How narrow the interval must be about the present estimate for a grade, or to clear the rule's numbers; or NaN.
+
+    An estimate that stays where it is gets a grade as soon as its interval excludes nothing, or all that matters.
+    """
+    value, thresholds = found.value, found.thresholds
+    if found.log:
+        value, thresholds = math.log(value), tuple(map(math.log, thresholds))
+    if found.scale is not None:
+        least, most = found.scale.limits
+        nothing = found.scale.nothing
+        if found.log:
+            least, most, nothing = math.log(least), math.log(most), math.log(nothing)
+        return max(abs(value - nothing), min(value - least, most - value))
+    distances = [abs(value - threshold) for threshold in thresholds]
+    return min(distances, default=math.nan)
+
+
+def _half_width(found: Quantity) -> float:
+    if found.log:
+        return (math.log(found.high) - math.log(found.low)) / 2
+    return (found.high - found.low) / 2
+
+
+def seeds_needed(found: Quantity) -> int | None:
+    """Fewest seeds that would bring the interval to the width that decides it; None where none would."""
+    wanted = half_width_needed(found)
+    if not wanted > 0:
+        return None
+    for seeds in range(max(MIN_SEEDS, found.n_seeds) + found.folds, MAX_SEEDS + 1, found.folds):
+        if found.spread is not None:
+            width = expected_half_width_over_folds(
+                found.spread,
+                seeds // found.folds,
+                found.n_groups // found.folds,
+                found.folds,
+                confidence=found.confidence,
+            )
+        else:
+            width = _half_width(found) * math.sqrt(found.n_seeds / seeds)
+        if width <= wanted:
+            return seeds
+    return None
+
+
+def groups_needed(found: Quantity) -> int | None:
+    """Fewest test groups that would do it with twice the seeds of now; None where none would, or none play a part."""
+    if found.spread is None:
+        return None
+    wanted, seeds = half_width_needed(found), 2 * found.n_seeds // found.folds
+    groups = found.n_groups // found.folds
+    while wanted > 0 and groups <= MAX_GROUPS:
+        groups += max(groups // 8, 1)
+        args = (found.spread, seeds, groups, found.folds)
+        if expected_half_width_over_folds(*args, confidence=found.confidence) <= wanted:
+            return groups * found.folds
+    return None
+
+
+def what_decides(found: Quantity) -> str:
+    """In words, for a quantity whose interval is too wide; empty where its limits are not known."""
+    if math.isnan(found.low) or math.isnan(found.high) or (found.log and found.value <= 0):
+        return ""
+    seeds = seeds_needed(found)
+    if seeds is not None:
+        return f"about {seeds} seeds, if the estimate stays"
+    groups = groups_needed(found)
+    if groups is not None:
+        return f"no number of seeds, the patients limit it: about {groups} test groups with {2 * found.n_seeds} seeds"
+    return f"no realistic number of seeds or patients: {found.name} is too near a limit of the rule"
+
+
+def of_undecided(quantities: tuple[Quantity, ...]) -> str:
+    """The needs of the first quantity that is not decided, which is the one that a claim rests on most."""
+    graded = [q for q in quantities if q.grade == UNDECIDED]
+    straddling = [q for q in quantities if any(q.low <= t <= q.high for t in q.thresholds)]
+    for found in (*straddling, *graded):
+        if words := what_decides(found):
+            return words
+    return ""

@@ -1,0 +1,73 @@
+"""What of a pretrained network makes the gain: its weights' statistics, its first levels, or all of it.
+
+Graded, without a verdict: these are no claims of the paper. Transfer less `mean_var` is what features add to the means
+and variances of their weights (Raghu et al. 2019); the fewest levels that gain as much as all of them are where reuse
+stops paying (Matsoukas et al. 2022).
+"""
+
+from __future__ import annotations
+
+import re
+
+from jaxseg.study.claims.dsc import dsc_quantity
+from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, scope_of
+from jaxseg.study.claims.findings import OF_DSC, Finding, Lacking, Quantity, Void, unique
+from jaxseg.study.claims.needs import of_undecided
+from jaxseg.study.claims.rest import tag_of
+from jaxseg.study.claims.rules import DELTA
+
+STATISTICS = "mean_var"
+PARTS = {
+    "mean_var": "what features add to the statistics of their weights",
+    "first_k": "how many of the encoder's first levels gain as much as the whole network",
+}
+"""Names of the findings in column `claim`, and what each is about."""
+
+
+def first_levels(init: str) -> int | None:
+    """How many of the encoder's first levels an arm loads, of one that loads nothing else; None for other arms.
+
+    >>> first_levels("pretrained:encoder/level_[0-1]"), first_levels("pretrained:^encoder/level_0")
+    (2, 1)
+    >>> first_levels("random") is None
+    True
+    """
+    found = re.fullmatch(r"pretrained:\^?encoder/level_(?:\[0-(\d)\]|0)/?", init)
+    return None if found is None else int(found[1] or 0) + 1
+
+
+def _less(evidence: Evidence, arm: str, other: str, name: str) -> tuple[Quantity, list[str]]:
+    weights = {(arm, evidence.size): 1.0, (other, evidence.size): -1.0}
+    found, doubts = dsc_quantity(evidence, name, weights, key=other, scale=OF_DSC, thresholds=(DELTA,))
+    return found, [*doubts, *doubts_of_rates(evidence, arm, other)]
+
+
+def _finding(evidence: Evidence, part: str, found: list[tuple[Quantity, list[str]]], arms: tuple[str, ...]) -> Finding:
+    doubts = unique([doubt for _, more in found for doubt in more])
+    quantities = tuple(one for one, _ in found)
+    needs = "; ".join(doubts) or of_undecided(quantities)
+    reason = "; ".join(filter(None, (scope_of(evidence, arms[0]), *doubts)))
+    return Finding(part, "", reason, quantities, tag_of(evidence, arms), needs=needs)
+
+
+def parts_of_transfer(evidence: Evidence, pair: Pair) -> list[Finding]:
+    """One finding for each of `PARTS` that the study has arms for."""
+    findings = []
+    arms = evidence.record.arms
+    by_levels = sorted((k, name) for name, arm in arms.items() if (k := first_levels(arm.init)) is not None)
+    try:
+        if STATISTICS in arms and pair.arm in arms:
+            one = _less(evidence, pair.arm, STATISTICS, f"{pair.arm} - {STATISTICS}")
+            findings.append(_finding(evidence, "mean_var", [one], (pair.arm, STATISTICS)))
+        if by_levels and pair.arm in arms:
+            found = [_less(evidence, pair.arm, name, f"{pair.arm} - first {k} levels") for k, name in by_levels]
+            as_good = [
+                k for (k, _), (one, doubts) in zip(by_levels, found, strict=True) if one.high < DELTA and not doubts
+            ]
+            if as_good:
+                enough = Quantity(f"fewest levels within {DELTA} DSC of {pair.arm}", min(as_good), key="enough")
+                found.append((enough, []))
+            findings.append(_finding(evidence, "first_k", found, (pair.arm, *(name for _, name in by_levels))))
+    except (Lacking, Void):
+        pass
+    return findings

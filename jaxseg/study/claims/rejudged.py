@@ -1,0 +1,68 @@
+"""A study's verdicts under the rules that it was begun with, beside those of today's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from jaxseg.study import files
+from jaxseg.study.claims.judging import judge_claims
+from jaxseg.study.claims.study_tables import read_study
+
+COLUMNS = ("study", "claim", "rule_version", "then", "now", "reason", "exploratory")
+NOT_ASKED = "not asked"
+"""Of a claim that the study has no arm, size or table for."""
+
+
+def _then(workdir: Path) -> dict[str, Mapping[str, Any]]:
+    """The first row of each claim in the study's own claims.csv."""
+    path = files.find_table(workdir / "results", "claims")
+    if path is None:
+        return {}
+    table = files.read_table(path)
+    rows = table[table["role"].isin(["claim", "lacking"])].drop_duplicates("claim").to_dict("records")
+    return {str(row["claim"]): {str(key): value for key, value in row.items()} for row in rows}
+
+
+def rejudge(folders: Mapping[str, Path]) -> pd.DataFrame:
+    """One row a study and claim: the verdict in its claims.csv, and that of these rules with the reason.
+
+    Args:
+        folders: Workdirs, or what was published of them, by name.
+
+    Returns:
+        The columns `COLUMNS`. Rules that are newer than a study were made with its tables in sight: what they say of it
+        is marked `exploratory`.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, folder in folders.items():
+        then, study = _then(folder), read_study(folder)
+        for claim, found in judge_claims(study).items():
+            before = then.get(claim, {})
+            verdict = before.get("verdict")
+            rows.append(
+                {
+                    **{"study": name, "claim": claim, "rule_version": study.record.rule_version},
+                    "then": verdict if isinstance(verdict, str) and verdict else NOT_ASKED,
+                    "now": NOT_ASKED if found.lacks else found.verdict,
+                    "reason": found.reason,
+                    "exploratory": found.exploratory,
+                }
+            )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """The claims of which something was or is said, as a Markdown table."""
+    said = table[(table["then"] != NOT_ASKED) | (table["now"] != NOT_ASKED)]
+    named = "".join(f" {words} |" for words in ("study", "claim", "verdict then", "verdict now, exploratory", "reason"))
+    lines = [f"|{named}", "| --- | --- | --- | --- | --- |"]
+    for row in said.to_dict("records"):
+        # The words of the rule itself stand on the page of the claims.
+        reason = str(row["reason"]).partition(": supported needs")[0].replace("|", "/")
+        cells = (row["study"], row["claim"], row["then"], row["now"], reason)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

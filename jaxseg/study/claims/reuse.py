@@ -1,0 +1,198 @@
+"""C11, C11b: which layers of a fine-tuned network stay with its source network, by depth."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from jaxseg.analysis.statistics import mean_of_pairs
+from jaxseg.study.claims.evidence import (
+    Evidence,
+    Pair,
+    Seeds,
+    by_layer_and_seed,
+    by_layer_and_seeds,
+    doubts_of_rates,
+    layers_of,
+    scope_of,
+    seeds_of,
+    seeds_of_pairs,
+    units,
+)
+from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, Void, few_seeds, unique
+from jaxseg.study.claims.representation import (
+    index_of,
+    pair_quantity,
+    require_layers,
+    rho,
+    similarity_rows,
+    usable_in_pairs,
+    usable_layers,
+)
+from jaxseg.study.claims.rules import EARLY_LEVELS, FLOOR_LIMIT, NOT_REUSED, REUSED
+
+
+class Reuse(NamedTuple):
+    """rho of each usable layer as a function of the seeds kept: nearer to the source than scratch is."""
+
+    layers: tuple[str, ...]
+    of: Callable[[Seeds], Float[np.ndarray, " layers"]]
+    units: Seeds
+    """Of each seed: itself, or its source network."""
+
+    def early(self) -> Bool[np.ndarray, " layers"]:
+        """Which layers are the encoder's finest two levels."""
+        return np.array([encoder_level(layer) in EARLY_LEVELS for layer in self.layers])
+
+    def deep(self) -> Bool[np.ndarray, " layers"]:
+        """Which are the encoder's other levels."""
+        levels = [encoder_level(layer) for layer in self.layers]
+        return np.array([level is not None and level not in EARLY_LEVELS for level in levels])
+
+
+def encoder_level(layer: str) -> int | None:
+    """The level that a layer of the encoder is on; None for other layers.
+
+    >>> encoder_level("encoder/level_2"), encoder_level("decoder/level_2")
+    (2, None)
+    """
+    found = re.match(r"encoder/level_(\d+)", layer)
+    return int(found[1]) if found else None
+
+
+def to_source_rows(evidence: Evidence, pair: Pair, index: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of the arm against its source networks, and of the baseline against those of other seeds.
+
+    Source networks stand in the table as the starts of an arm that took them whole, which may be another one.
+    """
+    rows = evidence.table("similarity", pair.arm)
+    own = rows[(rows["comparison"] == "to_source") & (rows["index"] == index) & (rows["arm_a"] == pair.arm)]
+    if own.empty:
+        raise Lacking(f"no to_source similarities ({index}) of {pair.arm}")
+    return own, similarity_rows(evidence, "to_other_source", index, pair.baseline, str(own["arm_b"].iloc[0]))
+
+
+def _reuse(evidence: Evidence, pair: Pair, index: str) -> Reuse:
+    """How far each layer of the arm stays with its source network, on target images.
+
+    The floor is the baseline's likeness to source networks of other seeds: with the same seed both start from the same
+    random weights, and what they keep of those would pass for what training leads to anyway.
+    """
+    of_arm, of_baseline = to_source_rows(evidence, pair, index)
+    layers = layers_of(of_arm)
+    seeds = np.intersect1d(seeds_of_pairs(of_baseline), seeds_of(of_arm, "seed_a"))
+    floor = by_layer_and_seeds(of_baseline, layers, seeds, seeds)
+    own = by_layer_and_seed(of_arm, layers, seeds)
+    usable = usable_layers(own) & usable_in_pairs(floor)
+    usable[usable] = mean_of_pairs(floor[:, usable], np.arange(len(seeds))).mean(0) <= FLOOR_LIMIT
+    require_layers(usable, "layers")
+    own, floor = own[:, usable], floor[:, usable]
+
+    def of(kept: Seeds) -> Float[np.ndarray, " layers"]:
+        return rho(own[..., kept].mean(-1), mean_of_pairs(floor, kept)).mean(0)
+
+    return Reuse(tuple(np.array(layers)[usable]), of, units(evidence, pair.arm, seeds))
+
+
+class Depths(NamedTuple):
+    """Reuse at the end of the training, and after half of it where that is known."""
+
+    end: Reuse
+    half: Reuse | None
+
+    def quantity(self, weights: Float[np.ndarray, " layers"], name: str, confidence: float, **more: object) -> Quantity:
+        """A linear combination of the layers' reuse, projected."""
+        half = self.half
+
+        def at(reuse: Reuse) -> Callable[[Seeds], float]:
+            return lambda kept: float(reuse.of(kept) @ weights)
+
+        before = None if half is None else at(half)
+        return pair_quantity(name, at(self.end), before, self.end.units, confidence, **more)
+
+
+def depths(evidence: Evidence, pair: Pair) -> Depths:
+    """Reuse by layer; raises `Lacking` without a deep encoder level, `Void` where no early one can be used."""
+    index = index_of(evidence.table("similarity", pair.arm), "to_source")
+    end, half = _reuse(evidence, pair, index), None
+    try:
+        half = _reuse(evidence.halfway(), pair, index)
+        if half.layers != end.layers or not np.array_equal(half.units, end.units):
+            half = None
+    except (Lacking, Void):
+        pass
+    if not end.deep().any():
+        raise Lacking(f"no encoder level below level {EARLY_LEVELS[-1]} can be used")
+    if not end.early().any():
+        raise Void("no early encoder level can be used")
+    return Depths(end, half)
+
+
+def _doubts(evidence: Evidence, pair: Pair, reuse: Reuse) -> tuple[str, ...]:
+    return unique([*few_seeds(len(np.unique(reuse.units))), *doubts_of_rates(evidence, *pair)])
+
+
+def reused_in_depth(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
+    """Supported by any deep level; contradicted where none is reused and the early ones are."""
+    deep = [q for key, q in found.items() if key.startswith("reuse ")]
+    supported = any(q.low > REUSED for q in deep)
+    none = all(q.high < NOT_REUSED for q in deep)
+    return Ruling(supported, none and found["early"].low > NOT_REUSED)
+
+
+def c11(evidence: Evidence, pair: Pair) -> Measured:
+    """Feature reuse is not only early: a deep level of the encoder stays with the source as well, Bonferroni."""
+    found = depths(evidence, pair)
+    reuse, early = found.end, found.end.early()
+    deep = np.flatnonzero(reuse.deep())
+    levels = [
+        found.quantity(
+            np.eye(len(early))[i],
+            f"reuse, {reuse.layers[i]}",
+            1 - evidence.level / len(deep),
+            key=f"reuse {reuse.layers[i]}",
+            thresholds=(REUSED, NOT_REUSED),
+        )
+        for i in deep
+    ]
+    mean = found.quantity(
+        early / early.sum(),
+        "reuse, mean of early levels",
+        evidence.confidence,
+        key="early",
+        thresholds=(NOT_REUSED,),
+    )
+    return Measured(
+        (*levels, mean), reused_in_depth, _doubts(evidence, pair, reuse), pair, scope_of(evidence, pair.arm)
+    )
+
+
+def leads(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
+    """Supported by any deep level that leads; contradicted where all are behind."""
+    return Ruling(
+        any(q.low > 0 for q in found.values()),
+        all(q.high < 0 for q in found.values()),
+    )
+
+
+def c11b(evidence: Evidence, pair: Pair) -> Measured:
+    """Reuse can be larger in deeper layers: each deep level's reuse less that of the early ones, Bonferroni."""
+    found = depths(evidence, pair)
+    reuse, early = found.end, found.end.early()
+    deep = np.flatnonzero(reuse.deep())
+    quantities = [
+        found.quantity(
+            (np.arange(len(early)) == i) - early / early.sum(),
+            f"lead over early levels, {reuse.layers[i]}",
+            1 - evidence.level / len(deep),
+            key=f"lead {reuse.layers[i]}",
+            thresholds=(0.0,),
+        )
+        for i in deep
+    ]
+    return Measured(tuple(quantities), leads, _doubts(evidence, pair, reuse), pair, scope_of(evidence, pair.arm))

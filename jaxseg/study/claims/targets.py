@@ -1,0 +1,74 @@
+"""Which studies count for which target: targets of the same patients are one, and noise is added to one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from jaxseg.study.claims.dsc import sizes_with
+from jaxseg.study.claims.evidence import Evidence, Pair
+from jaxseg.study.claims.study_tables import StudyTables
+
+
+def _patients(study: StudyTables) -> frozenset[str]:
+    """Names of the test groups; empty where a case is its own group, since names of cases are no names of patients."""
+    cases = study.tables.get("cases", pd.DataFrame(columns=["case", "group"]))
+    return frozenset(cases["group"]) if (cases["group"] != cases["case"]).any() else frozenset()
+
+
+def independent_targets(studies: Mapping[str, StudyTables]) -> dict[str, str]:
+    """The target that each study counts for; targets of the same patients are one, named after both.
+
+    Two phases of the same hearts, for instance: they share at least half of the test groups that the smaller one has.
+    """
+    patients: dict[str, frozenset[str]] = {}
+    for study in studies.values():
+        patients[study.record.target] = patients.get(study.record.target, frozenset()) | _patients(study)
+    named: dict[str, str] = {}
+    for target, own in patients.items():
+        alike = [
+            other
+            for other in named
+            if own and patients[other] and len(own & patients[other]) >= min(len(own), len(patients[other])) / 2
+        ]
+        together = list(dict.fromkeys([*(named[other] for other in alike), target]))
+        for member in [target, *(other for other, name in named.items() if name in together)]:
+            named[member] = " + ".join(together)
+    return {name: named[study.record.target] for name, study in studies.items()}
+
+
+def made_noisy(found: Mapping[str, StudyTables]) -> tuple[dict[str, StudyTables], dict[float, StudyTables]]:
+    """Tells studies of targets as they are, by name, from those of one target with noise, by level.
+
+    Of several targets that were made noisy the one at most levels is taken.
+    """
+    as_they_are = {name: study for name, study in found.items() if not study.record.noise}
+    by_target: dict[str, dict[float, StudyTables]] = {}
+    for study in found.values():
+        if study.record.noise:
+            by_target.setdefault(study.record.target, {})[study.record.noise] = study
+    return as_they_are, max(by_target.values(), key=len, default={})
+
+
+def of_one_source(
+    evidences: Mapping[str, Evidence], targets: Mapping[str, str], pair: Pair
+) -> dict[str, tuple[Evidence, int]]:
+    """By target, the studies of the source and training set size that most targets have; the largest size of equals.
+
+    Of several such studies of a target the first is taken. With each stands the size as that study names it.
+    """
+    found: dict[tuple[str, int], dict[str, tuple[Evidence, int]]] = {}
+    for name, evidence in evidences.items():
+        for size in sizes_with(evidence, pair):
+            shared = evidence.record.source, evidence.record.number_of_cases(size)
+            found.setdefault(shared, {}).setdefault(targets[name], (evidence, size))
+    return found[max(found, key=lambda at: (len(found[at]), at[1]))] if found else {}
+
+
+def by_target(targets: Mapping[str, str], names: Sequence[str]) -> dict[str, list[str]]:
+    """Names of studies by the target that they count for, in order."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(targets[name], []).append(name)
+    return found

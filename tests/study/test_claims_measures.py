@@ -1,0 +1,196 @@
+"""What each claim measures, and what counts in it: filters, representations, rest, and steps to a level."""
+
+import numpy as np
+import pytest
+
+from jaxseg.study import claims
+from jaxseg.study.claims.evidence import Pair, gather
+from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED, UNDECIDED
+from jaxseg.study.claims.judging import judge_claim
+from jaxseg.study.claims.training import times
+from simulated import tables as sim
+from tests.study.whole_study import altered, changed, judged, rng
+
+# -------------------------------------------------------------------------------------------------------- filters
+
+
+def test_decoder_frozen_and_small_layers_do_not_count_as_encoder(study):
+    rows = study.tables["filters"]
+    wild = rows["layer"].str.startswith("decoder/")
+    assert judged(changed(study, "filters", angle_deg=rows["angle_deg"].mask(wild, 89.0)), "C5").verdict == SUPPORTED
+    # 40 of the encoder's 48 filters are in its last two layers.
+    small = rows["layer"] == "encoder/level_0/conv_0"
+    assert judged(changed(study, "filters", angle_deg=rows["angle_deg"].mask(small, 89.0)), "C5").verdict == SUPPORTED
+    large = rows["layer"] == "encoder/level_1/conv_0"
+    masked = changed(study, "filters", angle_deg=rows["angle_deg"].mask(large, 89.0))
+    assert judged(masked, "C5").verdict == CONTRADICTED
+    assert "no trained encoder filters" in judged(changed(study, "filters", trained=False), "C6").reason
+
+
+def test_angles_that_hang_on_the_rate_say_so(study):
+    rows = study.tables["filters"]
+    turned = rows["angle_deg"] + 30 * (rows["arm"] == "scratch_high") + 13 * (rows["arm"] != "scratch_high")
+    found = judged(changed(study, "filters", angle_deg=turned), "C5")
+    assert (found.verdict, found.reason.endswith("depends on the rate")) == (UNDECIDED, False)
+    split = rows["angle_deg"] + 30 * (rows["arm"] == "scratch_high") + 9 * (rows["arm"] != "scratch_high")
+    late = rows["step"] == sim.STEPS
+    growing = split - 10 * ~late
+    found = judged(changed(study, "filters", angle_deg=growing), "C5")
+    assert found.verdict == UNDECIDED
+    assert "depends on the rate" in found.reason  # below 30 now, and above after another doubling
+
+
+def test_without_a_look_halfway_filters_cannot_be_found_to_change_little(study):
+    ends = study.tables["filters"]["step"] == sim.STEPS
+    half = study._replace(tables={**study.tables, "filters": study.tables["filters"][ends]})
+    for claim in ("C5", "C6"):
+        found = judged(half, claim)
+        assert (found.verdict, "needs analysis.half" in found.reason) == (UNDECIDED, True), claim
+
+
+def test_a_test_that_misses_its_control_says_nothing_by_silence(study):
+    shares = study.tables["filter_controls"]
+    blunt = shares["smallest_share"].mask(shares["quantity"] == "spectrum", 0.4)
+    found = judged(changed(study, "filter_controls", smallest_share=blunt), "C6")
+    assert found.verdict == UNDECIDED
+    assert "excess spectral energy finds its control at a share of 0.3 in layers with only 0%" in found.reason
+    loud = study.tables["filters"]["spectral_end"] + 0.5
+    both = changed(changed(study, "filter_controls", smallest_share=blunt), "filters", spectral_end=loud)
+    assert judged(both, "C6").verdict == CONTRADICTED
+
+
+def test_filters_without_permuted_weights_can_contradict_but_not_support(study):
+    old = study.tables["filters"].drop(columns="auc_permuted")
+    found = judged(study._replace(tables={**study.tables, "filters": old}), "C6")
+    assert found.verdict == UNDECIDED
+    assert "(not measured)" in found.reason
+    loud = old.assign(spectral_end=old["spectral_end"] + 0.5)
+    assert judged(study._replace(tables={**study.tables, "filters": loud}), "C6").verdict == CONTRADICTED
+
+
+def test_what_makes_the_gain_is_graded():
+    levels = {
+        name: {0: 0.8 + by}
+        for name, by in (("transfer", 0.05), ("mean_var", 0.0), ("first_1", 0.02), ("first_3", 0.049))
+    }
+    inits = {"first_1": "pretrained:encoder/level_0", "first_3": "pretrained:encoder/level_[0-2]"}
+    record = sim.record(*levels, **{name: sim.arm(init=init) for name, init in inits.items()})
+    cases = sim.cases(rng(0), levels, spread=(0.001, 0.001, 0.004))
+    table = claims.claims(sim.study(record, cases=cases))
+    found = table[table["role"] == "graded"].set_index("quantity")
+    assert found.loc["transfer - mean_var", "grade"] == "material gain"
+    assert found.loc["transfer - first 1 levels", "grade"] == "material gain"
+    assert found.loc["transfer - first 3 levels", "value"] == pytest.approx(0.001, abs=0.004)
+    assert found.loc["fewest levels within 0.01 DSC of transfer", "value"] == 3
+    assert set(found["verdict"]) == {""}
+
+
+# ------------------------------------------------------------------------------------------------- representations
+
+
+def test_layers_in_which_unrelated_networks_are_alike_are_left_out(study):
+    rows = study.tables["similarity"]
+    alike = (rows["layer"] == "encoder/level_1") & (rows["comparison"] == "to_other_source")
+    found = judged(changed(study, "similarity", value=rows["value"].mask(alike, 0.97)), "C11")
+    early = next(q for q in found.quantities if q.key == "early")
+    usual = next(q for q in judged(study, "C11").quantities if q.key == "early")
+    assert early.value != usual.value
+    deep = (rows["layer"] == "encoder/level_2") & (rows["comparison"] == "to_other_source")
+    found = judged(changed(study, "similarity", value=rows["value"].mask(deep, 0.97)), "C11")
+    assert "no encoder level below level 1 can be used" in found.needs
+
+
+def test_tables_of_earlier_versions_have_another_index_and_it_is_named(study):
+    rows = study.tables["similarity"]
+    old = rows.assign(index=rows["index"].replace("cka_cases", "cka_debiased"))
+    found = judged(study._replace(tables={**study.tables, "similarity": old}), "C9")
+    assert found.verdict == SUPPORTED
+    assert "cka_debiased" in found.reason
+
+
+def test_runs_of_one_source_network_count_once(study):
+    found = judged(study, "C9")
+    assert {q.n_seeds for q in found.quantities} == {8}
+    alone = sim.arm(sources={seed: seed for seed in range(16)})
+    apart = judged(altered(study, {"arms": {"transfer": alone}}), "C9")
+    assert {q.n_seeds for q in apart.quantities} == {16}
+    assert apart.quantities[0].value == found.quantities[0].value
+
+
+def test_variability_needs_both_quantities_to_contradict():
+    draw = rng(1)
+    of, others = (sim.nested_points(draw, ratio=0.2, between=0.8) for _ in range(2))
+    record = sim.record(*of, transfer=sim.arm(sources={seed: seed // 2 for seed in range(16)}))
+    tables = {"similarity": sim.between_runs(of), "pairs": sim.pairs({"disagreement": others})}
+    assert judged(sim.study(record, **tables), "C10").verdict == CONTRADICTED
+    assert judged(sim.study(record, similarity=tables["similarity"]), "C10").verdict == UNDECIDED
+
+
+# ------------------------------------------------------------------------------------------------------ rest, steps
+
+
+def test_the_tag_and_the_projection_come_from_the_last_doubling():
+    levels = {"scratch": {0: 0.8}, "transfer": {0: 0.83}}
+    quiet = {"noise": 1e-6, "spread": 1e-6, "level_sd": 0.0}
+    for gain, tag in ((0.002, "at rest"), (0.03, "at 3,000 steps")):
+        curves = sim.curves(rng(0), dict.fromkeys(levels, 1.0), gain=gain, **quiet)
+        study = sim.study(sim.record(*levels), cases=sim.cases(rng(0), levels), curves=curves)
+        found = judged(study, "C4b")
+        assert found.tag.startswith(tag)
+        late, half = (curves["step"].between(a * 3000 + 1, b * 3000) for a, b in ((0.8, 1), (0.4, 0.5)))
+        expected = curves["val_dsc"][late].mean() - curves["val_dsc"][half].mean()
+        q = found.quantities[0]
+        assert q.low - q.projected_low == pytest.approx(expected, rel=1e-3)
+        assert q.projected_high - q.high == pytest.approx(expected, rel=1e-3)
+    assert "it need not stand after another doubling" in judged(study, "C4b").reason
+    no_curves = judged(sim.study(sim.record(*levels), cases=study.tables["cases"]), "C4b")
+    assert no_curves.tag == "not known"
+    assert np.isnan(no_curves.quantities[0].projected_low)
+
+
+def test_a_margin_that_another_doubling_may_take_is_no_support():
+    levels = {"scratch": {0: 0.868}, "frozen_random_encoder": {0: 0.80}, "prior": {0: 0.4}}
+    for gain, verdict in ((0.003, SUPPORTED), (0.03, UNDECIDED)):
+        curves = sim.curves(rng(0), {name: 1.0 for name in levels if name != "prior"}, gain=gain, noise=0.002)
+        study = sim.study(sim.record(*levels), cases=sim.cases(rng(0), levels), curves=curves)
+        assert judged(study, "C7").verdict == verdict
+
+
+def curves_study(**more):
+    speeds = {"scratch": 1.0, "transfer": 1.8}
+    return sim.study(sim.record(*speeds), curves=sim.curves(rng(2), speeds, **{"gain": 0.0122, **more}))
+
+
+def test_ratio_of_steps_and_pretraining():
+    found = times(gather(curves_study(spread=0.0, level_sd=0.0, noise=0.0, every=1)), Pair())
+    assert found.ratio.estimate == pytest.approx(1.8, rel=0.02)
+    assert found.ratio == found.against == found.turned
+    reached = found.total.estimate
+    assert reached < 1  # 1,500 steps of pretraining are more than scratch takes to most of its level
+
+
+def test_censored_runs_are_counted_from_both_sides():
+    study = curves_study(spread=0.0, level_sd=0.0, noise=0.0)
+    curves = study.tables["curves"]
+    stuck = (curves["arm"] == "transfer") & (curves["seed"] < 4)
+    low = curves.assign(val_dsc=curves["val_dsc"] * np.where(stuck, 0.96, 1.0))
+    found = times(gather(study._replace(tables={"curves": low})), Pair())
+    assert found.n_censored == (0, 4)
+    assert found.against.estimate < found.ratio.estimate == found.turned.estimate
+    # One of three levels is never reached by half of the runs: twice the steps there is 2^(1/6) in the mean.
+    assert found.ratio.estimate / found.against.estimate == pytest.approx(2 ** (1 / 6))
+
+
+def test_a_diverged_run_has_no_time_to_a_level():
+    study = curves_study()
+    curves = study.tables["curves"]
+    died = (curves["arm"] == "transfer") & (curves["seed"] == 7) & (curves["step"] > 500)
+    gone = curves.assign(**{name: curves[name].mask(died) for name in ("loss", "val_dsc")})
+    found = judge_claim("C1", gather(study._replace(tables={"curves": gone})))
+    assert found.quantities[0].n_seeds == 7
+    assert "has 7" in found.reason
+
+
+def test_too_few_validations():
+    found = judge_claim("C1", gather(curves_study(every=300)))
+    assert "validated every 300 steps, needs at least every 60" in found.reason
