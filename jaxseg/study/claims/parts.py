@@ -27,10 +27,8 @@ PARTS = {
 def first_levels(init: str) -> int | None:
     """How many of the encoder's first levels an arm loads, of one that loads nothing else; None for other arms.
 
-    >>> first_levels("pretrained:encoder/level_[0-1]"), first_levels("pretrained:^encoder/level_0")
-    (2, 1)
-    >>> first_levels("random") is None
-    True
+    >>> [first_levels(init) for init in ("pretrained:encoder/level_[0-1]", "pretrained:encoder/level_0", "random")]
+    [2, 1, None]
     """
     found = re.fullmatch(r"pretrained:\^?encoder/level_(?:\[0-(\d)\]|0)/?", init)
     return None if found is None else int(found[1] or 0) + 1
@@ -61,9 +59,8 @@ def parts_of_transfer(evidence: Evidence, pair: Pair) -> list[Finding]:
             findings.append(_finding(evidence, "mean_var", [one], (pair.arm, STATISTICS)))
         if by_levels and pair.arm in arms:
             found = [_less(evidence, pair.arm, name, f"{pair.arm} - first {k} levels") for k, name in by_levels]
-            as_good = [
-                k for (k, _), (one, doubts) in zip(by_levels, found, strict=True) if one.high < DELTA and not doubts
-            ]
+            pairs = zip(by_levels, found, strict=True)
+            as_good = [k for (k, _), (one, doubts) in pairs if one.high < DELTA and not doubts]
             if as_good:
                 enough = Quantity(f"fewest levels within {DELTA} DSC of {pair.arm}", min(as_good), key="enough")
                 found.append((enough, []))

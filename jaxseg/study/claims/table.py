@@ -134,12 +134,12 @@ def claims(study: StudyTables) -> pd.DataFrame:
         study: Its record and tables; a claim whose tables or arms are not there is listed as lacking, with its needs.
 
     Returns:
-        The columns `COLUMNS`. `role` is `claim` (the verdict on the claim, the same in each of its rows), `control`
-        (the same comparison run on a control arm, with its own verdict), `other size` (quantities at other training
-        set sizes, without a verdict), `all seeds` (the same of a study that was extended without declared looks),
-        `graded` (what of a pretrained network makes the gain, without a verdict), `lacking` (a claim that the study has
-        no arm, size or table for: no verdict, and what it needs), or `answer` (what transfer does here, in words, as
-        `reason`).
+        The columns `COLUMNS`. `role` is `claim` (the verdict on the claim, the same in each of its rows), `graded`
+        (what of a pretrained network makes the gain, without a verdict), `control` (the same comparison run on a
+        control arm, with its own verdict), `other size` (quantities at other training set sizes, without a verdict),
+        `all seeds` (the same of a study that was extended without declared looks), `lacking` (a claim that the study
+        has no arm, size or table for: no verdict, and what it needs), or `answer` (what transfer does here, in words,
+        as `reason`).
     """
     evidence, fold = gather(study), fold_of(study)
     rows: list[dict[str, Any]] = []
