@@ -94,11 +94,17 @@ def named_arms(config: ConfigDict | None = None) -> dict[str, ConfigDict]:
         "scratch_b": arm("random", "none", seed_offset=1000),
         "shuffled_source": arm("pretrained", "none", source={"shuffle_labels": True}),
         "self_transfer": arm("pretrained", "none", source={"data": "target"}),
+        # Several runs from each source network: what fine-tuning alone makes them differ by.
+        "transfer_nested": arm("pretrained", "none", pretrain={"runs_per_source": 2}),
         "prior": arm("random", "none", kind="prior"),
     }
     if config is not None:
         # References, so that they follow the study's own lengths wherever these are set.
         steps = config.train.get_oneway_ref("steps")
+        # Rates a factor of 3 apart: how far filters move depends on them.
+        rate = config.optim.get_oneway_ref("lr")
+        for name, factor in (("scratch_slow", 1 / 3), ("scratch_fast", 3)):
+            arms[name] = arm("random", "none", optim={"lr": rate * factor, "lr_grid": ()})
         arms["scratch_long"] = arm("random", "none", train={"steps": steps + config.pretrain.get_oneway_ref("steps")})
     return arms
 
@@ -112,7 +118,7 @@ def first_arms(config: ConfigDict) -> tuple[str, ...]:
 
 
 def pick_arms(*names: str, config: ConfigDict | None = None) -> ConfigDict:
-    """Some of the named arms, in this order; `config` is needed for `scratch_long`.
+    """Some of the named arms, in this order; `config` is needed for `scratch_long`, `scratch_slow` and `scratch_fast`.
 
     Beside these there is `first_1`, `first_2`, ... of as many pretrained encoder levels; see `first_arms`.
     """
@@ -234,6 +240,9 @@ def get_config() -> ConfigDict:
     config.analysis.target_fraction = 0.99  # Convergence target: this share of scratch's final validation DSC
     # Test cases that networks are compared on, and validation cases, evenly spread; 0 analyses scores alone
     config.analysis.cases = 8
+    config.analysis.positions = 4096  # Voxels at which features are read, over all patches of these cases
+    # Pairs of runs of an arm whose networks are interpolated and aligned, at most about so many
+    config.analysis.barrier_pairs = 32
     config.analysis.half = False  # Filters and similarities after half of the steps as well, where it was kept
     config.analysis.probes = True  # Fits a linear classifier to each layer's features
 

@@ -150,6 +150,8 @@ OUT_OF_RANGE = [
     ("train.steps", 0, "a number from 1"),
     ("train.batch", 0, "a number from 1"),
     ("train.accumulate", 0, "a number from 1"),
+    ("analysis.positions", 0, "a number from 1"),
+    ("analysis.barrier_pairs", 0, "a number from 1"),
     ("train.average", 0.6, "a share from 0 to 0.5"),
     ("looks", (8, 4), "rising numbers of seeds from 2"),
     ("pretrain.runs_per_source", 0, "a number from 1"),

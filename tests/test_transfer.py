@@ -91,7 +91,10 @@ TAKEN = {
     "scratch_b": (),
     "shuffled_source": (ENCODER, DECODER, HEADS),
     "self_transfer": (ENCODER, DECODER, HEADS),
+    "transfer_nested": (ENCODER, DECODER, HEADS),
     "prior": (),
+    "scratch_slow": (),
+    "scratch_fast": (),
     "scratch_long": (),
 }
 NAMED = default.named_arms(default.get_config())

@@ -253,6 +253,10 @@ class AnalysisSettings:
     """Convergence target: this share of scratch's final validation DSC."""
     cases: Count = 8
     """Test cases that networks are compared on, and validation cases, evenly spread; 0 analyses scores alone."""
+    positions: Number = 4096
+    """Voxels at which features are read, over all patches of these cases."""
+    barrier_pairs: Number = 32
+    """Pairs of runs of an arm whose networks are interpolated and aligned, at most about so many."""
     half: bool = False
     """Filters and similarities after half of the steps as well, where it was kept."""
     probes: bool = True

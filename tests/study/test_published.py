@@ -70,7 +70,7 @@ def test_the_rate_that_was_chosen_is_taken(tiny_study: Path, tmp_path: Path) -> 
 GONE = {
     **{"image_interpolation": "cubic", "label_interpolation": "linear", "weights": "gaussian"},
     **{"dice_over": "case", "focal_gamma": 2.0, "decay": "kernel$"},
-    **{"windows": 2, "positions": 4096, "barrier_pairs": 32},
+    **{"windows": 2},
 }
 """Fields that there are no longer, with what is done now."""
 

@@ -13,7 +13,7 @@ from jaxseg.data import PreparedTask, Split
 from jaxseg.data.cases import CaseRecord
 from jaxseg.data.formats.sources import is_elsewhere
 from jaxseg.reserved import MEAN
-from jaxseg.settings import StudySettings, TaskSettings
+from jaxseg.settings import ArmSettings, StudySettings, TaskSettings
 from jaxseg.settings.kinds import nearest
 from jaxseg.study.plan.binding import BoundTask, Draw
 from jaxseg.study.plan.jobs import Job
@@ -145,7 +145,7 @@ def _split_source(
     for numbers in [(fold,) for fold in range(len(folds))] if own else [tuple(range(len(folds)))]:
         told, held = _apart_from_target(target, tuple(folds[fold] for fold in numbers), source, same_data=same_data)
         if task.data == "target":
-            held |= _trained_on(study, target, folds, numbers)
+            held |= _trained_on(study, arms, target, folds, numbers)
         splits += _split(task, told, 1, study.base_seed, held)
     return told, tuple(splits if own or not folds_rotate(study) else splits * len(folds))
 
@@ -237,15 +237,19 @@ def _apart_from_target(
 
 
 def _trained_on(
-    study: StudySettings, target: PreparedTask, splits: tuple[Split, ...], folds: Sequence[int]
+    study: StudySettings,
+    arms: Sequence[ArmSettings],
+    target: PreparedTask,
+    splits: tuple[Split, ...],
+    folds: Sequence[int],
 ) -> frozenset[str]:
-    """Groups that some run of these folds trains on.
+    """Groups that some run of these arms and folds trains on.
 
     Raises:
         UserError: These are all there are: nothing is left for a source network.
     """
     names: set[str] = set()
-    for arm in study.arms:
+    for arm in arms:
         for run in (*target_runs(study, arm, None), *trial_runs(study, arm, None)):
             if run.key.fold not in folds:
                 continue
@@ -255,9 +259,9 @@ def _trained_on(
     held = frozenset().union(*(data.held_out_groups(target, split) for split in (splits[fold] for fold in folds)))
     if not {record.group for record in target.cases} - groups - held:
         raise UserError(
-            f"source.data = 'target': the runs train on all {len(groups)} groups of {target.name} that are not held "
-            f"out for validation and tests, so none is left to pretrain on. Give target.train_cases sizes (0 stands "
-            f"for all), use one fold, and leave subset out of vary where the task is small"
+            f"source.data = 'target': runs that start from it train on all {len(groups)} groups of {target.name} that "
+            f"are not held out for validation and tests, so none is left to pretrain on. Give these arms train_cases "
+            f"(0 stands for all), use one fold, and leave subset out of vary where the task is small"
         )
     return groups
 

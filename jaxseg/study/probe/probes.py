@@ -18,8 +18,6 @@ from jaxseg.study.plan.tasks import spread
 
 WINDOWS = 2
 """Patches of each case that is analysed."""
-POSITIONS = 4096
-"""Voxels at which features are read, over all patches."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +72,7 @@ def make_probes(planned: PlannedStudy, cases: Sequence[CaseArrays], rng: np.rand
     """
     task = planned.study.target
     classes = len(planned.tasks.prepared[task].labels) + 1  # from which on a label says that nothing is known
-    per_window = max(POSITIONS // (len(cases) * WINDOWS), 3)
+    per_window = max(planned.study.analysis.positions // (len(cases) * WINDOWS), 3)
     images, labels, positions, origins = [], [], [], []
     for number, case in enumerate(cases):
         label = case.label.astype(np.int32)

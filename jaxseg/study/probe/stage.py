@@ -160,7 +160,7 @@ def measure(
         tell(f"{arm}, layers set back")
         rows["rewind"] += variation.rewind_rows(networks, windows, own.judge, plan)
         tell(f"{arm}, lines between runs")
-        _measure_lines(networks, windows, own.judge, plan, rows)
+        _measure_lines(networks, windows, own.judge, plan, rows, settings.barrier_pairs)
         tell(f"{arm}, features")
         represented.append(representations.represent(networks, probes, own.record, plan))
         halfway += [
@@ -207,9 +207,11 @@ def _measure_filters(
     return shown
 
 
-def _measure_lines(networks: Networks, windows: Probes, judge: variation.Judge, plan: SeedPlan, rows: Rows) -> None:
+def _measure_lines(
+    networks: Networks, windows: Probes, judge: variation.Judge, plan: SeedPlan, rows: Rows, most: int
+) -> None:
     """Adds the rows of what lies between two runs of an arm, as they are and with their channels aligned."""
-    pairs = variation.pairs_of(len(networks), variation.BARRIER_PAIRS)
+    pairs = variation.pairs_of(len(networks), most)
     rows["pairs"] += variation.parameter_rows(networks)
     if not pairs:
         return

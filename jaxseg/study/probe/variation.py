@@ -378,7 +378,3 @@ def _spread(runs: Float[np.ndarray, " runs"], confidence: float) -> statistics.I
     """Standard deviation over runs."""
     deviation = lambda kept: float(runs[kept].std(ddof=1))  # noqa: E731
     return statistics.jackknife(deviation, len(runs), confidence=confidence, log=True)
-
-
-BARRIER_PAIRS = 32
-"""Pairs of runs of an arm whose networks are interpolated, at most about so many."""
