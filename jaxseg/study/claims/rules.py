@@ -37,6 +37,8 @@ SHORTER = 1.1
 """C1: times fewer steps that are worth the word."""
 SPEED_LEVELS = (0.90, 0.95, 0.98)
 """C1: shares of the baseline's validation DSC at its end that both arms are timed to."""
+LEVEL_AFTER = 0.75
+"""C1: share of the steps after which the baseline's validations are averaged to its level."""
 EVALUATIONS = 50
 """C1: validations that a training must have at least."""
 

@@ -35,11 +35,9 @@ from jaxseg.study.claims.findings import (
     quantity,
     unique,
 )
-from jaxseg.study.claims.rules import EVALUATIONS, SHORTER, SPEED_LEVELS
+from jaxseg.study.claims.rules import EVALUATIONS, LEVEL_AFTER, SHORTER, SPEED_LEVELS
 
 POSITIVE_CONTROL = "self_transfer"
-LATE_SHARE = 0.75
-"""The baseline's level is its mean over the validations after this share of its steps."""
 
 
 class Reached(NamedTuple):
@@ -81,7 +79,7 @@ def _of_fold(evidence: Evidence, pair: Pair, fold: int) -> tuple[Reached, Reache
     if not len(pairs[0]):
         raise Void(f"no seed of {pair.baseline} or of {pair.arm} was validated while it trained")
     steps = baseline.columns.to_numpy(np.float64)
-    late = steps > LATE_SHARE * steps[-1]
+    late = steps > LEVEL_AFTER * steps[-1]
     levels = np.array(SPEED_LEVELS) * float(np.nanmean(baseline.to_numpy()[:, late]))
     return _reached(baseline, pairs[0], levels), _reached(arm, pairs[1], levels)
 
