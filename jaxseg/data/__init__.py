@@ -1,7 +1,8 @@
-"""Folders of images, TFDS stores or synthetic volumes become arrays that compiled code samples from.
+"""From folders of images, TFDS stores or synthetic volumes to arrays that compiled code samples from.
 
-`formats` lists and reads the cases, `volumes` is about single images and their grids, `prepared` puts every case on the
-training grid and keeps it in a store, `splits` says who trains, and `patches` is what the compiled step draws.
+`formats` lists and reads the cases, `volumes` handles single images and their grids, `prepared` puts every case on the
+training grid and keeps it in a store, `splits` assigns cases to training, validation and test, and `patches` is what
+the compiled step draws.
 """
 
 from jaxseg.data.formats.image_files import find_images, list_images, unread

@@ -1,4 +1,4 @@
-"""What a case is: as its files are listed, as it was given, as it is prepared; and where cases come from."""
+"""The forms of a case: as its files are listed, as it was read, and as it is prepared; and the source of cases."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from jaxtyping import Float, Num
 from jaxseg.data import digests
 
 Folds = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
-"""(train, val) case names of each fold; `val` is held out."""
+"""Pairs (train, val) of case names for each fold; `val` is held out."""
 Refused = tuple[tuple[str, str], ...]
-"""(case, reason) pairs."""
+"""Pairs (case, reason) of cases that were left out."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CaseFiles:
-    """Where one case lies on disk, before anything of it was read."""
+    """Files of one case on disk, before anything of them was read."""
 
     name: str
     group: str
-    """Patient, animal or examination; the case's own name where none is published."""
+    """Patient, animal or examination; the name of the case itself if none is published."""
     images: tuple[str, ...]
-    """One path a channel, or a single path to a 4-D file with all channels."""
+    """One path per channel, or a single path to a 4-D file with all channels."""
     label: str | None
 
 
 @dataclasses.dataclass(frozen=True)
 class CaseRecord:
-    """What is known of a prepared case without its voxels."""
+    """Description of a prepared case, without its voxels."""
 
     name: str
     group: str
     shape: tuple[int, ...]
-    """On the training grid, canonical axes; 2-D tasks have two entries."""
+    """Shape on the training grid, canonical axes; 2-D tasks have two entries."""
     spacing_mm: tuple[float, ...]
-    """Of the training grid."""
+    """Voxel sizes of the training grid."""
     own_shape: tuple[int, ...]
-    """On the case's own grid, canonical axes, where metrics are computed."""
+    """Shape on the case's own grid, canonical axes, on which metrics are computed."""
     own_spacing_mm: tuple[float, ...]
     voxels_per_label: tuple[int, ...]
-    """On the case's own grid, background first."""
+    """Number of voxels of each label on the case's own grid, background first."""
     warnings: tuple[str, ...]
     image_sha256: str = ""
-    """SHA-256 of the bytes of its image file, or of the list of those of its channels' files. Without files: of its
-    array in a TFDS dataset, or of what makes a synthetic case."""
+    """SHA-256 of the bytes of the image file, or of the list of the channel files' checksums. Without files, it is that
+    of the array in a TFDS dataset, or of the parameters of a synthetic case."""
     label_sha256: str = ""
-    """The same of its label file."""
+    """SHA-256 of the label file, in the same way."""
     voxels_sha256: str = ""
-    """Of the image's voxels as they were read, on canonical axes and before anything was done to them. The same image
-    in another folder, under another name or compressed anew has the same."""
+    """SHA-256 of the image's voxels as they were read, on canonical axes and before any processing. It is the same for
+    the same image in another folder, under another name or compressed anew."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,28 +68,28 @@ class CaseArrays:
 
 @dataclasses.dataclass(frozen=True)
 class CaseList:
-    """A task's cases before any voxel was read."""
+    """The cases of a task before any voxel was read."""
 
     name: str
     labels: tuple[tuple[str, int], ...]
-    """Every name of dataset.json with its value in the files, background left out."""
+    """Every label name of dataset.json with its value in the files, without the background."""
     ignore: int | None
-    """Value of voxels without a known label (nnU-Net's `ignore`), counted neither in training nor in evaluation."""
+    """Value of voxels without a known label (nnU-Net's `ignore`), which count neither in training nor in evaluation."""
     modality: tuple[str, ...]
-    """One entry a channel."""
+    """Modality of each channel."""
     cases: tuple[CaseFiles, ...]
-    """In name order."""
+    """Cases in name order."""
     refused: Refused
     warnings: tuple[str, ...]
     splits: Folds | None
-    """(train, val) case names of each fold in splits_final.json, or as dataset.json gives them."""
+    """Pairs (train, val) of case names for each fold, from splits_final.json or dataset.json."""
     sources: tuple[Path, ...] = ()
     """Files beside images and labels that the preparation depends on."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RawCase:
-    """One case as it was given: canonical axes, own spacing, values of its own label coding."""
+    """One case as it was read: canonical axes, its own spacing, and label values as in the file."""
 
     image: Float[np.ndarray, "*spatial channels"]
     label: Num[np.ndarray, " *spatial"]
@@ -99,15 +99,15 @@ class RawCase:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Cases of one `data` string."""
+    """The cases of one `data` string and the functions that read them."""
 
     listing: CaseList
     read: Callable[[CaseFiles], RawCase]
-    """Raises BadCaseError for a case that cannot be used."""
+    """Reads a case; raises BadCaseError if it cannot be used."""
     grid_of: Callable[[CaseFiles], tuple[tuple[int, ...], tuple[float, ...]] | None]
-    """Shape and spacing from the header alone: None where it cannot be read, an empty shape where it does not say."""
+    """Returns shape and spacing from the header alone; None if it is unreadable, an empty shape if it has none."""
     identity: Callable[[digests.Progress | None], str]
-    """Checksum of all inputs by their content: the same for a copy of a folder, another when a byte changes. Files that
-    changed since they were last read are read again, with progress."""
+    """Returns the checksum of the contents of all inputs: the same for a copy of a folder, another if one byte changes.
+    Files that changed since they were last read are read again, with progress."""
     digests_of: Callable[[CaseFiles], tuple[str, str]]
-    """Checksums of image and label, see `CaseRecord.image_sha256`."""
+    """Returns the checksums of image and label; see `CaseRecord.image_sha256`."""

@@ -1,9 +1,9 @@
-"""Contents of files as SHA-256 checksums, computed once for as long as a file stays as it is.
+"""SHA-256 checksums of files, computed only once for as long as a file is unchanged.
 
-Reading a large data set takes minutes and asking for the sizes and times of its files takes a moment. So checksums are
-remembered in the store folder beside what was seen of each file: size, time of the last change to its content, time of
-the last change to its entry, and inode. A content that was edited and then given its old size and time of change is
-still noticed, because no program can set the time of the last change to a file's entry.
+Reading a large data set takes minutes; reading the sizes and times of its files takes a moment. Therefore checksums are
+remembered in the store folder together with the file's size, the time of the last change to its content, the time of
+the last change to its entry, and its inode. An edit that restores size and time of change is still noticed, because no
+program can set the time of the last change to a file's entry.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jaxtyping import Num
 from jaxseg import machine
 
 REMEMBERED = "file_hashes.json"
-"""Name of the file of checksums in a store folder. Without it, or where it is damaged, files are read again."""
+"""Name of the file of checksums in a store folder. If it is missing or damaged, all files are read again."""
 _SETTLED_SECONDS = 3.0
 """Files younger than this are read again next time: file systems count time in steps of up to two seconds."""
 _TOLD_SECONDS = 2.0
@@ -35,26 +35,26 @@ Progress = Callable[[str, int, int], None]
 
 
 class FileDigest(NamedTuple):
-    """What was found of a file."""
+    """Checksum and stamp of a file."""
 
     sha256: str
-    """Of its bytes; empty where it cannot be read."""
+    """SHA-256 of the file's bytes; empty if it cannot be read."""
     stamp: Stamp | None
-    """Size, times of change of content and entry, and inode, as they were before it was read; None: not there."""
+    """Size, times of change of content and entry, and inode before the file was read; None if there is no file."""
 
 
 def of_files(
     paths: Iterable[str | Path], *, store_dir: Path, progress: Progress | None = None
 ) -> dict[str, FileDigest]:
-    """Checksums of files, those that changed since they were remembered read anew in threads.
+    """Return checksums of files; those that changed since they were remembered are read again, in threads.
 
     Args:
-        paths: Of the files, however they are spelled; links are followed.
-        store_dir: Holds the checksums that are remembered. One that cannot be written is not written.
-        progress: Told about the files that are read where this takes long.
+        paths: Paths of the files, in any spelling; links are followed.
+        store_dir: Folder of the remembered checksums. If it is not writable, they are not remembered.
+        progress: Called with the files that are read, if this takes long.
 
     Returns:
-        By path as it was given.
+        The checksums by path as it was given.
     """
     resolved = {str(path): os.path.realpath(path) for path in paths}
     known = _remembered(store_dir)
@@ -80,7 +80,7 @@ def of_files(
 
 
 def stamp_of(path: str | Path) -> Stamp | None:
-    """What changes whenever a file does; None where there is none."""
+    """Return a value that changes whenever a file does; None if there is no file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -89,12 +89,12 @@ def stamp_of(path: str | Path) -> Stamp | None:
 
 
 def of_values(*values: Any) -> str:
-    """Checksum of JSON values, mappings in any order."""
+    """Return the checksum of JSON values; the order of mappings does not matter."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def of_array(array: Num[np.ndarray, "..."]) -> str:
-    """Checksum of the shape, kind and values of an array, whatever its layout in memory."""
+    """Return the checksum of the shape, dtype and values of an array, whatever its layout in memory."""
     digest = hashlib.sha256(repr((array.shape, array.dtype.str)).encode())
     for part in np.atleast_1d(array):  # a copy of one plane at a time, where they are not contiguous
         digest.update(np.ascontiguousarray(part).data)
@@ -135,7 +135,7 @@ def _remember(store_dir: Path, fresh: Mapping[str, FileDigest]) -> None:
 
 
 def forget(paths: Iterable[str | Path], *, store_dir: Path) -> None:
-    """Has files read again next time, because they were found to be other than what is remembered of them."""
+    """Forget the checksums of files that were found to be stale, so that the files are read again next time."""
     gone = {os.path.realpath(path) for path in paths}
     _write(store_dir, {path: found for path, found in _remembered(store_dir).items() if path not in gone})
 

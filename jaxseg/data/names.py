@@ -1,8 +1,8 @@
-"""Names that come from data: what cases, groups, labels and tasks may be called.
+"""Names that come from data: valid names of cases, groups, labels and tasks.
 
 Whoever made a folder or a TFDS dataset chose its names, and a study writes them to files, tables, pages and terminals.
-So they are checked once, where they enter. A name is refused, never altered: a table that says something else than the
-data is worse than a message. The one change is to composed Unicode (NFC), because macOS stores accents apart from their
+Therefore they are checked once, where they enter. A name is refused, never altered: a table that differs from the data
+is worse than a message. The one change is to composed Unicode (NFC), because macOS stores accents apart from their
 letters and the same name would differ between a file and `dataset.json`.
 """
 
@@ -16,19 +16,19 @@ from pathlib import PurePosixPath
 from jaxseg.types import UserError
 
 LONGEST = 240
-"""Bytes of a name in UTF-8. File systems allow 255, and predictions need room for their ending and channel number."""
+"""Longest name in bytes of UTF-8. File systems allow 255, and predictions need room for ending and channel number."""
 
-# Characters that turn round or hide the text after them, so that a terminal or a page shows another name.
+# Characters that reverse or hide the text after them, so that a terminal or a page shows another name.
 _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def normal(name: str) -> str:
-    """The name in composed Unicode, by which names from files and from JSON are matched."""
+    """Return the name in composed Unicode, by which names from files and from JSON are matched."""
     return unicodedata.normalize("NFC", name)
 
 
 def shown(name: str, most: int = 80) -> str:
-    r"""A name of any content as printable text, shortened in its middle.
+    r"""Return any name as printable text, shortened in the middle.
 
     >>> shown("a\x1b[31mb")
     'a\\x1b[31mb'
@@ -38,18 +38,18 @@ def shown(name: str, most: int = 80) -> str:
 
 
 def several(found: Sequence[str], most: int = 5) -> str:
-    """Names in a line, the first few of many."""
+    """Join names to one line; of many names, only the first few are shown."""
     more = f" and {len(found) - most} more" if len(found) > most else ""
     return ", ".join(shown(name) for name in found[:most]) + more
 
 
 def problem(name: str, *, file: bool = True) -> str | None:
-    """Why a name cannot be used; None where it can.
+    """Return why a name cannot be used; None if it can.
 
     Args:
-        name: of a case, group, label, channel or task.
-        file: whether files are named by it, as by a case's name. Other names may contain a slash, such as the label
-            `prostate/uterus` of a public set, but may not read as a path to somewhere else.
+        name: Name of a case, group, label, channel or task.
+        file: Whether files are named by it, as by the name of a case. Other names may contain a slash, such as the
+            label `prostate/uterus` of a public set, but may not read as a path to somewhere else.
     """
     if not name.strip():
         return "is empty"
@@ -79,17 +79,17 @@ def _formula(name: str) -> str | None:
 
 
 def check(name: str, what: str, where: object, *, file: bool = False, mend: str = "Rename it there.") -> str:
-    """A name in composed Unicode.
+    """Return a name in composed Unicode.
 
     Args:
-        name: as the data has it.
-        what: it is, such as `the label`.
-        where: it was found: a file or a `data` string.
-        file: see `problem`.
-        mend: what to do about it.
+        name: Name as it stands in the data.
+        what: Kind of the name for messages, such as `the label`.
+        where: Where the name was found: a file or a `data` string.
+        file: See `problem`.
+        mend: Advice for the message.
 
     Raises:
-        UserError: it cannot be used.
+        UserError: The name cannot be used.
     """
     reason = problem(name, file=file)
     if reason is not None:

@@ -1,7 +1,7 @@
-"""Who trains, validates and tests: by group, seeded, nested.
+"""Splits into training, validation and test cases: by group, seeded and nested.
 
-A group (patient, animal, examination) is never cut: its cases resemble each other, and a network that has seen one
-has seen the others. What is drawn depends on the names and the seed alone, not on the order in which cases were read.
+A group (patient, animal, examination) is never divided: its cases resemble each other, and a network that has seen one
+has seen the others. A draw depends only on the names and the seed, not on the order in which cases were read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxseg.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Case names of one fold, each in name order."""
+    """The case names of one fold, each in name order."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -36,23 +36,23 @@ def split_cases(
 ) -> Split:
     """Split a task into training, validation and test cases.
 
-    With folds of its own (`splits_final.json`, or `fold` or `validation` in dataset.json), the cases that a fold calls
-    `val` are its test cases, validation cases are taken from its `train`, and cases in neither take no part. Otherwise
-    groups are shuffled with the seed. A set that is asked to
-    have k cases has at most k where groups do not fit exactly (and one group at least).
+    If the task has folds of its own (`splits_final.json`, or `fold` or `validation` in dataset.json), the cases that a
+    fold calls `val` are its test cases, validation cases are taken from its `train`, and cases in neither take no part.
+    Otherwise groups are shuffled with the seed. A set of k cases gets at most k where groups do not fit exactly, but at
+    least one group.
 
     Args:
-        prepared: the task.
-        val_cases: cases for learning curves, taken from the training side; 0 for none.
-        test_cases: held out in each fold; 0 means a share of 1 / folds, or a fifth with one fold.
-        folds: how many; the test sets of different folds share no group.
-        fold: which one, from 0.
-        seed: of the draw.
-        exclude_groups: groups that take no part, such as the target's validation and test patients when a source
-            task is split (`held_out_groups`).
+        prepared: The prepared task.
+        val_cases: Number of cases for learning curves, taken from the training side; 0 for none.
+        test_cases: Number of cases held out in each fold; 0 means a share of 1 / folds, or a fifth with one fold.
+        folds: Number of folds; the test sets of different folds share no group.
+        fold: Index of the fold, from 0.
+        seed: Seed of the draw.
+        exclude_groups: Groups that take no part, such as the target's validation and test patients when a source task
+            is split (`held_out_groups`).
 
     Raises:
-        UserError: more is asked for than there is, or the listed folds have no such fold or cut a group.
+        UserError: There are too few cases, or the listed folds lack this fold or divide a group.
     """
     if not 0 <= fold < folds:
         raise UserError(f"{prepared.name}: fold {fold} does not exist; folds are 0 to {folds - 1}.")
@@ -77,13 +77,13 @@ def split_cases(
 
 
 def held_out_groups(prepared: PreparedTask, split: Split) -> frozenset[str]:
-    """Groups of the validation and test cases, which a source task on the same patients must not train on."""
+    """Return the groups of the validation and test cases; a source task on the same patients must not train on them."""
     held = {*split.val, *split.test}
     return frozenset(record.group for record in prepared.cases if record.name in held)
 
 
 def with_split_warnings(prepared: PreparedTask, splits: Sequence[Split]) -> PreparedTask:
-    """The task with a warning for every label that no case of a training or test set has, though others do."""
+    """Add a warning for every label that no case of a training or test set has, though other cases do."""
     told: list[tuple[str, str]] = []
     for index, label in enumerate(prepared.labels, start=1):
         if not any(record.voxels_per_label[index] for record in prepared.cases):
@@ -98,19 +98,19 @@ def with_split_warnings(prepared: PreparedTask, splits: Sequence[Split]) -> Prep
 
 
 def nested_subset(prepared: PreparedTask, train: Sequence[str], size: int, *, seed: int) -> tuple[str, ...]:
-    """A training subset spread over as many groups as possible; a smaller one is part of every larger one.
+    """Return a training subset spread over as many groups as possible; smaller subsets are part of larger ones.
 
     Args:
-        prepared: the task.
-        train: the training cases.
-        size: how many; 0 for all.
-        seed: of the draw.
+        prepared: The prepared task.
+        train: Names of the training cases.
+        size: Number of cases; 0 for all.
+        seed: Seed of the draw.
 
     Returns:
-        Case names, in name order.
+        The case names in name order.
 
     Raises:
-        UserError: more than there are.
+        UserError: There are fewer training cases than asked for.
     """
     if size == 0:
         return tuple(sorted(train))
@@ -124,7 +124,7 @@ def nested_subset(prepared: PreparedTask, train: Sequence[str], size: int, *, se
         groups.setdefault(prepared.record(name).group, []).append(name)
     order = _shuffled(groups, seed, "subset")
     queues = [_shuffled(groups[group], seed, f"within {group}") for group in order]
-    # One case of every group, then the second of each, and so on: any number of first entries is a subset.
+    # Take one case of every group, then the second of each, and so on: the first k entries are nested subsets.
     rounds = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
     return tuple(sorted(rounds[:size]))
 
@@ -171,7 +171,8 @@ def _drawn_test(
         return _take(order, groups, max(1, round(total / 5)))
     parts: list[list[str]] = [[] for _ in range(folds)]
     sizes = [0] * folds
-    # The largest groups first, each to the fold that has the fewest cases: folds differ as little as groups allow.
+    # Assign the largest groups first, each to the fold with the fewest cases, so that folds differ as little as
+    # possible.
     for group in sorted(order, key=lambda group: -len(groups[group])):
         smallest = sizes.index(min(sizes))
         parts[smallest].append(group)

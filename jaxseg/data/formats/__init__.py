@@ -1,1 +1,1 @@
-"""What a task's `data` may name: folders in several layouts, archives, TFDS datasets and synthetic cases."""
+"""Formats of a task's `data`: folders in several layouts, archives, TFDS datasets and synthetic cases."""

@@ -1,4 +1,4 @@
-"""The cases of a folder in Decathlon or nnU-Net layout: found, refused with a reason, or passed over with a warning."""
+"""Search for the cases of a Decathlon or nnU-Net folder; others are refused with a reason or named in a warning."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from jaxseg.data.volumes.volume import BadCaseError, strip_extension
 
 
 class CaseSearch:
-    """What has been found so far. One of `from_folders` and `from_list` fills it, then `finish`."""
+    """The state of a search. Call one of `from_folders` and `from_list`, then `finish`."""
 
     def __init__(self, folder: Path, numbers: tuple[int, ...], groups: Mapping[str, str]):
-        """Nothing is found yet.
+        """Start an empty search.
 
         Args:
-            folder: of dataset.json.
-            numbers: that channel files carry.
-            groups: case -> patient.
+            folder: Folder of dataset.json.
+            numbers: Numbers of the channel files.
+            groups: Patient of each case.
         """
         self.folder = folder
         self.numbers = numbers
@@ -34,7 +34,7 @@ class CaseSearch:
         """Reasons by name, as the data has the name."""
         self.warnings: list[str] = []
         self.listed: dict[str, Entry] | None = None
-        """Of dataset.json; None where the folders count."""
+        """Cases of dataset.json; None if the folders determine the cases."""
         self._folders: dict[Path, dict[str, list[Path]]] = {}
         self._channel_files: dict[Path, dict[str, dict[str, list[Path]]]] = {}
 
@@ -47,7 +47,7 @@ class CaseSearch:
             self.cases[name] = CaseFiles(name, self.groups.get(name, name), tuple(map(str, images)), str(label))
 
     def _refuse(self, name: str, reason: str) -> None:
-        """Of several reasons the first is told."""
+        """Refuse a case; of several reasons, the first is kept."""
         self.cases.pop(name, None)
         self.refused.setdefault(name, reason)
 
@@ -73,7 +73,7 @@ class CaseSearch:
     # ------------------------------------------------------------------------------------------------------- folders
 
     def from_folders(self) -> None:
-        """The cases of labelsTr/ with their images (nnU-Net v2 lists none in dataset.json)."""
+        """Add the cases of labelsTr/ with their images (nnU-Net v2 lists none in dataset.json)."""
         folder = self.folder / "imagesTr"
         images, used = self._files_in(folder), set[str]()
         for name, label_paths in self._files_in(self.folder / "labelsTr").items():
@@ -107,7 +107,7 @@ class CaseSearch:
     # ---------------------------------------------------------------------------------------------------------- list
 
     def from_list(self, listed: Sequence[Entry]) -> None:
-        """The cases that dataset.json lists."""
+        """Add the cases that dataset.json lists."""
         self.listed = {}
         covered = set[str]()
         for entry in listed:
@@ -199,7 +199,7 @@ class CaseSearch:
     # --------------------------------------------------------------------------------------------------- passed over
 
     def finish(self) -> None:
-        """Refuses what looks like a case and cannot be read, and warns of all other files that are not used."""
+        """Refuse files that look like a case and cannot be read, and warn of all other unused files."""
         used = {os.path.normpath(str(path)) for case in self.cases.values() for path in (*case.images, case.label)}
         for part in ("imagesTr", "labelsTr"):
             readable = [path for paths in self._files_in(self.folder / part).values() for path in paths]

@@ -39,14 +39,14 @@ MD5 = {
 
 
 def find_task(name: str, *, cache: Path) -> Path:
-    """The folder of a Decathlon task, unpacked from an archive or downloaded where need be.
+    """Return the folder of a Decathlon task, unpacked from an archive or downloaded if necessary.
 
     Args:
-        name: such as `Task04_Hippocampus`.
-        cache: where downloads and unpacked archives are kept.
+        name: Name of the task, such as `Task04_Hippocampus`.
+        cache: Folder of downloads and unpacked archives.
 
     Raises:
-        UserError: no such task, nothing to take it from, or an archive that is not the published one.
+        UserError: There is no such task, no source to take it from, or the archive is not the published one.
     """
     if name not in MD5:
         near = difflib.get_close_matches(name, MD5, n=1, cutoff=0.4)
@@ -80,7 +80,7 @@ def check_md5(archive: Path, expected: str) -> None:
     """Compare an archive with its published MD5 sum.
 
     Raises:
-        UserError: they differ: an incomplete or another file.
+        UserError: They differ, because the archive is incomplete or another file.
     """
     digest = hashlib.md5(usedforsecurity=False)
     with archive.open("rb") as stream:
@@ -114,12 +114,12 @@ def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, 
 
 
 def unpack(archive: Path, name: str, target: Path) -> None:
-    """Unpack the folder `name` of a tar archive as `target`, which appears whole or not at all.
+    """Unpack the folder `name` of a tar archive as `target`, atomically.
 
-    Only plain files are written; no member can leave the target.
+    Only plain files are written, and no member can be written outside the target.
 
     Raises:
-        UserError: a damaged archive, or a member that points out of its folder.
+        UserError: The archive is damaged, or a member points out of its folder.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

@@ -1,7 +1,7 @@
-"""What `dataset.json` and `splits_final.json` say: labels, channels, groups, which cases count, and folds.
+"""Readers of `dataset.json` and `splits_final.json`: labels, channels, groups, listed cases, and folds.
 
-Every field that decides something is checked for its type here. What is wrong becomes one sentence that names the file
-and the field, since these files are written by hand and by many tools.
+Every field that matters is checked for its type here. An error becomes one sentence that names the file and the field,
+since these files are written by hand and by many tools.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from jaxseg.data.cases import Folds
 from jaxseg.types import UserError
 
 BACKGROUND = ("background", "bg", "backgr", "unlabelled", "unlabeled", "none", "clear label", "0")
-"""What sets call value 0, in lower case."""
+"""Names that data sets give to value 0, in lower case."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A case as dataset.json lists it."""
+    """A case as listed in dataset.json."""
 
     images: tuple[str, ...]
-    """One path, or one a channel; empty where the entry has none."""
+    """One path, or one per channel; empty if the entry has none."""
     label: Any
-    """A path; None where the entry has none."""
+    """Path of the label map; None if the entry has none."""
     name: str | None = None
-    """Where the list names its cases (nnU-Net's `dataset`)."""
+    """Name of the case, if the list gives names (nnU-Net's `dataset`)."""
     bare: bool = False
-    """The entry is a path alone, and the label has the same name."""
+    """Whether the entry is only a path, so that the label has the same name."""
     fold: int | None = None
     validation: bool = False
-    """Listed under `validation`."""
+    """Whether the case is listed under `validation`."""
 
     @property
     def text(self) -> str:
-        """What to call it before its case is known."""
+        """How messages name the entry before its case is known."""
         return self.name or (self.images[0] if self.images else f"an entry without an image (label {self.label})")
 
 
@@ -62,11 +62,11 @@ def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """Read a JSON file.
 
     Raises:
-        UserError: unreadable, not UTF-8, not JSON, nested too deeply, or two values for one key.
-        FileNotFoundError: no such file.
+        UserError: The file is unreadable, not UTF-8, not JSON, nested too deeply, or gives two values for one key.
+        FileNotFoundError: The file does not exist.
     """
     try:
         return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
@@ -83,7 +83,7 @@ def read_json(path: Path) -> Any:
 
 
 def whole(value: Any) -> int | None:
-    """A whole number written as 1, 1.0, "1" or [1]; None for anything else."""
+    """Return a whole number written as 1, 1.0, "1" or [1]; None for anything else."""
     if isinstance(value, (list, tuple)) and len(value) == 1:
         value = value[0]
     if isinstance(value, str):
@@ -103,13 +103,13 @@ def _type(value: Any) -> str:
 
 
 def labels(description: Mapping[str, Any], where: Path) -> tuple[tuple[tuple[str, int], ...], int | None]:
-    """Names and values from `{"1": "name"}` (Decathlon, nnU-Net v1) or `{"name": 1}` (nnU-Net v2), background left out.
+    """Return labels from `{"1": "name"}` (Decathlon, nnU-Net v1) or `{"name": 1}` (nnU-Net v2), without the background.
 
     Returns:
-        (name, value) in order of values, and the value that nnU-Net's `ignore` has.
+        Pairs (name, value) in order of values, and the value of nnU-Net's `ignore`.
 
     Raises:
-        UserError: anything else.
+        UserError: `labels` has any other form.
     """
     raw = description.get("labels")
     if not isinstance(raw, Mapping) or not raw:
@@ -162,17 +162,17 @@ def _pairs(raw: Mapping[str, Any], where: Path) -> list[tuple[str, int]]:
 
 
 def label_warnings(description: Mapping[str, Any]) -> tuple[str, ...]:
-    """A name for value 0 that does not say background: that label is not segmented."""
+    """Warn if value 0 has a name that does not mean background, since that label is not segmented."""
     raw = description["labels"]
     zero = [name for name, value in _pairs(raw, Path()) if value == 0 and name.strip().lower() not in BACKGROUND]
     return tuple(f"the label value 0, '{names.shown(name)}', is background and is not segmented" for name in zero)
 
 
 def channels(description: Mapping[str, Any], where: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The name of each channel and the number that its files carry (`_0000`), from `channel_names` or `modality`.
+    """Return each channel's name and the number of its files (`_0000`), from `channel_names` or `modality`.
 
     Raises:
-        UserError: no channel is named, or a name is no text.
+        UserError: No channel is named, or a name is not text.
     """
     field = "channel_names" if description.get("channel_names") is not None else "modality"
     raw = description.get(field)
@@ -196,10 +196,10 @@ def channels(description: Mapping[str, Any], where: Path) -> tuple[tuple[str, ..
 
 
 def groups(description: Mapping[str, Any], where: Path) -> dict[str, str]:
-    """Case -> patient.
+    """Return the patient of each case.
 
     Raises:
-        UserError: not such a mapping. `null` is no patient: cases that have it would count as one person.
+        UserError: `groups` is not such a mapping. `null` is no patient, since all such cases would count as one person.
     """
     raw = description.get("groups", {})
     if not isinstance(raw, Mapping):
@@ -212,7 +212,7 @@ def groups(description: Mapping[str, Any], where: Path) -> dict[str, str]:
 
 
 def task_name(description: Mapping[str, Any], folder: Path, where: Path) -> str:
-    """`name`, or what the folder is called."""
+    """Return the field `name`, or the name of the folder."""
     given = description.get("name")
     if given is not None and not isinstance(given, (str, int, float)):
         raise UserError(f"{where}: `name` must be text, got {_type(given)}")
@@ -223,10 +223,10 @@ def task_name(description: Mapping[str, Any], folder: Path, where: Path) -> str:
 
 
 def check_ending(description: Mapping[str, Any], where: Path, endings: Sequence[str]) -> None:
-    """nnU-Net's `file_ending`.
+    """Check nnU-Net's `file_ending`.
 
     Raises:
-        UserError: it says that the files are no NIfTI.
+        UserError: It says that the files are not NIfTI.
     """
     ending = description.get("file_ending")
     if ending is not None and (not isinstance(ending, str) or ending.lower() not in endings):
@@ -239,12 +239,13 @@ def check_ending(description: Mapping[str, Any], where: Path, endings: Sequence[
 
 
 def listed(description: Mapping[str, Any], where: Path) -> tuple[Entry, ...] | None:
-    """The cases that dataset.json lists; None where it lists none and the folders count.
+    """Return the cases listed in dataset.json; None if it lists none, so that the folders determine the cases.
 
-    `training` holds objects (Decathlon, MONAI) or paths, `validation` too; `dataset` maps names to files (nnU-Net v2).
+    `training` holds objects (Decathlon, MONAI) or paths, as does `validation`; `dataset` maps names to files (nnU-Net
+    v2).
 
     Raises:
-        UserError: a list of another form, or two lists.
+        UserError: A list has another form, or there are two lists.
     """
     own = description.get("dataset")
     mapped = isinstance(own, Mapping) and bool(own)
@@ -298,7 +299,7 @@ def _paths(raw: Any, where: str) -> tuple[str, ...]:
 
 
 def count_warnings(description: Mapping[str, Any], found: int) -> tuple[str, ...]:
-    """`numTraining` beside the number of cases that are there."""
+    """Warn if `numTraining` differs from the number of cases that were found."""
     raw = description.get("numTraining")
     if raw is None or whole(raw) == found:
         return ()
@@ -306,7 +307,7 @@ def count_warnings(description: Mapping[str, Any], found: int) -> tuple[str, ...
 
 
 def unused_lists(description: Mapping[str, Any]) -> tuple[str, ...]:
-    """Labelled cases that stand in a list that training does not use."""
+    """Warn of labelled cases in a list that training does not use."""
     out = []
     if description.get("training") == []:
         out.append("`training` of dataset.json is empty: the cases of labelsTr/ are used")
@@ -323,10 +324,10 @@ def unused_lists(description: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def read_splits(path: Path) -> Folds:
-    """The folds of nnU-Net's splits_final.json.
+    """Read the folds of nnU-Net's splits_final.json.
 
     Raises:
-        UserError: it holds something else.
+        UserError: The file has other contents.
     """
     raw = read_json(path)
     form = "must hold a list of folds, each {'train': [case, ...], 'val': [case, ...]}"
@@ -349,13 +350,13 @@ def _cases(fold: Any, part: str, index: int, path: Path, form: str) -> tuple[str
 
 
 def listed_folds(entries: Sequence[tuple[str, Entry]]) -> tuple[Folds | None, tuple[str, ...]]:
-    """Folds that dataset.json gives itself, and what to say of them.
+    """Return the folds that dataset.json gives itself, with warnings about them.
 
-    `validation` is held out as the one fold. Fold k holds out the cases whose `fold` is k; cases without a number are
-    trained on in every fold, as MONAI does it.
+    `validation` is held out as the only fold. Fold k holds out the cases whose `fold` is k; cases without a number are
+    in the training set of every fold, as in MONAI.
 
     Args:
-        entries: (case, entry) pairs.
+        entries: Pairs (case, entry).
     """
     if any(entry.validation for _, entry in entries):
         parts = [tuple(name for name, entry in entries if entry.validation is side) for side in (False, True)]

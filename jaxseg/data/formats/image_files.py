@@ -1,4 +1,4 @@
-"""Image files of a folder: which belong to one case, which cannot be read, and the images of a folder to predict."""
+"""Image files in folders: the files of one case, unreadable files, and the images of a folder to predict."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from jaxseg.data.volumes.volume import EXTENSIONS, BadCaseError, channels_in, op
 from jaxseg.types import UserError
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$", re.ASCII)
-"""nnU-Net's names of channel files, without their ending."""
+"""Pattern of nnU-Net's names of channel files, without their ending."""
 
 _OTHER_FORMATS = (
     *(".mgz", ".mgh", ".nrrd", ".nhdr", ".seg.nrrd", ".mha", ".mhd", ".dcm", ".dicom", ".ima", ".mnc", ".gipl"),
     *(".gipl.gz", ".par", ".rec", ".hdr", ".hdr.gz", ".nii.bz2", ".nii.xz", ".nii.zst", ".zarr"),
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".npz", ".h5", ".hdf5"),
 )
-"""Endings of images that are not read, so that a case stored as one is named."""
+"""Endings of image formats that are not read; cases stored in them are named in a warning."""
 
 Found = Mapping[str, Sequence[Path]]
 """Image files by name without ending, in composed Unicode."""
 
 
 def entries(folder: Path) -> list[Path]:
-    """What a folder holds, in name order, without hidden files and the `._*` files of macOS.
+    """Return the contents of a folder in name order, without hidden files and the `._*` files of macOS.
 
     Raises:
-        UserError: it cannot be listed.
+        UserError: The folder cannot be listed.
     """
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -41,7 +41,7 @@ def entries(folder: Path) -> list[Path]:
 
 
 def image_files(folder: Path) -> dict[str, list[Path]]:
-    """The NIfTI files of a folder by name without ending, in name order."""
+    """Return the NIfTI files of a folder by name without ending, in name order."""
     found: dict[str, list[Path]] = {}
     for path in entries(folder):
         if path.name.lower().endswith(EXTENSIONS):
@@ -50,7 +50,7 @@ def image_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def holds(folder: Path, most: int = 8) -> str:
-    """What a folder holds, in words."""
+    """Describe the contents of a folder in words."""
     found = [names.shown(path.name) + ("/" if path.is_dir() else "") for path in entries(folder)]
     if not found:
         return "it is empty"
@@ -62,22 +62,22 @@ def holds(folder: Path, most: int = 8) -> str:
 
 
 def channel_of(name: str, case: str) -> int | None:
-    """The number of a channel file of a case; None for other files."""
+    """Return the number of a channel file of a case; None for other files."""
     match = CHANNEL.match(name)
     return int(match["channel"]) if match and match["case"] == case else None
 
 
 def channel_files(case: str, found: Found, wanted: Sequence[int], who: str) -> tuple[Path, ...]:
-    """The channel files of a case, in order of their numbers; empty where it has none.
+    """Return the channel files of a case in order of their numbers; empty if it has none.
 
     Args:
-        case: its name.
-        found: files of the folder.
-        wanted: the numbers that there must be, no more and no fewer.
-        who: wants them, for messages: `dataset.json names`, `the network takes`.
+        case: Name of the case.
+        found: Image files of the folder.
+        wanted: The numbers that must exist, no more and no fewer.
+        who: Origin of the wanted numbers for messages: `dataset.json names`, `the network takes`.
 
     Raises:
-        BadCaseError: other numbers, or two files for one.
+        BadCaseError: There are other numbers, or two files with one number.
     """
     numbers = {number: name for name in found if (number := channel_of(name, case)) is not None}
     if not numbers:
@@ -98,10 +98,10 @@ def _is(found: Sequence[str]) -> str:
 
 
 def the_one(paths: Sequence[Path], what: str) -> Path:
-    """The only file of a name.
+    """Return the only file of a name.
 
     Raises:
-        BadCaseError: several, such as NAME.nii beside NAME.nii.gz.
+        BadCaseError: There are several, such as NAME.nii beside NAME.nii.gz.
     """
     if len(paths) > 1:
         raise BadCaseError(f"two files claim {what}: {', '.join(names.shown(path.name) for path in paths)}")
@@ -112,12 +112,12 @@ def the_one(paths: Sequence[Path], what: str) -> Path:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is an image by its ending, of a format that is read or of another."""
+    """Return whether a file is an image by its ending, whether or not its format is read."""
     return path.name.lower().endswith((*EXTENSIONS, *_OTHER_FORMATS))
 
 
 def stem(path: Path) -> str:
-    """A name without the ending of any image format."""
+    """Return a name without the ending of any image format."""
     for ending in sorted((*EXTENSIONS, *_OTHER_FORMATS), key=len, reverse=True):
         if path.name.lower().endswith(ending):
             return names.normal(path.name[: -len(ending)])
@@ -125,11 +125,11 @@ def stem(path: Path) -> str:
 
 
 def passed_over(folder: Path, used: Iterable[Path] = ()) -> dict[Path, list[Path]]:
-    """Files and folders in a folder of images that are not read; for a folder the files in it.
+    """Return the unread files and folders in a folder of images; for a folder, with the files in it.
 
     Args:
-        folder: of images or label maps.
-        used: files that are read.
+        folder: Folder of images or label maps.
+        used: Files that are read.
     """
     read = {Path(part).name for part in with_headers([str(path) for path in used])}
     out: dict[Path, list[Path]] = {}
@@ -149,7 +149,7 @@ def _below(folder: Path) -> list[Path]:
 
 
 def reason_of(path: Path, inside: Sequence[Path]) -> str:
-    """Why a file or folder is passed over."""
+    """Return why a file or folder is passed over."""
     where = f"{path.parent.name}/{names.shown(path.name)}"
     if inside:
         first = inside[0].relative_to(path.parent.parent)
@@ -160,11 +160,11 @@ def reason_of(path: Path, inside: Sequence[Path]) -> str:
 
 
 def unread(folder: Path, *, folders: bool = True) -> tuple[str, ...]:
-    """Images beside those to predict, or label maps beside those to score, that are not read, in words.
+    """Describe images beside those to predict, or label maps beside those to score, that are not read.
 
     Args:
-        folder: of images or label maps; a file has nothing beside it.
-        folders: whether folders in it are named too.
+        folder: Folder of images or label maps; for a file, there is nothing to describe.
+        folders: Whether folders in it are named too.
     """
     used = [path for paths in image_files(folder).values() for path in paths]
     over = passed_over(folder, used).items()
@@ -175,11 +175,11 @@ def unread(folder: Path, *, folders: bool = True) -> tuple[str, ...]:
 
 
 def list_images(path: Path, channels: int) -> tuple[CaseFiles, ...]:
-    """The images of a folder (or one file) to predict, in name order; no labels are looked for.
+    """List the images of a folder (or one file) to predict, in name order; labels are not needed.
 
     Raises:
-        UserError: nothing there, a case without all its channels or with more, two files for one name, or a name that
-            cannot name a prediction.
+        UserError: Nothing is there, a case lacks channels or has too many, two files have one name, or a name cannot
+            name a prediction.
     """
     found = find_images(path, channels)
     for name, reason in found.refused:
@@ -191,16 +191,16 @@ class FoundImages(NamedTuple):
     """Images of a folder to predict."""
 
     cases: tuple[CaseFiles, ...]
-    """In name order; all have different names."""
+    """Cases in name order; all names differ."""
     refused: tuple[tuple[str, str], ...]
     """Names that cannot be used, each with the reason."""
 
 
 def find_images(path: Path, channels: int) -> FoundImages:
-    """`list_images` that goes on after a case that cannot be used.
+    """Like `list_images`, but go on after a case that cannot be used.
 
     Raises:
-        UserError: nothing there, or one image whose name cannot name a prediction.
+        UserError: Nothing is there, or the only image has a name that cannot name a prediction.
     """
     if path.is_file():
         return FoundImages((_case(strip_extension(path.name), (path,)),), ())
@@ -232,10 +232,10 @@ def find_images(path: Path, channels: int) -> FoundImages:
 
 
 def list_label_maps(path: Path) -> tuple[CaseFiles, ...]:
-    """The label maps of a folder, in name order; names are taken as they are, since labels have no channels.
+    """List the label maps of a folder in name order; names are taken as they are, since labels have no channels.
 
     Raises:
-        UserError: none there, or two files for one name.
+        UserError: There are none, or two files have one name.
     """
     return tuple(_case(name, (_only(path, paths),)) for name, paths in sorted(_images_in(path).items()))
 

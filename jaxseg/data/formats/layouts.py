@@ -1,12 +1,12 @@
-"""Where a task's cases are: Medical Segmentation Decathlon and nnU-Net (v1, v2) folders, recognised by what they hold.
+"""Folders in the layouts of the Medical Segmentation Decathlon and nnU-Net (v1, v2), recognised by their contents.
 
 Every layout has `dataset.json`, `imagesTr/` and `labelsTr/`. A case's image is `imagesTr/NAME.nii.gz` (one file, 4-D
-with several channels) or `imagesTr/NAME_0000.nii.gz`, `NAME_0001.nii.gz`, ... (one file a channel); `.nii` and `.img`
-with `.hdr` are read as well. Beyond what those projects write, `groups` in dataset.json (case -> patient) keeps one
-patient's cases together.
+with several channels) or `imagesTr/NAME_0000.nii.gz`, `NAME_0001.nii.gz`, ... (one file per channel); `.nii` and `.img`
+with `.hdr` are read as well. In addition to the fields of those projects, `groups` in dataset.json (case -> patient)
+keeps the cases of one patient together.
 
-Whatever a folder says about its cases is heeded, or named: a file or a list that is passed over without a word makes
-another study.
+Everything that a folder says about its cases is either used or named in a warning: a file or a list that is silently
+ignored would change the study.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def read_folder(folder: Path) -> CaseList:
     """List the training cases of a Decathlon or nnU-Net folder.
 
     Raises:
-        UserError: no such folder, no or unusable dataset.json, or no case at all.
+        UserError: The folder does not exist, its dataset.json is missing or unusable, or it has no case at all.
     """
     _check_folder(folder)
     where, splits_path = folder / "dataset.json", folder / "splits_final.json"

@@ -1,4 +1,4 @@
-"""Label maps as files hold them: references of a task, predictions to compare with them, and the grids of its cases."""
+"""Label maps in files: references of a task, predictions to compare with them, and the grids of its cases."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from jaxseg.types import UserError
 
 
 class LabelMap(NamedTuple):
-    """A label map on canonical axes, three of them whatever the task."""
+    """A label map on canonical axes, of which there are always three."""
 
     values: Num[np.ndarray, "x y z"]
-    """As in the file."""
+    """Values as in the file."""
     spacing_mm: tuple[float, ...]
     affine: Float[np.ndarray, "4 4"] | None
-    """Canonical; None where there is no file."""
+    """Affine on canonical axes; None if there is no file."""
 
 
 class References(NamedTuple):
     """The reference label maps of a task, or of a folder of label maps."""
 
     labels: tuple[tuple[str, int], ...]
-    """Names with their values in the files."""
+    """Label names with their values in the files."""
     known: frozenset[int]
     """Every value that a file may hold."""
     ignore: int | None
@@ -42,10 +42,10 @@ class References(NamedTuple):
 
 
 def read_label_map(path: str | Path, like: np.ndarray | None = None) -> LabelMap:
-    """A label map from a file, on canonical axes or on those of the canonical affine `like`.
+    """Read a label map from a file, on canonical axes or on those of the canonical affine `like`.
 
     Raises:
-        UserError: it cannot be read as one.
+        UserError: The file cannot be read as a label map.
     """
     try:
         values, affine, _ = volume.read_label(str(path), like)
@@ -55,16 +55,16 @@ def read_label_map(path: str | Path, like: np.ndarray | None = None) -> LabelMap
 
 
 def open_references(data: str, *, ndim: int, cache: Path, labels: Sequence[str] = ()) -> References:
-    """The references that a `data` string names.
+    """Open the references that a `data` string names.
 
     Args:
-        data: what a task's `data` takes, or a folder of nothing but label maps, whose labels are then named by value.
+        data: The `data` of a task, or a folder that holds only label maps, whose labels are then named by their values.
         ndim: 2 or 3.
-        cache: where downloads are kept.
-        labels: names of some of its labels, in class order; empty for all.
+        cache: Folder of downloads.
+        labels: Names of some of the labels, in class order; empty for all.
 
     Raises:
-        UserError: nothing there, or not usable for `ndim` axes.
+        UserError: There is no data, or it cannot be used for `ndim` axes.
     """
     folder = paths.expand(data)
     if folder.is_dir() and not (folder / "dataset.json").exists():
@@ -97,15 +97,15 @@ def _label_folder(folder: Path) -> References:
 
 
 def case_geometries(data: str, *, ndim: int, cache: Path) -> Callable[[CaseRecord], volume.Geometry]:
-    """The grids on which predictions of a task's cases are written: those of their images.
+    """Return a function from a case to the grid on which its prediction is written: that of its image.
 
-    Cases without image files (synthetic, or from a TFDS store) get a grid of their own, with its origin at 0. Not for
-    use inside threads.
+    Cases without image files (synthetic, or from a TFDS store) get a grid of their own with its origin at 0. The
+    function must not be used inside threads.
 
     Args:
-        data: of the task.
+        data: The `data` of the task.
         ndim: 2 or 3.
-        cache: where downloads are kept.
+        cache: Folder of downloads.
     """
     source = sources.open_source(data, ndim=ndim, cache=cache)
     files = {case.name: case for case in source.listing.cases}

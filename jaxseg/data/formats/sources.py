@@ -1,4 +1,4 @@
-"""What a task's `data` string names, as a list of cases and a function that reads one of them."""
+"""Resolution of a task's `data` string to a list of cases and a function that reads one of them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from jaxseg.data.volumes import volume
 from jaxseg.types import UserError
 
 SCHEMES = ("synthetic", "msd", "tfds")
-"""What `data` may begin with, before a colon. Everything else is a folder."""
+"""Prefixes of `data` before a colon. Everything else is a folder."""
 
 
 def open_source(data: str, *, ndim: int, cache: Path) -> Source:
     """Resolve a `data` string.
 
     Args:
-        data: a folder in Decathlon or nnU-Net layout, `synthetic:FAMILY[?...]`, `msd:TaskNN_Name` or `tfds:NAME?...`.
+        data: A folder in Decathlon or nnU-Net layout, `synthetic:FAMILY[?...]`, `msd:TaskNN_Name` or `tfds:NAME?...`.
         ndim: 2 or 3.
-        cache: where downloads and checksums of files are kept.
+        cache: Folder of downloads and of the checksums of files.
 
     Raises:
-        UserError: nothing there, or not usable for `ndim` axes.
+        UserError: There is no data, or it cannot be used for `ndim` axes.
     """
     scheme, separator, rest = data.partition(":")
     if separator and scheme == "synthetic":
@@ -43,13 +43,13 @@ def open_source(data: str, *, ndim: int, cache: Path) -> Source:
 
 
 def resolved(data: str) -> str:
-    """One spelling for everything that names the same: `~` and links in the path of a folder are resolved."""
+    """Return one spelling for all strings that name the same data: `~` and links in a folder's path are resolved."""
     scheme, separator, _ = data.partition(":")
     return data if separator and scheme in SCHEMES else os.path.realpath(paths.expand(data))
 
 
 def is_elsewhere(data: str) -> bool:
-    """Whether a `data` string means a folder that this machine does not have."""
+    """Return whether a `data` string names a folder that this machine does not have."""
     scheme, separator, _ = data.partition(":")
     return not (separator and scheme in SCHEMES) and not paths.expand(data).exists()
 

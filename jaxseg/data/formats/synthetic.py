@@ -1,10 +1,10 @@
-"""Synthetic tasks with labels: textured shapes whose likeness to another task is a number.
+"""Synthetic tasks with labels: textured shapes whose similarity to another task can be set by a number.
 
     synthetic:FAMILY[?key=value&...]
 
-A case is a textured background with one shape a label (their places vary around the task's anatomy), unlabelled
-look-alikes, a smooth intensity drift and noise. A label differs from its surroundings in mean intensity and in the
-grain of its texture, so neither a threshold nor position alone solves a task.
+A case has a textured background with one shape per label (at places around the task's anatomy), unlabelled look-alikes,
+a smooth intensity drift and noise. A label differs from its surroundings in mean intensity and in the grain of its
+texture, so that neither a threshold nor position alone solves a task.
 
 | family | shapes |
 | --- | --- |
@@ -72,15 +72,15 @@ class SyntheticTask:
 
     @property
     def identity(self) -> str:
-        """Everything that a case depends on, apart from its number."""
+        """Return everything that a case depends on, apart from its number."""
         return repr(dataclasses.replace(self, n=0))
 
     def case_name(self, index: int) -> str:
-        """Name of a case."""
+        """Return the name of a case."""
         return f"{self.family}_{index:04d}"
 
     def group_name(self, index: int) -> str:
-        """Group of a case; tasks that differ in any way share none."""
+        """Return the group of a case; tasks that differ in any way share no group."""
         return f"{self.family}-{streams.hash_name(self.identity):08x}-{index // self.per_group:04d}"
 
 
@@ -91,7 +91,7 @@ def parse(text: str) -> SyntheticTask:
     (16, 16)
 
     Raises:
-        UserError: an unknown family or key, or a value out of range.
+        UserError: A family or key is unknown, or a value is out of range.
     """
     family, _, query = text.partition("?")
     where = f"data 'synthetic:{text}'"
@@ -202,7 +202,7 @@ def _anatomy(task: SyntheticTask) -> _Anatomy:
 def make_case(
     task: SyntheticTask, index: int
 ) -> tuple[Float[np.ndarray, "*spatial channels"], Num[np.ndarray, " *spatial"]]:
-    """Image (float32, arbitrary units) and label map (int32, 0 .. labels) of one case."""
+    """Return image (float32, arbitrary units) and label map (int32, 0 .. labels) of one case."""
     anatomy = _anatomy(task)
     shared = streams.host_rng(task.identity, 0, index // task.per_group)
     own = streams.host_rng(task.identity, 1, index)
@@ -246,7 +246,7 @@ def _appearance(
         drift = 0.2 * _field(rng, task.shape, min(task.shape) / 4)
         gain = float(np.exp(0.1 * rng.standard_normal()))
         noise = task.noise * rng.standard_normal(task.shape)
-        # Edges of real organs are blurred by the scanner; the noise comes after.
+        # A scanner blurs the edges of real organs, so the noise is added after the blur.
         image[..., channel] = gain * (scipy.ndimage.gaussian_filter(mean, 0.5) + texture + drift) + noise
     return image
 

@@ -34,15 +34,15 @@ KEYS = {"labels": "", "image": "image", "label": "label", "split": "train", "nam
 
 
 def open_tfds(text: str, *, ndim: int, store_dir: Path) -> Source:
-    """A source over what follows `tfds:`.
+    """Open a TFDS dataset as a source.
 
     Args:
-        text: what follows `tfds:`.
+        text: The part of the `data` string after `tfds:`.
         ndim: 2 or 3.
-        store_dir: where checksums of files are kept.
+        store_dir: Folder of the checksums of files.
 
     Raises:
-        UserError: an unknown key, no such dataset on disk, or features that are no image and label.
+        UserError: A key is unknown, there is no such dataset on disk, or features are no image and label.
     """
     where = f"data 'tfds:{text}'"
     dataset, query = _split(text)
@@ -96,7 +96,7 @@ def _cases(examples: Any, keys: Mapping[str, str], where: str) -> tuple[dict[str
     """The position of every example by its name, and the cases in name order, without those whose name is refused.
 
     Raises:
-        UserError: a name twice, or a group that cannot be used.
+        UserError: A name twice, or a group that cannot be used.
     """
 
     def text_feature(key: str, index: int, otherwise: str) -> str:

@@ -1,7 +1,7 @@
-"""Changes of a patch's intensities inside the compiled step; each drawn per patch with a probability of its own.
+"""Intensity augmentation inside the compiled step; each change is drawn per patch with its own probability.
 
-In this order, with strengths in units of the patch itself (mean, deviation and range over the voxels inside the case,
-per channel), so that they mean the same after every normalisation:
+The changes are applied in this order. Strengths are relative to the patch itself (mean, standard deviation and range
+over the voxels inside the case, per channel), so that they mean the same after every normalisation:
 
 | setting | what happens |
 | --- | --- |
@@ -12,7 +12,7 @@ per channel), so that they mean the same after every normalisation:
 | `low_resolution` | voxels 1 .. 2 times as large, interpolated back |
 | `noise` | white Gaussian noise of up to 0.3 deviations |
 
-Voxels outside the case stay 0. Labels are not touched here; flips, turns and affine maps are in `spatial.py`.
+Voxels outside the case stay 0. Labels are not changed here; flips, turns and affine maps are in `spatial.py`.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def augment_intensity(key: Key[Array, ""], image: Image, inside: Inside, setting
     """Apply the intensity changes that are switched on to one patch.
 
     Args:
-        key: of the patch.
-        image: the patch.
-        inside: where it lies inside its case.
-        settings: probabilities; 0 leaves a change out of the compiled program.
+        key: Key of the patch.
+        image: Image of the patch.
+        inside: Mask of the voxels inside the case.
+        settings: Probabilities; 0 leaves a change out of the compiled program.
     """
     mask = inside[..., None]
-    # A fixed place for every number: what is switched on or off does not change the others' draws.
+    # Every number has a fixed place, so that switching a change on or off does not alter the draws of the others.
     names = ("gamma", "contrast", "brightness", "blur", "low_resolution", "noise")
     numbers = jax.random.uniform(fold_in_name(key, "strength"), (len(names), 1 + image.shape[-1]))
 
@@ -62,7 +62,7 @@ def augment_intensity(key: Key[Array, ""], image: Image, inside: Inside, setting
         mean, deviation = _moments(image, mask)
         factor = draw("contrast", *CONTRAST, 1.0)
         shift = draw("brightness", -BRIGHTNESS, BRIGHTNESS, 0.0)
-        # Written as a change of the image: factor 1 and shift 0 leave it as it is, bit for bit.
+        # This is written as a change of the image, so that factor 1 and shift 0 leave it unchanged bit for bit.
         image = image + _spread(factor - 1.0, image) * (image - mean) + _spread(shift, image) * deviation
     if settings.blur > 0 or settings.low_resolution > 0:
         sigma, coarse = draw("blur", *BLUR, 0.0)[0], draw("low_resolution", 1.0, LOW_RESOLUTION, 1.0)[0]

@@ -23,17 +23,18 @@ INT32_VOXELS = 2**31 - 1
 def build_cohort(
     prepared: PreparedTask, names: Sequence[str], *, seed: int = 0, points: int = 4096, shuffle_labels: bool = False
 ) -> Cohort:
-    """Load cases into a cohort on the default device; the order of names gives the cohort's indices.
+    """Load cases into a cohort on the default device; the order of names determines the indices in the cohort.
 
     Args:
-        prepared: the task.
-        names: of the cases.
-        seed: of the draw of foreground voxels.
-        points: at most so many foreground voxels are kept for each case and label.
-        shuffle_labels: gives each image the label map of another case, resized to it (`shuffled_donors`).
+        prepared: The prepared task.
+        names: Names of the cases.
+        seed: Seed of the draw of foreground voxels.
+        points: Largest number of foreground voxels that are kept for each case and label.
+        shuffle_labels: Whether each image gets the label map of another case, resized to it (`shuffled_donors`).
 
     Raises:
-        UserError: more voxels than 32-bit positions can address, or a single case whose labels are to be shuffled.
+        UserError: There are more voxels than 32-bit positions can address, or labels of a single case are to be
+            shuffled.
     """
     check_size(sum(math.prod(prepared.record(name).shape) for name in names), prepared.name, len(names))
     cohort = load_cohort(prepared, names, seed=seed, points=points, shuffle_labels=shuffle_labels)
@@ -43,7 +44,7 @@ def build_cohort(
 def load_cohort(
     prepared: PreparedTask, names: Sequence[str], *, seed: int = 0, points: int = 4096, shuffle_labels: bool = False
 ) -> Cohort:
-    """`build_cohort` on the host, of any size: NumPy arrays, offsets of 64 bits."""
+    """Like `build_cohort`, but on the host and of any size: NumPy arrays with 64-bit offsets."""
     donors = shuffled_donors(prepared.name, names, seed) if shuffle_labels else {}
     sizes = [math.prod(prepared.record(name).shape) for name in names]
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
@@ -77,7 +78,7 @@ def load_cohort(
 
 
 def image_kind(prepared: PreparedTask) -> type[np.float16] | type[np.float32]:
-    """What intensities are kept as; patches are float32 again once they are cut.
+    """Return the dtype in which intensities are kept; patches are float32 again once they are cut.
 
     Normalised intensities are kept in float16. Its relative rounding error is 2^-11: 0.0003 sd after z-scoring in
     each of nine real sets, and the grey levels of 8-bit and CT images all stay apart (bfloat16: 0.002 sd, and up to
@@ -88,22 +89,22 @@ def image_kind(prepared: PreparedTask) -> type[np.float16] | type[np.float32]:
 
 
 def label_kind(prepared: PreparedTask) -> type[np.uint8] | type[np.uint16]:
-    """The smallest type that holds every class index, that of unknown voxels too."""
+    """Return the smallest dtype that holds every class index, including that of unknown voxels."""
     return np.uint8 if len(prepared.labels) < 255 else np.uint16
 
 
 def cohort_bytes(prepared: PreparedTask, names: Sequence[str]) -> int:
-    """Size of the voxels of these cases in a cohort."""
+    """Return the bytes of the voxels of these cases in a cohort."""
     voxels = sum(math.prod(prepared.record(name).shape) for name in names)
     kinds = np.dtype(image_kind(prepared)), np.dtype(label_kind(prepared))
     return voxels * (prepared.channels * kinds[0].itemsize + kinds[1].itemsize)
 
 
 def shuffled_donors(task: str, names: Sequence[str], seed: int) -> dict[str, str]:
-    """For each case another one, each taken once: a seeded cycle through all cases.
+    """Assign to each case another one, each of them once: a seeded cycle through all cases.
 
     Raises:
-        UserError: fewer than two cases.
+        UserError: There are fewer than two cases.
     """
     if len(names) < 2:
         raise UserError(f"{task}: shuffle_labels needs at least two training cases, there is {len(names)}.")
@@ -113,10 +114,10 @@ def shuffled_donors(task: str, names: Sequence[str], seed: int) -> dict[str, str
 
 
 def check_size(voxels: int, name: str, cases: int) -> None:
-    """Refuse a cohort whose voxels 32-bit positions cannot address.
+    """Refuse a cohort with more voxels than 32-bit positions can address.
 
     Raises:
-        UserError: 2^31 voxels or more.
+        UserError: There are 2^31 voxels or more.
     """
     if voxels > INT32_VOXELS:
         raise UserError(

@@ -1,9 +1,9 @@
-"""Where the voxels of a cohort are while networks train: on the device, or on the host, which sends what is read.
+"""Placement of a cohort's voxels during training: on the device, or on the host, which sends the voxels that are read.
 
-On the host a cohort may be larger than the device's memory. For every compiled call the host works out which patches
-each run will draw (their places are a function of the run's key, so nothing has to come back from the device), copies
-for each a box with all that it may read, and sends them while the device still trains on those before. The compiled
-step then reads the same numbers with the same arithmetic: batches are the same, bit for bit, wherever the voxels are.
+A cohort on the host may be larger than the device's memory. For every compiled call, the host computes which patches
+each run will draw (their places are a function of the run's key, so nothing has to come back from the device), copies a
+box with all voxels that each patch may read, and sends the boxes while the device still trains on earlier ones. The
+compiled step then does the same arithmetic on the same numbers: batches are identical bit for bit in both cases.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from jaxseg.streams import step_key
 from jaxseg.types import Boxes, Cohort, RunInputs
 
 DEVICE_SHARE = 0.5
-"""A cohort that fills more of a device's memory than this stays on the host; networks need the rest."""
+"""Share of a device's memory above which a cohort stays on the host; networks need the rest."""
 SENT_BYTES = 2**28
-"""Voxels of one compiled call, all runs together."""
+"""Bytes of the voxels of one compiled call, all runs together."""
 IN_FLIGHT = 3
-"""Calls whose voxels are held at once: one in use, one that waits and one in the making."""
+"""Number of calls whose voxels are held at once: one in use, one waiting and one in preparation."""
 
 Sent = TypeVar("Sent")
 
 
 def choose_residence(setting: str, prepared: PreparedTask, names: Sequence[str], *, device_bytes: int) -> str:
-    """`device` or `host`.
+    """Return `device` or `host`.
 
     Args:
-        setting: see `RuntimeSettings.data_residence`.
-        prepared: the task.
-        names: of the cases of the cohort.
-        device_bytes: memory of one device.
+        setting: See `RuntimeSettings.data_residence`.
+        prepared: The prepared task.
+        names: Names of the cases of the cohort.
+        device_bytes: Memory of one device.
     """
     if setting != "auto":
         return setting
@@ -53,29 +53,29 @@ def choose_residence(setting: str, prepared: PreparedTask, names: Sequence[str],
 
 
 def held_bytes(where: str, prepared: PreparedTask, names: Sequence[str], *, devices: int, one_memory: bool) -> int:
-    """Memory that images take from training, on all devices together.
+    """Return the memory, in bytes, that images take from training on all devices together.
 
     Args:
-        where: `device`: a cohort on each; or `host`: what is sent ahead.
-        prepared: the task.
-        names: of the cases of the cohort.
-        devices: how many train.
-        one_memory: the devices' memory is the host's, so that a cohort on the host counts too.
+        where: `device`, for a cohort on each device; or `host`, for the boxes that are sent ahead.
+        prepared: The prepared task.
+        names: Names of the cases of the cohort.
+        devices: Number of devices that train.
+        one_memory: Whether the devices' memory is the host's, so that a cohort on the host counts too.
     """
     cohort = cohort_bytes(prepared, names)
     return devices * cohort if where == "device" else IN_FLIGHT * SENT_BYTES + one_memory * cohort
 
 
 def without_voxels(cohort: Cohort) -> Cohort:
-    """What a device needs of a cohort whose voxels stay on the host."""
-    # Offsets are those of voxels, which it has none of; on the host they may exceed 32 bits.
+    """Return the part of a cohort that a device needs if the voxels stay on the host."""
+    # Offsets refer to voxels, which the device does not have; on the host they may exceed 32 bits.
     offsets = jnp.zeros(len(cohort.offsets), jnp.int32)
     index = dataclasses.replace(cohort, image=cohort.image[:0], label=cohort.label[:0], offsets=offsets)
     return jax.tree.map(jnp.asarray, index)
 
 
 def call_ends(start: int, total: int, every: int, most: int) -> Iterator[int]:
-    """Steps at which compiled calls end: multiples of `every`, the last step, and between them `most` steps a call.
+    """Yield the steps at which compiled calls end: multiples of `every`, the last step, and at most `most` steps apart.
 
     >>> list(call_ends(4, 21, 10, 4))
     [8, 10, 14, 18, 20, 21]
@@ -88,17 +88,17 @@ def call_ends(start: int, total: int, every: int, most: int) -> Iterator[int]:
 def make_send(
     task: TaskSettings, *, batch: int, cohort: Cohort, roots: Key[Array, " run"], runs: RunInputs
 ) -> tuple[Callable[[int, int], RunInputs], int]:
-    """The function that makes the inputs of one compiled call on the host.
+    """Make the function that prepares the inputs of one compiled call on the host.
 
     Args:
-        task: its patch and augmentation are used.
-        batch: patches in a batch.
-        cohort: on the host, as NumPy arrays.
-        roots: the `order` stream of each run.
-        runs: their inputs, without boxes.
+        task: Settings, of which patch and augmentation are used.
+        batch: Number of patches in a batch.
+        cohort: Cohort on the host, as NumPy arrays.
+        roots: Root key of the `order` stream of each run.
+        runs: Inputs of the runs, without boxes.
 
     Returns:
-        `send(start, stop)`, the runs' inputs for these steps with boxes as NumPy arrays, and the bytes of one step.
+        `send(start, stop)`, which returns the runs' inputs for these steps with NumPy boxes, and the bytes of one step.
     """
     processor = jax.local_devices(backend="cpu")[0]
     shapes, spacing = np.asarray(cohort.shapes), np.asarray(cohort.spacing)
@@ -139,7 +139,7 @@ def make_send(
 def copy_box(
     cohort: Cohort, case: int, corner: Sequence[int], extent: Sequence[int], image: np.ndarray, label: np.ndarray
 ) -> None:
-    """Copy a box of one case, from a corner inside it, into flat arrays of zeros; what lies beyond the case stays 0."""
+    """Copy a box of a case, from a corner inside it, into flat arrays of zeros; voxels beyond the case stay 0."""
     shape = np.asarray(cohort.shapes[case]).tolist()
     first = int(cohort.offsets[case])
     here = slice(first, first + math.prod(shape))
@@ -151,7 +151,7 @@ def copy_box(
 
 
 def ahead(make: Callable[[int, int], Sent], start: int, ends: Iterator[int]) -> Iterator[tuple[int, Sent]]:
-    """`(end, make(start, end))` for successive spans, each made in a thread while the one before is in use."""
+    """Yield `(end, make(start, end))` for successive spans; each is made in a thread while the one before is in use."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         waiting: list[tuple[int, concurrent.futures.Future[Sent]]] = []
         for end in ends:

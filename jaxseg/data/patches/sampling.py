@@ -1,10 +1,10 @@
-"""Patches drawn from a cohort inside the compiled step: one run, one step, a function of the key alone.
+"""Sampling of patches from a cohort inside the compiled step, as a function of the key alone.
 
-A patch start is uniform among those that keep the patch inside the case; where the case is smaller than the patch,
-among those that keep the case inside the patch. Outside the case the image is 0 (the mean, after z-scoring) and the
-label background; prediction pads in the same way. A share of the patches is drawn to contain a foreground voxel: a
-label is drawn uniformly among those the case has, then one of its voxels, then a start whose patch contains it
-(before any affine map). A task that takes volumes slice by slice draws patches one voxel thick and drops that axis.
+The start of a patch is uniform among those that keep the patch inside the case or, where the case is smaller than the
+patch, among those that keep the case inside the patch. Outside the case the image is 0 (the mean, after z-scoring) and
+the label is background; prediction pads in the same way. A share of the patches is drawn to contain a foreground
+voxel: a label is drawn uniformly among those of the case, then one of its voxels, then a start whose patch contains it
+(before any affine map). If a task takes volumes slice by slice, patches are one voxel thick and that axis is dropped.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ Sample = Callable[[Key[Array, ""], Cohort, RunInputs], Batch]
 
 @flax.struct.dataclass
 class Place:
-    """Where a patch comes from."""
+    """Origin of a patch."""
 
     case: Int[Array, ""]
-    """Cohort index."""
+    """Index of the case in the cohort."""
     start: Int[Array, " ndim"]
     """First voxel, along the axes of the case; negative where the case is smaller than the patch."""
     turn: spatial.Turn
     matrix: Float[Array, "ndim ndim"] | None
-    """Of an affine map about the centre; None where there are none."""
+    """Affine map about the centre of the patch; None if there is none."""
 
 
 @flax.struct.dataclass
 class RawBatch:
-    """Patches as they were read, before their intensities are changed."""
+    """Patches as they were read, before intensity augmentation."""
 
     image: Float[Array, "batch *patch channels"]
     label: Int[Array, " batch *patch"]
     inside: Bool[Array, " batch *patch"]
-    """Where a patch lies inside its case."""
+    """Mask of the voxels inside the case."""
 
 
 def make_sample(task: TaskSettings, *, batch: int) -> Sample:
-    """The function that draws one run's batch of one step.
+    """Make the function that draws one run's batch of one step.
 
     Args:
-        task: its patch, share of foreground patches and augmentation are used.
-        batch: patches in a batch.
+        task: Settings, of which the patch, the share of foreground patches and the augmentation are used.
+        batch: Number of patches in a batch.
 
     Returns:
-        A pure function of a key, the cohort and the run's inputs; patch b depends on the key and b only.
+        A pure function of a key, the cohort and the run's inputs; patch b depends only on the key and b.
 
     Raises:
-        UserError: augmentation that does not fit the patch.
+        UserError: The augmentation does not fit the patch.
     """
     gather, finish = make_gather(task, batch=batch), make_finish(task)
 
@@ -71,9 +71,9 @@ def make_sample(task: TaskSettings, *, batch: int) -> Sample:
 
 
 def make_gather(task: TaskSettings, *, batch: int) -> Callable[[Key[Array, ""], Cohort, RunInputs], RawBatch]:
-    """The first half of `make_sample`: choose places and read them, turned.
+    """Make the first half of `make_sample`, which chooses places and reads them, turned.
 
-    Voxels come from the cohort, or from the run's boxes where it has them.
+    Voxels come from the cohort, or from the run's boxes if it has them.
     """
     draw = make_draw(task)
     axis = task.slice_axis
@@ -100,10 +100,10 @@ def make_gather(task: TaskSettings, *, batch: int) -> Callable[[Key[Array, ""], 
 
 
 def make_draw(task: TaskSettings) -> Callable[[Key[Array, ""], Cohort, RunInputs], Place]:
-    """Where one patch comes from, a function of its key; no voxel of the cohort is read.
+    """Make the function of a key that draws the origin of one patch; it reads no voxel of the cohort.
 
     Raises:
-        UserError: augmentation that does not fit the patch.
+        UserError: The augmentation does not fit the patch.
     """
     settings, axis = task.augment, task.slice_axis
     check(task)
@@ -127,7 +127,7 @@ def make_draw(task: TaskSettings) -> Callable[[Key[Array, ""], Cohort, RunInputs
 
 
 def make_finish(task: TaskSettings) -> Callable[[Key[Array, ""], RawBatch], Batch]:
-    """The second half of `make_sample`: change intensities. Takes the same key and no cohort."""
+    """Make the second half of `make_sample`, the intensity augmentation. It takes the same key and no cohort."""
 
     def change(key: Key[Array, ""], image: Float[Array, "*patch channels"], inside: Bool[Array, " *patch"]) -> Array:
         return augment.augment_intensity(key, image, inside, task.augment)
@@ -141,15 +141,15 @@ def make_finish(task: TaskSettings) -> Callable[[Key[Array, ""], RawBatch], Batc
 
 
 def patch_keys(key: Key[Array, ""], batch: int) -> Key[Array, " batch"]:
-    """A key for every patch of a batch, whatever the batch's size."""
+    """Return a key for every patch of a batch; it does not depend on the size of the batch."""
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(batch))
 
 
 def draw_place(
     key: Key[Array, ""], cohort: Cohort, run: RunInputs, *, patch: Sequence[int], foreground: float
 ) -> tuple[Int[Array, ""], Int[Array, " ndim"]]:
-    """A cohort index and the first voxel of a patch (negative where the case is smaller than the patch)."""
-    # One call for all numbers of a patch: every further one would lengthen compilation.
+    """Draw a cohort index and the first voxel of a patch (negative where the case is smaller than the patch)."""
+    # All numbers of a patch are drawn in one call, since every further call would lengthen compilation.
     numbers = jax.random.uniform(key, (4 + len(patch),))
     case = run.cases[uniform_index(numbers[0], run.num_cases)]
     shape = cohort.shapes[case]
@@ -168,5 +168,5 @@ def draw_place(
 
 
 def uniform_index(number: Float[Array, " *any"], count: Int[Array, " *any"]) -> Int[Array, " *any"]:
-    """An index below `count` from a number in [0, 1); even to count / 2^23."""
+    """Return an index below `count` from a number in [0, 1); it is uniform up to count / 2^23."""
     return jnp.minimum((number * count.astype(jnp.float32)).astype(jnp.int32), count - 1)

@@ -1,8 +1,8 @@
-"""Where a patch's voxels come from: flips and right-angle turns as index arithmetic, affine maps by interpolation.
+"""Spatial augmentation: flips and right-angle turns by index arithmetic, affine maps by interpolation.
 
-A patch is read once, already turned: nothing is copied to flip it. Image and label use the same coordinates, the image
-linear interpolation and the label the nearest voxel. What is read may be a whole case inside a cohort or a box around
-the patch: the arithmetic is the same, and so are the bits.
+A patch is read once, already turned: nothing is copied to flip it. Image and label use the same coordinates, with
+linear interpolation for the image and the nearest voxel for the label. The voxels may be a whole case inside a cohort
+or a box around the patch: the arithmetic, and hence every bit of the result, is the same.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from jaxseg.types import Boxes, Cohort
 
 @flax.struct.dataclass
 class Voxels:
-    """One case as far as it can be read: a box of it, C order, somewhere in a flat buffer."""
+    """The readable part of a case: a box of it in C order, somewhere in a flat buffer."""
 
     image: Float[Array, "voxels channels"]
     label: Num[Array, " voxels"]
     offset: Int[Array, ""]
-    """Of the box in the buffer."""
+    """Offset of the box in the buffer."""
     corner: Int[Array, " ndim"]
-    """Case coordinates of the box's first voxel."""
+    """Coordinates in the case of the first voxel of the box."""
     extent: Int[Array, " ndim"]
-    """Of the box."""
+    """Shape of the box."""
     shape: Int[Array, " ndim"]
-    """Of the case."""
+    """Shape of the case."""
 
 
 def whole_case(cohort: Cohort, case: Int[Array, ""]) -> Voxels:
-    """A case of a cohort that lies on the device."""
+    """Return a case of a cohort that is on the device."""
     shape = cohort.shapes[case]
     return Voxels(cohort.image, cohort.label, cohort.offsets[case], jnp.zeros_like(shape), shape, shape)
 
 
 def boxed_case(boxes: Boxes, patch: Int[Array, ""], shape: Int[Array, " ndim"]) -> Voxels:
-    """The box that was brought for one patch of one step."""
+    """Return the box for one patch of one step."""
     here = jax.tree.map(lambda leaf: leaf[patch], boxes)
     return Voxels(here.image, here.label, jnp.zeros((), jnp.int32), here.corner, here.extent, shape)
 
@@ -58,7 +58,7 @@ class Turn:
 
 
 def draw_turn(key: Key[Array, ""], augment: AugmentSettings, ndim: int) -> Turn:
-    """A right-angle turn in a random plane of `rotate90`, then flips; the identity when both are off."""
+    """Draw a right-angle turn in a random plane of `rotate90`, then flips; the identity if both are off."""
     axis = jnp.arange(ndim, dtype=jnp.int32)
     flip = jnp.zeros(ndim, dtype=bool)
     numbers = jax.random.uniform(key, (2 + ndim,))
@@ -68,7 +68,7 @@ def draw_turn(key: Key[Array, ""], augment: AugmentSettings, ndim: int) -> Turn:
         quarter = (numbers[1] * 4).astype(jnp.int32)
         swapped = jnp.where(axis == first, second, jnp.where(axis == second, first, axis))
         axis = jnp.where(quarter % 2 == 1, swapped, axis)
-        # One quarter turn is a swap and one flip, two are both flips, three a swap and the other flip.
+        # One quarter turn is a swap and one flip, two are both flips, three are a swap and the other flip.
         place = jnp.arange(ndim, dtype=jnp.int32)
         flip = ((place == first) & ((quarter == 1) | (quarter == 2))) | ((place == second) & (quarter >= 2))
     if augment.flip:
@@ -79,7 +79,7 @@ def draw_turn(key: Key[Array, ""], augment: AugmentSettings, ndim: int) -> Turn:
 def draw_affine(
     key: Key[Array, ""], augment: AugmentSettings, spacing: Float[Array, " ndim"]
 ) -> Float[Array, "ndim ndim"]:
-    """A small rotation and scaling in mm as a matrix on voxel offsets; the identity unless drawn."""
+    """Draw a small rotation and scaling in mm as a matrix on voxel offsets; the identity unless drawn."""
     ndim = spacing.shape[0]
     planes = list(itertools.combinations(range(ndim), 2))
     numbers = jax.random.uniform(key, (2 + len(planes),), minval=-1.0, maxval=1.0)
@@ -89,20 +89,20 @@ def draw_affine(
     for angle, (one, other) in zip(angles, planes, strict=True):
         turn = jnp.eye(ndim).at[one, one].set(jnp.cos(angle)).at[other, other].set(jnp.cos(angle))
         turn = turn.at[one, other].set(-jnp.sin(angle)).at[other, one].set(jnp.sin(angle))
-        # A few multiplications written out: a matrix product may run in reduced precision on accelerators.
+        # The few multiplications are written out, since a matrix product may have reduced precision on accelerators.
         matrix = (matrix[:, :, None] * turn[None, :, :]).sum(axis=1)
     return matrix * spacing[None, :] / spacing[:, None]
 
 
 def lift_turn(turn: Turn, slice_axis: int) -> Turn:
-    """A turn of slices as one of the volume they lie in."""
+    """Lift a turn of slices to the volume that they lie in."""
     plane = _plane(slice_axis)
     axis = jnp.arange(3, dtype=jnp.int32).at[plane].set(plane[turn.axis])
     return Turn(axis, jnp.zeros(3, dtype=bool).at[plane].set(turn.flip))
 
 
 def lift_matrix(matrix: Float[Array, "2 2"], slice_axis: int) -> Float[Array, "3 3"]:
-    """An affine map within slices as one of the volume they lie in."""
+    """Lift an affine map within slices to the volume that they lie in."""
     plane = _plane(slice_axis)
     return jnp.eye(3).at[plane[:, None], plane[None, :]].set(matrix)
 
@@ -118,14 +118,14 @@ def box_size(
     spacing_mm: Float[np.ndarray, "cases ndim"],
     slice_axis: int | None,
 ) -> tuple[int, ...]:
-    """Voxels along each axis of a box that holds whatever a patch may read; no larger than the largest case.
+    """Return the shape of a box that holds all voxels a patch may read; no larger than the largest case.
 
     Args:
-        augment: turns need equal patch sizes, so they change nothing; an affine map widens the box.
-        size: of the patch, along the axes of a case.
-        shapes: of every case that patches are cut from.
-        spacing_mm: of the same cases.
-        slice_axis: the axis that affine maps leave alone; None for none.
+        augment: Settings. Turns need equal patch sizes, so they change nothing; an affine map widens the box.
+        size: Size of the patch, along the axes of a case.
+        shapes: Shapes of all cases from which patches are cut.
+        spacing_mm: Voxel sizes of the same cases.
+        slice_axis: Axis that affine maps leave alone; None if there is none.
     """
     reaches = size if augment.affine == 0 else _affine_reach(augment, size, spacing_mm, slice_axis)
     return tuple(min(reach, int(largest)) for reach, largest in zip(reaches, shapes.max(axis=0), strict=True))
@@ -156,10 +156,10 @@ def _affine_reach(
 def box_corner(
     start: Int[Array, " ndim"], size: Sequence[int], extent: Sequence[int], shape: Int[Array, " ndim"]
 ) -> Int[Array, " ndim"]:
-    """The first voxel of the box of a patch that starts here, in a case of this shape.
+    """Return the first voxel of the box for a patch that starts here, in a case of this shape.
 
-    The box's centre is the patch's, to half a voxel, unless the box would then reach out of the case, where nothing
-    is read: it is moved inside. A box that is wider than the case begins where the case does.
+    The box has the same centre as the patch, to half a voxel, unless it would then reach out of the case, where nothing
+    is read: it is then moved inside. A box wider than the case begins where the case does.
     """
     margin = jnp.asarray([(wide - count) // 2 for wide, count in zip(extent, size, strict=True)], dtype=jnp.int32)
     return jnp.clip(start - margin, 0, jnp.maximum(shape - jnp.asarray(extent, dtype=jnp.int32), 0))
@@ -168,7 +168,7 @@ def box_corner(
 def cut(
     voxels: Voxels, start: Int[Array, " ndim"], size: Sequence[int], turn: Turn
 ) -> tuple[Float[Array, "*patch channels"], Int[Array, " *patch"], Bool[Array, " *patch"]]:
-    """Voxels of a box of one case, turned: image and label, 0 outside the case, and where inside it is."""
+    """Cut a patch from a box of one case, turned: image and label (0 outside the case), and a mask of its inside."""
     ndim = len(size)
     strides = _strides(voxels.extent)
     position = jnp.zeros((1,) * ndim, dtype=jnp.int32)
@@ -191,11 +191,11 @@ def cut_affine(
     turn: Turn,
     matrix: Float[Array, "ndim ndim"],
 ) -> tuple[Float[Array, "*patch channels"], Int[Array, " *patch"], Bool[Array, " *patch"]]:
-    """`cut` through an affine map about the box's centre; with the identity the result is the same bit for bit."""
+    """Do `cut` through an affine map about the patch's centre; the identity gives the same result bit for bit."""
     ndim = len(size)
     strides = _strides(voxels.extent)
     half = jnp.asarray([(count - 1) / 2 for count in size], dtype=jnp.float32)
-    # Column o of the map: how far one step along output axis o moves in the case.
+    # Column o of the map is the displacement in the case of one step along output axis o.
     columns = matrix[:, turn.axis] * jnp.where(turn.flip, -1.0, 1.0)[None, :]
     where = []
     for axis in range(ndim):
@@ -214,7 +214,7 @@ def cut_affine(
     share = [value - base for value, base in zip(where, low, strict=True)]
     image = jnp.zeros((*size, voxels.image.shape[1]), dtype=jnp.float32)
     for corner in itertools.product((0, 1), repeat=ndim):
-        # Beyond the border the border voxel is repeated; voxels whose centre lies outside are masked below.
+        # Beyond the border the border voxel is repeated; voxels with their centre outside are masked below.
         index = [
             jnp.clip(base.astype(jnp.int32) + up, 0, voxels.shape[axis] - 1)
             for axis, (base, up) in enumerate(zip(low, corner, strict=True))
@@ -248,8 +248,8 @@ def _position(
 def _read(
     voxels: Voxels, position: Int[Array, " *patch"], inside: Bool[Array, " *patch"]
 ) -> tuple[Float[Array, "*patch channels"], Int[Array, " *patch"]]:
-    # Positions outside the case are read at the first voxel and masked: there lies another case, or nothing. What a
-    # caller does not use of the pair is never computed.
+    # Positions outside the case, where another case or nothing lies, read the first voxel and are masked. If a caller
+    # does not use one part of the pair, it is never computed.
     flat = voxels.offset + jnp.where(inside, position, 0)
     image = voxels.image.at[flat].get(mode="promise_in_bounds").astype(jnp.float32)
     label = voxels.label.at[flat].get(mode="promise_in_bounds").astype(jnp.int32)

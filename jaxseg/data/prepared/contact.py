@@ -1,4 +1,4 @@
-"""Contact sheets: slices with label outlines, so that a person sees whether image and label agree."""
+"""Contact sheets: slices with label outlines, to check by eye that image and label agree."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from jaxseg.data import names
 from jaxseg.data.prepared import store
 from jaxseg.data.prepared.task import PreparedTask
 
-# Okabe and Ito's colours without black, so that neighbouring labels differ for colour-blind readers too.
+# Okabe and Ito's colours without black, so that neighbouring labels also differ for colour-blind readers.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 DASHES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
 COLUMNS = 6
 
 
 def write_contact_sheet(prepared: PreparedTask, path: Path, *, cases: int = 24) -> Path:
-    """Write a picture of evenly spaced cases: of each the axial slice with most foreground, labels outlined.
+    """Write a picture of evenly spaced cases, each as its axial slice with the most foreground, with label outlines.
 
-    Volumes are drawn with the patient's right on the right and the front up, images as their rows run, top first.
-    Cases with warnings are marked with (!).
+    Volumes are drawn with the patient's right on the right and the front up, images as their rows run, top first. Cases
+    with warnings are marked with (!).
 
     Args:
-        prepared: the task; images are shown as they are stored, so no statistics of other cases are needed.
-        path: of the picture; its ending decides the format.
-        cases: how many at most.
+        prepared: The prepared task. Images are shown as they are stored, so no statistics of other cases are needed.
+        path: Path of the picture; its ending determines the format.
+        cases: Largest number of cases.
 
     Returns:
-        The path.
+        The path of the picture.
     """
     chosen = np.unique(np.linspace(0, len(prepared.cases) - 1, min(cases, len(prepared.cases))).astype(int))
     rows = math.ceil(len(chosen) / COLUMNS)
@@ -51,7 +51,8 @@ def write_contact_sheet(prepared: PreparedTask, path: Path, *, cases: int = 24) 
         origin: Literal["lower", "upper"] = "lower" if prepared.ndim == 3 else "upper"
         place.imshow(image.T, cmap="gray", origin=origin, vmin=low, vmax=max(high, low + 1e-6), aspect=aspect)
         masks = {value: label == value for value in range(1, len(prepared.labels) + 1) if (label == value).any()}
-        # What is enclosed last: where outlines fall together, as a ring's and its content's, the inner one is seen.
+        # Enclosed labels are drawn last: where outlines coincide, as for a ring and its content, the inner one is
+        # visible.
         for value in sorted(masks, key=lambda value: -np.ptp(np.nonzero(masks[value]), axis=1).prod()):
             colour, dashes = _line(value)
             mask = masks[value].astype(float).T
@@ -71,7 +72,7 @@ def write_contact_sheet(prepared: PreparedTask, path: Path, *, cases: int = 24) 
 def slice_of(
     image: Float[np.ndarray, " *spatial"], label: Num[np.ndarray, " *spatial"]
 ) -> tuple[Float[np.ndarray, "x y"], Num[np.ndarray, "x y"]]:
-    """The axial slice with most foreground (the middle one where there is none); 2-D images as they are."""
+    """Return the axial slice with the most foreground (the middle one if there is none); 2-D images as they are."""
     if image.ndim == 2:
         return image, label
     counts = (label > 0).sum(axis=(0, 1))
@@ -91,9 +92,9 @@ def _plain(text: str, most: int) -> str:
 
 
 def case_table(prepared: PreparedTask) -> list[dict[str, object]]:
-    """One row a case for the preparation's report: group, grids, labels, voxels a label, foreground share, warnings.
+    """Return one row per case for the report: group, grids, labels, voxels per label, foreground share and warnings.
 
-    Cases that were refused follow, with the reason as their status.
+    Refused cases follow, with the reason as their status.
     """
     rows: list[dict[str, object]] = []
     for record in prepared.cases:

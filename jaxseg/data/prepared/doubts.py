@@ -1,4 +1,4 @@
-"""Doubts about a whole task: labels that nobody has, and habits of its files, which are said once for all cases."""
+"""Warnings about a whole task: labels that no case has, and properties of its files that are reported only once."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from jaxseg.data.cases import CaseRecord
 from jaxseg.data.volumes import headers
 
 Doubt = tuple[str, str]
-"""(case, what is doubtful); the case is empty where the whole task is meant."""
+"""Pair (case, doubt); the case is empty if the doubt is about the whole task."""
 
 
 def of_task(
     records: Sequence[CaseRecord], labels: Sequence[str], unit: str
 ) -> tuple[tuple[CaseRecord, ...], tuple[Doubt, ...]]:
-    """The warnings of a task: first those that concern all of it.
+    """Collect the warnings of a task, those that concern all of it first.
 
     Args:
-        records: of all cases.
-        labels: names, background left out.
-        unit: of distances; where it is `voxel` nobody relies on the files' unit of length.
+        records: Records of all cases.
+        labels: Label names without the background.
+        unit: Unit of distances; if it is `voxel`, nothing depends on the files' unit of length.
 
     Returns:
-        The records without notes on units of length, which are no doubts about a case, and the warnings. What all
-        cases share is said once.
+        The records without notes on units of length, which are no doubts about a case, and the warnings. A warning that
+        all cases share is given once.
     """
     absent = [name for index, name in enumerate(labels, 1) if not any(r.voxels_per_label[index] for r in records)]
     task = [
@@ -49,15 +49,15 @@ def of_task(
 
 
 def check_names(directory: Path, cases: Sequence[tuple[str, str]], others: Sequence[str]) -> None:
-    """Check the names in a store, which may be a stranger's.
+    """Check the names in a store, which may come from a stranger.
 
     Args:
-        directory: of the store.
-        cases: name and group of each case.
-        others: names of the task and its labels.
+        directory: Directory of the store.
+        cases: Name and group of each case.
+        others: Names of the task and its labels.
 
     Raises:
-        UserError: one cannot be used.
+        UserError: A name cannot be used.
     """
     kinds = [("the case", case, True) for case, _ in cases] + [("the group", group, False) for _, group in cases]
     for what, name, file in [*kinds, *(("the name", name, False) for name in others)]:

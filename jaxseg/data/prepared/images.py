@@ -1,4 +1,4 @@
-"""New images as the store would hold them, and predictions back on a case's own grid."""
+"""Preparation of new images as the store would hold them, and predictions on a case's own grid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jaxseg.types import UserError
 
 
 class ImageWarning(UserWarning):
-    """What is doubtful about an image that can be predicted all the same."""
+    """An image is doubtful but can still be predicted."""
 
 
 def read_image(
@@ -34,20 +34,20 @@ def read_image(
     """Prepare an image that has no label, exactly as the store prepares its cases.
 
     Args:
-        image: a path, one path a channel, or a nibabel image.
-        task: its spacing, interpolation, clipping and normalisation are used.
-        ndim: of the network, 2 or 3.
-        spacing_mm: of the training grid (`PreparedTask.spacing_mm`); needed when the task says `median`.
-        normalization: one entry a channel (`PreparedTask.normalization`); needed when the task says `auto`.
-        windows: `PreparedTask.windows`; needed for `dataset`.
-        channels: of the network; None for any.
+        image: Path of the image, one path per channel, or a nibabel image.
+        task: Settings, of which spacing, interpolation, clipping and normalisation are used.
+        ndim: Number of axes of the network, 2 or 3.
+        spacing_mm: Voxel sizes of the training grid (`PreparedTask.spacing_mm`); needed if the task says `median`.
+        normalization: One entry per channel (`PreparedTask.normalization`); needed if the task says `auto`.
+        windows: Intensity statistics (`PreparedTask.windows`); needed for `dataset`.
+        channels: Number of channels of the network; None for any.
 
     Returns:
-        The image `[*spatial, channels]` (float32) and its geometry, for `write_prediction`, with what is doubtful about
-        the image in `warnings`.
+        The image `[*spatial, channels]` (float32) and its geometry for `write_prediction`, whose `warnings` hold the
+        doubts about the image.
 
     Raises:
-        UserError: unreadable, of another dimension, or with other channels than the network's.
+        UserError: The image is unreadable, or its dimension or its channels differ from those of the network.
     """
     with volume.quiet_nibabel():
         try:
@@ -73,7 +73,7 @@ def read_image(
 
 
 def other_channels(found: int, wanted: int) -> str:
-    """What to say of an image with other channels than a network's."""
+    """Return the message about an image whose number of channels differs from the network's."""
     return (
         f"it has {found} channel(s), and the network was trained on {wanted}; give an image with the same channels in "
         f"the same order"
@@ -81,13 +81,13 @@ def other_channels(found: int, wanted: int) -> str:
 
 
 def image_problem(images: Sequence[str], *, task: TaskSettings, ndim: int, channels: int) -> str | None:
-    """Why an image cannot be predicted, as far as the headers of its files tell; None where it can.
+    """Return why an image cannot be predicted, as far as the headers of its files tell; None if it can.
 
     Args:
-        images: one path, or one a channel.
-        task: of the network.
-        ndim: of the network.
-        channels: of the network.
+        images: One path, or one per channel.
+        task: Task of the network.
+        ndim: Number of axes of the network.
+        channels: Number of channels of the network.
     """
     with volume.quiet_nibabel():
         try:
@@ -127,8 +127,8 @@ def _read_any(image: Any, ndim: int) -> tuple[np.ndarray, volume.Geometry, tuple
 def to_own_grid(
     parts: Iterable[Float[np.ndarray, "run planes *rest classes"]], record: CaseRecord | volume.Geometry
 ) -> Iterator[Float[np.ndarray, "run own_planes *own_rest classes"]]:
-    """Probabilities on a case's own grid (canonical axes) from those on its training grid, slab after slab.
+    """Resample probabilities from the training grid to a case's own grid (canonical axes), slab after slab.
 
-    They are resampled linearly; where the grids are the same slabs pass as they are.
+    The resampling is linear; if the grids are the same, slabs are passed on as they are.
     """
     return resample.resize_planes(parts, record.shape, record.own_shape)

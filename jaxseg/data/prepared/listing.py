@@ -1,4 +1,4 @@
-"""What a task's data holds, case by case, before anything of it is prepared."""
+"""The data of a task, case by case, before anything of it is prepared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jaxseg.settings import TaskSettings
 
 @dataclasses.dataclass(frozen=True)
 class ListedCase:
-    """One case by name and content."""
+    """Name and contents of one case."""
 
     name: str
     group: str
@@ -27,25 +27,26 @@ class ListedCase:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """Cases of a task and what is said about them. Two listings are equal if and only if a task can take one's data for
-    the other's.
+    """The cases of a task and what is said about them.
+
+    Two listings are equal if and only if the data of one can stand in for the data of the other.
     """
 
     labels: tuple[tuple[str, int], ...]
-    """Every label with its value in the files, background left out."""
+    """Every label with its value in the files, without the background."""
     ignore: int | None
     """Value of voxels without a known label."""
     modality: tuple[str, ...]
-    """One entry a channel."""
+    """Modality of each channel."""
     cases: tuple[ListedCase, ...]
-    """In name order, also those that turn out to be unusable when they are read."""
+    """Cases in name order, including those that turn out to be unusable when they are read."""
     refused: Refused
-    """(case, reason) of what is no case, such as an image without a label."""
+    """Pairs (case, reason) of what is no case, such as an image without a label."""
     splits: Folds | None
-    """(train, val) case names of each fold that the data prescribes."""
+    """Pairs (train, val) of case names for each fold that the data prescribes."""
 
     def to_json(self) -> dict[str, Any]:
-        """The listing as JSON values."""
+        """Return the listing as JSON values."""
         return dataclasses.asdict(self)
 
 
@@ -53,7 +54,7 @@ EMPTY = Listing((), None, (), (), (), None)
 
 
 def from_json(tree: Mapping[str, Any]) -> Listing:
-    """The listing that `Listing.to_json` gave."""
+    """Restore the listing that `Listing.to_json` returned."""
     return Listing(
         labels=tuple((name, value) for name, value in tree["labels"]),
         ignore=tree["ignore"],
@@ -65,21 +66,21 @@ def from_json(tree: Mapping[str, Any]) -> Listing:
 
 
 def splits_from_json(folds: Any) -> Folds | None:
-    """Folds as tuples, which JSON made lists."""
+    """Convert folds to tuples, which JSON turned into lists."""
     return None if folds is None else tuple((tuple(train), tuple(val)) for train, val in folds)
 
 
 def list_cases(task: TaskSettings, *, ndim: int, store_dir: Path, progress: digests.Progress | None = None) -> Listing:
-    """The cases that a task's data holds now. Files are read only if they changed since they were last read.
+    """List the cases of a task's data as it is now. Files are read only if they changed since they were last read.
 
     Args:
-        task: its `data` and `as_slices` are used.
-        ndim: of the network, 2 or 3.
-        store_dir: stores of all tasks, where checksums of files are remembered.
-        progress: told about the files that are read where this takes long.
+        task: Settings, of which `data` and `as_slices` are used.
+        ndim: Number of axes of the network, 2 or 3.
+        store_dir: Folder of the stores of all tasks, where checksums of files are remembered.
+        progress: Called with the files that are read, if this takes long.
 
     Raises:
-        UserError: no data, or data that cannot be listed.
+        UserError: There is no data, or it cannot be listed.
     """
     with volume.quiet_nibabel():
         source = sources.open_source(task.data, ndim=3 if task.as_slices else ndim, cache=Path(store_dir))
@@ -88,7 +89,7 @@ def list_cases(task: TaskSettings, *, ndim: int, store_dir: Path, progress: dige
 
 
 def listing_of(source: Source) -> Listing:
-    """The listing of an open source."""
+    """Return the listing of an open source."""
     listed = source.listing
     return Listing(
         labels=listed.labels,

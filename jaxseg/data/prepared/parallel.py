@@ -1,4 +1,4 @@
-"""Work on many cases at once, as many as fit into memory."""
+"""Parallel work on as many cases as fit into memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Cost(NamedTuple):
     """Memory that a case takes, in bytes."""
 
     working: int
-    """While it is worked on."""
+    """Memory while the case is in progress."""
     done: int
-    """From then on until it is taken."""
+    """Memory from then on until the caller takes the result."""
 
 
 def in_order(
@@ -30,21 +30,22 @@ def in_order(
 ) -> Iterator[tuple[Item, concurrent.futures.Future[Result]]]:
     """Work on items in threads and yield each with its finished future, in order.
 
-    An item is begun when its cost fits into the budget beside those that are begun and not yet taken. One that is
-    larger than the budget is worked on alone. Where memory runs out all the same, the item is tried once more when
-    nothing else is worked on.
+    An item is started when its cost fits into the budget beside those that are started and not yet taken. An item
+    larger than the budget is worked on alone. If memory runs out all the same, the item is tried once more when nothing
+    else is in progress.
 
-    The number of items that are begun doubles whenever the caller has to wait for one. So a caller that is slower than
-    two workers, such as one that compresses what it takes, has memory held for few items, however many cores there are.
+    The number of started items doubles whenever the caller has to wait for one. Thus a caller that is slower than two
+    workers, such as one that compresses its results, causes memory to be held for few items, however many cores there
+    are.
 
     Threads suffice: decompressing, NumPy and SciPy release the interpreter lock.
 
     Args:
-        work: what is done with an item.
-        items: taken one at a time, when there is room for the next.
-        cost_of: estimate for an item, asked for just before it is begun.
-        workers: threads.
-        budget: bytes for all items together.
+        work: Function of an item.
+        items: Items, taken one at a time when there is room for the next.
+        cost_of: Estimates the cost of an item just before it is started.
+        workers: Number of threads.
+        budget: Bytes for all items together.
     """
     waiting: collections.deque[tuple[Item, Cost, concurrent.futures.Future[Result]]] = collections.deque()
     following: tuple[Item, Cost] | None = None

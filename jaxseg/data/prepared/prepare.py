@@ -28,15 +28,15 @@ from jaxseg.settings import TaskSettings
 from jaxseg.types import UserError
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many cases are done and how many there are."""
+"""Called with the current activity, the number of finished cases and the number of all cases."""
 
 _MAX_VOXELS = 2**31 - 1
 _MOST_WORKERS = 16
 _MEMORY_SHARE = 0.4
-"""Of the free memory, for cases in preparation. The rest is for what is written and for others."""
+"""Share of the free memory for cases in preparation. The rest is for written data and other processes."""
 _WORKING = 28, 8
 _DONE = 2, 4
-"""Bytes that a case takes for each voxel, and for each voxel and channel, while it is prepared and then."""
+"""Bytes per voxel, and per voxel and channel, that a case takes while it is prepared and afterwards."""
 
 
 # ----------------------------------------------------------------------------------------------------------- prepare
@@ -45,20 +45,22 @@ _DONE = 2, 4
 def prepare_task(
     task: TaskSettings, *, ndim: int, store_dir: Path, progress: Progress | None = None, known: str = ""
 ) -> PreparedTask:
-    """Prepare a task, or find it prepared under `store_dir/<name>-<fingerprint>`.
+    """Prepare a task, or find it already prepared under `store_dir/<name>-<fingerprint>`.
 
-    Every case is checked, whatever the others are like; the bad ones are reported together.
+    Every case is checked, even after another has failed; all unusable cases are reported together.
 
     Args:
-        task: `data`, `labels`, `spacing_mm`, the interpolations, `clip` and `normalization` decide what is stored.
-        ndim: of the network, 2 or 3: in 2-D one-slice volumes lose their slice axis, unless `task.as_slices`.
-        store_dir: stores of all tasks; created.
-        progress: told about every case while the store is built.
-        known: name of the store that the task was prepared as before, which is taken as it is where the data is a
-            folder that this machine does not have.
+        task: Settings; `data`, `labels`, `spacing_mm`, the interpolations, `clip` and `normalization` determine the
+            store.
+        ndim: Number of axes of the network, 2 or 3. In 2-D, one-slice volumes lose their slice axis unless
+            `task.as_slices`.
+        store_dir: Folder of the stores of all tasks; created if missing.
+        progress: Called for every case while the store is built.
+        known: Name of the store from an earlier preparation of the task, which is used as it is if the data is a folder
+            that this machine does not have.
 
     Raises:
-        UserError: no data, unusable settings, or cases that cannot be used (all named).
+        UserError: There is no data, settings are unusable, or cases cannot be used (all are named).
     """
     if known and sources.is_elsewhere(task.data) and store.exists(store_dir / known):
         return open_prepared(task, store_dir=store_dir, name=known)
@@ -101,15 +103,15 @@ def _why_anew(directory: Path, source: Source, recipe: Recipe, task: TaskSetting
 
 
 def open_prepared(task: TaskSettings, *, store_dir: Path, name: str) -> PreparedTask:
-    """A task as it was prepared before, whatever its data is now: neither folder nor files are looked at.
+    """Open a task as it was prepared earlier, whatever its data is now: neither its folder nor its files are read.
 
     Args:
-        task: `unit` and `as_slices` are used.
-        store_dir: stores of all tasks.
-        name: of the store's folder, `prepared.directory.name`.
+        task: Settings, of which `unit` and `as_slices` are used.
+        store_dir: Folder of the stores of all tasks.
+        name: Name of the store's folder, `prepared.directory.name`.
 
     Raises:
-        UserError: no such store, or a damaged one.
+        UserError: There is no such store, or it is damaged.
     """
     directory = Path(store_dir) / name
     if name != directory.name or not store.exists(directory):
@@ -250,7 +252,7 @@ def _prepare_case(source: Source, files: CaseFiles, recipe: Recipe) -> tuple[Cas
     """Check and prepare one case.
 
     Raises:
-        BadCaseError: it cannot be used.
+        BadCaseError: It cannot be used.
     """
     try:
         raw = source.read(files)
@@ -299,7 +301,7 @@ def _prepare_case(source: Source, files: CaseFiles, recipe: Recipe) -> tuple[Cas
 
 def _class_indices(label: Num[np.ndarray, " *spatial"], recipe: Recipe) -> Num[np.ndarray, " *spatial"]:
     """File values to class indices: known labels that are not segmented become background, `ignore` the last index."""
-    # One plane at a time: sorting a whole volume takes several times its memory.
+    # Work plane by plane: sorting a whole volume takes several times its memory.
     found = {value for plane in label for value in np.unique(plane).tolist()}
     unknown = sorted(found - set(recipe.known))
     if unknown:

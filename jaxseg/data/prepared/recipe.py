@@ -1,4 +1,4 @@
-"""What decides how the cases of a task are stored, apart from the cases themselves."""
+"""The settings that determine how the cases of a task are stored."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from jaxseg.settings.kinds import check
 from jaxseg.types import UserError
 
 FORMAT = 5
-"""Raised whenever prepared arrays change their meaning, so that older stores are built anew."""
+"""Format version, raised whenever prepared arrays change their meaning, so that older stores are rebuilt."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what a store holds, apart from the voxels given."""
+    """Everything that determines the contents of a store, apart from the input voxels."""
 
     ndim: int
     labels: tuple[tuple[str, int], ...]
     """Segmented labels with their values in the files, in class order."""
     known: tuple[int, ...]
-    """Every value that may occur."""
+    """Every value that may occur in a label map."""
     ignore: int | None
     modality: tuple[str, ...]
     normalization: tuple[str, ...]
@@ -36,10 +36,10 @@ class Recipe:
 
 
 def make_recipe(task: TaskSettings, source: Source, ndim: int) -> Recipe:
-    """The recipe of a task.
+    """Make the recipe of a task.
 
     Raises:
-        UserError: a setting that is unknown or does not fit the data.
+        UserError: A setting is unknown or does not fit the data.
     """
     listing = source.listing
     check(task)
@@ -86,5 +86,5 @@ def _wanted_spacing(wanted: str | tuple[float, ...], source: Source, ndim: int) 
 
 
 def fingerprint(recipe: Recipe, identity: str) -> str:
-    """What a store is named by: it holds what this recipe made of inputs with this identity."""
+    """Return the name of the store for a recipe and the identity of its inputs."""
     return digests.of_values(FORMAT, identity, dataclasses.asdict(recipe))[:16]

@@ -1,10 +1,10 @@
-"""The prepared store: a TFDS dataset in ArrayRecord files, written once, never read half-written.
+"""The prepared store: a TFDS dataset in ArrayRecord files, written once and never read before it is complete.
 
-TFDS writes into a directory of its own choosing and renames it when everything is there. TensorFlow is not needed:
-the builder names its file format, every array has an encoding, and cases are read through a random-access source.
+TFDS writes into a directory of its own choosing and renames it when it is complete. TensorFlow is not needed: the
+builder names its file format, every array has an encoding, and cases are read through a random-access source.
 
-What is read is what was written: `manifest` keeps a checksum of every file, and the metadata one of the arrays of every
-case, so that reading one case does not mean reading all of them.
+Checksums guarantee that arrays are read as they were written: `manifest` keeps one for every file, and the metadata one
+for the arrays of every case, so that reading one case does not require reading all of them.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ _MEND = "remove {directory} and start again where the data is, so that it is pre
 
 
 def exists(directory: Path) -> bool:
-    """Whether a store lies there that was written to its end; `damage` says whether it is still as it was written."""
+    """Return whether a complete store exists; `damage` tells whether it is still as it was written."""
     return _finished(directory).is_dir()
 
 
 def damage(directory: Path) -> tuple[Path, str] | None:
-    """The first damaged file of a store and what is wrong with it; None for a sound store.
+    """Return the first damaged file of a store and what is wrong with it; None for a sound store.
 
-    Large files are read only if they changed since they were last read, see `digests`.
+    Large files are read only if they changed since they were last read; see `digests`.
 
     Raises:
-        UserError: files that may not be read, which is no damage.
+        UserError: Files may not be read for lack of permission, which is not damage.
     """
     folder = _finished(directory)
     try:
@@ -71,7 +71,7 @@ def damage(directory: Path) -> tuple[Path, str] | None:
 
 
 def remove(directory: Path) -> None:
-    """Remove a store, so that it can be written anew."""
+    """Remove a store, so that it can be rebuilt."""
     shutil.rmtree(_finished(directory))
 
 
@@ -81,16 +81,16 @@ def _finished(directory: Path) -> Path:
 
 @contextlib.contextmanager
 def one_writer(directory: Path, tell: Callable[[], None]) -> Iterator[None]:
-    """Waits until no other process writes this store: of several that need it, one prepares and the others find it.
+    """Wait until no other process writes this store: one process prepares it, and the others then find it.
 
-    `tell` is called before the wait, where there is one.
+    `tell` is called before the wait, if there is one.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    # Nothing is written into the file, and where a link lies in its place, its target is left alone.
+    # Nothing is written into the lock file, and if a link is in its place, its target is left alone.
     with open(
         os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "rb"
     ) as handle:
-        # A file system without locks: then two may write, and the later one's is kept.
+        # A file system without locks: two processes may write, and the later store is kept.
         with contextlib.suppress(OSError):
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,10 +109,10 @@ def write(
     """Write a store.
 
     Args:
-        directory: of the store; created.
-        cases: yields one mapping of arrays a case, in order; called once.
-        features: number of axes and dtype of each array.
-        metadata: called after the last case; JSON values, read back by `read_metadata`.
+        directory: Directory of the store; created.
+        cases: Returns an iterator over one mapping of arrays per case, in order; called once.
+        features: Number of axes and dtype of each array.
+        metadata: Returns the JSON values that `read_metadata` reads back; called after the last case.
     """
     _remove_stale(directory)
     notes = tfds.core.MetadataDict()
@@ -165,20 +165,20 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def read_metadata(directory: Path) -> dict[str, Any]:
-    """The metadata of a finished store.
+    """Read the metadata of a finished store.
 
     Raises:
-        DamagedError: it is not as it was written.
+        DamagedError: The metadata differ from what was written.
     """
     content = manifest.read(_finished(directory) / "metadata.json", _MEND.format(directory=directory))
     return {name: value for name, value in json.loads(content).items() if name != _CHECKSUMS}
 
 
 def read_cases(directory: Path, positions: Sequence[int]) -> list[dict[str, np.ndarray]]:
-    """Arrays of the cases at these positions, in this order.
+    """Read the arrays of the cases at these positions, in this order.
 
     Raises:
-        DamagedError: some of them, or what describes them, are not as they were written.
+        DamagedError: Some of the arrays, or their description, differ from what was written.
     """
     folder = _finished(directory)
     files = (*_DESCRIPTIONS, manifest.NAME)

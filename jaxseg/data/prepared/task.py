@@ -1,4 +1,4 @@
-"""A prepared task: what its store holds, and its cases in memory."""
+"""A prepared task: the contents of its store, and its cases in memory."""
 
 from __future__ import annotations
 
@@ -19,51 +19,51 @@ from jaxseg.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class PrepareReport:
-    """What the preparation found."""
+    """Findings of the preparation."""
 
     warnings: tuple[tuple[str, str], ...]
-    """(case, what is doubtful); the case is empty where the whole task is meant."""
+    """Pairs (case, doubt); the case is empty if the doubt is about the whole task."""
     refused: Refused
-    """(case, reason) of the cases that were left out."""
+    """Pairs (case, reason) of the cases that were left out."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PreparedTask:
-    """A task whose cases lie in a finished store."""
+    """A task whose cases are in a finished store."""
 
     name: str
     directory: Path
     cases: tuple[CaseRecord, ...]
-    """In name order."""
+    """Records of the cases in name order."""
     labels: tuple[str, ...]
-    """Names, background left out: the class index of `labels[i]` is i + 1."""
+    """Label names without the background: the class index of `labels[i]` is i + 1."""
     label_values: tuple[int, ...]
-    """What the files hold for each of them."""
+    """Value of each label in the files."""
     channels: int
     ndim: int
-    """Of a case; 3 where volumes are taken slice by slice."""
+    """Number of axes of a case; 3 if volumes are taken slice by slice."""
     unit: str
     modality: tuple[str, ...]
-    """One entry a channel."""
+    """Modality of each channel."""
     normalization: tuple[str, ...]
-    """One entry a channel, `auto` resolved."""
+    """Normalisation of each channel, with `auto` resolved."""
     spacing_mm: tuple[float, ...] | None
-    """Of the training grid; None when every case keeps its own."""
+    """Voxel sizes of the training grid; None if every case keeps its own."""
     report: PrepareReport
     splits: Folds | None
-    """(train, val) names of each fold of splits_final.json."""
+    """Pairs (train, val) of case names for each fold of splits_final.json."""
     ignore_index: int | None
-    """Class index of voxels without a known label (nnU-Net's `ignore`), one above the last label's; None: no such."""
+    """Class index of voxels without a known label (nnU-Net's `ignore`): one above the last label's; None if unused."""
     windows: tuple[normalize.Window, ...] = ()
-    """Statistics of the training cases, from `fit_intensity`; empty until then."""
+    """Intensity statistics of the training cases, from `fit_intensity`; empty until then."""
     listing: listing.Listing = listing.EMPTY
-    """The data as it was when the store was made, also the cases that could not be used."""
+    """The data at the time when the store was made, including the cases that could not be used."""
 
     def record(self, name: str) -> CaseRecord:
-        """The record of a case.
+        """Return the record of a case.
 
         Raises:
-            KeyError: no case of this name.
+            KeyError: There is no case of this name.
         """
         return self.cases[self._position(name)]
 
@@ -72,15 +72,15 @@ class PreparedTask:
 
 
 def read_prepared(directory: Path, task: TaskSettings, *, warnings: Sequence[str] | None = None) -> PreparedTask:
-    """A task from its finished store.
+    """Read a task from its finished store.
 
     Args:
-        directory: of the store.
-        task: its unit is used.
-        warnings: what the data folder warns of now; None for what it warned of when the store was made.
+        directory: Directory of the store.
+        task: Settings, of which the unit is used.
+        warnings: Current warnings of the data folder; None for those at the time when the store was made.
 
     Raises:
-        UserError: the store, which may be a stranger's, has names that cannot be used.
+        UserError: The store, which may be a stranger's, has names that cannot be used.
     """
     notes = store.read_metadata(directory)
     recipe = notes["recipe"]
@@ -122,17 +122,17 @@ def _positions(cases: tuple[CaseRecord, ...]) -> Mapping[str, int]:
 
 
 def load_case(prepared: PreparedTask, name: str) -> CaseArrays:
-    """One case from the store, in memory.
+    """Load one case from the store into memory.
 
     Raises:
-        KeyError: no case of this name.
-        ValueError: its normalisation needs statistics of the training cases, see `fit_intensity`.
+        KeyError: There is no case of this name.
+        ValueError: The normalisation needs statistics of the training cases; see `fit_intensity`.
     """
     return load_cases(prepared, (name,))[0]
 
 
 def load_cases(prepared: PreparedTask, names: Sequence[str]) -> list[CaseArrays]:
-    """Several cases from the store, in this order; see `load_case`."""
+    """Load several cases from the store, in this order; see `load_case`."""
     if "dataset" in prepared.normalization and not prepared.windows:
         raise ValueError("normalization `dataset` needs statistics of the training cases: call fit_intensity first")
     positions = _positions(prepared.cases)
@@ -148,9 +148,9 @@ def _case(prepared: PreparedTask, record: CaseRecord, arrays: Mapping[str, np.nd
 
 
 def fit_intensity(prepared: PreparedTask, train: Sequence[str]) -> PreparedTask:
-    """The task with intensity statistics of these training cases, where its normalisation uses any.
+    """Return the task with the intensity statistics of these training cases, if its normalisation uses any.
 
-    Neither images nor labels of other cases are looked at.
+    Neither images nor labels of other cases are read.
     """
     if "dataset" not in prepared.normalization:
         return prepared

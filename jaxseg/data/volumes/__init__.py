@@ -1,1 +1,1 @@
-"""Volumes: what their files say, what their arrays hold, and how they come from one grid to another."""
+"""Volumes: the headers of their files, their arrays, and resampling from one grid to another."""

@@ -1,4 +1,4 @@
-"""What a NIfTI header says of space: the affine in mm, the axes closest to right, anterior, superior, and doubts.
+"""Spatial information in NIfTI headers: the affine in mm, the closest canonical axes, and what is doubtful.
 
 nibabel reads the numbers; these functions add what it leaves to its users: lengths in metres or micrometres, an sform
 that maps everything to one point, and axes that are equally close to two directions.
@@ -20,19 +20,19 @@ UNIT_NOTES = {
     "micron": "the header gives lengths in micrometres; they are converted to mm",
     "unknown": "the header gives no unit of length; mm is assumed",
 }
-"""Said once for all cases of a task that have it: a habit of whoever wrote the files, and no doubt about a case."""
+"""Warning that is given once for all cases of a task: it tells of the files' writer and not of a case."""
 TIED = 1e-3
 """Direction cosines that differ by less are equally close: half of a tenth of a degree at 45 degrees."""
 _PIXDIM = 1e-3
-"""Relative difference of pixdim and affine above which they disagree; rounded headers differ by less."""
+"""Relative difference of pixdim and affine above which they disagree; headers differ by less through rounding."""
 
 
 class BadCaseError(ValueError):
-    """A case that cannot be used; the text says why, without the case's name."""
+    """A case cannot be used; the text says why, without the name of the case."""
 
 
 def length_unit(header: Any) -> str:
-    """`mm`, `meter`, `micron`, or `unknown`, also for codes that NIfTI does not define."""
+    """Return `mm`, `meter`, `micron`, or `unknown`; the latter also for codes that NIfTI does not define."""
     try:
         unit = header.get_xyzt_units()[0]
     except (KeyError, ValueError):
@@ -41,12 +41,12 @@ def length_unit(header: Any) -> str:
 
 
 def unit_mm(header: Any) -> float:
-    """Length of the header's unit in mm."""
+    """Return the length of the header's unit in mm."""
     return MM.get(length_unit(header), 1.0)
 
 
 def regular(affine: Num[np.ndarray, "4 4"]) -> bool:
-    """Whether an affine keeps three dimensions, whatever its unit of length."""
+    """Return whether an affine keeps three dimensions, whatever its unit of length."""
     if not np.isfinite(affine).all():
         return False
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
@@ -56,21 +56,21 @@ def regular(affine: Num[np.ndarray, "4 4"]) -> bool:
 def spatial_affine(
     header: Any, where: str, given: Num[np.ndarray, "4 4"] | None = None
 ) -> tuple[Float[np.ndarray, "4 4"], Any, tuple[str, ...]]:
-    """The affine to use, in the header's own unit.
+    """Return the affine to use, in the header's own unit.
 
-    The sform counts before the qform, as everywhere. Some tools leave an sform of zeros beside a good qform, with an
-    sform code that says it should be used; the qform is taken then.
+    The sform has priority over the qform, as everywhere. Some tools write an sform of zeros beside a valid qform, with
+    an sform code that says that it should be used; the qform is then taken.
 
     Args:
-        header: of the file.
-        where: what to call it.
-        given: of an opened image; the header holds it rounded to single precision.
+        header: Header of the file.
+        where: Name of the file in messages.
+        given: Affine of an opened image; the header holds it rounded to single precision.
 
     Returns:
         The affine, the header with an sform code of 0 where the sform is not to be used, and warnings.
 
     Raises:
-        BadCaseError: no affine that keeps three dimensions.
+        BadCaseError: There is no affine that keeps three dimensions.
     """
     affine = header.get_best_affine() if given is None else given
     if regular(affine):
@@ -93,7 +93,7 @@ def spatial_affine(
 
 
 def header_warnings(header: Any) -> tuple[str, ...]:
-    """What is doubtful in a readable header: its orientation, or lengths that it gives twice and differently."""
+    """Warn of doubts about a readable header: its orientation, or lengths that are given twice and differ."""
     affine, used, warnings = spatial_affine(header, "the header")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     sform_code, qform_code = int(used["sform_code"]), int(used["qform_code"])
@@ -117,12 +117,12 @@ def header_warnings(header: Any) -> tuple[str, ...]:
 
 
 def without_unit_notes(warnings: Sequence[str]) -> tuple[str, ...]:
-    """Warnings without those about the unit of length, which a case needs once and not for each of its files."""
+    """Drop the warnings about the unit of length, which a case needs once and not for each of its files."""
     return tuple(text for text in warnings if text not in UNIT_NOTES.values())
 
 
 def spacing_mm(affine: Float[np.ndarray, "4 4"]) -> tuple[float, ...]:
-    """Voxel sizes of an affine in mm, without the digits that single precision makes up."""
+    """Return the voxel sizes of an affine in mm, without the digits that are rounding errors of single precision."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     return tuple(float(np.round(length, 6)) if length >= 0.1 else float(f"{length:.6g}") for length in lengths)
 
@@ -132,7 +132,7 @@ def _sizes(lengths: Num[np.ndarray, " axes"]) -> str:
 
 
 def in_mm(affine: Float[np.ndarray, "4 4"], unit: float) -> Float[np.ndarray, "4 4"]:
-    """An affine whose unit has this length in mm, in mm."""
+    """Convert an affine to mm; `unit` is the length of its unit in mm."""
     return np.diag([unit, unit, unit, 1.0]) @ affine
 
 
@@ -142,21 +142,21 @@ def in_mm(affine: Float[np.ndarray, "4 4"], unit: float) -> Float[np.ndarray, "4
 def closest_axes(
     affine: Float[np.ndarray, "4 4"], like: Float[np.ndarray, "4 4"] | None = None
 ) -> Num[np.ndarray, "3 2"]:
-    """For each voxel axis the output axis that it becomes, and its direction, 1 or -1, in nibabel's form.
+    """Return, for each voxel axis, the output axis that it becomes and its direction (1 or -1), in nibabel's form.
 
-    Without `like` that is the closest of right, anterior and superior. At 45 degrees two are equally close and rounding
-    would decide, so of output axes that are within a twentieth of a degree the first is taken.
+    Without `like`, this is the closest of right, anterior and superior. At 45 degrees two are equally close and
+    rounding would decide; therefore the first of the output axes within a twentieth of a degree is taken.
 
     Args:
-        affine: of the array.
-        like: affine of an array that is on canonical axes already and shows the same scene, such as the image of a
-            label map. Its axes are taken then. That is safe at any angle, since grids that fit each other are never
-            turned by 45 degrees against each other.
+        affine: Affine of the array.
+        like: Affine of an array on canonical axes that shows the same scene, such as the image of a label map. Its axes
+            are then taken. This is safe at any angle, since grids that fit each other are never rotated by 45 degrees
+            against each other.
     """
     if like is not None:
         return nib.orientations.io_orientation(np.linalg.solve(like, affine))
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    # The rotation closest to the directions, which are not orthogonal where there is shear (as nibabel does it).
+    # Use the rotation closest to the directions, which are not orthogonal where there is shear (as nibabel does).
     left, _, right = np.linalg.svd(directions)
     rotation = left @ right
     closeness, out = np.abs(rotation), np.zeros((3, 2))
@@ -170,5 +170,5 @@ def closest_axes(
 def canonical_affine(
     affine: Float[np.ndarray, "4 4"], orientation: Num[np.ndarray, "3 2"], shape: Sequence[int]
 ) -> Float[np.ndarray, "4 4"]:
-    """The affine of an array of this shape after its axes were permuted and flipped."""
+    """Return the affine of an array of this shape after its axes were permuted and flipped."""
     return affine @ nib.orientations.inv_ornt_aff(orientation, tuple(shape))

@@ -1,4 +1,4 @@
-"""Intensities on one scale: per case, or with statistics of the training cases.
+"""Intensity normalisation, per case or with statistics of the training cases.
 
 | name | result |
 | --- | --- |
@@ -9,7 +9,7 @@
 | `auto` | `dataset` for channels whose modality is CT, else `zscore` |
 | `none` | unchanged |
 
-Before any of them, a task's `clip` cuts intensities to a fixed range, such as a CT window. All but `dataset` look at
+Before the normalisation, a task's `clip` cuts intensities to a fixed range, such as a CT window. All but `dataset` use
 one case alone. `dataset` is for CT, whose numbers mean the same in every scan (Isensee et al. 2021,
 doi:10.1038/s41592-020-01008-z); it is applied when cases are loaded, after the split is known.
 """
@@ -25,13 +25,13 @@ LOW, HIGH = 0.5, 99.5
 """Percentiles that bound an intensity window."""
 
 Window = tuple[float, float, float, float]
-"""Of one channel: lower and upper clip, mean, standard deviation."""
+"""Window of one channel: lower and upper clip, mean, standard deviation."""
 
 
 def add_noise(
     image: Num[np.ndarray, "*spatial channels"], level: float, rng: np.random.Generator
 ) -> Float[np.ndarray, "*spatial channels"]:
-    """Independent Gaussian noise, `level` times the standard deviation of each channel over the image."""
+    """Add independent Gaussian noise of `level` times the standard deviation of each channel over the image."""
     deviation = image.std(tuple(range(image.ndim - 1)), dtype=np.float64)
     return (image + level * deviation * rng.standard_normal(image.shape)).astype(np.float32)
 
@@ -39,7 +39,7 @@ def add_noise(
 def clip(
     image: Float[np.ndarray, "*spatial channels"], limits: Sequence[float]
 ) -> Float[np.ndarray, "*spatial channels"]:
-    """Cut intensities to a range, such as a CT window in Hounsfield units; () leaves them.
+    """Clip intensities to a range, such as a CT window in Hounsfield units; () leaves them unchanged.
 
     >>> clip(np.array([-900.0, 30.0, 700.0]), (-160, 240)).tolist()
     [-160.0, 30.0, 240.0]
@@ -48,7 +48,7 @@ def clip(
 
 
 def per_channel(normalization: str, modality: Sequence[str]) -> tuple[str, ...]:
-    """The normalisation of each channel, `auto` resolved by its modality."""
+    """Return the normalisation of each channel, with `auto` resolved by the channel's modality."""
     if normalization != "auto":
         return (normalization,) * len(modality)
     return tuple("dataset" if name.strip().upper().startswith("CT") else "zscore" for name in modality)
@@ -60,7 +60,7 @@ def normalize_case(
     """Normalise each channel of one case; `dataset` channels are left for `apply_windows`.
 
     Returns:
-        The image, float32, and a warning for every channel without contrast.
+        The image as float32, and a warning for every channel without contrast.
     """
     out = np.empty(image.shape, dtype=np.float32)
     warnings: list[str] = []
@@ -93,7 +93,7 @@ def _safe(scale: float) -> float:
 def sample_foreground(
     image: Float[np.ndarray, "*spatial channels"], label: Num[np.ndarray, " *spatial"], points: int = 10_000
 ) -> Float[np.ndarray, "points channels"]:
-    """Intensities at up to `points` foreground voxels, evenly spread in memory order; all voxels where none is."""
+    """Sample intensities at up to `points` foreground voxels, evenly in memory order; at all voxels if none is."""
     inside = np.flatnonzero(label)
     if inside.size == 0:
         return np.zeros((0, image.shape[-1]), dtype=np.float32)
@@ -102,7 +102,7 @@ def sample_foreground(
 
 
 def fit_windows(samples: Sequence[Float[np.ndarray, "points channels"]]) -> tuple[Window, ...]:
-    """Window, mean and deviation of each channel from the foreground samples of the training cases."""
+    """Return window, mean and standard deviation of each channel from the training cases' foreground samples."""
     values = np.concatenate(samples).astype(np.float64)
     windows: list[Window] = []
     for part in values.T:
@@ -115,7 +115,7 @@ def fit_windows(samples: Sequence[Float[np.ndarray, "points channels"]]) -> tupl
 def apply_windows(
     image: Float[np.ndarray, "*spatial channels"], names: Sequence[str], windows: Sequence[Window]
 ) -> Float[np.ndarray, "*spatial channels"]:
-    """Normalise the `dataset` channels with the training cases' windows; the other channels are unchanged."""
+    """Normalise the `dataset` channels with the windows of the training cases; other channels are unchanged."""
     out = image.astype(np.float32, copy=True)
     for channel, name in enumerate(names):
         if name == "dataset":

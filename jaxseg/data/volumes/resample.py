@@ -1,7 +1,7 @@
-"""From one grid to another over the same field of view: images by splines, label maps through one-hot volumes.
+"""Resampling between grids over the same field of view: images by splines, label maps through one-hot volumes.
 
-A grid of n voxels of size s becomes round(n s / t) voxels that cover exactly the same extent, so voxel centres stay
-aligned and a round trip has no drift. Outside the field of view the border voxel is repeated.
+A grid of n voxels of size s becomes round(n s / t) voxels of size about t that cover exactly the same extent, so that
+voxel centres stay aligned and a round trip does not drift. Outside the field of view the border voxel is repeated.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import scipy.ndimage
 from jaxtyping import Float, Num
 
 THICK = 3.0
-"""A voxel this many times longer than wide is resampled linearly: a cubic spline rings across thick slices."""
+"""Ratio of voxel length to width from which images are resampled linearly: cubic splines ring across thick slices."""
 
 
 def new_grid(
     shape: Sequence[int], spacing_mm: Sequence[float], wanted_mm: Sequence[float]
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Shape and spacing of the grid with about the wanted spacing over the same extent; 0 keeps an axis as it is.
+    """Return shape and spacing of the grid closest to the wanted spacing over the same extent; 0 keeps an axis.
 
     >>> new_grid((10, 9), (1.0, 2.0), (2.0, 2.0))
     ((5, 9), (2.0, 2.0))
@@ -41,14 +41,14 @@ def resize_image(
     shape: Sequence[int],
     spacing_mm: Sequence[float],
 ) -> Float[np.ndarray, "*new channels"]:
-    """Resample an image by cubic splines, which are clipped to its own range: an overshoot is no measurement.
+    """Resample an image by cubic splines, clipped to its own range: an overshoot is no measurement.
 
-    They give way to linear interpolation where voxels are much longer than wide.
+    Linear interpolation is used instead where voxels are much longer than wide.
 
     Args:
-        image: what is resampled.
-        shape: of the new grid, over the same extent.
-        spacing_mm: of the image's own grid.
+        image: Image to resample.
+        shape: Shape of the new grid, over the same extent.
+        spacing_mm: Spacing of the image's own grid.
     """
     if image.shape[:-1] == tuple(shape):
         return image
@@ -63,11 +63,11 @@ def resize_image(
 
 
 def resize_labels(label: Num[np.ndarray, " *spatial"], shape: Sequence[int]) -> Num[np.ndarray, " *new"]:
-    """Resample a label map: the label whose linearly resampled indicator is largest, ties to the lower label.
+    """Resample a label map: each voxel gets the label with the largest linearly resampled indicator, the lower on ties.
 
     Args:
-        label: what is resampled.
-        shape: of the new grid, over the same extent.
+        label: Label map to resample.
+        shape: Shape of the new grid, over the same extent.
     """
     if label.shape == tuple(shape):
         return label
@@ -75,7 +75,7 @@ def resize_labels(label: Num[np.ndarray, " *spatial"], shape: Sequence[int]) -> 
     out = np.zeros(tuple(shape), dtype=label.dtype)
     for value in np.unique(label):
         share = resize_linear((label == value).astype(np.float32)[..., None], shape)[..., 0]
-        # The tolerance keeps a tie a tie when the two shares were summed in another order.
+        # The tolerance keeps a tie a tie if the two shares were summed in another order.
         better = share > best + 1e-6
         out[better] = value
         best[better] = share[better]
@@ -85,7 +85,7 @@ def resize_labels(label: Num[np.ndarray, " *spatial"], shape: Sequence[int]) -> 
 def labels_from_probabilities(
     probabilities: Float[np.ndarray, "*spatial classes"], shape: Sequence[int]
 ) -> Num[np.ndarray, " *new"]:
-    """Class indices on another grid: probabilities are resampled linearly, then the largest wins."""
+    """Return class indices on another grid: probabilities are resampled linearly, then the largest wins."""
     classes = probabilities.shape[-1]
     kind = np.uint8 if classes <= 256 else np.uint16
     if probabilities.shape[:-1] != tuple(shape):
@@ -98,12 +98,12 @@ def resize_planes(
 ) -> Iterator[Float[np.ndarray, "run new_planes *new_rest classes"]]:
     """Resample volumes linearly that arrive in slabs along their first spatial axis.
 
-    Only the planes that the next new plane lies between are kept, so memory does not grow with the first axis.
+    Only the planes on either side of the next new plane are kept, so that memory does not grow with the first axis.
 
     Args:
-        parts: consecutive slabs that together cover the old grid.
-        old: spatial shape that the slabs make.
-        new: spatial shape wanted, over the same extent.
+        parts: Consecutive slabs that together cover the old grid.
+        old: Spatial shape of all slabs together.
+        new: Spatial shape wanted, over the same extent.
 
     Yields:
         Consecutive slabs of the new grid.

@@ -1,8 +1,8 @@
-"""NIfTI volumes as arrays on canonical axes, and checks of one case.
+"""Read NIfTI volumes as arrays on canonical axes, and check single cases.
 
 Arrays are in x, y, z order with axes closest to right, anterior, superior (RAS+); spacing is in mm. Two-dimensional
-tasks read one-slice volumes and drop the slice's axis. Oblique scans keep their obliquity: axes are permuted and
-flipped, never rotated, so that reading and writing lose nothing. What headers say of space: `headers.py`.
+tasks read one-slice volumes and drop the axis across the slice. Oblique scans stay oblique: axes are permuted and
+flipped, never rotated, so that reading and writing lose nothing. Spatial information in headers: `headers.py`.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ from jaxseg.data.volumes import headers
 from jaxseg.data.volumes.headers import BadCaseError as BadCaseError
 
 EXTENSIONS = (".nii.gz", ".nii", ".img.gz", ".img")
-"""Of the files that hold voxels, in any case; `.img` has its header in a `.hdr` file beside it."""
+"""Endings of files that hold voxels, in any case; an `.img` file has its header in a `.hdr` file beside it."""
 _GZIP_LIMIT = 1100
-"""Deflate cannot shrink data by more than 1032:1, so a header that claims more describes a broken file."""
+"""Largest ratio by which deflate shrinks data: a header that claims more belongs to a broken file."""
 _SAME_GRID = 1e-4
 _CLOSE_GRID = 0.1
-"""Distance between the corners of image and label, in voxels: the same below the first, refused above the second."""
+"""Distances between the corners of image and label, in voxels: equal below the first, refused above the second."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """The grid of one input, kept to put a label map back on it."""
+    """The grid of an input, kept to put a label map back on it."""
 
     header: Any
     """NIfTI header of the input (the first channel's file)."""
     image_class: type
     affine: Float[np.ndarray, "4 4"]
-    """Of the file, in the header's own unit of length."""
+    """Affine of the file, in the header's own unit of length."""
     file_shape: tuple[int, ...]
-    """Spatial shape as stored, before canonical axes."""
+    """Spatial shape as stored, before the axes became canonical."""
     slice_axis: int | None
-    """Canonical axis that a 2-D task dropped."""
+    """Canonical axis that a 2-D task dropped; None in 3-D."""
     own_shape: tuple[int, ...]
-    """Canonical axes, 2 entries in a 2-D task."""
+    """Shape of the input on canonical axes; 2 entries in a 2-D task."""
     own_spacing_mm: tuple[float, ...]
     shape: tuple[int, ...]
-    """Of the prepared image, which has another spacing when the task asks for one."""
+    """Shape of the prepared image, which differs from `own_shape` if the task has a spacing of its own."""
     warnings: tuple[str, ...] = ()
-    """What is doubtful about an image that `read_image` has read."""
+    """Doubts about an image that `read_image` has read."""
 
     def canonical_affine(self) -> Float[np.ndarray, "4 4"]:
-        """In mm, on canonical axes, three of them also in a 2-D task."""
+        """Return the affine in mm on canonical axes, of which there are three also in a 2-D task."""
         own = headers.in_mm(self.affine, headers.unit_mm(self.header))
         return headers.canonical_affine(own, headers.closest_axes(self.affine), (*self.file_shape, 1)[:3])
 
     def volume_shape(self) -> tuple[int, ...]:
-        """Canonical axes, three of them also in a 2-D task."""
+        """Return the shape on canonical axes, of which there are three also in a 2-D task."""
         shape = list(self.own_shape)
         if self.slice_axis is not None:
             shape.insert(self.slice_axis, 1)
@@ -68,7 +68,7 @@ class Geometry:
 
 
 def strip_extension(name: str) -> str:
-    """A file's name without the ending of a NIfTI file, whatever its case; other names unchanged.
+    """Remove the ending of a NIfTI file from a name, whatever its case; other names are unchanged.
 
     >>> strip_extension("case_01.nii.gz")
     'case_01'
@@ -80,7 +80,7 @@ def strip_extension(name: str) -> str:
 
 
 def header_file(path: str) -> str | None:
-    """The `.hdr` file that belongs to an `.img` file, in either case; None for other files and where there is none."""
+    """Return the `.hdr` file of an `.img` file, in either case; None for other files and if there is none."""
     if not path.lower().endswith(EXTENSIONS[2:]):
         return None
     stem, zipped = strip_extension(path), path[-3:] if path.lower().endswith(".gz") else ""
@@ -88,7 +88,7 @@ def header_file(path: str) -> str | None:
 
 
 def with_headers(paths: Sequence[str]) -> list[str]:
-    """Paths of images, each followed by its `.hdr` file where it has one: all that decides what is read."""
+    """Return the paths of images, each followed by its `.hdr` file if it has one: all files that are read."""
     return [part for path in paths for part in (path, header_file(path)) if part is not None]
 
 
@@ -116,7 +116,7 @@ def _reading(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_nibabel() -> Iterator[None]:
-    """Keep nibabel's own lines about headers off the terminal; ours name the case. Not for use inside threads."""
+    """Silence nibabel's own messages about headers; ours name the case. Not for use inside threads."""
     log = logging.getLogger("nibabel.global")
     level = log.level
     log.setLevel(logging.CRITICAL + 1)
@@ -130,7 +130,7 @@ def open_image(path: str) -> Any:
     """Open a NIfTI file and check its header; voxels are not read yet.
 
     Raises:
-        BadCaseError: not a NIfTI file, a header that its file cannot hold, or voxel sizes that are not positive.
+        BadCaseError: It is no NIfTI file, the file is too small for its header, or voxel sizes are not positive.
     """
     with _reading(path):
         size = os.stat(path).st_size
@@ -144,7 +144,7 @@ def open_image(path: str) -> Any:
         if not isinstance(image, nib.Nifti1Pair):
             raise BadCaseError(f"{path} is {type(image).__name__}; only NIfTI files are read")
         check_header(image.header, image.shape, path)
-        # nibabel mends some fields while loading; what the file says is checked.
+        # nibabel repairs some fields while loading; the check is of the file's own content.
         with nib.openers.ImageOpener(header_file(path) or path) as stream:
             stored = type(image.header).from_fileobj(stream, check=False)
         zooms = np.asarray(stored["pixdim"][1:4], dtype=float)[[n > 1 for n in (*image.shape, 1, 1)[:3]]]
@@ -177,7 +177,7 @@ def check_header(header: Any, shape: Sequence[int], where: str) -> None:
     """Check the sizes in a NIfTI header.
 
     Raises:
-        BadCaseError: an empty axis, a singular affine, or voxels that are not plain numbers.
+        BadCaseError: An axis is empty, the affine is singular, or voxels are not plain numbers.
     """
     if len(shape) < 2 or any(n < 1 for n in shape):
         raise BadCaseError(f"{where} has shape {tuple(shape)}; at least two axes, none empty, are needed")
@@ -223,10 +223,10 @@ def _voxels(image: Any, path: str) -> np.ndarray:
 
 
 def slice_axis_of(shape: Sequence[int], ndim: int, where: str) -> int | None:
-    """The canonical axis that a 2-D task drops; None in 3-D.
+    """Return the canonical axis that a 2-D task drops; None in 3-D.
 
     Raises:
-        BadCaseError: a 2-D task with a volume of several slices.
+        BadCaseError: The task is 2-D and the volume has several slices.
     """
     if ndim == 3:
         return None
@@ -240,7 +240,7 @@ def slice_axis_of(shape: Sequence[int], ndim: int, where: str) -> int | None:
 
 
 def channels_in(shape: Sequence[int]) -> int:
-    """Channels of a file with this shape.
+    """Return the number of channels of a file with this shape.
 
     >>> channels_in((9, 8, 7)), channels_in((9, 8, 7, 2)), channels_in((9, 8, 7, 1, 3))
     (1, 2, 3)
@@ -252,13 +252,13 @@ def channels_in(shape: Sequence[int]) -> int:
 def read_channels(
     paths: Sequence[str], ndim: int
 ) -> tuple[Float[np.ndarray, "*spatial channels"], Geometry, tuple[str, ...]]:
-    """Read the image of one case: one path a channel, or one file with all channels on its fourth axis.
+    """Read the image of one case: one path per channel, or one file with all channels on its fourth axis.
 
     Returns:
-        The voxels (float32, canonical axes), the grid they came from, and warnings.
+        The voxels (float32, canonical axes), the grid that they came from, and warnings.
 
     Raises:
-        BadCaseError: unreadable, or channels on different grids.
+        BadCaseError: A file is unreadable, or channels are on different grids.
     """
     first = open_image(paths[0])
     return channels_of(first, ndim, paths[0], paths[1:])
@@ -267,7 +267,7 @@ def read_channels(
 def channels_of(
     first: Any, ndim: int, where: str, others: Sequence[str] = ()
 ) -> tuple[Float[np.ndarray, "*spatial channels"], Geometry, tuple[str, ...]]:
-    """`read_channels` for an opened image and the paths of further channels."""
+    """Do `read_channels` for an opened image and the paths of further channels."""
     check_header(first.header, first.shape, where)
     warnings = headers.header_warnings(first.header)
     data, affine = _canonical(first, where, channels=not others)
@@ -289,7 +289,7 @@ def channels_of(
 
 
 def geometry_of(image: Any, ndim: int, where: str) -> Geometry:
-    """The grid of an opened image; `shape` is its own shape until a resampling changes it."""
+    """Return the grid of an opened image; `shape` is its own shape until a resampling changes it."""
     file_shape = (*image.shape, 1)[:3]
     affine, header, _ = headers.spatial_affine(image.header, where, image.affine)
     axes = np.argsort(headers.closest_axes(affine)[:, 0])
@@ -299,7 +299,7 @@ def geometry_of(image: Any, ndim: int, where: str) -> Geometry:
     kept = [axis for axis in range(3) if axis != dropped]
     return Geometry(
         header=header.copy(),
-        # Predictions are one file, also where the input was a pair.
+        # Predictions are written as one file, also if the input was a pair.
         image_class=nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image,
         affine=affine,
         file_shape=tuple(image.shape[:3]),
@@ -325,14 +325,15 @@ def _finite(voxels: np.ndarray, path: str) -> tuple[np.ndarray, tuple[str, ...]]
 def read_label(
     path: str, like: Float[np.ndarray, "4 4"] | None = None
 ) -> tuple[Num[np.ndarray, "x y z"], np.ndarray, tuple[str, ...]]:
-    """Read a label map as int32 on canonical axes, its affine in mm, and warnings.
+    """Read a label map as int32 on canonical axes, with its affine in mm and warnings.
 
     Args:
-        path: of the file.
-        like: canonical affine of the image (or reference) that it goes with, whose axes it takes, see `closest_axes`.
+        path: Path of the file.
+        like: Canonical affine of the image (or reference) of the label map, which then takes its axes; see
+            `closest_axes`.
 
     Raises:
-        BadCaseError: unreadable, several channels, or values that are not whole numbers.
+        BadCaseError: The file is unreadable, has several channels, or values that are not whole numbers.
     """
     image = open_image(path)
     data, affine = _canonical(image, path, channels=False, like=like)
@@ -341,7 +342,7 @@ def read_label(
         if not np.isfinite(data).all():
             raise BadCaseError(f"{path} has NaN or infinite label values")
         rounded = np.rint(data)
-        # Scaled integers come back as floats a rounding error away from whole numbers.
+        # Scaled integers come back as floats that are a rounding error away from whole numbers.
         odd = np.abs(data - rounded) > 1e-3
         if odd.any():
             raise BadCaseError(
@@ -363,13 +364,13 @@ def _scaling(image: Any) -> str:
 def compare_grids(
     shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other_affine: np.ndarray, what: str
 ) -> tuple[str, ...]:
-    """Compare two canonical grids by where their corner voxels lie, measured in voxels.
+    """Compare two canonical grids by the positions of their corner voxels, measured in voxels.
 
     Returns:
-        A warning where the corners differ by more than rounding and by less than a tenth of a voxel.
+        A warning if the corners differ by more than rounding and by less than a tenth of a voxel.
 
     Raises:
-        BadCaseError: other shapes, or corners further apart.
+        BadCaseError: The shapes differ, or the corners are further apart.
     """
     if tuple(shape) != tuple(other_shape):
         raise BadCaseError(f"{what} has {tuple(other_shape)} voxels and the image {tuple(shape)} (canonical axes)")

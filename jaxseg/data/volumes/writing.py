@@ -1,7 +1,7 @@
-"""Label maps and other volumes put back on the grid that they came from, and written as NIfTI.
+"""Write label maps and other volumes as NIfTI on the grid that they came from.
 
-Whatever is written here says so in its header, with a checksum of its voxels. Only such files are replaced: an image, a
-reference, or a prediction that somebody has corrected by hand is never written over.
+The header of every written file says so, with a checksum of the voxels. Only such files are ever replaced: an image, a
+reference, or a prediction that somebody has corrected by hand is never overwritten.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jaxseg.types import UserError
 
 WRITTEN = (".nii.gz", ".nii")
 _MARK = "jaxseg "
-"""How the description in the header of a written file begins; a checksum of the voxels follows."""
+"""Beginning of the description in the header of a written file; a checksum of the voxels follows."""
 
 
 def write_prediction(
@@ -37,19 +37,19 @@ def write_prediction(
 ) -> None:
     """Write a label map as NIfTI on the grid of the input, with its sform, qform, codes and units.
 
-    The file appears whole or not at all, and replaces nothing but an earlier one that was written here.
+    The file is written atomically, and it replaces nothing but an earlier file that was written here.
 
     Args:
-        prediction: class indices `[*spatial]` or probabilities `[*spatial, classes]`, on the prepared grid (then
-            resampled) or on the input's own grid, canonical axes.
-        geometry: from `read_image`.
-        path: ends in `.nii` or `.nii.gz`.
-        label_values: see `to_nifti`.
-        replace: whatever lies there; for folders that belong to the writer.
+        prediction: Class indices `[*spatial]` or probabilities `[*spatial, classes]`, on canonical axes: on the
+            prepared grid (they are then resampled) or on the grid of the input.
+        geometry: The geometry from `read_image`.
+        path: Path that ends in `.nii` or `.nii.gz`.
+        label_values: See `to_nifti`.
+        replace: Whether to replace any existing file; for folders that belong to the writer.
 
     Raises:
-        UserError: another file lies there, see `is_own`.
-        ValueError: the prediction lies on neither grid, or the path has another ending.
+        UserError: Another file has this path; see `is_own`.
+        ValueError: The prediction is on neither grid, or the path has another ending.
     """
     _save(to_nifti(prediction, geometry, label_values=label_values), Path(path), replace)
 
@@ -60,20 +60,20 @@ def write_map(
     """Write numbers (entropies, probabilities) as float32 NIfTI on the grid of the input; see `write_prediction`.
 
     Args:
-        values: on the input's own grid, canonical axes.
-        geometry: from `read_image`.
-        path: ends in `.nii` or `.nii.gz`.
-        replace: see `write_prediction`.
+        values: Values on the input's own grid, on canonical axes.
+        geometry: The geometry from `read_image`.
+        path: Path that ends in `.nii` or `.nii.gz`.
+        replace: See `write_prediction`.
 
     Raises:
-        UserError: another file lies there, see `is_own`.
-        ValueError: the path has another ending.
+        UserError: Another file has this path; see `is_own`.
+        ValueError: The path has another ending.
     """
     _save(_on_file_grid(values, geometry, np.float32), Path(path), replace)
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file was written here and has not been changed since."""
+    """Return whether a file was written here and has not been changed since."""
     try:
         image: Any = nib.load(path)
         said = image.header["descrip"].item().decode("ascii").rstrip("\0")
@@ -86,7 +86,7 @@ _UNREADABLE = (
     *(OSError, EOFError, zlib.error, ValueError, KeyError, AttributeError, MemoryError, OverflowError),
     *(nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
 )
-"""What reading a file can raise that may be anything."""
+"""Exceptions that reading an arbitrary file can raise."""
 
 
 def _description(voxels: np.ndarray) -> str:
@@ -96,10 +96,10 @@ def _description(voxels: np.ndarray) -> str:
 
 
 def refuse_foreign(path: Path) -> None:
-    """Refuses a place for a prediction where something else lies.
+    """Refuse to write a prediction where another file exists.
 
     Raises:
-        UserError: it does.
+        UserError: The path exists and is not our own file; see `is_own`.
     """
     if os.path.lexists(path) and not is_own(path):
         raise UserError(
@@ -129,7 +129,7 @@ def _save(image: Any, path: Path, replace: bool) -> None:
 
 
 def umask() -> int:
-    """Permissions that new files of this process do not get."""
+    """Return the permission bits that new files of this process do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -138,12 +138,12 @@ def umask() -> int:
 def to_nifti(
     prediction: Num[np.ndarray, " *grid"], geometry: Geometry, *, label_values: Sequence[int] | None = None
 ) -> Any:
-    """The image that `write_prediction` writes, in memory.
+    """Return the image that `write_prediction` writes, in memory.
 
     Args:
-        prediction: see `write_prediction`.
-        geometry: from `read_image`.
-        label_values: what the file holds for class 1, 2, ... (`PreparedTask.label_values`: the values of dataset.json);
+        prediction: See `write_prediction`.
+        geometry: The geometry from `read_image`.
+        label_values: Values in the file for the classes 1, 2, ... (`PreparedTask.label_values`: those of dataset.json);
             None for the class indices themselves.
     """
     labels = to_own_labels(np.asarray(prediction), geometry)
@@ -171,7 +171,7 @@ def _on_file_grid(values: Num[np.ndarray, " *own"], geometry: Geometry, kind: ty
 
 
 def to_own_labels(prediction: Num[np.ndarray, " *grid"], geometry: Geometry) -> Num[np.ndarray, " *own"]:
-    """Class indices on the input's own grid (canonical axes) from class indices or probabilities on either grid."""
+    """Convert class indices or probabilities on either grid to class indices on the own grid (canonical axes)."""
     ndim = len(geometry.own_shape)
     if prediction.ndim == ndim + 1:
         return resample.labels_from_probabilities(prediction, geometry.own_shape)
