@@ -17,11 +17,11 @@ from jaxseg.settings.schema import FULL_PRECISION, ModelName
 from jaxseg.types import UserError
 
 MODELS: dict[ModelName, type[Network]] = {"unet": UNet, "multiscale_fcn": MultiscaleFCN, "vnet": VNet}
-"""Networks by the name that `model.name` takes. One is built as `MODELS[name](settings, classes)`."""
+"""Networks by their `model.name`. A network is built as `MODELS[name](settings, classes)`."""
 
 
 def make_model(settings: ModelSettings, compute: Compute = FULL_PRECISION, *, classes: int) -> Network:
-    """The network that `settings` name, with `classes` output channels (background included).
+    """Build the network that `settings` name, with `classes` output channels (background included).
 
     `model.init(key, image)["params"]` has the sub-trees `encoder`, `decoder` and `head`;
     `model.apply({"params": params}, image, train=False)` gives float32 logits `[batch, *spatial, classes]`; with
@@ -36,17 +36,17 @@ def make_model(settings: ModelSettings, compute: Compute = FULL_PRECISION, *, cl
 
 
 def layer_names(settings: ModelSettings) -> tuple[str, ...]:
-    """Paths of the recorded activations, in forward order; decoder levels are numbered by resolution, 0 the finest."""
+    """Return the paths of the recorded activations in forward order; decoder level 0 is the finest resolution."""
     depth = len(settings.widths)
     encoder = tuple(f"encoder/level_{i}" for i in range(depth)) if settings.encoder == "learned" else ()
     return encoder + tuple(f"decoder/level_{i}" for i in reversed(range(depth - 1)))
 
 
 def check_model(settings: ModelSettings) -> None:
-    """Check that there is such a network.
+    """Check that the settings describe an existing network.
 
     Raises:
-        UserError: A setting that is not allowed, or its widths are not of its kind, or an option would change nothing.
+        UserError: A setting is not allowed, its widths have the wrong form, or an option would change nothing.
     """
     check(settings, "model.")
     widths = settings.widths

@@ -15,13 +15,13 @@ from jaxseg.models import conv, norms
 from jaxseg.models.layout import Layout
 
 ACTIVATIONS = "activations"
-"""Collection that holds the features of every level while it is mutable."""
+"""Name of the collection that holds the features of every level while it is mutable."""
 
 
 def record(module: nn.Module, name: str, value: jax.Array) -> None:
-    """Put `value` under `activations`, at the module's own path followed by `name`, when that is asked for.
+    """Store `value` under `activations`, at the module's own path followed by `name`, if that collection is mutable.
 
-    `Module.sow` cannot: a submodule of the same name takes the name for every collection.
+    `Module.sow` cannot do this: a submodule of the same name reserves the name in every collection.
     """
     if module.is_mutable_collection(ACTIVATIONS) and not module.is_initializing():
         module.put_variable(ACTIVATIONS, name, value)
@@ -30,18 +30,18 @@ def record(module: nn.Module, name: str, value: jax.Array) -> None:
 class ConvBlock(nn.Module):
     """Convolution, norm or bias, nonlinearity and dropout, in this order.
 
-    Dropout is off where the kernel is frozen, and at prediction. A norm subtracts the mean, so only `none` has a bias.
+    Dropout is off if the kernel is frozen, and in prediction. A norm subtracts the mean, so only `none` has a bias.
 
     Attributes:
         features: Output channels.
-        kernel: Taps per axis.
-        layout: What the network's layers share.
-        strides: Of the convolution, per axis; empty means 1.
-        transposed: The convolution is transposed: strides make the output finer.
-        nonlinearity: `relu`, or `prelu` with one slope a channel that starts at 0.25 (He et al. 2015,
+        kernel: Number of taps per axis.
+        layout: Settings that the layers of the network share.
+        strides: Strides of the convolution per axis; empty means 1.
+        transposed: Whether the convolution is transposed, so that strides make the output finer.
+        nonlinearity: `relu`, or `prelu` with one slope per channel that starts at 0.25 (He et al. 2015,
             arXiv:1502.01852).
-        kernel_init: Of the kernel.
-        bias_init: Constant that biases start at; with a norm they start at 0.
+        kernel_init: Initialiser of the kernel.
+        bias_init: Initial value of biases; with a norm they start at 0.
     """
 
     features: int
@@ -61,7 +61,7 @@ class ConvBlock(nn.Module):
         factors: Sequence[int] = (),
         residual: Float[Array, "batch *out features"] | None = None,
     ) -> Float[Array, "batch *out features"]:
-        """Features of `x`, of `low` upsampled to the grid of `x` by `factors`, or of the channels of [upsampled, x].
+        """Return features of `x`, of `low` upsampled to its grid by `factors`, or of the channels of [upsampled, x].
 
         `residual` is added before the nonlinearity.
         """
@@ -94,9 +94,10 @@ class ConvBlock(nn.Module):
 
 
 def dropout(x: Float[Array, "*any"], key: Key[Array, ""], rate: float) -> Float[Array, "*any"]:
-    """Zero each element with probability `rate` (to 16 bits) and scale the others so that the mean stays.
+    """Zero each element with probability `rate` (to 16 bits) and scale the others so that the mean is unchanged.
 
-    Source: Srivastava et al. 2014. Half a random word an element: drawing them is what dropout costs on CPU.
+    Source: Srivastava et al. 2014. An element takes half a random word, since drawing words is the cost of dropout on
+        CPU.
     """
     kept = round((1.0 - rate) * 2**16)
     words = jax.random.bits(key, (-(-x.size // 2),), jnp.uint32)
@@ -107,14 +108,14 @@ def dropout(x: Float[Array, "*any"], key: Key[Array, ""], rate: float) -> Float[
 def max_pool(
     x: Float[Array, "batch *spatial channels"], strides: Sequence[int]
 ) -> Float[Array, "batch *coarse channels"]:
-    """The maximum of each block of `strides` voxels; the spatial shape must be divisible by `strides`."""
+    """Return the maximum of each block of `strides` voxels; the spatial shape must be divisible by `strides`."""
     return _blocks(x, strides).max(tuple(range(2, 2 * x.ndim - 2, 2)))
 
 
 def average_pyramid(
     image: Float[Array, "batch *spatial channels"], strides: Sequence[Sequence[int]]
 ) -> tuple[Float[Array, "batch *coarse channels"], ...]:
-    """Block means of an image on the grid of every level, finest first: an encoder without weights."""
+    """Return block means of an image on the grid of every level, finest first: an encoder without weights."""
     levels = [image]
     for step in strides:
         levels.append(_blocks(levels[-1], step).mean(tuple(range(2, 2 * image.ndim - 2, 2))))
@@ -128,14 +129,14 @@ def _blocks(x: jax.Array, strides: Sequence[int]) -> jax.Array:
 
 
 class Head(nn.Module):
-    """A convolution of one tap to the classes, in float32."""
+    """Head: a convolution of one tap to the classes, in float32."""
 
     classes: int
     layout: Layout
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch *spatial width"]) -> Float[Array, "batch *spatial classes"]:
-        """Logits."""
+        """Return logits in float32."""
         kernel = self.param("kernel", nn.initializers.he_normal(), (x.shape[-1], self.classes))
         bias = self.param("bias", nn.initializers.zeros, (self.classes,))
         precision = self.layout.product_precision

@@ -1,4 +1,4 @@
-"""What all layers of one network have in common."""
+"""Settings that all layers of one network have in common."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from jaxseg.settings import Compute, ModelSettings
 
 
 def level_strides(settings: ModelSettings) -> tuple[tuple[int, ...], ...]:
-    """Steps from each level to the next coarser one, per axis."""
+    """Return the strides from each level to the next coarser one, per axis."""
     return settings.strides or ((2,) * settings.ndim,) * (len(settings.widths) - 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Settings, and what the caller adds to them."""
+    """Settings of a network, and additions by the caller."""
 
     settings: ModelSettings
     taps: int
-    """Of every kernel and axis where `settings.kernels` is empty."""
+    """Taps of every kernel and axis if `settings.kernels` is empty."""
     form: str
-    """Of every convolution; see `jaxseg.models.conv`."""
+    """Form of every convolution; see `jaxseg.models.conv`."""
     frozen: frozenset[str]
     """Paths of parameters that are not trained."""
     compute: Compute
@@ -31,30 +31,30 @@ class Layout:
 
     @property
     def convolution(self) -> dict[str, Any]:
-        """How every convolution is done: the options of `jaxseg.models.conv.conv` that are not its own."""
+        """Options of `jaxseg.models.conv.conv` that all convolutions of the network share."""
         precision = self.compute.precision
         dtype = "bfloat16" if precision == "bfloat16" else "float32"
         return {"form": self.form, "dtype": dtype, "precision": self.product_precision}
 
     @property
     def product_precision(self) -> str:
-        """Of XLA's products: left to itself it rounds float32 operands on accelerators, on GPUs to TF32."""
+        """Precision of XLA's products: by default it rounds float32 operands on accelerators, on GPUs to TF32."""
         return "highest" if self.compute.precision == "float32" else "default"
 
     @property
     def strides(self) -> tuple[tuple[int, ...], ...]:
-        """Per level below the first, per axis."""
+        """Strides per level below the first, per axis."""
         return level_strides(self.settings)
 
     @property
     def kernels(self) -> tuple[tuple[int, ...], ...]:
-        """Taps per level, per axis."""
+        """Number of taps per level, per axis."""
         return self.settings.kernels or ((self.taps,) * self.settings.ndim,) * len(self.settings.widths)
 
     def training(self, train: bool) -> Layout:
-        """The same for training (dropout, statistics of the batch) or for prediction."""
+        """Return the same layout for training (dropout, statistics of the batch) or for prediction."""
         return dataclasses.replace(self, train=train)
 
     def is_frozen(self, module: nn.Module, name: str) -> bool:
-        """Whether a parameter of a module is kept as it is."""
+        """Return whether a parameter of a module is frozen."""
         return "/".join((*module.path, name)) in self.frozen

@@ -1,8 +1,8 @@
 """The densely connected network of Karimi and colleagues, for 2-D and 3-D images.
 
-Every encoder level reads the image and all finer levels through strided convolutions of its own, the decoder is that of
-a U-Net, and both refine their features by residual units with dense sums. The wiring follows the description in Karimi,
-Warfield and Gholipour 2020, arXiv:2006.00356; `docs/networks.md` gives it in full.
+Every encoder level reads the image and all finer levels through strided convolutions of its own, the decoder is that
+of a U-Net, and both refine their features by residual units with dense sums. The wiring follows the description in
+Karimi, Warfield and Gholipour 2020, arXiv:2006.00356; `docs/networks.md` gives it in full.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from jaxseg.models.layout import Layout
 from jaxseg.models.network import Network
 
 BIAS = 0.001
-"""That every bias starts at."""
+"""Initial value of every bias."""
 
 
 def kernel_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """A normal of sd sqrt(2 / fan-in), truncated at two sd: its own sd is 0.88 of that, uncorrected."""
+    """Draw from a normal of sd sqrt(2 / fan-in), truncated at two sd; the draws have 0.88 of that sd, uncorrected."""
     fan_in = functools.reduce(int.__mul__, shape[:-1])
     return nn.initializers.truncated_normal(stddev=(2.0 / fan_in) ** 0.5)(key, shape, dtype)
 
@@ -34,7 +34,7 @@ block = functools.partial(blocks.ConvBlock, kernel_init=kernel_init, bias_init=B
 
 
 def refine(conv_block: Callable[..., nn.Module], x: Float[Array, "batch *spatial width"]) -> jax.Array:
-    """Two residual units; the second also adds what the first began with."""
+    """Apply two residual units; the second also adds the input of the first."""
 
     def pair(h: jax.Array, first: int) -> jax.Array:
         return conv_block(name=f"conv_{first + 1}")(conv_block(name=f"conv_{first}")(h))
@@ -44,7 +44,7 @@ def refine(conv_block: Callable[..., nn.Module], x: Float[Array, "batch *spatial
 
 
 class EncoderLevel(nn.Module):
-    """One resolution, 0 the finest."""
+    """Encoder level of one resolution, where index 0 is the finest."""
 
     index: int
     layout: Layout
@@ -53,12 +53,12 @@ class EncoderLevel(nn.Module):
     def __call__(
         self, image: Float[Array, "batch *image channels"], finer: tuple[jax.Array, ...]
     ) -> Float[Array, "batch *spatial width"]:
-        """Features of the image and of all finer levels, finest first."""
+        """Return features of the image and of all finer levels, finest first."""
         layout, i = self.layout, self.index
         widths = layout.settings.widths
 
         def descend(x: jax.Array, width: int, start: int, name: str) -> jax.Array:
-            """From the grid of level `start` to this one, a strided convolution a level."""
+            """Go from the grid of level `start` to this one by one strided convolution per level."""
             for j in range(start + 1, i + 1):
                 x = block(width, layout.kernels[j], layout, strides=layout.strides[j - 1], name=f"{name}_{j}")(x)
             return x
@@ -73,14 +73,14 @@ class EncoderLevel(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """One resolution, 0 the finest, at twice the encoder's width."""
+    """Decoder level of one resolution, where index 0 is the finest, with twice the encoder's width."""
 
     index: int
     layout: Layout
 
     @nn.compact
     def __call__(self, skip: jax.Array | None, low: jax.Array) -> Float[Array, "batch *spatial width"]:
-        """Features of the level below, brought to this grid, and of the encoder's at this resolution."""
+        """Return features of the level below, brought to this grid, and of the encoder at this resolution."""
         layout, i = self.layout, self.index
         widths = layout.settings.widths
         below = widths[i + 1] if i == len(widths) - 2 else 2 * widths[i + 1]
@@ -93,14 +93,14 @@ class DecoderLevel(nn.Module):
 
 
 class Head(nn.Module):
-    """A convolution to the classes."""
+    """Head: a convolution to the classes."""
 
     classes: int
     layout: Layout
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch *spatial width"]) -> Float[Array, "batch *spatial classes"]:
-        """Logits in float32."""
+        """Return logits in float32."""
         kernel = self.param("kernel", kernel_init, (*self.layout.kernels[0], x.shape[-1], self.classes))
         bias = self.param("bias", nn.initializers.constant(BIAS), (self.classes,))
         logits = conv.conv(x, kernel, **self.layout.convolution)
@@ -108,7 +108,7 @@ class Head(nn.Module):
 
 
 class MultiscaleFCN(Network):
-    """Encoder of multi-scale inputs, decoder with skips, and a head of one convolution."""
+    """Network with an encoder of multi-scale inputs, a decoder with skips, and a head of one convolution."""
 
     encoder_level = EncoderLevel
     decoder_level = DecoderLevel

@@ -1,4 +1,4 @@
-"""What all networks share: an encoder, a decoder and a head, and the calls that lead through them."""
+"""The structure that all networks share: an encoder, a decoder and a head, and the calls that apply them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from jaxseg.settings.schema import FULL_PRECISION
 
 
 class Encoder(nn.Module):
-    """Levels from fine to coarse.
+    """Encoder with levels from fine to coarse.
 
     Attributes:
-        level: Built as `level(index, layout)`, 0 the finest; takes the image and the features of all finer levels.
-        layout: What layers share.
+        level: Class of the levels, built as `level(index, layout)`, 0 the finest. A level takes the image and the
+            features of all finer levels. layout: Settings that layers share.
     """
 
     level: type[nn.Module]
@@ -28,9 +28,9 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "batch *spatial channels"], train: bool) -> tuple[jax.Array, ...]:
-        """Features of every level, finest first."""
+        """Return the features of every level, finest first."""
         layout = self.layout.training(train)
-        # What a level computes on its way is kept for the backward pass, or computed there again.
+        # The intermediate values of a level are kept for the backward pass, or recomputed there.
         level = nn.remat(self.level) if layout.compute.remat else self.level
         features: list[jax.Array] = []
         for i in range(len(layout.settings.widths)):
@@ -40,12 +40,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Levels from coarse to fine, numbered by resolution as the encoder's.
+    """Decoder with levels from coarse to fine, numbered by resolution like those of the encoder.
 
     Attributes:
-        level: Built as `level(index, layout)`; takes the encoder's features of its resolution (None without skips)
-            and the features of the level below.
-        layout: What layers share.
+        level: Class of the levels, built as `level(index, layout)`. A level takes the encoder's features of its
+            resolution (None without skips) and the features of the level below. layout: Settings that layers share.
     """
 
     level: type[nn.Module]
@@ -53,7 +52,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, features: tuple[jax.Array, ...], train: bool) -> Float[Array, "batch *spatial width"]:
-        """Features at full resolution from the encoder's levels."""
+        """Return features at full resolution from the features of the encoder's levels."""
         layout = self.layout.training(train)
         level = nn.remat(self.level) if layout.compute.remat else self.level
         x = features[-1]
@@ -69,10 +68,10 @@ class Network(nn.Module):
     Attributes:
         settings: Widths, strides, kernels, norm, dropout, skips and encoder.
         classes: Output channels, background included.
-        form: Of every convolution; see `jaxseg.models.conv`.
-        frozen: Paths of parameters that are not trained: even in training there is no dropout beside them, and batch
-            norms use the statistics that they have.
-        compute: Precision of convolutions, and whether the backward pass computes levels again.
+        form: Form of every convolution; see `jaxseg.models.conv`.
+        frozen: Paths of parameters that are not trained. Even in training, frozen layers have no dropout, and their
+            batch norms use the statistics that they have.
+        compute: Precision of convolutions, and whether the backward pass recomputes levels.
     """
 
     settings: ModelSettings
@@ -86,12 +85,12 @@ class Network(nn.Module):
     decoder_level: ClassVar[type[nn.Module]]
     """See `Decoder.level`."""
     head_class: ClassVar[type[nn.Module]] = blocks.Head
-    """Built as `head_class(classes, layout)`; takes the decoder's features to logits."""
+    """Class of the head, built as `head_class(classes, layout)`; it maps the decoder's features to logits."""
     taps: ClassVar[int] = 3
-    """Of every kernel and axis where `settings.kernels` is empty."""
+    """Taps of every kernel and axis if `settings.kernels` is empty."""
 
     def setup(self) -> None:
-        """The sub-trees of the parameters; a pooled encoder has none."""
+        """Create the sub-trees of the parameters; a pooled encoder has none."""
         layout = Layout(self.settings, self.taps, self.form, self.frozen, self.compute)
         if self.settings.encoder == "learned":
             self.encoder = Encoder(self.encoder_level, layout)
@@ -101,12 +100,12 @@ class Network(nn.Module):
     def __call__(
         self, image: Float[Array, "batch *spatial channels"], train: bool = False
     ) -> Float[Array, "batch *spatial classes"]:
-        """Logits in float32; with `train`, dropout and statistics of the batch."""
+        """Return logits in float32; `train` turns on dropout and statistics of the batch."""
         return self.decode(self.encode(image, train), train)
 
     def encode(self, image: Float[Array, "batch *spatial channels"], train: bool = False) -> tuple[jax.Array, ...]:
-        """Features of every encoder level, finest first: what a shared frozen encoder computes once for all seeds."""
-        # The products form rounds operands only: on CPU all other work on bfloat16 is slower than on float32.
+        """Return the features of every encoder level, finest first; for a shared frozen encoder, once for all seeds."""
+        # The products form rounds only operands: on CPU, all other work is slower in bfloat16 than in float32.
         rounded = conv.resolve_form(self.form) != "products"
         dtype = jnp.dtype("bfloat16" if rounded and self.compute.precision == "bfloat16" else "float32")
         if self.settings.encoder == "pooled":
@@ -115,5 +114,5 @@ class Network(nn.Module):
         return self.encoder(image.astype(dtype), train)
 
     def decode(self, features: tuple[jax.Array, ...], train: bool = False) -> Float[Array, "batch *spatial classes"]:
-        """Logits from the encoder's features."""
+        """Return logits from the encoder's features."""
         return self.head(self.decoder(features, train))

@@ -1,9 +1,8 @@
-"""Normalisation of features: none (a bias), instance, group, batch.
+"""Normalisation of features: none (a bias), instance, group or batch.
 
-Statistics are float32 whatever the dtype of the features; variances are the biased ones. Those that a batch norm keeps
-from the batches it saw are parameters like others (`running_mean`, `running_variance`), so that transfer, freezing,
-checkpoints and evaluation treat them by their path; what sets them apart is that training moves them by the batch and
-not by a gradient.
+Statistics are float32 whatever the dtype of the features, and variances are the biased ones. The running statistics of
+batch norms are parameters like others (`running_mean`, `running_variance`), so that transfer, freezing, checkpoints and
+evaluation treat them by their path; the difference is that training moves them by the batch and not by a gradient.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from jaxseg.types import UserError
 
 NORMS = ("none", "instance", "group", "batch")
 STATISTICS = "statistics"
-"""Collection in which a training pass leaves the next running statistics, at the paths of the present ones."""
+"""Name of the collection in which a training pass puts the next running statistics, at the paths of the old."""
 MOMENTUM = 0.9
-"""Share of the running statistics that one batch leaves in place."""
+"""Weight of the old running statistics when a batch updates them."""
 EPSILON = 1e-5
 
 
 def normalise(module: nn.Module, layout: Layout, x: jax.Array, bias_init: float) -> jax.Array:
-    """`x` with the norm of the layout, or with a bias where that is `none`; parameters are the module's own.
+    """Apply the norm of the layout to `x`, or a bias if that is `none`; the parameters belong to the module.
 
     Raises:
-        UserError: A norm over a single value, which would be its bias whatever the input.
+        UserError: A norm would be over a single value, so that it gives the bias whatever the input.
     """
     features = x.shape[-1]
     settings = layout.settings
@@ -70,9 +69,9 @@ def group_norm(
     bias: Float[Array, " channels"],
     groups: int,
 ) -> Float[Array, "batch *spatial channels"]:
-    """Each group of channels of each image at mean 0 and variance 1, then every channel scaled and shifted.
+    """Normalise each group of channels of each image to mean 0 and variance 1, then scale and shift every channel.
 
-    Groups are of consecutive channels. One group is a layer norm, as many as channels an instance norm.
+    Groups consist of consecutive channels. One group is a layer norm; as many groups as channels are an instance norm.
 
     Sources: Wu and He 2018, arXiv:1803.08494; Ulyanov et al. 2016, arXiv:1607.08022.
     """
@@ -90,10 +89,10 @@ def group_norm(
 def instance_norm(
     x: Float[Array, "batch *spatial channels"], scale: Float[Array, " channels"], bias: Float[Array, " channels"]
 ) -> Float[Array, "batch *spatial channels"]:
-    """A group norm of as many groups as channels, for CPU: means are products, of which both passes need two.
+    """Apply a group norm of as many groups as channels, for CPU: both passes compute means as products.
 
-    XLA's own reductions over all but the channels, and the derived gradient with its five, take two and a half times as
-    long there. Like convolutions in products form it has no forward-mode derivative.
+    XLA's own reductions over all axes but the channels, and the derived gradient with five of them, take two and a half
+    times as long there. Like convolutions in the products form, this has no forward-mode derivative.
     """
     return _instance_norm_forward(x, scale, bias)[0]
 
@@ -127,7 +126,7 @@ def _product_mean(x: jax.Array) -> jax.Array:
 
 
 def over_channels(values: jax.Array, ndim: int) -> jax.Array:
-    """Values along the last axes of an array of `ndim` axes."""
+    """Reshape values so that they broadcast along the last axes of an array of `ndim` axes."""
     return lax.expand_dims(values, tuple(range(ndim - values.ndim)))
 
 

@@ -17,7 +17,7 @@ from jaxseg.models.network import Network
 def refine(
     x: jax.Array | None, low: jax.Array | None, index: int, layout: Layout
 ) -> Float[Array, "batch *spatial width"]:
-    """The two convolutions of level `index`; the first reads `x`, or `low` upsampled, or both."""
+    """Apply the two convolutions of level `index`; the first reads `x`, or `low` upsampled, or both."""
     width, kernel = layout.settings.widths[index], layout.kernels[index]
     factors = () if low is None else layout.strides[index]
     x = blocks.ConvBlock(width, kernel, layout, name="conv_0")(x, low, factors)
@@ -25,7 +25,7 @@ def refine(
 
 
 class EncoderLevel(nn.Module):
-    """One resolution, 0 the finest."""
+    """Encoder level of one resolution, where index 0 is the finest."""
 
     index: int
     layout: Layout
@@ -34,25 +34,25 @@ class EncoderLevel(nn.Module):
     def __call__(
         self, image: Float[Array, "batch *image channels"], finer: tuple[jax.Array, ...]
     ) -> Float[Array, "batch *spatial width"]:
-        """Features of the next finer level after max pooling, or of the image."""
+        """Return features of the next finer level after max pooling, or of the image."""
         x = blocks.max_pool(finer[-1], self.layout.strides[self.index - 1]) if self.index else image
         return refine(x, None, self.index, self.layout)
 
 
 class DecoderLevel(nn.Module):
-    """One resolution, 0 the finest."""
+    """Decoder level of one resolution, where index 0 is the finest."""
 
     index: int
     layout: Layout
 
     @nn.compact
     def __call__(self, skip: jax.Array | None, low: jax.Array) -> Float[Array, "batch *spatial width"]:
-        """Features of the level below, upsampled, and of the encoder's at this resolution."""
+        """Return features of the upsampled level below and of the encoder at this resolution."""
         return refine(skip, low, self.index, self.layout)
 
 
 class UNet(Network):
-    """Encoder, decoder and a head of one product a voxel."""
+    """Network with an encoder, a decoder, and a head of one product per voxel."""
 
     encoder_level = EncoderLevel
     decoder_level = DecoderLevel

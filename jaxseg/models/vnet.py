@@ -1,6 +1,6 @@
 """V-Net, for 2-D and 3-D images: residual levels, strided convolutions down, transposed ones up, no pooling.
 
-Source: Milletari, Navab and Ahmadi 2016, arXiv:1606.04797. `docs/networks.md` says where this differs.
+Source: Milletari, Navab and Ahmadi 2016, arXiv:1606.04797. `docs/networks.md` lists the differences.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def refine(
     index: int,
     layout: Layout,
 ) -> Float[Array, "batch *spatial width"]:
-    """The convolutions of level `index` (one at the finest, two at the next, then three), and the residual's sum."""
+    """Apply the convolutions of level `index` (one at the finest, two at the next, then three) and add the residual."""
     count = min(index + 1, 3)
     for i in range(count):
         last = i == count - 1
@@ -35,7 +35,7 @@ def refine(
 
 
 class EncoderLevel(nn.Module):
-    """One resolution, 0 the finest."""
+    """Encoder level of one resolution, where index 0 is the finest."""
 
     index: int
     layout: Layout
@@ -44,7 +44,7 @@ class EncoderLevel(nn.Module):
     def __call__(
         self, image: Float[Array, "batch *image channels"], finer: tuple[jax.Array, ...]
     ) -> Float[Array, "batch *spatial width"]:
-        """Features of the next finer level, or of the image."""
+        """Return features of the next finer level, or of the image."""
         layout, i = self.layout, self.index
         width = layout.settings.widths[i]
         if i == 0:  # the image's channels, repeated to the width, are the residual
@@ -56,17 +56,17 @@ class EncoderLevel(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """One resolution, 0 the finest, at twice the encoder's width."""
+    """Decoder level of one resolution, where index 0 is the finest, with twice the encoder's width."""
 
     index: int
     layout: Layout
 
     @nn.compact
     def __call__(self, skip: jax.Array | None, low: jax.Array) -> Float[Array, "batch *spatial width"]:
-        """Features of the level below, brought to this grid, and of the encoder's at this resolution."""
+        """Return features of the level below, brought to this grid, and of the encoder at this resolution."""
         layout, i = self.layout, self.index
         strides = layout.strides[i]
-        # The residual is what the level reads, so up and skip together have its width.
+        # The residual is the input of the level, so up and skip together have its width.
         width = 2 * layout.settings.widths[i] - (0 if skip is None else skip.shape[-1])
         x = block(width, strides, layout, strides=strides, transposed=True, name="up")(low)
         x = x if skip is None else jnp.concatenate([x, skip], -1)
@@ -74,7 +74,7 @@ class DecoderLevel(nn.Module):
 
 
 class VNet(Network):
-    """Encoder, decoder and a head of one product a voxel."""
+    """Network with an encoder, a decoder, and a head of one product per voxel."""
 
     encoder_level = EncoderLevel
     decoder_level = DecoderLevel

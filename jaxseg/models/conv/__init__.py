@@ -1,12 +1,12 @@
 """The convolution that every network uses: SAME padding, channels last, any number of spatial axes.
 
-XLA's own convolution is the right one on TPU. On CPU its gradients are several times slower than PyTorch's, and up to
-70 times inside a compiled loop, so there each operation is written as matrix products with a gradient of its own. On
-GPU it is slow where it is mapped over runs, so there several runs are joined. `form` chooses: `native` (XLA),
-`products`, `joined`, or `auto` (by the backend at trace time).
+XLA's own convolution is best on TPU. On CPU its gradients are several times slower than PyTorch's, and up to 70 times
+inside a compiled loop; there, each operation is written as matrix products with its own gradient. On GPU it is slow
+when it is mapped over runs; there, several runs are joined. `form` chooses: `native` (XLA), `products`, `joined`, or
+`auto` (by the backend at trace time).
 
-All forms are the same function up to rounding. Those but `native` have a custom reverse-mode gradient: forward-mode
-differentiation (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) needs `native`. That of `products` can be differentiated again.
+All forms are the same function up to rounding. All but `native` have a custom reverse-mode gradient: forward-mode
+differentiation (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) needs `native`. The gradient of `products` is differentiable.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FORMS = ("auto", "native", "products", "joined")
 
 
 def resolve_form(form: str) -> str:
-    """`form` itself, or what `auto` means on the default backend.
+    """Return `form` itself, or the form that `auto` means on the default backend.
 
     Raises:
         ValueError: `form` is none of `FORMS`.
@@ -47,18 +47,18 @@ def conv(
     form: str = "auto",
     precision: str | None = None,
 ) -> Float[Array, "batch *out features"]:
-    """A convolution with SAME padding, as `lax.conv_general_dilated` defines it; `out` is ceil(spatial / strides).
+    """Compute a SAME convolution as `lax.conv_general_dilated` defines it; `out` is ceil(spatial / strides).
 
     Args:
         x: Input; the output has its dtype.
-        kernel: Taps of every channel pair.
-        strides: Per axis; empty means 1 everywhere.
-        dtype: What the operands of products may be rounded to (XLA can keep more); None for that of the input.
+        kernel: Kernel with the taps of every pair of channels.
+        strides: Strides per axis; empty means 1 everywhere.
+        dtype: Dtype to which the operands of products may be rounded (XLA can keep more); None for that of the input.
         form: One of `FORMS`.
-        precision: Of XLA's convolution, as `lax.conv_general_dilated` takes it; the products form has no use for it.
+        precision: Precision of XLA's convolution, as in `lax.conv_general_dilated`; not used by the products form.
 
     Raises:
-        ValueError: Ranks or channels do not fit, or an unknown form.
+        ValueError: Ranks or channels do not fit, or the form is unknown.
     """
     strides = _check(x, kernel, strides, "strides")
     dtype = dtype or x.dtype
@@ -77,7 +77,7 @@ def conv_transpose(
     form: str = "auto",
     precision: str | None = None,
 ) -> Float[Array, "batch *out features"]:
-    """A transposed convolution with SAME padding, as `lax.conv_transpose` defines it; `out` is spatial * strides.
+    """Compute a transposed SAME convolution as `lax.conv_transpose` defines it; `out` is spatial * strides.
 
     Args:
         x: Input; the output has its dtype.
@@ -88,7 +88,7 @@ def conv_transpose(
         precision: As in `conv`.
 
     Raises:
-        ValueError: Ranks or channels do not fit, or an unknown form.
+        ValueError: Ranks or channels do not fit, or the form is unknown.
     """
     strides = _check(x, kernel, strides, "strides")
     padding = [transpose_padding(k, s) for k, s in zip(kernel.shape, strides, strict=False)]
@@ -109,21 +109,22 @@ def conv_upsampled(
     form: str = "auto",
     precision: str | None = None,
 ) -> Float[Array, "batch *out features"]:
-    """`conv(upsample_nearest(low, factors), kernel)` without the upsampled tensor; `out` is coarse * factors.
+    """Compute `conv(upsample_nearest(low, factors), kernel)` without the upsampled tensor; `out` is coarse * factors.
 
-    All outputs that share an offset modulo the factor see the low-resolution voxels through one smaller kernel: at
-    factor 2 a 3^n kernel becomes 2^n kernels of 2^n taps, 64 products a coarse voxel in 3-D where there were 216.
+    All outputs with the same offset modulo the factor see the low-resolution voxels through one smaller kernel: at
+    factor 2, a 3^n kernel becomes 2^n kernels of 2^n taps, which in 3-D takes 64 products per coarse voxel instead of
+    216.
 
     Args:
         low: Coarse input; the output has its dtype.
-        kernel: Of the convolution at full resolution.
-        factors: Upsampling per axis.
+        kernel: Kernel of the convolution at full resolution.
+        factors: Upsampling factors per axis.
         dtype: As in `conv`.
         form: As in `conv`.
         precision: As in `conv`.
 
     Raises:
-        ValueError: Ranks or channels do not fit, or an unknown form.
+        ValueError: Ranks or channels do not fit, or the form is unknown.
     """
     factors = _check(low, kernel, factors, "factors")
     form = resolve_form(form)
@@ -136,7 +137,7 @@ def conv_upsampled(
 def upsample(
     low: Float[Array, "batch *coarse channels"], factors: Sequence[int]
 ) -> Float[Array, "batch *out channels"]:
-    """Nearest-neighbour upsampling by `factors` per axis."""
+    """Upsample by `factors` per axis to the nearest neighbour."""
     interleaved = [side for size in low.shape[1:-1] for side in (size, 1)]
     grown = [side for size, factor in zip(low.shape[1:-1], factors, strict=True) for side in (size, factor)]
     out = [size * factor for size, factor in zip(low.shape[1:-1], factors, strict=True)]
@@ -148,7 +149,7 @@ def upsample(
 
 
 def transpose_padding(taps: int, stride: int) -> tuple[int, int]:
-    """What `lax.conv_transpose` pads its dilated input with, below and above, for SAME."""
+    """Return the padding, below and above, of the dilated input of `lax.conv_transpose` for SAME."""
     total = taps + stride - 2
     low = taps - 1 if stride > taps - 1 else math.ceil(total / 2)
     return low, total - low

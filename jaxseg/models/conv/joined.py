@@ -1,9 +1,10 @@
-"""XLA's convolution, with a rule of its own for mapping it over runs on a GPU.
+"""XLA's convolution with its own rule for mapping it over runs on a GPU.
 
-`jax.vmap` over images and kernels makes a grouped convolution, one group a run. With the few channels of a segmentation
-network cuDNN leaves most of each tile of the tensor cores empty. Here the kernels of several runs lie on the diagonal
-of one that fills a tile, and a group is as many runs: more products are asked for, of which those off the diagonal are
-zeros, and they take a fraction of the time (docs/performance.md). Unmapped it is `lax.conv_general_dilated`.
+`jax.vmap` over images and kernels makes a grouped convolution with one group per run. With the few channels of a
+segmentation network, cuDNN leaves most of each tile of the tensor cores empty. Here, the kernels of several runs lie on
+the diagonal of one kernel that fills a tile, and a group holds that many runs. This asks for more products, of which
+those off the diagonal are zeros, but takes a fraction of the time (docs/performance.md). Without mapping it is
+`lax.conv_general_dilated`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from jaxseg.models.conv import xla
 TILE = 128
 """Channels of a group: the tile of cuDNN's products on tensor cores."""
 TILE_FLOAT32 = 64
-"""The same for float32 in full precision, which tensor cores do not do: each product off the diagonal costs."""
+"""The same for float32 in full precision, which tensor cores do not compute: each product off the diagonal costs."""
 
 
 def of_runs(x: jax.Array, kernel: jax.Array, geometry: xla.Geometry) -> jax.Array:
-    """`xla.conv` of each run: operands have a run axis in front, and so has the result."""
+    """Compute `xla.conv` for each run; the operands and the result have a leading run axis."""
     runs, channels, features = x.shape[0], x.shape[-1], kernel.shape[-1]
     full = x.dtype == jnp.float32 and geometry.precision == "highest"
     fitting = max((TILE_FLOAT32 if full else TILE) // max(channels, features), 1)
@@ -49,7 +50,7 @@ def of_runs(x: jax.Array, kernel: jax.Array, geometry: xla.Geometry) -> jax.Arra
 
 
 def conv(x: jax.Array, kernel: jax.Array, geometry: xla.Geometry) -> jax.Array:
-    """`xla.conv`, which mapping over runs turns into `of_runs`; differentiable in reverse."""
+    """Compute `xla.conv`, which becomes `of_runs` when it is mapped over runs; differentiable in reverse mode."""
     return _operation(geometry)(x, kernel)
 
 
@@ -73,7 +74,7 @@ def _operation(geometry: xla.Geometry) -> Callable[[jax.Array, jax.Array], jax.A
 
 
 def _gradient(convolve: Callable[..., jax.Array], geometry: xla.Geometry, of: str) -> Callable[..., jax.Array]:
-    """Of the sum of `convolve(x, kernel, geometry) * g`, in one operand; takes x, kernel and g."""
+    """Make the gradient of the sum of `convolve(x, kernel, geometry) * g` in one operand, from x, kernel and g."""
 
     def in_x(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
         return jax.linear_transpose(lambda x: convolve(x, kernel, geometry), x)(g)[0]
@@ -93,12 +94,12 @@ def _mapped(single: Callable[..., jax.Array], several: Callable[..., jax.Array])
         del axis_size
         if all(in_batched):
             return several(*operands), True
-        # An operand that the runs share makes an ordinary convolution of a larger batch, or of more features.
+        # An operand that the runs share gives an ordinary convolution with a larger batch, or with more features.
         return jax.vmap(single, in_axes=tuple(0 if own else None for own in in_batched))(*operands), True
 
     return function
 
 
 def _padded(operand: jax.Array, runs: int) -> jax.Array:
-    """With zeros for runs that only fill the last group."""
+    """Pad with zeros for runs that only fill the last group."""
     return jnp.pad(operand, ((0, runs - operand.shape[0]), *((0, 0),) * (operand.ndim - 1)))

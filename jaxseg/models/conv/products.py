@@ -1,10 +1,11 @@
-"""Convolutions as matrix products, with gradients of their own. `jaxseg.models.conv` is the way in.
+"""Convolutions as matrix products with their own gradients. The public functions are in `jaxseg.models.conv`.
 
-Once the voxels that an output reads are its channels, a convolution is one product: `[outputs, taps * channels]` by
-`[taps * channels, features]`. Gathering every tap of a whole image takes as many copies of it as there are taps, which
-costs more than the product, so that is done for small inputs only. Large ones go through `winograd`, block by block,
-and convolutions between two resolutions (transposed, upsampled, and the gradient of a strided one) through `subpixel`,
-one position of the first axis at a time; either way what lies between two products stays in cache.
+Once all voxels that an output reads are its channels, a convolution is a single product: `[outputs, taps * channels]`
+by `[taps * channels, features]`. Gathering every tap of a whole image takes as many copies of it as there are taps,
+which costs more than the product; therefore this is done for small inputs only. Large inputs go through `winograd`,
+block by block, and convolutions between two resolutions (transposed, upsampled, and the gradient of a strided one) go
+through `subpixel`, one position of the first axis at a time. Either way, everything between two products stays in
+cache.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from jax.typing import DTypeLike
 from jaxseg.models.conv import winograd
 
 NARROW = 64
-"""Input channels times taps up to which one gather of all taps beats blocks: the first convolution of an image."""
+"""Input channels times taps up to which one gather of all taps is faster than blocks: an image's first convolution."""
 FEW = 256
-"""Voxels of a batch up to which one gather of all taps beats blocks: kernels are then larger than what they read, and
-transforming them costs more than filtering saves."""
+"""Voxels of a batch up to which one gather of all taps is faster than blocks: kernels are then larger than what they
+read, and transforming them costs more than filtering saves."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """How one axis of a kernel acts on a coarse grid when the output is `factor` times finer.
+    """Effect of one axis of a kernel on a coarse grid when the output is `factor` times finer.
 
-    The finer voxel `factor * j + first_output + q`, for q < factor, reads coarse voxels `j + first_input + a` for
-    a < `window`, with the kernel's taps summed by `matrix[q, a, tap]`. So all finer voxels of one j share a window,
-    and lie together.
+    The finer voxel `factor * j + first_output + q`, for q < factor, reads the coarse voxels `j + first_input + a` for a
+    < `window`, with the kernel's taps summed by `matrix[q, a, tap]`. Thus all finer voxels of one j share a window and
+    are adjacent.
     """
 
     first_output: int
@@ -46,12 +47,12 @@ class Fold:
 
     @property
     def factor(self) -> int:
-        """Finer voxels per coarse voxel."""
+        """Number of finer voxels per coarse voxel."""
         return len(self.matrix)
 
     @staticmethod
     def of(reads: Sequence[dict[int, int]], taps: int) -> Fold:
-        """From what finer voxel `factor * i + p` reads: for every p, coarse voxel `i + offset` by tap."""
+        """Build from the reads of finer voxel `factor * i + p`: for every p, the coarse voxel `i + offset` by tap."""
         factor = len(reads)
         candidates = []
         for first in range(1 - factor, 1):
@@ -69,14 +70,14 @@ class Fold:
 
 
 def same_padding(size: int, taps: int, stride: int) -> tuple[int, int]:
-    """What XLA pads an axis with, below and above, for SAME."""
+    """Return how XLA pads an axis for SAME, below and above."""
     total = max((-(-size // stride) - 1) * stride + taps - size, 0)
     return total // 2, total - total // 2
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-    """A SAME convolution: by blocks where `_blocked` says so, else one product of gathered taps."""
+    """Compute a SAME convolution: by blocks if `_blocked` says so, otherwise as one product of gathered taps."""
     spatial = x.shape[1:-1]
     kernel = _reachable(x, kernel, strides)
     if _blocked(x, kernel, strides):
@@ -102,7 +103,7 @@ def _conv_backward(
     d_kernel = d_kernel.astype(whole.dtype)
     if kernel.shape != whole.shape:  # taps that meet nothing have no gradient
         start = [(every - near) // 2 for every, near in zip(whole.shape, kernel.shape, strict=True)]
-        # The barrier keeps XLA from making a pad of it, which takes 30 ms for 33 MB.
+        # The barrier keeps XLA from turning this into a pad, which takes 30 ms for 33 MB.
         zeros = lax.optimization_barrier(jnp.zeros_like(whole))
         d_kernel = lax.dynamic_update_slice(zeros, d_kernel, start)
     return d_x, d_kernel
@@ -117,7 +118,7 @@ def _gradients(
     """The gradients of `sum(conv(x, kernel) * g)`, the second in float32."""
     taps = kernel.shape[:-2]
     if _blocked(x, kernel, strides):
-        # dx is the convolution of g with the flipped kernel, and linear in it: its gradient in that kernel at
+        # dx is the convolution of g with the flipped kernel, and is linear in it: its gradient in that kernel at
         # cotangent x is the flipped dk. Both share one transform and one gather of g.
         flipped, shape = jnp.flip(kernel, range(len(taps))).swapaxes(-1, -2), x.shape
         if x.ndim == 4:
@@ -157,7 +158,7 @@ def _blocked(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> bool:
 
 
 def _gather_same(x: jax.Array, taps: Sequence[int], strides: Sequence[int]) -> tuple[jax.Array, list[tuple[int, int]]]:
-    """What every output of a SAME convolution reads, as channels, and the padding that this took."""
+    """Gather the inputs of every output of a SAME convolution as channels; also return the padding used."""
     padding = [same_padding(n, k, s) for n, k, s in zip(x.shape[1:-1], taps, strides, strict=True)]
     out = [-(-n // s) for n, s in zip(x.shape[1:-1], strides, strict=True)]
     return gather_taps(_pad(x, padding), taps, out, strides), padding
@@ -174,7 +175,7 @@ def _add_taps(d_gathered: jax.Array) -> jax.Array:
         sums = []
         for i in range(size):
             reads = [(t, i + taps // 2 - t) for t in range(taps) if 0 <= i + taps // 2 - t < size]
-            # Axes of taps that are summed are gone, so the next one is always the first that is left.
+            # Tap axes that have been summed are gone, so the next one is always the first that is left.
             terms = [
                 lax.index_in_dim(lax.index_in_dim(d_gathered, t, ndim + 1, keepdims=False), j, axis) for t, j in reads
             ]
@@ -184,7 +185,7 @@ def _add_taps(d_gathered: jax.Array) -> jax.Array:
 
 
 def subpixel(low: jax.Array, kernel: jax.Array, folds: Sequence[Fold], dtype: DTypeLike) -> jax.Array:
-    """The convolution that `folds` describe: all finer voxels of a coarse one from one product."""
+    """Compute the convolution that `folds` describe: one product gives all finer voxels of a coarse one."""
     folded = kernel
     for fold in folds:  # each axis of taps becomes (finer voxel, window) at the back, in axis order
         folded = jnp.tensordot(folded, jnp.asarray(fold.matrix, kernel.dtype), ((0,), (2,)))
@@ -310,7 +311,7 @@ def _window_rows(planes: jax.Array, j: jax.Array, folds: Sequence[Fold], positio
 
 
 def gather_taps(padded: jax.Array, taps: Sequence[int], out: Sequence[int], strides: Sequence[int]) -> jax.Array:
-    """The windows that each output reads, as channels: `[batch, *out, prod(taps) * channels]`."""
+    """Return the windows that each output reads, as channels: `[batch, *out, prod(taps) * channels]`."""
     slices = []
     for offset in itertools.product(*map(range, taps)):
         end = [o + (n - 1) * s + 1 for o, n, s in zip(offset, out, strides, strict=True)]

@@ -1,9 +1,9 @@
 """Stride-1 convolutions as matrix products with Winograd's minimal filtering along one axis, block by block.
 
 The first axis is filtered by F(m, r) (Winograd 1980; Lavin and Gray 2016, arXiv:1509.09308): m outputs of r taps take
-m + r - 1 products instead of m r. Of the other two, the taps of the last are gathered as input channels and those of
-the middle one are scattered as output channels, so that every product is wide in both directions; on a short middle
-axis and in 2-D they are gathered too. Transforms are products too: on CPU a product is what keeps XLA from fusing a
+m + r - 1 products instead of m r. Of the other two axes, the taps of the last are gathered as input channels and those
+of the middle one are scattered as output channels, so that every product is wide in both directions; on a short middle
+axis and in 2-D they are gathered too. Transforms are also written as products: on CPU, this keeps XLA from fusing a
 transform into the gather after it, which costs ten times more.
 
 In symbols, with the small constant matrices D, K and B of `Filtering` acting along the first axis,
@@ -30,9 +30,9 @@ from jax import lax
 from jax.typing import DTypeLike
 
 ROWS = 1400
-"""Rows of one product that a block aims at: enough to be efficient, few enough to stay in a 1-2 MB cache."""
+"""Number of rows of one product that a block aims at: enough to be efficient, few enough for a 1-2 MB cache."""
 ENOUGH = 300
-"""Rows that are efficient already: tiles are not put together beyond them unless all fit, since that takes a copy."""
+"""Rows that are efficient already: tiles are not combined beyond them unless all fit, since that takes a copy."""
 SHORT = 8
 """Length of the scattered axis up to which gathering its taps costs less than the products of its halo."""
 
@@ -48,22 +48,22 @@ class Filtering:
 
     @property
     def reads(self) -> int:
-        """Inputs of one tile."""
+        """Number of inputs of one tile."""
         return self.data.shape[1]
 
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
-"""Where polynomials are evaluated, beside infinity; small ones first, since rounding errors grow with their powers."""
+"""Points of evaluation besides infinity; small ones first, since rounding errors grow with their powers."""
 OUTPUTS = {3: (1, 2, 4), 5: (1, 2, 4)}
-"""Outputs of a tile to choose from, by taps; other filters are plain sums."""
+"""Possible numbers of outputs of a tile, by taps; filters with other numbers of taps are plain sums."""
 
 
 @functools.cache
 def filtering(taps: int, outputs: int) -> Filtering:
-    """F(outputs, taps) by Cook and Toom's construction; the plain sum over taps for one output.
+    """Return F(outputs, taps) by Cook and Toom's construction; for one output, the plain sum over taps.
 
-    A filter is a product of polynomials, which is known by its values at as many points as it has coefficients:
-    `outputs + taps - 1` products instead of `outputs * taps`.
+    A filter is a product of polynomials, which is determined by its values at as many points as it has coefficients:
+    it takes `outputs + taps - 1` products instead of `outputs * taps`.
     """
     if outputs == 1:
         return Filtering(
@@ -83,7 +83,7 @@ def filtering(taps: int, outputs: int) -> Filtering:
 
 
 def choose_filtering(taps: int, size: int) -> Filtering:
-    """The algorithm with the fewest products on an axis of `size`."""
+    """Return the algorithm with the fewest products on an axis of length `size`."""
     options = OUTPUTS.get(taps, (1,))
     return filtering(taps, min(options, key=lambda m: (-(-size // m) * (m + taps - 1 if m > 1 else taps), m)))
 
@@ -91,18 +91,18 @@ def choose_filtering(taps: int, size: int) -> Filtering:
 def sweep(
     x: jax.Array, kernel: jax.Array, cotangent: jax.Array | None = None, dtype: DTypeLike | None = None
 ) -> tuple[jax.Array, jax.Array | None]:
-    """`y`, the SAME convolution of `x` with `kernel`, and, when asked for, a gradient in `kernel`.
+    """Return `y`, the SAME convolution of `x` with `kernel`, and, if asked for, a gradient in `kernel`.
 
     Transforms are float32 whatever the dtype of the products between them.
 
     Args:
-        x: `[batch, a, b, c, channels]`; axis a is filtered, b scattered, c gathered.
-        kernel: `[taps_a, taps_b, taps_c, channels, features]`, odd or even taps.
-        cotangent: Of the shape of y, or None.
-        dtype: Of the operands of products; None for that of `x`.
+        x: Input `[batch, a, b, c, channels]`; axis a is filtered, b scattered, c gathered.
+        kernel: Kernel `[taps_a, taps_b, taps_c, channels, features]`, with odd or even numbers of taps.
+        cotangent: Cotangent of the shape of y, or None.
+        dtype: Dtype of the operands of products; None for that of `x`.
 
     Returns:
-        `y` `[batch, a, b, c, features]` and the gradient of `sum(y * cotangent)` in `kernel`, float32 (or None).
+        `y` `[batch, a, b, c, features]`, and the gradient of `sum(y * cotangent)` in `kernel` as float32 (or None).
     """
     dtype = dtype or x.dtype
     batch, size_a, size_b, size_c, channels = x.shape
@@ -113,7 +113,7 @@ def sweep(
     images, group, rows = block_shape(batch, tiles, size_b, size_c, taps_b)
     halo = [((k - 1) // 2, k // 2) for k in kernel.shape[:3]]
     pad_a = (halo[0][0], tiles * m - size_a + halo[0][1])
-    # The filtered axis first: then the inputs of one tile are contiguous, and need no copy before their transform.
+    # The filtered axis comes first: the inputs of one tile are then contiguous and need no copy before their transform.
     padded = jnp.pad(jnp.moveaxis(x, 1, 0), (pad_a, (0, 0), *halo[1:], (0, 0)))
     both = gathers_both(size_b, size_c)
     folded = _fold(kernel, algorithm, both).astype(dtype)
@@ -172,7 +172,7 @@ def _unfold(d_folded: jax.Array, shape: Sequence[int], algorithm: Filtering, bot
 def _kernel_products(
     gathered: Sequence[jax.Array], cotangent: jax.Array, taps_b: int, both: bool, dtype: DTypeLike
 ) -> jax.Array:
-    """What one block adds to the gradient of the kernel's matrices: a product a point, summed over voxels."""
+    """Return one block's share of the gradient of the kernel's matrices: one product per point, summed over voxels."""
     if both:
         return jnp.stack([_dot_rows(part, g.astype(dtype)) for part, g in zip(gathered, cotangent, strict=True)])
     rows = cotangent.shape[-3]
@@ -185,16 +185,16 @@ def _kernel_products(
 
 
 def gathers_both(size_b: int, size_c: int) -> bool:
-    """Whether the taps of axis b are gathered as well, not scattered.
+    """Return whether the taps of axis b are gathered as well, rather than scattered.
 
-    Scattering makes products of `rows + taps_b - 1` rows for `rows` of output: a third too many for five taps on eight
-    rows. Gathering copies what those products read once a tap, which is little where axis c has one tap.
+    Scattering makes products of `rows + taps_b - 1` rows for `rows` rows of output: a third too many for five taps on
+    eight rows. Gathering copies the inputs of those products once per tap, which is little if axis c has one tap.
     """
     return size_b <= SHORT or size_c == 1
 
 
 def block_shape(batch: int, tiles: int, size_b: int, size_c: int, taps_b: int) -> tuple[int, int, int]:
-    """Images, tiles of the filtered axis, and rows of the scattered axis in one block; each divides its whole."""
+    """Return images, tiles of the filtered axis and rows of the scattered axis in a block; each divides its total."""
     rows = max(r for r in _divisors(size_b) if r == 1 or (r + taps_b - 1) * size_c <= ROWS)
     if rows < size_b and rows < 8:  # a long axis with no good divisor: the halo would cost more than the cache saves
         rows = size_b

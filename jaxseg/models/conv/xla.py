@@ -1,4 +1,4 @@
-"""The convolution of XLA: the form `native`, and what the form `joined` is made of."""
+"""XLA's convolution: the form `native`, and the building block of the form `joined`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from jax import lax
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """What a convolution does, besides its operands; per spatial axis.
+    """Parameters of a convolution besides its operands, per spatial axis.
 
     Attributes:
         strides: Steps between outputs.
-        padding: Below and above; or `SAME`.
-        dilation: Of the input.
-        precision: Of `lax.conv_general_dilated`.
+        padding: Padding below and above, or `SAME`.
+        dilation: Dilation of the input.
+        precision: Precision of `lax.conv_general_dilated`.
     """
 
     strides: tuple[int, ...]
@@ -26,13 +26,13 @@ class Geometry:
 
 
 def conv(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int = 1) -> jax.Array:
-    """XLA's convolution, channels last, on any number of spatial axes.
+    """Compute XLA's convolution, channels last, on any number of spatial axes.
 
     Args:
-        x: `[batch, *spatial, channels]`.
-        kernel: `[*taps, channels / groups, features]`.
+        x: Input `[batch, *spatial, channels]`.
+        kernel: Kernel `[*taps, channels / groups, features]`.
         geometry: Strides, padding and dilation.
-        groups: Of channels, each of which makes its own share of the features.
+        groups: Number of groups of channels, each of which makes its own share of the features.
     """
     ndim = x.ndim - 2
     axes = "DHW"[-ndim:] if ndim <= 3 else "".join(chr(ord("0") + i) for i in range(ndim))
