@@ -1,4 +1,4 @@
-"""Calibration of probabilities: counts in bins, which add up over slabs and cases, and the error drawn from them."""
+"""Calibration of probabilities: counts in bins, which add up over slabs and cases, and the error computed from them."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from jaxtyping import Bool, Float
 from jaxseg.types import UserError
 
 BINS = 15
-"""Equal parts of [0, 1], as Guo et al. 2017 take them."""
+"""Number of equal bins of [0, 1], as in Guo et al. 2017."""
 
 
 class CalibrationBins(NamedTuple):
-    """Voxels by the probability given to them. Those of several slabs or cases add up element by element."""
+    """Voxels by their predicted probability. The counts of several slabs or cases add up element by element."""
 
     voxels: Float[np.ndarray, " bins"]
     probability: Float[np.ndarray, " bins"]
     """Sum of the probabilities."""
     positive: Float[np.ndarray, " bins"]
-    """Voxels that do hold the label."""
+    """Number of voxels that do have the label."""
 
     def merge(self, other: CalibrationBins) -> CalibrationBins:
-        """The bins of both together."""
+        """Return the sum of two sets of bins."""
         return CalibrationBins(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 def count_bins(
     probability: Float[np.ndarray, "*shape"], ref: Bool[np.ndarray, "*shape"], *, bins: int = BINS
 ) -> CalibrationBins:
-    """Sorts voxels into bins by the probability of one label.
+    """Sort voxels into bins by the probability of one label.
 
     Args:
-        probability: that each voxel holds the label.
-        ref: whether it does.
-        bins: number of equal parts of [0, 1].
+        probability: Probability that each voxel has the label.
+        ref: Whether each voxel has the label.
+        bins: Number of equal bins of [0, 1].
 
     Raises:
-        UserError: if the shapes differ, `ref` is not boolean or a probability lies outside [0, 1].
+        UserError: The shapes differ, `ref` is not boolean, or a probability is outside [0, 1].
     """
     if probability.shape != ref.shape or ref.dtype != np.bool_:
         raise UserError(
@@ -57,7 +57,7 @@ def count_bins(
 
 
 def expected_calibration_error(counts: CalibrationBins) -> float:
-    """Mean over voxels of |mean probability - frequency| of their bin; NaN without a voxel."""
+    """Return the mean over voxels of |mean probability - frequency| of their bin; NaN without a voxel."""
     total = counts.voxels.sum()
     return float(np.abs(counts.probability - counts.positive).sum() / total) if total else float("nan")
 
@@ -65,15 +65,15 @@ def expected_calibration_error(counts: CalibrationBins) -> float:
 def calibration_error(
     probability: Float[np.ndarray, "*shape"], ref: Bool[np.ndarray, "*shape"], *, bins: int = BINS
 ) -> float:
-    """Expected calibration error of one label against the rest (Guo et al. 2017, arXiv:1706.04599, eq. 3).
+    """Return the expected calibration error of one label against the rest (Guo et al. 2017, arXiv:1706.04599, eq. 3).
 
     Args:
-        probability: that each voxel holds the label.
-        ref: whether it does.
-        bins: number of equal parts of [0, 1].
+        probability: Probability that each voxel has the label.
+        ref: Whether each voxel has the label.
+        bins: Number of equal bins of [0, 1].
 
     Raises:
-        UserError: see `count_bins`.
+        UserError: See `count_bins`.
 
     >>> calibration_error(np.array([0.9, 0.9, 0.1, 0.1]), np.array([True, False, False, False]))
     0.25

@@ -1,4 +1,4 @@
-"""All metrics of one predicted case: one row a label, surfaces taken once."""
+"""All metrics of one predicted case: one row per label, with surfaces extracted only once."""
 
 from __future__ import annotations
 
@@ -104,10 +104,10 @@ COLUMNS = (
 
 
 def members_of(labels: Sequence[str], regions: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """What is scored, name to labels: every label by itself, then every region.
+    """Return the labels of everything that is scored, by name: every label by itself, then every region.
 
     Raises:
-        UserError: if a region has the name of a label, or is made of what is none.
+        UserError: A region has the name of a label, or a member that is no label.
     """
     members = {name: (name,) for name in labels} | {name: tuple(group) for name, group in regions.items()}
     unknown = {label for group in members.values() for label in group} - set(labels)
@@ -132,28 +132,28 @@ def case_metrics(
     regions: Mapping[str, Sequence[str]] | None = None,
     ignore_index: int | None = None,
 ) -> list[dict[str, float | str]]:
-    """Scores one predicted label map against its reference, on the case's own grid.
+    """Score one predicted label map against its reference, on the case's own grid.
 
     Args:
-        pred_labels: predicted label map; value i + 1 is `labels[i]`, 0 is background.
-        ref_labels: reference label map on the same grid.
-        labels: names of the labels.
-        spacing_mm: voxel size along each axis.
-        unit: `mm`, or `voxel` where the true spacing is unknown: distances and volumes are then in voxels, whatever
-            the spacing says.
-        hd_definition: `pooled` or `directed`, see `surface.hausdorff`.
-        surface_empty: distance of a missed label, `diagonal`, `nan` or `inf`.
-        tolerance_mm: of NSD, in `unit`; None where the task has none, and NSD is NaN.
-        regions: unions of labels to score as well, region name to label names (`{"whole": ("core", "edema")}`).
-        ignore_index: value of reference voxels without a known label, left out of both maps; None: there are none.
+        pred_labels: Predicted label map; value i + 1 is `labels[i]`, 0 is background.
+        ref_labels: Reference label map on the same grid.
+        labels: Names of the labels.
+        spacing_mm: Voxel size along each axis.
+        unit: `mm`, or `voxel` if the true spacing is unknown: distances and volumes are then in voxels, whatever the
+            spacing.
+        hd_definition: `pooled` or `directed`; see `surface.hausdorff`.
+        surface_empty: Distance of a missed label: `diagonal`, `nan` or `inf`.
+        tolerance_mm: Tolerance of NSD, in `unit`; None if the task has none, in which case NSD is NaN.
+        regions: Unions of labels to score as well, region name to label names (`{"whole": ("core", "edema")}`).
+        ignore_index: Value of reference voxels without a known label, which are left out of both maps; None if unused.
 
     Returns:
-        One dict a label, then one a region (`region` is true), with the keys `COLUMNS`. `volume_pred` and `volume_ref`
-        are in unit^ndim. `status` is `ok`, `missed`, `spurious` or `both_empty`; what is undefined is NaN (see
-        `overlap.overlap_scores` and `surface.empty_distance`), and NSD of a missed or spurious label is 0.
+        One dict per label, then one per region (`region` is true), with the keys `COLUMNS`. `volume_pred` and
+        `volume_ref` are in unit^ndim. `status` is `ok`, `missed`, `spurious` or `both_empty`; undefined values are NaN
+        (see `overlap.overlap_scores` and `surface.empty_distance`), and the NSD of a missed or spurious label is 0.
 
     Raises:
-        UserError: if a map holds other values than labels, the maps differ in shape, or an option is unknown.
+        UserError: A map holds other values than labels, the maps differ in shape, or an option is unknown.
     """
     _check_options(unit, hd_definition, surface_empty, tolerance_mm)
     pred_labels, ref_labels = _on_one_grid(pred_labels, ref_labels, len(labels), ignore_index)

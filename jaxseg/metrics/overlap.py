@@ -1,4 +1,4 @@
-"""Overlap of two masks: voxel counts, which add up over cases, and the ratios drawn from them once at the end."""
+"""Overlap of two masks: voxel counts, which add up over cases, and ratios, which are computed once at the end."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ class Counts(NamedTuple):
     """Voxels of a predicted and a reference mask. Counts of several cases add up element by element."""
 
     both: int
-    """In prediction and reference: true positives."""
+    """Voxels in both prediction and reference: true positives."""
     pred_only: int
-    """False positives."""
+    """Voxels in the prediction only: false positives."""
     ref_only: int
-    """False negatives."""
+    """Voxels in the reference only: false negatives."""
 
 
 def check_masks(pred: np.ndarray, ref: np.ndarray) -> None:
-    """Refuses masks that are not boolean or differ in shape.
+    """Refuse masks that are not boolean or differ in shape.
 
     Raises:
-        UserError: for any other type than bool (a label map passed by mistake would be scored as one big object),
-            and for two shapes.
+        UserError: The dtype is not bool (a label map passed by mistake would be scored as one big object), or the
+            shapes differ.
     """
     for name, mask in (("pred", pred), ("ref", ref)):
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
@@ -43,7 +43,7 @@ def check_masks(pred: np.ndarray, ref: np.ndarray) -> None:
 
 
 def bounding_box(mask: Bool[np.ndarray, "*spatial"], *, margin: int = 0) -> tuple[slice, ...]:
-    """The smallest box that holds a mask, widened by some voxels as far as the array goes; empty for an empty mask."""
+    """Return the smallest box that holds a mask, widened by `margin` within the array; empty for an empty mask."""
     box = []
     for axis in range(mask.ndim):
         hit = np.flatnonzero(mask.any(axis=tuple(k for k in range(mask.ndim) if k != axis)))
@@ -52,10 +52,10 @@ def bounding_box(mask: Bool[np.ndarray, "*spatial"], *, margin: int = 0) -> tupl
 
 
 def count_voxels(pred: Bool[np.ndarray, "*spatial"], ref: Bool[np.ndarray, "*spatial"]) -> Counts:
-    """Counts the voxels of two masks on one grid.
+    """Count the voxels of two masks on one grid.
 
     Raises:
-        UserError: if a mask is not boolean or the shapes differ.
+        UserError: A mask is not boolean, or the shapes differ.
     """
     check_masks(pred, ref)
     both = int(np.count_nonzero(pred & ref))
@@ -63,7 +63,7 @@ def count_voxels(pred: Bool[np.ndarray, "*spatial"], ref: Bool[np.ndarray, "*spa
 
 
 def mask_status(counts: Counts) -> str:
-    """Says which of the two masks hold the label.
+    """Return which of the two masks have the label.
 
     Returns:
         `ok`, `missed` (in the reference only), `spurious` (in the prediction only) or `both_empty`.
@@ -80,12 +80,12 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 
 def overlap_scores(counts: Counts) -> dict[str, float]:
-    """Draws all overlap ratios from voxel counts.
+    """Compute all overlap ratios from voxel counts.
 
     Returns:
         `dsc` = 2 TP / (2 TP + FP + FN), `iou` = TP / (TP + FP + FN), `precision` = TP / (TP + FP),
         `recall` = TP / (TP + FN) and `volume_error` = (TP + FP) / (TP + FN) - 1, the signed relative error of the
-        volume. A ratio whose denominator is empty is NaN, never 0 or 1: with both masks empty all five are.
+        volume. A ratio whose denominator is zero is NaN, never 0 or 1: if both masks are empty, all five are NaN.
 
     >>> overlap_scores(Counts(both=2, pred_only=1, ref_only=1))["dsc"]
     0.6666666666666666
@@ -101,45 +101,45 @@ def overlap_scores(counts: Counts) -> dict[str, float]:
 
 
 def dsc(pred: Bool[np.ndarray, "*spatial"], ref: Bool[np.ndarray, "*spatial"]) -> float:
-    """Dice similarity coefficient; NaN if both masks are empty, 0 if one is.
+    """Return the Dice similarity coefficient; NaN if both masks are empty, 0 if one is.
 
     Raises:
-        UserError: if a mask is not boolean or the shapes differ.
+        UserError: A mask is not boolean, or the shapes differ.
     """
     return overlap_scores(count_voxels(pred, ref))["dsc"]
 
 
 def iou(pred: Bool[np.ndarray, "*spatial"], ref: Bool[np.ndarray, "*spatial"]) -> float:
-    """Intersection over union (Jaccard index); NaN if both masks are empty, 0 if one is.
+    """Return the intersection over union (Jaccard index); NaN if both masks are empty, 0 if one is.
 
     Raises:
-        UserError: if a mask is not boolean or the shapes differ.
+        UserError: A mask is not boolean, or the shapes differ.
     """
     return overlap_scores(count_voxels(pred, ref))["iou"]
 
 
 def precision(pred: Bool[np.ndarray, "*spatial"], ref: Bool[np.ndarray, "*spatial"]) -> float:
-    """Share of the prediction that is right; NaN if the prediction is empty.
+    """Return the share of the prediction that is right; NaN if the prediction is empty.
 
     Raises:
-        UserError: if a mask is not boolean or the shapes differ.
+        UserError: A mask is not boolean, or the shapes differ.
     """
     return overlap_scores(count_voxels(pred, ref))["precision"]
 
 
 def recall(pred: Bool[np.ndarray, "*spatial"], ref: Bool[np.ndarray, "*spatial"]) -> float:
-    """Share of the reference that is found; NaN if the reference is empty.
+    """Return the share of the reference that is found; NaN if the reference is empty.
 
     Raises:
-        UserError: if a mask is not boolean or the shapes differ.
+        UserError: A mask is not boolean, or the shapes differ.
     """
     return overlap_scores(count_voxels(pred, ref))["recall"]
 
 
 def volume_error(pred: Bool[np.ndarray, "*spatial"], ref: Bool[np.ndarray, "*spatial"]) -> float:
-    """Signed relative error of the volume, (|pred| - |ref|) / |ref|; NaN if the reference is empty.
+    """Return the signed relative volume error, (|pred| - |ref|) / |ref|; NaN if the reference is empty.
 
     Raises:
-        UserError: if a mask is not boolean or the shapes differ.
+        UserError: A mask is not boolean, or the shapes differ.
     """
     return overlap_scores(count_voxels(pred, ref))["volume_error"]

@@ -1,8 +1,8 @@
 """Distances between the surfaces of two masks, in the unit of the spacing.
 
-A surface is the set of a mask's border voxels as MedPy takes them: the mask minus its erosion by the face-connected
-element, outside the image counting as background, so a mask voxel on the image's edge is border. Axes of length 1 are
-dropped first: in a one-slice volume every voxel would be border otherwise.
+The surface is the set of a mask's border voxels as in MedPy: the mask minus its erosion by the face-connected element.
+Outside the image counts as background, so a mask voxel at the edge of the image is border. Axes of length 1 are dropped
+first, since otherwise every voxel of a one-slice volume would be border.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ SURFACE_EMPTY = typing.get_args(SurfaceEmpty)
 
 
 class SurfaceDistances(NamedTuple):
-    """Distance of every border voxel of one mask to the nearest border voxel of the other."""
+    """Distances from every border voxel of one mask to the nearest border voxel of the other."""
 
     pred_to_ref: Float[np.ndarray, " pred_border"]
     ref_to_pred: Float[np.ndarray, " ref_border"]
 
 
 def check_spacing(spacing_mm: Sequence[float], ndim: int) -> tuple[float, ...]:
-    """Returns the spacing as floats.
+    """Return the spacing as floats.
 
     Raises:
-        UserError: unless there is one positive finite number an axis.
+        UserError: There is not exactly one positive finite number per axis.
     """
     spacing = tuple(float(s) for s in spacing_mm)
     if len(spacing) != ndim or not all(math.isfinite(s) and s > 0 for s in spacing):
@@ -47,30 +47,30 @@ def check_spacing(spacing_mm: Sequence[float], ndim: int) -> tuple[float, ...]:
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raises UserError unless the value is one of those allowed."""
+    """Raise UserError unless the value is one of those allowed."""
     if value not in allowed:
         raise UserError(f"metrics: `{name}` must be one of {', '.join(allowed)}, got {value!r}.")
 
 
 def check_tolerance(tolerance_mm: float) -> None:
-    """Raises UserError unless the tolerance is finite and not negative."""
+    """Raise UserError unless the tolerance is finite and not negative."""
     if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise UserError(f"metrics: `tolerance_mm` must be a number of at least 0, got {tolerance_mm!r}.")
 
 
 def image_diagonal(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
-    """Length of the image's diagonal over full voxels, axes of length 1 left out (of all axes if all are).
+    """Return the length of the image's diagonal over full voxels, without axes of length 1 (over all axes if all are).
 
-    Voxels count in full (240 x 240 x 155 at 1 mm gives BraTS's 373.13 mm): no two voxel centres are that far apart.
+    Voxels count in full (240 x 240 x 155 at 1 mm gives BraTS's 373.13 mm), so no two voxel centres are that far apart.
     """
     sides = [n * s for n, s in zip(shape, spacing_mm, strict=True) if n > 1]
     return math.hypot(*(sides or spacing_mm))
 
 
 def border(mask: Bool[np.ndarray, "*spatial"]) -> Bool[np.ndarray, "*spatial"]:
-    """Marks the voxels of a mask that have a face neighbour outside the mask or outside the array.
+    """Mark the voxels of a mask that have a face neighbour outside the mask or outside the array.
 
-    An erosion is a conjunction of shifted masks; two views and two in-place operations an axis need no structuring
+    An erosion is the conjunction of shifted masks. Two views and two in-place operations per axis need no structuring
     element and a single copy.
 
     >>> border(np.ones((3, 3), bool)).astype(int).tolist()
@@ -87,14 +87,14 @@ def border(mask: Bool[np.ndarray, "*spatial"]) -> Bool[np.ndarray, "*spatial"]:
 
 
 _PAIR_COST, _TREE_COST, _CROWD_COST, _TRANSFORM_COST = 0.0012, 0.9, 0.04, 0.085
-"""Microseconds a pair, a search, a candidate of a search and a voxel, as measured; only their ratios matter."""
+"""Microseconds per pair, search, candidate of a search and voxel, as measured; only their ratios matter."""
 _NEAR_RADIUS = {1: 16, 2: 4}
-"""Voxels along each axis within which near targets are looked up, by number of axes; 2 in 3-D. About 80 offsets."""
+"""Radius in voxels within which near targets are looked up, by number of axes; 2 in 3-D gives about 80 offsets."""
 _SAMPLE = 256
 
 
 def _tree_cost(tree: cKDTree, points: Float[np.ndarray, "points ndim"], spacing: Float[np.ndarray, " ndim"]) -> float:
-    """What searching a tree for each point should cost.
+    """Estimate the cost of searching a tree for each point.
 
     A search slows down with the number of targets about as near as the nearest one (a ball's centre is as far from all
     of its surface), so a few points are tried first.
@@ -112,8 +112,8 @@ def _nearest_of_all(
 
     The products only tell which target is nearest; its distance is taken anew, free of their cancellation.
     """
-    # |p - t|^2 without |p|^2, which is the same for all targets. In blocks that stay in cache and are too small for
-    # the product to start threads of its own: cases are scored in threads already.
+    # This is |p - t|^2 without |p|^2, which is the same for all targets. The blocks stay in cache and are too small for
+    # the product to start threads of its own, since cases are already scored in threads.
     rows, columns = 128, 512
     left = np.concatenate([points, np.ones((len(points), 1))], axis=1)
     right = np.concatenate([-2 * targets, np.sum(targets**2, axis=1)[:, None]], axis=1)
@@ -194,8 +194,8 @@ def _directed(
     pairs, transform = len(searched) * len(goal) * _PAIR_COST, queries.size * _TRANSFORM_COST
     cheapest = min(pairs, transform)
     if len(searched) * _TREE_COST < cheapest and len(goal) < queries.size / 10:
-        # Midpoint splits without shrunken boxes: median splits are up to 3 times slower where one surface lies far
-        # inside the other.
+        # Midpoint splits without shrunken boxes: median splits are up to 3 times slower if one surface lies far inside
+        # the other.
         tree = cKDTree(goal, balanced_tree=False, compact_nodes=False)
         if _tree_cost(tree, searched, spacing) < cheapest:
             result[left] = tree.query(searched)[0]
@@ -203,7 +203,7 @@ def _directed(
     if pairs < transform:
         result[left] = _nearest_of_all(searched, goal)
         return result
-    # Indices only, and distances where they are asked for: the transform's own float64 volume costs a third more.
+    # Only indices are computed, and distances where needed: the transform's own float64 volume costs a third more.
     nearest = ndimage.distance_transform_edt(~targets, sampling=spacing, return_distances=False, return_indices=True)
     result[left] = np.linalg.norm((nearest[:, queries].T[left] - points[left]) * spacing, axis=1)
     return result
@@ -212,18 +212,18 @@ def _directed(
 def surface_distances(
     pred: Bool[np.ndarray, "*spatial"], ref: Bool[np.ndarray, "*spatial"], *, spacing_mm: Sequence[float]
 ) -> SurfaceDistances:
-    """Measures every border voxel of two non-empty masks against the other mask's border.
+    """Measure the distance of every border voxel of two non-empty masks to the other mask's border.
 
-    Works inside the bounding box of the union, which is exact: both borders lie in it, and what is outside the box is
-    outside both masks, as what is outside the image.
+    The computation is restricted to the bounding box of the union, which is exact: both borders lie in it, and
+    everything outside the box is outside both masks, just like everything outside the image.
 
     Args:
-        pred: predicted mask.
-        ref: reference mask.
-        spacing_mm: voxel size along each axis.
+        pred: Predicted mask.
+        ref: Reference mask.
+        spacing_mm: Voxel size along each axis.
 
     Raises:
-        UserError: if a mask is empty or not boolean, or shapes or spacing do not fit.
+        UserError: A mask is empty or not boolean, or shapes or spacing do not fit.
     """
     check_masks(pred, ref)
     spacing = check_spacing(spacing_mm, pred.ndim)
@@ -238,16 +238,16 @@ def surface_distances(
 
 
 def hausdorff(distances: SurfaceDistances, *, percentile: float = 100.0, definition: str = "pooled") -> float:
-    """Hausdorff distance, or a percentile of it, from directed surface distances.
+    """Return the Hausdorff distance, or a percentile of it, from directed surface distances.
 
     Args:
-        distances: of two non-empty masks.
-        percentile: 100 for the Hausdorff distance, 95 for HD95; linear interpolation between ranks.
+        distances: Distances of two non-empty masks.
+        percentile: 100 for the Hausdorff distance, 95 for HD95; ranks are interpolated linearly.
         definition: `pooled`, the percentile of both directed sets together (MedPy), or `directed`, the larger of the
             two directed percentiles (MONAI). They agree at 100.
 
     Raises:
-        UserError: for another definition.
+        UserError: The definition is unknown.
     """
     check_choice("definition", definition, HD_DEFINITIONS)
     if definition == "pooled":
@@ -256,18 +256,18 @@ def hausdorff(distances: SurfaceDistances, *, percentile: float = 100.0, definit
 
 
 def mean_distance(distances: SurfaceDistances) -> float:
-    """Mean over both directed sets together (Heimann et al. 2009, doi:10.1109/TMI.2009.2013851; MedPy's `assd`)."""
+    """Return the mean over both directed sets (Heimann et al. 2009, doi:10.1109/TMI.2009.2013851; MedPy's ASSD)."""
     return float(np.concatenate(distances).mean())
 
 
 def share_within(distances: SurfaceDistances, tolerance_mm: float) -> float:
-    """Share of all border voxels of both masks within a tolerance of the other border, counted in voxels.
+    """Return the share of all border voxels of both masks within a tolerance of the other border, counted in voxels.
 
     Nikolov et al. 2021 (doi:10.2196/26151) weight surface elements by area; here, as in MONAI, border voxels count
-    alike. A distance equal to the tolerance is within it, rounding included (three steps of 0.1 mm are 0.3 mm).
+    alike. A distance equal to the tolerance is within it, up to rounding (three steps of 0.1 mm are 0.3 mm).
 
     Raises:
-        UserError: if the tolerance is negative or not finite.
+        UserError: The tolerance is negative or not finite.
     """
     check_tolerance(tolerance_mm)
     return float(np.mean(np.concatenate(distances) <= tolerance_mm * (1 + 1e-9)))
@@ -280,13 +280,13 @@ def empty_distance(
     spacing_mm: Sequence[float],
     surface_empty: str,
 ) -> float | None:
-    """What stands for a distance when a mask is empty; None when neither is.
+    """Return the value that replaces a distance if a mask is empty; None if neither is.
 
-    A missed label (reference only) gets what `surface_empty` says: the image's diagonal, NaN or infinity. Without a
-    reference there is no surface to be far from: NaN, whether the prediction is empty or not.
+    A missed label (reference only) gets the value that `surface_empty` names: the image's diagonal, NaN or infinity.
+    Without a reference there is no surface to measure from, so the value is NaN whether the prediction is empty or not.
 
     Raises:
-        UserError: if a mask is not boolean, shapes or spacing do not fit, or `surface_empty` is unknown.
+        UserError: A mask is not boolean, shapes or spacing do not fit, or `surface_empty` is unknown.
     """
     check_masks(pred, ref)
     spacing = check_spacing(spacing_mm, pred.ndim)
@@ -306,17 +306,17 @@ def hd95(
     definition: str = "pooled",
     surface_empty: str = "diagonal",
 ) -> float:
-    """95th percentile of the Hausdorff distance, in the unit of the spacing; see `hausdorff` for the definitions.
+    """Return the 95th percentile of the Hausdorff distance, in the unit of the spacing; see `hausdorff`.
 
     Args:
-        pred: predicted mask.
-        ref: reference mask.
-        spacing_mm: voxel size along each axis.
+        pred: Predicted mask.
+        ref: Reference mask.
+        spacing_mm: Voxel size along each axis.
         definition: `pooled` or `directed`.
-        surface_empty: for an empty prediction, see `empty_distance`. An empty reference gives NaN.
+        surface_empty: Value for an empty prediction; see `empty_distance`. An empty reference gives NaN.
 
     Raises:
-        UserError: if a mask is not boolean, shapes or spacing do not fit, or an option is unknown.
+        UserError: A mask is not boolean, shapes or spacing do not fit, or an option is unknown.
     """
     check_choice("definition", definition, HD_DEFINITIONS)
     empty = empty_distance(pred, ref, spacing_mm=spacing_mm, surface_empty=surface_empty)
@@ -332,7 +332,7 @@ def hd(
     spacing_mm: Sequence[float],
     surface_empty: str = "diagonal",
 ) -> float:
-    """Hausdorff distance between the borders, in the unit of the spacing; empty masks and errors as in `hd95`."""
+    """Return the Hausdorff distance of the borders, in the unit of the spacing; empty masks and errors as in `hd95`."""
     empty = empty_distance(pred, ref, spacing_mm=spacing_mm, surface_empty=surface_empty)
     return hausdorff(surface_distances(pred, ref, spacing_mm=spacing_mm)) if empty is None else empty
 
@@ -344,7 +344,7 @@ def assd(
     spacing_mm: Sequence[float],
     surface_empty: str = "diagonal",
 ) -> float:
-    """Average symmetric surface distance, see `mean_distance`; empty masks and errors as in `hd95`."""
+    """Return the average symmetric surface distance (see `mean_distance`); empty masks and errors as in `hd95`."""
     empty = empty_distance(pred, ref, spacing_mm=spacing_mm, surface_empty=surface_empty)
     return mean_distance(surface_distances(pred, ref, spacing_mm=spacing_mm)) if empty is None else empty
 
@@ -356,10 +356,10 @@ def nsd(
     spacing_mm: Sequence[float],
     tolerance_mm: float,
 ) -> float:
-    """Normalised surface Dice at a tolerance, see `share_within`; 0 if one mask is empty, NaN if both are.
+    """Return the normalised surface Dice at a tolerance (see `share_within`); 0 if one mask is empty, NaN if both are.
 
     Raises:
-        UserError: if a mask is not boolean, shapes or spacing do not fit, or the tolerance is negative.
+        UserError: A mask is not boolean, shapes or spacing do not fit, or the tolerance is negative.
     """
     check_masks(pred, ref)
     if not (pred.any() and ref.any()):
