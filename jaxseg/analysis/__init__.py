@@ -1,1 +1,1 @@
-"""What is computed from tables, parameters and activations: arrays in, arrays out."""
+"""Computations on tables, parameters and activations: arrays in, arrays out."""

@@ -1,4 +1,4 @@
-"""A network's features at chosen sites: what representations are compared by."""
+"""A network's features at chosen sites, from which representations are compared."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from jaxseg.models import ACTIVATIONS
 from jaxseg.types import Params
 
 Recorded = dict[str, Float[Array, "points channels"]]
-"""By layer."""
+"""Recorded features by layer."""
 
 
 def features(model: nn.Module, params: Params, windows: Float[Array, "windows *patch channels"]) -> dict[str, Any]:
-    """Whole feature maps `[windows, *grid, channels]` of every recorded layer, after the nonlinearity."""
+    """Return whole feature maps `[windows, *grid, channels]` of every recorded layer, after the nonlinearity."""
     _, state = model.apply({"params": params}, windows, train=False, mutable=[ACTIVATIONS])
     return trees.flatten(state[ACTIVATIONS])
 
 
 def layer_grids(model: nn.Module, params: Params, patch: tuple[int, ...], channels: int) -> dict[str, tuple[int, ...]]:
-    """Spatial shape of every recorded layer over one window, without computing anything."""
+    """Return the spatial shape of every recorded layer over one window, without computing anything."""
     window = jax.ShapeDtypeStruct((1, *patch, channels), jnp.float32)
     shapes = jax.eval_shape(functools.partial(features, model), params, window)
     return {name: leaf.shape[1:-1] for name, leaf in shapes.items()}
@@ -36,11 +36,13 @@ def layer_grids(model: nn.Module, params: Params, patch: tuple[int, ...], channe
 def make_record(
     model: nn.Module,
 ) -> Callable[[Params, Float[Array, "batches windows *patch channels"], Mapping[str, Int[Array, "..."]]], Recorded]:
-    """Features of every layer at sites of windows, for one run; no more than one batch of feature maps is in memory.
+    """Make a function that records the features of every layer at sites of windows, for one run.
+
+    No more than one batch of feature maps is in memory.
 
     Returns:
-        `record(params, windows, sites)`; sites are flat indices `[batches, windows, sites]` on each layer's grid (see
-        `sites.nearest_sites`), and what comes back is `[batches * windows * sites, channels]`, after the nonlinearity.
+        `record(params, windows, sites)`. The sites are flat indices `[batches, windows, sites]` on each layer's grid
+        (see `sites.nearest_sites`), and the result is `[batches * windows * sites, channels]`, after the nonlinearity.
     """
 
     def record(params: Params, windows: jax.Array, sites: Mapping[str, jax.Array]) -> Recorded:

@@ -1,7 +1,7 @@
-"""Two networks brought to the same order of channels, as far as their weights tell which belong together.
+"""Alignment of two networks: their channels are brought to the same order, as far as weights tell which correspond.
 
-Networks whose channels are permuted compute the same and lie far apart, so the distance between two trained networks
-and the loss half-way between them mean little before one of them is permuted towards the other.
+Networks whose channels are permuted compute the same function and are far apart. Therefore the distance between two
+trained networks, and the loss half-way between them, mean little before one of them is permuted towards the other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxseg.analysis.wiring import FIXED, Wiring
 from jaxseg.types import Params
 
 SWEEPS = 50
-"""Times that all groups are gone through, at most; ten are usual."""
+"""Largest number of passes over all groups; ten are usual."""
 
 Order = Int[np.ndarray, " units"]
 """For each unit of a network, the unit that takes its place."""
@@ -40,7 +40,7 @@ def _takes(units: Int[np.ndarray, " channels"], order: Order) -> Int[np.ndarray,
 
 
 def permute(wiring: Wiring, params: Params, order: Order) -> Params:
-    """The network with its units in another order; it computes the same."""
+    """Return the network with its units in another order; it computes the same function."""
     moved = {}
     for path, leaf in trees.flatten(params).items():
         layer, _, name = path.rpartition("/")
@@ -50,11 +50,11 @@ def permute(wiring: Wiring, params: Params, order: Order) -> Params:
 
 
 def align(wiring: Wiring, a: Params, b: Params) -> Order:
-    """The order of the units of `b` that brings its weights closest to those of `a`, by weight matching.
+    """Return the order of the units of `b` that brings its weights closest to those of `a`, by weight matching.
 
     Source: Ainsworth, Hayase and Srinivasa 2022, arXiv:2209.04836, algorithm 1. The sum of products of the two
-    networks' weights is increased group by group, with all other groups as they are: a linear assignment, solved
-    exactly. That ends in a local optimum; it starts from the order that `b` has, so the distance never grows.
+        networks' weights is increased group by group, with all other groups fixed: a linear assignment, solved exactly.
+        This ends in a local optimum; it starts from the present order of `b`, so the distance never grows.
     """
     ours, theirs = (_weights(params) for params in (a, b))
     order = np.arange(wiring.count)
@@ -69,7 +69,7 @@ def align(wiring: Wiring, a: Params, b: Params) -> Order:
             better = gain[rows, columns].sum() - gain[np.arange(len(group)), now].sum()
             if better <= 1e-6 * np.abs(gain).max():
                 continue
-            # A layer that reads and gives channels of one group was only seen with one of its sides permuted.
+            # A layer that reads and gives channels of one group was assigned with only one of its sides permuted.
             touched = _touched(wiring, group)
             if any(_reads_and_gives(wiring, layer, group) for layer in touched) and (
                 _agreement(wiring, ours, theirs, proposed, touched) <= _agreement(wiring, ours, theirs, order, touched)
@@ -116,7 +116,7 @@ def _agreement(wiring: Wiring, ours: Leaves, theirs: Leaves, order: Order, layer
 def _products(
     wiring: Wiring, ours: Leaves, theirs: Leaves, order: Order, group: Int[np.ndarray, " units"]
 ) -> Float[np.ndarray, "units units"]:
-    """Of every two units of a group, in ours and in theirs (the latter ascending): products of all their weights."""
+    """Return the products of all weights of every two units of a group, ours and theirs (the latter ascending)."""
     sums = np.zeros((len(group), len(group)))
     for path, a in ours.items():
         layer, _, name = path.rpartition("/")

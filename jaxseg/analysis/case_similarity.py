@@ -1,8 +1,8 @@
 """Linear CKA that compares only positions of different cases.
 
-Debiased CKA takes every datapoint for an independent draw. Voxels of one case are alike, so that two unrelated but
-smooth features of a few cases seem similar. Here cases take the place of datapoints: HSIC is estimated from tuples of
-positions no two of which belong to one case, which leaves out all that alikeness within a case could add.
+Debiased CKA takes every datapoint for an independent draw. But voxels of one case are alike, so that two unrelated
+smooth features of a few cases seem similar. Here, HSIC is estimated from tuples of positions from different cases, so
+that similarity within a case contributes nothing.
 
 The estimator is the unbiased one of Song et al. 2012 (JMLR 13, equation 4), a mean over quadruples, with
 
@@ -23,19 +23,19 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 MIN_CASES = 4
-"""An estimate needs four different cases."""
+"""Number of different cases that an estimate needs."""
 
 
 class Cases(NamedTuple):
-    """Where the points of each case are, filled up to the case with the most of them."""
+    """Indices of the points of each case, padded to the case with the most points."""
 
     where: Int[np.ndarray, "cases most"]
     weight: Float[np.ndarray, "cases most"]
-    """1 / points of the case, and 0 where the row is filled up."""
+    """1 / (number of points of the case), and 0 for padding."""
 
 
 def group_points(case: Int[np.ndarray, " points"]) -> Cases:
-    """Lays out points by their case.
+    """Group points by their case.
 
     >>> group_points(np.array([7, 7, 2])).where.tolist()
     [[2, 0], [0, 1]]
@@ -48,26 +48,26 @@ def group_points(case: Int[np.ndarray, " points"]) -> Cases:
 
 
 class Prepared(NamedTuple):
-    """What representations of several runs bring to every comparison."""
+    """Quantities of the representations of several runs that every comparison needs."""
 
     points: Float[Array, "runs cases most neurons"]
-    """Centred features times the root of their weight."""
+    """Centred features times the square root of their weight."""
     means: Float[Array, "runs cases neurons"]
     along: Float[Array, "runs cases_most"]
-    """Each of `points` times the mean of its case."""
+    """Product of each of `points` with the mean of its case."""
     gram: Float[Array, "runs cases cases"]
-    """Products of the means."""
+    """Products of the means of the cases."""
     own: Float[Array, " runs"]
-    """HSIC of a representation with itself."""
+    """HSIC of each representation with itself."""
 
 
 def prepare(x: Float[Array, "runs points neurons"], cases: Cases) -> Prepared:
-    """Everything of one side of the comparisons; see `compare`."""
+    """Prepare one side of the comparisons; see `compare`."""
     laid = x[:, cases.where]
     weight = jnp.asarray(cases.weight)[None, ..., None]
     centre = (weight * laid).sum((1, 2), keepdims=True) / len(cases.where)
     points = jnp.sqrt(weight) * (laid - centre)
-    # CKA does not depend on the scale; at norm 1 nothing overflows. What rounding leaves of a constant is no feature.
+    # CKA does not depend on the scale, and nothing overflows at norm 1. Rounding errors of a constant are no feature.
     norm, whole = (jnp.linalg.norm(side.reshape(len(x), -1), axis=1) for side in (points, jnp.sqrt(weight) * laid))
     points = points / jnp.where(norm > 1e-6 * whole, norm, jnp.nan)[:, None, None, None]
     means = (jnp.sqrt(weight) * points).sum(2)
@@ -79,11 +79,11 @@ def prepare(x: Float[Array, "runs points neurons"], cases: Cases) -> Prepared:
 
 
 def compare(a: Prepared, b: Prepared) -> Float[Array, "runs others"]:
-    """CKA of all of `a` with all of `b`: near 0 for unrelated features, 1 for equal ones.
+    """Return CKA of all of `a` with all of `b`: near 0 for unrelated features, 1 for equal ones.
 
     Returns:
-        NaN with fewer than `MIN_CASES` cases, and where cases do not differ enough for a value: a self-term, which is
-        an estimate too, is not above 0.
+        The values; NaN with fewer than `MIN_CASES` cases, and if cases do not differ enough for a value: a self-term,
+        which is an estimate too, is then not above 0.
     """
     if a.means.shape[1] < MIN_CASES:
         return jnp.full((len(a.means), len(b.means)), jnp.nan)

@@ -1,4 +1,4 @@
-"""When a run has converged: first step at which validation DSC stays at a share of what scratch reaches."""
+"""Time to convergence: the first step at which validation DSC stays at a share of what scratch reaches."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 WINDOW = 3
-"""Successive evaluations that count together, in the median and in the final value."""
+"""Number of successive evaluations that count together, in the median and in the final value."""
 
 
 class Convergence(NamedTuple):
     """Time to target of each run."""
 
     step: Int[np.ndarray, " runs"]
-    """Step of the last of the three evaluations that reach the target; where censored, of the last evaluation."""
+    """Step of the last of the three evaluations that reach the target; if censored, of the last evaluation."""
     censored: Bool[np.ndarray, " runs"]
-    """The target was not reached by then."""
+    """Whether the target was not reached by then."""
 
 
 def final_values(val_dsc: Float[np.ndarray, "runs evals"]) -> Float[np.ndarray, " runs"]:
-    """Mean of each run's last three evaluations, NaN for a run that has none of them (diverged) or fewer."""
+    """Return the mean of each run's last three evaluations; NaN if the run diverged or has fewer."""
     if val_dsc.shape[1] < WINDOW:
         return np.full(len(val_dsc), np.nan)
     return val_dsc[:, -WINDOW:].mean(1)
 
 
 def target_dsc(scratch_val_dsc: Float[np.ndarray, "runs evals"], *, fraction: float = 0.99) -> float:
-    """The value that counts as converged: a share of the median over scratch's seeds of their final values.
+    """Return the value that counts as converged: a share of the median of the final values of scratch's seeds.
 
     Seeds that diverged (NaN) are left out; NaN if none is left.
     """
@@ -40,18 +40,18 @@ def target_dsc(scratch_val_dsc: Float[np.ndarray, "runs evals"], *, fraction: fl
 def steps_to_target(
     steps: Int[np.ndarray, " evals"], val_dsc: Float[np.ndarray, "runs evals"], target: float
 ) -> Convergence:
-    """Finds the first step at which the median of three successive evaluations reaches the target.
+    """Find the first step at which the median of three successive evaluations reaches the target.
 
-    The step is that of the last of the three, the first at which one can know. The median lets neither one lucky
-    evaluation end the count nor one unlucky one delay it.
+    The step is that of the last of the three, the first at which this can be known. With the median, one lucky
+    evaluation does not end the count and one unlucky evaluation does not delay it.
 
     Args:
-        steps: of the evaluations, increasing.
-        val_dsc: validation DSC, NaN where a run has none (diverged): such a window has not reached anything.
-        target: see `target_dsc`; with NaN every run is censored.
+        steps: Steps of the evaluations, increasing.
+        val_dsc: Validation DSC, NaN where a run has none (diverged): a window with NaN does not reach the target.
+        target: See `target_dsc`; with NaN every run is censored.
 
     Raises:
-        ValueError: if there is no evaluation, or steps do not increase.
+        ValueError: There is no evaluation, or the steps do not increase.
     """
     steps = np.asarray(steps)
     if not len(steps) or np.any(np.diff(steps) <= 0) or val_dsc.shape[1] != len(steps):

@@ -1,7 +1,7 @@
-"""How filters change in training, and whether trained ones still look random.
+"""Changes of filters in training, and tests of whether trained filters still look random.
 
 A kernel is `[*taps, channels, features]`; a filter is one output feature's vector of d = taps x channels weights. Every
-measure comes with what it is under its null hypothesis, two independent draws or weights without structure, since none
+measure comes with its value under its null hypothesis, two independent draws or weights without structure, since none
 of them means anything alone. Random draws come from an explicit `np.random.Generator`.
 """
 
@@ -18,15 +18,15 @@ from scipy import ndimage, special, stats
 Kernel = Float[np.ndarray, "*taps channels features"]
 
 TRUNCATION = 2.0
-"""Initialisers draw from a normal truncated at this many of its standard deviations."""
+"""Initialisers draw from a normal truncated at this many standard deviations."""
 _BELOW = float(special.ndtr(-TRUNCATION))
-"""Share of the normal cut off at either side."""
+"""Share of the normal that is cut off at either side."""
 _TRUNCATED_SD = math.sqrt(1 - 2 * TRUNCATION * stats.norm.pdf(TRUNCATION) / (1 - 2 * _BELOW))
-"""Standard deviation of the standard normal so truncated, 0.8796."""
+"""Standard deviation of the standard normal after this truncation, 0.8796."""
 
 
 def as_filters(kernel: Kernel) -> Float[np.ndarray, "features d"]:
-    """One row per output feature."""
+    """Return a kernel as a matrix with one row per output feature."""
     return np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1]).T
 
 
@@ -34,27 +34,27 @@ def as_filters(kernel: Kernel) -> Float[np.ndarray, "features d"]:
 
 
 class Change(NamedTuple):
-    """How each filter of a layer moved."""
+    """Movement of each filter of a layer."""
 
     angle_deg: Float[np.ndarray, " features"]
-    """Between start and end, in [0, 180]. Verdicts use it: norms are moved by weight decay, and free before a norm."""
+    """Angle of start and end, in [0, 180], for verdicts: norms change by weight decay, and freely before a norm."""
     relative_change: Float[np.ndarray, " features"]
     """Norm of the difference over the norm at the start."""
     norm_ratio: Float[np.ndarray, " features"]
-    """Norm at the end over that at the start."""
+    """Norm at the end over the norm at the start."""
 
 
 class NullChange(NamedTuple):
-    """What `Change` is between two independent draws of d weights of the same variance."""
+    """Values of `Change` for two independent draws of d weights of the same variance."""
 
     angle_deg: float
     angle_sd_deg: float
-    """About 1 / sqrt(d) in radians."""
+    """Standard deviation of the angle, in degrees: about 1 / sqrt(d) radians."""
     relative_change: float
 
 
 def change(start: Kernel, end: Kernel) -> Change:
-    """Compares a layer's filters before and after training; NaN where a filter starts at zero.
+    """Compare a layer's filters before and after training; NaN where a filter starts at zero.
 
     >>> kernel = np.eye(2).reshape(1, 2, 2)
     >>> change(kernel, kernel[..., ::-1]).angle_deg.tolist()
@@ -66,13 +66,13 @@ def change(start: Kernel, end: Kernel) -> Change:
     norm_a, norm_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         u, v = a / norm_a[:, None], b / norm_b[:, None]
-        # Of the two chords, so that small angles keep their digits where the arc cosine would round them to 0.
+        # The angle comes from the two chords, so that small angles keep digits that the arc cosine would round to 0.
         angle = 2 * np.arctan2(np.linalg.norm(u - v, axis=1), np.linalg.norm(u + v, axis=1))
         return Change(np.degrees(angle), np.linalg.norm(b - a, axis=1) / norm_a, norm_b / norm_a)
 
 
 def null_change(d: int) -> NullChange:
-    """What two independent filters of d weights give: a right angle, and a difference of sqrt(2) norms."""
+    """Return the change between two independent filters of d weights: a right angle, and sqrt(2) norms apart."""
     return NullChange(90.0, math.degrees(1 / math.sqrt(d)), math.sqrt(2))
 
 
@@ -90,21 +90,21 @@ def _truncated_distance(weights: Float[np.ndarray, "draws n"]) -> Float[np.ndarr
 
 
 def truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray, "*shape"]:
-    """Draws as initialisers make them, scaled to variance 1."""
+    """Draw as initialisers do, scaled to variance 1."""
     return special.ndtri(rng.uniform(_BELOW, 1 - _BELOW, shape)) / _TRUNCATED_SD
 
 
 def distribution_null(num_weights: int, rng: np.random.Generator, *, draws: int = 40) -> float:
-    """Mean distance of fresh draws of so many weights: a parametric bootstrap."""
+    """Return the mean distance of fresh draws of `num_weights` weights, a parametric bootstrap."""
     return float(np.mean([_truncated_distance(truncated_normal(rng, (1, num_weights)))[0] for _ in range(draws)]))
 
 
 def distribution_excess(kernel: Kernel, null: float) -> float:
-    """Distance of a layer's weights from the initialiser's distribution, beyond that of a fresh draw of as many.
+    """Return the distance of a layer's weights from the initialiser's distribution, beyond that of a fresh draw.
 
-    The Kolmogorov-Smirnov distance to a normal truncated as the initialiser does, at the layer's own scale, less
-    `null`, its mean for draws of that distribution (`distribution_null`). About 0 for weights that still look drawn.
-    A p-value would not do: with 100,000 weights it rejects any deviation, however small.
+    This is the Kolmogorov-Smirnov distance to a normal truncated as the initialiser does, at the layer's own scale,
+    less `null`, its mean for draws of as many weights (`distribution_null`). It is about 0 for weights that still look
+    drawn. A p-value would not be useful: with 100,000 weights it rejects any deviation, however small.
     """
     return float(_truncated_distance(np.asarray(kernel, np.float64).reshape(1, -1))[0] - null)
 
@@ -113,7 +113,7 @@ def distribution_excess(kernel: Kernel, null: float) -> float:
 
 
 def tap_neighbours(taps: tuple[int, ...]) -> Int[np.ndarray, "pairs 2"]:
-    """Pairs of taps that share a face (rook neighbours): 54 in 3 x 3 x 3, 12 in 3 x 3."""
+    """Return the pairs of taps that share a face (rook neighbours): 54 in 3 x 3 x 3, 12 in 3 x 3."""
     index = np.arange(math.prod(taps)).reshape(taps)
     pairs = [
         np.stack([index.take(range(size - 1), axis).ravel(), index.take(range(1, size), axis).ravel()], 1)
@@ -126,21 +126,21 @@ class Moran(NamedTuple):
     """Spatial autocorrelation of a layer's taps."""
 
     value: float
-    """Moran's I: near 1 where neighbouring taps are alike, negative where they alternate."""
+    """Moran's I: near 1 if neighbouring taps are alike, negative if they alternate."""
     expected: float
-    """Without any arrangement: -1 / (taps - 1)."""
+    """Expected value without any arrangement: -1 / (taps - 1)."""
     p: float
-    """Two-sided, by permutations."""
+    """Two-sided p value from permutations."""
 
 
 def moran(kernel: Kernel, rng: np.random.Generator, *, permutations: int = 999) -> Moran:
-    """Moran's I over the taps (Moran 1950), all channel pairs of a layer together.
+    """Return Moran's I over the taps (Moran 1950), with all channel pairs of a layer together.
 
     Slices are demeaned, and the index is a ratio of sums over slices. Taps are permuted in the same way in all slices:
-    slices of one layer are not independent, and permuting each by itself rejects far too often.
+    the slices of one layer are not independent, and separate permutations would reject far too often.
 
     Returns:
-        NaN for kernels of a single tap.
+        The index with its test; NaN for kernels of a single tap.
     """
     taps = kernel.shape[:-2]
     slices = np.asarray(kernel, np.float64).reshape(math.prod(taps), -1)
@@ -148,7 +148,7 @@ def moran(kernel: Kernel, rng: np.random.Generator, *, permutations: int = 999) 
         return Moran(math.nan, math.nan, math.nan)
     slices = slices - slices.mean(0)
     pairs = tap_neighbours(taps)
-    # Only products of taps are needed, so a permutation costs taps x taps, not a pass over all slices.
+    # Only products of taps are needed, so a permutation costs taps x taps instead of a pass over all slices.
     gram = slices @ slices.T
     expected = -1 / (len(slices) - 1)
     scale = len(slices) / len(pairs) / np.trace(gram)
@@ -158,15 +158,15 @@ def moran(kernel: Kernel, rng: np.random.Generator, *, permutations: int = 999) 
 
     observed = index(np.arange(len(slices)))
     null = np.array([index(rng.permutation(len(slices))) for _ in range(permutations)])
-    # At least as far, up to rounding: the symmetries of the grid give permutations of the very same index.
+    # Count indices at least as far, up to rounding: symmetries of the grid give permutations with the same index.
     further = np.abs(null - expected) >= abs(observed - expected) - 1e-12
     return Moran(observed, expected, float((1 + further.sum()) / (1 + permutations)))
 
 
 def centre_share(kernel: Kernel) -> float:
-    """Share of the centre tap in a layer's energy, which Moran's I cannot see; NaN without a centre.
+    """Return the centre tap's share of a layer's energy, which Moran's I cannot see; NaN without a centre.
 
-    Without structure it is 1 / taps: 1/27 in 3 x 3 x 3, 1/9 in 3 x 3.
+    Without structure the share is 1 / taps: 1/27 in 3 x 3 x 3, 1/9 in 3 x 3.
     """
     taps = kernel.shape[:-2]
     if math.prod(taps) < 2 or not all(size % 2 for size in taps):
@@ -179,10 +179,10 @@ def centre_share(kernel: Kernel) -> float:
 
 
 def spectral_excess(kernel: Kernel, rng: np.random.Generator, *, draws: int = 20) -> float:
-    """Share of a layer's energy in directions stronger than any of the same weights shuffled.
+    """Return the share of a layer's energy in directions stronger than any of the same weights shuffled.
 
-    Singular values of the features x d matrix above the largest singular value seen in `draws` shuffled matrices; what
-    filters share (low rank) shows here. Near 0 without structure; in [0, 1].
+    These are the singular values of the features x d matrix above the largest one in `draws` shuffled matrices, so that
+    the measure shows what filters share (low rank). It is in [0, 1], and near 0 without structure.
     """
     matrix = as_filters(kernel)
     shuffled = (rng.permutation(matrix.ravel()).reshape(matrix.shape) for _ in range(draws))
@@ -201,10 +201,10 @@ def _squared_singular_values(matrix: Float[np.ndarray, "rows columns"]) -> Float
 
 
 def filter_features(kernels: Float[np.ndarray, "kernels *taps channels features"]) -> Float[np.ndarray, "filters k"]:
-    """What a classifier sees of each filter, at unit norm: how its taps go together, and how heavy its tails are.
+    """Return features of each filter for a classifier, at unit norm: how taps covary, and how heavy the tails are.
 
-    The products of every two taps, summed over channels, and the logarithm of the kurtosis. A single weight's sign
-    says nothing, as filters of either sign are alike at the start.
+    They are the products of every two taps, summed over channels, and the logarithm of the kurtosis. The sign of a
+    single weight says nothing, since filters of either sign are equally likely at the start.
     """
     *_, channels, features = kernels.shape
     taps = math.prod(kernels.shape[1:-2])
@@ -223,7 +223,7 @@ def _ridge_scores(x: Float[np.ndarray, "n k"], y: Float[np.ndarray, " n"], new: 
     mean, sd = x.mean(0), x.std(0)
     sd[sd == 0] = 1
     x, new = (x - mean) / sd, (new - mean) / sd
-    # From the smaller of the two products: their eigenvalues are the squared singular values of x.
+    # Use the smaller of the two products: their eigenvalues are the squared singular values of x.
     by_rows = len(x) <= x.shape[1]
     power, vectors = np.linalg.eigh(x @ x.T if by_rows else x.T @ x)
     power = np.maximum(power, 0)
@@ -243,11 +243,11 @@ def _ridge_scores(x: Float[np.ndarray, "n k"], y: Float[np.ndarray, " n"], new: 
 def start_end_auc(
     start: Float[np.ndarray, "runs *taps channels features"], end: Float[np.ndarray, "runs *taps channels features"]
 ) -> Float[np.ndarray, " runs"]:
-    """How well filters of trained networks can be told from their own starts: 0.5 not at all, 1 always.
+    """Return how well filters of trained networks can be told from their own starts: 0.5 not at all, 1 always.
 
     A ridge classifier on `filter_features` is trained on some runs and tested on others, in folds over runs, so that
-    both ends of a filter lie in the same fold. With filters split at random, the start of a filter among the training
-    data gives its end away in the wrong direction.
+    both ends of a filter are in the same fold. If filters were split at random, the start of a filter in the training
+    data would bias the prediction for its end in the wrong direction.
 
     Returns:
         The area under the ROC curve on each run's filters; NaN with fewer than two runs.
@@ -278,12 +278,12 @@ def _pairs(kernels: np.ndarray) -> int:
 
 
 def heavy_tailed(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray, "*shape"]:
-    """Weights of a t distribution with 3 degrees of freedom, variance 1."""
+    """Draw weights from a t distribution with 3 degrees of freedom, scaled to variance 1."""
     return rng.standard_t(3, shape) / math.sqrt(3)
 
 
 def smooth(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray, "*shape"]:
-    """Weights that vary smoothly over the taps, variance 1."""
+    """Draw weights that vary smoothly over the taps, with variance 1."""
     taps = shape[:-2]
     wide = rng.normal(size=(*(size + 4 for size in taps), *shape[-2:]))
     blurred = ndimage.gaussian_filter(wide, (*(1.0 for _ in taps), 0, 0))
@@ -292,7 +292,7 @@ def smooth(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray
 
 
 def low_rank(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray, "*shape"]:
-    """Filters that are multiples of one another, variance 1."""
+    """Draw filters that are multiples of one another, with variance 1."""
     pattern = np.multiply.outer(rng.normal(size=shape[:-1]), rng.normal(size=shape[-1:]))
     return pattern / pattern.std()
 
@@ -303,11 +303,11 @@ CONTROLS: Mapping[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarr
     "spectrum": low_rank,
     "auc": smooth,
 }
-"""For each test of randomness, structure that it is made to find."""
+"""For each test of randomness, a kind of structure that it should detect."""
 
 
 def blend(kernel: Kernel, pattern: Float[np.ndarray, "*taps channels features"], share: float) -> Kernel:
-    """A kernel in which a pattern of variance 1 makes up a share of the variance, which itself stays."""
+    """Blend a pattern of variance 1 into a kernel as a share of its variance, which itself is unchanged."""
     return math.sqrt(1 - share) * kernel + math.sqrt(share) * pattern * np.std(kernel)
 
 
@@ -321,20 +321,20 @@ def smallest_share(
     draws: int = 20,
     power: float = 0.8,
 ) -> float:
-    """The smallest blended-in share of a control that a test finds in at least `power` of draws.
+    """Return the smallest blended-in share of a control that a test detects in at least `power` of the draws.
 
     Args:
-        finds: Whether a test finds structure in a kernel.
-        kernel: Into which the control is blended.
+        finds: Returns whether a test detects structure in a kernel.
+        kernel: Kernel into which the control is blended.
         control: One of `CONTROLS`.
-        rng: Of the control's draws.
-        shares: Tried, ascending.
-        draws: For each share.
-        power: Share of draws in which the test must find it.
+        rng: Generator of the control's draws.
+        shares: Shares to try, ascending.
+        draws: Number of draws for each share.
+        power: Share of draws in which the test must detect the control.
 
     Returns:
-        One of `shares`, or NaN if none is found often enough: then the test could not have seen structure there, and
-        its silence says nothing.
+        One of `shares`, or NaN if none is detected often enough: the test could then not have seen such structure, and
+        a negative result means nothing.
     """
     for share in shares:
         found = missed = 0

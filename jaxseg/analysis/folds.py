@@ -1,4 +1,4 @@
-"""Means over folds whose seeds differ: a seed is tested on one fold, and each fold has seeds and groups of its own."""
+"""Means over folds with different seeds: a seed is tested on one fold, and each fold has its own seeds and groups."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from jaxseg.analysis.variance_components import Components, components, expected
 
 
 def t_quantile(df: float, confidence: float) -> float:
-    """Half width, in standard errors, of a two-sided interval from Student's t."""
+    """Return the half width, in standard errors, of a two-sided interval from Student's t."""
     return float(special.stdtrit(df, (1 + confidence) / 2))
 
 
 def standard_error(low: float, high: float, df: float, confidence: float) -> float:
-    """The standard error that the limits of a t interval were made from."""
+    """Return the standard error from the limits of a t interval."""
     return (high - low) / 2 / t_quantile(df, confidence)
 
 
 def fold_interval(blocks: Sequence[Float[np.ndarray, "seeds groups"]], *, confidence: float = 0.95) -> Interval:
-    """Interval of the mean over folds: new seeds on new groups.
+    """Return the interval of the mean over folds, for new seeds on new groups.
 
-    Folds share no seed and no group, so their two-way intervals are independent. The mean over folds has the sum of
-    their variances over the number of folds squared, and Satterthwaite's degrees of freedom. With one fold it is
-    `two_way_interval`.
+    Folds share no seed and no group, so their two-way intervals are independent. The variance of the mean over folds is
+    the sum of their variances over the number of folds squared, with Satterthwaite's degrees of freedom. With one fold
+    this is `two_way_interval`.
 
     Args:
-        blocks: One array a fold, a value in every cell.
+        blocks: One array per fold, with a value in every cell.
         confidence: Level of the interval.
     """
     if len(blocks) == 1:
@@ -51,7 +51,7 @@ def fold_interval(blocks: Sequence[Float[np.ndarray, "seeds groups"]], *, confid
 
 
 def components_over_folds(blocks: Sequence[Float[np.ndarray, "seeds groups"]]) -> Components:
-    """Variance components of one fold, averaged over folds."""
+    """Return the variance components of one fold, averaged over folds."""
     parts = np.array([components(block) for block in blocks])
     return Components(*map(float, parts.mean(0)))
 
@@ -59,9 +59,9 @@ def components_over_folds(blocks: Sequence[Float[np.ndarray, "seeds groups"]]) -
 def expected_half_width_over_folds(
     spread: Components, seeds: int, groups: int, folds: int, *, confidence: float = 0.95
 ) -> float:
-    """`expected_half_width` of `fold_interval`, with so many seeds and groups in each fold.
+    """Return `expected_half_width` for `fold_interval`, with these numbers of seeds and groups in each fold.
 
-    The quantile of t is that of a single fold's degrees of freedom times the number of folds.
+    The t quantile has the degrees of freedom of a single fold times the number of folds.
     """
     one = expected_half_width(spread, seeds, groups, confidence=confidence)
     if folds == 1:

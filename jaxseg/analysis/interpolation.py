@@ -1,4 +1,4 @@
-"""What becomes of a network's loss on the line to another network, and with one layer set back to its start."""
+"""Loss of a network on the line to another network, and with one layer reset to its start."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from jaxseg import trees
 from jaxseg.types import Params
 
 Windows = tuple[Float[Array, "batches windows *patch channels"], Int[Array, "batches windows *patch"]]
-"""Images and labels."""
+"""Images and labels of windows."""
 
 
 class Quality(NamedTuple):
-    """How well one network does on windows."""
+    """Quality of one network on windows."""
 
     loss: Float[Array, ""]
     dsc: Float[Array, ""]
-    """Of all windows' voxels together, averaged over the labels that they hold."""
+    """DSC of all windows' voxels together, averaged over the labels that occur in them."""
 
 
 def make_quality(
     model: nn.Module, loss: Callable[[jax.Array, jax.Array], Float[Array, ""]]
 ) -> Callable[[Params, Windows], Quality]:
-    """Loss and DSC of one run's parameters on windows, batch after batch, dropout off."""
+    """Make a function that returns loss and DSC of one run's parameters on windows, batch by batch, without dropout."""
 
     def quality(params: Params, windows: Windows) -> Quality:
         def of_batch(batch: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             image, label = batch
             logits: Any = model.apply({"params": params}, image, train=False)
             classes = logits.shape[-1]
-            # Labels beyond the last class (nothing known) are in no row of the one-hot matrices.
+            # Labels beyond the last class (unknown) are in no row of the one-hot matrices.
             known = label < classes
             truth = jax.nn.one_hot(label, classes).reshape(-1, classes)
             found = jax.nn.one_hot(jnp.where(known, logits.argmax(-1), classes), classes).reshape(-1, classes)
@@ -56,7 +56,7 @@ def make_quality(
 def make_path(
     quality: Callable[[Params, Windows], Quality], alphas: Sequence[float]
 ) -> Callable[[Params, Params, Windows], Float[Array, " alphas"]]:
-    """Losses at (1 - alpha) a + alpha b, for one pair of runs (Frankle et al. 2020, arXiv:1912.05671)."""
+    """Make a function for the losses at (1 - alpha) a + alpha b of two runs (Frankle et al. 2020, arXiv:1912.05671)."""
 
     def path(a: Params, b: Params, windows: Windows) -> Float[Array, " alphas"]:
         def at(alpha: jax.Array) -> jax.Array:
@@ -70,7 +70,7 @@ def make_path(
 def barrier(
     losses: Float[np.ndarray, "*pairs alphas"], alphas: Float[np.ndarray, " alphas"]
 ) -> Float[np.ndarray, "*pairs"]:
-    """Largest rise of the loss above the straight line between its two ends (Neyshabur et al. 2020); 0 at least.
+    """Return the largest rise of the loss above the line between its two ends (Neyshabur et al. 2020); 0 at least.
 
     >>> float(barrier(np.array([1.0, 4.0, 3.0]), np.array([0.0, 0.5, 1.0])))
     2.0
@@ -80,20 +80,20 @@ def barrier(
 
 
 def layer_of(path: str) -> str:
-    """The layer that a parameter belongs to: its kernel, bias, scale and slope are set back together."""
+    """Return the layer of a parameter; its kernel, bias, scale and slope are reset together."""
     return path.rpartition("/")[0]
 
 
 def make_rewind(
     quality: Callable[[Params, Windows], Quality], layers: Sequence[str]
 ) -> Callable[[Params, Params, Windows], Float[Array, " layers_and_none"]]:
-    """DSC with each layer in turn set back to its start, then that of the network as it is (Zhang et al. 2019).
+    """Make a function for the DSC with each layer in turn reset to its start, and with none reset (Zhang et al. 2019).
 
-    Without any training afterwards (arXiv:1902.01996): a layer that changed little may matter all the same, and one
-    that changed a lot may not.
+    There is no training afterwards (arXiv:1902.01996): a layer that changed little may still matter, and one that
+    changed a lot may not.
 
     Returns:
-        `rewind(start, end, windows)`, one value a layer and a last one with nothing set back.
+        `rewind(start, end, windows)`, which returns one value per layer and a last one with nothing reset.
     """
     number = {name: index for index, name in enumerate(layers)}
 

@@ -1,7 +1,7 @@
-"""Learning curves that may only rise, and the step at which each first reaches a level.
+"""Monotone learning curves, and the step at which each first reaches a level.
 
-A validation curve is noisy, so its first value above a level comes early by luck. The isotonic fit takes what is noise
-out without a smoothing width to choose: it is the rising curve closest to the values.
+A validation curve is noisy, so its first value above a level comes early by luck. The isotonic fit removes noise
+without a smoothing width to choose: it is the rising curve closest to the values.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from jaxtyping import Float
 
 
 def isotonic_fit(values: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
-    """The non-decreasing sequence with the least squared distance from the values.
+    """Return the non-decreasing sequence with the least squared distance from the values.
 
-    Pool adjacent violators (Barlow et al. 1972): whenever a block's mean falls below that of the block before it, the
-    two are merged into one.
+    The algorithm is to pool adjacent violators (Barlow et al. 1972): whenever a block's mean falls below that of the
+    block before it, the two are merged into one.
 
     >>> isotonic_fit(np.array([1.0, 3.0, 2.0, 4.0])).tolist()
     [1.0, 2.5, 2.5, 4.0]
@@ -34,12 +34,12 @@ def isotonic_fit(values: Float[np.ndarray, " points"]) -> Float[np.ndarray, " po
 
 
 def first_crossing(steps: Float[np.ndarray, " points"], fitted: Float[np.ndarray, " points"], level: float) -> float:
-    """The step at which a rising curve reaches a level, between two points linearly in log step; NaN if it never does.
+    """Return the step at which a rising curve reaches a level, linear in log step between points; NaN if it never does.
 
     Args:
-        steps: Above 0 and increasing.
-        fitted: Non-decreasing, as `isotonic_fit` returns it.
-        level: What is to be reached. A curve that starts above it has its first step.
+        steps: Steps above 0, increasing.
+        fitted: Non-decreasing values, as `isotonic_fit` returns them.
+        level: Level to reach. For a curve that starts above it, the result is its first step.
 
     >>> round(first_crossing(np.array([10.0, 1000.0]), np.array([0.0, 1.0]), 0.5), 6)
     100.0

@@ -1,4 +1,4 @@
-"""What a linear classifier can read off a layer: whether the information is there, whatever its geometry."""
+"""Linear probes of a layer: whether it holds the information about labels, whatever its geometry."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 PENALTY = 1e-2
-"""Added to the covariance, in units of a standardised feature's variance."""
+"""Constant added to the diagonal of the covariance, in units of a standardised feature's variance."""
 FOLDS = 5
-"""Groups of cases that are held out in turn, at most."""
+"""Largest number of groups of cases that are held out in turn."""
 
 
 class Moments(NamedTuple):
-    """Weighted sums over points, from which a classifier follows; those of disjoint sets of points add up."""
+    """Weighted sums over points that determine a classifier; those of disjoint sets of points add up."""
 
     weight: Float[np.ndarray, " labels"]
     x: Float[np.ndarray, "labels channels"]
@@ -24,16 +24,16 @@ class Moments(NamedTuple):
 def moments(
     x: Float[np.ndarray, "points channels"], label: Int[np.ndarray, " points"], weight: Float[np.ndarray, " labels"]
 ) -> Moments:
-    """The sums of some points; `weight` is that of one point of each label."""
+    """Return the sums of some points; `weight` is the weight of one point of each label."""
     counts = np.bincount(label, minlength=len(weight))
     sums = (label[:, None] == np.arange(len(weight))).astype(np.float64).T @ x
     return Moments(weight * counts, weight[:, None] * sums, (x * weight[label][:, None]).T @ x)
 
 
 def discriminant(sums: Moments, penalty: float = PENALTY) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes `[channels, labels]` and intercepts `[labels]` of Fisher's linear discriminant.
+    """Return slopes `[channels, labels]` and intercepts `[labels]` of Fisher's linear discriminant.
 
-    The score of a label is the log density, up to what all labels share, of a Gaussian around its mean with the
+    The score of a label is the log density, up to a term that all labels share, of a Gaussian around its mean with the
     covariance within labels. (Least squares on indicators of the labels would lose a label that lies between two
     others.) Labels that do not occur have a score of minus infinity.
     """
@@ -43,7 +43,7 @@ def discriminant(sums: Moments, penalty: float = PENALTY) -> tuple[np.ndarray, n
     mean = sums.x.sum(0) / total
     power = np.diag(sums.xx) / total
     variance = power - np.square(mean)
-    # A dead channel has a variance of 0, or of what rounding left of it, and is given no slope.
+    # A dead channel has a variance of 0, or a rounding error instead, and gets no slope.
     alive = variance > 1e-12 * power
     sd = np.sqrt(np.where(alive, variance, 1))
     within = np.where(np.outer(alive, alive), within / np.outer(sd, sd), 0) + penalty * np.eye(len(sd))
@@ -58,20 +58,20 @@ def probe_score(
     *,
     folds: int = FOLDS,
 ) -> float:
-    """Balanced accuracy of a linear probe on positions of cases that it was not fitted to (Alain and Bengio 2016).
+    """Return the balanced accuracy of a linear probe on positions of held-out cases (Alain and Bengio 2016).
 
-    The probe is a `discriminant` for which all labels weigh the same. (arXiv:1610.01644 asks the same of a logistic
-    regression, which has no closed form.) Cases are dealt out to folds, and the recall of a label is taken over the
-    held-out positions of all folds.
+    The probe is a `discriminant` in which all labels weigh the same. (arXiv:1610.01644 uses a logistic regression,
+    which has no closed form.) Cases are distributed over folds, and the recall of a label is taken over the held-out
+    positions of all folds.
 
     Args:
-        x: Features.
-        label: Of each position.
-        case: Of each position.
-        folds: See `FOLDS`; fewer where there are fewer cases.
+        x: Features of each position.
+        label: Label of each position.
+        case: Case of each position.
+        folds: Number of folds; fewer if there are fewer cases.
 
     Returns:
-        Mean recall of the labels that occur, by chance 1 / labels. NaN with a single case or a single label.
+        The mean recall of the labels that occur; 1 / labels by chance. NaN with a single case or a single label.
     """
     names, truth, counts = np.unique(label, return_inverse=True, return_counts=True)
     cases, of_case = np.unique(case, return_inverse=True)
@@ -80,7 +80,7 @@ def probe_score(
     fold = of_case % min(folds, len(cases))
     x = np.asarray(x, np.float64)
     x = x - x.mean(0)  # so that the moments lose no digits to a large mean
-    # The points are gone through once, whatever the number of folds: what is fitted is all of them less the held out.
+    # The points are summed once, whatever the number of folds: the sums to fit are the total less the held-out ones.
     parts = [moments(x[fold == index], truth[fold == index], 1 / counts) for index in range(fold.max() + 1)]
     whole = Moments(*(np.sum(of_parts, axis=0) for of_parts in zip(*parts, strict=True)))
     right = np.zeros(len(names))

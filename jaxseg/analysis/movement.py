@@ -1,8 +1,8 @@
-"""Whether filters moved because the data drove them there, or because an optimizer never stands still.
+"""Tests of whether filters moved because the data drove them, or because an optimizer never stands still.
 
-Adam's steps have the length of the rate whatever the gradient. Without any direction in the gradients every weight
-still takes a random walk, so the angle between start and end means little beside the angle of that walk. Two runs that
-share their start tell the two apart: what the data drives is the same in both, a walk is not.
+The length of Adam's steps is the rate, whatever the gradient. Even without any direction in the gradients, every weight
+takes a random walk, so the angle between start and end means little without the angle of that walk. Two runs that share
+their start separate the two: movement driven by the data is the same in both, a walk is not.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from jaxseg.analysis.filters import Kernel, start_end_auc
 
 
 def walk_length(rates: Float[np.ndarray, " steps"]) -> float:
-    """Root mean square distance of a weight from its start after Adam's steps on gradients of pure noise.
+    """Return the root mean square distance of a weight from its start after Adam's steps on gradients of pure noise.
 
     An update then has variance 1 before it is multiplied by the rate, and updates do not add up in any direction, so
-    the distance is the root of the sum of squared rates: `rate * sqrt(steps)` for a constant one.
+    the distance is the root of the sum of squared rates: `rate * sqrt(steps)` for a constant rate.
 
     >>> walk_length(np.full(100, 0.01))
     0.1
@@ -28,14 +28,13 @@ def walk_length(rates: Float[np.ndarray, " steps"]) -> float:
 
 
 def walk_angle(start: Kernel, length: float) -> float:
-    """Angle, in degrees, between a filter's start and its end after a random walk.
+    """Return the angle, in degrees, between a filter's start and its end after a random walk.
 
-    A walk in many dimensions is at a right angle to where it began, so the tangent is the walk's length a weight over
-    the size of a weight at the start. For a layer at its initialisation that size is the initialiser's standard
-    deviation.
+    A walk in many dimensions is at a right angle to its start, so the tangent is the walk's length per weight over the
+    size of a weight at the start. For a layer at its initialisation, this size is the initialiser's standard deviation.
 
     Returns:
-        NaN for a kernel of zeros.
+        The angle; NaN for a kernel of zeros.
 
     >>> round(walk_angle(np.full((3, 3, 4, 8), 0.1), 0.1), 6)
     45.0
@@ -45,10 +44,10 @@ def walk_angle(start: Kernel, length: float) -> float:
 
 
 def coherence(start: Kernel, end_a: Kernel, end_b: Kernel) -> float:
-    """Cosine between the ways that two runs took from one start: 0 for random walks, 1 where the data drove both.
+    """Return the cosine between the paths of two runs from one start: 0 for random walks, 1 if the data drove both.
 
     Returns:
-        NaN where one of them did not move.
+        The cosine; NaN if one of them did not move.
     """
     a, b = (np.asarray(end, np.float64).ravel() - np.asarray(start, np.float64).ravel() for end in (end_a, end_b))
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
@@ -58,7 +57,7 @@ def coherence(start: Kernel, end_a: Kernel, end_b: Kernel) -> float:
 def permuted_within(
     kernels: Float[np.ndarray, "kernels *taps channels features"], rng: np.random.Generator
 ) -> Float[np.ndarray, "kernels *taps channels features"]:
-    """Every filter with its own weights in another order, over taps and channels together."""
+    """Permute the weights of every filter, over taps and channels together."""
     rows = np.asarray(kernels).reshape(len(kernels), -1, kernels.shape[-1])
     return rng.permuted(rows, axis=1).reshape(kernels.shape)
 
@@ -66,12 +65,14 @@ def permuted_within(
 def permuted_auc(
     kernels: Float[np.ndarray, "runs *taps channels features"], rng: np.random.Generator
 ) -> Float[np.ndarray, " runs"]:
-    """How well trained filters can be told from the same weights without their arrangement: 0.5 not at all.
+    """Return how well trained filters can be told from their own weights in random order: 0.5 not at all, 1 always.
 
     Filters moved by noise alone are as easily told from their starts as trained ones, by the shape of their weights'
-    distribution. Permuting each filter's own weights keeps that and takes the arrangement away, which is what is asked.
+    distribution. Permuting the weights of each filter keeps that shape and removes the arrangement, which is tested
+    here.
 
     Returns:
-        As `filters.start_end_auc`, on runs that the classifier was not trained on; NaN with fewer than two runs.
+        The values of `filters.start_end_auc`, on runs that the classifier was not trained on; NaN with fewer than two
+        runs.
     """
     return start_end_auc(permuted_within(kernels, rng), kernels)

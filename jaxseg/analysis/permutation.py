@@ -1,4 +1,4 @@
-"""Exact tests by rearranging labels: of two arms' runs within a seed, and of ranks over few targets."""
+"""Exact permutation tests: of two arms' labels within each seed, and of ranks over few targets."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from jaxseg.analysis.statistics import sign_vectors
 def label_swap(
     excess: Float[np.ndarray, "seeds seeds"], *, rng: np.random.Generator | None = None, max_swaps: int = 2**14
 ) -> float:
-    """One-sided p of a mean excess over pairs of seeds, when the two arms' labels are swapped within seeds.
+    """Return the one-sided p of a mean excess over pairs of seeds when the two arms' labels are swapped within seeds.
 
-    excess[i, j] is how much further apart runs i and j are across two arms than within them,
-    (D[a_i, b_j] + D[b_i, a_j]) / 2 - (D[a_i, a_j] + D[b_i, b_j]) / 2. Swapping the labels of one of the two seeds turns
-    its sign, swapping both leaves it: the mean of s_i s_j excess[i, j] over signs s is the whole distribution, exact if
-    a seed's two runs are exchangeable, whatever the pairs have in common.
+    excess[i, j] is how much further apart the runs i and j are across two arms than within them, (D[a_i, b_j] + D[b_i,
+    a_j]) / 2 - (D[a_i, a_j] + D[b_i, b_j]) / 2. Swapping the labels of one of the two seeds changes its sign; swapping
+    both leaves it. The mean of s_i s_j excess[i, j] over all signs s is therefore the whole null distribution, which is
+    exact if a seed's two runs are exchangeable, whatever the pairs have in common.
 
     Args:
-        excess: symmetric; the diagonal is not used.
-        rng: needed where there are more than `max_swaps` distinct swaps; else all are listed.
-        max_swaps: how many to list or draw.
+        excess: Symmetric matrix; the diagonal is not used.
+        rng: Generator, needed if there are more than `max_swaps` distinct swaps; otherwise all are listed.
+        max_swaps: Number of swaps to list or draw at most.
 
     Returns:
-        Share of swaps with at least the mean observed, never below 2 / 2^seeds.
+        The share of swaps with at least the observed mean, never below 2 / 2^seeds.
     """
     seeds = len(excess)
     pairs = np.where(np.eye(seeds, dtype=bool), 0.0, excess)
-    # Sums that are equal must compare as equal whatever the order of their terms.
+    # Equal sums must compare as equal whatever the order of their terms.
     observed = pairs.sum() - 1e-9 * np.abs(pairs).sum()
     hits = 0
     blocks, count, exact = sign_vectors(seeds, max_swaps, rng)
@@ -43,7 +43,7 @@ def label_swap(
 
 
 class RankCorrelation(NamedTuple):
-    """Spearman's correlation, and its one-sided p values."""
+    """Spearman's correlation with its one-sided p values."""
 
     rho: float
     p_positive: float
@@ -51,7 +51,7 @@ class RankCorrelation(NamedTuple):
 
 
 _LISTED = 8
-"""Points up to which all orders are listed: 40,320."""
+"""Number of points up to which all orders are listed: there are 40,320 for 8."""
 
 
 def rank_correlation(
@@ -61,9 +61,9 @@ def rank_correlation(
     rng: np.random.Generator | None = None,
     draws: int = 2**16,
 ) -> RankCorrelation:
-    """Spearman's rank correlation with its permutation p: all orders listed up to 8 points, drawn above.
+    """Return Spearman's rank correlation with its permutation p: all orders up to 8 points, random ones above.
 
-    Ties have their mean rank. Where all values of x or y are equal the correlation is NaN and both p are 1.
+    Ties get their mean rank. If all values of x or y are equal, the correlation is NaN and both p are 1.
 
     >>> rank_correlation(np.arange(5.0), np.arange(5.0)).p_positive == 1 / 120
     True

@@ -1,8 +1,8 @@
-"""Estimates of one quantity on several targets: their mean, how much they differ, and what they depend on.
+"""Random-effects analysis of several targets: their mean, their heterogeneity, and a property they depend on.
 
-The model is y_k = mu + u_k + e_k, with u_k of variance tau^2 between targets and e_k of the known variance v_k. Few
-targets are the rule, so intervals follow Hartung and Knapp with the modification that they are never narrower than
-those of a fixed effect (Rover, Knapp and Friede 2015, doi:10.1186/s12874-015-0091-1).
+The model is y_k = mu + u_k + e_k, with u_k of variance tau^2 between targets and e_k of known variance v_k. Targets are
+usually few, so intervals follow Hartung and Knapp with the modification that they are never narrower than those of a
+fixed effect (Rover, Knapp and Friede 2015, doi:10.1186/s12874-015-0091-1).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Heterogeneity(NamedTuple):
 
 
 class Pooled(NamedTuple):
-    """Several targets together."""
+    """Results for several targets together."""
 
     mean: Interval
     prediction: Interval
-    """Where another target's value is to be expected."""
+    """Interval in which the value of another target is to be expected."""
     heterogeneity: Heterogeneity
 
 
@@ -78,16 +78,16 @@ def _ones(y: Targets) -> Float[np.ndarray, "targets terms"]:
 
 
 def between_variance(design: Float[np.ndarray, "targets terms"], y: Targets, v: Targets) -> float:
-    """Paule and Mandel's (1982) estimate of tau^2: the residuals vary as much as they should."""
+    """Return Paule and Mandel's (1982) estimate of tau^2, at which the residuals vary as much as they should."""
     return _root(_residual_square(design, y, v), len(y) - design.shape[1], _scale(y, v))
 
 
 def heterogeneity(y: Targets, v: Targets, *, confidence: float = 0.95) -> Heterogeneity:
-    """Standard deviation between targets, with the limits of the Q-profile (Viechtbauer 2007, doi:10.1002/sim.2514).
+    """Return the sd between targets, with the limits of the Q-profile (Viechtbauer 2007, doi:10.1002/sim.2514).
 
     Args:
-        y: Estimates, one a target.
-        v: Their variances, taken as known.
+        y: Estimates, one per target.
+        v: Variances of the estimates, taken as known.
         confidence: Level of the interval.
     """
     q, scale, df = _residual_square(_ones(y), y, v), _scale(y, v), len(y) - 1
@@ -98,11 +98,11 @@ def heterogeneity(y: Targets, v: Targets, *, confidence: float = 0.95) -> Hetero
 
 
 def pooled(y: Targets, v: Targets, *, confidence: float = 0.95) -> Pooled:
-    """The mean over targets, where another target would lie, and tau.
+    """Return the mean over targets, the interval for another target, and tau.
 
     Args:
-        y: Estimates, one a target; at least three, since a prediction has two degrees of freedom less than targets.
-        v: Their variances.
+        y: Estimates, one per target; at least three, since a prediction has two degrees of freedom fewer than targets.
+        v: Variances of the estimates.
         confidence: Level of all intervals.
     """
     found, count = heterogeneity(y, v, confidence=confidence), len(y)
@@ -120,13 +120,13 @@ def pooled(y: Targets, v: Targets, *, confidence: float = 0.95) -> Pooled:
 
 
 def regression_slope(x: Targets, y: Targets, v: Targets, *, confidence: float = 0.95) -> Interval:
-    """Slope of estimates on a property of their targets, random effects, with Knapp and Hartung's interval (2003).
+    """Return the random-effects slope of estimates on a property, with Knapp and Hartung's interval (2003).
 
     Args:
-        x: The property.
-        y: Estimates, one a target.
-        v: Their variances.
-        confidence: Level of the interval, which has two degrees of freedom less than there are targets.
+        x: Property of each target.
+        y: Estimates, one per target.
+        v: Variances of the estimates.
+        confidence: Level of the interval, which has two degrees of freedom fewer than there are targets.
     """
     design = np.stack([np.ones(len(x)), x - x.mean()], 1)
     weights = 1 / (v + between_variance(design, y, v))
@@ -139,10 +139,10 @@ def regression_slope(x: Targets, y: Targets, v: Targets, *, confidence: float = 
 
 
 def welch_p(y: Targets, v: Targets, df: Targets) -> float:
-    """P value of the hypothesis that all targets share one value, allowing for variances that are estimated.
+    """Return the p value of the hypothesis that all targets share one value, allowing for estimated variances.
 
-    Welch's (1951, doi:10.2307/2332579) test of means of unequal variance, from estimates, variances and the degrees of
-    freedom of the latter: Q itself takes the variances as known and rejects too often.
+    This is Welch's (1951, doi:10.2307/2332579) test of means of unequal variance, from estimates, variances and the
+    degrees of freedom of the variances. Q itself takes the variances as known and rejects too often.
     """
     count, weights = len(y), 1 / v
     q = float(np.sum(weights * (y - _weighted_mean(y, weights)) ** 2))

@@ -1,12 +1,13 @@
 """Similarity of two representations of the same datapoints: linear CKA, SVCCA, PWCCA and Procrustes.
 
-A representation is `[datapoints, neurons]`: voxel positions by channels. All four are blind to where the origin lies,
-to the overall scale and to the order of the neurons, all but PWCCA to their rotations too (its weights are sums over
-single neurons), and none needs equally many neurons on both sides. 1 means equal up to that; what two unrelated
-networks reach is far above 0 and has to be measured (a floor), not assumed.
+A representation is `[datapoints, neurons]`: voxel positions by channels. All four measures are invariant to the origin,
+to the overall scale and to the order of the neurons, and all but PWCCA to rotations of the neurons (its weights are
+sums over single neurons). None needs equally many neurons on both sides. 1 means equal up to these; the value for two
+unrelated networks is far above 0 and has to be measured (a floor), not assumed.
 
-A measure is two functions: `prepare`, once for each representation, and `compare`, once for each pair, which gets the
-product of the two prepared feature matrices. So all pairs of runs cost a preparation a run and a few large products.
+A measure consists of two functions: `prepare`, called once for each representation, and `compare`, called once for each
+pair with the product of the two prepared feature matrices. Thus all pairs of runs cost one preparation per run and a
+few large products.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 BLOCKS = 6
-"""Blocks of runs that all pairs are computed in: enough that little of the symmetric half is computed twice."""
+"""Number of blocks of runs for all pairs: enough that little of the symmetric half is computed twice."""
 
 
 class Prepared(NamedTuple):
-    """What one side brings to every comparison."""
+    """Quantities of one side that every comparison needs."""
 
     features: Float[Array, "datapoints features"]
     side: Any
-    """What else a measure needs of it."""
+    """Other quantities of the representation that the measure needs."""
 
 
 class Measure(NamedTuple):
-    """A similarity: `compare(a.side, b.side, a.features^T b.features)` for prepared `a` and `b`."""
+    """A similarity, computed as `compare(a.side, b.side, a.features^T b.features)` for prepared `a` and `b`."""
 
     prepare: Callable[[Float[Array, "datapoints neurons"]], Prepared]
     compare: Callable[[Any, Any, Float[Array, "features_a features_b"]], Float[Array, ""]]
@@ -44,12 +45,12 @@ class Measure(NamedTuple):
 def between(
     measure: Measure, x: Float[Array, "runs datapoints neurons"], y: Float[Array, "others datapoints neurons_y"]
 ) -> Float[Array, "runs others"]:
-    """A measure between each of `x` and each of `y`; the datapoints are the same, the widths may differ."""
+    """Compute a measure between each of `x` and each of `y`, on the same datapoints; the widths may differ."""
     return compare_prepared(measure, jax.vmap(measure.prepare)(x), jax.vmap(measure.prepare)(y))
 
 
 def all_pairs(measure: Measure, x: Float[Array, "runs datapoints neurons"]) -> Float[Array, "runs runs"]:
-    """A measure between every two of several representations of the same width."""
+    """Compute a measure between every two of several representations of the same width."""
     ready = jax.vmap(measure.prepare)(x)
     width, columns = ready.features.shape[-1], _columns(ready.features)
     bounds = np.linspace(0, len(x), min(BLOCKS, len(x)) + 1).astype(int).tolist()
@@ -67,7 +68,7 @@ def all_pairs(measure: Measure, x: Float[Array, "runs datapoints neurons"]) -> F
 
 
 def compare_prepared(measure: Measure, a: Prepared, b: Prepared) -> Float[Array, "runs others"]:
-    """All of `a` against all of `b`, prepared by `jax.vmap(measure.prepare)`, from one product."""
+    """Compare all of `a` with all of `b`, prepared by `jax.vmap(measure.prepare)`, from one product."""
     product = _product(_columns(a.features), _columns(b.features))
     shape = (len(a.features), a.features.shape[-1], len(b.features), b.features.shape[-1])
     return _compare_all(measure, a.side, b.side, product.reshape(shape))
@@ -86,7 +87,7 @@ def _compare_all(
 
 
 def centred(x: Float[Array, "datapoints neurons"]) -> Float[Array, "datapoints neurons"]:
-    """Every neuron's mean taken off, then scaled to Frobenius norm 1; NaN where no neuron varies."""
+    """Subtract the mean of every neuron, then scale to Frobenius norm 1; NaN if no neuron varies."""
     x = x - x.mean(0, keepdims=True)
     return x / jnp.linalg.norm(x)
 
@@ -117,7 +118,7 @@ def _hsic(
     Args:
         a_rows: Squared norm of each datapoint.
         b_rows: The same of the other side.
-        product: Of the features.
+        product: Product of the two feature matrices.
         debiased: Which of the two.
     """
     value = jnp.sum(jnp.square(product))
@@ -128,7 +129,7 @@ def _hsic(
 
 
 def cka_measure(debiased: bool) -> Measure:
-    """Linear CKA as a measure (see `cka`)."""
+    """Return linear CKA as a measure (see `cka`)."""
 
     def prepare(x: Float[Array, "datapoints neurons"]) -> Prepared:
         x = centred(x)
@@ -145,22 +146,22 @@ def cka_measure(debiased: bool) -> Measure:
 def cka(
     x: Float[Array, "datapoints neurons_x"], y: Float[Array, "datapoints neurons_y"], debiased: bool = False
 ) -> Float[Array, ""]:
-    """Linear centred kernel alignment (Kornblith et al. 2019, arXiv:1905.00414).
+    """Return the linear centred kernel alignment (Kornblith et al. 2019, arXiv:1905.00414).
 
     Args:
-        x: A representation.
-        y: Another, of the same datapoints.
-        debiased: Use the unbiased estimator of HSIC: near 0 for unrelated representations, where the biased one grows
-            with neurons / datapoints. It can be slightly negative.
+        x: First representation.
+        y: Second representation, of the same datapoints.
+        debiased: Whether to use the unbiased estimator of HSIC, which is near 0 for unrelated representations, where
+            the biased one grows with neurons / datapoints. It can be slightly negative.
 
     Returns:
-        At most 1; NaN where one side does not vary.
+        The similarity, at most 1; NaN if one side does not vary.
     """
     return _one(cka_measure(debiased), x, y)
 
 
 class Hsic(NamedTuple):
-    """Sums over batches of datapoints, from which CKA follows; sums of disjoint batches add up."""
+    """Sums over batches of datapoints that determine CKA; the sums of disjoint batches add up."""
 
     cross: Float[Array, "runs others"]
     self_x: Float[Array, " runs"]
@@ -168,17 +169,17 @@ class Hsic(NamedTuple):
 
 
 def batch_hsic(x: Float[Array, "runs batch neurons_x"], y: Float[Array, "others batch neurons_y"]) -> Hsic:
-    """The sums of one batch of datapoints, unbiased (Nguyen et al. 2020, arXiv:2010.15327, equation 3).
+    """Return the unbiased sums of one batch of datapoints (Nguyen et al. 2020, arXiv:2010.15327, equation 3).
 
     CKA is a ratio, and the mean of such ratios over batches depends on the size of the batches. HSIC has an estimator
-    whose expected value does not (Song et al. 2012): its mean over batches estimates what all datapoints together would
-    give, however small the batches are. So HSIC is added up over batches, and the ratio is taken once, by `cka_of`.
+    whose expected value does not (Song et al. 2012): its mean over batches estimates the value for all datapoints
+    together, however small the batches are. Therefore HSIC is summed over batches, and `cka_of` takes the ratio once.
 
-    Batches have equally many datapoints and should each mix cases. No scaling is applied inside a batch: it would
-    differ from batch to batch.
+    Batches have equally many datapoints and should each mix cases. No scaling is applied inside a batch, since it would
+    differ between batches.
 
     Returns:
-        Sums to be added over batches, then given to `cka_of`.
+        The sums, to be added over batches and then given to `cka_of`.
     """
 
     def prepare(x: Float[Array, "batch neurons"]) -> Prepared:
@@ -194,7 +195,7 @@ def batch_hsic(x: Float[Array, "runs batch neurons_x"], y: Float[Array, "others 
 
 
 def cka_of(sums: Hsic) -> Float[Array, "runs others"]:
-    """Minibatch CKA from sums over all batches, divided once."""
+    """Return minibatch CKA from sums over all batches."""
     return sums.cross / jnp.sqrt(sums.self_x[:, None] * sums.self_y[None, :])
 
 
@@ -202,11 +203,11 @@ def cka_of(sums: Hsic) -> Float[Array, "runs others"]:
 
 
 class Basis(NamedTuple):
-    """Which of a representation's principal directions count, and where its neurons lie among them."""
+    """Mask of the principal directions that count, and the coordinates of the neurons along them."""
 
     kept: Bool[Array, " rank"]
     neurons: Float[Array, "rank neurons"]
-    """Coordinates of each neuron."""
+    """Coordinates of each neuron along the directions."""
 
 
 def _basis(x: Float[Array, "datapoints neurons"], variance: float) -> Prepared:
@@ -236,25 +237,25 @@ def _mean_correlation(a: Basis, b: Basis, product: Float[Array, "rank_a rank_b"]
 
 
 def svcca_measure(variance: float = 0.99) -> Measure:
-    """SVCCA as a measure (see `svcca`)."""
+    """Return SVCCA as a measure (see `svcca`)."""
     return Measure(functools.partial(_basis, variance=variance), _mean_correlation)
 
 
 def svcca(
     x: Float[Array, "datapoints neurons_x"], y: Float[Array, "datapoints neurons_y"], variance: float = 0.99
 ) -> Float[Array, ""]:
-    """Mean canonical correlation of the directions that hold a share of the variance (Raghu et al. 2017).
+    """Return the mean canonical correlation of the directions that hold a share of the variance (Raghu et al. 2017).
 
     The mean is over as many directions as the side with fewer has kept (arXiv:1706.05806). With `variance` 1 this is
-    plain CCA, blind to every invertible linear map of the neurons.
+    plain CCA, invariant to every invertible linear map of the neurons.
 
     Args:
-        x: A representation.
-        y: Another, of the same datapoints.
-        variance: Share that the kept principal directions hold, in (0, 1].
+        x: First representation.
+        y: Second representation, of the same datapoints.
+        variance: Share of the variance that the kept principal directions hold, in (0, 1].
 
     Returns:
-        In [0, 1]; NaN where one side does not vary.
+        The similarity in [0, 1]; NaN if one side does not vary.
     """
     return _one(svcca_measure(variance), x, y)
 
@@ -277,13 +278,13 @@ PWCCA = Measure(functools.partial(_basis, variance=1.0), _weighted_correlation)
 
 
 def pwcca(x: Float[Array, "datapoints neurons_x"], y: Float[Array, "datapoints neurons_y"]) -> Float[Array, ""]:
-    """Canonical correlations weighted by how much of the neurons they account for (Morcos et al. 2018).
+    """Return canonical correlations weighted by how much of the neurons they account for (Morcos et al. 2018).
 
-    Weights as in arXiv:1806.05759, section 2.2, taken from either side in turn; the result is the mean of both, so
-    that it is symmetric. A rotation of the neurons changes it a little.
+    The weights follow arXiv:1806.05759, section 2.2, and are taken from either side in turn; the result is the mean of
+    both, so that it is symmetric. A rotation of the neurons changes it a little.
 
     Returns:
-        In [0, 1]; NaN where one side does not vary.
+        The similarity in [0, 1]; NaN if one side does not vary.
     """
     return _one(PWCCA, x, y)
 
@@ -298,12 +299,13 @@ PROCRUSTES = Measure(
 
 
 def procrustes(x: Float[Array, "datapoints neurons_x"], y: Float[Array, "datapoints neurons_y"]) -> Float[Array, ""]:
-    """How well one representation can be rotated onto the other (Ding et al. 2021, arXiv:2108.01661).
+    """Return how well one representation can be rotated onto the other (Ding et al. 2021, arXiv:2108.01661).
 
-    The nuclear norm of x^T y, both centred and of Frobenius norm 1; the squared Procrustes distance is 2 - 2 times it.
+    This is the nuclear norm of x^T y, both centred and of Frobenius norm 1; the squared Procrustes distance is 2 minus
+    twice that.
 
     Returns:
-        In [0, 1]; NaN where one side does not vary.
+        The similarity in [0, 1]; NaN if one side does not vary.
     """
     return _one(PROCRUSTES, x, y)
 
@@ -319,9 +321,9 @@ def _one(measure: Measure, x: jax.Array, y: jax.Array) -> Float[Array, ""]:
 
 
 def above_floor(similarity: Float[Array, "*shape"], floor: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """How far a similarity stands above that of unrelated networks: 0 at the floor, 1 where equal.
+    """Return how far a similarity is above that of unrelated networks: 0 at the floor, 1 if equal.
 
-    `(s - floor) / (1 - floor)`; NaN where the floor is above 0.95, since little is left to tell apart there.
+    This is `(s - floor) / (1 - floor)`; NaN if the floor is above 0.95, since little is left to tell apart there.
     """
     usable = floor <= 0.95
     return jnp.where(usable, (similarity - floor) / jnp.where(usable, 1 - floor, 1), jnp.nan)
@@ -330,7 +332,7 @@ def above_floor(similarity: Float[Array, "*shape"], floor: Float[Array, "*shape"
 def between_layers(
     layers: Sequence[Float[np.ndarray, "points channels"]],
 ) -> Float[np.ndarray, "layers layers"]:
-    """Linear CKA between every two layers of one network, which may differ in channels; NaN where one is constant."""
+    """Return linear CKA between every two layers of one network, which may differ in width; NaN if one is constant."""
     centred = [np.asarray(layer, np.float64) - layer.mean(0) for layer in layers]
     gram = np.square(np.concatenate(centred, 1).T @ np.concatenate(centred, 1))
     starts = np.cumsum([0, *(layer.shape[1] for layer in layers[:-1])])

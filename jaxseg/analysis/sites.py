@@ -1,4 +1,4 @@
-"""Which windows and voxel positions stand for a task when networks are compared."""
+"""Windows and voxel positions that represent a task when networks are compared."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from jaxtyping import Bool, Int
 from scipy import ndimage
 
 BAND = 5
-"""Voxels around the reference's foreground that count as near it."""
+"""Distance in voxels from the reference's foreground that counts as near it."""
 OUTSIDE = -1
-"""Label of what a window holds beyond its case."""
+"""Label of the part of a window beyond its case."""
 
 
 def draw_corners(
     label: Int[np.ndarray, "*spatial"], patch: Sequence[int], count: int, rng: np.random.Generator
 ) -> list[tuple[int, ...]]:
-    """Corners of windows around voxels drawn from the foreground (from all voxels where there is none).
+    """Draw corners of windows around voxels of the foreground (of the whole case if there is none).
 
-    Windows lie inside the case; along an axis that is shorter than the patch they are centred, and begin before it.
+    Windows lie inside the case; along an axis shorter than the patch they are centred and begin before the case.
     """
     where = np.argwhere(label > 0)
     if not len(where):
@@ -32,7 +32,7 @@ def draw_corners(
 
 
 def cut(array: np.ndarray, corner: Sequence[int], patch: Sequence[int], *, fill: float) -> np.ndarray:
-    """The window of an array whose first axes are spatial, filled where it reaches beyond the case."""
+    """Cut the window of an array whose first axes are spatial; the part beyond the case gets the value `fill`."""
     window = np.full((*patch, *array.shape[len(patch) :]), fill, array.dtype)
     take, put = [], []
     for start, size, length in zip(corner, patch, array.shape, strict=False):
@@ -44,7 +44,7 @@ def cut(array: np.ndarray, corner: Sequence[int], patch: Sequence[int], *, fill:
 
 
 def near(mask: Bool[np.ndarray, "*spatial"], margin: int = BAND) -> Bool[np.ndarray, "*spatial"]:
-    """The mask and all voxels within `margin` steps of it, over faces, edges and corners."""
+    """Return the mask with all voxels within `margin` steps of it, over faces, edges and corners."""
     axes = tuple(range(mask.ndim))
     return ndimage.maximum_filter(mask, size=2 * margin + 1, mode="constant", axes=axes) if mask.any() else mask.copy()
 
@@ -52,15 +52,15 @@ def near(mask: Bool[np.ndarray, "*spatial"], margin: int = BAND) -> Bool[np.ndar
 def draw_positions(
     label: Int[np.ndarray, "*patch"], count: int, rng: np.random.Generator
 ) -> Int[np.ndarray, "positions axes"]:
-    """Voxel positions in a window: a third in the foreground, a third in the band around it, a third elsewhere.
+    """Draw voxel positions in a window: a third in the foreground, a third in the band around it, a third elsewhere.
 
-    All voxels of a case have one volume, so equal chances for voxels are equal chances for cubic millimetres. A zone
-    without a voxel leaves its share to the others. Positions can occur twice.
+    All voxels of a case have the same volume, so equal chances for voxels are equal chances for cubic millimetres. A
+    zone without voxels leaves its share to the others. A position can be drawn more than once.
 
     Args:
-        label: Of the window; `OUTSIDE` where it holds nothing of the case.
-        count: How many.
-        rng: Seeded alike for all networks.
+        label: Label map of the window; `OUTSIDE` where the window is beyond the case.
+        count: Number of positions.
+        rng: Generator with the same seed for all networks.
     """
     foreground = label > 0
     around = near(foreground) & (label == 0)
@@ -73,7 +73,7 @@ def draw_positions(
 def nearest_sites(
     positions: Int[np.ndarray, "positions axes"], patch: Sequence[int], grid: Sequence[int]
 ) -> Int[np.ndarray, " positions"]:
-    """The flat index, on a layer's grid over the window, of the site nearest to each position.
+    """Return the flat index, on a layer's grid over the window, of the site nearest to each position.
 
     >>> nearest_sites(np.array([[0], [3], [7]]), (8,), (4,)).tolist()
     [0, 1, 3]
@@ -83,6 +83,6 @@ def nearest_sites(
 
 
 def first_of_each(sites: Int[np.ndarray, "windows positions"]) -> Int[np.ndarray, " unique"]:
-    """Where, in the flattened positions of all windows, each site of each window is met first."""
+    """Return the index, in the flattened positions of all windows, at which each site of each window occurs first."""
     numbered = sites + (1 + sites.max()) * np.arange(len(sites))[:, None]
     return np.sort(np.unique(numbered.ravel(), return_index=True)[1])

@@ -1,8 +1,8 @@
 """Statistics over seeds and groups of cases: intervals, sign flips, jackknife, effect sizes.
 
-Axis conventions: seeds come before groups, `d[seed, group]`. A group (patient, animal, examination) holds the mean of
-its cases, so groups count alike however many cases each has; the group is the unit that is sampled. Random draws come
-from an explicit `np.random.Generator`.
+Axis convention: seeds come before groups, `d[seed, group]`. A group (patient, animal, examination) has the mean of its
+cases as its value, so that groups count alike however many cases each has; the group is the unit that is sampled.
+Random draws come from an explicit `np.random.Generator`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from jaxtyping import Float, Int
 from scipy import special, stats
 
 MIN_SEEDS = 8
-"""Below this number of seeds no verdict is given."""
+"""Number of seeds below which no verdict is given."""
 
 
 class Interval(NamedTuple):
-    """An estimate with its confidence limits; NaN limits where the data cannot give any."""
+    """An estimate with its confidence limits; the limits are NaN if the data cannot give any."""
 
     estimate: float
     low: float
@@ -35,14 +35,14 @@ def _t_interval(estimate: float, variance: float, df: float, confidence: float) 
 
 
 def t_interval(values: Float[np.ndarray, " seeds"], *, confidence: float = 0.95) -> Interval:
-    """Student's t interval of a mean over seeds: new seeds, on these cases.
+    """Return Student's t interval of a mean over seeds, for new seeds on these cases.
 
     Args:
-        values: one number a seed; NaN where there is none (left out).
-        confidence: level of the interval.
+        values: One number per seed; NaN where there is none (left out).
+        confidence: Level of the interval.
 
     Returns:
-        The interval; NaN limits below two seeds.
+        The interval; its limits are NaN with fewer than two seeds.
     """
     values = np.asarray(values, np.float64)
     values = values[~np.isnan(values)]
@@ -53,9 +53,9 @@ def t_interval(values: Float[np.ndarray, " seeds"], *, confidence: float = 0.95)
 
 
 def mean_squares(d: Float[np.ndarray, "seeds groups"]) -> tuple[float, float, float]:
-    """Mean squares of seeds, groups and residual of a two-way layout with one value a cell.
+    """Return the mean squares of seeds, groups and residual of a two-way layout with one value per cell.
 
-    Expected values, with S seeds and G groups: G var_seed + var_res, S var_group + var_res, var_res.
+    With S seeds and G groups, their expected values are G var_seed + var_res, S var_group + var_res and var_res.
     """
     num_seeds, num_groups = d.shape
     grand = d.mean()
@@ -69,35 +69,37 @@ def mean_squares(d: Float[np.ndarray, "seeds groups"]) -> tuple[float, float, fl
 
 
 def variance_of_mean(squares: tuple[float, float, float], num_seeds: int, num_groups: int) -> tuple[float, float]:
-    """Variance of the grand mean and its Satterthwaite degrees of freedom, from the three mean squares."""
+    """Return the variance of the grand mean and its Satterthwaite degrees of freedom from the three mean squares."""
     seed, group, residual = squares
     df_seed, df_group = num_seeds - 1, num_groups - 1
     cells = num_seeds * num_groups
     total, floor = seed + group - residual, max(seed, group)
     if total <= floor:
-        # One of the two effects is estimated as nothing: the mean varies at least as the other alone makes it.
+        # One of the two effects is estimated as zero: the mean varies at least as much as the other effect alone
+        # implies.
         return floor / cells, float(df_seed if seed >= group else df_group)
     spread = seed**2 / df_seed + group**2 / df_group + residual**2 / (df_seed * df_group)
     return total / cells, total**2 / spread
 
 
 def two_way_interval(d: Float[np.ndarray, "seeds groups"], *, confidence: float = 0.95) -> Interval:
-    """Interval of a mean over seeds and groups, both random: new seeds on new groups.
+    """Return the interval of a mean over seeds and groups, both random, for new seeds on new groups.
 
-    Var = (MS_seed + MS_group - MS_res) / (S G), at least the larger of MS_seed and MS_group over S G; t with
-    Satterthwaite's degrees of freedom (Satterthwaite 1946, doi:10.2307/3002019, on the combination of mean squares;
-    those of the floor where it holds). Cells must be complete. Groups of unlike numbers of cases count alike: that
-    leaves the residual variance unequal over groups, which `tools/coverage.py` shows to keep the coverage.
+    Var = (MS_seed + MS_group - MS_res) / (S G), but at least the larger of MS_seed and MS_group over S G. The t
+    quantile has Satterthwaite's degrees of freedom (Satterthwaite 1946, doi:10.2307/3002019) for this combination of
+    mean squares, or for the floor where it applies. Cells must be complete. Groups with different numbers of cases
+    count alike: this leaves the residual variance unequal over groups, which keeps the coverage, as `tools/coverage.py`
+    shows.
 
     Args:
-        d: one value a cell, for instance the difference of two arms.
-        confidence: level of the interval.
+        d: One value per cell, for instance the difference of two arms.
+        confidence: Level of the interval.
 
     Returns:
-        The interval. With one group it is `t_interval` over seeds (on this group); with one seed limits are NaN.
+        The interval. With one group it is `t_interval` over seeds (on this group); with one seed the limits are NaN.
 
     Raises:
-        ValueError: if a cell is not finite.
+        ValueError: A cell is not finite.
     """
     d = np.asarray(d, np.float64)
     if not np.isfinite(d).all():
@@ -116,7 +118,7 @@ def two_way_interval(d: Float[np.ndarray, "seeds groups"], *, confidence: float 
 
 
 def minimum_p(num_seeds: int) -> float:
-    """Smallest two-sided p that sign flips of this many paired seeds can give: 2 / 2^n."""
+    """Return the smallest two-sided p that sign flips of this many paired seeds can give: 2 / 2^n."""
     return 2.0 ** (1 - num_seeds) if num_seeds else 1.0
 
 
@@ -143,24 +145,25 @@ def sign_vectors(
 def max_t_sign_flip(
     d: Float[np.ndarray, "tests seeds"], *, rng: np.random.Generator | None = None, max_flips: int = 2**14
 ) -> tuple[Float[np.ndarray, " tests"], Float[np.ndarray, " tests"]]:
-    """Sign-flip p values of paired differences, single and adjusted for the whole family by the largest statistic.
+    """Return sign-flip p values of paired differences, single and adjusted for the family by the largest statistic.
 
-    Under the null of a test every seed's difference is symmetric about 0. One flip vector is drawn for all tests, so
-    the adjusted p (Westfall and Young 1993; single step) keeps the correlation between tests. The statistic is
-    |sum of d| / sqrt(sum of d^2), a monotone function of |t| that flips leave a variance of 1, so that tests with
+    Under the null of a test, every seed's difference is symmetric about 0. One flip vector is drawn for all tests, so
+    that the adjusted p (Westfall and Young 1993; single step) keeps the correlation between tests. The statistic is
+    |sum of d| / sqrt(sum of d^2), a monotone function of |t| that has variance 1 under flips, so that tests with
     different numbers of seeds count alike in the maximum.
 
     Args:
-        d: one row a test, one column a seed; NaN where a test lacks the seed (left out of its sums).
-        rng: needed when there are more than `max_flips` distinct flips; else all are listed and p is exact.
-        max_flips: how many flip vectors to list or draw.
+        d: One row per test and one column per seed; NaN where a test lacks the seed (left out of its sums).
+        rng: Generator, needed if there are more than `max_flips` distinct flips; otherwise all are listed and p is
+            exact.
+        max_flips: Number of flip vectors to list or draw at most.
 
     Returns:
-        (p, p_max): two-sided, each test alone, and adjusted for the family. A row of zeros has p = 1. With drawn
-        flips the observed one counts among them, (1 + hits) / (1 + flips).
+        (p, p_max): two-sided p values of each test alone, and adjusted for the family. A row of zeros has p = 1. If
+        flips are drawn, the observed one counts among them, (1 + hits) / (1 + flips).
 
     Raises:
-        ValueError: if flips must be drawn and `rng` is missing.
+        ValueError: Flips must be drawn and `rng` is missing.
     """
     d = np.nan_to_num(np.asarray(d, np.float64), nan=0.0)
     norm = np.sqrt(np.sum(d**2, 1))
@@ -182,7 +185,7 @@ def max_t_sign_flip(
 def sign_flip(
     d: Float[np.ndarray, " seeds"], *, rng: np.random.Generator | None = None, max_flips: int = 2**14
 ) -> float:
-    """Two-sided sign-flip p of paired differences over seeds, on these cases; see `max_t_sign_flip`.
+    """Return the two-sided sign-flip p of paired differences over seeds, on these cases; see `max_t_sign_flip`.
 
     >>> sign_flip(np.array([1.0, 2.0, 3.0]))
     0.25
@@ -201,19 +204,20 @@ def jackknife(
     confidence: float = 0.95,
     log: bool = False,
 ) -> Interval:
-    """Leave-one-seed-out interval of a quantity made of pairs of runs (similarity, disagreement, distance).
+    """Return the leave-one-seed-out interval of a quantity of pairs of runs (similarity, disagreement, distance).
 
-    Pairs share runs, so they are no independent sample; leaving out a seed leaves out all its pairs. t interval on
-    S - 1 degrees of freedom with Var = (S - 1) / S * sum of (theta_-i - mean)^2 (Tukey 1958; Efron and Stein 1981).
+    Pairs share runs, so they are not an independent sample; leaving out a seed leaves out all of its pairs. This is a t
+    interval on S - 1 degrees of freedom with Var = (S - 1) / S * sum of (theta_-i - mean)^2 (Tukey 1958; Efron and
+    Stein 1981).
 
     Args:
-        statistic: the quantity from the seeds kept (indices 0..num_seeds-1), pairs of a run with itself left out.
-        num_seeds: at least 3: one seed fewer must still make a pair.
-        confidence: level of the interval.
-        log: work on the logarithm, for ratios; the estimate and limits are given back on the plain scale.
+        statistic: Computes the quantity from the indices of the kept seeds, without pairs of a run with itself.
+        num_seeds: Number of seeds, at least 3: without one seed there must still be a pair.
+        confidence: Level of the interval.
+        log: Whether to work on the logarithm, for ratios; estimate and limits are returned on the plain scale.
 
     Returns:
-        The interval; NaN limits below 3 seeds, or where a value is not finite (a ratio of 0 on the log scale).
+        The interval; its limits are NaN below 3 seeds, or if a value is not finite (a ratio of 0 on the log scale).
     """
     everyone = np.arange(num_seeds)
 
@@ -239,7 +243,7 @@ def jackknife(
 
 
 def from_left_out(values: Float[np.ndarray, " all_and_left_out"], *, confidence: float = 0.95) -> Interval:
-    """`jackknife` of a quantity whose values, of all seeds and with each left out in turn, are known already."""
+    """Return `jackknife` of a quantity whose values, with all seeds and without each in turn, are already known."""
     whole, parts = float(values[0]), values[1:]
 
     def value(kept: Int[np.ndarray, " kept"]) -> float:
@@ -253,9 +257,9 @@ def from_left_out(values: Float[np.ndarray, " all_and_left_out"], *, confidence:
 def mean_of_pairs(
     matrix: Float[np.ndarray, "*axes seeds seeds"], kept: Int[np.ndarray, " kept"]
 ) -> Float[np.ndarray, "*axes"]:
-    """Means over pairs of different seeds among those kept that have a value; the diagonal is never used.
+    """Return means over pairs of different kept seeds that have a value; the diagonal is never used.
 
-    Not all pairs need be there (NaN), as long as each seed is in as many: leaving out one then leaves out its share.
+    Pairs may be missing (NaN) if every seed is in equally many: leaving out a seed then leaves out its share.
 
     >>> float(mean_of_pairs(np.array([[9.0, 1.0], [3.0, 9.0]]), np.array([0, 1])))
     2.0
@@ -270,9 +274,9 @@ def mean_of_pairs(
 
 
 def standardized_difference(d: Float[np.ndarray, " seeds"]) -> float:
-    """Hedges' g of paired differences: mean / sd, times Hedges' (1981) exact small-sample factor.
+    """Return Hedges' g of paired differences: mean / sd, times Hedges' (1981) exact small-sample factor.
 
-    NaN below three seeds (the factor does not exist for two) or where the differences are all equal.
+    The result is NaN below three seeds (the factor does not exist for two) or if the differences are all equal.
     """
     d = np.asarray(d, np.float64)
     d = d[~np.isnan(d)]
@@ -284,9 +288,9 @@ def standardized_difference(d: Float[np.ndarray, " seeds"]) -> float:
 
 
 def probability_of_improvement(a: Float[np.ndarray, " runs_a"], b: Float[np.ndarray, " runs_b"]) -> float:
-    """Probability that a run of `a` scores higher than a run of `b`, ties counting half (Agarwal et al. 2021, eq. 2).
+    """Return the probability that a run of `a` scores above one of `b`; ties are half (Agarwal et al. 2021, eq. 2).
 
-    Higher is better; swap the arguments for distances. NaN if either has no run.
+    Higher is better; swap the arguments for distances. The result is NaN if either has no run.
 
     >>> probability_of_improvement(np.array([1.0, 3.0]), np.array([2.0, 3.0]))
     0.375
@@ -298,7 +302,7 @@ def probability_of_improvement(a: Float[np.ndarray, " runs_a"], b: Float[np.ndar
 
 
 def interquartile_mean(values: Float[np.ndarray, "*shape"]) -> float:
-    """Mean of the middle half of all values, a quarter (rounded down) cut from each end (Agarwal et al. 2021).
+    """Return the mean of the middle half of the values, a quarter (rounded down) cut at each end (Agarwal et al. 2021).
 
     >>> interquartile_mean(np.array([0.0, 1.0, 2.0, 100.0]))
     1.5

@@ -1,4 +1,4 @@
-"""How much runs of one arm differ from each other: in what they predict, and in their parameters."""
+"""Differences between runs of one arm: in their predictions and in their parameters."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from jaxseg.analysis import sites
 def region_of(
     reference: Int[np.ndarray, "*spatial"], predictions: Int[np.ndarray, "runs *spatial"]
 ) -> Bool[np.ndarray, "*spatial"]:
-    """Where runs can be said to agree or not: the reference with a band around it, and all that any run predicts.
+    """Return where runs can agree or not: the reference with a band around it, and all that any run predicts.
 
-    Far from both everything is background for everybody, and how much of that an image shows would decide the share.
+    Far from both, everything is background for every run, and the amount of it in an image would dominate the share.
     """
     return sites.near(reference > 0) | (predictions > 0).any(0)
 
@@ -28,13 +28,13 @@ def _votes(labels: Int[np.ndarray, "runs voxels"], classes: int) -> Float[np.nda
 def differing(
     a: Int[np.ndarray, "runs voxels"], b: Int[np.ndarray, "others voxels"], classes: int
 ) -> Float[np.ndarray, "runs others"]:
-    """How many voxels every two runs label differently."""
+    """Return the number of voxels that every two runs label differently."""
     same = sum(x @ y.T for x, y in zip(_votes(a, classes), _votes(b, classes), strict=True))
     return np.asarray(a.shape[1] - same, np.float64)
 
 
 def pairwise_dsc(labels: Int[np.ndarray, "runs voxels"], classes: int) -> Float[np.ndarray, "runs runs"]:
-    """DSC between every two runs, averaged over the labels that either of them predicts; NaN where neither does."""
+    """Return the DSC of every two runs, averaged over the labels that either of them predicts; NaN if neither does."""
     votes = _votes(labels, classes)[1:]
     both = np.einsum("crv,csv->crs", votes, votes, optimize=True)
     size = votes.sum(-1)
@@ -44,25 +44,25 @@ def pairwise_dsc(labels: Int[np.ndarray, "runs voxels"], classes: int) -> Float[
 
 
 def vote_entropy(labels: Int[np.ndarray, "runs voxels"], classes: int) -> Float[np.ndarray, " voxels"]:
-    """Entropy, in nats, of the runs' votes on each voxel: 0 where all agree, at most ln(classes)."""
+    """Return the entropy, in nats, of the runs' votes on each voxel: 0 if all agree, at most ln(classes)."""
     share = _votes(labels, classes).mean(1)
     return -scipy.special.xlogy(share, share).sum(0)
 
 
 def minority_share(labels: Int[np.ndarray, "runs *spatial"], classes: int) -> Float[np.ndarray, "*spatial"]:
-    """Share of runs that differ from what most of them predict."""
+    """Return the share of runs that differ from what most of them predict."""
     flat = labels.reshape(len(labels), -1)
     return 1 - _votes(flat, classes).mean(1).max(0).reshape(labels.shape[1:])
 
 
 def parameter_distance(leaves: Sequence[Float[np.ndarray, "runs ..."]]) -> Float[np.ndarray, "runs runs"]:
-    """Euclidean distance of every two runs' parameters, over the root of the product of their norms.
+    """Return the Euclidean distance of every two runs' parameters, over the root of the product of their norms.
 
-    About sqrt(2) for independent draws without a mean. Permuted channels count as distance: two networks that compute
-    the same can lie far apart.
+    It is about sqrt(2) for independent draws without a mean. Permuted channels count as distance: two networks that
+    compute the same function can be far apart.
 
     Args:
-        leaves: Arrays of parameters, runs first.
+        leaves: Parameter arrays, runs first.
     """
     runs = len(leaves[0])
     gram = np.zeros((runs, runs))

@@ -1,4 +1,4 @@
-"""Where variance comes from (seeds, groups of cases, crossed factors), and how many seeds an interval takes."""
+"""Sources of variance (seeds, groups of cases, crossed factors), and the number of seeds that an interval needs."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ class Components(NamedTuple):
 
 
 class Source(NamedTuple):
-    """One line of a variance split."""
+    """One row of a variance split."""
 
     factors: tuple[str, ...]
-    """The factors whose interaction it is; one factor for a main effect."""
+    """Factors whose interaction this is; one factor for a main effect."""
     variance: float
-    """The component; below 0 (a chance estimate of a small one) is kept as it is."""
+    """Variance component; a negative value (a chance estimate of a small component) is kept as it is."""
     share: float
-    """Of the sum of components, those below 0 taken as 0."""
+    """Share of the sum of components, in which negative ones are 0."""
     df: int
 
 
 def variance_split(values: Float[np.ndarray, "*shape"], factors: Sequence[str]) -> list[Source]:
-    """Splits the variance of a fully crossed design into its factors and their interactions, all random.
+    """Split the variance of a fully crossed design into its factors and their interactions, all random.
 
-    Method of moments on the mean squares: a component is the alternating sum of the mean squares of all terms that
-    contain it, over the number of values it is shared by (Cornfield and Tukey 1956, doi:10.1214/aoms/1177728067). One
-    value a cell: the interaction of all factors holds the residual.
+    The method of moments is applied to the mean squares: a component is the alternating sum of the mean squares of all
+    terms that contain it, over the number of values that share it (Cornfield and Tukey 1956,
+    doi:10.1214/aoms/1177728067). With one value per cell, the interaction of all factors contains the residual.
 
     Args:
-        values: one axis a factor, for instance [init, order, group].
-        factors: their names.
+        values: One axis per factor, for instance [init, order, group].
+        factors: Names of the factors.
 
     Returns:
         One source for each non-empty set of factors, main effects first.
 
     Raises:
-        ValueError: if names and axes differ in number, a factor has one level, or a cell is not finite.
+        ValueError: Names and axes differ in number, a factor has one level, or a cell is not finite.
     """
     values = np.asarray(values, np.float64)
     if values.ndim != len(factors) or min(values.shape) < 2 or not np.isfinite(values).all():
@@ -81,10 +81,10 @@ def variance_split(values: Float[np.ndarray, "*shape"], factors: Sequence[str]) 
 
 
 def components(d: Float[np.ndarray, "seeds groups"]) -> Components:
-    """Estimates the variance components of D[seed, group] by the method of moments, none below 0.
+    """Estimate the variance components of D[seed, group] by the method of moments, truncated at 0.
 
     Args:
-        d: at least two seeds and two groups, complete.
+        d: Complete values for at least two seeds and two groups.
     """
     num_seeds, num_groups = d.shape
     seed, group, residual = mean_squares(np.asarray(d, np.float64))
@@ -94,13 +94,13 @@ def components(d: Float[np.ndarray, "seeds groups"]) -> Components:
 
 
 def expected_half_width(spread: Components, num_seeds: int, num_groups: int, *, confidence: float = 0.95) -> float:
-    """Half width of `two_way_interval` to expect with this spread: its formula at the expected mean squares.
+    """Return the half width of `two_way_interval` to expect with this spread: its formula at the expected mean squares.
 
     Args:
-        spread: of the contrast, for instance from a pilot's `components`.
-        num_seeds: at least 2.
-        num_groups: at least 1; with one, the interval is over seeds alone.
-        confidence: level of the interval.
+        spread: Components of the contrast, for instance from a pilot's `components`.
+        num_seeds: Number of seeds, at least 2.
+        num_groups: Number of groups, at least 1; with one group, the interval is over seeds alone.
+        confidence: Level of the interval.
     """
     seed = num_groups * spread.seed + spread.residual
     if num_groups == 1:
@@ -114,9 +114,9 @@ def expected_half_width(spread: Components, num_seeds: int, num_groups: int, *, 
 def plan_seeds(
     spread: Components, num_groups: int, half_width: float, *, confidence: float = 0.95, max_seeds: int = 1024
 ) -> int | None:
-    """Fewest seeds that bring the interval to a half width; None where even `max_seeds` do not.
+    """Return the fewest seeds that bring the interval to a half width; None if even `max_seeds` do not.
 
-    Seeds do not shrink what groups contribute: with few groups a half width may be out of reach.
+    More seeds do not reduce the contribution of groups: with few groups, a half width may be out of reach.
     """
     for num_seeds in range(2, max_seeds + 1):
         if expected_half_width(spread, num_seeds, num_groups, confidence=confidence) <= half_width:

@@ -1,9 +1,9 @@
-"""Which channels of a network may change places without changing what it computes.
+"""The channels of a network that can be permuted without changing what it computes.
 
-Nothing is declared here of any network. A network's convolutions are replaced, one call at a time, by markers that say
-which channel they stand for; pooling, upsampling, concatenation and residual sums are the network's own and carry the
-markers to the next convolution. So its inputs tell which channels of which convolutions it reads, and channels that
-were added to each other are found because they arrive together.
+No network is described here. Instead, its convolutions are replaced, one call at a time, by markers that say which
+channel they stand for; the network's own pooling, upsampling, concatenation and residual sums carry the markers to the
+next convolution. The inputs of a convolution thus tell which channels it reads, and channels that were added to each
+other are found because they arrive together.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ from jaxseg.models import level_strides, make_model
 from jaxseg.settings import ModelSettings
 
 IMAGE = ""
-"""Stands for the image among the layers that channels come from."""
+"""Name of the image among the layers that channels come from."""
 FIXED = -1
-"""Unit of a channel that has its place: of the image, and of the classes."""
+"""Unit of a channel with a fixed place: of the image, and of the classes."""
 
 _Channel = tuple[str, int]
-"""A layer and one of its output channels."""
+"""A layer and the index of one of its output channels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Wiring:
-    """Units are what changes places: one or more channels that are added to each other and move together."""
+    """Units of a network that can be permuted. A unit is one or more channels that are added and so move together."""
 
     reads: dict[str, Int[np.ndarray, " channels"]]
-    """Unit of every input channel of a layer, by the layer's path."""
+    """Unit of every input channel of a layer, by the path of the layer."""
     gives: dict[str, Int[np.ndarray, " channels"]]
-    """Unit of every output channel."""
+    """Unit of every output channel, by the path of the layer."""
     groups: tuple[Int[np.ndarray, " units"], ...]
-    """Units that may change places with each other, in forward order."""
+    """Groups of units that can be permuted among each other, in forward order."""
 
     @property
     def count(self) -> int:
-        """How many units there are."""
+        """Number of units."""
         return sum(map(len, self.groups))
 
 
 def trace_wiring(settings: ModelSettings, classes: int, channels: int) -> Wiring:
-    """The wiring of a network.
+    """Trace the wiring of a network.
 
     Args:
-        settings: The network.
-        classes: Output channels.
-        channels: Of the image.
+        settings: Settings of the network.
+        classes: Number of output channels.
+        channels: Number of image channels.
     """
     sources, added, widths = _run_with_markers(settings, classes, channels)
     head = next(layer for layer in reversed(widths) if layer.startswith("head"))
@@ -66,8 +66,8 @@ def trace_wiring(settings: ModelSettings, classes: int, channels: int) -> Wiring
             channel = above
         return channel
 
-    # Channels of convolutions that arrive together are one unit. What the image adds to them is noted beside: its
-    # channels do not move, but convolutions to which the same one was added may change places with each other.
+    # Channels of convolutions that arrive together are one unit. Image channels that are added to them are recorded in
+    # `beside`: they cannot move, but convolutions to which the same image channel was added can be permuted.
     beside: dict[_Channel, set[int]] = collections.defaultdict(set)
     for together in [*_each_channel(sources), *_each_channel(added)]:
         own = [channel for channel in together if channel[0] != IMAGE]
@@ -126,7 +126,7 @@ def _run_with_markers(
     settings: ModelSettings, classes: int, channels: int
 ) -> tuple[dict[str, list[list[_Channel]]], dict[str, list[list[_Channel]]], dict[str, int]]:
     """For each layer, what its input channels and what is added to its output channels are made of; and its width."""
-    # In float32 and without recomputation: markers are whole numbers, which have to be read while the network runs.
+    # The run is in float32 and without recomputation, since markers are whole numbers that are read on the way.
     model = make_model(settings, classes=classes)
     patch = tuple(2 * int(np.prod(axis)) for axis in zip(*level_strides(settings), strict=True)) or (2,) * settings.ndim
     image = jax.ShapeDtypeStruct((1, *patch, channels), jnp.float32)
@@ -158,7 +158,7 @@ def _run_with_markers(
         return found
 
     def replace(layer: str, args: Any, kwargs: Any) -> Any:
-        # By the names of `ConvBlock`: the kernel reads [low, x], and `residual` is added to what it gives.
+        # These are the argument names of `ConvBlock`: the kernel reads [low, x], and `residual` is added to its output.
         given = dict(zip(("x", "low", "factors", "residual"), args, strict=False)) | kwargs
         arriving = [given[name] for name in ("low", "x") if given.get(name) is not None]
         sources[layer] = [channel for markers in arriving for channel in read(markers)]
@@ -174,7 +174,7 @@ def _run_with_markers(
 def _output_shapes(
     model: nn.Module, layers: Collection[str], params: Any, image: jax.ShapeDtypeStruct
 ) -> dict[str, tuple[int, ...]]:
-    """What each layer gives, in the order of their calls; nothing is computed."""
+    """Return the output shape of each layer, in the order of their calls, without computing anything."""
     found: dict[str, tuple[int, ...]] = {}
 
     def note(layer: str, call: Any, args: Any, kwargs: Any) -> Any:
