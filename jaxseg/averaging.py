@@ -1,9 +1,9 @@
 """Late averages: one network of the weights of the last steps, made inside the compiled loop.
 
-A large part of the spread between seeds is the noise of the last step (docs/claims.md): the weights of late steps lie
-around one another, and their mean is nearer to what the run converges to than any of them. The mean is a running one,
-which starts anew at the first step of each window; a window ends at each step at which networks are scored, so that
-the networks of a shorter budget are averages too. Outside of windows the "mean" is the last step's weights themselves.
+A large part of the spread between seeds is the noise of the last step (docs/claims.md): the weights of late steps
+scatter around one another, and their mean is closer to what the run converges to than any of them. The mean is a
+running mean that restarts at the first step of each window. A window ends at each step at which networks are scored, so
+that networks with a shorter budget are averages too. Outside the windows, the "mean" is the weights of the last step.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from jaxseg import trees
 from jaxseg.types import Params, TrainState
 
 Windows = tuple[tuple[int, int], ...]
-"""(before, last): the weights after the steps `before` + 1 to `last` are averaged."""
+"""Pairs (before, last): the weights after the steps `before` + 1 to `last` are averaged."""
 
 
 def make_windows(scored_at: Sequence[int], share: float) -> Windows:
-    """The steps whose weights are averaged: the last `share` of the steps up to each step at which networks are scored.
+    """Return the averaged steps: the last `share` of the steps before each step at which networks are scored.
 
     Windows do not overlap as long as the share is at most a half and each scored step is twice the one before.
 
@@ -33,7 +33,7 @@ def make_windows(scored_at: Sequence[int], share: float) -> Windows:
 
 
 def num_averaged(step: Int[Array, ""], windows: Windows) -> Int[Array, ""]:
-    """How many steps' weights are in the mean after a step; 1 outside of the windows."""
+    """Return the number of steps whose weights are in the mean after a step; 1 outside the windows."""
     count = jnp.ones((), jnp.int32)
     for before, last in windows:
         count = jnp.where((step > before) & (step <= last), step - before, count)
@@ -41,17 +41,17 @@ def num_averaged(step: Int[Array, ""], windows: Windows) -> Int[Array, ""]:
 
 
 def start_average(params: Params, labels: Any) -> Params:
-    """The mean before any step: the parameters that training moves, which are those not labelled `frozen`."""
+    """Return the mean before any step: the trained parameters, that is, those not labelled `frozen`."""
     return trees.partition(params, labels, "frozen")[1]
 
 
 def update_average(average: Params, params: Params, count: Int[Array, ""]) -> Params:
-    """The mean of `count` steps from that of the steps before and this step's parameters.
+    """Update the mean over `count` - 1 steps with the parameters of the current step.
 
     Args:
-        average: The mean so far, of some of the parameters.
+        average: The mean so far. It may cover only some of the parameters.
         params: All parameters after the step.
-        count: How many steps the new mean is of; of the first one it is the parameters themselves, bit for bit.
+        count: Number of steps in the new mean. With 1, the result is the parameters themselves, bit for bit.
     """
     moved = trees.flatten(params)
 
@@ -62,8 +62,8 @@ def update_average(average: Params, params: Params, count: Int[Array, ""]) -> Pa
 
 
 def scored_params(state: TrainState) -> Params:
-    """The parameters that are validated, scored and analysed: the late average where there is one.
+    """Return the parameters that are validated, scored and analysed: the late average where there is one.
 
-    Works on one run's state and on that of many, run axis first.
+    This works on the state of one run and on stacked states, run axis first.
     """
     return state.params if state.average is None else trees.replace(state.params, state.average)

@@ -1,12 +1,12 @@
-"""Orbax in one place: saving a job's runs, resuming them, and reading one run without the others.
+"""All use of Orbax: saving the runs of a job, resuming them, and reading one run without the others.
 
-A checkpoint is a `state` item (the stacked `TrainState`, run axis first, keys as their raw words), where runs share
-frozen parameters a `shared` item (no run axis), a `log` item (what was measured so far) and a `meta` item (JSON: what
-the job says of itself, a checksum of every array, run by run, and one of this JSON). Directories appear under their
-final name only when complete, so a killed job leaves whole checkpoints; what a disk does to them later the checksums
-tell. Nothing is handed out that was not compared with them.
+A checkpoint has these items: `state` (the stacked `TrainState`, run axis first, keys as their raw words); `shared` (no
+run axis), if runs share frozen parameters; `log` (the measurements so far); and `meta` (JSON with the description of
+the job, a checksum of every array, run by run, and a checksum of this JSON). Directories appear under their final name
+only when they are complete, so that a killed job leaves whole checkpoints. The checksums detect later damage by the
+disk; no array is returned before it was compared with its checksum.
 
-Arrays are stored in one chunk a run, so that one run is read without the others.
+Arrays are stored with one chunk per run, so that one run can be read without the others.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _policies = ocp.checkpoint_managers
 
 @contextlib.contextmanager
 def open_manager(directory: Path, *, keep: int, snapshots: Sequence[int] = ()) -> Iterator[ocp.CheckpointManager]:
-    """A manager that keeps step 0, the last steps and snapshots; at its end saves are waited for.
+    """Open a manager that keeps step 0, the last steps and the snapshots; on exit it waits for pending saves.
 
     Args:
-        directory: Holds one sub-directory per saved step; created when missing.
-        keep: How many of the last; at least 1.
-        snapshots: Steps kept for good.
+        directory: Directory with one sub-directory per saved step; created if missing.
+        keep: Number of last steps to keep; at least 1.
+        snapshots: Steps that are never removed.
     """
     policy = _policies.AnyPreservationPolicy([_policies.LatestN(keep), _policies.CustomSteps([0, *snapshots])])
     options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True)
@@ -65,7 +65,7 @@ def _with_raw_key(state: TrainState) -> TrainState:
 
 
 def _sum_all_rows(array: Any) -> list[int]:
-    """Checksums of the rows of all hosts; each host has its own rows' and hears the others'."""
+    """Return the checksums of the rows of all hosts; each host computes those of its own rows and gathers the rest."""
     return hosts.gather(np.array(stored.sum_rows(array), np.int64)).tolist()
 
 
@@ -79,21 +79,21 @@ def save(
     *,
     join: Callable[[Any], Any] = lambda tree: tree,
 ) -> dict[str, Any]:
-    """Saves a stacked state in the background; the state may be donated or changed once this returns.
+    """Save a stacked state in the background; the state may be donated or changed once this returns.
 
     A step that is already saved is left alone: the same step holds the same bits.
 
     Args:
-        manager: Of the job's directory.
-        step: The state's step.
-        state: Run axis first; with several hosts, this host's runs.
-        meta: JSON that says what the runs are.
-        shared: Frozen parameters of all runs, without a run axis.
-        log: What was measured so far; none of the arrays is empty.
-        join: Makes one array of what the hosts have; see `seeds.across_hosts`.
+        manager: Manager of the job's directory.
+        step: Step of the state.
+        state: Stacked state, run axis first; with several hosts, this host's runs.
+        meta: JSON values that describe the runs.
+        shared: Frozen parameters that all runs share, without a run axis.
+        log: Measurements so far; none of the arrays is empty.
+        join: Joins the arrays of all hosts into one; see `seeds.across_hosts`.
 
     Returns:
-        The checksums.
+        The checksums of the saved arrays.
     """
     raw = _with_raw_key(state)
     whole = {"shared": shared or {}, "log": dict(log or {})}
@@ -117,19 +117,19 @@ def save(
 def restore(
     manager: ocp.CheckpointManager, step: int, like: TrainState, rows: Sequence[int] | None = None
 ) -> TrainState:
-    """The saved state of some runs, or of all and what pads them, as NumPy arrays (the key is a typed key).
+    """Return the saved state of some runs, or of all runs with padding, as NumPy arrays (the key is a typed key).
 
     Args:
         manager: Manager of the job's directory.
-        step: A saved step.
-        like: Shapes of one run's state, without the run axis.
-        rows: Positions on the saved run axis, which may be padded for another number of devices; None for all.
+        step: Step that is saved.
+        like: Shapes of the state of one run, without the run axis.
+        rows: Positions on the saved run axis, which may be padded for another number of devices; None for all rows.
 
     Raises:
         UserError: The saved state has another structure (it comes from other settings), or is damaged.
     """
     raw = jax.eval_shape(_with_raw_key, like)
-    # Not by Orbax, which pads or cuts an array of another shape and fills what is not there with None.
+    # Orbax does not do this: it pads or cuts arrays of another shape and fills missing ones with None.
     arrays = stored.open_item(Path(manager.directory), step, "state")
     found = {path: tuple(array.shape) for path, array in arrays.items()}
     num_saved = found["step"][0]
@@ -156,10 +156,10 @@ def _of_another_study(directory: Any, step: int, difference: str) -> UserError:
 
 
 def damage(directory: Path, step: int) -> str | None:
-    """What is wrong with a checkpoint's files: arrays that cannot be read or differ from their checksums; else None.
+    """Describe the damage to a checkpoint (unreadable arrays, or arrays that differ from their checksums), or None.
 
     Raises:
-        OSError: Files are there and cannot be read at the moment, which is no damage.
+        OSError: Files exist but cannot be read at the moment, which is not damage.
     """
     try:
         sums = read_meta(directory, step)[CHECKSUMS]
@@ -185,12 +185,12 @@ def damage(directory: Path, step: int) -> str | None:
 
 
 def latest_sound(directory: Path) -> int | None:
-    """The last saved step whose files are as they were written; None where there is none.
+    """Return the last saved step whose files are as they were written; None if there is none.
 
-    Later steps that are damaged are warned of and set aside.
+    Damaged later steps are reported in a warning and set aside.
 
     Raises:
-        OSError: Files cannot be read at the moment; nothing was set aside for it.
+        OSError: Files cannot be read at the moment; they are not set aside for it.
     """
     for step in reversed(saved_steps(directory)):
         reason = damage(directory, step)
@@ -206,7 +206,7 @@ def latest_sound(directory: Path) -> int | None:
 
 
 def set_aside(directory: Path, step: int) -> Path:
-    """Moves a step, if it is there, to a folder `damaged` beside the directory; gives its new place."""
+    """Move a step, if it exists, to a folder `damaged` beside the directory, and return its new path."""
     aside = directory.parent / "damaged"
     aside.mkdir(exist_ok=True)
     place = aside / f"{step}_{len(list(aside.iterdir()))}"
@@ -216,13 +216,13 @@ def set_aside(directory: Path, step: int) -> Path:
 
 
 def read_own_params(directory: Path, step: int, runs: Sequence[int]) -> Params:
-    """Parameters of some runs, stacked, without those that all runs of the job share (`read_shared`).
+    """Read the stacked parameters of some runs, without those that all runs of the job share (`read_shared`).
 
-    These are the networks that are scored, analysed and predicted with: late averages where training made them.
+    These are the networks used for scoring, analysis and prediction: late averages where training made them.
 
     Args:
-        directory: A job's `checkpoints` directory.
-        step: A saved step; 0 is the start.
+        directory: The `checkpoints` directory of a job.
+        step: Step that is saved; 0 is the start.
         runs: Positions on the run axis.
 
     Raises:
@@ -233,7 +233,7 @@ def read_own_params(directory: Path, step: int, runs: Sequence[int]) -> Params:
 
 
 def read_shared(directory: Path, step: int) -> Frozen:
-    """Frozen parameters that all runs of a job share; `{}` where there are none.
+    """Read the frozen parameters that all runs of a job share; `{}` if there are none.
 
     Raises:
         UserError: The step is not saved, or its files are damaged.
@@ -242,7 +242,7 @@ def read_shared(directory: Path, step: int) -> Frozen:
 
 
 def read_log(directory: Path, step: int) -> dict[str, np.ndarray]:
-    """What was measured up to a step (see `jaxseg.logs`); `{}` where nothing was yet.
+    """Read the measurements up to a step (see `jaxseg.logs`); `{}` if there are none yet.
 
     Raises:
         UserError: The step is not saved, or its files are damaged.
@@ -251,21 +251,21 @@ def read_log(directory: Path, step: int) -> dict[str, np.ndarray]:
 
 
 def read_params(directory: Path, step: int, runs: Sequence[int]) -> Params:
-    """All parameters of some runs, stacked, as NumPy arrays; needs none of the devices that saved them.
+    """Read all parameters of some runs, stacked, as NumPy arrays; the devices that saved them are not needed.
 
-    Args and errors are those of `read_own_params`.
+    The arguments and errors are those of `read_own_params`.
     """
     shared = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (len(runs), *leaf.shape)), read_shared(directory, step))
     return trees.merge(read_own_params(directory, step, runs), shared)
 
 
 def read_seed(directory: Path, step: int, run: int) -> Params:
-    """Parameters of one run as a nested dict of NumPy arrays, read without the others'."""
+    """Read the parameters of one run as a nested dict of NumPy arrays, without reading other runs."""
     return trees.take(read_params(directory, step, [run]), 0)
 
 
 def params_digest(directory: Path, step: int, run: int) -> str:
-    """What tells one run's parameters from any others: the checksum of their checksums, without reading them."""
+    """Return a digest of the parameters of one run: the checksum of their checksums, without reading them."""
     sums = read_meta(directory, step)[CHECKSUMS]
     own = {path: of_runs[run] for path, of_runs in sums.items() if path.startswith(("state/params/", "state/average/"))}
     shared = {path: value for path, value in sums.items() if path.startswith("shared/")}
@@ -273,7 +273,7 @@ def params_digest(directory: Path, step: int, run: int) -> str:
 
 
 def read_best(directory: Path, step: int, run: int) -> tuple[Params, int, float]:
-    """One run's parameters of its best validation up to a saved step, that validation's step, and its DSC.
+    """Read a run's parameters at its best validation up to a saved step, with that validation's step and DSC.
 
     Raises:
         UserError: The job kept no best parameters.
@@ -286,7 +286,7 @@ def read_best(directory: Path, step: int, run: int) -> tuple[Params, int, float]
 
 
 def param_shapes(directory: Path, step: int) -> Params:
-    """Shapes and types of one run's parameters, without reading them."""
+    """Return the shapes and dtypes of the parameters of one run, without reading them."""
     own = {
         path: (array.shape[1:], array) for path, array in stored.open_item(directory, step, "state", "params").items()
     }

@@ -1,8 +1,8 @@
-"""The hosts of a job: which runs are whose, and the few small things that they tell one another.
+"""The hosts of a job: which runs each host trains, and the few small values that hosts exchange.
 
-Each host trains its own slice of a job's runs, on its own devices, with programs of its own. What passes between hosts
-is a loss and a score per run, checksums, and who is ready; and all of them save one checkpoint. With one host, the
-common case, nothing here does anything. `jax.distributed` is set up by the launcher.
+Each host trains its own slice of the runs of a job, on its own devices, with its own programs. Hosts exchange a loss
+and a score per run, checksums, and who is ready; and they save one checkpoint together. With one host, the common case,
+these functions do nothing. `jax.distributed` is set up by the launcher.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ from jax.errors import JaxRuntimeError
 from jax.experimental import multihost_utils
 
 BARRIER_SECONDS = 24 * 3600
-"""How long hosts wait for one that is alive, such as the first one while it prepares data or draws figures."""
+"""How long hosts wait for a live host, such as the first one while it prepares data or draws figures."""
 
 
 class LostHostError(RuntimeError):
-    """Another host does not answer. What is saved is sound; a restart of the whole job goes on from it."""
+    """Another host does not answer. What was saved is sound, and a restart of the whole job resumes from it."""
 
 
 class Share(NamedTuple):
-    """A host's part of a job's runs."""
+    """The part of a job's runs that one host trains."""
 
     rows: tuple[int, ...]
-    """Positions on the job's run axis. All hosts have as many; the last run stands in where there are none left."""
+    """Positions on the job's run axis. All hosts have equally many; where none are left, the last run is repeated."""
     own: int
-    """How many of them, from the first, are the host's and not stand-ins."""
+    """Number of rows, from the first, that are the host's own and not repetitions."""
 
 
 def count() -> int:
-    """How many hosts work on this job."""
+    """Return the number of hosts that work on this job."""
     return jax.process_count()
 
 
 def index() -> int:
-    """The number of this host."""
+    """Return the index of this host."""
     return jax.process_index()
 
 
 def is_first() -> bool:
-    """Whether this host writes what is written once."""
+    """Return whether this host writes the files that are written once per job."""
     return jax.process_index() == 0
 
 
 def share(num_runs: int, *, devices: int, index: int, count: int) -> Share:
-    """The runs of a host: consecutive ones, as many as fill its devices evenly, the last hosts with fewer.
+    """Assign runs to a host: consecutive runs, as many as fill its devices evenly; the last hosts may have fewer.
 
-    Stand-ins come last on the run axis, so that the position of a run does not depend on the hosts.
+    Repeated runs come last on the run axis, so that the position of a run does not depend on the number of hosts.
 
     Args:
-        num_runs: Of the job.
-        devices: Of each host.
-        index: The host's number.
-        count: Hosts.
+        num_runs: Number of runs of the job.
+        devices: Number of devices of each host.
+        index: Index of the host.
+        count: Number of hosts.
 
     >>> [share(5, devices=2, index=i, count=2) for i in (0, 1)]
     [Share(rows=(0, 1, 2, 3), own=4), Share(rows=(4, 4, 4, 4), own=1)]
@@ -90,7 +90,7 @@ def _together(what: Callable[[], Any]) -> Any:
 
 
 def gather(array: np.ndarray) -> np.ndarray:
-    """The arrays of all hosts one after another, on every host; they have one shape.
+    """Return the arrays of all hosts, concatenated, on every host; all have the same shape.
 
     Raises:
         LostHostError: A host is gone.
@@ -105,7 +105,7 @@ def gather(array: np.ndarray) -> np.ndarray:
 
 
 def from_first(value: int) -> int:
-    """The first host's number, on every host.
+    """Return the first host's number on every host.
 
     Raises:
         LostHostError: A host is gone.
@@ -114,10 +114,10 @@ def from_first(value: int) -> int:
 
 
 def agree(name: str, value: int) -> int:
-    """A number that must be the same on all hosts.
+    """Return a number that must be the same on all hosts.
 
     Raises:
-        ValueError: It is not.
+        ValueError: The hosts have different numbers.
         LostHostError: A host is gone.
     """
     values = gather(np.array([value], np.int64))
@@ -127,7 +127,7 @@ def agree(name: str, value: int) -> int:
 
 
 def barrier(name: str) -> None:
-    """Waits for all hosts, however long one of them works; each name is used once.
+    """Wait for all hosts, however long one of them works; each name is used once.
 
     Raises:
         LostHostError: A host is gone.
@@ -138,7 +138,7 @@ def barrier(name: str) -> None:
 
 
 def in_turn(name: str, make: Callable[[], Any]) -> Any:
-    """What a function gives, called by the first host and then, when that is done, by the others."""
+    """Call a function on the first host and, when it is done, on the others; return its result."""
     if is_first():
         made = make()
         barrier(name)

@@ -21,12 +21,12 @@ from jaxseg.types import Frozen, Params
 def make_window_predict(
     model: nn.Module, *, one_by_one: bool = False
 ) -> Callable[[Params, Frozen, Float[Array, "windows *patch channels"]], Float[Array, "windows *patch classes"]]:
-    """Class probabilities of a batch of windows, for one run; dropout off.
+    """Make a function that returns the class probabilities of a batch of windows for one run, without dropout.
 
     Args:
         model: The network.
-        one_by_one: Windows go through the network one after another, so that the features of one stay in a
-            processor's cache; all at once otherwise.
+        one_by_one: Whether windows go through the network one after another, so that the features of one window stay
+            in the processor's cache; otherwise all go through at once.
     """
 
     def predict(
@@ -48,11 +48,11 @@ def make_window_predict(
 def by_slices(
     predict: Callable[[np.ndarray], np.ndarray], slice_axis: int | None
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Prediction of windows `[windows, x, y, z, channels]` one voxel thick by a network that takes slices.
+    """Wrap a network for slices so that it predicts windows `[windows, x, y, z, channels]` that are one voxel thick.
 
     Args:
-        predict: takes windows without the axis, returns `[run, windows, *patch, classes]` without it.
-        slice_axis: spatial axis across the slices; None leaves `predict` as it is.
+        predict: Takes windows without the slice axis and returns `[run, windows, *patch, classes]` without it.
+        slice_axis: Spatial axis across the slices; None returns `predict` unchanged.
     """
     if slice_axis is None:
         return predict
@@ -61,10 +61,10 @@ def by_slices(
 
 
 def window_starts(shape: Sequence[int], patch: Sequence[int], overlap: float) -> list[tuple[int, ...]]:
-    """Corners of the windows that cover a case, evenly spread, neighbours sharing at least `overlap` of a window.
+    """Return the corners of windows that cover a case, evenly spread; neighbours share at least `overlap` of a window.
 
-    They ascend, the first axis slowest. An axis shorter than the patch has one window, centred: its start is negative
-    and the outside is padding.
+    The corners are in ascending order, the first axis slowest. An axis shorter than the patch has one centred window:
+    its start is negative, and voxels outside the case are padding.
     """
     axes = []
     for length, size in zip(shape, patch, strict=True):
@@ -78,9 +78,10 @@ def window_starts(shape: Sequence[int], patch: Sequence[int], overlap: float) ->
 
 
 def window_weight(patch: Sequence[int]) -> Float[np.ndarray, "*patch"]:
-    """Weights of a window's voxels where windows overlap, so that what is near a window's border counts little.
+    """Return the weights of a window's voxels where windows overlap; voxels near the border of a window count little.
 
-    A Gaussian around the window's centre with a standard deviation of 1/8 of the patch (as in nnU-Net), at least 1e-3.
+    The weights are a Gaussian around the centre with a standard deviation of 1/8 of the patch (as in nnU-Net), but at
+    least 1e-3.
     """
     axes = [np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / (size / 8)) ** 2) for size in patch]
     weight = np.ones(())
@@ -90,13 +91,13 @@ def window_weight(patch: Sequence[int]) -> Float[np.ndarray, "*patch"]:
 
 
 class Slab(NamedTuple):
-    """Finished planes of one case: those from `start` on along its first axis, for all runs."""
+    """Finished planes of one case for all runs, from plane `start` on along its first axis."""
 
     case: int
-    """Position of the case in the order given."""
+    """Position of the case in the given order."""
     start: int
     last: bool
-    """Whether these are the case's last planes."""
+    """Whether these are the last planes of the case."""
     probabilities: Float[np.ndarray, "run planes *rest classes"]
 
 
@@ -167,23 +168,23 @@ def predict_slabs(
     window_batch: int,
     flips: Sequence[int] = (),
 ) -> Iterator[Slab]:
-    """Probabilities of cases, for all runs at once, in slabs along the first axis, case after case.
+    """Yield the probabilities of cases for all runs at once, in slabs along the first axis, case after case.
 
-    Windows of successive cases share batches, so that the compiled program always sees `window_batch` windows. Where
-    a case is smaller than the patch the outside is 0, as in training. Memory beside one batch is `patch[0]` planes
-    of each case that is under way, however many planes a case has.
+    Windows of successive cases share batches, so that the compiled program always sees `window_batch` windows. Where a
+    case is smaller than the patch, the outside is 0, as in training. Beside one batch, `patch[0]` planes of each case
+    in progress are in memory, however many planes the case has.
 
     Args:
         predict: Compiled prediction of a batch of windows for all runs.
         images: Cases on the training grid, read one by one as windows are cut.
         patch: Window size.
-        overlap: Least shared part of neighbouring windows, in [0, 1).
-        window_batch: Windows in one call.
-        flips: Axes to mirror at test time: every window is shown once for each subset of them, and what the network
-            answers is mirrored back and averaged. k axes cost 2^k as much.
+        overlap: Smallest shared part of neighbouring windows, in [0, 1).
+        window_batch: Number of windows per call.
+        flips: Axes to mirror at test time. Every window is predicted once for each subset of them, and the predictions
+            are mirrored back and averaged. k axes cost 2^k times as much.
 
     Yields:
-        Slabs; those of a case ascend and cover it. Probabilities sum to 1 over classes.
+        Slabs, which ascend and cover each case. Probabilities sum to 1 over classes.
     """
     weight = window_weight(patch)
     copies = [axes for count in range(len(flips) + 1) for axes in itertools.combinations(flips, count)]
@@ -219,7 +220,7 @@ def predict_slabs(
 
 
 def join_slabs(slabs: Iterable[Slab]) -> Iterator[Float[np.ndarray, "run *spatial classes"]]:
-    """Probabilities of whole cases, one after another, from their slabs."""
+    """Yield the probabilities of whole cases, one after another, from their slabs."""
     for _, of_case in itertools.groupby(slabs, key=lambda slab: slab.case):
         yield np.concatenate([slab.probabilities for slab in of_case], axis=1)
 
@@ -227,9 +228,9 @@ def join_slabs(slabs: Iterable[Slab]) -> Iterator[Float[np.ndarray, "run *spatia
 def largest_component(
     labels: Integer[np.ndarray, "*spatial"], values: Iterable[int]
 ) -> Integer[np.ndarray, "*spatial"]:
-    """A label map with only the largest connected component of some labels; the rest of them becomes background.
+    """Keep only the largest connected component of some labels; the rest of these labels becomes background.
 
-    Voxels that share a face are connected. Of components of one size the first in C order stays.
+    Voxels that share a face are connected. Among components of equal size, the first in C order stays.
 
     >>> largest_component(np.array([1, 1, 0, 1, 2]), [1]).tolist()
     [1, 1, 0, 0, 2]

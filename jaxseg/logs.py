@@ -1,8 +1,8 @@
-"""What training a job measured, row by row: losses, validations, divergence and time of all of its runs.
+"""The measurements of a training job, row by row: losses, validations, divergence and time of all of its runs.
 
-Checkpoints hold the log up to their step, under checksums, so that a job goes on from exactly what it had measured.
-`metrics.jsonl` beside them is the same for people and for programs that follow a job while it trains; nothing is read
-back from it.
+Checkpoints hold the log up to their step, with checksums, so that a job resumes from exactly what it had measured.
+`metrics.jsonl` beside them holds the same rows for people and programs that follow a job during training; it is never
+read back.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class Row(NamedTuple):
-    """What was measured of all runs between two steps."""
+    """Measurements of all runs between two steps."""
 
     step: int
-    """The last of them."""
+    """The last step of the row."""
     loss: np.ndarray | None
-    """Mean over the steps, one value a run; None in the row of the start."""
+    """Mean loss of each run over the steps; None in the row of the start."""
     val_dsc: np.ndarray | None
-    """Validation DSC of each run; None where there was no validation."""
+    """Validation DSC of each run; None if there was no validation."""
     steps_alive: np.ndarray
-    """How many of the steps each run was alive after."""
+    """Number of steps after which each run was alive."""
     step_seconds: float | None
-    """Of one step of all runs; None where compiling would be in it."""
+    """Seconds per step of all runs together; None if they would include compilation."""
 
     def to_json(self) -> str:
-        """The row as a line of metrics.jsonl."""
+        """Return the row as a line of metrics.jsonl."""
         values = {
             name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in self._asdict().items()
         }
@@ -51,17 +51,17 @@ class TrainingLog:
 
     step: Int[np.ndarray, " rows"]
     loss: Float[np.ndarray, "runs rows"]
-    """NaN in the row of the start, and where a run has diverged."""
+    """Mean loss; NaN in the row of the start, and where a run has diverged."""
     validated: Bool[np.ndarray, " rows"]
     val_dsc: Float[np.ndarray, "runs rows"]
-    """NaN in rows that are not `validated`."""
+    """Validation DSC; NaN in rows that are not `validated`."""
     steps_alive: Int[np.ndarray, "runs rows"]
     step_seconds: Float[np.ndarray, " rows"]
-    """NaN where compiling would be in it."""
+    """Seconds per step; NaN where they would include compilation."""
 
     @property
     def rows(self) -> list[Row]:
-        """The same, row by row."""
+        """Return the log row by row."""
         return [
             Row(
                 step,
@@ -75,7 +75,7 @@ class TrainingLog:
 
     @property
     def diverged_at(self) -> list[int | None]:
-        """The step at which each run diverged (its first non-finite loss or gradient), or None."""
+        """Return the step at which each run diverged (its first non-finite loss or gradient), or None."""
         lengths = np.diff(self.step, prepend=0)
         steps: list[int | None] = []
         for alive in self.steps_alive:
@@ -85,13 +85,13 @@ class TrainingLog:
 
     @property
     def median_step_seconds(self) -> float:
-        """Median over compiled calls of the seconds of one step of all runs, without compiling and validation."""
+        """Return the median over compiled calls of seconds per step of all runs, without compilation and validation."""
         known = self.step_seconds[~np.isnan(self.step_seconds)]
         return float(np.median(known)) if known.size else float("nan")
 
 
 def make_log(rows: Sequence[Row], num_runs: int) -> TrainingLog:
-    """Rows of a job as arrays; there may be none yet."""
+    """Convert the rows of a job to arrays; there may be no rows yet."""
 
     def columns(name: str, kind: Any) -> np.ndarray:
         values = [getattr(row, name) for row in rows]
@@ -109,19 +109,19 @@ def make_log(rows: Sequence[Row], num_runs: int) -> TrainingLog:
 
 
 def to_arrays(log: TrainingLog) -> dict[str, np.ndarray]:
-    """A log as a checkpoint holds it; nothing where it has no rows, since Orbax saves no empty arrays."""
+    """Convert a log to the arrays of a checkpoint; empty if it has no rows, since Orbax saves no empty arrays."""
     return dataclasses.asdict(log) if len(log.step) else {}
 
 
 def read_log(directory: Path, num_runs: int) -> TrainingLog:
-    """The log of a job's last checkpoint; without rows where there is none yet.
+    """Read the log of a job's last checkpoint; it has no rows if there is no checkpoint yet.
 
     Args:
-        directory: Of the job.
-        num_runs: Of the job.
+        directory: Directory of the job.
+        num_runs: Number of runs of the job.
 
     Raises:
-        DamagedError: The checkpoint is not as it was written.
+        DamagedError: The checkpoint differs from what was written.
     """
     folder = directory / "checkpoints"
     steps = checkpoint.saved_steps(folder)
@@ -130,7 +130,7 @@ def read_log(directory: Path, num_runs: int) -> TrainingLog:
 
 
 def write_lines(directory: Path, rows: Sequence[Row]) -> None:
-    """Writes metrics.jsonl, whole or not at all."""
+    """Write metrics.jsonl atomically."""
     path = directory / METRICS_FILE
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)
@@ -140,7 +140,7 @@ def write_lines(directory: Path, rows: Sequence[Row]) -> None:
 
 
 def mend_lines(directory: Path, num_runs: int) -> None:
-    """Writes metrics.jsonl of a finished job anew where it does not say what the last checkpoint says."""
+    """Rewrite metrics.jsonl of a finished job if it differs from the log of the last checkpoint."""
     path = directory / METRICS_FILE
     rows = read_log(directory, num_runs).rows
     expected = "".join(row.to_json() for row in rows)

@@ -1,4 +1,4 @@
-"""The host's side of training one job: chunks of steps, validation, logging, saving, resuming, stopping on signals."""
+"""Host-side training of one job: chunks of steps, validation, logging, saving, resuming, and stopping on signals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jaxseg.types import Cohort, Frozen, Params, Progress, RunInputs, RunLine, T
 
 
 class Interrupted(BaseException):
-    """A signal asked to stop; what was done is saved. Not an Exception, so that no handler takes it for an error."""
+    """A signal asked to stop; progress is saved. It is not an Exception, so that no handler takes it for an error."""
 
     def __init__(self, signum: int, where: str) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}; {where}")
@@ -32,11 +32,11 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def held_signals() -> Iterator[Callable[[], int | None]]:
-    """Holds SIGINT and SIGTERM back until asked: yields a function that says which came, if any.
+    """Hold SIGINT and SIGTERM back; yields a function that returns the signal that has arrived, or None.
 
-    A second signal of the same kind acts at once, for a user who will not wait. Outside the main thread, where Python
-    delivers no signals, nothing is held; nor with several hosts, where SIGTERM is a preemption notice, which JAX takes
-    and tells to all of them.
+    A second signal of the same kind acts at once, for a user who does not want to wait. Nothing is held outside the
+    main thread, where Python delivers no signals, nor with several hosts, where SIGTERM is a preemption notice that JAX
+    receives and passes on to all of them.
     """
     came: list[int] = []
     if hosts.count() > 1:
@@ -61,55 +61,55 @@ def held_signals() -> Iterator[Callable[[], int | None]]:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What `fit` needs to train one job; arrays lie on the devices, this host's runs first."""
+    """All that `fit` needs to train one job; arrays are on the devices, this host's runs first."""
 
     directory: Path
     plan: seeds.SeedPlan
     names: tuple[str, ...]
-    """One per run of the job, for logs: `ARM/VARIANT/seed_ID`."""
+    """Names of the job's runs for logs: `ARM/VARIANT/seed_ID`."""
     rows: tuple[int, ...]
-    """Positions of this host's runs among the job's: all of them where there is one host (see `hosts.share`)."""
+    """Positions of this host's runs among the job's: all of them if there is one host (see `hosts.share`)."""
     like: TrainState
-    """Shapes of one run's state."""
+    """Shapes of the state of one run."""
     init: Callable[[], TrainState]
-    """Makes the start of all runs; called only when no checkpoint is there."""
+    """Creates the initial state of all runs; called only if there is no checkpoint."""
     shared: Callable[[], Frozen]
-    """Makes the frozen parameters that all runs share, or `{}`; called when `init` is."""
+    """Creates the frozen parameters that all runs share, or `{}`; called together with `init`."""
     chunk: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
-    """`train.make_train_chunk`, mapped over runs."""
+    """The function that `train.make_train_chunk` returns, mapped over runs."""
     observe: Callable[[TrainState, jax.Array], TrainState] | None
-    """`train.make_observe`, mapped over runs; None where validation changes nothing."""
+    """The function that `train.make_observe` returns, mapped over runs; None if validation changes nothing."""
     feed: Callable[[int], Iterator[tuple[int, RunInputs]]]
-    """From a step on: the step at which each compiled call ends, and the runs' inputs for it. Calls end at multiples of
-    `settings.log_every` and at the last step, and may end more often."""
+    """Takes a step and yields, for each compiled call from there on, the step at which it ends and the inputs of the
+    runs. Calls end at multiples of `settings.log_every` and at the last step, and may end more often."""
     cohort: Cohort
     validate: Callable[[Params, Frozen], np.ndarray]
-    """Mean validation DSC of each of this host's runs."""
+    """Returns the mean validation DSC of each of this host's runs."""
     settings: TrainSettings
     scored_at: tuple[int, ...]
-    """Steps that are validated and kept whatever the settings say, since networks of these budgets are compared."""
+    """Steps that are validated and kept whatever the settings say, since networks with these budgets are compared."""
     validate_from: int
-    """Step before which there is no validation but that of the start."""
+    """Step before which only the start is validated."""
     keep: int
     meta: dict[str, Any]
-    """Saved beside each checkpoint."""
+    """JSON values that are saved with each checkpoint."""
 
 
 def is_done(directory: Path, steps: int) -> bool:
-    """Whether a job's last checkpoint is there."""
+    """Return whether the last checkpoint of a job exists."""
     return steps in checkpoint.saved_steps(directory / "checkpoints")
 
 
 def fit(job: Fit, progress: Progress) -> None:
-    """Trains all runs of a job to their last step, from the last sound checkpoint if there is one.
+    """Train all runs of a job to their last step, from the last sound checkpoint if there is one.
 
-    Steps between two host events run in one compiled call. What a call measured is fetched and written after the next
-    call is dispatched, so that the devices need not wait for the host unless it validates or saves. Checkpoints hold
-    step 0, snapshots, the last few and the final step. On SIGINT or SIGTERM the compiled call in flight is finished
-    and saved before `Interrupted` is raised.
+    All steps between two host events run in one compiled call. The measurements of a call are fetched and written after
+    the next call is dispatched, so that the devices wait for the host only when it validates or saves. Checkpoints are
+    kept for step 0, the snapshots, the last few steps and the final step. On SIGINT or SIGTERM, the compiled call in
+    progress is finished and saved before `Interrupted` is raised.
 
     Raises:
-        Interrupted: A signal came; the next call goes on where this one stopped.
+        Interrupted: A signal arrived; the next call of `fit` resumes from there.
     """
     settings = job.settings
     kept = {*settings.snapshots, *job.scored_at}
@@ -159,7 +159,7 @@ def fit(job: Fit, progress: Progress) -> None:
 
 
 class _Begin(NamedTuple):
-    """Where a call of `fit` takes up a job."""
+    """The state in which a call of `fit` takes up a job."""
 
     step: int
     state: TrainState
@@ -167,7 +167,7 @@ class _Begin(NamedTuple):
     start_sums: dict[str, Any]
     """Checksums of step 0, which every later checkpoint repeats."""
     rows: list[logs.Row]
-    """What the log holds up to this step."""
+    """Rows of the log up to this step."""
 
 
 def _start(job: Fit, manager: Any) -> _Begin:
@@ -196,13 +196,13 @@ def _start_sums(folder: Path, saved: int) -> dict[str, Any]:
 
 
 def mend_start(job: Fit) -> str | None:
-    """Makes step 0 of a finished job anew, where it is damaged or gone, and puts it in its place if it is the same.
+    """Recreate step 0 of a finished job if it is damaged or missing, and install it if its checksums agree.
 
-    The start of a run is a function of its seed and of what it loads. On a machine that computes it to other bits, the
-    start that was lost cannot be made.
+    The start of a run is a function of its seed and of the weights it loads. A machine whose arithmetic differs in the
+    last bits cannot recreate a lost start.
 
     Returns:
-        Why it could not be made; None where it is in place.
+        The reason why it could not be recreated; None if step 0 is in place.
     """
     folder, aside = job.directory / "checkpoints", job.directory / "start"
     expected = _start_sums(folder, checkpoint.saved_steps(folder)[-1])
@@ -352,7 +352,7 @@ class _Log:
 
 
 def _mean(values: np.ndarray) -> float:
-    """Of the runs that have a value; NaN where none has."""
+    """Return the mean over the runs that have a value; NaN if none has."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")
 

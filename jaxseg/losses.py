@@ -1,4 +1,4 @@
-"""Segmentation losses. The pieces return one value per case and label; `make_loss` weighs and averages them."""
+"""Segmentation losses. The pieces return one value per case and label; `make_loss` weights and averages them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def soft_dice(
 def cross_entropy(
     log_probabilities: Float[Array, "batch *spatial classes"], target: Float[Array, "batch *spatial classes"]
 ) -> Float[Array, " batch"]:
-    """Mean over voxels of known label of the negative log-probability of the true class."""
+    """Cross-entropy: the mean over voxels of known label of the negative log-probability of the true class."""
     return _mean_over_known(-(log_probabilities * target).sum(-1), target)
 
 
@@ -47,9 +47,9 @@ def focal(
     *,
     gamma: float,
 ) -> Float[Array, " batch"]:
-    """Focal loss -(1 - p)^gamma log p of the true class, a mean over voxels of known label (Lin 2017)."""
+    """Focal loss, the mean over voxels of known label of -(1 - p)^gamma log p for the true class (Lin 2017)."""
     true = (log_probabilities * target).sum(-1)
-    # 1 - p by expm1, and never 0: the slope of a root at 0 is infinite.
+    # expm1 computes 1 - p accurately. The value is kept above 0, because a root has infinite slope there.
     missing = jnp.maximum(-jnp.expm1(true), jnp.finfo(true.dtype).tiny)
     return _mean_over_known(-(missing**gamma) * true, target)
 
@@ -64,13 +64,13 @@ def _mean_over_known(
 def make_loss(
     settings: LossSettings,
 ) -> Callable[[Float[Array, "batch *spatial classes"], Int[Array, "batch *spatial"]], Float[Array, ""]]:
-    """The training loss of logits and integer labels, averaged over the batch.
+    """Make the training loss of logits and integer labels, averaged over the batch.
 
-    `dice` averages the soft Dice loss over foreground labels, `ce` is cross-entropy over all classes and `focal` its
-    focal form; `dice_ce` (as in nnU-Net, Isensee 2021) and `dice_focal` are sums.
+    `dice` averages the soft Dice loss over foreground labels, `ce` is the cross-entropy over all classes and `focal`
+    its focal form. `dice_ce` (as in nnU-Net, Isensee 2021) and `dice_focal` are sums of the two.
 
     Raises:
-        UserError: A setting that is not allowed.
+        UserError: A setting is not allowed.
     """
     check(settings, "loss.")
 
@@ -80,7 +80,7 @@ def make_loss(
         target = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
         value = jnp.zeros((), logits.dtype)
         if "dice" in settings.name:
-            # Voxels of unknown label (the index after the last class) are in no class and count for nothing.
+            # Voxels of unknown label (the index after the last class) belong to no class and contribute nothing.
             known = target.sum(-1, keepdims=True)
             per_label = soft_dice(jnp.exp(log_probabilities) * known, target, smooth=settings.smooth)
             value = value + per_label[:, 1:].mean()

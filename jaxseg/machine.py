@@ -1,7 +1,8 @@
-"""What of the machine this process may use: its cores and its memory.
+"""The resources of the machine that this process may use: its cores and its memory.
 
-A node's own numbers mislead wherever many share it: Slurm gives a job some of the cores, a container has a quota of
-processor time and a limit of memory, `ulimit -v` bounds the address space. The smallest of all bounds is what counts.
+The numbers of a whole node are misleading where many processes share it: Slurm gives a job some of the cores, a
+container has a quota of processor time and a memory limit, and `ulimit -v` bounds the address space. The smallest
+bound applies.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from pathlib import Path
 
 _ROOT = Path("/")
 _UNLIMITED = 2**60
-"""Control groups of version 1 write a number above this where there is no limit."""
+"""Control groups of version 1 report a limit above this number if there is none."""
 
 
 def cores(root: Path = _ROOT) -> int:
-    """Cores that this process may use, one at least: by its affinity and by the quota of its control groups.
+    """Return the number of cores that this process may use, at least 1, by its affinity and its control groups' quota.
 
     Args:
         root: Folder that holds `proc` and `sys`.
@@ -32,7 +33,7 @@ def cores(root: Path = _ROOT) -> int:
 
 
 def memory_bytes(root: Path = _ROOT) -> int:
-    """Memory that this process may use at most: the machine's, or the limit of a control group above it.
+    """Return the most memory, in bytes, that this process may use: the machine's or the limit of its control groups.
 
     Args:
         root: Folder that holds `proc` and `sys`.
@@ -42,7 +43,7 @@ def memory_bytes(root: Path = _ROOT) -> int:
 
 
 def free_bytes(root: Path = _ROOT) -> int:
-    """Memory that this process may still take: what is available, within the limits of groups and address space.
+    """Return the free memory, in bytes, within the limits of the control groups and of the address space.
 
     Args:
         root: Folder that holds `proc` and `sys`.

@@ -1,9 +1,9 @@
-"""Checksums of files: what is read back from disk is what was written there, or it is said which file is not.
+"""Checksums of files, so that every file is read back as it was written, or is reported as damaged.
 
-Every folder in which this module writes holds a file `SHA256SUMS` in the format of the program `sha256sum`, so that
-`sha256sum --check SHA256SUMS` tells the same story. A file and its checksum cannot be replaced in one atomic step.
-While a file is being replaced, the manifest therefore lists two checksums for it, the old content's and the new one's:
-whenever a process dies, the file is one of the two whole versions, and a reader beside a writer never sees damage.
+Every folder in which this module writes has a file `SHA256SUMS` in the format of the program `sha256sum`, so that
+`sha256sum --check SHA256SUMS` gives the same result. A file and its checksum cannot be replaced in one atomic step.
+While a file is being replaced, the manifest therefore lists two checksums for it, of the old and of the new content:
+whenever a process dies, the file is one of the two whole versions, and a concurrent reader never sees damage.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ NAME = "SHA256SUMS"
 
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _READS = 3
-"""How often a file is read before a difference counts: another process may replace it between two reads."""
+"""How often a file is read before a mismatch counts: another process may replace it between two reads."""
 
 Sums = dict[str, tuple[str, ...]]
-"""For each file of a folder, the checksums that it may have: one, or two while it is being replaced."""
+"""The valid checksums of each file of a folder: one, or two while the file is being replaced."""
 
 
 class DamagedError(UserError):
-    """A file that is not as it was written.
+    """A file differs from what was written.
 
     Attributes:
         path: The file.
-        reason: What is wrong with it, without its name.
+        reason: What is wrong with the file, without its name.
     """
 
     def __init__(self, path: Path, reason: str, mend: str = "") -> None:
@@ -43,9 +43,9 @@ class DamagedError(UserError):
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a file and its checksum durably: after a crash the file has its old content or the new one, whole.
+    """Write a file and its checksum durably: after a crash, the file has its old or its new content, whole.
 
-    Folders above the file are created. A link of that name is replaced, never followed.
+    Missing parent folders are created. A link with the same name is replaced, never followed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(content).hexdigest()
@@ -61,18 +61,18 @@ def write(path: Path, content: bytes) -> None:
 
 
 def read(path: Path, mend: str = "") -> bytes:
-    """The content of a file, compared with its checksum.
+    """Read a file and compare it with its checksum.
 
-    A folder without a manifest was not written by this module (a published table, say); its files are read as they
-    are.
+    A folder without a manifest was not written by this module (it may be a published table); its files are read without
+    a check.
 
     Args:
-        path: The file; a link in its place is not followed.
-        mend: What helps where the file is damaged, for the message.
+        path: Path of the file; a link in its place is not followed.
+        mend: Advice for the error message if the file is damaged.
 
     Raises:
-        FileNotFoundError: There is no such file, and none was written.
-        DamagedError: The content differs from what was written, or the file that was written is gone.
+        FileNotFoundError: The file does not exist and never did.
+        DamagedError: The content differs from what was written, or the file has disappeared.
     """
     reason = ""
     for _ in range(_READS):
@@ -91,7 +91,7 @@ def read(path: Path, mend: str = "") -> bytes:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a file that should be there, or None where it is as it was written."""
+    """Describe what is wrong with a file that should exist; None if it is as it was written."""
     try:
         read(path)
     except FileNotFoundError:
@@ -102,7 +102,7 @@ def damage(path: Path) -> str | None:
 
 
 def mismatch(folder: Path, name: str, digest: str) -> str | None:
-    """What is wrong with a listed file whose checksum is now this one (empty: it cannot be read); None if nothing."""
+    """Describe the mismatch of a listed file that now has this checksum (empty: unreadable); None if there is none."""
     allowed = (_read_sums(folder) or {}).get(name)
     if allowed is None:
         return f"{NAME} does not list it"
@@ -112,7 +112,7 @@ def mismatch(folder: Path, name: str, digest: str) -> str | None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file and its checksum; nothing to do where it is not there."""
+    """Remove a file and its checksum; does nothing if there is no such file."""
     path.unlink(missing_ok=True)
     sums = _read_sums(path.parent)
     if sums is not None and path.name in sums:
@@ -120,11 +120,11 @@ def remove(path: Path) -> None:
 
 
 def seal(folder: Path, names: Iterable[str]) -> None:
-    """Writes the manifest of files that something else wrote, which become durable by it.
+    """Write the manifest of files that were written by other code, and make them durable.
 
     Args:
-        folder: Holds the files.
-        names: Paths below the folder, with slashes; whatever the manifest listed before is forgotten.
+        folder: Folder that holds the files.
+        names: Paths below the folder, with slashes. Earlier entries of the manifest are dropped.
     """
     sums: Sums = {}
     for name in sorted(names):
@@ -135,18 +135,18 @@ def seal(folder: Path, names: Iterable[str]) -> None:
 
 
 def sealed(folder: Path) -> tuple[str, ...]:
-    """Names that a folder's manifest lists; none where there is no manifest."""
+    """Return the names that the manifest of a folder lists; empty if there is no manifest."""
     return tuple(_read_sums(folder) or {})
 
 
 def check(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
-    """The damaged ones among the files that a folder's manifest lists, each with what is wrong.
+    """Return the damaged files among those listed in a folder's manifest, each with what is wrong.
 
-    Unlike `read`, this streams files, which may be larger than the memory.
+    Unlike `read`, this streams the files, which may be larger than the memory.
 
     Args:
-        folder: Holds the files and the manifest.
-        names: Some of the listed files; None for all of them.
+        folder: Folder that holds the files and the manifest.
+        names: Some of the listed files; None for all.
 
     Raises:
         DamagedError: There is no manifest.

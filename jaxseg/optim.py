@@ -1,4 +1,4 @@
-"""Optimizers over partitioned parameters: what is frozen has no gradient, no moments and no weight decay."""
+"""Optimizers over partitioned parameters: frozen parameters have no gradient, no moments and no weight decay."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ FREEZE_RULES: dict[Freeze, trees.Rules] = {
 
 
 def freeze_rules(freeze: str) -> trees.Rules:
-    """Ordered (regex, label) rules for an arm's `freeze`.
+    """Return the ordered (regex, label) rules for an arm's `freeze`.
 
     Args:
-        freeze: `none`, `encoder`, `decoder`, `all_but_head`, or `regex:PATTERN` that freezes the paths it matches.
+        freeze: `none`, `encoder`, `decoder`, `all_but_head`, or `regex:PATTERN`, which freezes the paths it matches.
 
     Raises:
-        UserError: Any other text.
+        UserError: `freeze` is none of these.
     """
     if freeze.startswith("regex:"):
         return ((freeze.removeprefix("regex:"), "frozen"), (".*", "train"))
@@ -40,14 +40,14 @@ def freeze_rules(freeze: str) -> trees.Rules:
 
 
 def freeze_labels(params: Any, freeze: str) -> Any:
-    """What moves each parameter in training: `train` (gradients), `statistics` (batches) or `frozen` (nothing).
+    """Label each parameter by what changes it in training: `train` (gradients), `statistics` (batches) or `frozen`.
 
     Args:
-        params: Parameters or their shapes.
-        freeze: See `freeze_rules`; a frozen part's running statistics are frozen with it.
+        params: Parameters, or their shapes.
+        freeze: See `freeze_rules`. Running statistics in a frozen part are frozen with it.
 
     Raises:
-        UserError: An unknown `freeze`, or one that freezes nothing.
+        UserError: `freeze` is unknown or freezes nothing.
     """
     labels = trees.label_params(params, freeze_rules(freeze))
     return trees.map_with_path(
@@ -56,12 +56,12 @@ def freeze_labels(params: Any, freeze: str) -> Any:
 
 
 def make_schedule(settings: OptimSettings, total_steps: int) -> optax.Schedule:
-    """Share of the peak rate at each step: linear warm-up from 0, then constant, cosine or polynomial to 0.
+    """Make the schedule of the share of the peak rate: warm-up from 0, then constant, cosine or polynomial to 0.
 
-    `plateau` is constant here: what lowers its rate is validation, see `scale_by_validation`.
+    `plateau` is constant here, since validation lowers its rate (see `scale_by_validation`).
 
     Raises:
-        UserError: A setting that is not allowed, or a warm-up that is not shorter than the training.
+        UserError: A setting is not allowed, or the warm-up is not shorter than the training.
     """
     check(settings, "optim.")
     warmup, decay_steps = settings.warmup_steps, total_steps - settings.warmup_steps
@@ -83,7 +83,7 @@ def make_schedule(settings: OptimSettings, total_steps: int) -> optax.Schedule:
 
 
 def scale_by_rate(default_rate: float) -> optax.GradientTransformationExtraArgs:
-    """Multiplies updates by `update(..., rate=...)`, an array: runs of one program may have different rates."""
+    """Multiply updates by the array passed as `update(..., rate=...)`: runs of one program may have different rates."""
 
     def update(updates: Any, state: optax.EmptyState, params: Any = None, *, rate: Any = None, **_: Any) -> Any:
         del params
@@ -94,15 +94,15 @@ def scale_by_rate(default_rate: float) -> optax.GradientTransformationExtraArgs:
 
 
 class ValidationState(NamedTuple):
-    """What a run's validations have made of its rate. The names are unique in an optimizer's state: see `observe`."""
+    """Effect of a run's validations on its rate. `observe` finds these fields by their names, unique in the state."""
 
     rate_scale: Float[Array, ""]
     last_dsc: Float[Array, ""]
-    """Of the last validation; 0 before the first."""
+    """DSC of the last validation; 0 before the first."""
 
 
 def scale_by_validation() -> optax.GradientTransformation:
-    """Multiplies updates by a state that `observe` changes between steps, run by run."""
+    """Multiply updates by a scale that `observe` changes between steps, run by run."""
 
     def init(params: Any) -> ValidationState:
         del params
@@ -116,9 +116,10 @@ def scale_by_validation() -> optax.GradientTransformation:
 
 
 def observe(opt_state: Any, dsc: Float[Array, ""], settings: OptimSettings) -> Any:
-    """The optimizer's state after a validation: the rate falls where DSC fell below a share of the last.
+    """Update the optimizer state after a validation: lower the rate if DSC fell below a share of the last one.
 
-    Only `plateau` listens. The rule is Karimi et al.'s: rate x 0.9 when validation Dice is below 0.995 of the last.
+    Only `plateau` does so, by Karimi et al.'s rule: the rate is multiplied by 0.9 when validation Dice is below 0.995
+    of the last.
     """
     if settings.schedule != "plateau":
         return opt_state
@@ -128,21 +129,21 @@ def observe(opt_state: Any, dsc: Float[Array, ""], settings: OptimSettings) -> A
 
 
 def decay_mask(params: Any) -> Any:
-    """True for kernels, which alone decay: no biases, no normalisation parameters."""
+    """Return True for kernels, which alone have weight decay; biases and normalisation parameters have none."""
     return trees.map_with_path(lambda path, _: path.endswith("kernel"), params)
 
 
 def make_optimizer(settings: OptimSettings, labels: Any, total_steps: int) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of a parameter tree some of whose leaves are frozen.
+    """Make the optimizer of a parameter tree with frozen leaves.
 
     Args:
-        settings: Name, rate, decay, schedule, clipping.
-        labels: Tree of `train` / `statistics` / `frozen` with the structure of the parameters (`freeze_labels`).
+        settings: Name, rate, decay, schedule and clipping.
+        labels: Tree of `train` / `statistics` / `frozen` with the structure of the parameters (see `freeze_labels`).
         total_steps: Length of the schedule.
 
     Returns:
         A transformation whose `update` takes an optional `rate`, the peak learning rate of the run (default
-        `settings.lr`). Leaves that are not trained hold no state and get zero updates. Clipping uses the norm over
+        `settings.lr`). Leaves that are not trained have no state and get zero updates. Clipping uses the norm over the
         trained leaves.
 
     Raises:

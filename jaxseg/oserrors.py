@@ -1,7 +1,7 @@
-"""What the operating system refused, and whether an exception is the machine's fault or tells of a damaged file.
+"""Errors of the operating system: whether an exception is the machine's fault or indicates a damaged file.
 
-TensorStore raises every refusal as a `ValueError` with the system's error number in its text, and ArrayRecord as a
-`RuntimeError` with the system's words for it.
+TensorStore raises such errors as a `ValueError` with the system's error number in its text, and ArrayRecord as a
+`RuntimeError` with the system's message.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PLACE = re.compile(r'"(/[^"]*)"')
 _PASSING = re.compile(r"^(RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)\b")
 _NO_THREAD = "can't start new thread"
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-"""What a file gives that is not there, or that something else has taken the place of."""
+"""Errors of a file that does not exist, or in whose place there is something else."""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -39,7 +39,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def behind(error: BaseException) -> OSError | None:
-    """The system's own error behind an exception, with its path where that is known; None where there is none."""
+    """Return the operating system's error behind an exception, with its path if known; None if there is none."""
     for cause in _chain(error):
         if isinstance(cause, OSError) and cause.errno is not None:
             return cause
@@ -54,10 +54,10 @@ def behind(error: BaseException) -> OSError | None:
 
 
 def of_machine(error: BaseException) -> BaseException | None:
-    """What to raise for an exception that says nothing about the file that was read; None where the file is at fault.
+    """Return the error to raise for an exception that says nothing about the file read; None if the file is at fault.
 
-    A file that cannot be opened for want of a permission, of memory or of file descriptors may be sound, and so may
-    one that a network or a disk did not deliver: whoever reads it must neither replace it nor set it aside.
+    A file that cannot be opened for lack of a permission, of memory or of file descriptors may be sound, and so may one
+    that a network or a disk did not deliver. The caller must neither replace it nor set it aside.
     """
     cause = behind(error)
     if cause is not None:

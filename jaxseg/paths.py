@@ -1,4 +1,4 @@
-"""Paths that a user gives: `~`, characters that mean something to the libraries below, and a place for TensorStore."""
+"""Paths that a user gives: `~`, characters that libraries treat specially, and stores for TensorStore."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 from jaxseg.types import UserError
 
 _PATTERN = "*?["
-"""Orbax looks for the parts of a checkpoint with a glob over the whole path, so that a folder `a[1]` is never found and
-a folder `a?` finds the parts of its sibling `ab` too."""
+"""Characters of glob patterns. Orbax looks for the parts of a checkpoint with a glob over the whole path, so that a
+folder `a[1]` is never found and a folder `a?` also finds the parts of its sibling `ab`."""
 _BACKSLASH = "\\"
-"""TensorStore takes it for a separator and writes into another folder."""
+"""A character that TensorStore takes for a separator; it would write into another folder."""
 _REMOTE = "gs:"
-"""Orbax takes a folder whose name ends so for a bucket."""
+"""An ending by which Orbax takes a folder for a bucket."""
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
-    """A path with `~` and `~user` replaced by that user's home.
+    """Replace `~` and `~user` in a path by that user's home.
 
     Raises:
-        UserError: No such user, or nothing that tells where the home is.
+        UserError: There is no such user, or the home is unknown.
     """
     text = os.fspath(path)
     expanded = os.path.expanduser(text)
@@ -35,15 +35,15 @@ def expand(path: str | os.PathLike[str]) -> Path:
 
 
 def real(path: str | os.PathLike[str]) -> Path:
-    """The absolute path without links, `..` and doubled slashes, which TensorStore refuses."""
+    """Return the absolute path without links, `..` and doubled slashes, which TensorStore refuses."""
     return Path("/" + os.path.realpath(path).lstrip("/"))
 
 
 def check_text(path: str | os.PathLike[str], what: str) -> None:
-    """Refuses a path that is not UTF-8 text.
+    """Refuse a path that is not UTF-8 text.
 
     Raises:
-        UserError: It is not; the message begins with `what`.
+        UserError: The path is not UTF-8; the message begins with `what`.
     """
     if not is_text(os.fspath(path)):
         raise UserError(
@@ -53,19 +53,19 @@ def check_text(path: str | os.PathLike[str], what: str) -> None:
 
 
 def is_text(text: str) -> bool:
-    """Whether a text can be written as UTF-8; bytes of a file name that are not Python keeps as lone surrogates."""
+    """Return whether a text can be written as UTF-8. Python keeps undecodable bytes of names as lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def check_trainable(path: str | os.PathLike[str], what: str) -> None:
-    """Refuses a folder in which checkpoints cannot be written, or not be found again.
+    """Refuse a folder in which checkpoints cannot be written, or could not be found again.
 
     Args:
-        path: The folder; those above it count too.
-        what: The message begins with it.
+        path: Path of the folder; the folders above it are checked too.
+        what: Beginning of the message.
 
     Raises:
-        UserError: A folder on the path has a name that Orbax or TensorStore take for something else.
+        UserError: A folder on the path has a name that Orbax or TensorStore misinterprets.
     """
     check_text(path, what)
     for part in real(path).parts[1:]:
@@ -79,7 +79,7 @@ def check_trainable(path: str | os.PathLike[str], what: str) -> None:
 
 
 def to_kvstore(folder: Path) -> dict[str, Any]:
-    """A folder as TensorStore's key-value store; as a URL `%`, `?`, `#` and `|` would mean something.
+    """Return the key-value store of TensorStore for a folder; in a URL, `%`, `?`, `#` and `|` would be special.
 
     Raises:
         UserError: TensorStore cannot name the folder.

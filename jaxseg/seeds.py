@@ -22,12 +22,12 @@ STRATEGIES = typing.get_args(Strategy)
 
 @dataclasses.dataclass(frozen=True)
 class SeedPlan:
-    """How the run axis is laid out: over which devices, and how runs on one device are mapped.
+    """Layout of the run axis: the devices that it spans, and how the runs on one device are mapped.
 
-    `vmap` batches the runs of a device into one set of operations, `loop` runs them one after another inside the
-    compiled program. Under `loop` a run's numbers are the same bits alone or among others on as many devices. For
-    one device and for several XLA may arrange a program differently, which can change a last bit; it does not change
-    the U-Net's training (tests/test_train.py).
+    `vmap` batches the runs of a device into one set of operations; `loop` runs them one after another inside the
+    compiled program. Under `loop`, a run gives the same bits alone or among others on the same number of devices. XLA
+    may arrange the programs for one device and for several differently, which can change the last bit; it does not
+    change the training of the U-Net (tests/test_train.py).
     """
 
     devices: tuple[jax.Device, ...]
@@ -35,26 +35,26 @@ class SeedPlan:
 
     @property
     def mesh(self) -> Mesh:
-        """A 1-D mesh; one device is a mesh of one."""
+        """A 1-D mesh of the devices; a single device also forms a mesh."""
         # Axes are Auto: inside the map nothing is sharded, and Explicit axes would put shardings into its types.
         return jax.make_mesh((len(self.devices),), ("seed",), axis_types=(AxisType.Auto,), devices=self.devices)
 
     def padded(self, num_runs: int) -> int:
-        """The run axis rounded up to a multiple of the devices."""
+        """Return the size of the run axis, rounded up to a multiple of the number of devices."""
         return -(-num_runs // len(self.devices)) * len(self.devices)
 
 
 def make_plan(num_runs: int, *, strategy: str = "auto", devices: int | None = None) -> SeedPlan:
-    """Chooses devices and strategy for a number of runs.
+    """Choose devices and strategy for a number of runs.
 
     Args:
-        num_runs: Runs mapped together; no more devices are used than there are runs.
+        num_runs: Number of runs mapped together; no more devices are used than there are runs.
         strategy: `vmap`, `loop`, or `auto`: `loop` on CPU, where a convolution batched over weights is slow, `vmap`
             elsewhere.
-        devices: How many of the local devices to use; None for all.
+        devices: Number of local devices to use; None for all.
 
     Raises:
-        UserError: More devices asked for than there are, or an unknown strategy.
+        UserError: There are fewer devices than asked for, or the strategy is unknown.
     """
     available = jax.local_devices()
     if devices is not None and not 1 <= devices <= len(available):
@@ -73,7 +73,7 @@ def make_plan(num_runs: int, *, strategy: str = "auto", devices: int | None = No
 def map_seeds(
     fn: Callable[..., Any], *, plan: SeedPlan, shared: Sequence[int] = (), donate: Sequence[int] = ()
 ) -> Callable[..., Any]:
-    """Maps a single-seed function over the run axis, as one compiled program over all devices of the plan.
+    """Map a single-seed function over the run axis, as one compiled program over all devices of the plan.
 
     The program is `jit(shard_map(inner))`: each device gets its share of the runs and maps them by the plan's
     strategy, with no communication between devices.
@@ -85,8 +85,8 @@ def map_seeds(
         donate: Positions of arguments whose memory the result may reuse.
 
     Returns:
-        A function of the same arguments, each but the shared ones with a leading run axis whose size is a multiple of
-        the number of devices (see `put`); results have the run axis first.
+        A function of the same arguments. All but the shared ones have a leading run axis whose size is a multiple of
+        the number of devices (see `put`), and so have the results.
     """
     common_positions = frozenset(shared)
 
@@ -106,16 +106,16 @@ def map_seeds(
 def map_steps(
     loop: StepLoop, *, plan: SeedPlan, donate: Sequence[int] = (), name: str = "steps"
 ) -> Callable[[Any, Any, Any, Any, Any, Any], Any]:
-    """Maps a training loop over the run axis whose steps begin with something that is the same for all its runs.
+    """Map a training loop whose steps begin with a computation common to all runs over the run axis.
 
-    The loop over steps is outside and the map over runs inside it: a device computes `loop.common` once a step, of the
-    first of its runs. It is for the caller to know that it would be the same of any other.
+    The loop over steps is outside, and the map over runs inside it: a device computes `loop.common` once per step, for
+    the first of its runs. The caller guarantees that it would be the same for any other run.
 
     Args:
-        loop: Single-seed parts.
+        loop: Single-seed parts of the loop.
         plan: Devices and strategy.
         donate: Positions of arguments whose memory the result may reuse.
-        name: Of the program, in profiles.
+        name: Name of the program in profiles.
 
     Returns:
         `mapped(state, run, cohort, frozen, start, stop)`, as `train.make_train_chunk` mapped by `map_seeds` with all
@@ -157,7 +157,7 @@ def _spread(
 
 
 def put(tree: Any, plan: SeedPlan) -> Any:
-    """Places run-axis-first arrays on the plan's devices, repeating the last run to fill the axis."""
+    """Place run-axis-first arrays on the plan's devices, repeating the last run to fill the axis."""
     if not jax.tree.leaves(tree):
         return tree
     num_runs = trees.length(tree)
@@ -167,12 +167,12 @@ def put(tree: Any, plan: SeedPlan) -> Any:
 
 
 def replicate(tree: Any, plan: SeedPlan) -> Any:
-    """Places arrays that all runs share on every device of the plan, once each."""
+    """Place arrays that all runs share on every device of the plan, once each."""
     return jax.device_put(tree, NamedSharding(plan.mesh, PartitionSpec()))
 
 
 def fetch(tree: Any, num_runs: int) -> Any:
-    """Copies run-axis-first arrays to the host as NumPy arrays, without the runs that only pad the axis."""
+    """Copy run-axis-first arrays to the host as NumPy arrays, without the runs that only pad the axis."""
 
     def to_host(leaf: jax.Array) -> np.ndarray:
         data = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
@@ -182,9 +182,9 @@ def fetch(tree: Any, num_runs: int) -> Any:
 
 
 def across_hosts(tree: Any, plan: SeedPlan) -> Any:
-    """Run-axis-first arrays of all hosts as one array each, without moving anything: what a checkpoint saves.
+    """Join the run-axis-first arrays of all hosts without moving data; checkpoints save the result.
 
-    Every host passes its own rows, as many as the others, on as many devices.
+    Every host passes its own rows. All hosts have equally many rows and devices.
     """
     if jax.process_count() == 1:
         return tree

@@ -1,6 +1,6 @@
-"""One saved step on disk: the arrays of its items, what its job said of itself, and the checksums of both.
+"""One saved step on disk: the arrays of its items, the description of its job, and the checksums of both.
 
-`jaxseg.checkpoint` builds on this; everything here reads, and hands out nothing that differs from its checksum.
+`jaxseg.checkpoint` builds on this module, which only reads and returns nothing that differs from its checksum.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from jaxseg.manifest import DamagedError
 from jaxseg.types import UserError
 
 CHECKSUMS = "crc32"
-"""Entry of `meta`: checksums of all arrays by `ITEM/PATH`, a list with one a run for those that have a run axis."""
+"""Entry of `meta`: checksums of all arrays by `ITEM/PATH`, a list with one per run for arrays with a run axis."""
 START = "start"
-"""Entry of `meta` of later steps: the checksums of step 0, which tell whether a start that is made anew is the same."""
+"""Entry of `meta` of later steps: checksums of step 0, by which a recreated start is recognised as the same."""
 _SEAL = "sha256"
-"""Entry of `meta`: checksum of all others."""
+"""Entry of `meta`: checksum of all other entries."""
 WITHOUT_RUNS = ("shared", "log")
-"""Items whose arrays have no run axis, or are read as a whole."""
+"""Items whose arrays have no run axis or are read as a whole."""
 
 
 def sum_rows(array: Any) -> list[int]:
-    """Checksums of an array, one for each entry of its first axis."""
+    """Return the checksums of an array, one for each entry of its first axis."""
     return [zlib.crc32(row.tobytes()) for row in np.asarray(array)]
 
 
 def sum_whole(array: Any) -> int:
-    """Checksum of an array."""
+    """Return the checksum of a whole array."""
     return zlib.crc32(np.asarray(array).tobytes())
 
 
@@ -46,13 +46,13 @@ def _seal_of(meta: dict[str, Any]) -> str:
 
 
 def sealed(meta: dict[str, Any]) -> dict[str, Any]:
-    """What a job says of itself, with a checksum of it, as `read_meta` wants it."""
+    """Return the description of a job with a checksum of it, as `read_meta` expects it."""
     plain = json.loads(json.dumps(meta))  # as it will be read
     return plain | {_SEAL: _seal_of(plain)}
 
 
 def saved_steps(directory: Path) -> tuple[int, ...]:
-    """Steps saved in a directory, ascending; empty when there is none."""
+    """Return the steps saved in a directory in ascending order; empty if there are none."""
     try:
         names = os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):  # one that may not be read is no empty one
@@ -61,11 +61,11 @@ def saved_steps(directory: Path) -> tuple[int, ...]:
 
 
 def read_meta(directory: Path, step: int) -> dict[str, Any]:
-    """What a job said of a saved step, with the arrays' checksums.
+    """Read the description of a saved step, with the checksums of its arrays.
 
     Raises:
         UserError: The step is not saved.
-        DamagedError: It is not what was written.
+        DamagedError: The description differs from what was written.
     """
     _require_step(directory, step)
     path = directory / str(step) / "meta" / "metadata"
@@ -82,7 +82,7 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
 
 
 def open_arrays(directory: Path, step: int, prefix: str = "", item: str = "state") -> dict[str, ts.TensorStore]:
-    """Handles on the arrays at or below a name of a saved item (all for an empty name), by slash-joined path."""
+    """Open the arrays at or below a name of a saved item (all for an empty name), by slash-joined path."""
     _require_step(directory, step)
     base = paths.to_kvstore(directory / str(step) / item)
     store = ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
@@ -107,11 +107,11 @@ def _require_step(directory: Path, step: int) -> None:
 def read_checked(
     directory: Path, step: int, arrays: Mapping[str, ts.TensorStore], runs: Sequence[int] | None, item: str = "state"
 ) -> dict[str, np.ndarray]:
-    """Arrays of an item, compared with their checksums.
+    """Read arrays of an item and compare them with their checksums.
 
     Args:
-        directory: A job's `checkpoints` directory.
-        step: A saved step.
+        directory: The `checkpoints` directory of a job.
+        step: Step that is saved.
         arrays: Handles on some of the item's arrays.
         runs: Positions on the run axis; None for an item without one.
         item: Name of the item.
@@ -141,7 +141,7 @@ def read_checked(
 
 
 def read_whole(directory: Path, step: int, item: str) -> Any:
-    """A whole item without a run axis; `{}` where the step has none."""
+    """Read a whole item without a run axis; `{}` if the step has no such item."""
     sums = read_meta(directory, step)[CHECKSUMS]
     expected = {path.removeprefix(f"{item}/") for path in sums if path.startswith(f"{item}/")}
     if not expected:
@@ -153,10 +153,10 @@ def read_whole(directory: Path, step: int, item: str) -> Any:
 
 
 def open_item(directory: Path, step: int, item: str, prefix: str = "") -> dict[str, ts.TensorStore]:
-    """`open_arrays` of a step that is known to have the item.
+    """Open the arrays of an item that the step is known to have; see `open_arrays`.
 
     Raises:
-        DamagedError: Its files do not open.
+        DamagedError: The files of the item do not open.
     """
     try:
         return open_arrays(directory, step, prefix, item)
@@ -169,7 +169,7 @@ def open_item(directory: Path, step: int, item: str, prefix: str = "") -> dict[s
 
 
 def read_below(directory: Path, step: int, name: str, runs: Sequence[int]) -> Any:
-    """The part of the state below a name, of some runs; None where the state has none.
+    """Read the part of the state below a name for some runs; None if the state has no such part.
 
     Raises:
         DamagedError: An array is missing or differs.
@@ -188,19 +188,19 @@ def read_below(directory: Path, step: int, name: str, runs: Sequence[int]) -> An
 
 
 def first_line(error: Exception) -> str:
-    """An error in one line."""
+    """Return the first line of an error's text."""
     return str(error).splitlines()[0] if str(error) else "unreadable"
 
 
 def let_the_machine_speak(error: Exception, folder: Path) -> None:
-    """Raises what kept a reader of arrays from its files, where that says nothing about them.
+    """Raise the operating system error that kept a reader from its files, if the files are not at fault.
 
-    The error itself tells of want of memory, threads or descriptors, which may have passed by now. Every file is then
-    read, as some errors hide why.
+    The error itself tells of a lack of memory, threads or descriptors, which may have passed by now. Otherwise every
+    file is read again, since some errors hide their cause.
 
     Raises:
-        OSError: A file could not or cannot be read, though it may be whole: no permission, a disk or server that does
-            not answer.
+        OSError: A file could not or cannot be read, though it may be whole: there is no permission, or a disk or server
+            does not answer.
     """
     passing = oserrors.of_machine(error)
     if passing is not None:

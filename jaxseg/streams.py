@@ -1,6 +1,6 @@
-"""Named random streams: what a seed draws depends on its id, the stream's name and the step only.
+"""Named random streams: the draws of a seed depend only on its id, the name of the stream and the step.
 
-Never on how many seeds run beside it, on the number of devices, or on an interruption.
+They never depend on how many seeds run in the same program, on the number of devices, or on interruptions.
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ STREAMS = ("init", "order", "subset")
 
 
 def hash_name(name: str) -> int:
-    """A 32-bit number for a name, the same on every machine; Python's own `hash` differs from process to process."""
+    """Return a 32-bit number for a name, the same on every machine; Python's `hash` differs between processes."""
     return zlib.crc32(name.encode())
 
 
 def host_rng(*words: int | str) -> np.random.Generator:
-    """A NumPy generator for draws on the host, which depend on a seed and on what they are for and on nothing else.
+    """Return a NumPy generator for draws on the host that depend only on a seed and on their purpose.
 
     >>> bool(host_rng(0, "splits").random() == host_rng(0, "subset").random())
     False
 
     Args:
-        *words: Seeds, names and indices that tell this draw from all others, in a fixed order. Names are hashed.
+        *words: Seeds, names and indices that identify this draw, in a fixed order. Names are hashed.
     """
     return np.random.default_rng([hash_name(word) if isinstance(word, str) else word for word in words])
 
 
 def fold_in_name(key: Key[Array, ""], name: str) -> Key[Array, ""]:
-    """A key of its own for every name, the same on every machine and Python."""
+    """Return a key of its own for every name, the same on every machine and in every process."""
     return jax.random.fold_in(key, hash_name(name) & 0x7FFFFFFF)
 
 
 def stream_key(stream_id: int | jax.Array, stream: str) -> Key[Array, ""]:
-    """The root key of one random stream.
+    """Return the root key of one random stream.
 
-    threefry is named explicitly: with the `rbg` implementation, which users may set as JAX's default, the numbers of
-    a key depend on how many keys are mapped beside it.
+    threefry is named explicitly: with the `rbg` implementation, which users may set as JAX's default, the numbers drawn
+    from a key depend on how many keys are mapped together.
     """
     return fold_in_name(jax.random.key(stream_id, impl="threefry2x32"), stream)
 
 
 def step_key(root: Key[Array, ""], step: int | jax.Array, purpose: str) -> Key[Array, ""]:
-    """The key for one purpose of one training step of the run that has this root key."""
+    """Return the key for one purpose of one training step of the run with this root key."""
     return fold_in_name(jax.random.fold_in(root, step), purpose)
 
 
 def stream_id(seed: int, stream: str, *, vary: Sequence[str], base_seed: int) -> int:
-    """The id that feeds a stream: the seed's own if the study varies this stream, otherwise the base seed."""
+    """Return the id that feeds a stream: the seed's own if the study varies this stream, otherwise the base seed."""
     if stream not in STREAMS:
         raise ValueError(f"unknown stream {stream!r}; streams are {STREAMS}")
     return seed if stream in vary else base_seed

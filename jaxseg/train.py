@@ -25,7 +25,7 @@ TrainStep = Callable[[TrainState, RunInputs, Cohort, Frozen], tuple[TrainState, 
 
 
 def init_params(key: Key[Array, ""], model: nn.Module, image: Float[Array, "batch *spatial channels"]) -> Params:
-    """Random parameters of a network for images of this shape."""
+    """Initialise random parameters of a network for images of this shape."""
     return model.init(key, image)["params"]
 
 
@@ -40,17 +40,17 @@ def init_state(
     keep_best: bool = False,
     averaged: Any = None,
 ) -> TrainState:
-    """The state before the first step: model init, then loaded weights, then optimizer init, in this order.
+    """Return the state before the first step: model init, then loaded weights, then optimizer init, in this order.
 
     Args:
-        init_key: Stream of the initial weights.
-        order_key: Stream of batches, augmentation and dropout.
+        init_key: Key of the stream of initial weights.
+        order_key: Key of the stream of batches, augmentation and dropout.
         model: The network.
         tx: The optimizer; its moments start from the loaded weights' structure.
-        image: An array of the shape the network will see.
-        pretrained: Turns random parameters into the start (see `transfer.make_start`); None keeps them.
-        keep_best: Gives the state a place for the parameters of the best validation; until then it holds the start.
-        averaged: Tree of labels (see `optim.freeze_labels`) of a run whose late weights are averaged; None for none.
+        image: An array of the shape that the network will see.
+        pretrained: Turns random parameters into the start (see `transfer.make_start`); None keeps the random ones.
+        keep_best: Whether the state has a place for the parameters of the best validation; it holds the start at first.
+        averaged: Tree of labels (see `optim.freeze_labels`) if the late weights of the run are averaged; None if not.
     """
     params = init_params(init_key, model, image)
     if pretrained is not None:
@@ -67,10 +67,10 @@ def init_state(
 
 
 def make_observe(settings: OptimSettings) -> Callable[[TrainState, Float[Array, ""]], TrainState]:
-    """What one run's validation changes: the rate of schedule `plateau`, and the best parameters where they are kept.
+    """Make the update after a validation: the rate of schedule `plateau`, and the best parameters where they are kept.
 
     Returns:
-        `observe(state, dsc) -> state`; a NaN for DSC changes nothing but what `plateau` remembers as the last.
+        `observe(state, dsc) -> state`. With NaN as DSC, only the last DSC that `plateau` remembers changes.
     """
 
     def observe(state: TrainState, dsc: Float[Array, ""]) -> TrainState:
@@ -94,27 +94,28 @@ def make_train_step(
     accumulate: int = 1,
     windows: averaging.Windows = (),
 ) -> TrainStep:
-    """One training step of one run.
+    """Make one training step of one run.
 
     The gradient is taken with respect to the trained leaves alone, so that the backward pass of frozen parts is never
-    built; beside frozen parameters there is no dropout. Running statistics of batch norms follow the batch unless they
-    are frozen. A non-finite loss or gradient clears `alive`; from then on the run's parameters and moments stay as they
-    were before that step, while its step counter goes on with the others'.
+    built. There is no dropout in frozen layers. Running statistics of batch norms follow the batch unless they are
+    frozen. A non-finite loss or gradient clears `alive`; from then on, the run's parameters and moments stay as they
+    were before that step, while its step counter still advances with the others.
 
     Args:
         model: The network.
-        tx: From `optim.make_optimizer`, for the same labels.
-        loss: Of logits and integer labels.
+        tx: The result of `optim.make_optimizer` for the same labels.
+        loss: Loss of logits and integer labels.
         sample: Draws a batch; see `data.make_sample`.
         labels: Tree of `train` / `statistics` / `frozen` with the structure of a state's params; see
             `optim.freeze_labels`.
-        accumulate: The batch is worked through in so many equal parts, one after another, whose losses and gradients
-            are averaged: less memory, and the same step for losses that average over cases.
-        windows: Steps whose weights are averaged where the state has a place for it; see `averaging.make_windows`.
+        accumulate: Number of equal parts into which the batch is split. They are processed one after another, and their
+            losses and gradients averaged: this needs less memory and gives the same step for losses that average over
+            cases.
+        windows: Steps whose weights are averaged if the state has a place for it; see `averaging.make_windows`.
 
     Returns:
-        `step(state, run, cohort, frozen) -> (state, metrics)` where `frozen` holds parameters that all runs share,
-        or `{}`; metrics are scalars `loss` and `alive`.
+        `step(state, run, cohort, frozen) -> (state, metrics)`, where `frozen` holds parameters that all runs share, or
+        `{}`; the metrics are the scalars `loss` and `alive`.
     """
     learn = _make_learn(model, tx, loss, labels, accumulate=accumulate, windows=windows)
 
@@ -177,7 +178,7 @@ def _make_learn(
 
 
 def accumulated(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
-    """A function `(trained, batch, dropout key) -> ((loss, statistics), gradients)` over equal parts, averaged."""
+    """Average `(trained, batch, dropout key) -> ((loss, statistics), gradients)` over equal parts of the batch."""
     if parts == 1:
         return gradient
 
@@ -200,14 +201,14 @@ def accumulated(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
 def make_train_chunk(
     step: TrainStep,
 ) -> Callable[[TrainState, RunInputs, Cohort, Frozen, Int[Array, ""], Int[Array, ""]], tuple[TrainState, Metrics]]:
-    """Steps `start` to `stop` of one run in one compiled loop.
+    """Make the function that runs the steps `start` to `stop` of one run in one compiled loop.
 
-    The bounds are traced, so that one program serves every chunk and a training gives the same bits however it is
-    split into chunks. They are the same for all runs, hence arguments rather than the state's own counter.
+    The bounds are traced, so that one program serves every chunk and training gives the same bits however it is split
+    into chunks. They are the same for all runs, hence arguments rather than the state's own counter.
 
     Returns:
-        `chunk(state, run, cohort, frozen, start, stop) -> (state, metrics)`; metrics are the mean `loss` over the
-        steps and `steps_alive`, how many of them the run was alive after.
+        `chunk(state, run, cohort, frozen, start, stop) -> (state, metrics)`. The metrics are `loss`, the mean over the
+        steps, and `steps_alive`, the number of steps after which the run was alive.
     """
 
     def chunk(
@@ -259,20 +260,20 @@ def make_encoded_loop(
     *,
     windows: averaging.Windows = (),
 ) -> StepLoop:
-    """The loop of `make_train_chunk` for runs that share their whole encoder, frozen, and draw the same batches.
+    """Make the loop of `make_train_chunk` for runs that share their whole frozen encoder and draw the same batches.
 
-    What they have in common is the batch and the encoder's features of it; decoder, loss and update are each run's own.
+    Runs have the batch and its encoder features in common; the decoder, the loss and the update are each run's own.
 
     Args:
         model: The network.
         tx: As in `make_train_step`.
-        loss: Of logits and integer labels.
+        loss: Loss of logits and integer labels.
         sample: Draws a batch.
-        labels: Of each run's own parameters; the encoder's are not among them.
+        labels: Labels of each run's own parameters, which do not include the encoder.
         windows: As in `make_train_step`.
 
     Returns:
-        Parts whose `shared` arguments are the cohort and the frozen parameters.
+        The parts of the loop; their `shared` arguments are the cohort and the frozen parameters.
     """
     learn = _make_learn(model, tx, loss, labels, windows=windows, method="decode")
 

@@ -1,4 +1,4 @@
-"""How weights start: random, loaded from a source network, or random with a source tensor's mean and variance."""
+"""How weights start: random, loaded from a source network, or random with the mean and variance of a source tensor."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from jaxseg.types import Params, UserError
 
 
 class LoadRow(NamedTuple):
-    """What became of one parameter.
+    """The fate of one parameter.
 
-    `loaded`, `adapted` (to other image channels), `mean_var`, `re-initialised`, `random` (not asked for) or `unused`.
+    The status is `loaded`, `adapted` (to other image channels), `mean_var`, `re-initialised`, `random` (not asked for)
+    or `unused`.
     """
 
     path: str
@@ -28,7 +29,7 @@ class LoadRow(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Elements of the parameter."""
+        """Number of elements of the parameter."""
         count = 1
         for length in self.shape or self.source_shape or ():
             count *= length
@@ -42,13 +43,13 @@ _FOUND = ("loaded", "adapted", "mean_var")
 
 
 def transfer_rules(init: str) -> trees.Rules:
-    """Ordered (regex, label) rules for an arm's `init`; labels are `load`, `mean_var` and `random`.
+    """Return the ordered (regex, label) rules for an arm's `init`; labels are `load`, `mean_var` and `random`.
 
     Args:
-        init: `random`, `pretrained`, `pretrained:PATH_REGEX` (paths it matches are loaded) or `mean_var`.
+        init: `random`, `pretrained`, `pretrained:PATH_REGEX` (loads the paths it matches) or `mean_var`.
 
     Raises:
-        UserError: Any other text.
+        UserError: `init` is none of these.
     """
     if init.startswith("pretrained:"):
         return ((init.removeprefix("pretrained:"), "load"), (".*", "random"))
@@ -65,17 +66,17 @@ def transfer_rules(init: str) -> trees.Rules:
 def make_load_table(
     start: Params, source: Params, rules: trees.Rules, *, adapt_channels: int | None = None
 ) -> LoadTable:
-    """Says for every parameter of both networks what a transfer does with it, from shapes alone.
+    """List what a transfer does with every parameter of both networks, from shapes alone.
 
     Args:
         start: Parameters (or their shapes) of the network to be trained.
         source: Parameters (or their shapes) of the source network.
         rules: See `transfer_rules`.
-        adapt_channels: Image channels of the network to be trained, where kernels that read the image are adapted to
-            them; None: kernels of another shape are re-initialised.
+        adapt_channels: Image channels of the network to be trained, if kernels that read the image are adapted to them;
+            None re-initialises kernels of another shape.
 
     Raises:
-        UserError: A rule that matches nothing.
+        UserError: A rule matches nothing.
     """
     wanted = trees.flatten(trees.label_params(start, rules))
     # Running statistics belong to the source's weights, of which `mean_var` takes none.
@@ -106,7 +107,7 @@ def _differ_in_channels(shape: tuple[int, ...], other: tuple[int, ...] | None) -
 
 
 def check_load(table: LoadTable, *, min_loaded: float, arm: str) -> None:
-    """Refuses a transfer that found too little of what was asked for.
+    """Refuse a transfer that found too few of the parameters asked for.
 
     Raises:
         UserError: The loaded share of the parameters asked for is below `min_loaded`.
@@ -128,7 +129,7 @@ def check_load(table: LoadTable, *, min_loaded: float, arm: str) -> None:
 
 
 def format_load_table(table: LoadTable) -> str:
-    """The table as text: one line a parameter, then the totals."""
+    """Format the table as text: one line per parameter, then the totals."""
     width = max(len(row.path) for row in table)
     lines = [f"{'parameter':<{width}}  {'status':<14}  {'shape':<22}  source shape"]
     for row in table:
@@ -151,22 +152,22 @@ def transfer_params(
     key: Key[Array, ""] | None = None,
     adapt_channels: int | None = None,
 ) -> tuple[Params, LoadTable]:
-    """Starts a network from another's parameters, matched by path and shape.
+    """Start a network from the parameters of another, matched by path and shape.
 
     Args:
-        start: Parameters as initialised; what is not loaded keeps them.
+        start: Initialised parameters; those that are not loaded stay.
         source: Parameters of the source network, which may have other classes or channels.
         rules: See `transfer_rules`.
-        key: Needed where a rule says `mean_var`: tensors are drawn from a normal with the source tensor's mean and
-            variance (Raghu et al. 2019, Transfusion).
-        adapt_channels: See `make_load_table`. Every channel of an adapted kernel is the source kernel's sum over
-            channels divided by the number of channels: equal channels give the response that the source's gave.
+        key: Key for rules that say `mean_var`, which draw tensors from a normal with the mean and variance of the
+            source tensor (Raghu et al. 2019, Transfusion).
+        adapt_channels: See `make_load_table`. Every channel of an adapted kernel is the sum of the source kernel over
+            channels, divided by the number of channels: on equal channels the response is that of the source.
 
     Returns:
-        Parameters with the structure of `start`, and what became of each.
+        The parameters with the structure of `start`, and the fate of each.
 
     Raises:
-        UserError: A rule that matches nothing.
+        UserError: A rule matches nothing.
     """
     table = make_load_table(start, source, rules, adapt_channels=adapt_channels)
     status = {row.path: row.status for row in table if row.shape is not None}
@@ -191,7 +192,7 @@ def transfer_params(
 def make_start(
     rules: trees.Rules, *, adapt_channels: int | None = None
 ) -> Callable[[Params, Params, Key[Array, ""]], Params]:
-    """The array half of `transfer_params`, for use inside compiled code."""
+    """Return the array part of `transfer_params`, for use inside compiled code."""
 
     def start_from(start: Params, source: Params, key: Key[Array, ""]) -> Params:
         return transfer_params(start, source, rules, key=key, adapt_channels=adapt_channels)[0]

@@ -15,26 +15,26 @@ from jaxseg.types import UserError
 Rules = Sequence[tuple[str, str]]
 
 STATISTICS = ("running_mean", "running_variance")
-"""Names of parameters that batches set and gradients do not: what batch norms keep of the batches they saw."""
+"""Names of parameters set by batches and not by gradients: the running statistics of batch norms."""
 
 
 def is_statistic(path: str) -> bool:
-    """Whether a path is that of a running statistic."""
+    """Return whether a path is that of a running statistic."""
     return path.rpartition("/")[2] in STATISTICS
 
 
 def path_name(path: Sequence[Any]) -> str:
-    """Joins a JAX key path with slashes: `encoder/level_0/conv_0/kernel`."""
+    """Join a JAX key path with slashes: `encoder/level_0/conv_0/kernel`."""
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """Leaves of a nested dict by slash-joined path, in tree order."""
+    """Return the leaves of a nested dict by slash-joined path, in tree order."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested dict whose `flatten` is `leaves`."""
+    """Return the nested dict whose `flatten` is `leaves`."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         *parents, name = path.split("/")
@@ -46,12 +46,12 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def map_with_path(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """`jax.tree.map` whose function gets the slash-joined path first."""
+    """Apply `jax.tree.map` with a function that gets the slash-joined path first."""
     return jax.tree_util.tree_map_with_path(lambda path, *leaves: fn(path_name(path), *leaves), tree, *rest)
 
 
 def label_params(params: Any, rules: Rules) -> Any:
-    """Labels every parameter by the first rule whose pattern matches its path (`re.search`).
+    """Label every parameter by the first rule whose pattern matches its path (`re.search`).
 
     Args:
         params: Parameter tree.
@@ -92,7 +92,7 @@ def label_params(params: Any, rules: Rules) -> Any:
 
 
 def partition(tree: Any, labels: Any, label: str) -> tuple[Any, Any]:
-    """Splits a tree in two nested dicts: leaves with `label`, and the others."""
+    """Split a tree into two nested dicts: the leaves with `label`, and the others."""
     marks = flatten(labels)
     leaves = flatten(tree)
     chosen = unflatten({path: leaf for path, leaf in leaves.items() if marks[path] == label})
@@ -101,7 +101,7 @@ def partition(tree: Any, labels: Any, label: str) -> tuple[Any, Any]:
 
 
 def merge(*trees: Any) -> dict[str, Any]:
-    """One nested dict of all leaves; the inverse of `partition`. Paths must be disjoint."""
+    """Merge all leaves into one nested dict; the inverse of `partition`. Paths must be disjoint."""
     leaves: dict[str, Any] = {}
     for tree in trees:
         for path, leaf in flatten(tree).items():
@@ -112,28 +112,28 @@ def merge(*trees: Any) -> dict[str, Any]:
 
 
 def replace(tree: Any, new: Any) -> Any:
-    """The tree with the leaves of another, which holds some of its paths, in place of its own."""
+    """Replace leaves of a tree by those of another, which holds some of its paths."""
     leaves = flatten(new)
     return map_with_path(lambda path, leaf: leaves.get(path, leaf), tree)
 
 
 def count(tree: Any) -> int:
-    """Number of elements in all leaves (arrays or shape structs)."""
+    """Return the number of elements in all leaves (arrays or shape structs)."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """Stacks equal trees along a new leading run axis."""
+    """Stack trees of equal structure along a new leading run axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def take(tree: Any, index: Any) -> Any:
-    """One run (an integer) or several (an array or slice) of a stacked tree."""
+    """Take one run (an integer) or several (an array or slice) of a stacked tree."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def length(tree: Any) -> int:
-    """Size of the leading axis shared by all leaves."""
+    """Return the size of the leading axis shared by all leaves."""
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(tree)}
     if len(sizes) != 1:
         raise ValueError(f"leaves disagree on the size of the run axis: {sorted(sizes)}")

@@ -26,20 +26,20 @@ class UserError(ValueError):
 
 
 class RunLine(NamedTuple):
-    """How one run is doing, for a terminal."""
+    """Progress of one run, for a terminal."""
 
     name: str
     loss: float
     dsc: float | None
-    """Of its last validation."""
+    """DSC of the run's last validation; None before the first."""
     alive: bool
 
 
 class Progress(Protocol):
-    """Told what is being done, how far it is, a short note (loss, rate), and while training how each run is doing."""
+    """A function that is told what is being done, how far it is, a short note, and how each training run is doing."""
 
     def __call__(self, what: str, done: int, total: int, note: str = "", runs: Sequence[RunLine] = ()) -> None:
-        """`done` of `total` units of `what` are finished."""
+        """Report that `done` of `total` units of `what` are finished."""
 
 
 class RunKey(NamedTuple):
@@ -75,14 +75,14 @@ class Cohort:
     """
 
     image: Float[Array, "voxels channels"]
-    """float16 where intensities are normalised; what samples it makes float32 of what it read."""
+    """Intensities; float16 where they are normalised, and cast to float32 when a patch is sampled."""
     label: Num[Array, " voxels"]
     offsets: Int[Array, " cases"]
     shapes: Int[Array, "cases ndim"]
     foreground: Int[Array, "cases labels points"]
     """Flat positions inside the case (C order) of voxels of each label, a seeded draw of at most `points`."""
     num_foreground: Int[Array, "cases labels"]
-    """How many entries of `foreground` are in use; 0 where the case lacks the label."""
+    """Number of entries of `foreground` in use; 0 if the case lacks the label."""
     spacing: Float[Array, "cases ndim"] | None = None
     """Voxel sizes in mm, for rotations and scalings; None counts as isotropic."""
 
@@ -92,17 +92,17 @@ class Boxes:
     """Voxels around the patches of some steps of one run, brought from a cohort that stays on the host."""
 
     image: Float[Array, "steps batch voxels channels"]
-    """Each box flat, C order."""
+    """The voxels of each box, flattened in C order."""
     label: Num[Array, "steps batch voxels"]
     corner: Int[Array, "steps batch ndim"]
     """Case coordinates of a box's first voxel."""
     extent: Int[Array, "steps batch ndim"]
-    """Of a box; all have the same."""
+    """Shape of the box; every box has the same."""
 
 
 @flax.struct.dataclass
 class RunInputs:
-    """What distinguishes one run inside a compiled program, apart from its state."""
+    """Inputs that distinguish one run inside a compiled program, apart from its state."""
 
     cases: Int[Array, " max_cases"]
     """Cohort indices of the run's training cases; entries from `num_cases` on are padding."""
@@ -110,7 +110,7 @@ class RunInputs:
     rate: Float[Array, ""]
     """Peak learning rate."""
     boxes: Boxes | None = None
-    """Where the cohort's voxels stay on the host: those of one compiled call. Inside a step, of this step alone."""
+    """Boxes for the patches of one compiled call (inside a step, of that step) if the cohort stays on the host."""
 
 
 @flax.struct.dataclass
@@ -119,37 +119,37 @@ class Best:
 
     params: Params
     dsc: Float[Array, ""]
-    """Validation DSC they had; -inf before the first validation."""
+    """Validation DSC of these parameters; -inf before the first validation."""
     step: Int[Array, ""]
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything of one run that training changes. Single-seed code sees no seed axis."""
+    """All that training changes in one run. Single-seed code sees no seed axis."""
 
     step: Int[Array, ""]
     params: Params
     opt_state: Any
     key: Key[Array, ""]
-    """Root of the `order` stream: batches, augmentation, dropout. Folded with the step, never replaced."""
+    """Root of the `order` stream (batches, augmentation, dropout). The step is folded in; the key is never replaced."""
     alive: Bool[Array, ""]
-    """Cleared by the first non-finite loss or gradient; a dead run is no longer updated."""
+    """Whether the run is still updated; cleared by the first non-finite loss or gradient."""
     best: Best | None = None
     average: Params | None = None
-    """Mean over the last steps of the parameters that training moves (see `jaxseg.averaging`); None: none is made."""
+    """Mean of the trained parameters over the last steps (see `jaxseg.averaging`); None if there is no average."""
 
 
 class StepLoop(NamedTuple):
-    """A training loop of one run in parts, so that what a step begins with can be computed once for many runs."""
+    """A training loop of one run in parts, so that the start of each step can be computed once for many runs."""
 
     begin: Callable[..., Any]
-    """`begin(state)`: what goes around the loop."""
+    """`begin(state)` returns the initial carry of the loop."""
     common: Callable[..., Any]
-    """`common(index, carry, run, *shared)`: what a step of the loop begins with, the same for all such runs."""
+    """`common(index, carry, run, *shared)` computes the start of a step, which is the same for all runs of the loop."""
     own: Callable[..., Any]
-    """`own(carry, run, found, *shared)`: the rest of the step, from what `common` found; gives the carry."""
+    """`own(carry, run, found, *shared)` does the rest of the step from the result of `common`; it returns the carry."""
     finish: Callable[..., Any]
-    """`finish(carry, steps)`: the loop's result."""
+    """`finish(carry, steps)` returns the result of the loop."""
 
 
 # ------------------------------------------------------------------------------------------------- data on the host

@@ -1,8 +1,8 @@
-"""Voxel counts of whole cases as one program: windows are cut, stitched and counted on the device.
+"""Voxel counts of whole cases in one program: windows are cut, stitched and counted on the device.
 
-`inference.predict_slabs` brings the probabilities of all runs to the host, which is what maps and distances are made
-of. DSC needs three counts a label. With many runs on an accelerator, taking probabilities to the host and stitching
-them there costs as much as the training between two validations (docs/performance.md); here they stay where they are.
+`inference.predict_slabs` brings the probabilities of all runs to the host, which maps and distances need. DSC needs
+only three counts per label. With many runs on an accelerator, moving probabilities to the host and stitching them there
+costs as much as the training between two validations (docs/performance.md); here they stay on the device.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ Either = Array | np.ndarray
 
 
 class Canvases(NamedTuple):
-    """Cases of different shapes as one array: each in the corner of a canvas that holds the largest of them."""
+    """Cases of different shapes as one array, each in the corner of a canvas that holds the largest of them."""
 
     images: Float[Either, "case *canvas channels"]
     labels: Int[Either, "case *canvas"]
-    """Class indices; outside the case the index after the last class, which counts for nothing."""
+    """Class indices; outside the case, the index after the last class, which is not counted."""
     starts: Int[Either, "case window axis"]
-    """Corners of the windows on the canvas. Cases with fewer windows than others have zeros at the end."""
+    """Corners of the windows on the canvas. Cases with fewer windows than others are padded with zeros at the end."""
     windows: Int[Either, " case"]
-    """How many windows each case has."""
+    """Number of windows of each case."""
 
 
 def canvas_shape(shapes: Sequence[Sequence[int]], patch: Sequence[int]) -> tuple[int, ...]:
-    """The smallest shape that holds every case and one window."""
+    """Return the smallest shape that holds every case and one window."""
     return tuple(max(lengths) for lengths in zip(*shapes, patch, strict=True))
 
 
 def canvas_bytes(
     shapes: Sequence[Sequence[int]], patch: Sequence[int], *, channels: int, classes: int
 ) -> tuple[int, int]:
-    """Memory of the canvases, which all runs share, and of the sums that each run holds at a time."""
+    """Return the bytes of the canvases, which all runs share, and of the sums that each run holds at a time."""
     voxels = math.prod(canvas_shape(shapes, patch))
     return len(shapes) * voxels * 4 * (channels + 1), voxels * 4 * classes
 
@@ -57,16 +57,16 @@ def lay_out(
     overlap: float,
     classes: int,
 ) -> Canvases:
-    """Cases with the windows that `inference.window_starts` gives them.
+    """Arrange cases on canvases with the windows that `inference.window_starts` gives them.
 
-    Where a case is smaller than the patch it lies in the middle of its only window and the outside is 0, as there.
+    As there, a case smaller than the patch lies in the middle of its only window, and the outside is 0.
 
     Args:
-        images: cases on the training grid.
-        labels: class indices; voxels from `classes` on have no known label.
-        patch: window size.
-        overlap: least shared part of neighbouring windows, in [0, 1).
-        classes: background included.
+        images: Cases on the training grid.
+        labels: Class indices; indices from `classes` on mark voxels without a known label.
+        patch: Window size.
+        overlap: Least shared part of neighbouring windows, in [0, 1).
+        classes: Number of classes, background included.
     """
     shapes = [label.shape for label in labels]
     canvas = canvas_shape(shapes, patch)
@@ -90,9 +90,9 @@ def lay_out(
 def count_overlaps(
     predicted: Integer[Either, "*any voxels"], label: Integer[Either, " voxels"], classes: int
 ) -> list[tuple[Any, Any, Any]]:
-    """For each foreground label, voxels in both, in the reference and in the prediction, where the label is known.
+    """Count, for each foreground label, known voxels in both maps, in the reference and in the prediction.
 
-    Takes and gives NumPy or JAX arrays; the voxels' axis is summed over.
+    This works on NumPy and JAX arrays; the axis of voxels is summed over.
     """
     known = label < classes
     found = []
@@ -119,20 +119,20 @@ def make_case_counts(
     classes: int,
     slice_axis: int | None = None,
 ) -> Callable[[Params, Frozen, Canvases], Int[Array, "case label 3"]]:
-    """Counts of whole cases for one run; dropout off.
+    """Make a function that counts the voxels of whole cases for one run, without dropout.
 
-    A case at a time, its windows in batches, so that beside the cases a run holds the sums of one canvas.
+    Cases are processed one at a time, with windows in batches, so that a run holds only the sums of one canvas.
 
     Args:
-        model: the network.
-        patch: window size, one voxel along `slice_axis`.
-        window_batch: windows that go through the network at once.
-        classes: background included.
-        slice_axis: spatial axis across which a 2-D network sees slices; None for a network of all axes.
+        model: The network.
+        patch: Window size, one voxel along `slice_axis`.
+        window_batch: Number of windows that go through the network at once.
+        classes: Number of classes, background included.
+        slice_axis: Spatial axis across which a 2-D network sees slices; None for a network of all axes.
 
     Returns:
-        `count(params, frozen, canvases)`: for each case and foreground label the voxels in both, in the reference and
-        in the prediction.
+        `count(params, frozen, canvases)`, which gives for each case and foreground label the number of voxels in both,
+        in the reference and in the prediction.
     """
     weight = jnp.asarray(inference.window_weight(patch))[..., None]
     predict = _make_predict(model, slice_axis)
@@ -141,8 +141,8 @@ def make_case_counts(
         batch = min(window_batch, canvases.starts.shape[1])
         channels = canvases.images.shape[-1]
 
-        # Batches have one size whatever the case. Rows of the last one that are no windows of the case, or that the
-        # batch before had, are computed and weigh nothing.
+        # All batches have the same size. Rows of the last batch that are not windows of the case, or that the batch
+        # before already had, are computed and get weight zero.
         def of_case(case: Canvases) -> Int[Array, "label 3"]:
             def add_batch(index: Array, sums: Float[Array, "*canvas classes"]) -> Float[Array, "*canvas classes"]:
                 first = jnp.clip(index * batch, 0, len(case.starts) - batch)
@@ -160,7 +160,7 @@ def make_case_counts(
 
             sums = jnp.zeros((*case.labels.shape, classes), jnp.float32)
             sums = lax.fori_loop(0, -(-case.windows // batch), add_batch, sums)
-            # The largest weighted sum is the largest mean: every class of a voxel has the same weights.
+            # The largest weighted sum is also the largest mean, since all classes of a voxel have the same weights.
             counted = count_overlaps(sums.argmax(-1).ravel(), case.labels.ravel(), classes)
             return jnp.stack([jnp.stack(of_label) for of_label in counted]).astype(jnp.int32)
 

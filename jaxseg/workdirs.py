@@ -1,8 +1,8 @@
-"""What lies in a workdir, names that become paths below it, and links that lead out of it.
+"""The contents of a workdir, names that become paths below it, and links that lead out of it.
 
-A workdir may come from a stranger: unpacked from an archive, or downloaded beside a paper. What its records say of
-paths is taken as names below the workdir alone, and links in it are not followed to files of this machine, neither to
-show what is in them nor to write there. The workdir itself may be reached through a link.
+A workdir may come from a stranger, unpacked from an archive or downloaded with a paper. Paths in its records are taken
+as names below the workdir only, and links in it are not followed to files of this machine, neither for reading nor for
+writing. The workdir itself may be reached through a link.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from pathlib import Path
 from jaxseg.types import UserError
 
 FOLDERS = ("analysis", "figures", "jobs", "load_tables", "points", "predictions", "results", "stores", "train")
-"""Folders in a workdir, or in a sweep's, that are jaxseg's own."""
+"""Folders in a workdir, or in the folder of a sweep, that belong to jaxseg."""
 FILES = (
     *(".lock", ".sweep.lock", "SHA256SUMS", "config.json", "data.json", "report.html", "study.json", "sweep.json"),
     *("sweep.log", "sweep_job.json"),
 )
-"""Files right in a workdir, or in a sweep's folder, that are jaxseg's own."""
+"""Files at the top of a workdir, or of the folder of a sweep, that belong to jaxseg."""
 _PARTIAL = (".part", ".partial")
-"""Endings of files that are being written."""
+"""Endings of files that are still being written."""
 _LONGEST = 255
-"""Bytes of a file's name that file systems take."""
+"""Longest file name, in bytes, that file systems accept."""
 
 
 def inside(folder: Path, *names: str) -> Path:
-    """The path below a folder to which names lead that come from data, settings or records, one step each.
+    """Return the path below a folder for names that come from data, settings or records, one path component each.
 
     Args:
-        folder: Nothing is said about it; it may be relative or a link.
-        names: Of folders and, last, of a file or folder. None of them can climb or hold a separator.
+        folder: Folder to start from, which is not checked; it may be relative or a link.
+        names: Names of folders and, last, of a file or folder. None of them may climb or contain a separator.
 
     Raises:
-        UserError: A name that is no single step below the folder.
+        UserError: A name is not a single component below the folder.
     """
     for name in names:
         reason = _no_step(name)
@@ -57,12 +57,12 @@ def _no_step(name: object) -> str | None:
 
 
 def check_links(workdir: Path) -> None:
-    """Refuses a workdir of which a part is a link that leads out of it, or no file at all.
+    """Refuse a workdir in which a part is a link that leads out of it, or is not a regular file or folder.
 
-    Only what jaxseg itself reads or writes there is looked at: a user's own links beside it are no matter.
+    Only what jaxseg itself reads or writes is checked; a user's own links beside it do not matter.
 
     Raises:
-        UserError: Such a link, or a pipe, socket or device, which would be waited for without end.
+        UserError: There is such a link, or a pipe, socket or device, whose reading could block for ever.
     """
     root = os.path.realpath(workdir)
     for entry in _own(root):
@@ -79,7 +79,7 @@ def check_links(workdir: Path) -> None:
 
 
 def is_below(path: str | Path, folder: str | Path) -> bool:
-    """Whether a path lies below a folder or is that folder, both without links (`os.path.realpath`)."""
+    """Return whether a path lies below a folder or is that folder, both without links (`os.path.realpath`)."""
     return os.path.commonpath([path, folder]) == os.fspath(folder)
 
 
