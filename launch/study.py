@@ -13,23 +13,39 @@ from absl import flags
 
 from jaxseg import hosts
 from jaxseg.study import run as study_run
+from jaxseg.study.claims import ahead, pilot
 from jaxseg.study.plan import dry_run
+from jaxseg.study.plan.planned import PlannedStudy
+from jaxseg.types import UserError
 from launch import cli, distributed, terminal, whole
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
 _STAGES = flags.DEFINE_list("stages", list(study_run.STAGES), f"Some of {','.join(study_run.STAGES)}.")
 _DRY_RUN = cli.dry_run_flag()
+_PILOT = cli.path_flag(
+    "pilot", "With --dry_run: a finished study from whose spread to tell how well the gain will be known."
+)
 
 
 def main() -> None:
     """Runs the stages asked for."""
     config = cli.load_config(_CONFIG)
     workdir = Path(cli.require(_WORKDIR.value, "workdir", "runs/quickstart"))
+    if _PILOT.value and not _DRY_RUN.value:
+        raise UserError("--pilot looks ahead and trains nothing; give --dry_run with it")
     distributed.initialize()
     planned = whole.run_study(config, workdir, stages=[] if _DRY_RUN.value else _STAGES.value)
     if _DRY_RUN.value and hosts.is_first():
-        terminal.say(dry_run.describe(planned))
+        _look_ahead(planned)
+
+
+def _look_ahead(planned: PlannedStudy) -> None:
+    """Prints the plan, which claims it can decide and, with a pilot, how well the gain will be known."""
+    terminal.say(dry_run.describe(planned))
+    terminal.say(f"\n{ahead.describe(ahead.prospects(planned))}")
+    if _PILOT.value:
+        terminal.say(f"\n{pilot.describe(*pilot.expected_widths(planned, Path(_PILOT.value)))}")
 
 
 if __name__ == "__main__":

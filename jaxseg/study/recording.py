@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,23 @@ def write_study(planned: PlannedStudy, seconds: Mapping[str, float], rule_versio
         before = record.read(planned.workdir)
     except DamagedError:  # `plan.planned.chunks_of` has said so
         before = None
-    record.write(planned.workdir, _made(planned, seconds, rule_version, before))
+    record.write(planned.workdir, planned_record(planned, rule_version, seconds, before))
 
 
-def _made(
-    planned: PlannedStudy, seconds: Mapping[str, float], rule_version: int, before: StudyRecord | None
+def planned_record(
+    planned: PlannedStudy,
+    rule_version: int,
+    seconds: Mapping[str, float] = types.MappingProxyType({}),
+    before: StudyRecord | None = None,
 ) -> StudyRecord:
+    """The record of a study as it stands: of one that never trained, what it will be if no run diverges.
+
+    Args:
+        planned: The study.
+        rule_version: See `write_study`.
+        seconds: See `write_study`.
+        before: What was recorded before.
+    """
     study, plan, tasks, binding = planned.study, planned.plan, planned.tasks, planned.binding
     timing = dict(before.timing) if before else {}
     for stage, spent in seconds.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -109,38 +109,74 @@ def represent(
 
 
 def similarity_rows(arms: Sequence[Represented], baseline: str, *, of_starts: bool = True) -> list[dict[str, Any]]:
-    """One row for each layer, pair of networks that is of interest, and index.
-
-    An arm that starts from whole source networks has these as its starts. What likeness to a source network another
-    arm's runs have anyway is taken from networks that did not even start from the weights that the source started
-    from: with the same seed they would have.
+    """One row for each layer, pair of networks that is of interest (see `compared`), and index.
 
     Args:
         arms: All of a variant.
         baseline: Arm that the others are compared with.
         of_starts: Also what does not depend on the step: two starts of an arm, and the starts of other runs.
     """
-    first = next((arm for arm in arms if arm.arm == baseline), None)
-    whole = next((arm for arm in arms if arm.networks.pretrained), None)
+    first, whole = references([arm.networks for arm in arms], baseline)
     rows: list[dict[str, Any]] = []
     for layer in dict.fromkeys(layer for arm in arms for layer in arm.layers):
+        having = [arm for arm in arms if layer in arm.layers]
         # Of one layer, and of the arm in hand and those two: all of them together would be large.
-        kept = {arm.arm: _sides(arm, layer) for arm in (first, whole) if arm is not None and layer in arm.layers}
-        for arm in arms:
-            if layer not in arm.layers:
-                continue
-            start, end = kept.get(arm.arm) or _sides(arm, layer)
-            rows += _compare(end, start, functools.partial(_to_start, arm.networks, of_starts))
-            rows += _compare(end, end, lambda i, j: ("within_arm",) if i < j else ())
-            if of_starts:
-                rows += _compare(start, start, functools.partial(_between_starts, arm.networks))
-            if not arm.networks.pretrained and whole is not None and whole.arm in kept:
-                rows += _compare(end, kept[whole.arm][0], functools.partial(_partly, arm, whole))
-            if first is not None and first is not arm and first.arm in kept:
-                rows += _compare(kept[first.arm][1], end, lambda i, j: ("across_arms",))
-                if arm.networks.pretrained:
-                    rows += _compare(kept[first.arm][1], start, functools.partial(_unrelated, first, arm))
+        kept = {arm.arm: _sides(arm, layer) for arm in having if any(arm.networks is one for one in (first, whole))}
+        known = [found if found is not None and found.arm in kept else None for found in (first, whole)]
+        for arm in having:
+            sides = {**kept, arm.arm: kept.get(arm.arm) or _sides(arm, layer)}
+            for a, b, names in compared(arm.networks, known[0], known[1], of_starts=of_starts):
+                rows += _compare(_at(sides, a), _at(sides, b), names)
     return rows
+
+
+def _at(sides: Mapping[str, tuple[_Side, _Side]], end: End) -> _Side:
+    return sides[end.networks.arm][("start", "end").index(end.step)]
+
+
+class End(NamedTuple):
+    """An arm's runs at their start or at their end."""
+
+    networks: Networks
+    step: str
+
+
+Names = Callable[[int, int], tuple[str, ...]]
+"""Of the comparisons that two runs are a pair of, from their positions."""
+
+
+def references(arms: Sequence[Networks], baseline: str) -> tuple[Networks | None, Networks | None]:
+    """The baseline's runs, and those of the first arm that starts from whole source networks."""
+    first = next((arm for arm in arms if arm.arm == baseline), None)
+    return first, next((arm for arm in arms if arm.pretrained), None)
+
+
+def compared(
+    arm: Networks, first: Networks | None, whole: Networks | None, *, of_starts: bool = True
+) -> Iterator[tuple[End, End, Names]]:
+    """The pairs of networks that are of interest for an arm.
+
+    An arm that starts from whole source networks has these as its starts. What likeness to a source network another
+    arm's runs have anyway is taken from networks that did not even start from the weights that the source started
+    from: with the same seed they would have.
+
+    Args:
+        arm: Its runs.
+        first: Those of the baseline.
+        whole: Those of an arm that starts from whole source networks.
+        of_starts: See `similarity_rows`.
+    """
+    start, end = End(arm, "start"), End(arm, "end")
+    yield end, start, functools.partial(_to_start, arm, of_starts)
+    yield end, end, lambda i, j: ("within_arm",) if i < j else ()
+    if of_starts:
+        yield start, start, functools.partial(_between_starts, arm)
+    if not arm.pretrained and whole is not None:
+        yield end, End(whole, "start"), functools.partial(_partly, arm, whole)
+    if first is not None and first is not arm:
+        yield End(first, "end"), end, lambda i, j: ("across_arms",)
+        if arm.pretrained:
+            yield End(first, "end"), start, functools.partial(_unrelated, first, arm)
 
 
 def _share_source(networks: Networks, i: int, j: int) -> bool:
@@ -159,18 +195,18 @@ def _to_start(networks: Networks, of_others: bool, i: int, j: int) -> tuple[str,
     return ("own_start", "to_source") if networks.pretrained else ("own_start",)
 
 
-def _partly(arm: Represented, whole: Represented, i: int, j: int) -> tuple[str, ...]:
+def _partly(arm: Networks, whole: Networks, i: int, j: int) -> tuple[str, ...]:
     """A run that took part of a source network, against that network."""
-    source = arm.networks.sources[i]
-    same = source is not None and source == whole.networks.sources[j]
+    source = arm.sources[i]
+    same = source is not None and source == whole.sources[j]
     # One network may be the source of several runs.
-    return ("to_source",) if same and whole.networks.sources.index(source) == j else ()
+    return ("to_source",) if same and whole.sources.index(source) == j else ()
 
 
-def _unrelated(first: Represented, arm: Represented, i: int, j: int) -> tuple[str, ...]:
+def _unrelated(first: Networks, arm: Networks, i: int, j: int) -> tuple[str, ...]:
     """A run of the baseline against the source of a run of an arm, unless both started from the same draw."""
-    source = arm.networks.sources[j]
-    return ("to_other_source",) if source is not None and source.seed != first.networks.init_ids[i] else ()
+    source = arm.sources[j]
+    return ("to_other_source",) if source is not None and source.seed != first.init_ids[i] else ()
 
 
 class _Side(NamedTuple):
@@ -230,7 +266,7 @@ _prepare_cases = jax.jit(case_similarity.prepare)
 _compare_cases = jax.jit(case_similarity.compare)
 
 
-def _compare(a: _Side, b: _Side, names: Callable[[int, int], tuple[str, ...]]) -> list[dict[str, Any]]:
+def _compare(a: _Side, b: _Side, names: Names) -> list[dict[str, Any]]:
     """Rows of the pairs of runs for which `names`, of their positions, gives those of comparisons."""
     ours, theirs = a.networks, b.networks
     named = [(i, j, name) for i in range(len(ours)) for j in range(len(theirs)) for name in names(i, j)]
