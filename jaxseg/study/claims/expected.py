@@ -27,7 +27,7 @@ from jaxseg.study.plan.tasks import spread
 from jaxseg.study.probe import representations
 from jaxseg.study.probe.filters import CONTROL_LAYERS
 from jaxseg.study.probe.networks import Networks, earlier_steps, kernel_layers
-from jaxseg.study.probe.probes import POSITIONS, WINDOWS
+from jaxseg.study.probe.probes import WINDOWS
 from jaxseg.study.probe.representations import POINTS_PER_NEURON
 from jaxseg.study.score.comparisons import baseline_of
 
@@ -120,7 +120,7 @@ def _looked_at(planned: PlannedStudy, fold: int, trained: Trained, rng: np.rando
     networks = [_networks(name, program, runs, whole[name]) for name, (program, runs) in trained.items()]
     first, source = representations.references(networks, baseline)
     for arm in networks:
-        usable = _usable_layers(arm.program, cases)
+        usable = _usable_layers(arm.program, cases, study.analysis.positions)
         steps = [(arm.step, True), *((step, False) for step in earlier_steps(study, arm.program.train))]
         for step, of_starts in steps:
             for a, b, names in representations.compared(arm, first, source, of_starts=of_starts):
@@ -172,14 +172,14 @@ def _networks(arm: str, program: Program, runs: list[Run], whole: bool) -> Netwo
     )
 
 
-def _usable_layers(program: Program, cases: int) -> dict[str, bool]:
+def _usable_layers(program: Program, cases: int, most: int) -> dict[str, bool]:
     """Layers whose features are compared, and whether they can be read at enough sites for their channels.
 
     Sites are counted as if all positions were apart; features are those of windows of the analysed cases.
     """
     params, patch = abstract_params(program), program.task.patch
     grids = activations.layer_grids(program.network, params, patch, program.channels)
-    positions = max(POSITIONS // (cases * WINDOWS), 3)
+    positions = max(most // (cases * WINDOWS), 3)
     found = {}
     for layer in layer_names(program.model):
         width = program.model.widths[int(layer.rpartition("_")[2])]
