@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from jaxseg import hosts, seeds, trees
 from jaxseg.models import check_model, check_patch
@@ -63,6 +63,19 @@ class Plan:
     def of_kind(self, kind: str) -> tuple[Job, ...]:
         """Jobs of one kind."""
         return tuple(job for job in self.jobs if job.kind == kind)
+
+
+_Groups = dict[tuple[str, Program], dict[int, list[Run]]]
+"""Runs of each kind and program, by the wave in which they joined the study."""
+
+
+class _PlannedArm(NamedTuple):
+    arm: ArmSettings
+    program: Program
+    source: Program | None
+    """Program of the source network, if the study trains it."""
+    runs: Sequence[Run]
+    trials: Sequence[Run]
 
 
 def check_networks(study: StudySettings) -> None:
@@ -168,8 +181,7 @@ def make_plan(
         UserError: A network that makes nothing of the patch, an `init` or `freeze` that matches nothing, a
             transfer that finds less than `pretrain.min_loaded`.
     """
-    groups: dict[tuple[str, Program], dict[int, list[Run]]] = {}
-    """Runs by the wave they came with."""
+    groups: _Groups = {}
     networks: dict[str, NetworkSize] = {}
     sources: dict[Program, str] = {}
     priors: list[Run] = []
@@ -177,58 +189,94 @@ def make_plan(
         if arm.kind == "prior":
             networks[arm.name] = NO_NETWORK
             priors += target_runs(study, arm, None)
-            continue
-        transfer_rules(arm.init)
-        program = _program(study, arm, "train", *target_size)
-        name, shapes = None, None
-        if arm.init != "random":
-            if arm.pretrain.from_workdir:
-                name, shapes = SOURCE, (given or {})[arm.name]
-            else:
-                source = _program(study, arm, "pretrain", *source_sizes[arm.source])
-                name = sources.setdefault(source, SOURCE if not sources else f"{SOURCE}_{len(sources) + 1}")
-                networks.setdefault(name, measure(source))
-                shapes = abstract_params(source)
-            check_load(load_table(arm, program, shapes), min_loaded=arm.pretrain.min_loaded, arm=arm.name)
-        runs, trials = target_runs(study, arm, name), trial_runs(study, arm, name)
-        if name is not None:
-            _check_runs_differ(arm, runs, load_table(arm, program, shapes))
-        program = dataclasses.replace(program, shared=_shared_source(arm, program, shapes, [*runs, *trials]))
-        networks[arm.name] = measure(program)
-        if name is not None and not arm.pretrain.from_workdir:
-            needed: dict[RunKey, int] = {}
-            for run in [*trials, *runs]:
-                if run.source is not None:
-                    wave = wave_of(study, arm, run, waves) if run in runs else 0
-                    needed[run.source] = min(wave, needed.get(run.source, wave))
-            for key, wave in needed.items():
-                own = dataclasses.replace(source, fold=key.fold) if arm.source in fold_statistics else source
-                wanted = groups.setdefault(("pretrain", own), {})
-                if all(run.key != key for run in itertools.chain(*wanted.values())):
-                    wanted.setdefault(wave, []).append(source_run(key, study.optim.lr))
-        for kind, of_kind in (("train", runs), ("select", trials)):
-            for run in of_kind:
-                own = dataclasses.replace(program, fold=run.key.fold) if study.target in fold_statistics else program
-                wave = wave_of(study, arm, run, waves) if kind == "train" else 0
-                groups.setdefault((kind, own), {}).setdefault(wave, []).append(run)
+        else:
+            planned = _plan_arm(study, arm, target_size, source_sizes, sources, networks, given or {})
+            _group_runs(groups, study, planned, waves, fold_statistics)
 
+    def most_runs(program: Program) -> int:
+        free = memory_bytes - (data_bytes or {}).get(program.task, 0)
+        return study.runtime.seeds_per_chunk or runs_that_fit(
+            measure(program), memory_bytes=free, devices=devices, strategy=strategy
+        )
+
+    return Plan(tuple(_cut_jobs(groups, most_runs, chunk_sizes or {})), networks, tuple(priors))
+
+
+def _plan_arm(
+    study: StudySettings,
+    arm: ArmSettings,
+    target_size: tuple[int, int],
+    source_sizes: Mapping[TaskSettings, tuple[int, int]],
+    sources: dict[Program, str],
+    networks: dict[str, NetworkSize],
+    given: Mapping[str, Any],
+) -> _PlannedArm:
+    """Plans one arm, checks its transfer, and adds its networks to `networks` and a new source to `sources`."""
+    transfer_rules(arm.init)
+    program = _program(study, arm, "train", *target_size)
+    name, shapes, source = None, None, None
+    if arm.init != "random":
+        if arm.pretrain.from_workdir:
+            name, shapes = SOURCE, given[arm.name]
+        else:
+            source = _program(study, arm, "pretrain", *source_sizes[arm.source])
+            name = sources.setdefault(source, SOURCE if not sources else f"{SOURCE}_{len(sources) + 1}")
+            networks.setdefault(name, measure(source))
+            shapes = abstract_params(source)
+        check_load(load_table(arm, program, shapes), min_loaded=arm.pretrain.min_loaded, arm=arm.name)
+    runs, trials = target_runs(study, arm, name), trial_runs(study, arm, name)
+    if name is not None:
+        _check_runs_differ(arm, runs, load_table(arm, program, shapes))
+    program = dataclasses.replace(program, shared=_shared_source(arm, program, shapes, [*runs, *trials]))
+    networks[arm.name] = measure(program)
+    return _PlannedArm(arm, program, source, runs, trials)
+
+
+def _group_runs(
+    groups: _Groups,
+    study: StudySettings,
+    planned: _PlannedArm,
+    waves: Sequence[int],
+    fold_statistics: Collection[TaskSettings],
+) -> None:
+    """Adds the runs of an arm, and those of the source networks that it needs, to the groups they are trained in."""
+    arm, program, source, runs, trials = planned
+    if source is not None:
+        needed: dict[RunKey, int] = {}
+        for run in [*trials, *runs]:
+            if run.source is not None:
+                wave = wave_of(study, arm, run, waves) if run in runs else 0
+                needed[run.source] = min(wave, needed.get(run.source, wave))
+        for key, wave in needed.items():
+            own = dataclasses.replace(source, fold=key.fold) if arm.source in fold_statistics else source
+            wanted = groups.setdefault(("pretrain", own), {})
+            if all(run.key != key for run in itertools.chain(*wanted.values())):
+                wanted.setdefault(wave, []).append(source_run(key, study.optim.lr))
+    for kind, of_kind in (("train", runs), ("select", trials)):
+        for run in of_kind:
+            own = dataclasses.replace(program, fold=run.key.fold) if study.target in fold_statistics else program
+            wave = wave_of(study, arm, run, waves) if kind == "train" else 0
+            groups.setdefault((kind, own), {}).setdefault(wave, []).append(run)
+
+
+def _cut_jobs(
+    groups: _Groups, most_runs: Callable[[Program], int], chunk_sizes: Mapping[str, Sequence[int]]
+) -> list[Job]:
+    """Cuts each group into jobs of the sizes that are known for it, or else of at most `most_runs` runs."""
     jobs: list[Job] = []
     for kind in KINDS:
         chosen = [(program, by_wave) for (group_kind, program), by_wave in groups.items() if group_kind == kind]
         for index, (program, by_wave) in enumerate(chosen):
             group = kind if len(chosen) == 1 else f"{kind}_{index}"
-            free = memory_bytes - (data_bytes or {}).get(program.task, 0)
-            size = study.runtime.seeds_per_chunk or runs_that_fit(
-                measure(program), memory_bytes=free, devices=devices, strategy=strategy
-            )
-            known = list((chunk_sizes or {}).get(group, ()))
+            size = most_runs(program)
+            known = list(chunk_sizes.get(group, ()))
             parts: list[Sequence[Run]] = []
             for wave in sorted(by_wave):
                 runs = by_wave[wave]
                 sizes = _taken(known, len(runs)) or even_sizes(len(runs), size)
                 parts += split(runs, sizes)
             jobs += [Job(kind, group, chunk, program, tuple(part)) for chunk, part in enumerate(parts)]
-    return Plan(tuple(jobs), networks, tuple(priors))
+    return jobs
 
 
 def wave_of(study: StudySettings, arm: ArmSettings, run: Run, waves: Sequence[int]) -> int:

@@ -321,38 +321,50 @@ def variability_rows(
         confidence: Of the intervals.
     """
     rows: list[dict[str, Any]] = []
-
-    def add(arm: Represented, quantity: str, layer: str, interval: statistics.Interval, num_pairs: int = 0) -> None:
-        rows.append(
-            {
-                **{"arm": arm.arm, "quantity": quantity, "layer": layer, "value": interval.estimate},
-                **{"ci_low": interval.low, "ci_high": interval.high},
-                **{"n_seeds": len(arm.seeds), "n_pairs": num_pairs},
-            }
-        )
-
-    def add_pairs(arm: Represented, quantity: str, layer: str, matrix: np.ndarray) -> None:
-        known = ~np.isnan(matrix)
-        if known.any():
-            mean = lambda kept: float(statistics.mean_of_pairs(matrix, kept))  # noqa: E731
-            interval = statistics.jackknife(mean, len(matrix), confidence=confidence)
-            add(arm, quantity, layer, interval, int(known.sum()) // 2)
-
     for arm in arms:
         for quantity in OF_PAIRS:
             own = [row for row in pairs if row["quantity"] == quantity and row["arm_a"] == row["arm_b"] == arm.arm]
-            add_pairs(arm, quantity, "", _matrix(own, arm.seeds))
-        add(arm, "entropy", "", statistics.from_left_out(found.entropy[arm.arm], confidence=confidence))
-        add(arm, "error_rate", "", statistics.t_interval(found.error[arm.arm], confidence=confidence))
+            rows += _rows_of_pairs(arm, quantity, "", _matrix(own, arm.seeds), confidence)
+        entropy = statistics.from_left_out(found.entropy[arm.arm], confidence=confidence)
+        error = statistics.t_interval(found.error[arm.arm], confidence=confidence)
+        rows += [_row(arm, "entropy", "", entropy), _row(arm, "error_rate", "", error)]
         own = [row for row in similarities if (row["comparison"], row["index"]) == ("within_arm", "cka")]
         own = [{**row, "value": 1 - row["value"]} for row in own if row["arm_a"] == arm.arm]
         by_layer = {layer: _matrix([r for r in own if r["layer"] == layer], arm.seeds) for layer in arm.layers}
         # A layer with too few points for its channels has no value, and is no part of the mean over layers.
         usable = [matrix for matrix in by_layer.values() if not np.isnan(matrix).all()]
         if usable:
-            add_pairs(arm, "representation_distance", "", np.mean(usable, axis=0))
+            rows += _rows_of_pairs(arm, "representation_distance", "", np.mean(usable, axis=0), confidence)
         for layer, matrix in by_layer.items():
-            add_pairs(arm, "representation_distance", layer, matrix)
+            rows += _rows_of_pairs(arm, "representation_distance", layer, matrix, confidence)
+    return rows + _score_rows(arms, cases, confidence)
+
+
+def _row(
+    arm: Represented, quantity: str, layer: str, interval: statistics.Interval, num_pairs: int = 0
+) -> dict[str, Any]:
+    return {
+        **{"arm": arm.arm, "quantity": quantity, "layer": layer, "value": interval.estimate},
+        **{"ci_low": interval.low, "ci_high": interval.high},
+        **{"n_seeds": len(arm.seeds), "n_pairs": num_pairs},
+    }
+
+
+def _rows_of_pairs(
+    arm: Represented, quantity: str, layer: str, matrix: np.ndarray, confidence: float
+) -> list[dict[str, Any]]:
+    """The row of a quantity of pairs; none if no pair has a value."""
+    known = ~np.isnan(matrix)
+    if not known.any():
+        return []
+    mean = lambda kept: float(statistics.mean_of_pairs(matrix, kept))  # noqa: E731
+    interval = statistics.jackknife(mean, len(matrix), confidence=confidence)
+    return [_row(arm, quantity, layer, interval, int(known.sum()) // 2)]
+
+
+def _score_rows(arms: Sequence[Represented], cases: pd.DataFrame, confidence: float) -> list[dict[str, Any]]:
+    """Standard deviations of the runs' scores, over the groups in which every run has one."""
+    rows = []
     for scores in read_scores(cases, ("dsc", "hd95", "assd")):
         for arm in arms if scores.label == MEAN else ():
             for metric in scores.metrics:
@@ -360,7 +372,7 @@ def variability_rows(
                 complete = np.isfinite(groups).all(0)
                 if len(groups) > 1 and complete.any():
                     runs = groups[:, complete].mean(1)
-                    add(arm, f"sd_{metric}", "", _spread(runs, confidence))
+                    rows.append(_row(arm, f"sd_{metric}", "", _spread(runs, confidence)))
     return rows
 
 

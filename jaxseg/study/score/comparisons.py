@@ -183,32 +183,10 @@ def comparisons(
     differences: list[pd.Series] = []
     for scores in read_scores(cases, metrics):
         for arm in (a for a in arms if a != baseline and {a, baseline} <= scores.seeds.keys()):
-            counts_a, counts_b = scores.counts[arm], scores.counts[baseline]
             for metric in scores.metrics:
-                found = contrast(scores, {arm: 1.0, baseline: -1.0}, metric)
-                finite = bool(found.d.size) and bool(np.isfinite(found.d).all())
-                interval = (
-                    statistics.two_way_interval(found.d, confidence=confidence)
-                    if finite
-                    else statistics.Interval(_mean(found.d), math.nan, math.nan, math.nan)
-                )
-                by_seed = found.d.mean(1) if finite else np.full(len(found.d), math.nan)
-                # Flips go by the baseline's seed, which all comparisons of a family share.
-                differences.append(pd.Series(by_seed, index=found.seeds))
-                rows.append(
-                    {
-                        **{"metric": metric, "label": scores.label},
-                        **{"train_cases": scores.train_cases, "fold": scores.fold, "arm_a": arm, "arm_b": baseline},
-                        **{"mean_diff": interval.estimate, "ci_low": interval.low, "ci_high": interval.high},
-                        **{"n_seeds": len(found.d), "n_groups": found.d.shape[1], "n_cases": found.num_cases},
-                        **{"inference": _inference(found.d), "p_min": statistics.minimum_p(len(found.d))},
-                        "effect_size": statistics.standardized_difference(by_seed),
-                        "probability_of_improvement": _improvement(scores, arm, baseline, metric),
-                        **{"n_missed_a": counts_a.missed, "n_missed_b": counts_b.missed},
-                        **{"n_spurious_a": counts_a.spurious, "n_spurious_b": counts_b.spurious},
-                        "note": _note(found),
-                    }
-                )
+                row, by_seed = _comparison(scores, arm, baseline, metric, confidence)
+                rows.append(row)
+                differences.append(by_seed)
     table = pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS)).astype({"p": float, "p_maxt": float})
     known = np.array([series.notna().any() for series in differences], bool)
     for fold in table["fold"].unique():
@@ -217,6 +195,35 @@ def comparisons(
             d = pd.concat([differences[i] for i in family], axis=1).T.to_numpy()
             table.loc[family, ["p", "p_maxt"]] = np.stack(statistics.max_t_sign_flip(d, rng=rng), 1)
     return table
+
+
+def _comparison(
+    scores: Scores, arm: str, baseline: str, metric: str, confidence: float
+) -> tuple[dict[str, Any], pd.Series]:
+    """A row of `comparisons` without its p values, and the differences by seed that these are made of."""
+    counts_a, counts_b = scores.counts[arm], scores.counts[baseline]
+    found = contrast(scores, {arm: 1.0, baseline: -1.0}, metric)
+    finite = bool(found.d.size) and bool(np.isfinite(found.d).all())
+    interval = (
+        statistics.two_way_interval(found.d, confidence=confidence)
+        if finite
+        else statistics.Interval(_mean(found.d), math.nan, math.nan, math.nan)
+    )
+    by_seed = found.d.mean(1) if finite else np.full(len(found.d), math.nan)
+    row = {
+        **{"metric": metric, "label": scores.label},
+        **{"train_cases": scores.train_cases, "fold": scores.fold, "arm_a": arm, "arm_b": baseline},
+        **{"mean_diff": interval.estimate, "ci_low": interval.low, "ci_high": interval.high},
+        **{"n_seeds": len(found.d), "n_groups": found.d.shape[1], "n_cases": found.num_cases},
+        **{"inference": _inference(found.d), "p_min": statistics.minimum_p(len(found.d))},
+        "effect_size": statistics.standardized_difference(by_seed),
+        "probability_of_improvement": _improvement(scores, arm, baseline, metric),
+        **{"n_missed_a": counts_a.missed, "n_missed_b": counts_b.missed},
+        **{"n_spurious_a": counts_a.spurious, "n_spurious_b": counts_b.spurious},
+        "note": _note(found),
+    }
+    # Flips go by the baseline's seed, which all comparisons of a family share.
+    return row, pd.Series(by_seed, index=found.seeds)
 
 
 def convergence(curves: pd.DataFrame, arms: Sequence[str], *, fraction: float = 0.99) -> pd.DataFrame:

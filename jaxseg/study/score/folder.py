@@ -80,6 +80,28 @@ def score_folder(
             f"{', '.join(sorted({file.name for _, file in found})[:5])}...; cases: {', '.join(sorted(cases)[:5])}..."
         )
 
+    rows, failed = _score_files(title, todo, truth, options, progress)
+    if not rows:
+        raise UserError(f"--score={folder}: no label map could be scored:\n  " + "\n  ".join(failed))
+    have = {(seed, case.name) for seed, _, case in todo}
+    ids = sorted({seed for seed, _ in found})
+    missing = [f"{n} (seed {s})" if seeds else n for s, n in itertools.product(ids, cases) if (s, n) not in have]
+    unmatched = [file.images[0] for _, file in found if file.name not in cases]
+    unmatched += [text for part in seeds or [folder] for text in image_files.unread(part, folders=False)]
+    known = {case.name for case in truth.cases}
+    unreferenced = tuple(sorted((chosen or set()) - known))
+    return Scored(pd.DataFrame(rows), tuple(missing), tuple(unmatched), unreferenced, tuple(failed))
+
+
+def _score_files(
+    arm: str,
+    todo: Sequence[tuple[int, CaseFiles, CaseFiles]],
+    truth: references.References,
+    options: Mapping[str, Any],
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows of the label maps, each given with its seed and its case, and the reasons why others have none."""
+
     def score(seed: int, file: CaseFiles, case: CaseFiles) -> list[dict[str, Any]] | str:
         try:
             rows = _score_file(file.images[0], case, truth, options)
@@ -87,14 +109,7 @@ def score_folder(
             return str(error)
         except OSError as error:
             return f"{error.filename or file.images[0]} cannot be read: {error.strerror}"
-        identity = {
-            "arm": title,
-            "seed": seed,
-            "train_cases": 0,
-            "fold": 0,
-            "case": case.name,
-            "group": case.group,
-        }
+        identity = {"arm": arm, "seed": seed, "train_cases": 0, "fold": 0, "case": case.name, "group": case.group}
         return [{**identity, **row} for row in rows]
 
     rows: list[dict[str, Any]] = []
@@ -106,16 +121,7 @@ def score_folder(
             else:
                 rows += part
             progress("scoring", done, len(todo), item[1].name)
-    if not rows:
-        raise UserError(f"--score={folder}: no label map could be scored:\n  " + "\n  ".join(failed))
-    have = {(seed, case.name) for seed, _, case in todo}
-    ids = sorted({seed for seed, _ in found})
-    missing = [f"{n} (seed {s})" if seeds else n for s, n in itertools.product(ids, cases) if (s, n) not in have]
-    unmatched = [file.images[0] for _, file in found if file.name not in cases]
-    unmatched += [text for part in seeds or [folder] for text in image_files.unread(part, folders=False)]
-    known = {case.name for case in truth.cases}
-    unreferenced = tuple(sorted((chosen or set()) - known))
-    return Scored(pd.DataFrame(rows), tuple(missing), tuple(unmatched), unreferenced, tuple(failed))
+    return rows, failed
 
 
 def _score_file(
