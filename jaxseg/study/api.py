@@ -38,11 +38,11 @@ class Arm:
     target: RecordedTask
     """The target task as study.json describes it."""
     runs: dict[int, RecordedRun]
-    """Runs of study.json by seed."""
+    """The arm's runs as study.json records them, keyed by seed."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Ids of the arm's seeds."""
+        """The seed ids of the arm's runs."""
         return tuple(self.runs)
 
     @property
@@ -52,7 +52,7 @@ class Arm:
 
     @property
     def label_values(self) -> tuple[int, ...]:
-        """What the files of the target task hold for class 1, 2, ..."""
+        """The values that label files of the target task hold for classes 1, 2, ..."""
         return self.target.label_values
 
     def _place(self, seed: int) -> recorded_runs.Place:
@@ -62,24 +62,24 @@ class Arm:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Steps with a checkpoint; 0 is the start."""
+        """The steps that have a checkpoint; step 0 is the start of training."""
         return checkpoint.saved_steps(self._place(self.seeds[0]).directory)
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names that `activations` takes, in forward order."""
+        """The layer names that `activations` accepts, in forward order."""
         return layer_names(self.settings.model)
 
     def params(self, seed: int, step: int | str | None = None) -> Params:
-        """Parameters of one seed as a nested dict of NumPy arrays, read without the other seeds'.
+        """Reads the parameters of one seed, and of no other, as a nested dict of NumPy arrays.
 
         Args:
             seed: One of `seeds`.
-            step: One of `steps`; `best` for those of the best validation, where `train.keep_best` kept them; None for
+            step: One of `steps`; `best` for the step of the best validation, if `train.keep_best` kept it; None for
                 the last.
 
         Raises:
-            UserError: No such seed or step, or no best parameters.
+            UserError: If there is no such seed or step, or no best parameters were kept.
         """
         directory, last, index = self._place(seed)
         if step == "best":
@@ -92,7 +92,7 @@ class Arm:
         """Reads the parameters of seeds at the last step, for the calls that follow with the same seeds.
 
         Raises:
-            UserError: No such seed, or a checkpoint that is damaged.
+            UserError: If there is no such seed, or its checkpoint is damaged.
         """
         self._stacked(seeds, None)
 
@@ -122,17 +122,17 @@ class Arm:
         return jax.jit(jax.vmap(inference.make_window_predict(self._model), in_axes=(0, None, None)))
 
     def read(self, image: Any) -> tuple[Float[np.ndarray, "*spatial channels"], Any]:
-        """An image prepared as the training data was, and the geometry to put a prediction back.
+        """Prepares an image like the training data, and returns it with the geometry that puts a prediction back.
 
-        What is doubtful about it (voxels that are no numbers, no contrast, a header that gives no orientation)
-        is warned of, and kept in the geometry's `warnings`.
+        Doubts about the image (voxels that are not numbers, no contrast, a header without an orientation) raise
+        a warning and are kept in the geometry's `warnings`.
 
         Args:
             image: A path, one path a channel, a nibabel image, or a prepared array `[*spatial, channels]`, which is
-                taken as it is and has no geometry.
+                used as it is and has no geometry.
 
         Raises:
-            UserError: It cannot be read, or has other channels or axes than the network.
+            UserError: If the image cannot be read, or its channels or axes are not those of the network.
         """
         if isinstance(image, np.ndarray | jax.Array):
             array = np.asarray(image, np.float32)
@@ -177,7 +177,7 @@ class Arm:
         return (slab.probabilities for slab in slabs)
 
     def segment(self, image: Any, seeds: Sequence[int] | None = None) -> tuple[Segmentation, Any]:
-        """Label maps of each seed and of their ensemble, and the voxel entropy over seeds.
+        """Predicts label maps of each seed and of their ensemble, and the voxel entropy over seeds.
 
         Args:
             image: See `read`.
@@ -195,7 +195,7 @@ class Arm:
     def predict(
         self, image: Any, seeds: Sequence[int] | None = None, *, probabilities: bool = False
     ) -> Num[np.ndarray, "seed *spatial"]:
-        """Label maps of an image, one a seed.
+        """Predicts one label map of an image for each seed.
 
         Args:
             image: See `read`.
@@ -222,9 +222,9 @@ class Arm:
         *,
         step: int | None = None,
     ) -> dict[str, Float[np.ndarray, "seed *spatial channels"]]:
-        """Outputs of levels, after the nonlinearity, for the central patch of a volume.
+        """Computes the outputs of layers, after the nonlinearity, for the central patch of a volume.
 
-        A network that takes slices is given the central slice.
+        A network of slices sees the central slice.
 
         Args:
             volume: See `read`.
@@ -265,24 +265,24 @@ class FinishedStudy:
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """Names of the arms."""
+        """The names of the arms."""
         return tuple(self.record.arms)
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Ids of the seeds, without the arms' offsets."""
+        """The seed ids, without the arms' offsets."""
         return self.settings.seeds
 
     def arm(self, name: str, *, train_cases: int | None = None, fold: int | None = None) -> Arm:
-        """One arm, in one variant.
+        """Returns one arm in one variant.
 
         Args:
             name: One of `arms`.
-            train_cases: Train size; needed when there are several (0 stands for all cases).
-            fold: Needed when there are several.
+            train_cases: The training set size (0 stands for all cases); required if there are several.
+            fold: The fold; required if there are several.
 
         Raises:
-            UserError: No such arm or variant, or several to choose from.
+            UserError: If there is no such arm or variant, or several match.
         """
         if name not in self.arms:
             raise UserError(f"no arm {name!r}{nearest(name, self.arms)} Arms: {', '.join(self.arms)}")
@@ -302,10 +302,10 @@ class FinishedStudy:
         return Arm(self.workdir, self.settings, settings, self.record.target, by_seed)
 
     def cases(self, part: str = "test", *, fold: int = 0) -> tuple[str, ...]:
-        """Names of the target's cases of a part (`train`, `val` or `test`) of a fold.
+        """Returns the names of the target's cases in a part (`train`, `val` or `test`) of a fold.
 
         Raises:
-            UserError: No such part or fold.
+            UserError: If there is no such part or fold.
         """
         splits = self.record.target.splits
         if part not in ("train", "val", "test") or not 0 <= fold < len(splits):
@@ -313,13 +313,13 @@ class FinishedStudy:
         return getattr(splits[fold], part)
 
     def case(self, name: str, *, fold: int = 0) -> CaseArrays:
-        """A case of the target as networks see it: `image` `[*spatial, channels]`, `label`, and `record`.
+        """Returns a case of the target as networks see it: `image` `[*spatial, channels]`, `label` and `record`.
 
         `Arm.predict` and `Arm.activations` take its `image`. The first call prepares the data where the workdir has
-        no store of it.
+        no prepared store.
 
         Raises:
-            UserError: No such case or fold, or its data is not where it was.
+            UserError: If there is no such case or fold, or its data is no longer where it was.
         """
         known = [known for part in ("train", "val", "test") for known in self.cases(part, fold=fold)]
         if name not in known:
@@ -334,16 +334,16 @@ class FinishedStudy:
         return data.load_case(data.fit_intensity(prepared, self.cases("train", fold=fold)), name)
 
     def references(self, *, fold: int | None = None) -> tuple[data.References, frozenset[str], dict[str, Any]]:
-        """What label maps made elsewhere are scored against, see `study.score.folder.score_folder`.
+        """Returns what `study.score.folder.score_folder` needs to score label maps that were made elsewhere.
 
         Args:
-            fold: Test cases of this fold; None for those of all folds.
+            fold: The fold whose test cases are scored; None for those of all folds.
 
         Returns:
-            References of the target task, its test cases, and how the study scores.
+            The references of the target task, its test cases, and the study's scoring options.
 
         Raises:
-            UserError: No such fold.
+            UserError: If there is no such fold.
         """
         splits = self.record.target.splits
         if fold is not None and not 0 <= fold < len(splits):
@@ -361,10 +361,10 @@ class FinishedStudy:
         )
 
     def table(self, name: str) -> pd.DataFrame:
-        """A table of results: `cases`, `curves`, `summary`, `comparisons`, `convergence`...
+        """Reads a table of the results: `cases`, `curves`, `summary`, `comparisons`, `convergence`, ...
 
         Raises:
-            UserError: No such table.
+            UserError: If there is no such table.
         """
         results = self.workdir / "results"
         path = files.find_table(results, workdirs.inside(results, name).name)
@@ -375,10 +375,10 @@ class FinishedStudy:
 
 
 def load(workdir: str | Path) -> FinishedStudy:
-    """Opens a workdir; nothing is unpickled, and parameters are read when asked for.
+    """Opens the study in a workdir. Nothing is unpickled, and parameters are read on demand.
 
     Raises:
-        UserError: No study there.
+        UserError: If the workdir holds no study.
     """
     workdir = paths.expand(workdir)
     workdirs.check_links(workdir)

@@ -1,4 +1,4 @@
-"""The claims C1 to C11b: from a study's tables to verdicts with reasons. docs/claims.md says what each rests on."""
+"""Judges claims C1 to C11b: a study's tables become verdicts with reasons. See docs/claims.md for the rules."""
 
 from jaxseg.study.claims.over_targets import over_studies as over_studies
 from jaxseg.study.claims.over_targets import target_table as target_table

@@ -14,14 +14,14 @@ from jaxseg.study.claims.training import POSITIVE_CONTROL
 
 
 def doubts_of_draws(evidence: Evidence) -> list[str]:
-    """Sizes are compared only where a size means more than the one draw of cases that every seed was given."""
+    """Returns the doubt that a comparison of sizes rests on a single draw of cases, which all seeds share."""
     if not evidence.record.one_draw:
         return []
     return ["all seeds share one draw of the training cases at each smaller size; needs subset in vary"]
 
 
 def slope_weights(evidence: Evidence, pair: Pair, sizes: list[int]) -> dict[tuple[str, int], float]:
-    """Of the least-squares slope of the gain over doublings of the training set."""
+    """Returns the weights whose contrast is the least-squares slope of the gain per doubling of the training set."""
     x = np.log2([evidence.record.number_of_cases(size) for size in sizes])
     centred = (x - x.mean()) / np.sum((x - x.mean()) ** 2)
     weights: dict[tuple[str, int], float] = {}
@@ -31,7 +31,7 @@ def slope_weights(evidence: Evidence, pair: Pair, sizes: list[int]) -> dict[tupl
 
 
 def falls_with_size(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
-    """Supported: the gain falls as cases are added, and there is one at the smallest size."""
+    """Supports the claim if the gain falls as cases are added and is present at the smallest size."""
     slope, smallest = found["slope"], found["smallest"]
     supported = slope.high < 0 and smallest.low > 0
     absent = slope.low > 0 or smallest.high < DELTA
@@ -39,9 +39,9 @@ def falls_with_size(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
 
 
 def c4(evidence: Evidence, pair: Pair) -> Measured:
-    """The gain is larger when data is smaller: its slope over doublings of the training set.
+    """Tests whether the gain is larger when data is smaller, by its slope over doublings of the training set.
 
-    Raises `Void` where fewer cases are no harder task: scratch must lose by them.
+    Raises `Void` if fewer cases do not make the task harder, that is if scratch loses nothing by them.
     """
     for arm in pair:
         evidence.arm(arm)
@@ -73,7 +73,7 @@ def c4(evidence: Evidence, pair: Pair) -> Measured:
 
 
 def gains(evidence: Evidence, size: int) -> bool:
-    """Whether the positive control gains over scratch at a training set size."""
+    """Returns whether the positive control gains over scratch at a training set size."""
     try:
         return gain(evidence, Pair(POSITIVE_CONTROL), size)[0].low > 0
     except (Lacking, Void):
@@ -81,13 +81,13 @@ def gains(evidence: Evidence, size: int) -> bool:
 
 
 def is_none(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
-    """Supported: no material gain. A loss is no gain either, and is said by the grade."""
+    """Supports the claim if there is no material gain. A loss is no gain either; the grade tells them apart."""
     full = found["gain"]
     return Ruling(full.high < DELTA, full.low > DELTA, "there is a loss" if full.high < 0 else "")
 
 
 def c4b(evidence: Evidence, pair: Pair) -> Measured:
-    """No gain at full size: non-superiority; raises `Lacking` where the study never trains on all cases."""
+    """Tests for non-superiority at full size; raises `Lacking` if the study never trains on all cases."""
     number, full = evidence.record.number_of_cases(evidence.size), evidence.record.full_size
     if number < full:
         raise Lacking(f"needs all {full} training cases (train_cases 0), has at most {number}")

@@ -1,4 +1,4 @@
-"""What transfer does on a target, in two sentences for a reader in a hurry."""
+"""States in two sentences what transfer does on a target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jaxseg.study.score.comparisons import baseline_of
 
 
 def answer_pair(record: Record) -> Pair:
-    """The arms that the answer is about: `transfer`, else the first arm that starts from a source network, or any."""
+    """Chooses the arms of the answer: `transfer`, else the first arm that starts from a source network, else any."""
     names = list(record.arms)
     baseline = baseline_of(names) if names else Pair().baseline
     others = [name for name in names if name != baseline and record.arms[name].kind == "network"]
@@ -28,7 +28,7 @@ def answer_pair(record: Record) -> Pair:
 
 
 class Answer(NamedTuple):
-    """The sentences, and the numbers in them."""
+    """The answer's sentences and the numbers in them."""
 
     text: str
     quantities: tuple[Quantity, ...]
@@ -53,7 +53,7 @@ def _graded(found: Quantity) -> str:
 
 
 def plain_answer(evidence: Evidence, pair: Pair) -> Answer:
-    """What an arm changes on this target at this training set size, in words.
+    """States in words what an arm changes on this target at this training set size.
 
     Accuracy as a difference in DSC with its grade, training time as a ratio of steps to the levels of C1, then the same
     with the steps of pretraining counted, then what the baseline still gains a doubling of its steps. Parts that the

@@ -1,4 +1,4 @@
-"""C2, C3: whether gains differ between targets or training set sizes, and whether they follow how hard a task is."""
+"""C2, C3: whether gains differ between targets or training set sizes, and whether harder tasks gain more."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLACEBO = "scratch_b"
 
 
 class Cell(NamedTuple):
-    """The gain on one target, or at one training set size, as far as the test of their equality needs it."""
+    """The gain on one target or at one training set size, as the test of equality needs it."""
 
     gain: Quantity
     variance: float
@@ -28,12 +28,12 @@ class Cell(NamedTuple):
 
 
 def cell_of(found: Quantity) -> Cell:
-    """Of a gain on a target of its own."""
+    """Returns the cell of a gain that is measured on a target of its own."""
     return Cell(found, standard_error(found.low, found.high, found.df, found.confidence) ** 2, found.df)
 
 
 def differ(level: float) -> Callable[[Mapping[str, Quantity], bool], Ruling]:
-    """The rule of C2 at a level."""
+    """Returns the rule of C2 at a significance level."""
 
     def rule(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
         tau, p = found["tau"], found["p"]
@@ -43,9 +43,9 @@ def differ(level: float) -> Callable[[Mapping[str, Quantity], bool], Ruling]:
 
 
 def differences(cells: Sequence[Cell], level: float, what: str) -> tuple[Quantity, ...]:
-    """Tau of the gains with its limits, and Welch's p of their being all alike, then the gains themselves.
+    """Computes tau of the gains with its limits, Welch's p for their equality, and the gains themselves.
 
-    Raises `Lacking` with fewer than five.
+    Raises `Lacking` if there are fewer than five gains.
     """
     if len(cells) < MIN_CELLS:
         raise Lacking(f"needs at least {MIN_CELLS} {what}, has {len(cells)}")
@@ -89,7 +89,7 @@ def _cells_of_sizes(evidence: Evidence, pair: Pair, sizes: Sequence[int]) -> tup
 
 
 def c2(evidence: Evidence, pair: Pair) -> Measured:
-    """The gain depends on data: over the training set sizes of one study."""
+    """Tests whether the gain depends on the data, over the training set sizes of one study."""
     for arm in pair:
         evidence.arm(arm)
     sizes = sizes_with(evidence, pair)
@@ -106,9 +106,9 @@ def c2(evidence: Evidence, pair: Pair) -> Measured:
 
 
 def noise_slope(noisy: Mapping[float, Evidence], pair: Pair) -> Quantity:
-    """Slope of the gain over noise levels of one target, each twice the one below: graded support for C3.
+    """Computes the slope of the gain per doubling of the noise on one target, which is graded support for C3.
 
-    Raises `Lacking` where levels are missing, or are of different targets, sizes, cases or folds.
+    Raises `Lacking` if levels are missing, or differ in target, size, cases or folds.
     """
     missing = [level for level in NOISE_LEVELS if level not in noisy]
     if missing:
@@ -138,7 +138,7 @@ def noise_slope(noisy: Mapping[float, Evidence], pair: Pair) -> Quantity:
 
 
 class Task(NamedTuple):
-    """How hard a target is, and what transfer gains there."""
+    """The difficulty of a target and the gain of transfer on it."""
 
     difficulty: float
     gain: Quantity
@@ -146,7 +146,7 @@ class Task(NamedTuple):
 
 
 def task_of(evidence: Evidence, size: int, pair: Pair) -> Task:
-    """How far the baseline is from perfect, on other seeds than those of the gain; and the gain.
+    """Measures the baseline's distance from a perfect DSC and, on other seeds, the gain.
 
     Both on the same seeds would correlate by themselves: a seed unlucky for the baseline is hard, and gains much.
     """
@@ -170,7 +170,7 @@ def task_of(evidence: Evidence, size: int, pair: Pair) -> Task:
 
 
 def follows(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
-    """Supported where the gain rises with the difficulty of the targets."""
+    """Supports the claim if the gain rises with the difficulty of the targets."""
     slope, noise = found["slope"], found.get("noise")
     note = ""
     if noise is not None:
@@ -180,11 +180,11 @@ def follows(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
 
 
 def c3(tasks: Mapping[str, Task], noise: Quantity | None) -> Measured:
-    """The gain is larger when the task is harder: meta-regression over targets, noise levels beside it.
+    """Tests by meta-regression over targets whether harder tasks gain more; noise levels are shown beside it.
 
     Args:
-        tasks: By target.
-        noise: What `noise_slope` found, if the study has noise levels.
+        tasks: The difficulty and gain of each target.
+        noise: The result of `noise_slope`, if the study has noise levels.
     """
     if len(tasks) < MIN_TARGETS_C3:
         raise Lacking(f"needs at least {MIN_TARGETS_C3} targets of one source and training set size, has {len(tasks)}")

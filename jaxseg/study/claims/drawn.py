@@ -1,4 +1,4 @@
-"""Tables that the page's figures draw: learning curves with their means, and the loss on the way between two runs."""
+"""Makes the tables behind the page's figures: learning curves with means, and the loss on the line between two runs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from jaxseg.analysis.statistics import t_interval
 from jaxseg.study.record import StudyRecord
 
 MOST_POINTS, LEAST_POINTS, ALL_POINTS = 60, 12, 24_000
-"""Points of a curve, and of the curves of all runs together, so that a page of many runs stays light."""
+"""Limits on the points of one curve and of all curves together, which keep a page of many runs small."""
 RUN_COLUMNS = ("arm", "train_cases", "fold", "seed", "quantity", "step", "value")
 MEAN_COLUMNS = ("arm", "train_cases", "quantity", "step", "value", "ci_low", "ci_high", "n_runs")
 
 
 def drawn_curves(curves: pd.DataFrame, study: StudyRecord, *, confidence: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Put the runs of each arm on common steps, and average them.
+    """Puts the runs of each arm on common steps and averages them.
 
     Curves with more steps than a figure can show are averaged in bins of steps first.
 
     Args:
         curves: Rows of curves.csv.
-        study: Its record, which says which runs diverged; these are part of no mean.
-        confidence: Of the t interval over runs, which one run alone does not have.
+        study: The study's record, which names the diverged runs; no mean includes them.
+        confidence: Confidence level of the t interval over runs; a single run has no interval.
 
     Returns:
-        Runs with the columns `RUN_COLUMNS`, and means with `MEAN_COLUMNS`; `quantity` is `loss` or `val_dsc`.
+        A table of runs with `RUN_COLUMNS` and one of means with `MEAN_COLUMNS`; `quantity` is `loss` or `val_dsc`.
     """
     logged = curves.dropna(subset=["loss", "val_dsc"], how="all")
     n_runs = max(len(logged[["arm", "train_cases", "fold", "seed"]].drop_duplicates()), 1)
@@ -59,7 +59,7 @@ def _on_common_steps(curves: pd.DataFrame, quantity: str, points: int) -> pd.Dat
 
 
 def excess_loss(interpolation: pd.DataFrame) -> pd.DataFrame:
-    """Rows of interpolation.csv with what the loss is beyond the straight line between the losses of both runs.
+    """Computes how far each loss in interpolation.csv lies above the straight line between the losses of both runs.
 
     Returns:
         The columns of the table, `excess`, and `mean_excess`, its mean over the pairs of runs of the arm.

@@ -16,28 +16,28 @@ from jaxseg.study.claims.rules import MIN_GROUPS, MIN_SEEDS_A_FOLD
 from jaxseg.study.score.scores import Scores, contrast
 
 Weights = Mapping[tuple[str, int], float]
-"""Of each arm at each training set size."""
+"""The weight of each arm at each training set size."""
 Block = Float[np.ndarray, "seeds groups"]
 
 
 class Blocks(NamedTuple):
-    """A contrast, fold by fold: one block where folds do not rotate over seeds."""
+    """A contrast with one block per fold, or a single block if folds do not rotate over seeds."""
 
     seeds: tuple[Seeds, ...]
     d: tuple[Block, ...]
 
     @property
     def n_seeds(self) -> int:
-        """Of all folds."""
+        """The number of seeds in all folds."""
         return sum(len(block) for block in self.d)
 
     @property
     def n_groups(self) -> int:
-        """The same of test groups."""
+        """The number of test groups in all folds."""
         return sum(block.shape[1] for block in self.d)
 
     def doubts(self) -> list[str]:
-        """What forbids a verdict on new seeds and new patients: too few of them."""
+        """The doubts that too few seeds or test groups raise about a verdict on new seeds and new patients."""
         found = few_seeds(self.n_seeds)
         least_seeds, least_groups = (min(block.shape[axis] for block in self.d) for axis in (0, 1))
         rotating = len(self.d) > 1
@@ -64,7 +64,7 @@ def _of_size(scores: Scores, weights: Mapping[str, float], evidence: Evidence) -
 
 
 def blocks_of(evidence: Evidence, weights: Weights) -> Blocks:
-    """A contrast on the seeds that all of its sizes have; their groups must be the same."""
+    """Computes a contrast on the seeds that all of its sizes share; the test groups must be the same."""
     sizes = list(dict.fromkeys(size for _, size in weights))
     for arm, size in weights:
         evidence.arm(arm)
@@ -90,7 +90,7 @@ def blocks_of(evidence: Evidence, weights: Weights) -> Blocks:
 
 
 def of_blocks(name: str, blocks: Blocks, confidence: float, **more: object) -> Quantity:
-    """A quantity with its interval on new seeds and new groups."""
+    """Computes a quantity with its interval over new seeds and new groups."""
     spread = components_over_folds(blocks.d) if min(min(d.shape) for d in blocks.d) > 1 else None
     numbers = {"n_seeds": blocks.n_seeds, "n_groups": blocks.n_groups, "spread": spread, "folds": len(blocks.d)}
     return quantity(name, fold_interval(blocks.d, confidence=confidence), confidence, **{**numbers, **more})
@@ -106,16 +106,16 @@ def dsc_quantity(
     thresholds: Sequence[float] = (0.0,),
     size: int | None = None,
 ) -> tuple[Quantity, list[str]]:
-    """A contrast as a quantity, projected by one doubling of the steps, and what forbids a verdict on it.
+    """Computes a contrast as a quantity, projected by one doubling of the steps, and the doubts about it.
 
     Args:
         evidence: The study.
-        name: For readers.
-        weights: Of the arms at each size.
-        key: For rules; the name where empty.
-        scale: Where the quantity is graded.
+        name: The name that readers see.
+        weights: The weight of each arm at each size.
+        key: The name that rules use; `name` if empty.
+        scale: The scale that grades the quantity, if it is graded.
         thresholds: The numbers of the rule.
-        size: The training set size it belongs to, where that is not the evidence's.
+        size: The training set size of the quantity, if it is not that of the evidence.
     """
     blocks = blocks_of(evidence, weights)
     grown = {(arm, own): growth(evidence.at(own), arm) for arm, own in weights}
@@ -125,19 +125,19 @@ def dsc_quantity(
 
 
 def gain_weights(pair: Pair, size: int, weight: float = 1.0) -> dict[tuple[str, int], float]:
-    """Of the arm less its baseline."""
+    """Returns the weights of the arm minus its baseline."""
     return {(pair.arm, size): weight, (pair.baseline, size): -weight}
 
 
 def gain(evidence: Evidence, pair: Pair, size: int | None = None, *, key: str = "gain") -> tuple[Quantity, list[str]]:
-    """What the arm gains over its baseline, at this or another training set size."""
+    """Computes the gain of the arm over its baseline, at this or another training set size."""
     size = evidence.size if size is None else size
     name = f"gain, {size_name(evidence, size)}"
     return dsc_quantity(evidence, name, gain_weights(pair, size), key=key, scale=OF_DSC, size=size)
 
 
 def sizes_with(evidence: Evidence, pair: Pair) -> list[int]:
-    """Training set sizes at which both arms have scores, by number of cases; one number of cases counts once."""
+    """Returns the training set sizes at which both arms have scores, in ascending order and each only once."""
     record, sizes = evidence.record, {}
     for size, folds in evidence.scores.items():
         if all(set(pair) <= scores.seeds.keys() for scores in folds):
@@ -146,5 +146,5 @@ def sizes_with(evidence: Evidence, pair: Pair) -> list[int]:
 
 
 def size_name(evidence: Evidence, size: int) -> str:
-    """For quantities: how many training cases."""
+    """Returns the words that name a number of training cases."""
     return f"{evidence.record.number_of_cases(size)} training cases"

@@ -1,4 +1,4 @@
-"""A study's tables as arrays over folds, layers and seeds; what is not there raises `Lacking`, in words."""
+"""Turns a study's tables into arrays over folds, layers and seeds; anything missing raises `Lacking` with its name."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Found = TypeVar("Found")
 
 
 class Alone(NamedTuple):
-    """The arm of a claim that compares it with nothing but its own start."""
+    """The arm of a claim that compares the arm only with its own start."""
 
     arm: str = "scratch"
 
 
 class Pair(NamedTuple):
-    """The arm a claim is about, and what it is held against."""
+    """The arm that a claim is about and the baseline that it is compared with."""
 
     arm: str = "transfer"
     baseline: str = "scratch"
@@ -38,46 +38,46 @@ class Pair(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """A study at one training set size."""
+    """The evidence of a study at one training set size."""
 
     record: Record
     tables: Mapping[str, pd.DataFrame]
-    """Rows of all sizes, of the networks at the end of their training."""
+    """Rows of all training set sizes, for networks at the end of training."""
     scores: Mapping[int, tuple[Scores, ...]]
-    """DSC, labels averaged within a case, by training set size: of each fold where folds rotate over seeds, else of all
-    folds together."""
+    """DSC averaged over labels within a case, by training set size: one entry for each fold if folds rotate over seeds, else
+    one for all folds together."""
     size: int
-    """Training cases, 0 for all: as in the tables."""
+    """The number of training cases as in the tables; 0 stands for all."""
     level: float = LEVEL
     """1 minus the confidence of intervals; smaller where several studies, claims or looks share it."""
     half: Mapping[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
     """Rows of filters.csv and similarity.csv of the same networks after half of the steps."""
     memo: dict[tuple[str, str, int], Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
-    """What was worked out from learning curves, which every claim asks for again: by what, arm and size."""
+    """Cache of results from learning curves, which several claims need, keyed by result, arm and size."""
 
     @property
     def confidence(self) -> float:
-        """Of one interval."""
+        """The confidence level of one interval."""
         return 1 - self.level
 
     def at(self, size: int) -> Evidence:
-        """The study at another training set size."""
+        """Returns the study at another training set size."""
         return dataclasses.replace(self, size=size)
 
     def halfway(self) -> Evidence:
-        """The networks after half of their steps; raises `Lacking` where they were not looked at."""
+        """Returns the evidence after half of the steps; raises `Lacking` if the networks were not analysed there."""
         if not self.half:
             raise Lacking("the networks were not looked at after half of the steps (analysis.half)")
         return dataclasses.replace(self, tables={**self.tables, **self.half}, half={})
 
     def arm(self, name: str) -> ArmRecord:
-        """Raises `Lacking` where the study has no such arm."""
+        """Returns the record of an arm; raises `Lacking` if the study has no such arm."""
         if name not in self.record.arms:
             raise Lacking(f"no arm {name}")
         return self.record.arms[name]
 
     def table(self, name: str, *arms: str) -> pd.DataFrame:
-        """Rows of this size; raises `Lacking` without the table, or without rows of one of the arms."""
+        """Returns the rows of this size; raises `Lacking` if there is no table, or no rows for one of the arms."""
         for arm in arms:
             self.arm(arm)
         if name not in self.tables:
@@ -93,12 +93,12 @@ class Evidence:
 
 
 def largest_size(record: Record, sizes: Sequence[int]) -> int:
-    """The training set size that verdicts are drawn at."""
+    """Returns the training set size at which verdicts are drawn."""
     return max(sizes, key=lambda size: (record.number_of_cases(size), size == 0))
 
 
 def folds_rotate(tables: Mapping[str, pd.DataFrame]) -> bool:
-    """Whether each seed is tested on one fold of several, rather than on all."""
+    """Returns whether each seed is tested on one of several folds instead of all."""
     for name in ("cases", "curves"):
         if name in tables:
             folds = tables[name].groupby(["arm", "train_cases", "seed"])["fold"].nunique()
@@ -124,7 +124,7 @@ def _by_step(tables: Mapping[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame
 
 
 def gather(study: StudyTables, *, level: float = LEVEL) -> Evidence:
-    """The evidence of a study at its largest training set size."""
+    """Collects the evidence of a study at its largest training set size."""
     rotate = folds_rotate(study.tables)
     scores: dict[int, tuple[Scores, ...]] = {}
     if "cases" in study.tables:
@@ -150,12 +150,12 @@ def gather(study: StudyTables, *, level: float = LEVEL) -> Evidence:
 
 
 def scope_of(evidence: Evidence, *arms: str) -> str:
-    """What a finding on these arms is limited to; empty where each seed has a source network of its own."""
+    """Returns what a finding on these arms is limited to; empty if each seed has its own source network."""
     return "of this checkpoint alone" if any(evidence.arm(arm).one_source for arm in arms) else ""
 
 
 def doubts_of_rates(evidence: Evidence, *arms: str, sizes: Sequence[int] = ()) -> list[str]:
-    """What forbids a verdict on arms that are compared: learning rates chosen arm by arm."""
+    """Returns the doubts that learning rates chosen separately for each arm raise about their comparison."""
     found: dict[float, list[str]] = {}
     for arm in arms:
         for size in sizes or (evidence.size,):
@@ -172,7 +172,7 @@ OWN_RATES = "exploratory, learning rates differ between what is compared"
 
 
 def units(evidence: Evidence, arm: str, seeds: Seeds) -> Seeds:
-    """What each seed of an arm counts for: itself, or the source network that it shares with others."""
+    """Returns the unit of each seed of an arm: the seed itself, or the source network that it shares with others."""
     found = evidence.arm(arm)
     if found.one_source or not set(map(int, seeds)) <= found.sources.keys():
         return seeds
@@ -183,7 +183,7 @@ def units(evidence: Evidence, arm: str, seeds: Seeds) -> Seeds:
 
 
 def remembered(evidence: Evidence, what: str, arm: str, make: Callable[[], Found]) -> Found:
-    """What `make` returns, worked out once for each arm and training set size of a study."""
+    """Returns the result of `make`, which is computed once for each arm and training set size of a study."""
     key = (what, arm, evidence.size)
     if key not in evidence.memo:
         evidence.memo[key] = make()
@@ -191,9 +191,9 @@ def remembered(evidence: Evidence, what: str, arm: str, make: Callable[[], Found
 
 
 def surviving_curves(evidence: Evidence, arm: str) -> pd.DataFrame:
-    """Learning curves of an arm's runs that did not diverge: those whose last loss is a number.
+    """Returns the learning curves of an arm's runs that did not diverge, that is whose last loss is a number.
 
-    Raises `Void` where none is left.
+    Raises `Void` if none is left.
     """
     return remembered(evidence, "curves", arm, lambda: _surviving(evidence, arm))
 
@@ -209,7 +209,7 @@ def _surviving(evidence: Evidence, arm: str) -> pd.DataFrame:
 
 
 def validations(evidence: Evidence, arm: str) -> pd.DataFrame:
-    """Validation DSC of the runs that did not diverge: one row a (seed, fold), one column a step, NaN where none."""
+    """Returns validation DSC of the runs that did not diverge, by (seed, fold) and step; NaN if there is none."""
     return remembered(evidence, "validations", arm, lambda: _validations(evidence, arm))
 
 
@@ -220,18 +220,18 @@ def _validations(evidence: Evidence, arm: str) -> pd.DataFrame:
 
 
 def run_values(rows: pd.DataFrame, column: str) -> tuple[Seeds, Float[np.ndarray, "seeds"]]:
-    """A number for each seed, averaged over folds; seeds without a value in every fold are left out.
+    """Returns one number per seed, averaged over folds; seeds without a value in every fold are left out.
 
     Args:
-        rows: of one arm, at most one row a seed and fold.
-        column: the number.
+        rows: Rows of one arm, at most one for each seed and fold.
+        column: The column that holds the number.
     """
     table = rows.pivot(index="seed", columns="fold", values=column).dropna().sort_index()
     return table.index.to_numpy(), table.to_numpy(np.float64).mean(1)
 
 
 def matched(first: Seeds, second: Seeds) -> tuple[Seeds, Seeds]:
-    """Seeds of two arms side by side: those they share; arms that share none are matched in the order of seeds."""
+    """Pairs the seeds of two arms: those that both have or, if they share none, all in ascending order."""
     shared = np.intersect1d(first, second)
     if len(shared):
         return shared, shared
@@ -240,33 +240,33 @@ def matched(first: Seeds, second: Seeds) -> tuple[Seeds, Seeds]:
 
 
 def seeds_of(rows: pd.DataFrame, column: str) -> Seeds:
-    """Seeds that have rows in every fold."""
+    """Returns the seeds that have rows in every fold."""
     counts = rows[[column, "fold"]].drop_duplicates().groupby(column)["fold"].size()
     return np.sort(counts.index[counts == rows["fold"].nunique()].to_numpy())
 
 
 def seeds_of_pairs(rows: pd.DataFrame) -> Seeds:
-    """Seeds that have pairs in every fold, whichever of the two columns names them."""
+    """Returns the seeds that have pairs in every fold, in either of the two seed columns."""
     turned = rows.assign(seed_a=rows["seed_b"])
     return seeds_of(pd.concat([rows, turned])[["seed_a", "fold"]], "seed_a")
 
 
 def layers_of(rows: pd.DataFrame) -> list[str]:
-    """Layers in the order of their first row, which is the forward order."""
+    """Returns the layers in the order of their first rows, which is the forward order."""
     return [str(layer) for layer in rows["layer"].unique()]
 
 
 def by_layer_and_seed(
     rows: pd.DataFrame, layers: Sequence[str], seeds: Seeds
 ) -> Float[np.ndarray, "folds layers seeds"]:
-    """Values of single runs (column seed_a); NaN where there is no row."""
+    """Returns the values of single runs (column seed_a); NaN if there is no row."""
     return by_layer_and_seeds(rows.assign(seed_b=rows["seed_a"]), layers, seeds, seeds).diagonal(axis1=2, axis2=3)
 
 
 def by_layer_and_seeds(
     rows: pd.DataFrame, layers: Sequence[str], seeds_a: Seeds, seeds_b: Seeds
 ) -> Float[np.ndarray, "folds layers a b"]:
-    """Values of pairs of runs (columns seed_a, seed_b); NaN where there is no row."""
+    """Returns the values of pairs of runs (columns seed_a, seed_b); NaN if there is no row."""
     folds = np.sort(rows["fold"].unique())
     out = np.full((len(folds), len(layers), len(seeds_a), len(seeds_b)), np.nan)
     places = (
@@ -283,7 +283,7 @@ def by_layer_and_seeds(
 def within_arm(
     rows: pd.DataFrame, layers: Sequence[str], seeds: Seeds
 ) -> Float[np.ndarray, "folds layers seeds seeds"]:
-    """Values of pairs within an arm, each listed once, in both orders; the diagonal is NaN."""
+    """Returns a symmetric matrix of the values of pairs within an arm, each listed once; the diagonal is NaN."""
     once = by_layer_and_seeds(rows, layers, seeds, seeds)
     return np.where(np.isnan(once), once.swapaxes(2, 3), once)
 
@@ -291,7 +291,7 @@ def within_arm(
 def across_arms(
     rows: pd.DataFrame, layers: Sequence[str], pair: Pair, seeds: tuple[Seeds, Seeds]
 ) -> Float[np.ndarray, "folds layers a b"]:
-    """Values of pairs [baseline run, arm run], whichever of the two arms the table names first."""
+    """Returns the values of pairs [baseline run, arm run], whichever arm the table names first."""
     forward = rows[(rows["arm_a"] == pair.baseline) & (rows["arm_b"] == pair.arm)]
     turned = rows[(rows["arm_a"] == pair.arm) & (rows["arm_b"] == pair.baseline)]
     turned = turned.rename(columns={"seed_a": "seed_b", "seed_b": "seed_a"})
@@ -304,12 +304,12 @@ def across_arms(
 def jackknife(
     statistic: Callable[[Seeds], float], of_units: Seeds, confidence: float, *, log: bool = False
 ) -> Interval:
-    """`statistics.jackknife`, leaving out one unit with all its seeds at a time; nothing at all of a single unit.
+    """Applies `statistics.jackknife` over units, each left out with all of its seeds; a single unit gives NaN.
 
     Args:
-        statistic: The quantity from the places of the seeds kept.
+        statistic: Computes the quantity from the positions of the seeds that are kept.
         of_units: The unit of each seed, as `units` gives it.
-        confidence: Level of the interval.
+        confidence: Confidence level of the interval.
         log: Work on the logarithm.
     """
     names = np.unique(of_units)
@@ -323,5 +323,5 @@ def jackknife(
 
 
 def mean_of_units(values: Float[np.ndarray, "seeds *axes"], of_units: Seeds) -> Float[np.ndarray, "units *axes"]:
-    """Means over the seeds of each unit, units ascending."""
+    """Computes the mean over the seeds of each unit, in ascending order of units."""
     return np.stack([values[of_units == unit].mean(0) for unit in np.unique(of_units)])

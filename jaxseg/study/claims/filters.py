@@ -1,7 +1,7 @@
 """C5, C6: what training from scratch does to the encoder's filters.
 
-A number of a run is over the encoder's filters: each layer counts with as many filters as it has. Intervals are t over
-seeds.
+The number of a run averages over the encoder's filters, so that layers with more filters weigh more. Intervals are
+Student's t over seeds.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _encoder_rows(evidence: Evidence, arm: str) -> pd.DataFrame:
 
 
 def weighted_median(values: Float[np.ndarray, " layers"], weights: Float[np.ndarray, " layers"]) -> float:
-    """The value below which half of the weight lies, between the two middle layers linearly.
+    """Computes the value below which half of the weight lies, interpolating linearly between the two middle layers.
 
     >>> weighted_median(np.array([1.0, 2.0, 9.0]), np.array([1.0, 1.0, 1.0]))
     2.0
@@ -88,9 +88,9 @@ def _projected(
 
 
 def arms_by_rate(evidence: Evidence, arm: str) -> dict[float, str]:
-    """An arm and those that differ from it in their learning rate alone, by rate.
+    """Returns an arm and those that differ from it only in their learning rate, keyed by rate.
 
-    Raises `Lacking` where there are fewer than three rates, or they are less than about a factor of 3 apart.
+    Raises `Lacking` if there are fewer than three rates, or they are less than about a factor of 3 apart.
     """
     own = evidence.arm(arm)
     found: dict[float, str] = {}
@@ -119,7 +119,7 @@ def _as_good(evidence: Evidence, by_rate: Mapping[float, str]) -> list[float]:
 
 
 def changes_little(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
-    """Supported by any rate that trains as well as the best; contradicted by all of them."""
+    """Any rate that trains as well as the best supports the claim; only all of them together contradict it."""
     angles = [q for key, q in found.items() if key.startswith("angle ")]
     unknown = any(q.high <= LITTLE_DEG and math.isnan(q.rise) for q in angles)
     supported = any(q.projected_high <= LITTLE_DEG for q in angles)
@@ -135,7 +135,7 @@ def _angles(evidence: Evidence, arm: str) -> BySeed:
 
 
 def c5(evidence: Evidence, alone: Alone) -> Measured:
-    """Filters change little: median angle between a filter's start and end, at the rates that train well."""
+    """Tests whether filters change little, by the median angle between their start and end at rates that train well."""
     by_rate = arms_by_rate(evidence, alone.arm)
     rates = _as_good(evidence, by_rate)
     # Any of the rates may support, so that they share the level.
@@ -168,9 +168,9 @@ def c5(evidence: Evidence, alone: Alone) -> Measured:
 
 
 def randomness(rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """The four quantities of each row of filters.csv; NaN where a test does not apply to a layer.
+    """Computes the four quantities of each row of filters.csv; NaN if a test does not apply to a layer.
 
-    Each has a limit in `RANDOM` and one in `STRUCTURED`; all are one-sided, as an excess below zero is no structure.
+    Each has a limit in `RANDOM` and one in `STRUCTURED`. All are one-sided, as an excess below zero is not structure.
     """
     nothing = pd.Series(np.nan, rows.index)
     return {
@@ -209,7 +209,7 @@ def _randomness_by_seed(evidence: Evidence, arm: str, name: str) -> BySeed:
 
 
 def controlled_share(evidence: Evidence, name: str, rows: pd.DataFrame) -> float:
-    """Share of the filters in layers where a test found its control, of those in layers where it was given one."""
+    """Computes the share of filters in layers where a test found its control, among layers that were given one."""
     controls = evidence.table("filter_controls")
     controls = controls[controls["quantity"] == name]
     weights = rows.groupby("layer")["filters"].first()
@@ -230,9 +230,9 @@ def _without_control(evidence: Evidence, rows: pd.DataFrame) -> str:
 
 
 def look_random(uncontrolled: str) -> Callable[[Mapping[str, Quantity], bool], Ruling]:
-    """The rule of C6, for a study whose controls were found where the text is empty.
+    """Returns the rule of C6; an empty text means that the study's controls were found.
 
-    Only a silent test needs its control: one that speaks has shown that it can.
+    Only a test that finds nothing needs its control: one that finds structure has shown that it can.
     """
 
     def rule(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
@@ -250,7 +250,7 @@ def look_random(uncontrolled: str) -> Callable[[Mapping[str, Quantity], bool], R
 
 
 def c6(evidence: Evidence, alone: Alone) -> Measured:
-    """Trained filters still look random: distribution, arrangement, spectrum, and told from their own permuted."""
+    """Tests whether trained filters still look random in distribution, arrangement, spectrum and permutation."""
     rows = _encoder_rows(evidence, alone.arm)
     quantities: Sequence[Quantity] = [
         _projected(

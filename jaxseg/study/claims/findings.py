@@ -1,4 +1,4 @@
-"""What is found on a claim: its quantities with limits and grades, one verdict, and the reason in words."""
+"""Findings on claims: quantities with limits and grades, one verdict, and the reason in words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxseg.study.claims.rules import DELTA, RULES, SHORTER
 
 SUPPORTED, CONTRADICTED, UNDECIDED, VOID = "supported", "contradicted", "undecided", "void"
 DEPENDS = "depends on the target"
-"""Over targets: they differ, and that is the answer."""
+"""Verdict over targets that differ, where the difference itself is the answer."""
 MATERIAL_GAIN, GAIN, SAME, LOSS, MATERIAL_LOSS = (
     *("material gain", "gain", "no material difference"),
     *("loss", "material loss"),
@@ -21,24 +21,24 @@ MATERIAL_GAIN, GAIN, SAME, LOSS, MATERIAL_LOSS = (
 
 
 class Lacking(Exception):  # noqa: N818 - not an error: a study need not have everything
-    """The study lacks an arm, a size or a table that a claim needs; its text says which."""
+    """Raised if a study lacks an arm, a size or a table that a claim needs; the text says which."""
 
 
 class Void(Exception):  # noqa: N818 - nor is this
-    """The study has all that a claim needs, and its results make the claim mean nothing; the text says why."""
+    """Raised if a study has all that a claim needs, but its results make the claim meaningless; the text says why."""
 
 
 class Scale(NamedTuple):
-    """What of a quantity is material: where it is nothing, and how far from there it matters."""
+    """The null value of a quantity and the smallest difference from it that matters."""
 
     nothing: float
     delta: float
     ratio: bool = False
-    """Distances are ratios: `delta` times more or less."""
+    """Whether differences are ratios, so that `delta` is a factor."""
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Between these a difference does not matter."""
+        """The limits between which a difference does not matter."""
         if self.ratio:
             return self.nothing / self.delta, self.nothing * self.delta
         return self.nothing - self.delta, self.nothing + self.delta
@@ -49,50 +49,50 @@ OF_DSC, OF_STEPS = Scale(0.0, DELTA), Scale(1.0, SHORTER, ratio=True)
 
 @dataclasses.dataclass(frozen=True)
 class Quantity:
-    """A number that a claim rests on."""
+    """A number that a claim rests on, with its limits."""
 
     name: str
     value: float
     low: float = math.nan
     high: float = math.nan
     df: float = math.nan
-    """Degrees of freedom of its limits."""
+    """Degrees of freedom of the limits."""
     confidence: float = math.nan
-    """Of its limits."""
+    """Confidence level of the limits."""
     n_seeds: int = 0
     n_groups: int = 0
-    """0 where groups of cases play no part."""
+    """Number of test groups; 0 if groups play no part."""
     train_cases: int | None = None
-    """The training set size it belongs to where that is not the finding's; -1 where it spans several."""
+    """Training set size of the quantity, if it is not that of the finding; -1 if it spans several."""
     key: str = ""
-    """What rules call it, the same for every study."""
+    """The name that rules use, which is the same for every study."""
     scale: Scale | None = None
-    """Where it has a grade."""
+    """The scale that grades the quantity; None if it has no grade."""
     log: bool = False
-    """A ratio: its limits are those of its logarithm."""
+    """Whether the quantity is a ratio, whose limits are computed on its logarithm."""
     thresholds: tuple[float, ...] = ()
-    """The numbers of the rule that it is held against."""
+    """The numbers of the rule that the quantity is compared with."""
     fall: float = math.nan
-    """How much lower its low may be after one more doubling of the steps; NaN where that is not known."""
+    """How far the lower limit may fall with one more doubling of the steps; NaN if unknown."""
     rise: float = math.nan
-    """The same for its high."""
+    """How far the upper limit may rise with one more doubling of the steps; NaN if unknown."""
     spread: Components | None = None
-    """Variance components, of one fold, where seeds and groups both count."""
+    """Variance components of one fold, if seeds and groups are both random."""
     folds: int = 1
 
     @property
     def projected_low(self) -> float:
-        """The low after one more doubling of the steps, should it bring the quantity down."""
+        """The lower limit after one more doubling of the steps, should it lower the quantity."""
         return self.low - self.fall
 
     @property
     def projected_high(self) -> float:
-        """The high after one more doubling, should it bring the quantity up."""
+        """The upper limit after one more doubling of the steps, should it raise the quantity."""
         return self.high + self.rise
 
     @property
     def grade(self) -> str:
-        """How large it is, in words; empty for quantities without a scale."""
+        """The size of the quantity in words; empty for quantities without a scale."""
         if self.scale is None:
             return ""
         (least, most), nothing = self.scale.limits, self.scale.nothing
@@ -105,25 +105,25 @@ class Quantity:
         return SAME if least < self.low and self.high < most else UNDECIDED
 
     def text(self) -> str:
-        """For a reason: name, value and limits."""
+        """Formats the name, value and limits for the reason of a finding."""
         if math.isnan(self.low):
             return f"{self.name} {self.value:.3g}"
         return f"{self.name} {self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
 def quantity(name: str, interval: Interval, confidence: float, **more: object) -> Quantity:
-    """A quantity from its interval."""
+    """Makes a quantity from its interval."""
     limits = {"low": interval.low, "high": interval.high, "df": interval.df, "confidence": confidence}
     return Quantity(name, interval.estimate, **{"key": name, **limits, **more})  # type: ignore[arg-type]
 
 
 class Ruling(NamedTuple):
-    """What a rule says of a claim's quantities."""
+    """What a rule says about a claim's quantities."""
 
     supported: bool
     contradicted: bool
     note: str = ""
-    """In words, where neither holds for a reason of its own."""
+    """An explanation, if neither holds for a specific reason."""
 
 
 def _insensitive() -> bool:
@@ -132,49 +132,49 @@ def _insensitive() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A claim's quantities, and the rule that they are held against: of one study, or of several targets together."""
+    """A claim's quantities and the rule that judges them, of one study or of several targets together."""
 
     quantities: tuple[Quantity, ...]
     rule: Callable[[Mapping[str, Quantity], bool], Ruling]
-    """From the quantities by key, and whether a positive control showed the effect."""
+    """The rule: a function of the quantities by key, and of whether a positive control showed the effect."""
     doubts: tuple[str, ...] = ()
-    """What forbids a verdict, in words."""
+    """The reasons that forbid a verdict, in words."""
     arms: tuple[str, ...] = ()
-    """Whose training the quantities depend on."""
+    """The arms whose training the quantities depend on."""
     scope: str = ""
-    """What the finding is limited to, in words."""
+    """The scope that the finding is limited to, in words."""
     sensitive: Callable[[], bool] = _insensitive
-    """Whether the study's positive control shows the effect; asked only where an absence hangs on it."""
+    """Returns whether the study's positive control shows the effect; called only if an absence depends on it."""
     shown: tuple[str, ...] = ()
-    """Keys of the quantities that the reason names; all where empty."""
+    """Keys of the quantities that the reason names; empty for all."""
 
     def by_key(self) -> dict[str, Quantity]:
-        """The quantities by their keys."""
+        """The quantities, keyed by their names in rules."""
         return {q.key: q for q in self.quantities}
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One claim, judged."""
+    """The verdict on one claim, with its quantities and reason."""
 
     claim: str
     verdict: str
     reason: str
     quantities: tuple[Quantity, ...] = ()
     tag: str = ""
-    """Whether the runs were at rest, or what another doubling of their steps brings."""
+    """Whether the runs were at rest or, if not, what another doubling of their steps brings."""
     exploratory: str = ""
-    """Why the finding is none of those that were fixed in advance; empty where it is."""
+    """Why the finding is not one that was fixed in advance; empty if it is."""
     needs: str = ""
-    """What would decide it, in words."""
+    """What would decide the claim, in words."""
     look: int | None = None
-    """The number of seeds at which the verdict fell, where looks were declared."""
+    """The number of seeds at which the verdict was reached, if looks were declared."""
     lacks: bool = False
-    """The study was never meant to speak of it: it has no arm, size or table for it."""
+    """Whether the study has no arm, size or table for the claim."""
 
 
 def few_seeds(found: int) -> list[str]:
-    """The doubt that too few seeds raise; empty where there are enough."""
+    """Returns the doubt that too few seeds raise; empty if there are enough."""
     return [] if found >= MIN_SEEDS else [f"needs at least {MIN_SEEDS} seeds, has {found}"]
 
 
@@ -182,7 +182,7 @@ INSENSITIVE = "nothing here could have shown it: an absence counts only where se
 
 
 def judge(claim: str, measured: Measured) -> Finding:
-    """The verdict: what the rule says, unless something forbids it."""
+    """Judges a claim: the verdict is what the rule says, unless a doubt forbids it."""
     rule, quantities = RULES[claim], measured.quantities
     shown = [q for q in quantities if not measured.shown or q.key in measured.shown]
     numbers = "; ".join(q.text() for q in shown)
@@ -217,5 +217,5 @@ def _stands(measured: Measured, found: Ruling) -> bool:
 
 
 def unique(doubts: Sequence[str]) -> tuple[str, ...]:
-    """Each doubt once, in order."""
+    """Returns each doubt once, in order."""
     return tuple(dict.fromkeys(doubts))

@@ -1,4 +1,4 @@
-"""C7, C8: how far a network gets whose encoder stays as it was drawn."""
+"""C7, C8: how accurate a network is whose encoder stays at its random initialisation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jaxseg.study.claims.rules import FLOOR_LIMIT, NEARLY, OF_SCRATCH, VOID
 
 
 class Trio(NamedTuple):
-    """Arms of C7."""
+    """The arms of C7."""
 
     frozen: str = "frozen_random_encoder"
     scratch: str = "scratch"
@@ -35,7 +35,7 @@ class Trio(NamedTuple):
 
 
 class Idle(NamedTuple):
-    """Arms of C8."""
+    """The arms of C8."""
 
     frozen: str = "frozen_random_encoder"
     scratch: str = "scratch"
@@ -54,15 +54,15 @@ def _ratio_of_sides(
 
 
 def is_accurate(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
-    """Supported: at least 0.9 of scratch, and at least half way to it from the prior."""
+    """Supports the claim at 0.9 of scratch or more, if that is at least half way from the prior to scratch."""
     first, second = found["of scratch"], found["half way"]
     return Ruling(first.projected_low > 0 and second.projected_low > 0, first.projected_high < 0)
 
 
 def c7(evidence: Evidence, arms: Trio) -> Measured:
-    """A frozen random encoder is quite accurate: 0.9 of scratch, and above half way from the prior to it.
+    """Tests whether a frozen random encoder is quite accurate: at 0.9 of scratch and half way to it from the prior.
 
-    Raises `Void` where the mean label map alone is nearly as good as scratch.
+    Raises `Void` if the mean label map alone is nearly as good as scratch.
     """
     frozen, scratch, prior = arms
     size, doubts, quantities = evidence.size, doubts_of_rates(evidence, frozen, scratch), []
@@ -99,7 +99,7 @@ def c7(evidence: Evidence, arms: Trio) -> Measured:
 
 
 def need_not_learn(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
-    """Supported: nearly as good as scratch, and better than no encoder, which shows that it is used."""
+    """Supports the claim if the arm is nearly as good as scratch and better than one without an encoder."""
     nearly, used = found["nearly"], found["used"]
     supported = nearly.projected_low > 0 and used.projected_low > 0
     idle = nearly.projected_low > 0 and used.high < 0
@@ -140,7 +140,7 @@ def _similarities(evidence: Evidence, arm: str) -> list[Quantity]:
 
 
 def c8(evidence: Evidence, arms: Idle) -> Measured:
-    """The encoder need not learn: frozen as it was drawn the network does nearly as well, and better than without."""
+    """Tests whether the encoder need not learn: frozen, it is nearly as good as scratch and better than none."""
     frozen, scratch, none = arms
     size, doubts, quantities = evidence.size, doubts_of_rates(evidence, *arms), []
     differences = (
@@ -164,6 +164,6 @@ def c8(evidence: Evidence, arms: Idle) -> Measured:
 
 
 def shifted(found: Quantity, by: float, name: str) -> Quantity:
-    """A quantity plus a constant, which has no grade of its own."""
+    """Adds a constant to a quantity; the result has no grade."""
     moved = {field: getattr(found, field) + by for field in ("value", "low", "high")}
     return dataclasses.replace(found, name=name, scale=None, **moved)

@@ -1,4 +1,4 @@
-"""From evidence to verdicts: each claim alone, then looks at the data and the family of claims that share a level."""
+"""Turns evidence into verdicts: each claim alone, then over looks at the data and the family that shares a level."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ Arms = Pair | Trio | Idle | Alone
 
 
 class Judge(NamedTuple):
-    """How a claim is judged, and the arms that it is about."""
+    """The test of a claim and the arms that it is about."""
 
     measure: Callable[[Evidence, Any], Measured]
     arms: Arms
     one_size: bool = True
-    """Whether its quantities belong to one training set size, any; else it spans sizes or is about the full one."""
+    """Whether the claim is tested at any one training set size, instead of over sizes or at the full one."""
 
 
 JUDGES: Mapping[str, Judge] = {
@@ -55,7 +55,7 @@ JUDGES: Mapping[str, Judge] = {
     "C11": Judge(reuse.c11, Pair()),
     "C11b": Judge(reuse.c11b, Pair()),
 }
-"""Claims that one study can decide: all but C3."""
+"""The tests of the claims that one study can decide: all but C3."""
 SEVERAL_STUDIES = "needs several studies: 8 targets of one source, with 4 noise levels of one of them beside"
 
 
@@ -71,7 +71,7 @@ def _losses(record: Record, arms: Arms) -> str:
 
 
 def measure_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> Measured | Finding:
-    """What a claim rests on; a finding where it cannot be measured."""
+    """Measures the quantities of a claim; returns a finding instead if they cannot be measured."""
     if claim not in JUDGES:
         return Finding(claim, "", SEVERAL_STUDIES, lacks=True)
     try:
@@ -83,19 +83,19 @@ def measure_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> M
 
 
 def newer_rules(record: Record) -> str:
-    """Why a study is none of those that these rules were fixed for; empty where it is."""
+    """Returns why these rules were not fixed before a study began; empty if they were."""
     if record.rule_version == RULE_VERSION:
         return record.exploratory
     return f"rules of version {RULE_VERSION} on a study that was begun under version {record.rule_version}"
 
 
 def judge_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> Finding:
-    """The finding on a claim at the level of the evidence, alone.
+    """Judges a single claim at the level of the evidence.
 
     Args:
         claim: A key of `RULES`.
-        evidence: The study, at the size to judge at.
-        arms: Others than the claim's own, of the same kind: a control.
+        evidence: The study at the training set size to judge.
+        arms: Arms of a control, which take the place of the claim's own.
     """
     measured = measure_claim(claim, evidence, arms)
     found = measured if isinstance(measured, Finding) else judge(claim, measured)
@@ -149,7 +149,7 @@ def _with_holm(evidence: Evidence, findings: Mapping[str, Finding]) -> dict[str,
 
 
 def judge_at(study: StudyTables, level: float) -> dict[str, Finding]:
-    """The finding on each claim at the study's largest training set size, from all the seeds given."""
+    """Judges each claim at the study's largest training set size, with all the seeds given."""
     evidence = gather(study, level=level)
     return _with_holm(evidence, {claim: judge_claim(claim, evidence) for claim in RULES})
 
@@ -158,7 +158,7 @@ def judge_at(study: StudyTables, level: float) -> dict[str, Finding]:
 
 
 def first_seeds(study: StudyTables, count: int) -> StudyTables:
-    """The study as it was with so many seeds: the first of each arm."""
+    """Reduces a study to the first `count` seeds of each arm."""
     seeds: dict[str, set[int]] = {}
     for table in study.tables.values():
         for arm, seed in (("arm", "seed"), ("arm_a", "seed_a"), ("arm_b", "seed_b")):
@@ -179,7 +179,7 @@ def first_seeds(study: StudyTables, count: int) -> StudyTables:
 
 
 def number_of_seeds(study: StudyTables) -> int:
-    """Of the arm that has most, not counting networks that have none."""
+    """Returns the largest number of seeds of an arm that has networks."""
     counts = [
         int(study.tables[name].groupby("arm")["seed"].nunique().max())
         for name in ("cases", "curves", "filters")
@@ -189,14 +189,14 @@ def number_of_seeds(study: StudyTables) -> int:
 
 
 def look_levels(looks: tuple[int, ...]) -> tuple[float, ...]:
-    """The level of each declared look; of other numbers of looks than two an equal share."""
+    """Returns the significance level of each declared look: an equal share, unless there are two looks."""
     return LOOK_LEVELS if len(looks) == len(LOOK_LEVELS) else (LEVEL / len(looks),) * len(looks)
 
 
 def judge_claims(study: StudyTables) -> dict[str, Finding]:
-    """The finding on each claim: at the first declared look at which it is decided, else at the last one so far.
+    """Judges each claim at the first declared look that decides it, else at the last look so far.
 
-    A study that was extended without declared looks is judged as it first was; its later seeds are exploratory.
+    A study that was extended without declared looks is judged on its first seeds; later seeds are exploratory.
     """
     record, count = study.record, number_of_seeds(study)
     if record.looks:
@@ -213,7 +213,7 @@ def judge_claims(study: StudyTables) -> dict[str, Finding]:
 
 
 def judged_evidence(study: StudyTables) -> Evidence:
-    """What the verdicts rest on: all seeds, or those of the last look that was reached."""
+    """Returns the evidence behind the verdicts: all seeds, or those of the last look that was reached."""
     record, count = study.record, number_of_seeds(study)
     if record.looks:
         reached = [place for place, look in enumerate(record.looks) if look <= count]

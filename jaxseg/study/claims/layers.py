@@ -1,6 +1,6 @@
-"""layers.csv and similarity_means.csv: what the claims rest on, layer by layer, and means over layers.
+"""Makes layers.csv and similarity_means.csv: what the claims rest on, layer by layer and averaged over layers.
 
-The definitions are those of the rules: a number that a page shows of a layer is the one that a verdict is made from.
+The definitions are those of the rules, so a page shows the very numbers of a layer that a verdict is made from.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ MEANS_COLUMNS = (
     *("value", "ci_low", "ci_high", "n_seeds"),
 )
 CHANGES = ("angle_deg", "relative_change", "norm_ratio")
-"""Columns of filters.csv that are averaged over seeds as they are."""
+"""Columns of filters.csv that are averaged over seeds without a transformation."""
 SAME_SEED = ("own_start", "to_source")
-"""Comparisons of a run with itself at another time, or with its own source network."""
+"""Comparisons of a run with itself at another step, or with its own source network."""
 ONE_ARM = ("within_arm", "starts")
-"""Comparisons whose pairs have no order."""
+"""Comparisons whose pairs are unordered."""
 
 Stack = Float[np.ndarray, "folds layers"]
 
@@ -189,14 +189,14 @@ def _between_runs(evidence: Evidence, arm: str, at_random: Sequence[str]) -> Ite
 
 
 def layer_table(evidence: Evidence, sizes: Mapping[int, int]) -> pd.DataFrame:
-    """What training does to each layer, at every training set size.
+    """Tabulates what training does to each layer at every training set size.
 
     Args:
-        evidence: The study; intervals have its level.
-        sizes: Training set sizes to their fold, as in the tables.
+        evidence: The study, whose level the intervals have.
+        sizes: The fold of each training set size, as in the tables.
 
     Returns:
-        The columns `COLUMNS`. Of filters (no comparison): `angle_deg`, `relative_change`, `norm_ratio`, the four
+        The columns `COLUMNS`. Filters have no comparison: `angle_deg`, `relative_change`, `norm_ratio`, the four
         quantities of C6 with the limit within which each still counts as random, `drop`, the DSC lost when a layer is
         set back, and `drop_rerandomised`, the same when it is drawn anew. Of representations (comparison `own_start`,
         `to_source`, `within_arm`): `similarity`, its `floor`, and `rho`, the share above it.
@@ -249,10 +249,10 @@ def _mean_of_comparison(comparison: str, rows: pd.DataFrame, confidence: float) 
 
 
 def similarity_means(evidence: Evidence, sizes: Mapping[int, int]) -> pd.DataFrame:
-    """Every comparison of similarity.csv, averaged over layers and runs, at every training set size.
+    """Averages every comparison of similarity.csv over layers and runs, at every training set size.
 
-    Pairs are of different seeds, except in `own_start` and `to_source`: runs of one seed may begin with the same
-    weights, and what they keep of those would count for their likeness.
+    Pairs have different seeds, except in `own_start` and `to_source`: runs of one seed may begin with the same
+    weights, and what they keep of them would count as similarity.
 
     Returns:
         The columns `MEANS_COLUMNS`.

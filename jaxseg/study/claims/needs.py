@@ -1,4 +1,4 @@
-"""What would decide what is undecided, in the study's own coin: seeds, test groups, or neither."""
+"""Says what would decide an undecided claim: more seeds, more test groups, or neither."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from jaxseg.analysis.statistics import MIN_SEEDS
 from jaxseg.study.claims.findings import UNDECIDED, Quantity
 
 MAX_SEEDS, MAX_GROUPS = 128, 1024
-"""Beyond these a study is no longer one that anybody runs."""
+"""Numbers of seeds and test groups beyond which a study is unrealistic."""
 
 
 def half_width_needed(found: Quantity) -> float:
-    """How narrow the interval must be about the present estimate for a grade, or to clear the rule's numbers; or NaN.
+    """Returns the half width at which the estimate would get a grade or clear the rule's numbers; NaN if there is none.
 
-    An estimate that stays where it is gets a grade as soon as its interval excludes nothing, or all that matters.
+    An estimate that stays where it is gets a grade once its interval excludes zero, or every difference that matters.
     """
     value, thresholds = found.value, found.thresholds
     if found.log:
@@ -37,7 +37,7 @@ def _half_width(found: Quantity) -> float:
 
 
 def seeds_needed(found: Quantity) -> int | None:
-    """Fewest seeds that would bring the interval to the width that decides it; None where none would."""
+    """Returns the fewest seeds whose interval would be narrow enough to decide; None if no number would."""
     wanted = half_width_needed(found)
     if not wanted > 0:
         return None
@@ -58,7 +58,7 @@ def seeds_needed(found: Quantity) -> int | None:
 
 
 def groups_needed(found: Quantity) -> int | None:
-    """Fewest test groups that would do it with twice the seeds of now; None where none would, or none play a part."""
+    """Returns the fewest test groups that would decide with twice the present seeds; None if no number would."""
     if found.spread is None:
         return None
     wanted, seeds = half_width_needed(found), 2 * found.n_seeds // found.folds
@@ -72,7 +72,7 @@ def groups_needed(found: Quantity) -> int | None:
 
 
 def what_decides(found: Quantity) -> str:
-    """In words, for a quantity whose interval is too wide; empty where its limits are not known."""
+    """Says what would decide a quantity whose interval is too wide; empty if its limits are unknown."""
     if math.isnan(found.low) or math.isnan(found.high) or (found.log and found.value <= 0):
         return ""
     seeds = seeds_needed(found)
@@ -85,7 +85,7 @@ def what_decides(found: Quantity) -> str:
 
 
 def of_undecided(quantities: tuple[Quantity, ...]) -> str:
-    """The needs of the first quantity that is not decided, which is the one that a claim rests on most."""
+    """Returns the needs of the first undecided quantity, which is the one that a claim rests on most."""
     graded = [q for q in quantities if q.grade == UNDECIDED]
     straddling = [q for q in quantities if any(q.low <= t <= q.high for t in q.thresholds)]
     for found in (*straddling, *graded):

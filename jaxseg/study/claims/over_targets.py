@@ -1,8 +1,9 @@
-"""Verdicts over several targets: from the mean of what each study measured, not from a count of their verdicts.
+"""Judges claims over several targets by the mean of what each study measured, not by a count of verdicts.
 
-A count supports more often the more it counts, whatever is true. A claim's quantities are therefore pooled as random
-effects, and the claim's own rule is asked about the means. A claim that says `can` needs one target, at a level that
-all share. Where targets differ for certain and their mean decides nothing, that they differ is the answer.
+A count of verdicts finds support more often the more studies it counts, whatever is true. A claim's quantities are
+therefore pooled as random effects, and the claim's own rule is asked about the means. A claim that says `can` needs one
+target, at a level that all share. Where targets differ for certain and their mean decides nothing, that they differ is
+the answer.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ from jaxseg.study.claims.table import COLUMNS, INTEGERS, rows_of
 from jaxseg.study.claims.targets import by_target, independent_targets, of_one_source
 
 OVER_STUDIES = "over studies"
-"""What a row is (column role), beside those of one study."""
+"""Values of column `role` beside those of one study."""
 TARGET_COLUMNS = ("claim", "role", "target", "study", "quantity", "value", "ci_low", "ci_high", "n_seeds", "n_groups")
 STUDY, MEAN, PREDICTION, TAU = "study", "mean", "prediction", "tau"
-"""What a row of over_targets.csv is (column role): a study's own value, or what all targets give together."""
+"""Values of column `role` of over_targets.csv: a study's own value, or what all targets give together."""
 
 
 class Known(NamedTuple):
@@ -53,7 +54,7 @@ class Known(NamedTuple):
 
 
 def known(found: Quantity) -> Known | None:
-    """None where its limits are not known, or leave no variance to weigh it by."""
+    """Returns a quantity on the scale of pooling; None if its limits are unknown or give no variance."""
     if math.isnan(found.low) or math.isnan(found.df) or found.high <= found.low:
         return None
     low, high, value = (math.log(x) if found.log else x for x in (found.low, found.high, found.value))
@@ -61,7 +62,7 @@ def known(found: Quantity) -> Known | None:
 
 
 def of_target(studies: Sequence[Quantity]) -> Known | None:
-    """Several studies of one target: their mean, no surer than one of them, as they share its patients."""
+    """Averages studies of one target; the variance stays that of one study, since they share its patients."""
     found = [one for one in map(known, studies) if one is not None]
     if not found:
         return None
@@ -69,7 +70,7 @@ def of_target(studies: Sequence[Quantity]) -> Known | None:
 
 
 def over_mean(key: str, by: Mapping[str, Sequence[Quantity]]) -> tuple[Quantity, Pooled] | None:
-    """A quantity pooled over targets; None with fewer than `MIN_TARGETS` that know it."""
+    """Pools a quantity over targets; None if fewer than `MIN_TARGETS` know it."""
     found = {target: one for target, own in by.items() if (one := of_target(own)) is not None}
     if len(found) < MIN_TARGETS:
         return None
@@ -105,7 +106,7 @@ def _general(found: Quantity) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Over:
-    """A claim over targets: the finding, and the rows of over_targets.csv."""
+    """The finding on a claim over targets, with its rows of over_targets.csv."""
 
     finding: Finding
     rows: tuple[dict[str, Any], ...] = ()
@@ -140,7 +141,7 @@ def _pooled_rows(claim: str, key: str, whole: Quantity, result: Pooled) -> list[
 
 
 class Speaking(NamedTuple):
-    """The studies that can speak of a claim, and why others cannot."""
+    """The studies that can inform a claim, and the reasons why others cannot."""
 
     measured: dict[str, Measured]
     left_out: tuple[str, ...]
@@ -148,7 +149,7 @@ class Speaking(NamedTuple):
 
 
 def speaking(claim: str, evidences: Mapping[str, Evidence]) -> Speaking:
-    """Measures a claim in each study; one that may carry no verdict alone is left out and named."""
+    """Measures a claim in each study; studies that cannot carry a verdict alone are left out and named."""
     measured, left_out, tags = {}, [], []
     for name, evidence in evidences.items():
         found = measure_claim(claim, evidence)
@@ -316,7 +317,7 @@ def _c3(
 def judge_over(
     studies: Mapping[str, StudyTables], *, noisy: Mapping[float, StudyTables] | None = None
 ) -> dict[str, Over]:
-    """Each claim over the targets of several studies."""
+    """Judges each claim over the targets of several studies."""
     pair = Pair()
     evidences = {name: gather(study) for name, study in studies.items()}
     targets = independent_targets(studies)
@@ -341,13 +342,13 @@ def over_studies(
     *,
     noisy: Mapping[float, StudyTables] | None = None,
 ) -> pd.DataFrame:
-    """Verdicts over several studies.
+    """Tabulates the verdicts over several studies.
 
     Args:
-        studies: By name. Several may have one target (other sources, sizes), or targets of the same patients: they
+        studies: The studies by name. Several may share a target (with other sources or sizes) or its patients: they
             count as one, see `independent_targets`.
-        noisy: One target with noise added, by its standard deviation in those of the cases (`NOISE_LEVELS`); they
-            serve C3 alone.
+        noisy: Studies of one target by the noise added, in standard deviations of each case (`NOISE_LEVELS`); they
+            serve only C3.
 
     Returns:
         The columns of claims.csv; each claim has one verdict, from the mean over targets.
@@ -364,11 +365,11 @@ def over_studies(
 def target_table(
     studies: Mapping[str, StudyTables], *, noisy: Mapping[float, StudyTables] | None = None
 ) -> pd.DataFrame:
-    """What each target measured, with the mean, the prediction for another target, and tau.
+    """Tabulates what each target measured, with the mean, the prediction for another target, and tau.
 
     Args:
         studies: As `over_studies` takes them.
-        noisy: The same.
+        noisy: As `over_studies` takes it.
 
     Returns:
         The columns `TARGET_COLUMNS`. In rows of role `mean`, `prediction` and `tau` the target is that word. The

@@ -1,8 +1,8 @@
-"""What of a pretrained network makes the gain: its weights' statistics, its first levels, or all of it.
+"""Finds what part of a pretrained network makes the gain: its weights' statistics, its first levels, or all of it.
 
-Graded, without a verdict: these are no claims of the paper. Transfer less `mean_var` is what features add to the means
-and variances of their weights (Raghu et al. 2019); the fewest levels that gain as much as all of them are where reuse
-stops paying (Matsoukas et al. 2022).
+The findings are graded without a verdict, since they are not claims of the paper. Transfer less `mean_var` is what
+features add to the means and variances of their weights (Raghu et al. 2019); the fewest levels that gain as much as all
+of them are where reuse stops paying (Matsoukas et al. 2022).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ PARTS = {
     "mean_var": "what features add to the statistics of their weights",
     "first_k": "how many of the encoder's first levels gain as much as the whole network",
 }
-"""Names of the findings in column `claim`, and what each is about."""
+"""Names of the findings in column `claim`, with a description of each."""
 
 
 def first_levels(init: str) -> int | None:
-    """How many of the encoder's first levels an arm loads, of one that loads nothing else; None for other arms.
+    """Returns how many first levels of the encoder an arm loads, if it loads nothing else; None for other arms.
 
     >>> [first_levels(init) for init in ("pretrained:encoder/level_[0-1]", "pretrained:encoder/level_0", "random")]
     [2, 1, None]
@@ -49,7 +49,7 @@ def _finding(evidence: Evidence, part: str, found: list[tuple[Quantity, list[str
 
 
 def parts_of_transfer(evidence: Evidence, pair: Pair) -> list[Finding]:
-    """One finding for each of `PARTS` that the study has arms for."""
+    """Returns one finding for each of `PARTS` that the study has arms for."""
     findings = []
     arms = evidence.record.arms
     by_levels = sorted((k, name) for name, arm in arms.items() if (k := first_levels(arm.init)) is not None)

@@ -1,4 +1,4 @@
-"""A study's verdicts under the rules that it was begun with, beside those of today's rules."""
+"""Compares a study's verdicts under the rules it began with to those of today's rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxseg.study.claims.study_tables import read_study
 
 COLUMNS = ("study", "claim", "rule_version", "then", "now", "reason", "exploratory")
 NOT_ASKED = "not asked"
-"""Of a claim that the study has no arm, size or table for."""
+"""Stands for the verdict on a claim that the study has no arm, size or table for."""
 
 
 def _then(workdir: Path) -> dict[str, Mapping[str, Any]]:
@@ -28,13 +28,13 @@ def _then(workdir: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def rejudge(folders: Mapping[str, Path]) -> pd.DataFrame:
-    """One row a study and claim: the verdict in its claims.csv, and that of these rules with the reason.
+    """Tabulates, by study and claim, the verdict in claims.csv and that of today's rules with the reason.
 
     Args:
-        folders: Workdirs, or what was published of them, by name.
+        folders: Workdirs, or their published folders, by name.
 
     Returns:
-        The columns `COLUMNS`. Rules that are newer than a study were made with its tables in sight: what they say of it
+        The columns `COLUMNS`. Rules newer than a study were made with its tables in sight, so what they say about it
         is marked `exploratory`.
     """
     rows: list[dict[str, Any]] = []
@@ -56,7 +56,7 @@ def rejudge(folders: Mapping[str, Path]) -> pd.DataFrame:
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """The claims of which something was or is said, as a Markdown table."""
+    """Formats the claims that have a verdict under either set of rules as a Markdown table."""
     said = table[(table["then"] != NOT_ASKED) | (table["now"] != NOT_ASKED)]
     named = "".join(f" {words} |" for words in ("study", "claim", "verdict then", "verdict now, exploratory", "reason"))
     lines = [f"|{named}", "| --- | --- | --- | --- | --- |"]

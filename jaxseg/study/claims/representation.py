@@ -1,4 +1,4 @@
-"""C9: what networks represent, from similarities of layers on the same held-out voxels; and what C8 to C11 share.
+"""C9: what networks represent, by similarities of layers on the same held-out voxels; with what C8 to C11 share.
 
 A similarity s is read against a floor, the similarity of networks that share nothing: rho = (s - floor) / (1 - floor).
 Intervals leave out one seed with all its pairs at a time, and all the seeds of a source network where they share one.
@@ -43,21 +43,21 @@ from jaxseg.study.claims.rules import (
 
 
 def rho(s: Float[np.ndarray, "*axes"], floor: Float[np.ndarray, "*axes"]) -> Float[np.ndarray, "*axes"]:
-    """How far a similarity is above its floor: 0 at the floor, 1 for equality."""
+    """Rescales a similarity to 0 at its floor and 1 at equality."""
     return (s - floor) / (1 - floor)
 
 
 def index_of(rows: pd.DataFrame, comparison: str) -> str:
-    """The index of similarity that rules use: from pairs of different cases, where the table has it.
+    """Returns the similarity index that rules use, which compares different cases if the table has it.
 
-    Voxels of one case are alike, and an index that takes them as independent reads unrelated features as similar.
+    Voxels of one case are alike, so an index that takes them as independent reads unrelated features as similar.
     """
     present = set(rows.loc[rows["comparison"] == comparison, "index"])
     return next((index for index in INDEXES if index in present), INDEXES[-1])
 
 
 def similarity_rows(evidence: Evidence, comparison: str, index: str, *arms: str) -> pd.DataFrame:
-    """Rows of similarity.csv of one comparison and index whose first arm is the first given, the second the last."""
+    """Returns the rows of similarity.csv for one comparison, index and ordered pair of arms."""
     rows = evidence.table("similarity", arms[0])
     rows = rows[(rows["comparison"] == comparison) & (rows["index"] == index)]
     rows = rows[(rows["arm_a"] == arms[0]) & (rows["arm_b"] == arms[-1])]
@@ -67,12 +67,12 @@ def similarity_rows(evidence: Evidence, comparison: str, index: str, *arms: str)
 
 
 def usable_layers(values: Float[np.ndarray, "folds layers *runs"]) -> Bool[np.ndarray, " layers"]:
-    """Layers with a value in every fold and run; too few voxels for its channels leave a layer NaN."""
+    """Returns the layers with a value in every fold and run; too few voxels for its channels leave a layer NaN."""
     return np.isfinite(values).all(axis=(0, *range(2, values.ndim)))
 
 
 def usable_in_pairs(values: Float[np.ndarray, "folds layers a b"]) -> Bool[np.ndarray, " layers"]:
-    """The same for pairs of different seeds."""
+    """Returns the layers with a value in every fold and pair of different seeds."""
     return usable_layers(values[..., ~np.eye(values.shape[-1], dtype=bool)])
 
 
@@ -93,15 +93,15 @@ def pair_quantity(
     confidence: float,
     **more: object,
 ) -> Quantity:
-    """A quantity made of pairs of runs, projected by what it changed by over the last doubling.
+    """Computes a quantity of pairs of runs, projected by its change over the last doubling of the steps.
 
     Args:
-        name: For readers.
-        statistic: The quantity from the places of the seeds kept.
-        before: The same after half of the steps; None where it is not known.
+        name: The name that readers see.
+        statistic: Computes the quantity from the positions of the seeds that are kept.
+        before: The same after half of the steps; None if unknown.
         of_units: The unit of each seed.
-        confidence: Level of the interval.
-        more: Other fields.
+        confidence: Confidence level of the interval.
+        more: Other fields of the quantity.
     """
     fall = rise = math.nan
     if before is not None:
@@ -123,7 +123,7 @@ def pair_quantity(
 def within_similarities(
     evidence: Evidence, pair: Pair, index: str
 ) -> tuple[list[Float[np.ndarray, "folds layers seeds seeds"]], list[str], tuple[Seeds, Seeds]]:
-    """Similarity between runs of the baseline and between runs of the arm, with the layers and matched seeds."""
+    """Returns similarities within the baseline and within the arm, with their layers and matched seeds."""
     rows = [similarity_rows(evidence, "within_arm", index, arm) for arm in (pair.baseline, pair.arm)]
     layers = [layer for layer in layers_of(rows[0]) if layer in set(rows[1]["layer"])]
     seeds = matched(*(seeds_of_pairs(part) for part in rows))
@@ -133,7 +133,7 @@ def within_similarities(
 def mean_distances(
     similarities: list[Float[np.ndarray, "folds layers seeds seeds"]],
 ) -> list[Float[np.ndarray, "folds seeds seeds"]]:
-    """Distances averaged over the layers that have values in all of them; diagonals mean nothing."""
+    """Averages distances over the layers that have values in all of them; the diagonals are meaningless."""
     usable = np.logical_and.reduce([usable_in_pairs(part) for part in similarities])
     require_layers(usable, "layers")
     return [1 - part[:, usable].mean(1) for part in similarities]
@@ -188,7 +188,7 @@ def _between_units(matrix: Float[np.ndarray, "seeds seeds"], of_units: Seeds) ->
 
 
 def differ(level: float) -> Callable[[Mapping[str, Quantity], bool], Ruling]:
-    """The rule of C9 at a level."""
+    """Returns the rule of C9 at a significance level."""
 
     def rule(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
         excess, p = [found["cka"], found["shapes"]], [found.get("p cka"), found.get("p shapes")]
@@ -200,7 +200,7 @@ def differ(level: float) -> Callable[[Mapping[str, Quantity], bool], Ruling]:
 
 
 def c9(evidence: Evidence, pair: Pair) -> Measured:
-    """The arms represent differently: runs are further apart across arms than within them, layers averaged."""
+    """Tests whether arms represent differently: whether runs are further apart across arms than within, over layers."""
     index = index_of(evidence.table("similarity", *pair), "within_arm")
     quantities: list[Quantity] = []
     for name, key in ((index, "cka"), (SHAPES, "shapes")):
