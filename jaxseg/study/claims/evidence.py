@@ -44,8 +44,8 @@ class Evidence:
     tables: Mapping[str, pd.DataFrame]
     """Rows of all training set sizes, for networks at the end of training."""
     scores: Mapping[int, tuple[Scores, ...]]
-    """DSC averaged over labels within a case, by training set size: one entry for each fold if folds rotate over seeds, else
-    one for all folds together."""
+    """DSC averaged over labels within a case, by training set size: one entry for each fold if folds rotate over seeds,
+    else one for all folds together."""
     size: int
     """The number of training cases as in the tables; 0 stands for all."""
     level: float = LEVEL

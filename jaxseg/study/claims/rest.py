@@ -1,4 +1,4 @@
-"""Whether runs were at rest, and how much another doubling of their steps may bring.
+"""Finds whether runs were at rest, and how much another doubling of their steps may bring.
 
 No study trains until nothing changes. Instead of forbidding verdicts on runs that still improve, a verdict must hold
 at the steps that were trained *and* after one more doubling that goes against it. On learning curves of a constant rate
@@ -31,7 +31,7 @@ AT_REST, NOT_KNOWN = "at rest", "not known"
 
 
 def upper_limit(values: Float[np.ndarray, " seeds"], confidence: float) -> float:
-    """One-sided upper limit of a mean over seeds, from Student's t; NaN below two seeds."""
+    """Computes a one-sided upper limit of a mean over seeds from Student's t; NaN below two seeds."""
     if len(values) < 2:
         return math.nan
     error = float(values.std(ddof=1)) / len(values) ** 0.5
@@ -39,17 +39,17 @@ def upper_limit(values: Float[np.ndarray, " seeds"], confidence: float) -> float
 
 
 class Growth(NamedTuple):
-    """What the last doubling of an arm's steps brought, in validation DSC."""
+    """The gain of the last doubling of an arm's steps, in validation DSC."""
 
     mean: float
     upper: float
-    """Upper limit that verdicts are projected by."""
+    """The upper limit of the gain, by which verdicts are projected."""
     rests: bool
     steps: int
 
     @property
     def harm(self) -> float:
-        """What the next doubling may bring at most."""
+        """The most that the next doubling may bring."""
         return max(self.upper, 0.0)
 
 
@@ -61,7 +61,7 @@ def _window(runs: pd.DataFrame, total: int, window: tuple[float, float]) -> pd.S
 
 
 def gains_of_last_doubling(evidence: Evidence, arm: str) -> tuple[Seeds, Float[np.ndarray, " seeds"]]:
-    """Each seed's mean validation DSC late in its training less that at half of the steps, averaged over its folds."""
+    """Computes by seed how much mean validation DSC rose from half of the steps to the end, averaged over folds."""
     runs, total = validations(evidence, arm), evidence.arm(arm).steps
     gains = (_window(runs, total, LATE) - _window(runs, total, HALFWAY)).dropna()
     by_seed = gains.groupby(level="seed")
@@ -72,7 +72,7 @@ def gains_of_last_doubling(evidence: Evidence, arm: str) -> tuple[Seeds, Float[n
 
 
 def growth(evidence: Evidence, arm: str) -> Growth | None:
-    """What another doubling of an arm's steps may bring at this training set size; None where it is not known."""
+    """Returns the gain that another doubling of an arm's steps may bring at this training set size; None if unknown."""
     return remembered(evidence, "growth", arm, lambda: _growth(evidence, arm))
 
 
@@ -94,16 +94,16 @@ def _growth(evidence: Evidence, arm: str) -> Growth | None:
 def growth_of_contrast(
     growths: Mapping[tuple[str, int], Growth | None], weights: Mapping[tuple[str, int], float]
 ) -> tuple[float, float]:
-    """How far a contrast of arms' DSC may fall and rise when each of them trains for twice the steps.
+    """Computes how far a contrast of arms' DSC may fall and rise if each arm trains for twice the steps.
 
     It falls as arms of negative weight grow, and rises as those of positive weight do.
 
     Args:
-        growths: Of each arm at each training set size.
-        weights: Of the contrast, with the same keys.
+        growths: The growth of each arm at each training set size.
+        weights: The weights of the contrast, with the same keys.
 
     Returns:
-        Fall and rise, NaN where an arm's growth is not known.
+        Fall and rise; NaN if an arm's growth is unknown.
     """
     fall = rise = 0.0
     for term, weight in weights.items():
@@ -116,13 +116,13 @@ def growth_of_contrast(
 
 
 def next_change(differences: Float[np.ndarray, " seeds"]) -> tuple[float, float]:
-    """How far a filter statistic may fall and rise, from what each seed's changed by over the last doubling."""
+    """Computes how far a filter statistic may fall and rise, from each seed's change over the last doubling."""
     down, up = (upper_limit(sign * differences, PROJECTION_CONFIDENCE) for sign in (-1, 1))
     return NEXT_CHANGE * max(down, 0.0), NEXT_CHANGE * max(up, 0.0)
 
 
 def tag_of(evidence: Evidence, arms: tuple[str, ...]) -> str:
-    """Whether the runs of all these arms were at rest; else the steps, and the largest gain of a doubling."""
+    """Says that the runs of all these arms were at rest, or else gives the steps and the largest gain of a doubling."""
     networks = [arm for arm in arms if arm in evidence.record.arms and evidence.arm(arm).kind == "network"]
     found = [growth(evidence, arm) for arm in networks]
     known = [one for one in found if one is not None]

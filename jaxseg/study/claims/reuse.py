@@ -1,4 +1,4 @@
-"""C11, C11b: which layers of a fine-tuned network stay with its source network, by depth."""
+"""C11, C11b: which layers of a fine-tuned network stay similar to its source network, by depth."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ from jaxseg.study.claims.rules import EARLY_LEVELS, FLOOR_LIMIT, NOT_REUSED, REU
 
 
 class Reuse(NamedTuple):
-    """rho of each usable layer as a function of the seeds kept: nearer to the source than scratch is."""
+    """The reuse of each usable layer, its rho against the floor that scratch sets, as a function of the seeds kept."""
 
     layers: tuple[str, ...]
     of: Callable[[Seeds], Float[np.ndarray, " layers"]]
     units: Seeds
-    """Of each seed: itself, or its source network."""
+    """The unit of each seed: the seed itself or its source network."""
 
     def early(self) -> Bool[np.ndarray, " layers"]:
-        """Which layers are the encoder's finest two levels."""
+        """A mask of the layers on the encoder's finest two levels."""
         return np.array([encoder_level(layer) in EARLY_LEVELS for layer in self.layers])
 
     def deep(self) -> Bool[np.ndarray, " layers"]:
-        """Which are the encoder's other levels."""
+        """A mask of the layers on the encoder's other levels."""
         levels = [encoder_level(layer) for layer in self.layers]
         return np.array([level is not None and level not in EARLY_LEVELS for level in levels])
 
 
 def encoder_level(layer: str) -> int | None:
-    """The level that a layer of the encoder is on; None for other layers.
+    """Returns the level of a layer in the encoder; None for other layers.
 
     >>> encoder_level("encoder/level_2"), encoder_level("decoder/level_2")
     (2, None)
@@ -66,9 +66,9 @@ def encoder_level(layer: str) -> int | None:
 
 
 def to_source_rows(evidence: Evidence, pair: Pair, index: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of the arm against its source networks, and of the baseline against those of other seeds.
+    """Returns the rows of the arm against its source networks, and of the baseline against those of other seeds.
 
-    Source networks stand in the table as the starts of an arm that took them whole, which may be another one.
+    The table lists source networks as the starts of an arm that loaded them whole, which may be another arm.
     """
     rows = evidence.table("similarity", pair.arm)
     own = rows[(rows["comparison"] == "to_source") & (rows["index"] == index) & (rows["arm_a"] == pair.arm)]
@@ -100,13 +100,13 @@ def _reuse(evidence: Evidence, pair: Pair, index: str) -> Reuse:
 
 
 class Depths(NamedTuple):
-    """Reuse at the end of the training, and after half of it where that is known."""
+    """Reuse at the end of training and, if known, after half of the steps."""
 
     end: Reuse
     half: Reuse | None
 
     def quantity(self, weights: Float[np.ndarray, " layers"], name: str, confidence: float, **more: object) -> Quantity:
-        """A linear combination of the layers' reuse, projected."""
+        """Computes a linear combination of the layers' reuse, projected by one doubling."""
         half = self.half
 
         def at(reuse: Reuse) -> Callable[[Seeds], float]:
@@ -117,7 +117,7 @@ class Depths(NamedTuple):
 
 
 def depths(evidence: Evidence, pair: Pair) -> Depths:
-    """Reuse by layer; raises `Lacking` without a deep encoder level, `Void` where no early one can be used."""
+    """Measures reuse by layer; raises `Lacking` without a deep encoder level, and `Void` if no early one is usable."""
     index = index_of(evidence.table("similarity", pair.arm), "to_source")
     end, half = _reuse(evidence, pair, index), None
     try:
@@ -138,7 +138,7 @@ def _doubts(evidence: Evidence, pair: Pair, reuse: Reuse) -> tuple[str, ...]:
 
 
 def reused_in_depth(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
-    """Supported by any deep level; contradicted where none is reused and the early ones are."""
+    """Any reused deep level supports the claim; reuse of the early levels alone contradicts it."""
     deep = [q for key, q in found.items() if key.startswith("reuse ")]
     supported = any(q.low > REUSED for q in deep)
     none = all(q.high < NOT_REUSED for q in deep)
@@ -146,7 +146,7 @@ def reused_in_depth(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
 
 
 def c11(evidence: Evidence, pair: Pair) -> Measured:
-    """Feature reuse is not only early: a deep level of the encoder stays with the source as well, Bonferroni."""
+    """Tests whether feature reuse is not only early but some deep encoder level is reused too (Bonferroni)."""
     found = depths(evidence, pair)
     reuse, early = found.end, found.end.early()
     deep = np.flatnonzero(reuse.deep())
@@ -173,7 +173,7 @@ def c11(evidence: Evidence, pair: Pair) -> Measured:
 
 
 def leads(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
-    """Supported by any deep level that leads; contradicted where all are behind."""
+    """Any deep level with more reuse than the early ones supports the claim; it is contradicted if all have less."""
     return Ruling(
         any(q.low > 0 for q in found.values()),
         all(q.high < 0 for q in found.values()),
@@ -181,7 +181,7 @@ def leads(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
 
 
 def c11b(evidence: Evidence, pair: Pair) -> Measured:
-    """Reuse can be larger in deeper layers: each deep level's reuse less that of the early ones, Bonferroni."""
+    """Tests whether reuse can be larger in deeper layers, by each deep level's reuse minus that of the early ones."""
     found = depths(evidence, pair)
     reuse, early = found.end, found.end.early()
     deep = np.flatnonzero(reuse.deep())

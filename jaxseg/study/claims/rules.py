@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 RULE_VERSION = 2
-"""Stands in study.json from before training on; another number below is another version."""
+"""Version of the rules, which study.json holds from before training on; any change to a number below changes it."""
 
 LEVEL = 0.05
 """1 minus the confidence of the intervals, for the claims of one look at the data."""
@@ -22,83 +22,83 @@ DELTA = 0.01
 MIN_GROUPS = 3
 """Test groups below which no verdict on DSC is given: with two, the interval misses more often than it says."""
 MIN_SEEDS_A_FOLD = 4
-"""Seeds that each fold needs where folds rotate over seeds."""
+"""Seeds that each fold needs if folds rotate over seeds."""
 
 REST = 0.01
-"""At rest: the upper limit of the gain of the last doubling, in validation DSC, must be below it."""
+"""Runs are at rest if the upper limit of the last doubling's gain, in validation DSC, is below this."""
 LATE, HALFWAY = (0.8, 1.0), (0.4, 0.5)
 """Shares of the steps whose validations are averaged: the gain of the last doubling is the first less the second."""
 REST_CONFIDENCE, PROJECTION_CONFIDENCE = 0.975, 0.95
-"""One-sided: of the limit that says whether runs are at rest, and of the one that verdicts are projected by."""
+"""One-sided confidence of the limit that says whether runs are at rest, and of the one that projects verdicts."""
 NEXT_CHANGE = 2**0.5
 """A filter or similarity statistic may change by this many times its change over the last doubling."""
 
 SHORTER = 1.1
-"""C1: times fewer steps that are worth the word."""
+"""C1: factor by which the steps must shrink for training to count as shorter."""
 SPEED_LEVELS = (0.90, 0.95, 0.98)
-"""C1: shares of the baseline's validation DSC at its end that both arms are timed to."""
+"""C1: shares of the baseline's final validation DSC, to which both arms are timed."""
 LEVEL_AFTER = 0.75
 """C1: share of the steps after which the baseline's validations are averaged to its level."""
 EVALUATIONS = 50
-"""C1: validations that a training must have at least."""
+"""C1: the fewest validations that a training must have."""
 
 MIN_CELLS = 5
-"""C2: targets, or training set sizes of one."""
+"""C2: the fewest targets, or training set sizes of one target."""
 TAU = 0.01
-"""C2: standard deviation of the gain between targets that is worth the word, in DSC."""
+"""C2: standard deviation of the gain between targets, in DSC, from which gains count as different."""
 
 NOISE_LEVELS = (0.25, 0.5, 1.0, 2.0)
-"""C3: standard deviations of the noise added to a target, in those of each case."""
+"""C3: standard deviations of the noise added to a target, in standard deviations of each case."""
 MIN_TARGETS_C3 = 8
-"""C3: for the regression on the targets' difficulty."""
+"""C3: the fewest targets for the regression on their difficulty."""
 
 MIN_SIZES = 4
-"""C4: training set sizes."""
+"""C4: the fewest training set sizes."""
 SIZE_MATTERS = 0.02
 """C4: DSC that scratch must lose from all cases to the fewest; else fewer cases are no harder task here."""
 
 LITTLE_DEG, MUCH_DEG = 30.0, 45.0
-"""C5: angle between a filter's start and end."""
+"""C5: angles between a filter's start and end that count as little and as much, in degrees."""
 MIN_RATES, RATE_FACTOR = 3, 2.9
 """C5: learning rates, and how many times each is the one below (a factor of 3, as 1e-3 and 3e-3 are rounded)."""
 
 RANDOM = {"distribution": 0.02, "arrangement": 0.03, "spectrum": 0.05, "auc": 0.60}
-"""C6: what still counts as random."""
+"""C6: limits below which quantities still count as random."""
 STRUCTURED = {"distribution": 0.04, "arrangement": 0.06, "spectrum": 0.10, "auc": 0.70}
-"""C6: what no longer does."""
+"""C6: limits above which quantities no longer count as random."""
 CONTROL_SHARE = 0.3
 """C6: share of structure blended into the filters at which each test must have found it ..."""
 CONTROLLED = 0.8
 """... in layers that hold at least this share of the filters that had controls: the smallest layers show nothing."""
 
 OF_SCRATCH = 0.9
-"""C7: share of scratch's DSC that is quite accurate."""
+"""C7: share of scratch's DSC that counts as quite accurate."""
 VOID = 0.85
-"""C7: share of scratch's DSC above which the mean label map alone makes the claim mean nothing."""
+"""C7: share of scratch's DSC at which the mean label map alone makes the claim meaningless."""
 NEARLY = 0.02
 """C8: DSC by which a network with a frozen random encoder may fall short of scratch."""
 
 FLOOR_LIMIT = 0.95
 """Similarity of unrelated networks above which a layer says nothing."""
 SHARE_OF_LAYERS = 0.5
-"""Of the layers asked about, which must be usable."""
+"""Share of the layers in question that must be usable."""
 INDEXES = ("cka_cases", "cka_debiased")
-"""Linear CKA from pairs of different cases, and what stands for it in tables of earlier versions."""
+"""Linear CKA from pairs of different cases, and its substitute in tables of earlier versions."""
 SHAPES = "procrustes"
-"""C9: the second index."""
+"""C9: the second similarity index."""
 DIFFERENT, ALIKE = 0.05, 0.10
 """C9: excess distance across arms, in that between scratch networks, above which they differ, below which not."""
 AS_HIGH = 2 / 3
-"""C10: ratio of variability, transferred to scratch, that is as high."""
+"""C10: ratio of variability, of transfer to scratch, that counts as just as high."""
 EARLY_LEVELS = (0, 1)
 """C11, C11b: the encoder's early levels; those below are deep."""
 REUSED, NOT_REUSED = 0.05, 0.10
 """C11: similarity to the source above the floor at which a level is reused, and below which it is not."""
 
 MIN_TARGETS = 4
-"""Over targets: for a mean."""
+"""The fewest targets for a mean over them."""
 CAN = frozenset({"C10", "C11b"})
-"""Claims that say `can`: over targets one that supports them is enough, at a level shared by all."""
+"""Claims that say `can`: one supporting target is enough, at a level that all targets share."""
 
 
 class Rule(NamedTuple):

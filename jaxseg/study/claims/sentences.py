@@ -1,4 +1,4 @@
-"""page.csv: what the page's sentences say of the other tables: counts, ranges, and shares put together."""
+"""Makes page.csv: the counts, ranges and combined shares that the page's sentences take from other tables."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from jaxseg.study.claims.rules import CONTROL_SHARE, DELTA, INDEXES, RANDOM
 
 COLUMNS = ("about", "arm", "train_cases", "fold", "layer", "quantity", "value")
 STREAMS, BOTH, RUNS = "streams", "both", "runs"
-"""Shares of the variance put together: interactions of random streams, interactions with the case, and what runs differ
+"""Combined shares of the variance: interactions of random streams, interactions with the case, and what runs differ
 in on all cases alike."""
 
 Facts = Iterator[dict[str, Any]]
 
 
 def page_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Every number that a sentence of the page takes from a whole table.
+    """Tabulates every number that a sentence of the page takes from a whole table.
 
     Args:
-        tables: By name, those that exist.
+        tables: The tables that exist, by name.
 
     Returns:
         The columns `COLUMNS`. `about` is the table, with the comparison or quantity in question; `lowest` and `highest`

@@ -1,4 +1,4 @@
-"""Tables that a page shows beside the claims, made by the same rules from the same tables."""
+"""Makes the tables that a page shows beside the claims, by the same rules from the same tables."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ REUSE_COLUMNS = (
 
 
 def rule_tables(study: StudyTables, *, confidence: float) -> Mapping[str, pd.DataFrame]:
-    """speed, layers and similarity_means, by name.
+    """Makes the tables `speed`, `layers` and `similarity_means`, keyed by name.
 
     Args:
-        study: Its record and tables.
-        confidence: Of the intervals of the last two; those of `speed` are C1's.
+        study: The study's record and tables.
+        confidence: Confidence level of the last two tables; `speed` has the intervals of C1.
     """
     evidence, fold = gather(study), fold_of(study)
     sizes = {int(size) for table in study.tables.values() for size in table["train_cases"].unique()}
@@ -48,17 +48,17 @@ def rule_tables(study: StudyTables, *, confidence: float) -> Mapping[str, pd.Dat
 
 
 def shown_tables(workdir: Path, *, confidence: float) -> dict[str, pd.DataFrame]:
-    """Tables that the page shows beside those of scores and claims, from tables that are there.
+    """Makes the tables that the page shows beside scores and claims, from those that exist.
 
     The page itself computes nothing that a reader sees: a number is computed once, here or before.
 
     Args:
-        workdir: With study.json and results/, or what was published of a workdir; tables may be compressed.
-        confidence: Of the intervals, but for those of `speed`, which are C1's.
+        workdir: A folder with study.json and results/, or its published copy; tables may be compressed.
+        confidence: Confidence level of the intervals; those of `speed` are C1's.
 
     Returns:
-        `seed_scores`, `training`, `speed`, `layers`, `reuse` and `similarity_means`; what figures draw (`curve_runs`,
-        `curve_means`, `excess_loss`) and sentences say (`page`).
+        `seed_scores`, `training`, `speed`, `layers`, `reuse` and `similarity_means`;  tables of figures (`curve_runs`,
+        `curve_means`, `excess_loss`) and of sentences (`page`).
     """
     study = record.read(workdir, any_format=True)
     if study is None:
@@ -79,10 +79,10 @@ def shown_tables(workdir: Path, *, confidence: float) -> dict[str, pd.DataFrame]
 
 
 def reuse_table(layers: pd.DataFrame) -> pd.DataFrame:
-    """Rho by layer as C11 sees it: the rows of layers.csv on runs and their source networks, a row a layer.
+    """Tabulates rho by layer as C11 uses it, from the rows of layers.csv on runs and their source networks.
 
     Returns:
-        The columns `REUSE_COLUMNS`; `part` is `early` or `deep`. rho is empty in layers that the rule does not use.
+        The columns `REUSE_COLUMNS`; `part` is `early` or `deep`, and `rho` is empty in layers not used by the rule.
     """
     own = layers[layers["comparison"] == "to_source"]
     keys = ["arm", "train_cases", "fold", "layer"]

@@ -1,4 +1,4 @@
-"""speed.csv: how many times fewer steps each arm takes than the baseline, by the rule of C1, at every size."""
+"""Makes speed.csv: how many times fewer steps each arm takes than the baseline at every size, by the rule of C1."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ COLUMNS = (
 
 
 def speed_table(evidence: Evidence, sizes: Mapping[int, int]) -> pd.DataFrame:
-    """One row for each arm and training set size whose runs, and the baseline's, were validated while they trained.
+    """Tabulates the speed of each arm and training set size whose runs, and the baseline's, were validated in training.
 
     Args:
-        evidence: The study; intervals have its level, which is that of C1.
-        sizes: Training set sizes to their fold, as in the tables.
+        evidence: The study, whose level the intervals have; it is that of C1.
+        sizes: The fold of each training set size, as in the tables.
 
     Returns:
         The columns `COLUMNS`. `ratio` and its limits are C1's `times fewer steps`, `total_ratio` the same with the

@@ -1,4 +1,4 @@
-"""What study.json says about a study, as far as claims need it."""
+"""Reads what claims need of a study: its record in study.json and its tables."""
 
 from __future__ import annotations
 
@@ -15,63 +15,63 @@ from jaxseg.study.record import RecordedArm, RecordedRun, StudyRecord
 from jaxseg.types import UserError
 
 TABLES = ("cases", "curves", "filters", "filter_controls", "rewind", "similarity", "pairs", "coherence")
-"""Tables that claims are drawn from, by the names of their files in results/."""
+"""Names of the tables in results/ that claims are judged from."""
 
 
 class ArmRecord(NamedTuple):
-    """How an arm was trained."""
+    """The training of an arm."""
 
     kind: str
     schedule: str
     steps: int
-    """0 for an arm without a network."""
+    """Training steps; 0 for an arm without a network."""
     pretrain_steps: int | None
-    """Of its source networks; 0 for a random start, None where they were trained elsewhere."""
+    """Steps of its source networks; 0 for a random start, None if they were trained elsewhere."""
     one_source: bool
-    """Several seeds start from the same source network."""
+    """Whether several seeds start from the same source network."""
     diverged: int
     runs: int
     rates: Mapping[int, float] = MappingProxyType({})
-    """Learning rate by training set size."""
+    """Learning rate at each training set size."""
     sources: Mapping[int, int] = MappingProxyType({})
     """The seed of the source network that each seed starts from; empty for a random start."""
     init: str = "random"
-    """What its weights start as."""
+    """The setting `init` of the arm."""
     like: str = ""
-    """What arms have in common that differ in their learning rate alone."""
+    """A digest shared by arms that differ only in their learning rate."""
 
 
 class Record(NamedTuple):
-    """A study: its task, sizes and arms."""
+    """The task, training set sizes and arms of a study."""
 
     target: str
     source: str
     full_size: int
-    """Training cases that the target has."""
+    """Number of training cases of the target."""
     arms: dict[str, ArmRecord]
     one_draw: bool
-    """At a size below all cases every seed has the same training cases."""
+    """Whether, at sizes below the full one, every seed has the same training cases."""
     rule_version: int
     noise: float = 0.0
-    """Added to the target's images, in their own standard deviations."""
+    """Noise added to the target's images, in their own standard deviations."""
     looks: tuple[int, ...] = ()
     """Numbers of seeds at which the study was to be judged, declared before it trained."""
     grown_from: tuple[int, ...] = ()
-    """Numbers of seeds that it had when more were added, in order."""
+    """Numbers of seeds that the study had each time before more were added, in order."""
     exploratory: str = ""
-    """Why its findings are none of those that were fixed in advance; empty where they are."""
+    """Why its findings were not fixed in advance; empty if they were."""
 
     def number_of_cases(self, train_cases: int) -> int:
-        """Of a training set size, in which 0 means all."""
+        """Returns the number of cases of a training set size, in which 0 means all."""
         return min(train_cases, self.full_size) if train_cases else self.full_size
 
 
 class StudyTables(NamedTuple):
-    """A study as claims see it."""
+    """The record and tables of a study, as claims see them."""
 
     record: Record
     tables: Mapping[str, pd.DataFrame]
-    """Those of `TABLES` that exist."""
+    """The existing tables among `TABLES`, by name."""
 
 
 def _one_draw(runs: Sequence[RecordedRun]) -> bool:
@@ -101,7 +101,7 @@ def _likeness(arm: RecordedArm, runs: Sequence[RecordedRun]) -> str:
 
 
 def read_record(study: StudyRecord) -> Record:
-    """What claims need of study.json."""
+    """Reads what claims need of study.json."""
     runs = study.runs_of("train")
     pretrained = {(run.arm, run.seed): run.steps for run in study.runs_of("pretrain")}
     arms = {}
@@ -140,7 +140,7 @@ def read_study(workdir: Path) -> StudyTables:
     """Reads the record and the tables, compressed or not, of a workdir.
 
     Raises:
-        UserError: No study there.
+        UserError: If the workdir holds no study.
     """
     found = record.read(workdir, any_format=True)
     if found is None:

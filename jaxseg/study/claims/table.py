@@ -1,7 +1,7 @@
-"""claims.csv of one study: each claim judged at the largest training set size, with controls and other sizes beside.
+"""Makes claims.csv of one study: each claim judged at the largest training set size, with controls and other sizes.
 
-Verdicts are drawn at one size, so that several sizes are not several chances; the quantities at other sizes are listed
-without. A comparison run on an arm that stands in transfer's place as a control is listed with a verdict of its own.
+Verdicts are drawn at one size, so that several sizes are not several chances; quantities at other sizes are listed
+without one. A comparison whose arm is a control in the place of transfer is listed with its own verdict.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ CLAIM, GRADED, CONTROL, OTHER_SIZE, ALL_SEEDS, LACKING, ANSWER = (
     *("claim", "graded", "control", "other size"),
     *("all seeds", "lacking", "answer"),
 )
-"""What a row is (column role)."""
+"""Values of column `role`."""
 
 CONTROLS = {
     "scratch_b": "placebo: only its seeds differ from scratch",
     "shuffled_source": "negative control: its source had nothing to teach",
     "self_transfer": "positive control: its source is the target task itself",
 }
-"""Arms that stand in transfer's place, and what they are."""
+"""Control arms that take the place of transfer, with their descriptions."""
 OTHER_CONTROLS: tuple[tuple[str, Arms, str], ...] = (
     ("C7", Trio(frozen="pooled_encoder"), "control: averages of the image in the encoder's place"),
     (
@@ -47,19 +47,19 @@ OTHER_CONTROLS: tuple[tuple[str, Arms, str], ...] = (
         "control: no skip connections around the encoder",
     ),
 )
-"""Arms that stand in the place of C7's."""
+"""Control arms that take the place of those of C7."""
 PLACEBO = "scratch_b"
 TRUE_OF_PLACEBO = frozenset({"C4b"})
-"""No gain: what a placebo should be found to be."""
+"""Claims that are true of a placebo: it has no gain."""
 
 
 def rows_of(finding: Finding, *, size: int | None, fold: int | None, **more: Any) -> list[dict[str, Any]]:
-    """Rows of a finding, one a quantity, each with the verdict; a row without a quantity where there is none.
+    """Makes the rows of a finding, one per quantity and each with the verdict; a single row if there is no quantity.
 
     Args:
-        finding: On a claim.
+        finding: The finding on a claim.
         size: The training set size of quantities that do not say otherwise.
-        fold: As in the tables.
+        fold: The fold, as in the tables.
         more: Other columns.
     """
     known = RULES.get(finding.claim)
@@ -106,7 +106,7 @@ def _controls(evidence: Evidence) -> list[tuple[Finding, Arms]]:
 
 
 def fold_of(study: StudyTables) -> int | None:
-    """The study's fold; all together where there are several."""
+    """Returns the fold of the study, or the value for all folds together if there are several."""
     folds = {int(fold) for table in study.tables.values() for fold in table["fold"].unique()}
     return POOLED if len(folds) > 1 else next(iter(folds), None)
 
@@ -128,10 +128,10 @@ def _grade(row: dict[str, Any], grade: str) -> str:
 
 
 def claims(study: StudyTables) -> pd.DataFrame:
-    """All claims as rows.
+    """Tabulates all claims.
 
     Args:
-        study: Its record and tables; a claim whose tables or arms are not there is listed as lacking, with its needs.
+        study: The study's record and tables. A claim without its tables or arms is listed as lacking, with its needs.
 
     Returns:
         The columns `COLUMNS`. `role` is `claim` (the verdict on the claim, the same in each of its rows), `graded`

@@ -1,4 +1,4 @@
-"""Which studies count for which target: targets of the same patients are one, and noise is added to one of them."""
+"""Assigns studies to targets: targets with the same patients are one, and noisy versions of a target are set apart."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def _patients(study: StudyTables) -> frozenset[str]:
 
 
 def independent_targets(studies: Mapping[str, StudyTables]) -> dict[str, str]:
-    """The target that each study counts for; targets of the same patients are one, named after both.
+    """Returns the target that each study counts for; targets of the same patients are one, named after both.
 
-    Two phases of the same hearts, for instance: they share at least half of the test groups that the smaller one has.
+    Two phases of the same hearts are an example. Such targets share at least half of the smaller one's test groups.
     """
     patients: dict[str, frozenset[str]] = {}
     for study in studies.values():
@@ -39,9 +39,9 @@ def independent_targets(studies: Mapping[str, StudyTables]) -> dict[str, str]:
 
 
 def made_noisy(found: Mapping[str, StudyTables]) -> tuple[dict[str, StudyTables], dict[float, StudyTables]]:
-    """Tells studies of targets as they are, by name, from those of one target with noise, by level.
+    """Separates studies of unaltered targets, keyed by name, from those of one noisy target, keyed by noise level.
 
-    Of several targets that were made noisy the one at most levels is taken.
+    If there are several noisy targets, the one with the most levels is taken.
     """
     as_they_are = {name: study for name, study in found.items() if not study.record.noise}
     by_target: dict[str, dict[float, StudyTables]] = {}
@@ -54,9 +54,9 @@ def made_noisy(found: Mapping[str, StudyTables]) -> tuple[dict[str, StudyTables]
 def of_one_source(
     evidences: Mapping[str, Evidence], targets: Mapping[str, str], pair: Pair
 ) -> dict[str, tuple[Evidence, int]]:
-    """By target, the studies of the source and training set size that most targets have; the largest size of equals.
+    """Returns by target the studies of the source and size that most targets have, and of equals the largest size.
 
-    Of several such studies of a target the first is taken. With each stands the size as that study names it.
+    Of several such studies of a target, the first is taken. Each comes with the size as that study names it.
     """
     found: dict[tuple[str, int], dict[str, tuple[Evidence, int]]] = {}
     for name, evidence in evidences.items():
@@ -67,7 +67,7 @@ def of_one_source(
 
 
 def by_target(targets: Mapping[str, str], names: Sequence[str]) -> dict[str, list[str]]:
-    """Names of studies by the target that they count for, in order."""
+    """Groups the names of studies by the target that they count for, in order."""
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(targets[name], []).append(name)

@@ -41,16 +41,16 @@ POSITIVE_CONTROL = "self_transfer"
 
 
 class Reached(NamedTuple):
-    """When runs reached each of the levels; NaN where they never did."""
+    """The steps at which runs reached each level; NaN if they never did."""
 
     seeds: Seeds
     steps: Float[np.ndarray, "runs levels"]
     last: float
-    """Step of the last validation: a run that never got there takes at least as long."""
+    """Step of the last validation, a lower bound for runs that never reached a level."""
 
     @property
     def censored(self) -> Bool[np.ndarray, "runs levels"]:
-        """Which never reached which level."""
+        """A mask of the runs and levels that were never reached."""
         return np.isnan(self.steps)
 
 
@@ -119,30 +119,30 @@ def _log_ratios(baseline: Reached, arm: Reached, counted: tuple[float, float], e
 
 
 class Times(NamedTuple):
-    """Steps of a baseline over those of an arm, to the same levels: geometric means over levels and seeds."""
+    """Ratios of a baseline's steps to an arm's for the same levels: geometric means over levels and seeds."""
 
     ratio: Interval
-    """Censored runs counted as their whole training."""
+    """The ratio if censored runs count as their whole training."""
     against: Interval
-    """Censored runs counted against the arm: its own as twice their training."""
+    """The ratio if censored runs count against the arm: its own as twice their training."""
     turned: Interval
-    """Censored runs counted against the baseline."""
+    """The ratio if censored runs count against the baseline."""
     total: Interval | None
-    """The first with the steps of pretraining counted; None where there were none, or not here."""
+    """`ratio` with the steps of pretraining counted; None if there were none, or they were not counted here."""
     n_seeds: int
-    """Source networks where several seeds share one."""
+    """Number of seeds, or of source networks if several seeds share one."""
     n_runs: int
-    """Of the arm, and as many of the baseline."""
+    """Number of runs of the arm, and also of the baseline."""
     n_censored: tuple[int, int]
-    """Runs of the baseline, and of the arm, that never reached the highest level."""
+    """Numbers of runs of the baseline and of the arm that never reached the highest level."""
 
 
 COUNTS: Mapping[str, tuple[float, float]] = {"ratio": (1, 1), "against": (1, 2), "turned": (2, 1)}
-"""What a run that never reached a level counts as, of the baseline and of the arm."""
+"""Factors on the training of runs that never reached a level, of the baseline and of the arm."""
 
 
 def times(evidence: Evidence, pair: Pair) -> Times:
-    """How many times fewer steps the arm takes than the baseline."""
+    """Computes how many times fewer steps the arm takes than the baseline."""
     curves = surviving_curves(evidence, pair.baseline)
     surviving_curves(evidence, pair.arm)
     folds = sorted(curves["fold"].unique())
@@ -177,7 +177,7 @@ def times(evidence: Evidence, pair: Pair) -> Times:
 
 
 def speed(evidence: Evidence, pair: Pair) -> tuple[Quantity, ...]:
-    """The ratio of steps, however censored runs are counted, and with pretraining counted."""
+    """Returns the ratio of steps for each way to count censored runs, and with pretraining counted."""
     found = times(evidence, pair)
 
     def of(name: str, key: str, limits: Interval, *thresholds: float) -> Quantity:
@@ -199,7 +199,7 @@ def speed(evidence: Evidence, pair: Pair) -> tuple[Quantity, ...]:
 
 
 def is_shorter(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
-    """Supported: shorter even with censored runs against it. Contradicted: not by a tenth, with them for it."""
+    """Supports shorter training if it holds with censored runs against it; contradicts it with them in its favour."""
     ratio, against, turned = found["ratio"], found["against"], found["turned"]
     supported = against.low > 1 and ratio.value >= SHORTER
     slower = turned.high < 1 / SHORTER
@@ -207,7 +207,7 @@ def is_shorter(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
 
 
 def shows_it(evidence: Evidence) -> bool:
-    """Whether the positive control trained faster than scratch."""
+    """Returns whether the positive control trained faster than scratch."""
     try:
         return times(evidence, Pair(POSITIVE_CONTROL)).against.low > 1
     except (Lacking, Void):
@@ -215,7 +215,7 @@ def shows_it(evidence: Evidence) -> bool:
 
 
 def c1(evidence: Evidence, pair: Pair) -> Measured:
-    """Transfer shortens training: geometric mean over levels and seeds of the baseline's steps over the arm's."""
+    """Tests whether transfer shortens training, by the geometric mean of the baseline's steps over the arm's."""
     quantities = speed(evidence, pair)
     doubts = [*few_seeds(quantities[0].n_seeds), *doubts_of_rates(evidence, *pair), *_sparse(evidence, pair)]
     return Measured(

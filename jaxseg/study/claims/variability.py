@@ -32,18 +32,18 @@ from jaxseg.study.claims.representation import index_of, require_layers, similar
 from jaxseg.study.claims.rules import AS_HIGH
 
 JUDGED = ("representation", "prediction")
-"""What decides; they share the level, one that is missing too: it must not make the other easier."""
+"""Distances that decide. They share the level, also with a missing one, which must not make the other easier."""
 SHOWN = {"parameters": "parameter_distance_aligned", "barrier": "barrier_aligned"}
-"""What is shown beside, after permutation alignment, by its name in pairs.csv."""
+"""Distances that are only shown, after permutation alignment, with their names in pairs.csv."""
 
 Matrix = Float[np.ndarray, "seeds seeds"]
-"""Distances between runs of an arm, mean over folds; NaN where a pair was not looked at, and on the diagonal."""
+"""Distances between runs of an arm, averaged over folds; NaN for pairs that were not compared and on the diagonal."""
 
 
 def nested_arm(evidence: Evidence, arm: str) -> str:
-    """The arm itself if several of its seeds share a source network, else one that has the same and does.
+    """Returns the arm if several of its seeds share a source network, else an arm like it whose seeds do.
 
-    Raises `Lacking` where there is none.
+    Raises `Lacking` if there is none.
     """
     for name in (arm, *(other for other in evidence.record.arms if other.startswith(f"{arm}_"))):
         found = evidence.record.arms.get(name)
@@ -81,15 +81,15 @@ def _distances(evidence: Evidence, arm: str, kind: str) -> tuple[Seeds, Matrix]:
 
 
 def within_sources(matrix: Matrix, sources: Seeds) -> Matrix:
-    """The distances between runs of one source network alone; NaN elsewhere."""
+    """Keeps the distances between runs of the same source network; others become NaN."""
     return np.where(sources[:, None] == sources[None, :], matrix, np.nan)
 
 
 def ratio_of_independent(numerator: Interval, denominator: Interval) -> tuple[float, float, float]:
-    """Logarithm of a ratio of two independent quantities, its standard error and degrees of freedom.
+    """Returns the logarithm of a ratio of independent quantities, with its standard error and degrees of freedom.
 
     Args:
-        numerator: Its limits, of 95 %, are those of the logarithm.
+        numerator: An estimate whose 95 % limits were computed on the logarithm.
         denominator: The same.
     """
     errors = [standard_error(math.log(q.low), math.log(q.high), q.df, 0.95) ** 2 for q in (numerator, denominator)]
@@ -134,7 +134,7 @@ def _mean(matrix: Matrix, of_units: Seeds) -> Interval:
 
 
 def as_variable(complete: bool) -> Callable[[Mapping[str, Quantity], bool], Ruling]:
-    """The rule of C10; it can be contradicted only where all that decides was measured."""
+    """Applies the rule of C10, which can be contradicted only if every deciding distance was measured."""
 
     def rule(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
         ratios = [found[kind] for kind in JUDGED if kind in found]
@@ -144,7 +144,7 @@ def as_variable(complete: bool) -> Callable[[Mapping[str, Quantity], bool], Ruli
 
 
 def c10(evidence: Evidence, pair: Pair) -> Measured:
-    """Variability can be as high: distances within a source over those among scratch, Bonferroni over two."""
+    """Tests whether variability can be as high, by distances within a source over those among scratch (Bonferroni)."""
     arm = nested_arm(evidence, pair.arm)
     evidence.arm(pair.baseline)
     confidence = 1 - evidence.level / len(JUDGED)
