@@ -1,4 +1,4 @@
-"""Files of a workdir: written whole or not at all with their checksums, and compared with these when they are read."""
+"""Reads and writes files of a workdir: written whole or not at all, with checksums that are compared on reading."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from jaxseg.manifest import DamagedError
 from jaxseg.types import UserError
 
 LOCK = ".lock"
-"""In a workdir: held by the process that works in it."""
+"""Lock file in a workdir, held by the process that works there."""
 
 RERUN = "run the study again with the same command, which writes it anew from what is sound"
-"""What helps where a file that a study derived is damaged."""
+"""Advice for messages about a damaged file that a study derived."""
 
 TEXT = frozenset(
     {
@@ -36,7 +36,7 @@ TEXT = frozenset(
         *("point", "state", "message", "workdir"),
     }
 )
-"""Columns that hold names or words, in whatever table."""
+"""Columns that hold names or words in any table."""
 
 _Read = TypeVar("_Read")
 
@@ -67,7 +67,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copies a file that is as it was written, whole or not at all."""
+    """Copies a file, after a check that it is as it was written, whole or not at all."""
     manifest.write(target, manifest.read(source, RERUN))
 
 
@@ -78,18 +78,18 @@ def read_text(path: Path, mend: str = RERUN) -> str:
     """Reads a text in UTF-8.
 
     Args:
-        path: Of the file.
-        mend: What helps where it is damaged, for the message.
+        path: Path of the file.
+        mend: Advice for the message if the file is damaged.
 
     Raises:
-        FileNotFoundError: It was never written.
-        DamagedError: It is not as it was written, or is no such text; the same for every reader here.
+        FileNotFoundError: If the file was never written.
+        DamagedError: If it is not as it was written, or is not such a text; every reader here raises this.
     """
     return _decoded(path, mend, lambda content: content.decode())
 
 
 def read_json(path: Path, mend: str = RERUN) -> dict[str, Any]:
-    """Reads a JSON object; an empty dict where there is no file."""
+    """Reads a JSON object; returns an empty dict if there is no file."""
     try:
         found = _decoded(path, mend, json.loads)
     except FileNotFoundError:
@@ -108,7 +108,7 @@ def read_list(path: Path, mend: str = RERUN) -> list[Any]:
 
 
 def read_arrays(path: Path, mend: str = RERUN) -> dict[str, np.ndarray]:
-    """Reads all arrays of an .npz file; nothing is unpickled."""
+    """Reads all arrays of an .npz file. Nothing is unpickled."""
 
     def arrays(content: bytes) -> dict[str, np.ndarray]:
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
@@ -118,14 +118,14 @@ def read_arrays(path: Path, mend: str = RERUN) -> dict[str, np.ndarray]:
 
 
 def find_table(results: Path, name: str) -> Path | None:
-    """The file of a table in a folder of results, compressed or not; None where there is none."""
+    """Returns the file of a table in a folder of results, compressed or not; None if there is none."""
     return next((path for end in ("", ".gz") if was_written(path := results / f"{name}.csv{end}")), None)
 
 
 def read_table(path: Path, mend: str = RERUN, *, texts: Iterable[str] = ()) -> pd.DataFrame:
     """Reads a CSV, compressed where its name ends in .gz, exactly as it was written.
 
-    Everything that reads a table reads it here, so that a name is the same name everywhere. Columns of `TEXT` and of
+    Every table is read here, so that a name is the same everywhere. Columns of `TEXT` and of
     `texts` stay text, whatever stands in them (`NA`, `007`, nothing); in the others an empty field is a missing number.
     """
     compression: Literal["gzip"] | None = "gzip" if path.suffix == ".gz" else None
@@ -148,7 +148,7 @@ def read_table(path: Path, mend: str = RERUN, *, texts: Iterable[str] = ()) -> p
 
 
 def at_end(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The rows of a table that are of the end of the training, where runs were looked at earlier as well."""
+    """Returns the rows of a table at the end of training, if it also has rows of earlier steps."""
     by = {"filters": ["arm"], "similarity": ["arm_a", "arm_b", "comparison"]}.get(name, [])
     if not by or "step" not in table or table.empty:
         return table
@@ -168,14 +168,14 @@ def _decoded(path: Path, mend: str, decode: Callable[[bytes], _Read]) -> _Read:
 
 
 def was_written(path: Path) -> bool:
-    """Whether a file is there or should be: one that its manifest lists and that is gone was lost."""
+    """Returns whether a file exists or should: a missing file that its manifest lists was lost."""
     return path.exists() or path.name in manifest.sealed(path.parent)
 
 
 def are_sound(paths: Iterable[Path]) -> bool:
-    """Whether files are there as they were written.
+    """Returns whether files exist as they were written.
 
-    Each one that is there and is not gets a warning, since the caller makes it anew.
+    Each existing file that differs raises a warning, since the caller makes it anew.
     """
     sound = True
     for path in paths:
@@ -192,19 +192,19 @@ def are_sound(paths: Iterable[Path]) -> bool:
 
 
 def hold(path: Path, *, seconds: float = 0.5) -> int | None:
-    """Takes the lock of a file for as long as the descriptor that it gives is open, also in a process that inherits it.
+    """Takes the lock of a file for as long as the returned descriptor is open, also in a process that inherits it.
 
-    On a file system without locks (some NFS, Lustre and FUSE mounts) it warns and gives a descriptor all the same.
+    On a file system without locks (some NFS, Lustre and FUSE mounts) it warns and returns a descriptor all the same.
 
     Args:
-        path: The file; created where it is missing, and left alone where it is there.
-        seconds: How long another process may go on holding it; `is_locked` does so for a moment.
+        path: The file, which is created if it is missing and never changed.
+        seconds: How long to wait for another process to release it; `is_locked` holds it for a moment.
 
     Returns:
-        The descriptor; None where another process has the lock.
+        The descriptor; None if another process has the lock.
 
     Raises:
-        UserError: The file is a link, which is not followed.
+        UserError: If the file is a link, which is not followed.
     """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
@@ -239,10 +239,10 @@ def _is_taken(handle: int) -> bool:
 
 @contextlib.contextmanager
 def locked(workdir: Path, name: str = LOCK, *, seconds: float = 0.5) -> Iterator[None]:
-    """Holds a folder for one process; it is created where it is missing.
+    """Locks a folder for one process, and creates it if it is missing.
 
     Raises:
-        UserError: Another process works in it, and still does after some seconds.
+        UserError: If another process works in the folder, and still does after some seconds.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     handle = hold(workdir / name, seconds=seconds)
@@ -255,7 +255,7 @@ def locked(workdir: Path, name: str = LOCK, *, seconds: float = 0.5) -> Iterator
 
 
 def is_locked(workdir: Path, name: str = LOCK) -> bool:
-    """Whether another process works in a folder; never where its file system has no locks."""
+    """Returns whether another process works in a folder; always false on a file system without locks."""
     try:
         handle = os.open(workdir / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError):

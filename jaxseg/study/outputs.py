@@ -1,4 +1,4 @@
-"""Where predictions and scores are written: never over inputs, references, or anything else that is not their own."""
+"""Writes predictions and scores, never over inputs, references or anything else that is not their own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRAINING_FOLDERS = ("imagesTr", "labelsTr")
 def plan(
     cases: Sequence[CaseFiles], folder: Path, *, seeds: Sequence[int], ensemble: bool, uncertainty: bool
 ) -> dict[str, dict[str, Path]]:
-    """The files that predictions become: for each case `seed_<id>` or `ensemble`, and `entropy` where wanted."""
+    """Returns the files of the predictions of each case: `seed_<id>` or `ensemble`, and `entropy` if wanted."""
     planned = {}
     for case in cases:
         name = f"{case.name}.nii.gz"
@@ -36,17 +36,17 @@ def plan(
 
 
 def check(planned: Mapping[str, Mapping[str, Path]], cases: Sequence[CaseFiles], workdir: Path) -> None:
-    """Looks at every file that is to be written, before anything is.
+    """Checks every file that is to be written, before anything is.
 
-    Paths are compared without their links, and files by what they are: an input under another spelling is the input.
+    Links in paths are resolved, and files are compared by identity: an input under another spelling is the input.
 
     Args:
-        planned: See `plan`.
-        cases: The inputs.
-        workdir: Of the study that predicts.
+        planned: The files as `plan` returns them.
+        cases: The input cases.
+        workdir: Workdir of the study that predicts.
 
     Raises:
-        UserError: A file of another kind lies in the place of one, the place belongs to the inputs, to a data set or to
+        UserError: If a file of another kind is in the way, the place belongs to the inputs, to a data set or to
             the study, or two predictions would be one file.
     """
     inputs = {_identity(path): path for case in cases for path in case.images}
@@ -98,10 +98,10 @@ def _check_folders(folders: Iterable[Path], images: Mapping[tuple[object, ...], 
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder, if there is none, and sees whether it can be written to.
+    """Makes a folder if there is none, and checks that it is writable.
 
     Raises:
-        UserError: It cannot.
+        UserError: If it is not.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,14 +112,14 @@ def make_folder(folder: Path) -> None:
 
 
 def check_table(path: Path, first: str) -> None:
-    """Looks at the place of a table before it is made.
+    """Checks the place of a table before the table is made.
 
     Args:
-        path: Of the table.
-        first: How an earlier one begins, which may be replaced.
+        path: Path of the table.
+        first: The beginning of an earlier table, which may be replaced.
 
     Raises:
-        UserError: A folder or a file of another kind lies there, or nothing can be written.
+        UserError: If a folder or a file of another kind is there, or nothing can be written.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file in it, such as {path / 'scores.csv'}")
@@ -137,10 +137,10 @@ def check_table(path: Path, first: str) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Writes a CSV that belongs to no workdir, whole or not at all, without a manifest beside it.
+    """Writes a CSV outside any workdir, whole or not at all and without a manifest.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: If it cannot be written.
     """
     partial = None
     try:

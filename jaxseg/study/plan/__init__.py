@@ -1,1 +1,1 @@
-"""What a study trains, on which cases and with which starting points, before anything runs."""
+"""Plans a study before anything runs: what it trains, on which cases and from which starting points."""

@@ -1,4 +1,4 @@
-"""What a study is bound to from its first training step on: its data as it was then, case by case.
+"""Binds a study, from its first training step on, to its data as it was then, case by case.
 
 `data.json` is written before the first step and never changes afterwards, but for subsets of training cases that new
 seeds draw. Every later stage takes the split, the subsets, the intensity windows and the stores from it. Data that has
@@ -32,7 +32,7 @@ _SHOWN = 5
 
 
 class Draw(NamedTuple):
-    """What decides a subset of training cases."""
+    """Key of a subset of training cases: everything that decides it."""
 
     train_cases: int
     fold: int
@@ -44,22 +44,22 @@ class BoundTask:
     """One task of a study as it was at the first training step."""
 
     data: str
-    """As the config names it."""
+    """The data set, as the config names it."""
     store: str
-    """Name of the prepared store."""
+    """The name of the prepared store."""
     listing: Listing
-    """Its cases with checksums of their files, its labels and channels."""
+    """The task's cases with checksums of their files, its labels and channels."""
     voxels: dict[str, str]
-    """Of each case that is used, `CaseRecord.voxels_sha256`."""
+    """The `CaseRecord.voxels_sha256` of each case that is used."""
     splits: tuple[Split, ...]
-    """One a fold."""
+    """The split of each fold."""
     windows: tuple[tuple[normalize.Window, ...], ...]
-    """Intensity statistics of each fold's training cases."""
+    """The intensity statistics of each fold's training cases."""
     subsets: dict[Draw, tuple[str, ...]]
-    """Training cases of runs that train on some of them."""
+    """The training cases of each draw that is smaller than the training set."""
 
     def changes(self, now: Listing) -> list[str]:
-        """What of the data is no longer as it was, a line each."""
+        """Lists what has changed in the data, one line each."""
         before, after = ({case.name: case for case in listing.cases} for listing in (self.listing, now))
         lines = [
             _named("added", sorted(after.keys() - before.keys())),
@@ -94,25 +94,25 @@ def _named(what: str, names: list[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Binding:
-    """What a study is bound to."""
+    """The data and settings that a study is bound to."""
 
     study: str
-    """An id of its own, which all of its checkpoints name."""
+    """A unique id of the study, which all of its checkpoints name."""
     config: str
-    """Digest of the config, see `settings.digest`."""
+    """The digest of the config; see `settings.digest`."""
     rule_version: int
     tasks: dict[str, BoundTask]
-    """By role: `target`, `source`, ..."""
+    """The bound tasks by role: `target`, `source`, ..."""
     given: dict[str, dict[str, str]]
-    """By arm and seed, checksums of source networks that were trained elsewhere, see `sources.given_digests`."""
+    """Checksums of source networks that were trained elsewhere, by arm and seed; see `sources.given_digests`."""
     waves: tuple[int, ...] = ()
-    """How many seeds the study had when it began to train, and each time that it was extended."""
+    """The number of seeds when the study began to train and after each extension."""
     looks: tuple[int, ...] = ()
-    """Numbers of seeds at which it is judged, as they were declared before it trained."""
+    """The numbers of seeds at which the study is judged, as declared before it trained."""
 
     @property
     def data(self) -> str:
-        """Digest of the cases, splits and windows of all tasks."""
+        """The digest of the cases, splits and windows of all tasks."""
         fixed = {
             role: [
                 task.listing.to_json(),
@@ -126,12 +126,12 @@ class Binding:
 
     @property
     def mark(self) -> dict[str, Any]:
-        """What a checkpoint says of the study and the data that it belongs to."""
+        """The ids of the study and its data, as checkpoints hold them."""
         return {"study": self.study, "data": self.data, "waves": self.waves, "looks": self.looks}
 
 
 def new_study() -> str:
-    """An id that no other study has."""
+    """Returns a new, unique study id."""
     return uuid.uuid4().hex
 
 
@@ -152,10 +152,10 @@ def write_binding(workdir: Path, binding: Binding) -> None:
 
 
 def read_binding(workdir: Path) -> Binding | None:
-    """What a study is bound to; None before its first training step.
+    """Reads what a study is bound to; None before its first training step.
 
     Raises:
-        DamagedError: data.json is not as it was written.
+        DamagedError: If data.json is not as it was written.
     """
     found = files.read_json(workdir / RECORD)
     if not found:
@@ -190,14 +190,14 @@ def _task(entry: Mapping[str, Any]) -> BoundTask:
 
 
 def images_seen(folder: Path, *, by_target: bool) -> dict[str, tuple[str, str]]:
-    """Cases that networks of a study were trained or validated on, by the checksum of their voxels.
+    """Returns the cases that networks of a study were trained or validated on, by the checksum of their voxels.
 
     Args:
-        folder: The study's workdir, or a folder in it; `{}` where it is in none that has a record.
-        by_target: Whether networks of its arms are meant, or else its source networks.
+        folder: The study's workdir or a folder in it; without a record, the result is `{}`.
+        by_target: Whether to list what the networks of its arms saw, instead of its source networks.
 
     Returns:
-        The name of each, and its part: `train` or `val`.
+        The name and part (`train` or `val`) of each case.
     """
     workdir = next((place for place in (folder, *folder.parents) if (place / "study.json").exists()), None)
     known = None if workdir is None else read_binding(workdir)
@@ -214,20 +214,20 @@ def images_seen(folder: Path, *, by_target: bool) -> dict[str, tuple[str, str]]:
 
 
 class Trained(NamedTuple):
-    """What the checkpoints of a workdir say of the study they belong to."""
+    """What the checkpoints of a workdir say about the study that they belong to."""
 
     marks: set[tuple[str, str]]
-    """Every (study, data) that one of them names."""
+    """Every pair (study, data) that a checkpoint names."""
     chunks: dict[str, tuple[int, ...]]
-    """Runs of each job of a group that has checkpoints."""
+    """The number of runs in each job of every group that has checkpoints."""
     waves: tuple[int, ...] = ()
-    """`Binding.waves` of the latest of them."""
+    """The `Binding.waves` of the latest checkpoint."""
     looks: tuple[int, ...] = ()
-    """`Binding.looks`, which are the same in all."""
+    """The `Binding.looks`, which all checkpoints share."""
 
 
 def read_trained(workdir: Path) -> Trained:
-    """Asks the checkpoints; those that are damaged say nothing."""
+    """Reads what the checkpoints say; damaged ones are skipped."""
     marks: set[tuple[str, str]] = set()
     chunks: dict[str, tuple[int, ...]] = {}
     waves: tuple[int, ...] = ()
@@ -245,10 +245,10 @@ def read_trained(workdir: Path) -> Trained:
 
 
 def check_job(directory: Path, step: int, job: Job, binding: Binding) -> None:
-    """Compares what a job's checkpoint says of itself with the job that is to go on from it.
+    """Checks that a job's checkpoint belongs to the job that continues from it.
 
     Raises:
-        UserError: It is of another study, or of other runs.
+        UserError: If it belongs to another study or to other runs.
     """
     meta = checkpoint.read_meta(directory, step)
     if (meta.get("study"), meta.get("data")) != (binding.study, binding.data):

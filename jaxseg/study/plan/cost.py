@@ -1,4 +1,4 @@
-"""What a study will cost, before it runs: work counted in the traced step, speed from a short trial."""
+"""Estimates the cost of a study before it runs, from the work in the traced step and the speed of a short trial."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jaxseg.study.plan.program import (
 )
 
 PRODUCTS, ELEMENTS = 1.51, 0.81
-"""How products, and the operations between them, run in a step against the trials (docs/performance.md)."""
+"""Time of products, and of the operations between them, in a step relative to the trials (docs/performance.md)."""
 
 _MOVES = frozenset(
     ("reshape", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type", "iota", "gather", "pad",
@@ -35,25 +35,25 @@ _MOVES = frozenset(
 
 
 class Work(NamedTuple):
-    """What a step does, as far as its time depends on it."""
+    """The work of a step, as far as its time depends on it."""
 
     flops: int
-    """Multiplications and additions of products and convolutions."""
+    """The multiplications and additions in products and convolutions."""
     written: int
-    """Bytes that all operations between them write, one by one."""
+    """The bytes that all operations between them write, one by one."""
 
 
 class Speed(NamedTuple):
-    """Of all devices together, in a second."""
+    """The speed of all devices together, per second."""
 
     flops: float
     written: float
 
 
 def count_work(jaxpr: Any) -> Work:
-    """The work of a jaxpr; loops count all their turns.
+    """Counts the work of a jaxpr, with every iteration of its loops.
 
-    Loops whose number of turns is not known from shapes count once. Products with the zeros that a transposed
+    Loops whose number of iterations does not follow from shapes count once. Products with the zeros that a transposed
     convolution puts between its inputs do not count.
     """
     flops, written = 0, 0
@@ -78,9 +78,9 @@ def count_work(jaxpr: Any) -> Work:
 
 @functools.lru_cache(maxsize=64)
 def step_work(program: Program) -> Work:
-    """Of one training step of one run, the backward pass of the trained parameters included.
+    """Counts the work of one training step of one run, with the backward pass of the trained parameters.
 
-    Sampling and the optimizer are left out: a few percent of a step.
+    Sampling and the optimizer, a few percent of a step, are left out.
     """
     params, labels = abstract_params(program), param_labels(program)
     trained, fixed = trees.partition(params, labels, "train")
@@ -92,7 +92,7 @@ def step_work(program: Program) -> Work:
 
 
 def measure_speed(devices: tuple[jax.Device, ...]) -> Speed:
-    """Speed of products of a convolution's shape and of one operation on all elements of 8 MB, in a short trial."""
+    """Measures in a short trial the speed of products of a convolution's shape and of one operation on 8 MB."""
     size = 4096 if devices[0].platform == "cpu" else 65536
     # Random would take longer than the product; any finite numbers do.
     operands = (jnp.full((size, 432), 0.5), jnp.full((432, 64), 0.5))
@@ -115,14 +115,14 @@ def _fastest(function: Callable[..., Any], operands: Any, devices: tuple[jax.Dev
 
 
 def job_seconds(job: Job, speed: Speed) -> float:
-    """How long a job may train, without compiling and validation."""
+    """Estimates the training time of a job, without compiling and validation."""
     work = step_work(job.program)
     seconds = work.flops / (PRODUCTS * speed.flops) + work.written / (ELEMENTS * speed.written)
     return len(job.runs) * job.program.train.steps * seconds
 
 
 def job_bytes(job: Job, network: NetworkSize, *, devices: int, strategy: str) -> int:
-    """Memory that a job's programs hold at their peak on all devices together, the cohort left out."""
+    """Estimates the peak memory of a job's programs on all devices together, without the cohort."""
     running = len(job.runs) if strategy == "vmap" else min(devices, len(job.runs))
     states = 2 * len(job.runs) * network.state_bytes + devices * network.shared_bytes
     return states + running * (network.activation_bytes + network.state_bytes)

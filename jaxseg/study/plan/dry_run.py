@@ -1,4 +1,4 @@
-"""The plan of a study as text, for `--dry_run`."""
+"""Describes the plan of a study as text, for `--dry_run`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str
 
 
 def describe(planned: PlannedStudy) -> str:
-    """Arms, runs, parameters, memory per run, runs per chunk, steps, and programs to compile."""
+    """Describes arms, runs, parameters, memory per run, runs per chunk, steps, and programs to compile."""
     study, plan = planned.study, planned.plan
     lines = [f"study {study.name!r} in {planned.workdir}", ""]
     for task, prepared in planned.tasks.prepared.items():

@@ -1,4 +1,4 @@
-"""From settings to jobs: arms become runs, runs that one compiled program can train become jobs.
+"""Turns settings into jobs: arms become runs, and runs that one compiled program can train become jobs.
 
 A job is a directory, a program and a slice of the run axis. Runs share a program if they differ in arrays only: start,
 training cases, fold, seed, learning rate.
@@ -29,7 +29,7 @@ from jaxseg.transfer import LoadTable, check_load, make_load_table, transfer_rul
 from jaxseg.types import RunKey, UserError
 
 KINDS = ("pretrain", "select", "train")
-"""Of jobs, in the order they are done."""
+"""The kinds of jobs, in the order in which they run."""
 
 _MORE_RUNS_THAN_DEVICES = 10**9
 
@@ -39,7 +39,7 @@ class Job:
     """A slice of the run axis of one program, in a directory of its own."""
 
     kind: str
-    """`pretrain` (source networks), `select` (trials of rates) or `train`."""
+    """One of `pretrain` (source networks), `select` (trials of learning rates) or `train`."""
     group: str
     chunk: int
     program: Program
@@ -47,21 +47,21 @@ class Job:
 
     @property
     def directory(self) -> str:
-        """Relative to the workdir."""
+        """The directory of the job, relative to the workdir."""
         return f"train/{self.group}/chunk_{self.chunk}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All jobs in the order they are done, and the size of each arm's network."""
+    """All jobs in the order in which they run, and the size of each arm's network."""
 
     jobs: tuple[Job, ...]
     networks: dict[str, NetworkSize]
     priors: tuple[Run, ...] = ()
-    """Runs of arms that have no network."""
+    """The runs of arms that have no network."""
 
     def of_kind(self, kind: str) -> tuple[Job, ...]:
-        """Jobs of one kind."""
+        """Returns the jobs of one kind."""
         return tuple(job for job in self.jobs if job.kind == kind)
 
 
@@ -79,10 +79,10 @@ class _PlannedArm(NamedTuple):
 
 
 def check_networks(study: StudySettings) -> None:
-    """Checks that there are such networks and that they divide the patches: what is known before data is read.
+    """Checks that the networks exist and divide the patches, which is known before data is read.
 
     Raises:
-        UserError: The arm, and what is wrong.
+        UserError: If an arm's network is wrong; the message names the arm.
     """
     for arm in study.arms:
         for role, task in (("target", study.target), ("source", arm.source)):
@@ -140,7 +140,7 @@ def _check_runs_differ(arm: ArmSettings, runs: Sequence[Run], table: LoadTable) 
 
 
 def load_table(arm: ArmSettings, program: Program, source: Any) -> Any:
-    """What an arm's transfer does with each parameter, from the shapes of its source network."""
+    """Makes the table of what an arm's transfer does with each parameter, from the shapes of its source network."""
     adapt = program.channels if arm.pretrain.adapt_channels else None
     return make_load_table(abstract_params(program), source, transfer_rules(arm.init), adapt_channels=adapt)
 
@@ -159,27 +159,27 @@ def make_plan(
     chunk_sizes: Mapping[str, Sequence[int]] | None = None,
     waves: Sequence[int] = (),
 ) -> Plan:
-    """Jobs of a study.
+    """Plans the jobs of a study.
 
     Args:
-        study: Settings.
+        study: Settings of the study.
         target_size: Channels and classes (background included) of the target task.
-        source_sizes: The same for each source task that is pretrained on.
+        source_sizes: Channels and classes of each source task that is pretrained on.
         fold_statistics: Tasks whose images depend on the fold; each fold of these has jobs of its own.
         memory_bytes: What the devices together can hold; bounds the runs of a job when `runtime.seeds_per_chunk` is
             automatic.
-        devices: Devices that runs are spread over.
-        strategy: `loop` or `vmap`: under `loop` one run a device computes at a time.
-        data_bytes: What the images of each task take of that memory while networks train on it.
+        devices: Number of devices that runs are spread over.
+        strategy: `loop` or `vmap`; under `loop` each device computes one run at a time.
+        data_bytes: Memory that the images of each task occupy while networks train on it.
         given: Shapes of the source network of each arm that has `pretrain.from_workdir`.
-        chunk_sizes: Runs of each job of a group, as an earlier process cut them; where runs are automatic this
+        chunk_sizes: Runs of each job of a group, as an earlier process cut them. With automatic sizes this
             depends on the machine, and a job must be continued with the runs it was started with.
-        waves: How many seeds the study had when it began, and each time that it was extended. Runs of seeds that came
-            later are in jobs of their own, so that those which are trained stay as they are; none: all began together.
+        waves: The number of seeds when the study began and after each extension. Runs of seeds that came
+            later have their own jobs, so that trained jobs stay as they are; empty if all began together.
 
     Raises:
-        UserError: A network that makes nothing of the patch, an `init` or `freeze` that matches nothing, a
-            transfer that finds less than `pretrain.min_loaded`.
+        UserError: If a network cannot take the patch, an `init` or `freeze` matches nothing, or a
+            transfer finds less than `pretrain.min_loaded`.
     """
     groups: _Groups = {}
     networks: dict[str, NetworkSize] = {}
@@ -280,7 +280,7 @@ def _cut_jobs(
 
 
 def wave_of(study: StudySettings, arm: ArmSettings, run: Run, waves: Sequence[int]) -> int:
-    """Which extension of the study brought a run; 0 from the beginning. Crossed runs do not grow with the seeds."""
+    """Returns the extension that added a run; 0 for the beginning. Crossed runs do not grow with the seeds."""
     if arm.cross:
         return 0
     place = study.seeds.index(run.key.seed - arm.seed_offset)
@@ -299,29 +299,29 @@ def _taken(known: list[int], count: int) -> list[int]:
 
 
 def seed_plan(study: StudySettings, runs: int = _MORE_RUNS_THAN_DEVICES) -> seeds.SeedPlan:
-    """How so many runs are mapped over this machine's devices; by default over all that the study trains on."""
+    """Plans how `runs` runs are mapped over devices; by default over all devices that the study trains on."""
     return seeds.make_plan(runs, strategy=study.runtime.seed_map, devices=study.runtime.devices)
 
 
 def host_share(study: StudySettings, job: Job, index: int) -> hosts.Share:
-    """A host's part of a job's runs."""
+    """Returns a host's share of a job's runs."""
     local = seed_plan(study, len(job.runs))
     return hosts.share(len(job.runs), devices=len(local.devices), index=index, count=hosts.count())
 
 
 def own_rows(study: StudySettings, job: Job, index: int) -> tuple[int, ...]:
-    """Positions of a host's runs in a job, without those that stand in; none where there are fewer runs than hosts."""
+    """Returns the positions of a host's runs in a job, without padding; empty for hosts beyond the number of runs."""
     share = host_share(study, job, index)
     return share.rows[: share.own]
 
 
 def of_host(job: Job, rows: Sequence[int]) -> Job:
-    """A job cut down to some of its runs."""
+    """Returns a job reduced to some of its runs."""
     return dataclasses.replace(job, runs=tuple(job.runs[row] for row in rows))
 
 
 def even_sizes(count: int, size: int) -> tuple[int, ...]:
-    """Sizes of at most `size`, as equal as possible, so that parts share a compiled shape.
+    """Returns sizes of at most `size`, as equal as possible so that parts share a compiled shape.
 
     >>> even_sizes(10, 4)
     (4, 4, 2)
@@ -332,13 +332,13 @@ def even_sizes(count: int, size: int) -> tuple[int, ...]:
 
 
 def split(runs: Sequence[Run], sizes: Sequence[int]) -> list[Sequence[Run]]:
-    """Consecutive parts of these sizes."""
+    """Splits runs into consecutive parts of the given sizes."""
     ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
     return [runs[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
 def chunk_sizes(plan: Plan) -> dict[str, tuple[int, ...]]:
-    """How many runs each job of a group has: what another process or machine must go on with."""
+    """Returns the number of runs in each job of a group, with which another process or machine must continue."""
     sizes: dict[str, tuple[int, ...]] = {}
     for job in plan.jobs:
         sizes[job.group] = (*sizes.get(job.group, ()), len(job.runs))
@@ -346,7 +346,7 @@ def chunk_sizes(plan: Plan) -> dict[str, tuple[int, ...]]:
 
 
 def halved(sizes: Sequence[int], chunk: int) -> tuple[int, ...]:
-    """The sizes with those from a chunk on cut in two, as far as they can be.
+    """Halves the sizes from a chunk on, as far as they can be halved.
 
     >>> halved((8, 8, 5), 1)
     (8, 4, 4, 3, 2)
@@ -356,10 +356,10 @@ def halved(sizes: Sequence[int], chunk: int) -> tuple[int, ...]:
 
 
 def find(plan: Plan, key: RunKey) -> tuple[Job, int]:
-    """The job and position of a run.
+    """Finds the job and position of a run.
 
     Raises:
-        UserError: No such run.
+        UserError: If there is no such run.
     """
     for job in (*plan.of_kind("pretrain"), *plan.of_kind("train")):
         for index, run in enumerate(job.runs):

@@ -1,4 +1,4 @@
-"""A study made ready: config checked, data prepared, jobs planned."""
+"""Makes a study ready: the config is checked, data is prepared and jobs are planned."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ class PlannedStudy:
     tasks: Tasks
     plan: Plan
     waves: tuple[int, ...]
-    """See `Binding.waves`."""
+    """The number of seeds at the start and after each extension; see `Binding.waves`."""
     binding: Binding | None = None
-    """What it is bound to from its first training step on."""
+    """What the study is bound to from its first training step on."""
 
     def bound(self) -> Binding:
-        """The binding of a study that trains."""
+        """The binding of a study that has begun to train."""
         if self.binding is None:
             raise ValueError("a study is bound to its data before it trains")
         return self.binding
 
 
 def memory_bytes(devices: int) -> int:
-    """Memory of so many local devices together; on CPU the memory that this process may use, which they share."""
+    """Returns the memory of some local devices together; on CPU that of this process, which they share."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
@@ -63,7 +63,7 @@ def memory_bytes(devices: int) -> int:
 
 
 def device_bytes(study: StudySettings) -> int:
-    """Memory of one of the devices that the study trains on."""
+    """Returns the memory of one of the devices that the study trains on."""
     devices = len(seed_plan(study).devices)
     return memory_bytes(devices) // devices
 
@@ -72,7 +72,7 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> PlannedS
     """Prepares data and plans the jobs.
 
     Raises:
-        UserError: Data that cannot be used, or settings that do not fit it.
+        UserError: If data cannot be used, or the settings do not fit it.
     """
     check_networks(study)
     store_dir = store_dir_of(study, workdir)
@@ -92,15 +92,15 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> PlannedS
 
 
 def waves_of(study: StudySettings, workdir: Path, before: Sequence[int]) -> tuple[int, ...]:
-    """How many seeds a study had when it began, and each time that it was extended, with those that it has now.
+    """Returns the number of seeds when a study began and after each extension, including the present one.
 
     Args:
-        study: Its seeds.
-        workdir: For the message.
-        before: The same as it was until now; empty before the first training step.
+        study: The settings, with the present seeds.
+        workdir: The workdir, for the message.
+        before: The numbers so far; empty before the first training step.
 
     Raises:
-        UserError: It has fewer seeds than before.
+        UserError: If the study has fewer seeds than before.
     """
     count = len(study.seeds)
     if before and count < before[-1]:
@@ -158,7 +158,7 @@ def _check_given_unchanged(study: StudySettings, known: Binding) -> None:
 
 
 def chunks_of(workdir: Path) -> Mapping[str, Sequence[int]] | None:
-    """Runs of each job of a group as an earlier process cut them: from study.json, or else from the checkpoints."""
+    """Returns the runs of each job as an earlier process cut them, from study.json or else from the checkpoints."""
     try:
         found = records.read(workdir)
         if found is not None and found.chunks:
@@ -169,17 +169,17 @@ def chunks_of(workdir: Path) -> Mapping[str, Sequence[int]] | None:
 
 
 def bind(planned: PlannedStudy, config_digest: str, rule_version: int) -> PlannedStudy:
-    """Binds a study to its data, and writes down what it is bound to, before it trains.
+    """Binds a study to its data before it trains, and records the binding.
 
-    A record that was lost is made anew, if the data is what checkpoints say that they were trained on.
+    A lost record is made anew if the data is that which the checkpoints were trained on.
 
     Args:
-        planned: The study.
-        config_digest: Of its config.
-        rule_version: Of the rules that judge it, which are fixed before it trains.
+        planned: The planned study.
+        config_digest: Digest of its config.
+        rule_version: Version of the rules that judge it, which are fixed before it trains.
 
     Raises:
-        UserError: The record is lost, and the data is not what it was.
+        UserError: If the record is lost and the data has changed.
     """
     roles = {planned.tasks.role(task): task for task in planned.tasks.prepared}
     given = source_networks.given_digests(planned.study)
@@ -234,7 +234,7 @@ def _bind_task(planned: PlannedStudy, task: TaskSettings) -> BoundTask:
 
 
 def subsets_of(planned: PlannedStudy, task: TaskSettings) -> dict[Draw, tuple[str, ...]]:
-    """Training cases of every draw that is smaller than the training set."""
+    """Returns the training cases of every draw that is smaller than the training set."""
     runs = [run for job in planned.plan.jobs if job.program.task == task for run in job.runs]
     if task == planned.study.target:
         runs += planned.plan.priors
@@ -243,23 +243,23 @@ def subsets_of(planned: PlannedStudy, task: TaskSettings) -> dict[Draw, tuple[st
 
 
 def store_dir_of(study: StudySettings, workdir: Path) -> Path:
-    """Where a study's prepared stores lie."""
+    """Returns the folder of a study's prepared stores."""
     return paths.expand(study.runtime.store_dir or workdir / "stores")
 
 
 def plan_jobs(
     study: StudySettings, tasks: Tasks, chunk_sizes: Mapping[str, Sequence[int]] | None, waves: Sequence[int] = ()
 ) -> Plan:
-    """The jobs of a study on this machine, or on all hosts together.
+    """Plans the jobs of a study for this machine, or for all hosts together.
 
     Args:
-        study: Settings.
+        study: Settings of the study.
         tasks: Prepared data.
-        chunk_sizes: Runs of each job of a group, where they were cut before.
-        waves: How many seeds the study had each time that it was planned anew, see `Binding.waves`.
+        chunk_sizes: Runs of each job of a group, if they were cut before.
+        waves: The number of seeds at the start and after each extension; see `Binding.waves`.
 
     Raises:
-        UserError: Settings that do not fit the data, or source networks that are not where they should be.
+        UserError: If settings do not fit the data, or source networks are not where they should be.
     """
 
     def size(task: PreparedTask) -> tuple[int, int]:
@@ -283,7 +283,7 @@ def plan_jobs(
 
 
 def data_bytes(study: StudySettings, tasks: Tasks, *, devices: int) -> dict[TaskSettings, int]:
-    """What images of each task take of the devices' memory while networks train on it."""
+    """Returns the memory that the images of each task occupy on the devices while networks train on it."""
     on_cpu = jax.local_devices()[0].platform == "cpu"
     held: dict[TaskSettings, int] = {}
     for task, prepared in tasks.prepared.items():

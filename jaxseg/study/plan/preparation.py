@@ -1,4 +1,4 @@
-"""What the prepare stage leaves for people: a table and a contact sheet of every task, and a few lines about it."""
+"""Writes what the prepare stage shows to people: a table, a contact sheet and a few lines about every task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_preparation(tasks: Tasks, workdir: Path, progress: Progress) -> tuple[
     """Writes `results/prepared_<role>.csv` and `figures/contact_<role>.png` of tasks whose store is newer than those.
 
     Args:
-        tasks: All tasks of the study; roles are `target`, `source`, `source_2`, ...
+        tasks: All tasks of the study, whose roles are `target`, `source`, `source_2`, ...
         workdir: Folder of the study.
         progress: Told about every task.
 
@@ -41,9 +41,9 @@ def write_preparation(tasks: Tasks, workdir: Path, progress: Progress) -> tuple[
 
 
 def case_table(prepared: PreparedTask, splits: Sequence[Split]) -> pd.DataFrame:
-    """One row a case: what was found (`data.case_table`), and in `fold_<k>` which part it has: train, val or test.
+    """Tabulates the cases: what was found (`data.case_table`), and the part (train, val or test) in each `fold_<k>`.
 
-    A case without a part is refused, or its patient is held out of a source task because the target is tested on it.
+    A case without a part was refused, or is held out of a source task because the target is tested on its patient.
     """
     table = pd.DataFrame(data.case_table(prepared))
     for fold, split in enumerate(splits):
@@ -53,7 +53,7 @@ def case_table(prepared: PreparedTask, splits: Sequence[Split]) -> pd.DataFrame:
 
 
 def summary(role: str, prepared: PreparedTask, splits: Sequence[Split]) -> list[str]:
-    """A task in a line, then the first few refused and doubtful cases by name."""
+    """Describes a task in one line, then names the first few refused and doubtful cases."""
     split, report = splits[0], prepared.report
     parts = f"{len(split.train)} train, {len(split.val)} validation, {len(split.test)} test"
     folds = f" in the first of {len(splits)} folds" if len(splits) > 1 else ""

@@ -1,4 +1,4 @@
-"""What is compiled for a job, and how large one of its runs is."""
+"""Describes what is compiled for a job, and how large one of its runs is."""
 
 from __future__ import annotations
 
@@ -17,55 +17,55 @@ from jaxseg.types import RunKey
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What is compiled: everything that runs of one job have in common."""
+    """The static description of what is compiled: everything that the runs of one job share."""
 
     task: TaskSettings
     model: ModelSettings
     compute: Compute
     optim: OptimSettings
-    """With the default rate: rates are arrays over runs."""
+    """The optimizer with the default learning rate, since rates are arrays over runs."""
     loss: LossSettings
     train: TrainSettings
     freeze: str
     channels: int
     classes: int
     fold: int | None = None
-    """Whose training cases gave the intensity statistics; None where a case looks the same in every fold."""
+    """The fold whose training cases gave the intensity statistics; None if a case looks the same in every fold."""
     shared: RunKey | None = None
-    """The source network whose weights are every run's frozen ones: kept once, not in each run's state."""
+    """The source network that provides every run's frozen weights, which are kept once instead of in each state."""
 
     @property
     def network(self) -> Network:
-        """What is trained."""
+        """The network that is trained."""
         return make_model(self.model, self.compute, classes=self.classes)
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSize:
-    """Sizes of an arm's network."""
+    """The sizes of an arm's network."""
 
     parameters: int
-    """Without running statistics of batch norms."""
+    """Number of parameters, without the running statistics of batch norms."""
     trainable: int
     state_bytes: int
-    """Parameters and optimizer state of one run."""
+    """Bytes of the parameters and optimizer state of one run."""
     activation_bytes: int
-    """What one training step of one run holds beside its state at the most (see `_activation_bytes`)."""
+    """The most bytes that one training step of one run holds beside its state (see `_activation_bytes`)."""
     shared_bytes: int = 0
-    """Frozen parameters that all runs share."""
+    """Bytes of the frozen parameters that all runs share."""
 
 
 NO_NETWORK = NetworkSize(0, 0, 0, 0)
-"""Of an arm that has none."""
+"""The size of an arm that has no network."""
 
 
 def image_shape(program: Program) -> tuple[int, ...]:
-    """Shape of one training batch of images."""
+    """Returns the shape of one training batch of images."""
     return (program.train.batch, *program.task.patch, program.channels)
 
 
 def abstract_params(program: Program) -> Any:
-    """Shapes of the program's network, without computing anything."""
+    """Returns the parameter shapes of the program's network, without computing anything."""
     return _abstract_params(program.network, image_shape(program))
 
 
@@ -76,18 +76,18 @@ def _abstract_params(model: Network, shape: tuple[int, ...]) -> Any:
 
 
 def param_labels(program: Program) -> Any:
-    """The tree of `train` / `statistics` / `frozen` labels of the whole network."""
+    """Returns the tree of `train` / `statistics` / `frozen` labels of the whole network."""
     return optim.freeze_labels(abstract_params(program), program.freeze)
 
 
 def own_labels(program: Program) -> Any:
-    """The labels of the parameters in each run's own state: all, or those not frozen where runs share the others."""
+    """Returns the labels of the parameters in each run's own state: all, or the unfrozen if runs share the others."""
     labels = param_labels(program)
     return labels if program.shared is None else trees.partition(labels, labels, "frozen")[1]
 
 
 def measure(program: Program) -> NetworkSize:
-    """Counts parameters and estimates memory of one run."""
+    """Counts the parameters and estimates the memory of one run."""
     params = abstract_params(program)
     labels = param_labels(program)
     trained, _ = trees.partition(params, labels, "train")
@@ -130,7 +130,7 @@ def _activation_bytes(model: Network, loss: LossSettings, freeze: str, shape: tu
 
 
 def make_objective(model: Network, loss: LossSettings) -> Any:
-    """The loss of a network on one batch, as a function of trained and frozen parameters, images and labels."""
+    """Makes the loss of a network on one batch, a function of trained and frozen parameters, images and labels."""
     measure_loss = losses.make_loss(loss)
 
     def objective(trained: Any, fixed: Any, image: Any, label: Any) -> Any:
@@ -141,7 +141,7 @@ def make_objective(model: Network, loss: LossSettings) -> Any:
 
 
 def inner_jaxprs(equation: Any) -> list[Any]:
-    """The jaxprs that an equation calls."""
+    """Returns the jaxprs that an equation calls."""
     parameters = jax.tree.leaves(equation.params, is_leaf=_is_jaxpr)
     return [getattr(value, "jaxpr", value) for value in parameters if _is_jaxpr(value)]
 
@@ -166,10 +166,10 @@ def _bytes(tree: Any) -> int:
 
 
 def runs_that_fit(network: NetworkSize, *, memory_bytes: int, devices: int, strategy: str) -> int:
-    """How many runs of a network train together within the memory that images leave, at least one a device.
+    """Returns how many runs train together within the memory that images leave, at least one per device.
 
-    A program holds the states of all runs twice, as they were and as they become. Under `vmap` every run's activations
-    are alive at once, under `loop` those of one run a device.
+    A program holds the states of all runs twice, before and after a step. Under `vmap` every run's activations
+    are alive at once, under `loop` only those of one run per device.
     """
     budget = int(0.8 * memory_bytes) - devices * network.shared_bytes
     if strategy == "vmap":

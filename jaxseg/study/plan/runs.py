@@ -1,4 +1,4 @@
-"""Which runs an arm has: its seeds, train sizes and folds, or crossed ids of its random streams."""
+"""Lists the runs of an arm: its seeds, train sizes and folds, or crossed ids of its random streams."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxseg.types import RunKey
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run: its key, the ids that feed its random streams, and where its weights come from."""
+    """A run: its key, the ids of its random streams, and the origin of its weights."""
 
     key: RunKey
     init_id: int
@@ -22,21 +22,21 @@ class Run:
     init: str
     rate: float
     source: RunKey | None
-    """The source network it starts from."""
+    """The source network that the run starts from."""
 
     @property
     def ids(self) -> dict[str, int]:
-        """Ids of the random streams, as columns of tables."""
+        """The ids of the random streams, as columns of tables."""
         return {"init_id": self.init_id, "order_id": self.order_id, "subset_id": self.subset_id}
 
     def name(self, *, with_rate: bool = False) -> str:
-        """For logs: arm, variant, the rate where runs differ in it alone, and seed."""
+        """The run's name in logs: arm, variant, learning rate if runs differ only in it, and seed."""
         rate = f"/lr_{self.rate:g}" if with_rate else ""
         return f"{self.key.arm}/{self.key.variant()}{rate}/seed_{self.key.seed}"
 
 
 def crossed_seed(ids: dict[str, int]) -> int:
-    """The seed number of a crossed run, of which three digits each are the ids of init, order and subset.
+    """Returns the seed number of a crossed run, whose groups of three digits are the ids of init, order and subset.
 
     >>> crossed_seed({"init": 3, "order": 0, "subset": 12})
     1003000012
@@ -53,7 +53,7 @@ class _Seed(NamedTuple):
     """Which fold it is tested on where folds rotate; an arm's offset seeds are tested on those of the seeds they
     stand beside."""
     ids: dict[str, int]
-    """Of every stream."""
+    """The id of every stream."""
 
 
 def _seeds_of(study: StudySettings, arm: ArmSettings) -> list[_Seed]:
@@ -69,17 +69,17 @@ def _seeds_of(study: StudySettings, arm: ArmSettings) -> list[_Seed]:
 
 
 def folds_rotate(study: StudySettings) -> bool:
-    """Whether a seed is tested on one fold, which rotates over seeds; otherwise every seed is tested on all."""
+    """Returns whether each seed is tested on one fold, which rotates over seeds, instead of on all folds."""
     return "fold" in study.vary
 
 
 def target_runs(study: StudySettings, arm: ArmSettings, source_name: str | None) -> list[Run]:
-    """Runs of an arm on the target task, by train size, fold and seed.
+    """Returns the runs of an arm on the target task, by train size, fold and seed.
 
     Args:
-        study: Its seeds and variants.
+        study: The study's seeds and variants.
         arm: The arm.
-        source_name: Arm name of its source networks; None where it has none. A run starts from the network of its own
+        source_name: Arm name of its source networks; None if it has none. A run starts from the network of its own
             seed (of its init id where ids are crossed), or from the base seed's where `pretrain.share` is `one`. With
             `pretrain.runs_per_source` = n, n consecutive seeds start from one network.
     """
@@ -104,12 +104,12 @@ def target_runs(study: StudySettings, arm: ArmSettings, source_name: str | None)
 
 
 def trial_runs(study: StudySettings, arm: ArmSettings, source_name: str | None) -> list[Run]:
-    """Runs that try each rate of `optim.lr_grid` on each seed of `optim.lr_seeds`, for every variant of an arm."""
+    """Returns runs that try each rate of `optim.lr_grid` on each seed of `optim.lr_seeds`, by variant of an arm."""
     trials = dataclasses.replace(arm, seed_offset=0, cross=(), cross_ids=())
     runs = target_runs(dataclasses.replace(study, seed_ids=arm.optim.lr_seeds), trials, source_name)
     return [dataclasses.replace(run, rate=rate) for rate in arm.optim.lr_grid for run in runs]
 
 
 def source_run(key: RunKey, rate: float) -> Run:
-    """A source network's run. It varies in everything: `vary` is about the target's runs."""
+    """Returns the run of a source network. All its streams vary, since `vary` is about the target's runs."""
     return Run(key, key.seed, key.seed, key.seed, "random", rate, None)

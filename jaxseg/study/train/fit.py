@@ -73,7 +73,7 @@ def make_fit(
     """Everything `loop.fit` needs for a job's runs on this host; compiles nothing yet.
 
     Args:
-        study: Settings.
+        study: Settings of the study.
         workdir: Folder of the study.
         plan: All jobs.
         tasks: Prepared data.
