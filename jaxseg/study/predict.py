@@ -1,4 +1,4 @@
-"""Whole-case prediction for all runs of a job, and the scores made of it."""
+"""Predicts whole cases with all runs of a job, and scores the predictions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PredictSlabs = Callable[[Params, Frozen, Iterable[Float[np.ndarray, "*spatial ch
 
 @functools.lru_cache(maxsize=4)  # validation and evaluation of all arms with one network: traced and compiled once
 def window_predict(network: Network, plan: seeds.SeedPlan) -> Callable[..., Any]:
-    """`inference.make_window_predict` of a network, mapped over runs; compiled on first use."""
+    """Maps `inference.make_window_predict` of a network over runs; compiled on first use."""
     # Runs one after another are for processors; there windows one after another are faster too (docs/performance.md).
     made = inference.make_window_predict(network, one_by_one=plan.strategy == "loop")
     return seeds.map_seeds(made, plan=plan, shared=(1, 2))
@@ -41,14 +41,14 @@ def make_predict_slabs(
     window_batch: int,
     flips: tuple[int, ...] = (),
 ) -> PredictSlabs:
-    """Prediction of cases by all runs at once; compiled on first use, once for all cases.
+    """Makes the prediction of cases by all runs at once; compiled on first use, once for all cases.
 
     Args:
         program: Network and patch.
         plan: Devices and strategy.
-        num_runs: Runs without those that pad the axis.
-        overlap: Of neighbouring windows.
-        window_batch: Windows in one call.
+        num_runs: Number of runs, without those that pad the axis.
+        overlap: Overlap of neighbouring windows.
+        window_batch: Number of windows in one call.
         flips: Axes mirrored at test time.
 
     Returns:
@@ -76,13 +76,13 @@ def make_predict_slabs(
 
 
 def dsc_from_counts(counts: Integer[np.ndarray, "*any label 3"]) -> Float[np.ndarray, "*any label"]:
-    """DSC of each label from its voxels in both, in the reference and in the prediction; NaN where it has none."""
+    """Computes DSC of each label from its voxels in both maps, the reference and the prediction; NaN if it has none."""
     both, truth, predicted = np.moveaxis(counts, -1, 0)
     return np.where(truth > 0, 2.0 * both / np.where(truth > 0, truth + predicted, 1), np.nan)
 
 
 ON_DEVICE_SHARE = 0.1
-"""Of a device's memory, which validation may take to stitch and count there."""
+"""Share of a device's memory that validation may use to stitch and count there."""
 
 
 @functools.lru_cache(maxsize=4)  # of one network, whatever trains it
@@ -93,7 +93,7 @@ def mapped_counts(
     settings: EvaluateSettings,
     plan: seeds.SeedPlan,
 ) -> Callable[..., Any]:
-    """`validation.make_case_counts` of a network, mapped over runs; compiled on first use."""
+    """Maps `validation.make_case_counts` of a network over runs; compiled on first use."""
     made = validation.make_case_counts(
         network,
         patch=window,
@@ -107,9 +107,9 @@ def mapped_counts(
 def counts_on_device(
     program: Program, *, num_runs: int, shapes: Sequence[Sequence[int]], plan: seeds.SeedPlan, device_bytes: int
 ) -> bool:
-    """Whether cases are stitched and counted where networks are: on accelerators, if there is memory for it.
+    """Returns whether cases are stitched and counted on the device: on accelerators, if there is memory for it.
 
-    On a processor the network is all of the time (docs/performance.md), and nothing is far from anything.
+    On a CPU the network takes all of the time (docs/performance.md), and there are no transfers to save.
     """
     task = program.task
     common, own = validation.canvas_bytes(shapes, task.window, channels=program.channels, classes=program.classes)
@@ -120,7 +120,7 @@ def counts_on_device(
 def make_counter(
     job: Job, cases: Sequence[CaseArrays], settings: EvaluateSettings, plan: seeds.SeedPlan, *, device_bytes: int
 ) -> Callable[[Params, Frozen], Integer[np.ndarray, "run case label 3"]]:
-    """Voxel counts of cases on the training grid by every run of a job, see `validation.count_overlaps`.
+    """Makes the voxel counts of cases on the training grid by every run of a job; see `validation.count_overlaps`.
 
     Args:
         job: The runs.
@@ -174,11 +174,11 @@ def make_validate(
     *,
     device_bytes: int,
 ) -> Callable[[Params, Frozen], Float[np.ndarray, " run"]]:
-    """Mean DSC of each run over its fold's validation cases, on the training grid, labels averaged within a case.
+    """Makes the mean DSC of each run over its fold's validation cases on the training grid, labels averaged by case.
 
     Args:
         job: The runs.
-        prepared: Their task.
+        prepared: The task of the runs.
         folds: Validation cases of each fold.
         settings: Windows.
         plan: Devices and strategy.
@@ -205,24 +205,25 @@ def make_validate(
 
 
 class Segmentation(NamedTuple):
-    """What several runs make of one image, on its own grid (canonical axes)."""
+    """The predictions of several runs for one image, on its own grid (canonical axes)."""
 
     labels: Integer[np.ndarray, "run *own"]
-    """Class indices of each run."""
+    """The class indices of each run."""
     ensemble: Integer[np.ndarray, " *own"]
-    """Class indices from the mean of the runs' probabilities."""
+    """The class indices from the mean of the runs' probabilities."""
     entropy: Float[np.ndarray, " *own"]
-    """Of the mean of the runs' probabilities, in nats: 0 where all runs are sure of one class, at most ln(classes)."""
+    """Entropy of the mean of the runs' probabilities, in nats: 0 if all runs are sure of a class, at most
+    ln(classes)."""
 
 
 def segment(
     probabilities: Iterable[Float[np.ndarray, "run planes *rest classes"]], *, clean: Sequence[int] = ()
 ) -> Segmentation:
-    """Label maps of all runs and of their ensemble, with the voxel entropy over runs.
+    """Computes label maps of all runs and of their ensemble, with the voxel entropy over runs.
 
     Args:
-        probabilities: slabs along the first axis that cover the image, on the grid wanted.
-        clean: classes of which only the largest component is kept.
+        probabilities: Slabs along the first axis that cover the image, on the wanted grid.
+        clean: Classes of which only the largest component is kept.
     """
     parts = []
     for slab in probabilities:
@@ -236,16 +237,16 @@ def segment(
 
 
 CALIBRATION_MARGIN = 5
-"""Voxels around the reference's foreground. Far from every label all is background with certainty, and how much of
+"""Margin in voxels around the reference's foreground. Far from every label all is surely background, and how much of
 that an image shows would decide a calibration error taken over all of it."""
 
 
 class CaseMaps(NamedTuple):
-    """What several runs make of one case, on its own grid."""
+    """The predictions of several runs for one case, on its own grid."""
 
     labels: Integer[np.ndarray, "run *own"]
     calibration_errors: tuple[dict[str, float], ...]
-    """Of each run, by label or region, in the box around the reference's foreground."""
+    """The calibration errors of each run, by label or region, in the box around the reference's foreground."""
 
 
 def case_maps(
@@ -255,16 +256,16 @@ def case_maps(
     settings: EvaluateSettings,
     pool: concurrent.futures.Executor,
 ) -> CaseMaps:
-    """Label maps of a case, and how well the probabilities behind them are calibrated.
+    """Computes label maps of a case, and how well the probabilities behind them are calibrated.
 
-    Probabilities come in slabs and are gone when the next one comes: only label maps have the size of the case.
+    Probabilities arrive in slabs, each dropped before the next: only label maps have the size of the case.
 
     Args:
-        probabilities: slabs on the training grid, along the first axis, that cover the case.
-        case: its grids and reference.
-        prepared: its labels.
-        settings: regions, and labels to clean up.
-        pool: shares the runs among its threads.
+        probabilities: Slabs on the training grid, along the first axis, that cover the case.
+        case: The case's grids and reference.
+        prepared: The task, for its labels.
+        settings: The regions, and the labels to clean up.
+        pool: A pool that shares the runs among its threads.
     """
     members = metrics.members_of(prepared.labels, dict(settings.regions))
     classes = {name: [prepared.labels.index(label) + 1 for label in group] for name, group in members.items()}
@@ -308,12 +309,12 @@ def case_maps(
 
 
 def classes_of(names: Sequence[str], labels: Sequence[str]) -> list[int]:
-    """Indices of the labels named; `all` stands for every one."""
+    """Returns the indices of the named labels; `all` stands for every label."""
     return [index for index, label in enumerate(labels, start=1) if label in names or "all" in names]
 
 
 def scoring_options(task: TaskSettings, settings: EvaluateSettings) -> dict[str, Any]:
-    """How a study scores, as arguments of `metrics.case_metrics`."""
+    """Returns the scoring options of a study as arguments of `metrics.case_metrics`."""
     return {
         "unit": task.unit,
         "hd_definition": settings.hd_definition,

@@ -1,4 +1,4 @@
-"""study.json: what a study planned, with which code, on which data, and how it went.
+"""Reads and writes study.json: what a study planned, with which code, on which data, and how it went.
 
 One dataclass holds it, which is written and read here. A workdir may have been edited, damaged, mixed from two studies,
 or come from a stranger, so reading checks the type of every field and names the place that is wrong.
@@ -23,7 +23,8 @@ from jaxseg.types import RunKey, UserError
 
 NAME = "study.json"
 FORMAT = 3
-"""Of workdirs. Version 0.1 wrote no number, and kept no record of its data; configs of 2 had fields that are gone."""
+"""Format of workdirs. Version 0.1 wrote no number, and kept no record of its data; configs of 2 had fields that are
+gone."""
 MEND = (
     "the command that began the study writes it anew, without training again; of a copied study, take the file from "
     "where it was copied"
@@ -60,7 +61,7 @@ class Pretraining(NamedTuple):
     """The source networks of an arm."""
 
     steps: int | None
-    """None where they were trained elsewhere."""
+    """Training steps; None if the networks were trained elsewhere."""
     share: str
     from_workdir: str
 
@@ -88,7 +89,7 @@ class MadeWith(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordedTask:
-    """A task as its networks see it. Tables and pages need less of it than predictions do."""
+    """A task as its networks see it. Tables and pages need fewer of its fields than predictions do."""
 
     name: str
     labels: tuple[str, ...]
@@ -99,10 +100,10 @@ class RecordedTask:
     spacing_mm: tuple[float, ...] | None = None
     normalization: tuple[str, ...]
     windows: tuple[tuple[tuple[float, float, float, float], ...], ...] = ()
-    """By fold and channel."""
+    """The intensity windows by fold and channel."""
     cases: Counts
     splits: tuple[Split, ...] = ()
-    """By fold."""
+    """The split of each fold."""
     subsets: tuple[Subset, ...] = ()
 
 
@@ -120,13 +121,13 @@ class RecordedArm:
 
     @property
     def uses_source(self) -> bool:
-        """Whether its start needs a source network."""
+        """Whether the arm starts from a source network."""
         return self.init.startswith("pretrained") or self.init == "mean_var"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordedRun:
-    """One run, and where its parameters lie."""
+    """A run and the place of its parameters."""
 
     arm: str
     train_cases: int
@@ -144,27 +145,27 @@ class RecordedRun:
     order_id: int = 0
     subset_id: int = 0
     source: RunKey | None = None
-    """The source network that it started from."""
+    """The source network that the run started from."""
 
     @property
     def key(self) -> RunKey:
-        """What tells the run from all others."""
+        """The key that identifies the run."""
         return RunKey(self.arm, self.train_cases, self.fold, self.seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyRecord:
-    """A study: its tasks, arms and runs, with what made them, and how long each stage took."""
+    """A study's tasks, arms and runs, with the software and devices that made them and the time of each stage."""
 
     format: int = 1
     name: str
     rule_version: int = 1
-    """Of the claims' rules, as they were when the training began."""
+    """The version of the claims' rules when the training began."""
     versions: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     device: Device | None = None
     git_commit: str | None = None
     trained_on: tuple[MadeWith, ...] = ()
-    """Every way in which checkpoints of the arms were made."""
+    """Every software and device with which checkpoints of the arms were made."""
     source: RecordedTask | None
     target: RecordedTask
     arms: Mapping[str, RecordedArm]
@@ -174,41 +175,42 @@ class StudyRecord:
     """Number of runs in each job of a group."""
     stores: Mapping[str, str] = dataclasses.field(default_factory=dict)
     timing: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Seconds by stage."""
+    """The seconds that each stage took."""
     exclusions: tuple[Exclusion, ...] = ()
     vary: tuple[str, ...] = ()
-    """What differs between seeds; with `fold`, each seed is tested on one fold."""
+    """The streams that differ between seeds; with `fold`, each seed is tested on one fold."""
     waves: tuple[int, ...] = ()
-    """How many seeds it had when it began, and each time that it was extended; empty of an earlier version."""
+    """The number of seeds at the start and after each extension; empty in records of an earlier version."""
     looks: tuple[int, ...] = ()
-    """Numbers of seeds at which it is judged, declared before it trained; empty: once, at the first."""
+    """The numbers of seeds at which the study is judged, declared before it trained; empty for once, on the first
+    seeds."""
     average: float = 0.0
-    """Share of the last steps whose weights are averaged."""
+    """The share of the steps, at the end, whose weights are averaged."""
     exploratory: str | None = None
-    """Why its verdicts are no test of what was asked beforehand; None where they are."""
+    """Why the verdicts do not test questions asked beforehand; None if they do."""
 
     @property
     def grown_from(self) -> tuple[int, ...]:
-        """How many seeds it had each time before more were added."""
+        """The number of seeds each time before more were added."""
         return self.waves[:-1]
 
     def runs_of(self, kind: str) -> list[RecordedRun]:
-        """Return the runs of a kind, see `RecordedRun.kind`."""
+        """Returns the runs of a kind; see `RecordedRun.kind`."""
         return [run for run in self.runs if run.kind == kind]
 
     @property
     def seconds(self) -> float:
-        """What all stages took."""
+        """The total seconds of all stages."""
         return float(sum(self.timing.values()))
 
     @property
     def steps(self) -> dict[tuple[str, int], int]:
-        """Length of training by arm and training set size."""
+        """Returns the training steps by arm and training set size."""
         return {(run.arm, run.train_cases): run.steps for run in self.runs_of("train")}
 
     @property
     def diverged(self) -> list[RecordedRun]:
-        """Runs of any kind that diverged."""
+        """Returns the runs of any kind that diverged."""
         return [run for run in self.runs if run.diverged_at is not None]
 
 
@@ -229,10 +231,10 @@ class _Maker(NamedTuple):
 
 
 def check_format(workdir: Path) -> None:
-    """Refuse a workdir whose files mean something else than this version's; one without a record is new.
+    """Refuses a workdir whose files have another meaning than this version's; one without a record is new.
 
     Raises:
-        UserError: Another version made it, or its study.json is damaged.
+        UserError: If another version made it, or its study.json is damaged.
     """
     path = workdir / NAME
     tree = files.read_json(path, MEND)
@@ -246,16 +248,16 @@ def check_format(workdir: Path) -> None:
 
 
 def read(workdir: Path, *, any_format: bool = False) -> StudyRecord | None:
-    """Read the record of a workdir; None where there is none.
+    """Reads the record of a workdir; None if there is none.
 
     Args:
         workdir: Folder of the study.
-        any_format: Also of an earlier version, whose tables and record can be read though its networks cannot. A field
-            that it lacks has the default that `StudyRecord` and its parts state.
+        any_format: Also read earlier versions, whose tables and record are readable though their networks are not. A
+            missing field takes the default that `StudyRecord` and its parts state.
 
     Raises:
-        UserError: It is of another version, or the workdir holds links that lead out of it.
-        DamagedError: It is damaged or of another shape, or names stores that are not below the stores' folder.
+        UserError: If it is of another version, or the workdir holds links that lead out of it.
+        DamagedError: If it is damaged or of another shape, or names stores that are not below the stores' folder.
     """
     path = workdir / NAME
     if not path.exists() and not path.is_symlink():
@@ -275,7 +277,7 @@ def read(workdir: Path, *, any_format: bool = False) -> StudyRecord | None:
 
 
 def write(workdir: Path, record: StudyRecord) -> None:
-    """Write the record of a workdir, whole or not at all."""
+    """Writes the record of a workdir, whole or not at all."""
     files.write_json(workdir / NAME, to_tree(record))
 
 
@@ -316,11 +318,11 @@ _WORDS = {str: "a text", int: "a whole number", float: "a number"}
 
 
 class MismatchError(ValueError):
-    """JSON is not of the type asked for; the text says where, what is there and what should be."""
+    """Raised if JSON is not of the requested type; the text says where, what is there and what should be."""
 
 
 def from_tree(kind: Any, tree: Any, where: str = "") -> Any:
-    """Make a value of a type from JSON, whose objects may have other fields beside those of the type.
+    """Makes a value of a type from JSON, whose objects may have other fields beside those of the type.
 
     Args:
         kind: A text, number, `tuple[..., ...]`, `Mapping[str, ...]`, dataclass or named tuple, or one of these and
@@ -329,7 +331,7 @@ def from_tree(kind: Any, tree: Any, where: str = "") -> Any:
         where: The place of `tree` in the file, for the message.
 
     Raises:
-        MismatchError: Something is of another type.
+        MismatchError: If something is of another type.
     """
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
@@ -364,7 +366,7 @@ def _fields_of(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
 
 
 def to_tree(value: Any) -> Any:
-    """Return a value as JSON that `from_tree` reads back."""
+    """Returns a value as JSON that `from_tree` reads back."""
     if dataclasses.is_dataclass(value):
         return {field.name: to_tree(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if hasattr(value, "_asdict"):

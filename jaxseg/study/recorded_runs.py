@@ -1,4 +1,4 @@
-"""Where the parameters of recorded runs lie, after a look at what the config and the checkpoints themselves say.
+"""Locates the parameters of recorded runs, and checks them against the config and the checkpoints themselves.
 
 What the record says decides which network is read and how images are prepared for it, so that a record that is wrong
 would give another network's predictions without a word.
@@ -19,20 +19,20 @@ from jaxseg.types import RunKey, UserError
 
 
 class Place(NamedTuple):
-    """One run's parameters on disk."""
+    """The place of one run's parameters on disk."""
 
     directory: Path
-    """A job's `checkpoints`."""
+    """The folder `checkpoints` of a job."""
     step: int
     position: int
-    """On the run axis."""
+    """The position of the run on the run axis."""
 
 
 def compare(found: StudyRecord, study: StudySettings, workdir: Path) -> None:
-    """Compare the arms and runs of a record with those that the study's config has.
+    """Compares the arms and runs of a record with those of the study's config.
 
     Raises:
-        UserError: There are others, or a run is there twice.
+        UserError: If they differ, or a run is listed twice.
     """
     path = workdir / record.NAME
     arms = {arm.name for arm in study.arms}
@@ -52,10 +52,10 @@ def compare(found: StudyRecord, study: StudySettings, workdir: Path) -> None:
 
 
 def place_of(workdir: Path, run: RecordedRun) -> Place:
-    """Find the parameters of a run, and check that the checkpoints there say that they hold it.
+    """Finds the parameters of a run, and checks that the checkpoints there claim to hold it.
 
     Raises:
-        UserError: The record names a place outside the workdir, or one that holds another run.
+        UserError: If the record names a place outside the workdir, or one that holds another run.
     """
     path, name = workdir / record.NAME, named(run.key)
     try:
@@ -74,7 +74,7 @@ def place_of(workdir: Path, run: RecordedRun) -> Place:
 
 
 def named(key: RunKey) -> str:
-    """Return a run's name for messages, as logs have it."""
+    """Returns a run's name for messages, as in logs."""
     return f"{key.arm}/{key.variant()}/seed_{key.seed}"
 
 
@@ -85,10 +85,10 @@ class _Held(NamedTuple):
 
 
 def held_runs(directory: Path, step: int) -> tuple[RunKey, ...]:
-    """Return the runs that a checkpoint says it holds, in the order of its run axis.
+    """Returns the runs that a checkpoint claims to hold, in the order of its run axis.
 
     Raises:
-        UserError: What it says is damaged, or no list of runs.
+        UserError: If the claim is damaged, or not a list of runs.
     """
     try:
         held: _Held = record.from_tree(_Held, checkpoint.read_meta(directory, step))

@@ -1,4 +1,4 @@
-"""study.json of a planned study: its plan as it stands, and how its runs went so far."""
+"""Records a planned study in study.json: its present plan, and how its runs went so far."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from jaxseg.study.versions import made_with, ways
 
 
 def write_study(planned: PlannedStudy, seconds: Mapping[str, float], rule_version: int) -> None:
-    """Write study.json: what was planned, with which code, on what, and how it went so far.
+    """Writes study.json: what was planned, with which code, on which data, and how it went so far.
 
     Args:
-        planned: The study.
-        seconds: What stages took in this process; added to what earlier ones spent.
-        rule_version: Of this code's rules; a study that began to train under other rules keeps theirs.
+        planned: The planned study.
+        seconds: Seconds that stages took in this process, which are added to those of earlier ones.
+        rule_version: Version of this code's rules; a study that began to train under other rules keeps theirs.
     """
     try:
         before = record.read(planned.workdir)

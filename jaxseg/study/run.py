@@ -1,4 +1,4 @@
-"""The stages of a study, each of which goes on where an earlier process stopped."""
+"""Runs the stages of a study, each of which continues where an earlier process stopped."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def run_stages(
     progress: Callable[[str], Progress],
     tell: Callable[[str], None] = lambda line: None,
 ) -> PlannedStudy:
-    """Runs the stages up to `analyze` that are asked for, in order; each skips what is done.
+    """Runs the requested stages up to `analyze` in order; each skips what is done.
 
     Args:
-        config: As made by a file in configs/.
+        config: A config as made by a file in configs/.
         workdir: Folder of the study; created when new.
-        stages: Some of `STAGES`; with none of them the study is only planned, and the workdir not claimed.
+        stages: Some of `STAGES`; with none of them the study is only planned and the workdir is not claimed.
         progress: Makes the progress of a stage or job from its title.
-        tell: Takes lines that a person should see when they become known, such as warnings about cases.
+        tell: Receives lines that a person should see at once, such as warnings about cases.
 
     Returns:
         The study as planned.
 
     Raises:
-        UserError: A mistake in config, data or workdir, or a stage whose predecessor is not done.
-        loop.Interrupted: A signal came; what was done is saved.
+        UserError: If config, data or workdir have a mistake, or the predecessor of a stage is not done.
+        loop.Interrupted: If a signal arrives; what was done is saved.
     """
     for stage in stages:
         if stage not in STAGES:
@@ -111,9 +111,9 @@ def evaluate_jobs(planned: PlannedStudy, progress: Callable[[str], Progress]) ->
 
 
 def analyze(planned: PlannedStudy, progress: Progress) -> None:
-    """Looks at the networks themselves, compares arms from the tables of the evaluation, and judges the claims.
+    """Analyses the networks themselves, compares arms from the tables of the evaluation, and judges the claims.
 
-    The first host does it, the others wait.
+    The first host does this while the others wait.
     """
     if not hosts.is_first():
         return

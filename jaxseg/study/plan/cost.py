@@ -24,7 +24,7 @@ from jaxseg.study.plan.program import (
 )
 
 PRODUCTS, ELEMENTS = 1.51, 0.81
-"""Time of products, and of the operations between them, in a step relative to the trials (docs/performance.md)."""
+"""Speed of products, and of the operations between them, in a step relative to the trials (docs/performance.md)."""
 
 _MOVES = frozenset(
     ("reshape", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type", "iota", "gather", "pad",

@@ -1,4 +1,4 @@
-"""Where source networks lie: in the study's own workdir, in another study's, or in any folder of checkpoints."""
+"""Locates source networks: in the study's own workdir, in another study's, or in any folder of checkpoints."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from jaxseg.types import Params, RunKey, UserError
 
 Locate = Callable[[RunKey], Place]
 Entries = list[tuple[RunKey, Callable[[], Place]]]
-"""Runs, each with what finds its parameters."""
+"""Runs, each with a way to find its parameters."""
 
 
 def locate_own(workdir: Path, plan: Plan) -> Locate:
-    """Source networks that this study pretrained."""
+    """Locates the source networks that this study pretrained."""
 
     def own(key: RunKey) -> Place:
         job, index = find(plan, key)
@@ -33,10 +33,10 @@ def locate_own(workdir: Path, plan: Plan) -> Locate:
 
 
 def locate_given(arm: ArmSettings) -> Locate:
-    """Source networks of `pretrain.from_workdir`, by seed.
+    """Locates the source networks of `pretrain.from_workdir`, by seed.
 
     Raises:
-        UserError: Nothing of the kind is there, its training is not finished, or several networks have one seed.
+        UserError: If there are none, their training is not finished, or several networks have the same seed.
     """
     settings = arm.pretrain
     path, what = (
@@ -79,9 +79,9 @@ def locate_given(arm: ArmSettings) -> Locate:
 
 
 def given_task(arms: Sequence[ArmSettings]) -> RecordedTask | None:
-    """The record of the task that networks of `pretrain.from_workdir` were trained on; None where nothing tells.
+    """Returns the record of the task that networks of `pretrain.from_workdir` were trained on; None if unknown.
 
-    It stands in the study.json of the folder or of one above it: of the first arm that loads such networks.
+    It is read from the study.json in the folder or one above it, for the first arm that loads such networks.
     """
     for arm in arms:
         if not arm.pretrain.from_workdir or arm.init == "random":
@@ -94,9 +94,9 @@ def given_task(arms: Sequence[ArmSettings]) -> RecordedTask | None:
 
 
 def pretraining_of(arm: ArmSettings) -> Pretraining | None:
-    """What study.json says of an arm's source networks; None where it starts from none.
+    """Returns what study.json says about an arm's source networks; None if it starts from none.
 
-    Steps are those of this study's own source networks: None where they were trained elsewhere.
+    The steps are those of this study's own source networks; None if they were trained elsewhere.
     """
     if arm.kind == "prior" or arm.init == "random":
         return None
@@ -129,22 +129,22 @@ def _checkpoint_runs(path: Path, what: str) -> Entries:
 
 
 def locate(workdir: Path, plan: Plan, arm: ArmSettings) -> Locate:
-    """Where an arm's source networks lie."""
+    """Locates an arm's source networks."""
     return locate_given(arm) if arm.pretrain.from_workdir else locate_own(workdir, plan)
 
 
 def read_source(where: Locate, run: Run) -> Params:
-    """Parameters of the source network of a run."""
+    """Reads the parameters of a run's source network."""
     if run.source is None:
         raise ValueError(f"run {run.key} has no source network")
     return checkpoint.read_seed(*where(run.source))
 
 
 def given_shapes(study: StudySettings) -> dict[str, Params]:
-    """Shapes of the source network of each arm that is given one.
+    """Returns the shapes of the source network of each arm that is given one.
 
     Raises:
-        UserError: A network that some run would start from is not there.
+        UserError: If a network that some run would start from is missing.
     """
     shapes = {}
     for arm, places in _given_places(study).items():
@@ -154,10 +154,10 @@ def given_shapes(study: StudySettings) -> dict[str, Params]:
 
 
 def given_digests(study: StudySettings) -> dict[str, dict[str, str]]:
-    """By arm and seed, the checksum of each source network that is given: what tells it from any other.
+    """Returns a checksum that identifies each given source network, by arm and seed.
 
     Raises:
-        UserError: A network that some run would start from is not there, or is damaged.
+        UserError: If a network that some run would start from is missing or damaged.
     """
     return {
         arm: {str(key.seed): checkpoint.params_digest(*place) for key, place in places.items()}

@@ -1,4 +1,4 @@
-"""The prepared tasks of a study, their splits, and which cases each run trains on."""
+"""Prepares and splits the tasks of a study, and chooses the cases that each run trains on."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ from jaxseg.types import Progress, RunInputs, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Tasks:
-    """Prepared data of the target and of every source task."""
+    """The prepared data of the target and of every source task."""
 
     prepared: dict[TaskSettings, PreparedTask]
-    """The target first; without intensity statistics of training cases, which differ between folds."""
+    """The prepared tasks, target first, without intensity statistics of training cases, which differ between folds."""
     splits: dict[TaskSettings, tuple[Split, ...]]
-    """One per fold; a source has one, or where folds rotate over seeds one for the seeds of each fold."""
+    """The split of each fold; a source has one or, if folds rotate over seeds, one for the seeds of each fold."""
     fitted: dict[TaskSettings, tuple[PreparedTask, ...]]
-    """One per fold, with the statistics of its training cases."""
+    """The prepared task of each fold, with the statistics of its training cases."""
     subsets: dict[TaskSettings, dict[Draw, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
-    """Subsets of training cases that were drawn before, which runs keep."""
+    """Subsets of training cases that were drawn earlier, which runs keep."""
 
     def role(self, task: TaskSettings) -> str:
-        """`target`, `source`, `source_2`, ...: what a task is called in the workdir."""
+        """Returns the name of a task in the workdir: `target`, `source`, `source_2`, ..."""
         return role_of(list(self.prepared).index(task))
 
     def fold_statistics(self, task: TaskSettings) -> bool:
-        """Whether the voxels of a case depend on the fold, whose training cases they are normalised by."""
+        """Returns whether the voxels of a case depend on the fold, by whose training cases they are normalised."""
         by_fold = {fitted.windows for fitted in self.fitted[task]}
         return "dataset" in self.prepared[task].normalization and len(by_fold) > 1
 
     def subset(self, task: TaskSettings, draw: Draw) -> tuple[str, ...]:
-        """Training cases of a draw: as recorded, or drawn now."""
+        """Returns the training cases of a draw, as recorded or drawn now."""
         if (known := self.subsets.get(task, {}).get(draw)) is not None:
             return known
         train = self.splits[task][draw.fold].train
         return data.nested_subset(self.prepared[task], train, draw.train_cases, seed=draw.subset_id)
 
     def of(self, job: Job) -> PreparedTask:
-        """The task of a job, as its runs see it."""
+        """Returns the task of a job as its runs see it."""
         return self.fitted[job.program.task][job.program.fold or 0]
 
 
@@ -59,24 +59,24 @@ ROLES = ("target", "source")
 
 
 def role_of(place: int) -> str:
-    """What the task at a place in the order of `Tasks.prepared` is called in the workdir."""
+    """Returns the name in the workdir of the task at a position in `Tasks.prepared`."""
     return ROLES[place] if place < len(ROLES) else f"source_{place}"
 
 
 def prepare_tasks(
     study: StudySettings, store_dir: Path, progress: Progress, bound: Mapping[str, BoundTask] | None = None
 ) -> Tasks:
-    """Prepares what is not yet prepared, and splits it.
+    """Prepares the tasks that are not yet prepared, and splits them.
 
     Args:
-        study: Its tasks.
-        store_dir: Of all stores.
+        study: The study's settings.
+        store_dir: The folder of all stores.
         progress: Told about every case.
         bound: The tasks as they were when training began, by role. Their splits, subsets and intensity windows are
             used again. A machine without the data needs only the stores.
 
     Raises:
-        UserError: Data that cannot be used, each problem by name, or that is no longer what it was.
+        UserError: If data cannot be used, with each problem by name, or has changed.
     """
     wanted = [study.target]
     for arm in study.arms:
@@ -151,7 +151,7 @@ def _split_source(
 
 
 def recipe_of(study: StudySettings, task: TaskSettings) -> TaskSettings:
-    """A task with the data that it means: a source whose data is `target` takes the target's."""
+    """Resolves the data of a task: a source whose data is `target` takes the target's."""
     return dataclasses.replace(task, data=study.target.data) if task.data == "target" else task
 
 
@@ -298,7 +298,7 @@ def _with_warning(task: PreparedTask, text: str) -> PreparedTask:
 
 
 def spread(names: Sequence[str], count: int) -> tuple[str, ...]:
-    """At most `count` names, evenly spread.
+    """Returns at most `count` names, evenly spread.
 
     >>> spread("abcdef", 3)
     ('b', 'd', 'f')
@@ -308,17 +308,17 @@ def spread(names: Sequence[str], count: int) -> tuple[str, ...]:
 
 
 def training_cases(tasks: Tasks, job: Job, run: Run) -> tuple[str, ...]:
-    """Names of the cases a run trains on."""
+    """Returns the names of the cases that a run trains on."""
     return tasks.subset(job.program.task, Draw(run.key.train_cases, run.key.fold, run.subset_id))
 
 
 def cohort_names(tasks: Tasks, task: TaskSettings) -> tuple[str, ...]:
-    """Cases of a task that any run may train on, in stable order."""
+    """Returns the cases of a task that any run may train on, in a stable order."""
     return tuple(sorted({name for split in tasks.splits[task] for name in split.train}))
 
 
 def run_inputs(tasks: Tasks, job: Job) -> RunInputs:
-    """What distinguishes the runs of a job inside its program, runs first."""
+    """Returns the arrays that distinguish the runs of a job inside its program, with runs on the first axis."""
     position = {name: index for index, name in enumerate(cohort_names(tasks, job.program.task))}
     chosen = [[position[name] for name in training_cases(tasks, job, run)] for run in job.runs]
     # All runs of a task have rows of equal length, so that jobs of other sizes and folds share a compiled shape.
@@ -338,7 +338,7 @@ def check_labels(study: StudySettings, prepared: PreparedTask) -> None:
     """Checks the labels that the settings of the evaluation name against those of the target.
 
     Raises:
-        UserError: a label that the task does not have.
+        UserError: If the task lacks a label.
     """
     settings = study.evaluate
     for what, taken in (("label", prepared.labels), ("region", [name for name, _ in settings.regions])):

@@ -1,4 +1,4 @@
-"""filters.csv, filter_controls.csv and coherence.csv: how filters moved, and whether they still look random."""
+"""Makes filters.csv, filter_controls.csv and coherence.csv: how filters moved, and whether they still look random."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from jaxseg.study.plan.tasks import spread
 from jaxseg.study.probe.networks import Networks
 
 CONTROL_LAYERS = 4
-"""At most so many encoder layers are given controls, evenly spread."""
+"""The most encoder layers that are given controls, evenly spread."""
 CONTROL_DRAWS = 10
-"""Of a control at each share; it counts as found in 8 of them."""
+"""Number of draws of a control at each share; a control counts as found if 8 of them are."""
 COHERENT_PAIRS = 32
-"""At most so many pairs of runs of an arm, evenly spread, are asked whether they moved the same way."""
+"""The most pairs of runs of an arm, evenly spread, whose movements are compared."""
 NULL_DRAWS = 19
-"""Of fresh weights: to have found something, a test must exceed what all of them give, which chance does 1 in 20."""
+"""Draws of fresh weights. A test that exceeds all of them has found something; by chance 1 in 20 does."""
 
 
 def filter_rows(networks: Networks, rng: np.random.Generator, permuting: np.random.Generator) -> list[dict[str, Any]]:
-    """One row a run and layer.
+    """Makes one row per run and layer.
 
     Args:
-        networks: An arm's.
-        rng: Of the null distributions.
-        permuting: Of the order of weights within filters.
+        networks: The networks of an arm.
+        rng: Generator of the null distributions.
+        permuting: Generator of the order of weights within filters.
     """
     rows = []
     adaptive = networks.program.optim.name in ("adam", "adamw")  # whose steps have the size of the rate
@@ -69,10 +69,10 @@ def filter_rows(networks: Networks, rng: np.random.Generator, permuting: np.rand
 
 
 def coherence_rows(networks: Networks) -> list[dict[str, Any]]:
-    """Whether two runs that share a start and see the data in different orders move a layer's filters the same way.
+    """Tests whether two runs with a shared start and different data orders move a layer's filters the same way.
 
-    A start is shared where the kernels are the same to the bit, layer by layer: with `vary = 'order'`, with crossed ids
-    and with several runs to a source network. Layers that are not trained have no rows, and studies without such pairs
+    A start is shared if the kernels of a layer are equal to the bit: with `vary = 'order'`, with crossed ids
+    and with several runs per source network. Layers that are not trained have no rows, and studies without such pairs
     none at all.
     """
     rows = []
@@ -104,10 +104,10 @@ def _quartiles(values: np.ndarray) -> np.ndarray:
 
 
 def control_rows(networks: Networks, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """For some encoder layers and each test, how much structure the starts must be given before the test finds it.
+    """Finds, for some encoder layers and each test, how much structure the starts need before the test finds it.
 
-    A test that does not find its control would not have found structure in trained filters either. To find is to
-    exceed what `NULL_DRAWS` fresh draws of the layer's weights give.
+    A test that does not find its control would not have found structure in trained filters either. A test finds
+    structure if it exceeds what `NULL_DRAWS` fresh draws of the layer's weights give.
     """
     rows = []
     kernels = networks.layers()

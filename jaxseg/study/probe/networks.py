@@ -1,4 +1,4 @@
-"""The trained networks of one arm in one variant, read from its jobs: parameters at the start and at the end."""
+"""Reads the trained networks of one arm in one variant from its jobs: parameters at the start and at the end."""
 
 from __future__ import annotations
 
@@ -21,49 +21,49 @@ from jaxseg.types import Params, RunKey
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """All runs of an arm, train size and fold that did not diverge, seeds ascending."""
+    """All runs of an arm, train size and fold that did not diverge, in ascending order of seeds."""
 
     arm: str
     program: Program
     seeds: tuple[int, ...]
     start: Params
-    """Runs first, on the host."""
+    """The initial parameters, with runs on the first axis, on the host."""
     end: Params
     pretrained: bool
-    """Whether each run starts from a whole source network: encoder and decoder are that network's at the start."""
+    """Whether each run starts from a whole source network, including its encoder and decoder."""
     sources: tuple[RunKey | None, ...]
-    """The source network of each run."""
+    """The source network of each run; None if it has none."""
     init_ids: tuple[int, ...]
-    """What each run's random weights are drawn from; a source network draws them from its seed."""
+    """The id that each run's random weights are drawn from; a source network draws them from its seed."""
     order_ids: tuple[int, ...]
-    """What each run's batches are drawn from."""
+    """The id that each run's batches are drawn from."""
     rates: Float[np.ndarray, "runs steps"]
-    """Learning rate of every step up to the end."""
+    """The learning rate of every step up to the end."""
     earlier: Mapping[int, Params] = dataclasses.field(default_factory=dict)
-    """Parameters at steps between start and end that are analysed as well, by step."""
+    """Parameters by step, at steps between start and end that are analysed as well."""
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     @property
     def step(self) -> int:
-        """How many steps lie between start and end."""
+        """The number of steps between start and end."""
         return self.rates.shape[1]
 
     @property
     def source_seeds(self) -> tuple[int | None, ...]:
-        """Seed of each run's source network; None where it has none."""
+        """The seed of each run's source network; None if it has none."""
         return tuple(None if source is None else source.seed for source in self.sources)
 
     def seen_earlier(self) -> list[Networks]:
-        """The same runs as they were at each earlier step, which takes the place of the end."""
+        """Returns the same runs with each earlier step in the place of the end."""
         return [
             dataclasses.replace(self, end=params, rates=self.rates[:, :step], earlier={})
             for step, params in sorted(self.earlier.items())
         ]
 
     def layers(self) -> dict[str, tuple[np.ndarray, np.ndarray, bool]]:
-        """Kernels at the start and at the end, runs first, and whether they are trained; by layer, in forward order."""
+        """Returns by layer, in forward order, the kernels at the start and at the end, and whether they are trained."""
         end, labels = trees.flatten(self.end), trees.flatten(param_labels(self.program))
         start = trees.flatten(self.start)
         paths = {layer: f"{layer}/kernel" for layer in kernel_layers(start)}
@@ -71,7 +71,7 @@ class Networks:
 
 
 def forward_order(layer: str) -> tuple[object, ...]:
-    """Sorts layers by what comes first in a network: the encoder downwards, the decoder upwards, the head."""
+    """Sorts layers in forward order: the encoder downwards, the decoder upwards, the head."""
     part, _, rest = layer.partition("/")
     level, _, name = rest.partition("/")
     number = int(level.removeprefix("level_")) if level.startswith("level_") else 0
@@ -79,22 +79,22 @@ def forward_order(layer: str) -> tuple[object, ...]:
 
 
 def forward_program(study: StudySettings, program: Program) -> Program:
-    """The program as far as its network and task go: the same for arms that are only trained in other ways."""
+    """Reduces a program to its network and task, so that arms that differ only in training share it."""
     return dataclasses.replace(program, optim=study.optim, train=study.train, freeze="none", shared=None, fold=None)
 
 
 def kernel_layers(paths: Iterable[str]) -> list[str]:
-    """Names of the layers that have kernels among these parameters, in forward order."""
+    """Returns the names of the layers that have kernels among these parameters, in forward order."""
     return sorted((path.removesuffix("/kernel") for path in paths if path.endswith("/kernel")), key=forward_order)
 
 
 def variants(planned: PlannedStudy) -> list[tuple[int, int]]:
-    """Every train size and fold of the study."""
+    """Returns every train size and fold of the study."""
     return sorted({(run.key.train_cases, run.key.fold) for job in planned.plan.of_kind("train") for run in job.runs})
 
 
 def read_networks(planned: PlannedStudy, train_cases: int, fold: int) -> Iterator[Networks]:
-    """The arms of one variant one after another, those with a run that did not diverge."""
+    """Reads the arms of one variant one after another, skipping those whose runs all diverged."""
     chosen = chosen_rates(planned.workdir, planned.plan, planned.study.arms)
     jobs = [with_rates(job, chosen) for job in planned.plan.of_kind("train")]
     for arm in planned.study.arms:
@@ -141,16 +141,16 @@ def _read(
 
 
 def earlier_steps(study: StudySettings, settings: TrainSettings) -> tuple[int, ...]:
-    """Steps before the last at which runs are analysed too, where checkpoints of them were kept.
+    """Returns the steps before the last at which runs are analysed too, if their checkpoints were kept.
 
-    Half of the steps, rounded to what one compiled call ends with, between which nothing is kept.
+    That is half of the steps, rounded to the end of a compiled call, since nothing in between is kept.
     """
     half = settings.steps // 2 // settings.log_every * settings.log_every
     return (half,) if study.analysis.half and half else ()
 
 
 def step_rates(job: Job, log: logs.TrainingLog) -> Float[np.ndarray, "runs steps"]:
-    """The learning rate of every step of a job's runs: peak, schedule, and what validations made of it."""
+    """Computes the learning rate of every step of a job's runs from the peak, the schedule and the validations."""
     settings, steps = job.program.optim, job.program.train.steps
     shares = np.asarray(jax.vmap(optim.make_schedule(settings, steps))(jnp.arange(steps)), np.float64)
     rates = np.outer([run.rate for run in job.runs], shares)

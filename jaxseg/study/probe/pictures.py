@@ -1,4 +1,4 @@
-"""Pictures of the analyses that are made of arrays: filters, and where runs disagree."""
+"""Makes the analyses' pictures from arrays: filters, and where runs disagree."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from jaxseg.study.probe.variation import Predicted
 from jaxseg.study.score.slices import example_slice, grey, upright
 
 MONTAGE_FILTERS = 8
-"""Input channels and filters shown of a layer, at most so many each."""
+"""The most input channels, and the most filters, that are shown of a layer."""
 
 
 Pictures = tuple[dict[str, np.ndarray], list[dict[str, Any]]]
-"""Arrays by key, and entries that say what they are."""
+"""Arrays by key, and entries that describe them."""
 
 
 def montages(networks: Networks, rng: np.random.Generator) -> Pictures:
@@ -48,7 +48,7 @@ def montages(networks: Networks, rng: np.random.Generator) -> Pictures:
 
 
 def overlays(arms: Sequence[Predicted], cases: Sequence[CaseArrays], count: int, classes: int) -> Pictures:
-    """Where the runs of each arm disagree, on one slice of each of the first cases (training grid)."""
+    """Shows where the runs of each arm disagree, on one slice of each of the first cases (training grid)."""
     arrays: dict[str, np.ndarray] = {}
     entries: list[dict[str, Any]] = []
     for index, case in enumerate(cases[:count]):
@@ -70,7 +70,7 @@ def overlays(arms: Sequence[Predicted], cases: Sequence[CaseArrays], count: int,
 def merge(
     of_arms: Sequence[Pictures], of_cases: Pictures, train_cases: int, fold: int
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """All pictures of a variant, and the list that says what they are."""
+    """Merges all pictures of a variant and the list that describes them."""
     arrays = {key: array for arrays, _ in (*of_arms, of_cases) for key, array in arrays.items()}
     variant = {"train_cases": train_cases, "fold": fold}
     return arrays, variant | {

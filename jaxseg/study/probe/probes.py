@@ -1,4 +1,4 @@
-"""What networks are shown in the analyses: windows of test cases with positions, windows of validation cases."""
+"""Makes the inputs of the analyses: windows of test cases with positions, and windows of validation cases."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.study.plan.tasks import spread
 
 WINDOWS = 2
-"""Patches of each case that is analysed."""
+"""Number of windows of each case that is analysed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Probes:
-    """Windows are grouped in batches that the memory of a prediction holds."""
+    """The inputs of the analyses: windows, grouped in batches that fit the memory of a prediction."""
 
     images: Float[np.ndarray, "batches windows *patch channels"]
     labels: Int[np.ndarray, "batches windows *patch"]
     positions: Int[np.ndarray, "batches windows positions axes"]
-    """Voxels of each window at which layers are read."""
+    """The voxels of each window at which layers are read."""
     cases: Int[np.ndarray, "batches windows"]
-    """Number of the case that each window is from."""
+    """The index of the case that each window is from."""
 
     def points(self) -> tuple[Int[np.ndarray, " points"], Int[np.ndarray, " points"]]:
-        """Case and label of each position, in the order in which features are read."""
+        """Returns the case and label of each position, in the order in which features are read."""
         shape = self.positions.shape[:3]
         windows = self.labels.reshape(-1, *self.labels.shape[2:])
         where = self.positions.reshape(len(windows), shape[2], -1)
@@ -41,34 +41,34 @@ class Probes:
 
 
 def rng_for(planned: PlannedStudy, *names: object) -> np.random.Generator:
-    """Draws that depend on the study's base seed and on what they are for, on nothing else."""
+    """Returns a generator that depends only on the study's base seed and on its purpose."""
     return host_rng(planned.study.base_seed, "/".join(map(str, names)))
 
 
 def task_of(planned: PlannedStudy, fold: int) -> PreparedTask:
-    """The target as the runs of a fold see it."""
+    """Returns the target as the runs of a fold see it."""
     return planned.tasks.fitted[planned.study.target][fold]
 
 
 def shown_cases(planned: PlannedStudy, fold: int) -> list[CaseArrays]:
-    """The test cases that are analysed."""
+    """Returns the test cases that are analysed."""
     names = planned.tasks.splits[planned.study.target][fold].test
     return data.load_cases(task_of(planned, fold), spread(names, planned.study.analysis.cases))
 
 
 def judged_cases(planned: PlannedStudy, fold: int) -> list[CaseArrays]:
-    """The validation cases on which altered networks are judged."""
+    """Returns the validation cases on which altered networks are judged."""
     names = planned.tasks.splits[planned.study.target][fold].val
     return data.load_cases(task_of(planned, fold), spread(names, planned.study.analysis.cases))
 
 
 def make_probes(planned: PlannedStudy, cases: Sequence[CaseArrays], rng: np.random.Generator) -> Probes:
-    """Windows of cases, with positions that do not depend on any network.
+    """Makes windows of cases, with positions that do not depend on any network.
 
     Args:
         planned: The study.
-        cases: On the training grid.
-        rng: See `rng_for`.
+        cases: The cases on the training grid.
+        rng: Generator of the positions; see `rng_for`.
     """
     task = planned.study.target
     classes = len(planned.tasks.prepared[task].labels) + 1  # from which on a label says that nothing is known

@@ -1,4 +1,4 @@
-"""probes.csv: what a linear classifier reads off each layer, at the start and at the end of training."""
+"""Makes probes.csv: what a linear classifier reads off each layer, at the start and at the end of training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxseg.study.probe.representations import Represented
 
 
 def probe_rows(arm: Represented, probes: Probes) -> list[dict[str, Any]]:
-    """Scores of probes fitted to some of the shown cases and asked about the others, one row a run, layer and site.
+    """Scores probes that are fitted to some of the shown cases and tested on the others, by run, layer and site.
 
     The site `source` is the source network that a run started from, `start` any other start. All positions count, also
     those that a coarse layer reads at one site: their labels may differ, which no probe of that layer can tell.

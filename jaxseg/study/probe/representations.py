@@ -1,4 +1,4 @@
-"""similarity.csv and layer_similarity.csv: how alike the features of runs are, at their starts and at their ends."""
+"""Makes similarity.csv and layer_similarity.csv: how similar the features of runs are, at their starts and ends."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ INDICES: dict[str, similarity.Measure] = {
     "pwcca": similarity.PWCCA,
 }
 OF_CASES = "cka_cases"
-"""Index that compares positions of different cases only (`jaxseg.analysis.case_similarity`)."""
+"""The index that compares only positions of different cases (`jaxseg.analysis.case_similarity`)."""
 POINTS_PER_NEURON = 10
-"""With fewer, an index mostly measures how few points there are; its value is NaN."""
+"""The fewest points per neuron: with fewer, an index mostly measures how few there are, and is NaN."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """One layer of an arm's runs at the positions of the probes."""
+    """The features of one layer of an arm's runs at the positions of the probes."""
 
     start: Float[np.ndarray, "runs points channels"]
     end: Float[np.ndarray, "runs points channels"]
     unique: Int[np.ndarray, " unique"]
-    """Points that are not read at a site that an earlier one was read at already."""
+    """The points that are read at a site of the layer which no earlier point was read at."""
     case: Int[np.ndarray, " points"]
-    """Number of the case that each point lies in."""
+    """The index of the case that each point lies in."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Represented:
-    """An arm's runs as their features."""
+    """The features of an arm's runs."""
 
     networks: Networks
     layers: dict[str, Features]
 
     @property
     def arm(self) -> str:
-        """Its name."""
+        """The name of the arm."""
         return self.networks.arm
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of its runs."""
+        """The seeds of the runs."""
         return self.networks.seeds
 
 
@@ -66,7 +66,7 @@ Record = Callable[..., Any]
 
 
 def make_recorder(program: Program, plan: seeds.SeedPlan) -> Record:
-    """A compiled function that records features of all runs at once."""
+    """Makes a compiled function that records the features of all runs at once."""
     model = program.network
     return seeds.map_seeds(activations.make_record(model), plan=plan, shared=(1, 2))
 
@@ -74,16 +74,16 @@ def make_recorder(program: Program, plan: seeds.SeedPlan) -> Record:
 def represent(
     networks: Networks, probes: Probes, record: Record, plan: seeds.SeedPlan, same_start: Represented | None = None
 ) -> Represented:
-    """Features of every layer at the start and at the end, at the same positions for all networks.
+    """Records the features of every layer at the start and at the end, at the same positions for all networks.
 
-    Only features at positions are kept: of whole feature maps one batch is in memory at a time.
+    Only features at positions are kept; whole feature maps are in memory for one batch at a time.
 
     Args:
-        networks: An arm's.
-        probes: What they are shown.
-        record: See `make_recorder`.
-        plan: Of as many runs.
-        same_start: The same runs at another end, whose features of the start are taken.
+        networks: The networks of an arm.
+        probes: The inputs of the networks.
+        record: A recorder from `make_recorder`.
+        plan: The seed plan of as many runs.
+        same_start: The same runs at another end, whose features of the start are reused.
     """
     settings = networks.program.model
     model = networks.program.network
@@ -109,7 +109,7 @@ def represent(
 
 
 def similarity_rows(arms: Sequence[Represented], baseline: str, *, of_starts: bool = True) -> list[dict[str, Any]]:
-    """One row for each layer, pair of networks that is of interest (see `compared`), and index.
+    """Makes one row for each layer, pair of networks of interest (see `compared`), and index.
 
     Args:
         arms: All of a variant.

@@ -1,4 +1,4 @@
-"""The measuring part of the stage `analyze`: from checkpoints to tables, one variant (train size, fold) after another.
+"""Measures for the stage `analyze`: from checkpoints to tables, one variant (train size, fold) after another.
 
 A variant's tables lie in a folder of their own until all are there, so that a crash costs one variant at most, and a
 second run measures nothing anew. Nothing here needs the machine that trained.
@@ -52,19 +52,19 @@ TABLES = {
         *("arm", "train_cases", "fold", "quantity", "layer", "value", "ci_low", "ci_high", "n_seeds", "n_pairs"),
     ),
 }
-"""Tables of this stage, by name, with their columns."""
+"""The tables of this stage, by name, with their columns."""
 SOURCES = ("source_a", "source_b")
-"""Columns of seeds that are empty where a run has no source network."""
+"""Columns of seeds that are empty if a run has no source network."""
 PICTURES = "analysis"
 """Name of the file of pictures (.npz) and of the list that says what they are (.json)."""
 DONE = "done.json"
-"""Written when all else of a variant is."""
+"""Name of the file that is written once everything else of a variant is."""
 
 Rows = dict[str, list[dict[str, Any]]]
 
 
 def write_analyses(planned: PlannedStudy, progress: Progress) -> None:
-    """Measures what is not yet measured and writes the tables of all variants; none where no arm has a network."""
+    """Measures what is not yet measured and writes the tables of all variants; none if no arm has a network."""
     todo = variants(planned)
     if not todo:
         return
@@ -115,7 +115,7 @@ def _is_measured(folder: Path, whole: dict[str, Any]) -> bool:
 
 
 class Tools(NamedTuple):
-    """Compiled for one network: arms that differ in their parameters share it."""
+    """Functions compiled for one network, which arms that differ only in their parameters share."""
 
     record: Callable[..., Any]
     judge: variation.Judge
@@ -123,7 +123,7 @@ class Tools(NamedTuple):
 
 
 def make_tools(planned: PlannedStudy, program: Program, num_runs: int) -> Tools:
-    """What looks at networks of a program (see `forward_program`), so many at once."""
+    """Makes the functions that analyse networks of a program (see `forward_program`), `count` at once."""
     plan = seed_plan(planned.study, num_runs)
     return Tools(
         representations.make_recorder(program, plan),
@@ -139,7 +139,7 @@ def measure(
     tools: Callable[[Program, int], Tools],
     tell: Callable[[str], None],
 ) -> tuple[Rows, tuple[dict[str, np.ndarray], dict[str, Any]]]:
-    """Rows of all tables of one variant, and its pictures with the list that says what they are."""
+    """Makes the rows of all tables of one variant, and its pictures with the list that describes them."""
     study, settings = planned.study, planned.study.analysis
     shown, judged = shown_cases(planned, fold), judged_cases(planned, fold)
     probes = make_probes(planned, shown, rng_for(planned, "positions", fold))

@@ -1,4 +1,4 @@
-"""pairs.csv, interpolation.csv, rewind.csv and variability.csv: how much the runs of an arm differ."""
+"""Makes pairs.csv, interpolation.csv, rewind.csv and variability.csv: how much the runs of an arm differ."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ from jaxseg.study.score.scores import group_means, read_scores
 from jaxseg.types import Params
 
 ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 11))
-"""Points on the line between two runs."""
+"""The points on the line between two runs."""
 
 OF_PAIRS = (
     *("disagreement", "pairwise_dsc", "parameter_distance", "barrier"),
     *("parameter_distance_aligned", "barrier_aligned"),
 )
-"""Quantities of pairs.csv."""
+"""The quantities of pairs.csv."""
 
 
 class Judge(NamedTuple):
-    """Compiled for one network and loss, all runs at once."""
+    """Functions that judge altered parameters, compiled for one network and loss and all runs at once."""
 
     path: Callable[..., Any]
     rewind: Callable[..., Any]
     layers: tuple[str, ...]
     wiring: Wiring
     fresh: Callable[..., Any]
-    """Parameters of runs, by their seeds, as an initialiser draws them: other ones than any run starts from."""
+    """Draws initial parameters of runs by their seeds, which differ from those that any run starts from."""
 
 
 def make_judge(program: Program, plan: seeds.SeedPlan) -> Judge:
-    """What judges altered parameters on windows."""
+    """Makes the functions that judge altered parameters on windows."""
     model = program.network
     quality = interpolation.make_quality(model, losses.make_loss(program.loss))
     layers = tuple(kernel_layers(trees.flatten(abstract_params(program))))
@@ -70,7 +70,7 @@ def make_judge(program: Program, plan: seeds.SeedPlan) -> Judge:
 
 
 def rewind_rows(networks: Networks, probes: Probes, judge: Judge, plan: seeds.SeedPlan) -> list[dict[str, Any]]:
-    """DSC lost, without training, when a layer is set back to its start, and when it is drawn anew."""
+    """Measures the DSC lost, without training, when a layer is set back to its start and when it is drawn anew."""
     windows = seeds.replicate((probes.images, probes.labels), plan)
     drawn = judge.fresh(np.array(networks.seeds, np.uint32))
     rows = []
@@ -84,7 +84,7 @@ def rewind_rows(networks: Networks, probes: Probes, judge: Judge, plan: seeds.Se
 
 
 def pairs_of(count: int, limit: int) -> list[tuple[int, int]]:
-    """Pairs of runs, each run in as many as another: neighbours at distance 1, then 2, ... up to about `limit` pairs.
+    """Returns about `limit` pairs of runs, each run in as many: neighbours at distance 1, then 2, ...
 
     >>> pairs_of(4, 6)
     [(0, 1), (1, 2), (2, 3), (0, 3), (0, 2), (1, 3)]
@@ -99,7 +99,7 @@ def pairs_of(count: int, limit: int) -> list[tuple[int, int]]:
 
 
 def aligned_partners(networks: Networks, wiring: Wiring, pairs: Sequence[tuple[int, int]]) -> Params:
-    """The second network of each pair, its channels in the order that brings it closest to the first; pairs first."""
+    """Permutes the channels of each pair's second network to bring it closest to the first; pairs first."""
     ends = [trees.take(networks.end, run) for run in range(len(networks))]
     return trees.stack([
         alignment.permute(wiring, ends[b], alignment.align(wiring, ends[a], ends[b])) for a, b in pairs
@@ -114,15 +114,15 @@ def path_rows(
     pairs: Sequence[tuple[int, int]],
     partners: Params | None = None,
 ) -> list[dict[str, Any]]:
-    """Losses on straight lines between runs of the arm.
+    """Computes losses on straight lines between runs of the arm.
 
     Args:
-        networks: The runs.
+        networks: The runs of the arm.
         probes: Windows with labels.
-        judge: See `make_judge`.
-        plan: Of as many runs.
+        judge: The functions of `make_judge`.
+        plan: The seed plan of as many runs.
         pairs: Positions of runs.
-        partners: Takes the place of each pair's second network; see `aligned_partners`.
+        partners: Networks that replace each pair's second one; see `aligned_partners`.
     """
     windows = seeds.replicate((probes.images, probes.labels), plan)
     found: list[np.ndarray] = []
@@ -147,21 +147,21 @@ def path_rows(
 
 
 class Predicted(NamedTuple):
-    """Label maps of an arm's runs on the analysed cases, compressed: they are nearly constant."""
+    """The label maps of an arm's runs on the analysed cases, compressed since they are nearly constant."""
 
     arm: str
     seeds: tuple[int, ...]
     maps: tuple[bytes, ...]
-    """By case."""
+    """The compressed label maps of each case."""
 
     def of(self, index: int, shape: Sequence[int]) -> Int[np.ndarray, "runs *spatial"]:
-        """The label maps of one case."""
+        """Decompresses the label maps of one case."""
         flat = np.frombuffer(zlib.decompress(self.maps[index]), np.uint16)
         return flat.reshape(len(self.seeds), *shape)
 
 
 def make_predict(program: Program, plan: seeds.SeedPlan, num_runs: int, settings: EvaluateSettings) -> PredictSlabs:
-    """Prediction as for the validation, of so many runs at once."""
+    """Makes the prediction by `num_runs` runs at once, with the windows of the validation."""
     return make_predict_slabs(
         program,
         plan=plan,
@@ -174,7 +174,7 @@ def make_predict(program: Program, plan: seeds.SeedPlan, num_runs: int, settings
 def predict_cases(
     networks: Networks, cases: Sequence[CaseArrays], predict: PredictSlabs, plan: seeds.SeedPlan
 ) -> Predicted:
-    """What each run makes of whole cases, on the training grid."""
+    """Predicts whole cases with each run, on the training grid."""
     slabs = predict(seeds.put(networks.end, plan), {}, [case.image for case in cases])
     packed = []
     for _, of_case in itertools.groupby(slabs, key=lambda slab: slab.case):
@@ -184,18 +184,18 @@ def predict_cases(
 
 
 class Agreement(NamedTuple):
-    """Means over cases of what runs make of them."""
+    """Means over cases of how the runs' predictions agree."""
 
     disagreement: dict[tuple[str, str], Float[np.ndarray, "runs others"]]
-    """Share of the region's voxels, by pair of arms."""
+    """Share of the region's voxels on which runs disagree, by pair of arms."""
     dsc: dict[str, Float[np.ndarray, "runs runs"]]
     entropy: dict[str, Float[np.ndarray, " left_out"]]
-    """Of all runs, then with each left out in turn."""
+    """Vote entropy of all runs, then with each left out in turn."""
     error: dict[str, Float[np.ndarray, " runs"]]
 
 
 def agreement(arms: Sequence[Predicted], cases: Sequence[CaseArrays], baseline: str, classes: int) -> Agreement:
-    """Compares runs voxel by voxel within one region of each case that is the same for all arms."""
+    """Compares runs voxel by voxel, within a region of each case that is the same for all arms."""
     parts: list[Agreement] = []
     for index, case in enumerate(cases):
         maps = {arm.arm: arm.of(index, case.label.shape) for arm in arms}
@@ -246,7 +246,7 @@ def _pair_rows(
 
 
 def parameter_rows(networks: Networks) -> list[dict[str, Any]]:
-    """Distances between the runs' trained parameters."""
+    """Measures the distances between the runs' trained parameters."""
     distances = variability.parameter_distance(_trained(networks, networks.end))
     return _pair_rows("parameter_distance", (networks.arm,) * 2, (networks.seeds,) * 2, distances)
 
@@ -254,7 +254,7 @@ def parameter_rows(networks: Networks) -> list[dict[str, Any]]:
 def aligned_parameter_rows(
     networks: Networks, pairs: Sequence[tuple[int, int]], partners: Params
 ) -> list[dict[str, Any]]:
-    """The same of pairs whose second network was brought to the first one's order of channels."""
+    """Measures the same distances for pairs whose second network has the first one's order of channels."""
     firsts, seconds = _trained(networks, networks.end), _trained(networks, partners)
     rows = []
     for index, (a, b) in enumerate(pairs):
@@ -274,7 +274,7 @@ def _trained(networks: Networks, params: Params) -> list[np.ndarray]:
 
 
 def agreement_rows(arms: Sequence[Predicted], found: Agreement) -> list[dict[str, Any]]:
-    """Disagreement of every two runs of an arm and of each with the baseline's, and DSC within an arm."""
+    """Tabulates the disagreement of runs within an arm and with the baseline's, and DSC within an arm."""
     runs = {arm.arm: arm.seeds for arm in arms}
     rows = []
     for (a, b), matrix in found.disagreement.items():
@@ -285,7 +285,7 @@ def agreement_rows(arms: Sequence[Predicted], found: Agreement) -> list[dict[str
 
 
 def barrier_rows(paths: Sequence[Mapping[str, Any]], quantity: str = "barrier") -> list[dict[str, Any]]:
-    """The height of the barrier on each line."""
+    """Computes the height of the barrier on each line."""
     lines: dict[tuple[str, int, int], list[float]] = {}
     for row in paths:
         lines.setdefault((row["arm"], row["seed_a"], row["seed_b"]), []).append(row["loss"])
@@ -310,15 +310,15 @@ def variability_rows(
     *,
     confidence: float,
 ) -> list[dict[str, Any]]:
-    """All quantities of all arms, with leave-one-run-out intervals.
+    """Tabulates all quantities of all arms, with leave-one-run-out intervals.
 
     Args:
-        arms: Their runs and layers.
-        found: What runs make of cases.
+        arms: The arms' runs and layers.
+        found: The agreement of the runs' predictions.
         pairs: Rows of pairs.csv.
         similarities: Rows of similarity.csv.
         cases: The variant's rows of cases.csv.
-        confidence: Of the intervals.
+        confidence: Confidence level of the intervals.
     """
     rows: list[dict[str, Any]] = []
     for arm in arms:

@@ -1,4 +1,4 @@
-"""Tables drawn from scores and curves: what each arm reaches, how arms differ, when they converge.
+"""Makes tables from scores and curves: what each arm reaches, how arms differ, and when they converge.
 
 Tables in, tables out. All averages are those of `score.scores`, so the difference of two rows of `summary` is
 the difference in `comparisons`.
@@ -19,14 +19,14 @@ from jaxseg.study.score.scores import Contrast, Scores, contrast, group_means, r
 
 METRICS = ("dsc", "hd95", "assd", "nsd")
 DISTANCES = frozenset({"hd95", "assd", "hd"})
-"""Metrics with the task's unit, the lower the better."""
+"""Metrics in the task's unit of length, of which lower is better."""
 BASELINE = "scratch"
 
 _CURVE_COLUMNS = ("arm", "seed", "train_cases", "fold", "step", "seconds", "val_dsc")
 
 
 def baseline_of(arms: Sequence[str]) -> str:
-    """The arm that the others are compared with: `scratch` where it is present, else the first."""
+    """Returns the arm that the others are compared with: `scratch` if present, else the first."""
     return BASELINE if BASELINE in arms else arms[0]
 
 
@@ -46,12 +46,12 @@ SUMMARY_COLUMNS = (
 
 
 def summary(cases: pd.DataFrame, *, confidence: float = 0.95, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
-    """What each arm reaches, by train size, fold (-1: all folds together), label (`mean`: within a case) and metric.
+    """Tabulates what each arm reaches by train size, fold (-1: all together), label (`mean`: within a case) and metric.
 
     Args:
-        cases: rows of cases.csv.
-        confidence: level of the intervals.
-        metrics: columns of `cases`; one without a single value (NSD without a tolerance) gives no rows.
+        cases: Rows of cases.csv.
+        confidence: Confidence level of the intervals.
+        metrics: Columns of `cases`; one without a single value (NSD without a tolerance) gives no rows.
 
     Returns:
         The columns `SUMMARY_COLUMNS`. The interval and `sd` are over seeds: new seeds, on these cases. `iqm` is the
@@ -61,7 +61,7 @@ def summary(cases: pd.DataFrame, *, confidence: float = 0.95, metrics: Sequence[
         distance mean: read n_missed beside it.
 
     Raises:
-        UserError: if `cases` lacks a column.
+        UserError: If `cases` lacks a column.
     """
     unit = str(cases["unit"].iloc[0]) if "unit" in cases and len(cases) else ""
     rows: list[dict[str, Any]] = []
@@ -94,18 +94,18 @@ SEED_SCORE_COLUMNS = ("arm", "seed", "train_cases", "fold", "label", "metric", "
 
 
 def seed_scores(cases: pd.DataFrame, *, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
-    """What every run scores: the numbers whose mean, interval and spread over seeds are a row of `summary`.
+    """Tabulates the score of every run, whose mean, interval and spread over seeds are a row of `summary`.
 
     Args:
-        cases: rows of cases.csv.
-        metrics: columns of it.
+        cases: Rows of cases.csv.
+        metrics: Columns of it.
 
     Returns:
         The columns `SEED_SCORE_COLUMNS`, in the order of `summary`; folds together have fold -1. A run without a value
         (no reference holds the label) gives no row.
 
     Raises:
-        UserError: if `cases` lacks a column.
+        UserError: If `cases` lacks a column.
     """
     rows: list[dict[str, Any]] = []
     for scores in read_scores(cases, metrics):
@@ -159,14 +159,14 @@ def comparisons(
     rng: np.random.Generator,
     metrics: Sequence[str] = METRICS,
 ) -> pd.DataFrame:
-    """How each arm differs from the baseline (`scratch` where present, else the first arm), arm_a minus arm_b.
+    """Compares each arm with the baseline (`scratch` if present, else the first arm), as arm_a minus arm_b.
 
     Args:
-        cases: rows of cases.csv.
-        arms: the study's arms in their order; one without rows (all its runs diverged) gives none.
-        confidence: level of the intervals.
-        rng: for sign flips, where there are too many to list.
-        metrics: columns of `cases`.
+        cases: Rows of cases.csv.
+        arms: The study's arms in their order; one without rows (all its runs diverged) gives none.
+        confidence: Confidence level of the intervals.
+        rng: Generator of sign flips, used if there are too many to list.
+        metrics: Columns of `cases`.
 
     Returns:
         The columns `COMPARISON_COLUMNS`, by train size, fold (-1: all folds together), label (`mean`: labels averaged
@@ -176,7 +176,7 @@ def comparisons(
         value in a run of either arm are left out for both, and the note says how many.
 
     Raises:
-        UserError: if `cases` lacks a column.
+        UserError: If `cases` lacks a column.
     """
     baseline = baseline_of(arms)
     rows: list[dict[str, Any]] = []
@@ -227,12 +227,12 @@ def _comparison(
 
 
 def convergence(curves: pd.DataFrame, arms: Sequence[str], *, fraction: float = 0.99) -> pd.DataFrame:
-    """When each run reaches the target, see `jaxseg.analysis.convergence`.
+    """Tabulates when each run reaches the target; see `jaxseg.analysis.convergence`.
 
     Args:
-        curves: rows of curves.csv; val_dsc is NaN between evaluations.
-        arms: the study's arms in their order; the target is `scratch`'s, the first arm's where there is none.
-        fraction: of the baseline's final value.
+        curves: Rows of curves.csv; val_dsc is NaN between evaluations.
+        arms: The study's arms in their order; the target is `scratch`'s, the first arm's where there is none.
+        fraction: Fraction of the baseline's final value that is the target.
 
     Returns:
         Columns arm, seed, train_cases, fold, target_dsc, step, seconds, censored; the target is that of the same train
@@ -240,7 +240,7 @@ def convergence(curves: pd.DataFrame, arms: Sequence[str], *, fraction: float = 
         evaluation give no row.
 
     Raises:
-        UserError: if `curves` lacks a column.
+        UserError: If `curves` lacks a column.
     """
     require_columns(curves, _CURVE_COLUMNS, "curves.csv")
     baseline = baseline_of(arms)
@@ -268,11 +268,11 @@ TRAINING_COLUMNS = ("arm", "train_cases", "n_runs", "n_reached", "median_step", 
 
 
 def training(curves: pd.DataFrame, convergence: pd.DataFrame) -> pd.DataFrame:
-    """How the runs of an arm and training set size went, over seeds and folds.
+    """Summarises the training of each arm and training set size over seeds and folds.
 
     Args:
-        curves: rows of curves.csv.
-        convergence: rows of convergence.csv.
+        curves: Rows of curves.csv.
+        convergence: Rows of convergence.csv.
 
     Returns:
         The columns `TRAINING_COLUMNS`. `n_reached` of `n_runs` reached the target of convergence.csv; `median_step`
@@ -308,15 +308,15 @@ WORST_COLUMNS = (
 
 
 def worst_cases(cases: pd.DataFrame, *, metric: str = "dsc", limit: int = 10) -> pd.DataFrame:
-    """The cases and labels that go worst, by their mean over all arms and seeds of a training set size.
+    """Lists the cases and labels with the worst mean over all arms and seeds of a training set size.
 
     Args:
-        cases: rows of cases.csv.
-        metric: a column of it.
-        limit: how many rows to keep of each training set size.
+        cases: Rows of cases.csv.
+        metric: A column of `cases`.
+        limit: How many rows to keep of each training set size.
 
     Returns:
-        The columns `WORST_COLUMNS`; worst first within a size. No rows where no run has scores.
+        The columns `WORST_COLUMNS`, worst first within a size; no rows if no run has scores.
     """
     held = cases[cases["status"].isin(["ok", "missed"])].dropna(subset=[metric])
     if "region" in held:  # unions of labels would stand beside their own parts

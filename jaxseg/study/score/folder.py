@@ -1,4 +1,4 @@
-"""Scores of label maps that were made elsewhere, or saved by a study, against references: files in, rows out."""
+"""Scores label maps, made elsewhere or saved by a study, against references: files in, rows out."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from jaxseg.types import Progress, UserError
 
 
 class Scored(NamedTuple):
-    """Scores of a folder of predictions."""
+    """The scores of a folder of predictions."""
 
     cases: pd.DataFrame
-    """Rows as in cases.csv, without what only a run has."""
+    """Rows as in cases.csv, without the columns that only runs have."""
     missing: tuple[str, ...]
-    """Cases with a reference and no prediction: not in the rows, so a mean leaves them out."""
+    """Cases with a reference but no prediction. They have no rows, so means leave them out."""
     unmatched: tuple[str, ...]
-    """Files that no reference goes with."""
+    """Files that match no reference."""
     unreferenced: tuple[str, ...]
-    """Cases that are to be scored and have no reference."""
+    """Cases that should be scored but have no reference."""
     failed: tuple[str, ...]
-    """Label maps that could not be scored, each with the reason: not in the rows either."""
+    """Label maps that could not be scored, each with the reason. They have no rows either."""
 
 
 def score_folder(
@@ -171,7 +171,7 @@ def _class_indices(
 
 
 def summarise(cases: pd.DataFrame, *, confidence: float, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
-    """Means over groups by label and metric, seeds averaged first.
+    """Tabulates means over groups by label and metric, with seeds averaged first.
 
     Returns:
         Columns label, metric, unit, mean, ci_low, ci_high, n_seeds, n_groups, n_cases, n_missed, n_spurious. The

@@ -1,4 +1,4 @@
-"""Tables as text for a terminal and as LaTeX for a paper."""
+"""Formats tables as text for a terminal and as LaTeX for a paper."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _holds_numbers(column: pd.Series) -> bool:
 
 
 def to_text(table: pd.DataFrame, *, digits: int = 3) -> str:
-    """A table as aligned text: numbers to the right with fixed digits, words to the left, a dash where undefined."""
+    """Formats a table as aligned text: numbers right with fixed digits, words left, and dashes if undefined."""
     columns = []
     for name in table.columns:
         cells = [str(name), *(_cell(v, digits, "-") for v in table[name])]
@@ -40,15 +40,15 @@ _LATEX = {
 
 
 def to_latex(table: pd.DataFrame, *, caption: str = "", label: str = "", digits: int = 3) -> str:
-    """A table in LaTeX with the rules of `booktabs`; text is escaped, undefined numbers are dashes.
+    """Formats a table in LaTeX with the rules of `booktabs`; text is escaped and undefined numbers are dashes.
 
-    Written out here because pandas's own writer goes through its HTML styler.
+    It is written out here because pandas's own writer needs its HTML styler.
 
     Args:
-        table: any table of this module.
-        caption: with one, the tabular stands in a `table` float.
-        label: of the float.
-        digits: of numbers that are not whole.
+        table: Any table of this package.
+        caption: A caption, which puts the tabular in a `table` float.
+        label: Label of the float.
+        digits: Digits of numbers that are not whole.
     """
 
     def escape(text: str) -> str:

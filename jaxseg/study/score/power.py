@@ -1,4 +1,4 @@
-"""Where scores vary, and how many seeds a difference would need to be known well enough: tables for the next study."""
+"""Tabulates where scores vary, and how many seeds a difference would need: tables for planning the next study."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def _factors(
 
 
 def complete_grid(ids: Int[np.ndarray, "runs factors"]) -> Int[np.ndarray, " *levels"]:
-    """The runs that are fully crossed: one axis a factor, its ids ascending, with the number of the run in each cell.
+    """Selects the fully crossed runs: one axis per factor, with ascending ids and the index of the run in each cell.
 
-    While a cell is empty, the id goes that lacks the largest share of its runs; of several the last one's factor and
+    While a cell is empty, the id that lacks the largest share of its runs is removed; of several the last factor and
     id, so that all tables leave out the same.
 
     >>> complete_grid(np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0]]))
@@ -108,12 +108,12 @@ PLANNING_COLUMNS = (
 def planning(
     cases: pd.DataFrame, arms: Sequence[str], *, confidence: float, metrics: Sequence[str] = METRICS
 ) -> pd.DataFrame:
-    """How wide the intervals of `comparisons` would be with other numbers of seeds, the cases staying the same.
+    """Estimates the width of the intervals of `comparisons` with other numbers of seeds and the same cases.
 
     Args:
         cases: rows of cases.csv, of this study as the pilot.
         arms: the study's arms in their order.
-        confidence: level of the intervals.
+        confidence: Confidence level of the intervals.
         metrics: columns of `cases`.
 
     Returns:

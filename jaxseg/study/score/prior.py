@@ -1,6 +1,6 @@
-"""The arm without a network: how far the mean label map of the training cases goes, as anatomy alone.
+"""Fits the arm without a network: how far the mean label map of the training cases goes, as anatomy alone.
 
-Label maps are laid over each other with their fields of view aligned, nothing else: what the prior reaches is what
+Label maps are overlaid with their fields of view aligned and nothing else: what the prior reaches is what
 cropping and positioning of the images give away.
 """
 
@@ -17,11 +17,11 @@ THRESHOLDS = np.linspace(0.05, 0.95, 19)
 
 
 def mean_labels(labels: Sequence[Num[np.ndarray, " *spatial"]], classes: int) -> Float[np.ndarray, "*common classes"]:
-    """How often each voxel of a common grid, of the cases' median shape, has each class.
+    """Computes how often each voxel of a common grid, of the cases' median shape, has each class.
 
     Args:
         labels: Label maps of any shapes; voxels of unknown label (the index `classes`) count for no class.
-        classes: Background included.
+        classes: Number of classes, background included.
     """
     shape = tuple(int(size) for size in np.median([label.shape for label in labels], axis=0))
     total = np.zeros((*shape, classes), np.float32)
@@ -33,7 +33,7 @@ def mean_labels(labels: Sequence[Num[np.ndarray, " *spatial"]], classes: int) ->
 def best_thresholds(
     mean: Float[np.ndarray, "*common classes"], labels: Sequence[Num[np.ndarray, " *spatial"]]
 ) -> Float[np.ndarray, " labels"]:
-    """For each foreground label the share at which the thresholded mean has the largest mean DSC with the cases."""
+    """Finds for each foreground label the threshold at which the mean has the largest mean DSC with the cases."""
     classes = mean.shape[-1]
     dsc = np.full((len(labels), classes - 1, len(THRESHOLDS)), np.nan)
     for row, label in zip(dsc, labels, strict=True):
@@ -55,9 +55,9 @@ def _at_least(reached: Num[np.ndarray, " *any"]) -> Num[np.ndarray, " thresholds
 
 
 def fit_prior(labels: Sequence[Num[np.ndarray, " *spatial"]], classes: int) -> Float[np.ndarray, "*common classes"]:
-    """The prior of some training cases: scores on the common grid whose largest class is the prediction.
+    """Fits the prior to training cases: scores on the common grid, whose largest class is the prediction.
 
-    A label scores its share divided by its threshold, background scores 1: a label is predicted where it passes its
+    A label scores its share divided by its threshold, and background scores 1: a label is predicted where it passes its
     threshold, the one that passes by most where several do.
     """
     mean = mean_labels(labels, classes)

@@ -1,4 +1,4 @@
-"""From rows of cases.csv to arrays [seed, case] that are the same cases for every arm, and to contrasts of arms.
+"""Turns rows of cases.csv into arrays [seed, case] of the same cases for every arm, and into contrasts of arms.
 
 A label counts where the case's *reference* holds it, whatever was predicted. Averages are taken in one order
 everywhere: labels within a case, cases within their group, then groups and seeds alike. Regions (unions of labels)
@@ -22,34 +22,34 @@ _COLUMNS = ("arm", "seed", "train_cases", "fold", "case", "group", "label", "sta
 
 
 class Counts(NamedTuple):
-    """Predictions of a label, over all seeds and cases of an arm."""
+    """Counts of predictions of a label, over all seeds and cases of an arm."""
 
     missed: int = 0
-    """The reference holds the label, the prediction does not."""
+    """Predictions without the label where the reference holds it."""
     spurious: int = 0
-    """The prediction holds it, the reference does not."""
+    """Predictions with the label where the reference lacks it."""
     absent: int = 0
-    """References that lack it: spurious / absent is the false-positive rate."""
+    """References that lack the label; `spurious / absent` is the false-positive rate."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Scores of all arms for one train size, fold and label."""
+    """The scores of all arms for one train size, fold and label."""
 
     label: str
     train_cases: int
     fold: int
     metrics: tuple[str, ...]
     groups: Int[np.ndarray, " cases"]
-    """Number of each case's group, ascending from 0."""
+    """The number of each case's group, ascending from 0."""
     seeds: dict[str, Int[np.ndarray, " seeds"]]
-    """Per arm, ascending."""
+    """The seeds of each arm, ascending."""
     values: dict[str, Float[np.ndarray, "seeds cases metrics"]]
-    """Per arm; NaN where a run has no value."""
+    """The values of each arm; NaN if a run has no value."""
     counts: dict[str, Counts]
 
     def of(self, arm: str, metric: str) -> Float[np.ndarray, "seeds cases"]:
-        """The scores of one arm."""
+        """Returns the scores of one arm."""
         return self.values[arm][..., self.metrics.index(metric)]
 
 
@@ -66,7 +66,7 @@ def require_columns(table: pd.DataFrame, columns: Sequence[str], name: str) -> N
 def group_means(
     values: Float[np.ndarray, "seeds cases"], groups: Int[np.ndarray, " cases"]
 ) -> Float[np.ndarray, "seeds groups"]:
-    """Means over each group's cases, NaN left out; NaN where a group has no value. `groups` must ascend."""
+    """Averages over each group's cases without NaN; NaN if a group has no value. `groups` must ascend."""
     if not len(groups):
         return np.zeros((len(values), 0))
     starts = np.flatnonzero(np.diff(groups, prepend=-1))
@@ -136,7 +136,7 @@ def _variant(table: pd.DataFrame, fold: int, metrics: tuple[str, ...]) -> Iterat
 
 
 def read_scores(cases: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Scores]:
-    """Arrays of every train size, fold and label; with several folds all of them together (`POOLED`) come first.
+    """Reads the arrays of every train size, fold and label; several folds come first all together (`POOLED`).
 
     Args:
         cases: rows of cases.csv.
@@ -161,14 +161,14 @@ class Contrast(NamedTuple):
     """A linear contrast of arms on the seeds and cases that all of them have."""
 
     d: Float[np.ndarray, "seeds groups"]
-    """Sum over arms of weight times group mean; not finite where a distance is infinite."""
+    """The sum over arms of weight times group mean; not finite if a distance is infinite."""
     seeds: Int[np.ndarray, " seeds"]
-    """Those of the last arm."""
+    """The seeds of the last arm."""
     paired: bool
-    """Whether the arms' rows are the same seeds; else they are matched in the order of their seeds."""
+    """Whether the arms' rows have the same seeds; otherwise they are matched in the order of their seeds."""
     num_cases: int
     left_out: int
-    """Cases without a value in some run: left out for all."""
+    """Number of cases that are left out because some run has no value."""
 
 
 def contrast(scores: Scores, weights: Mapping[str, float], metric: str) -> Contrast:

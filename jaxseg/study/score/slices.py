@@ -1,4 +1,4 @@
-"""Slices of cases as pictures."""
+"""Draws slices of cases as pictures."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from jaxtyping import Float, Shaped, UInt8
 
 
 def example_slice(reference: np.ndarray) -> tuple[Any, ...]:
-    """The slice across the last axis with most foreground; all of a 2-D case."""
+    """Returns the slice across the last axis with most foreground, or all of a 2-D case."""
     if reference.ndim == 2:
         return (slice(None), slice(None))
     return (slice(None), slice(None), int(np.argmax((reference > 0).sum((0, 1)))))
 
 
 def place_of(where: tuple[Any, ...]) -> tuple[int, ...]:
-    """The axis that `example_slice` cuts across and where it cuts; nothing of a 2-D case, which is whole."""
+    """Returns the axis and position at which `example_slice` cuts; empty for a 2-D case, which is whole."""
     return next(((axis, at) for axis, at in enumerate(where) if not isinstance(at, slice)), ())
 
 
 def upright(array: Shaped[np.ndarray, "x y"], ndim: int) -> Shaped[np.ndarray, "rows columns"]:
-    """A slice as rows of a picture, which run down along y.
+    """Returns a slice as rows of a picture, which run down along y.
 
     Canonical volumes have y to the front, which belongs on top; the axes of a 2-D image are its columns and rows
     already.
@@ -30,6 +30,6 @@ def upright(array: Shaped[np.ndarray, "x y"], ndim: int) -> Shaped[np.ndarray, "
 
 
 def grey(image: Float[np.ndarray, "x y"]) -> UInt8[np.ndarray, "x y"]:
-    """Intensities as 0 to 255 between their extreme percentiles."""
+    """Scales intensities to 0 to 255 between their extreme percentiles."""
     low, high = np.percentile(image, (0.5, 99.5))
     return np.clip(255 * (image - low) / max(high - low, 1e-6), 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Scores of all runs on the test cases, on each case's own grid: one part table a job, so that a crash costs one."""
+"""Scores all runs on the test cases, on each case's own grid: one part table per job, so that a crash costs one."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from jaxseg.types import Progress
 PART = "cases.csv"
 EXAMPLES = "examples.npz"
 PRIOR_PART = "train/priors.csv"
-"""Relative to the workdir: the rows of all arms without a network."""
+"""The file, relative to the workdir, with the rows of all arms without a network."""
 
 
 Save = Callable[[Run, np.ndarray], None]
-"""Writes the label map of a run."""
+"""A function that writes the label map of a run."""
 
 
 def example_cases(study: StudySettings, tasks: Tasks) -> tuple[str, ...]:
-    """Test cases shown as pictures: evenly spread in name order over the first fold's."""
+    """Returns the test cases shown as pictures, evenly spread in name order over those of the first fold."""
     return spread(tasks.splits[study.target][0].test, study.report.examples)
 
 
 def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, progress: Progress) -> None:
     """Predicts and scores the test cases of a job's runs, this host's of them, and writes their part table.
 
-    Only cases that one of these runs is tested on are read. Runs that diverged have no scores: they are listed as
+    Only cases that one of these runs is tested on are read. Runs that diverged have no scores; they are listed as
     excluded instead. With `evaluate.budget_tests` the networks of shorter budgets are scored as well, each in a table
     of its own.
     """
@@ -69,12 +69,12 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
 
 
 def budget_steps(study: StudySettings, job: Job) -> tuple[int, ...]:
-    """The shorter budgets whose networks are scored on test cases."""
+    """Returns the shorter budgets whose networks are scored on test cases."""
     return job.program.train.scored_at[:-1] if study.evaluate.budget_tests else ()
 
 
 def budget_part(step: int) -> str:
-    """A job's table of the scores of its networks after so many steps."""
+    """Returns the path of a job's table of scores after a number of steps."""
     return f"cases_{step}.csv"
 
 
@@ -96,7 +96,7 @@ class _Scoring:
         examples: dict[str, np.ndarray] | None = None,
         saving: Callable[[CaseRecord], Save] | None = None,
     ) -> list[dict[str, Any]]:
-        """Scores of all runs that did not diverge; fills `examples` and saves label maps where these are given."""
+        """Scores all runs that did not diverge; fills `examples` and saves label maps if these are given."""
         study, tasks, rows_here = self.study, self.tasks, self.rows_here
         prepared, splits = tasks.of(self.whole), tasks.splits[study.target]
         every_death = logs.read_log(self.workdir / self.whole.directory, len(self.whole.runs)).diverged_at
@@ -140,7 +140,7 @@ def _part_name(name: str, rows: Sequence[int], job: Job) -> str:
 
 
 def merge_parts(study: StudySettings, workdir: Path, job: Job) -> None:
-    """Puts what several hosts wrote about a job's runs into the job's own files; nothing to do with one host."""
+    """Merges what several hosts wrote about a job's runs into the job's own files; does nothing with one host."""
     directory = workdir / job.directory
     if _is_scored(directory):
         return
@@ -287,7 +287,7 @@ def shown_first(train_cases: int, fold: int, seed: int) -> tuple[bool, int, int,
 
 
 def keep_shown(kept: dict[str, np.ndarray], more: Mapping[str, np.ndarray]) -> None:
-    """Adds examples of other runs to those that are kept; of an arm's runs the one that is shown first stays."""
+    """Adds examples of other runs to those that are kept; of each arm, the run that is shown first stays."""
     first = {
         name.removeprefix("run_")
         for name, run in more.items()

@@ -1,4 +1,4 @@
-"""The tables of a finished study, from its jobs' files; the same files give the same tables, byte for byte."""
+"""Makes the tables of a finished study from its jobs' files; the same files give the same tables, byte for byte."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from jaxseg.types import UserError
 
 KEYS = ["arm", "seed", "train_cases", "fold"]
 WORST = 50
-"""Rows of worst_cases.csv."""
+"""The most rows of worst_cases.csv."""
 
 VARIANTS = ("train_cases", "label", "unit")
 READING = (
     *("arm", "arm_a", "arm_b", "train_cases", "label", "metric", "unit", "mean", "mean_diff", "ci_low", "ci_high"),
     *("p", "p_maxt", "n_seeds", "n_groups", "n_missed", "inference"),
 )
-"""Columns of the tables on the terminal and in LaTeX, in order; those of `VARIANTS` where they differ."""
+"""Columns of the tables on the terminal and in LaTeX, in order; those of `VARIANTS` only if they differ."""
 
 
 CURVE_COLUMNS = (*KEYS, "step", "seconds", "loss", "val_dsc")
 
 
 def require_scores(workdir: Path) -> None:
-    """Checks that a study that is evaluated has something to show for it.
+    """Checks that an evaluated study has scores.
 
     Raises:
-        UserError: Every run diverged.
+        UserError: If every run diverged.
     """
     path = files.find_table(workdir / "results", "cases")
     if path is not None and files.read_table(path).empty:
@@ -49,7 +49,7 @@ def require_scores(workdir: Path) -> None:
 
 
 def curves_table(workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
-    """Loss and validation DSC of every run at every logged step.
+    """Tabulates the loss and validation DSC of every run at every logged step.
 
     `seconds` is steps times the job's median step time, without compiling or downtime: runs of one program have no
     clock of their own.
@@ -70,9 +70,9 @@ def curves_table(workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
 
 
 def cases_table(study: StudySettings, workdir: Path, plan: Plan) -> pd.DataFrame:
-    """Part tables of all jobs and of the priors, in the order of arms, whatever job trained them.
+    """Joins the part tables of all jobs and of the priors in the order of arms, whatever job trained them.
 
-    Where every run diverged it has no rows, so that the later stages and the page come with what there is.
+    If every run diverged, it has no rows, so that later stages and the page still work.
     """
     parts = [files.read_table(workdir / job.directory / score_stage.PART) for job in plan.of_kind("train")]
     if plan.priors:
@@ -92,7 +92,7 @@ def cases_table(study: StudySettings, workdir: Path, plan: Plan) -> pd.DataFrame
 def merge_examples(
     study: StudySettings, workdir: Path, jobs: tuple[Job, ...], shown: tuple[str, ...], labels: Any
 ) -> None:
-    """One file of example slices from the jobs' files, and a list that says what they are.
+    """Writes one file of example slices from the jobs' files, and a list that describes them.
 
     Of every arm the run is shown that `evaluate.shown_first` puts first, and the list says which it is: an arm may
     have seeds of its own, and need not be trained with as many cases as another.
@@ -133,16 +133,16 @@ def _shown_run(table: pd.DataFrame, case: str, arm: str, key: np.ndarray | None)
 
 
 def write_curves(workdir: Path, plan: Plan) -> None:
-    """curves.csv of the target's runs, and pretrain_curves.csv of the source networks."""
+    """Writes curves.csv of the target's runs, and pretrain_curves.csv of the source networks."""
     files.write_table(workdir / "results" / "curves.csv", curves_table(workdir, plan.of_kind("train")))
     if sources := plan.of_kind("pretrain"):
         files.write_table(workdir / "results" / "pretrain_curves.csv", curves_table(workdir, sources))
 
 
 def budget_table(study: StudySettings, workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
-    """What each run reaches at a quarter, at half and at the whole of the steps, in validation DSC (`val_dsc`).
+    """Tabulates the validation DSC (`val_dsc`) of each run at a quarter, at half and at the whole of the steps.
 
-    With `evaluate.budget_tests` also in mean DSC over its test cases (`dsc`).
+    With `evaluate.budget_tests`, it also has the mean DSC over test cases (`dsc`).
     """
     rows: list[dict[str, Any]] = []
     for job in jobs:
@@ -176,7 +176,7 @@ def write_budget(study: StudySettings, workdir: Path, plan: Plan) -> None:
 
 
 def write_comparisons(study: StudySettings, workdir: Path) -> None:
-    """All tables that are drawn from cases.csv and curves.csv; the first two also as LaTeX."""
+    """Writes all tables made from cases.csv and curves.csv; the first two also as LaTeX."""
     results = workdir / "results"
     cases, curves = files.read_table(results / "cases.csv"), files.read_table(results / "curves.csv")
     arms = [arm.name for arm in study.arms]
@@ -199,9 +199,9 @@ def write_comparisons(study: StudySettings, workdir: Path) -> None:
 
 
 def for_reading(table: pd.DataFrame) -> pd.DataFrame:
-    """A summary or comparison with the rows and columns that a reader wants first.
+    """Reduces a summary or comparison to the rows and columns that a reader wants first.
 
-    All folds together where there are several; columns that say the same in every row are left out.
+    Several folds are shown together, and columns that are constant are left out.
     """
     if (table["fold"] == POOLED).any():
         table = table[table["fold"] == POOLED]
@@ -210,7 +210,7 @@ def for_reading(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_results(workdir: Path) -> str:
-    """What each arm reaches and how arms differ, averaged over labels, as text for a terminal."""
+    """Formats what each arm reaches and how arms differ, averaged over labels, as text for a terminal."""
     parts = []
     for name, title in (("summary", "scores"), ("comparisons", "differences")):
         table = files.read_table(workdir / "results" / f"{name}.csv")
