@@ -67,7 +67,7 @@ def check_room() -> None:
     """Refuses limits on threads and address space under which the readers of the prepared data would wait for ever.
 
     Raises:
-        UserError: Too few threads or too little address space is allowed.
+        UserError: If too few threads or too little address space are allowed.
     """
     allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
     if allowed not in (resource.RLIM_INFINITY, -1) and allowed < _ADDRESSES:
@@ -96,7 +96,7 @@ class _PathParser(flags.ArgumentParser[str]):
     syntactic_help = "a path"
 
     def parse(self, argument: str) -> str:
-        """The path as text."""
+        """Returns the path as text."""
         if not argument:
             raise ValueError("it is empty; give a path, or . for the current folder")
         return str(paths.expand(argument))
@@ -127,7 +127,7 @@ def dry_run_flag() -> Any:
 
 
 def config_words(argv: Sequence[str]) -> list[str]:
-    """The words of a command line that make its config: --config and its overrides."""
+    """Returns the words of a command line that make its config: --config and its overrides."""
     words, waiting = [], False
     for word in argv:
         own = re.match(r"--?(no)?config(?:\.[^=]+)?(=|$)", word)
@@ -138,10 +138,10 @@ def config_words(argv: Sequence[str]) -> list[str]:
 
 
 def parse_config(words: Sequence[str]) -> Any:
-    """The config that such words make, as a command with them would have it.
+    """Returns the config that such words make, as a command with them would have it.
 
     Raises:
-        UserError: An unknown field, a value of another type, or no such file.
+        UserError: If there is an unknown field, a value of another type, or no such file.
     """
     own = flags.FlagValues()
     argv = ["", *words]
@@ -195,10 +195,10 @@ def _known_fields(argv: Sequence[str]) -> list[str]:
 
 
 def load_config(holder: Any) -> Any:
-    """The config that --config names.
+    """Loads the config that --config names.
 
     Raises:
-        UserError: The flag is missing, or its file cannot be loaded.
+        UserError: If the flag is missing, or its file cannot be loaded.
     """
     config = require(holder.value, "config", "configs/quickstart.py")
     try:
@@ -259,7 +259,7 @@ def parse_flags() -> None:
     """Parses the command line.
 
     Raises:
-        UserError: An unknown flag or field, a value that is not allowed, or a flag given twice with different values.
+        UserError: If a flag or field is unknown, a value is not allowed, or a flag is given twice with other values.
     """
     sys.argv = argv = [_with_home(word) for word in sys.argv]
     _check_given_once(argv)
@@ -297,7 +297,7 @@ def _check_given_once(argv: Sequence[str]) -> None:
 
 
 def print_help(main: Callable[[], None]) -> None:
-    """Prints what a command's module says of itself, and the flags that jaxseg declares."""
+    """Prints the docstring of a command's module, and the flags that jaxseg declares."""
     print((sys.modules[main.__module__].__doc__ or "").strip() + "\n")
     by_module = flags.FLAGS.flags_by_module_dict()
     own = [flag for module in by_module if module.startswith(("launch.", "benchmarks.")) for flag in by_module[module]]
@@ -319,10 +319,10 @@ def _print_flag(name: str, text: str) -> None:
 
 
 def require(value: Any, flag: str, example: str) -> Any:
-    """A flag that must be given.
+    """Returns the value of a flag that must be given.
 
     Raises:
-        UserError: It was not.
+        UserError: If the flag was not given.
     """
     if value is None:
         raise UserError(f"--{flag} is missing; for example --{flag}={example}")

@@ -26,10 +26,10 @@ _JOIN_SECONDS = 300
 
 
 def initialize() -> None:
-    """Joins the others, where the flags say that there are some.
+    """Joins the other processes, if the flags name any.
 
     Raises:
-        UserError: Flags that contradict each other, no cluster that JAX knows, or processes that do not come.
+        UserError: If flags contradict each other, JAX knows no such cluster, or processes do not arrive.
     """
     coordinator, number, own = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     if coordinator is None:

@@ -15,7 +15,7 @@ from jaxseg.loop import Interrupted
 from jaxseg.types import UserError
 
 MISTAKE, FAULT = 2, 1
-"""Exit statuses: what the user mends by another command line, config or folder; what the machine or the code did."""
+"""Exit statuses of what the user can mend with another command line, config or folder, and of all other faults."""
 
 _GOES_ON = "what is saved is sound, and the same command goes on from it"
 _NO_ROOM = f"make room, or raise the quota or limit: {_GOES_ON}"
@@ -52,7 +52,7 @@ _LESS_MEMORY = (
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
-    """What to say of an exception that ends a command, and with which status; None where only a traceback helps."""
+    """Explains an exception that ends a command, with the exit status; None if only a traceback helps."""
     if isinstance(error, UserError):
         return f"error: {error}", MISTAKE
     if isinstance(error, Interrupted):
@@ -96,7 +96,7 @@ def _given_place() -> str:
 
 
 def missing_device() -> str | None:
-    """What to say where JAX has no device to work on; None where it has one."""
+    """Explains that JAX has no device to work on; None if it has one."""
     try:
         jax.local_devices()
     except Exception as error:  # JAX raises AssertionError, RuntimeError or its own, whatever the back end found

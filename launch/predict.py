@@ -38,7 +38,7 @@ from jaxseg.types import UserError
 from launch import cli, terminal
 
 SCORES_BEGIN = "arm,seed,train_cases,fold,case,group,"
-"""How a table of scores begins, by which an earlier one is known."""
+"""The beginning of a table of scores, by which an earlier one is recognised."""
 
 _WORKDIR = cli.workdir_flag()
 _ARM = flags.DEFINE_string("arm", None, "Name of an arm.")
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def predict(arm: Arm) -> None:
-    """Predicts every image of the input that can be; names the others at the end.
+    """Predicts every image of the input that can be predicted, and names the others at the end.
 
     Raises:
         UserError: A mistake that concerns all images, before anything is written; or, at the end, images that were not

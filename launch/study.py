@@ -29,7 +29,7 @@ _PILOT = cli.path_flag(
 
 
 def main() -> None:
-    """Runs the stages asked for."""
+    """Runs the requested stages."""
     config = cli.load_config(_CONFIG)
     workdir = Path(cli.require(_WORKDIR.value, "workdir", "runs/quickstart"))
     if _PILOT.value and not _DRY_RUN.value:

@@ -47,10 +47,10 @@ _SLURM = flags.DEFINE_list(
 
 
 def make_points(words: Sequence[str], folder: Path) -> list[tuple[sweep.Point, list[str]]]:
-    """The points with the command line of each one's config; all of them are checked.
+    """Makes and checks the points, each with the command line of its config.
 
     Raises:
-        UserError: A mistake in the grid, a config that is wrong at some point, or two points that are the same.
+        UserError: If the grid has a mistake, the config of some point is wrong, or two points are the same.
     """
     made = sweep.make_points(_GRID.value, _POINT.value)
     varied = list(dict.fromkeys(field for overrides in made for field, _ in overrides))
@@ -81,7 +81,7 @@ def _at(config: object, field: str) -> object:
 
 
 def main() -> None:
-    """Runs what is not done, then writes the tables and the page over all points that are."""
+    """Runs the points that are not done, then writes the tables and the page over all that are."""
     cli.require(_CONFIG.value, "config", "configs/quickstart.py")
     folder = Path(cli.require(_WORKDIR.value, "workdir", "runs/sweep"))
     workdirs.check_links(folder)
@@ -115,7 +115,7 @@ def main() -> None:
 
 
 def report(points: list[sweep.Point], folder: Path) -> int:
-    """Writes tables and page, says how the points are, and returns how many failed."""
+    """Writes the tables and the page, prints the states of the points, and returns how many failed."""
     with files.locked(folder, seconds=_TABLES_SECONDS):  # of several commands in this folder, one writes at a time
         sweep.write_sweep(folder, cli.load_config(_CONFIG).name, points)
         page = write_sweep_report(folder)

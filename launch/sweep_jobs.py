@@ -24,7 +24,7 @@ from jaxseg.types import UserError
 from launch import terminal, whole
 
 JOB = "sweep_job.json"
-"""In a point's workdir: the last job that was submitted for it. Written by the submitting process alone."""
+"""File in a point's workdir with the last job submitted for it, written only by the submitting process."""
 ELSEWHERE = "left to another command, which works on it or has just done it"
 _POLL_SECONDS = 0.2
 _QUEUE_SECONDS = 15.0
@@ -34,7 +34,7 @@ _UNIVERSAL = ("name", "nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What runs one point."""
+    """The command that runs one point."""
 
     name: str
     workdir: Path
@@ -42,7 +42,7 @@ class Command:
 
 
 def state_of(point: sweep.Point) -> str:
-    """A point's state; one whose job is no longer in its queue was interrupted."""
+    """Returns a point's state; one whose job is no longer in its queue was interrupted."""
     if point.state == "submitted" and not _in_queue(point):
         return "interrupted"
     return point.state
@@ -63,7 +63,7 @@ def _in_queue(point: sweep.Point) -> bool:
 
 @contextlib.contextmanager
 def claimed(command: Command) -> Iterator[int | None]:
-    """Claims a point: gives a descriptor that holds the claim, or None where another process works on the point."""
+    """Claims a point; returns a descriptor that holds the claim, or None if another process works on the point."""
     command.workdir.mkdir(parents=True, exist_ok=True)
     claim = None if files.is_locked(command.workdir) else files.hold(command.workdir / sweep.CLAIM)
     try:
@@ -77,7 +77,7 @@ def start(command: Command, environment: Mapping[str, str] | None = None) -> sub
     """Starts a point's process; it gets no signals but those we send.
 
     Returns:
-        The process; None where the point needs none: another launcher runs it, or has run it meanwhile.
+        The process; None if another launcher runs the point or has run it meanwhile.
     """
     with claimed(command) as claim:
         before = sweep.read_record(command.workdir)
@@ -114,7 +114,7 @@ def finish(command: Command, status: int, seconds: float) -> str:
 
 
 def stop(process: subprocess.Popen[bytes]) -> int:
-    """Asks a point's process to save and stop, and waits for it."""
+    """Asks a point's process to save and stop, and waits for it to end."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     # By polling: in a signal handler a plain wait would wait for the wait that the signal interrupted.
@@ -150,8 +150,8 @@ def run_processes(commands: Sequence[Command], *, parallel: int) -> None:
     """Runs points as processes, some at once, each with its share of the devices.
 
     Raises:
-        UserError: More at once than there are devices.
-        Interrupted: A signal came; the points that ran have saved.
+        UserError: If more points run at once than there are devices.
+        Interrupted: If a signal arrives; the points that ran have saved.
     """
     shares = share_devices(min(parallel, max(len(commands), 1)))
     free = list(range(len(shares)))
@@ -186,10 +186,10 @@ def run_processes(commands: Sequence[Command], *, parallel: int) -> None:
 
 
 def share_devices(parallel: int) -> list[tuple[dict[str, str], set[int]]]:
-    """The environment and the processor cores of each of some processes that run at once.
+    """Returns the environment and the processor cores of each of several processes that run at once.
 
     Raises:
-        UserError: More processes than devices.
+        UserError: If there are more processes than devices.
     """
     if parallel == 1:
         return [({}, set())]
@@ -224,10 +224,10 @@ def _gpus() -> list[str]:
 
 
 def import_submitit() -> Any:
-    """Submitit, which only this needs.
+    """Imports submitit, which only this module needs.
 
     Raises:
-        UserError: It is not installed.
+        UserError: If it is not installed.
     """
     try:
         import submitit
@@ -237,7 +237,7 @@ def import_submitit() -> Any:
 
 
 class PointJob:
-    """A point as submitit wants it: an object that is called in the job, and asked to save before the job is lost."""
+    """A point in submitit's form: an object that is called in the job, and asked to save before the job is lost."""
 
     def __init__(self, command: Command) -> None:
         self.command = command
@@ -254,7 +254,7 @@ class PointJob:
         return finish(self.command, self._process.returncode, time.monotonic() - began)
 
     def checkpoint(self) -> Any:
-        """Called when the job is preempted or out of time: lets the point save, and queues it again."""
+        """Lets the point save when the job is preempted or out of time, and queues it again."""
         if self._process is not None:
             stop(self._process)
         sweep.write_state(self.command.workdir, "submitted")
@@ -272,14 +272,14 @@ def submit(
 
     Args:
         commands: The points.
-        folder: The sweep's; what submitit writes goes below it.
-        parallel: Most jobs of the array at once; 1 leaves it to the cluster.
+        folder: The sweep's folder, below which submitit writes.
+        parallel: The most jobs of the array at once; 1 leaves it to the cluster.
         given: Parameters as `name=value`.
-        local: On this machine, one after another unless `parallel` says otherwise.
+        local: Run on this machine, one after another unless `parallel` says otherwise.
         wait: Return only when all jobs have ended.
 
     Raises:
-        UserError: submitit is not there, or refuses a parameter.
+        UserError: If submitit is not installed, or refuses a parameter.
     """
     submitit = import_submitit()
     if not commands:

@@ -26,7 +26,7 @@ _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 
 def plain(text: str) -> str:
-    r"""A text whose control characters are shown instead of obeyed.
+    r"""Returns a text whose control characters are shown instead of obeyed.
 
     >>> plain("scan\x1b[31m")
     'scan\\x1b[31m'
@@ -65,7 +65,7 @@ class _Enduring(io.FileIO):
 
 
 def drop(descriptor: int) -> None:
-    """Lets a descriptor lead to nowhere."""
+    """Redirects a descriptor to the null device."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     if nowhere != descriptor:
         os.dup2(nowhere, descriptor)
@@ -73,7 +73,7 @@ def drop(descriptor: int) -> None:
 
 
 def set_up() -> bool:
-    """Makes the standard streams such that no name and no reader that goes away ends a command.
+    """Sets up the standard streams so that neither names nor readers that go away can end a command.
 
     Descriptors that the caller closed (`>&-`) lead to nowhere, as the next file that is opened would get their number
     and the words of every library with it.
@@ -167,7 +167,7 @@ def use_utf8() -> None:
 
 
 def make_progress() -> Callable[[str], Progress]:
-    """Progress of one title after another: a live bar on a terminal, plain lines otherwise; of one host's alone."""
+    """Makes the progress of each title: a live bar on a terminal, plain lines otherwise, on the first host only."""
     from jaxseg import hosts  # it needs JAX, which the streams do not wait for
 
     if not hosts.is_first():

@@ -32,10 +32,10 @@ _REJUDGE = flags.DEFINE_bool("rejudge", False, "Show each study's verdicts then 
 
 
 def find(patterns: list[str]) -> list[Path]:
-    """Folders that the patterns name, each once.
+    """Returns the folders that the patterns name, each once.
 
     Raises:
-        UserError: One names nothing.
+        UserError: If a pattern names nothing.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
@@ -53,13 +53,13 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def names(folders: list[Path]) -> list[str]:
-    """The folders' last names; where two have the same one, the whole paths."""
+    """Names folders by their last parts, or by their whole paths if two would be the same."""
     short = [folder.name for folder in folders]
     return short if len({*short}) == len(short) else [str(folder) for folder in folders]
 
 
 def with_studies(folders: list[Path]) -> list[Path]:
-    """Those of the folders that hold a study, or a folder of studies does."""
+    """Returns the folders that hold a study, among those given and the folders right inside them."""
     within = [place for folder in folders for place in (folder, *sorted(folder.glob("*")))]
     found = [place for place in within if (place / record.NAME).exists()]
     if not found:
@@ -68,7 +68,7 @@ def with_studies(folders: list[Path]) -> list[Path]:
 
 
 def to_text(table: pd.DataFrame, width: int) -> str:
-    """Each claim's verdict, with its quantities and the reason below."""
+    """Formats each claim's verdict, with its quantities and the reason below."""
     blocks = []
     for claim, rows in table.groupby("claim", sort=False):
         first = rows.iloc[0]
@@ -98,7 +98,7 @@ def _then_and_now(folders: list[Path]) -> None:
 
 
 def main() -> None:
-    """Reads the studies, prints the verdicts."""
+    """Reads the studies and prints the verdicts."""
     if _TABLE.value is not None:
         outputs.check_table(Path(_TABLE.value), "study," if _REJUDGE.value else "claim,")
     folders = find(cli.require(_STUDIES.value, "studies", "runs/hippocampus,runs/nerve"))

@@ -16,10 +16,10 @@ from launch import terminal
 
 
 def run_study(config: Any, workdir: Path, *, stages: Sequence[str] = study_run.STAGES) -> PlannedStudy:
-    """Runs the stages asked for, the report too, and prints what came out.
+    """Runs the requested stages, including the report, and prints the results.
 
     Raises:
-        UserError: A mistake in config, data or workdir, or a stage whose predecessor is not done.
+        UserError: If config, data or workdir have a mistake, or the predecessor of a stage is not done.
     """
     planned = study_run.run_stages(config, workdir, stages=stages, progress=terminal.make_progress(), tell=terminal.say)
     if "report" in stages and hosts.is_first():

@@ -1,4 +1,4 @@
-"""Sweeps: the same study at several points of a grid of settings, each a workdir of its own, and tables over all.
+"""Sweeps a study over several points of a grid of settings, each in its own workdir, with tables over all points.
 
 A point is the fields in which it differs from the sweep's config. This module names points, remembers how each went,
 and puts their tables together; running them is the launcher's.
@@ -26,30 +26,30 @@ from jaxseg.study import claims, files
 from jaxseg.types import UserError
 
 Overrides = tuple[tuple[str, str], ...]
-"""Dotted fields of the config with their values as on a command line."""
+"""Dotted fields of the config, with their values as on a command line."""
 
 STATES = ("new", "submitted", "running", "interrupted", "failed", "done")
 RECORD = "sweep.json"
-"""In the sweep's folder: its points. In a point's workdir: how that point went."""
+"""File in the sweep's folder with its points, and in a point's workdir with how that point went."""
 LOG = "sweep.log"
-"""In a point's workdir: what its processes printed."""
+"""File in a point's workdir with what its processes printed."""
 CLAIM = ".sweep.lock"
 """In a point's workdir: held by the process that runs it from before it starts, so that no other launcher starts it."""
 POINTS = "points"
-"""Folder of the points' workdirs."""
+"""The folder of the points' workdirs."""
 NAME_LENGTH = 120
 _SUM = "sha256"
 """In a note: the checksum of its other entries."""
 
 
 def parse_axis(text: str) -> list[Overrides]:
-    """One axis of a grid.
+    """Parses one axis of a grid.
 
     >>> parse_axis("optim.lr=1e-3;1e-4")
     [(('optim.lr', '1e-3'),), (('optim.lr', '1e-4'),)]
 
     Raises:
-        UserError: No field, no value, or a value twice.
+        UserError: If there is no field, no value, or a value twice.
     """
     field, equals, values = text.partition("=")
     given = [value.strip() for value in values.split(";")]
@@ -61,13 +61,13 @@ def parse_axis(text: str) -> list[Overrides]:
 
 
 def parse_point(text: str) -> Overrides:
-    """One point of a list.
+    """Parses one point of a list.
 
     >>> parse_point("optim.lr=1e-4; train.steps=2000")
     (('optim.lr', '1e-4'), ('train.steps', '2000'))
 
     Raises:
-        UserError: An entry without a field or a value, or a field twice.
+        UserError: If an entry has no field or no value, or a field is given twice.
     """
     pairs = [entry.partition("=") for entry in text.split(";")]
     if not all(field.strip() and value.strip() for field, _, value in pairs):
@@ -85,12 +85,12 @@ def _field(name: str) -> str:
 
 
 def make_points(axes: Sequence[str], points: Sequence[str]) -> list[Overrides]:
-    """All combinations of the axes' values, each with every point of the list where there is one.
+    """Combines the axes' values, each combination with every point of the list if there is one.
 
     The last axis varies fastest.
 
     Raises:
-        UserError: Nothing to vary, a field on two axes, or a mistake in one of the texts.
+        UserError: If nothing varies, a field is on two axes, or one of the texts has a mistake.
     """
     choices = [parse_axis(text) for text in axes]
     if points:
@@ -105,7 +105,7 @@ def make_points(axes: Sequence[str], points: Sequence[str]) -> list[Overrides]:
 
 
 def point_name(values: Mapping[str, Any]) -> str:
-    """A folder name that a point keeps, whatever other points there are, and however its numbers were written.
+    """Names a point's folder, whatever other points there are and however its numbers were written.
 
     >>> point_name({"optim.lr": 1e-3, "target.train_cases": (8, 16)})
     'optim.lr=0.001,target.train_cases=8-16'
@@ -142,19 +142,19 @@ class Point:
 
     name: str
     overrides: Overrides
-    """As they were given."""
+    """The overrides as they were given."""
     values: dict[str, Any]
-    """Every field that the sweep varies, with its value in the point's config."""
+    """The value in the point's config of every field that the sweep varies."""
     workdir: Path
 
     @property
     def record(self) -> dict[str, Any]:
-        """What is known of how it went; empty for a new one."""
+        """What is known about how the point went; empty for a new one."""
         return read_record(self.workdir)
 
     @property
     def state(self) -> str:
-        """One of `STATES`; a point whose process is gone without a word was interrupted."""
+        """Returns one of `STATES`; a point whose process vanished was interrupted."""
         state = self.record.get("state", "new")
         if is_worked_on(self.workdir):
             return "running"
@@ -162,20 +162,20 @@ class Point:
 
 
 def make_point(sweep: Path, overrides: Overrides, values: Mapping[str, Any]) -> Point:
-    """A point in a sweep's folder; `values` are of all fields that the sweep varies."""
+    """Makes a point in a sweep's folder; `values` covers all fields that the sweep varies."""
     name = point_name({field: values[field] for field, _ in overrides})
     return Point(name, overrides, dict(values), workdirs.inside(sweep, POINTS, name))
 
 
 def is_worked_on(workdir: Path) -> bool:
-    """Whether a process works in a point's workdir, or is about to."""
+    """Returns whether a process works in a point's workdir, or is about to."""
     return files.is_locked(workdir) or files.is_locked(workdir, CLAIM)
 
 
 def read_record(workdir: Path) -> dict[str, Any]:
-    """What a point's workdir says of how it went; empty for a new one.
+    """Reads what a point's workdir says about how it went; empty for a new one.
 
-    A damaged record only costs the point another look: it counts as interrupted, and a study that is finished is.
+    A damaged record costs little: the point counts as interrupted, and a finished study stays finished.
     """
     record = read_note(workdir / RECORD)
     if record is None:
@@ -185,7 +185,7 @@ def read_record(workdir: Path) -> dict[str, Any]:
 
 
 def write_state(workdir: Path, state: str, **more: Any) -> None:
-    """Notes how a point goes, beside what was noted before."""
+    """Notes the state of a point, beside what was noted before."""
     note = {"state": state, "host": socket.gethostname(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     write_note(workdir / RECORD, read_record(workdir) | note | more)
 
@@ -193,7 +193,7 @@ def write_state(workdir: Path, state: str, **more: Any) -> None:
 def write_note(path: Path, note: Mapping[str, Any]) -> None:
     """Writes a launcher's note, whole or not at all.
 
-    Its checksum stands in itself: the manifest of a point's workdir belongs to the study that runs there.
+    The note holds its own checksum, since the manifest of a point's workdir belongs to the study that runs there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -202,7 +202,7 @@ def write_note(path: Path, note: Mapping[str, Any]) -> None:
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
-    """A launcher's note: empty where there is none, None where it is damaged."""
+    """Reads a launcher's note: empty if there is none, None if it is damaged."""
     try:
         note = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -219,7 +219,7 @@ def _sum(note: Mapping[str, Any]) -> str:
 
 
 def failure(log: Path, status: int) -> str:
-    """What a process that failed had to say, from the end of its log, in one line."""
+    """Returns in one line what a failed process said at the end of its log."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     lines = [line for line in text.splitlines() if line.strip()]
     begun = max((index for index, line in enumerate(lines) if line.startswith("$ ")), default=-1)

@@ -1,4 +1,4 @@
-"""With what a study is made: the device, the versions of what matters, the commit of the code."""
+"""Records what a study is made with: the device, the versions of libraries, and the commit of the code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VERSIONS = ("jaxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ten
 
 
 def made_with() -> dict[str, Any]:
-    """The device, versions and commit of this process, as JSON."""
+    """Returns the device, versions and commit of this process, as JSON."""
     device = jax.local_devices()[0]
     return {
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
@@ -25,13 +25,13 @@ def made_with() -> dict[str, Any]:
 
 
 def ways(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each `made_with` that a checkpoint's training has seen, the first one first; empty where it says nothing."""
+    """Returns each `made_with` that a checkpoint's training has seen, in order; empty if it names none."""
     last = meta.get("made_with")
     return [*meta.get("made_with_before", ()), *([last] if last else ())]
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between two `made_with`, in words; empty where nothing does.
+    """Describes what differs between two `made_with`; empty if nothing does.
 
     >>> changes({"versions": {"jax": "0.10.0"}}, {"versions": {"jax": "0.10.1"}})
     'jax 0.10.0 -> 0.10.1'
@@ -47,7 +47,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 @functools.cache
 def git_commit() -> str | None:
-    """The commit of the code that runs; None outside a checkout."""
+    """Returns the commit of the running code; None outside a checkout."""
     here = Path(__file__).parent
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""A workdir and the config it belongs to: whether it is new, or holds the study that is asked for."""
+"""Checks whether a workdir is new or holds the study of a config."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CONFIG = "config.json"
 
 
 def read_config(workdir: Path) -> ConfigDict | None:
-    """Read the config that a study was started with; None where the workdir has none.
+    """Reads the config that a study was started with; None if the workdir has none.
 
     Raises:
-        UserError: It is damaged.
+        UserError: If it is damaged.
     """
     mend = (
         "put back a copy of it, or give the command that began the study, with the same --config and overrides, which "
@@ -36,7 +36,7 @@ def check_workdir(config: ConfigDict, workdir: Path) -> StudySettings:
     """Checks the config, and that the workdir is new or holds the same study.
 
     Raises:
-        UserError: A mistake in the config, or a workdir of another config, with the fields that differ.
+        UserError: If the config has a mistake, or the workdir belongs to another config, with the fields that differ.
     """
     study = settings.parse(config)
     paths.check_trainable(workdir, "workdir")

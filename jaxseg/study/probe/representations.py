@@ -217,12 +217,12 @@ class _Side(NamedTuple):
     step: str
     unique: Int[np.ndarray, " unique"]
     live: Int[np.ndarray, " runs"]
-    """Channels that are not the same everywhere."""
+    """A mask of the channels that are not constant."""
     ready: Ready
 
 
 Ready = tuple[dict[str, similarity.Prepared], case_similarity.Prepared]
-"""What is prepared for the indices, by name, and for the one over cases."""
+"""Intermediate results of the indices, by name, and of the index over cases."""
 
 
 def _sides(arm: Represented, layer: str) -> tuple[_Side, _Side]:
@@ -293,7 +293,7 @@ def _compare(a: _Side, b: _Side, names: Names) -> list[dict[str, Any]]:
 
 
 def layer_rows(arm: Represented) -> list[dict[str, Any]]:
-    """Layers against layers, of the first run's end."""
+    """Compares layers with layers at the end of the first run."""
     names = list(arm.layers)
     values = similarity.between_layers([arm.layers[name].end[0] for name in names])
     return [

@@ -1,4 +1,4 @@
-"""What a job's runs train on: the cohort on the devices, or batches that the host sends ahead."""
+"""Feeds a job's runs: with the cohort on the devices, or with batches that the host sends ahead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jaxseg.types import Cohort, RunInputs
 def make_feed(
     study: StudySettings, tasks: Tasks, job: Job, seed_plan: seeds.SeedPlan, *, device_bytes: int
 ) -> tuple[Cohort, Callable[[int], Iterator[tuple[int, RunInputs]]]]:
-    """The cohort as the devices hold it, and what brings the runs' inputs: see `loop.Fit.feed`."""
+    """Makes the cohort as the devices hold it, and the source of the runs' inputs; see `loop.Fit.feed`."""
     program, prepared, names = job.program, tasks.of(job), cohort_names(tasks, job.program.task)
     runs = run_inputs(tasks, job)
     steps, every = program.train.steps, program.train.log_every

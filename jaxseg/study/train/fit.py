@@ -1,4 +1,4 @@
-"""A job of the plan becomes something `loop.fit` can train: compiled functions, data on the devices, a start."""
+"""Turns a job of the plan into what `loop.fit` trains: compiled functions, data on the devices, and a start."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from jaxseg.study.versions import made_with
 
 
 def make_tx(program: Program) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of a program's runs."""
+    """Makes the optimizer of a program's runs."""
     return optim.make_optimizer(program.optim, own_labels(program), program.train.steps)
 
 
 def encodes_once(job: Job) -> bool:
-    """Whether all runs of a job see the same features at every step: one frozen encoder, and the same batches.
+    """Returns whether all runs of a job see the same features at every step: one frozen encoder and the same batches.
 
     Training then computes them once for all runs of a device; against every run for itself a last bit may differ.
     """
@@ -43,7 +43,7 @@ def encodes_once(job: Job) -> bool:
 def training_calls(
     program: Program, plan: seeds.SeedPlan, once: bool = False
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`train.make_train_chunk` and `train.make_observe` of a program, mapped over runs; compiled on first use.
+    """Maps `train.make_train_chunk` and `train.make_observe` of a program over runs; compiled on first use.
 
     With `once` the runs' common encoder is computed once for all runs of a device, see `encodes_once`.
     """
@@ -70,16 +70,16 @@ def make_fit(
     device_bytes: int,
     mark: Mapping[str, Any] | None = None,
 ) -> loop.Fit:
-    """Everything `loop.fit` needs for a job's runs on this host; compiles nothing yet.
+    """Makes everything that `loop.fit` needs for a job's runs on this host; nothing is compiled yet.
 
     Args:
         study: Settings of the study.
         workdir: Folder of the study.
-        plan: All jobs.
+        plan: The plan of all jobs.
         tasks: Prepared data.
-        job: One of the plan's.
+        job: A job of the plan.
         device_bytes: Memory of one device, which decides where the data stays.
-        mark: What checkpoints say of the study that they belong to.
+        mark: The mark by which checkpoints name their study.
     """
     program, whole = job.program, job
     rows = host_share(study, job, hosts.index()).rows

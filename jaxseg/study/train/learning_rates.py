@@ -1,4 +1,4 @@
-"""The learning rate, chosen on validation data from trials with seeds of their own, before arms train."""
+"""Chooses learning rates on validation data, from trials with seeds of their own, before arms train."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from jaxseg.study.plan.program import Program
 TABLE = "rates.csv"
 VARIANT = ["arm", "train_cases", "fold"]
 LAST = 3
-"""Validations at the end of a trial whose mean is its score: one alone is noisy."""
+"""Number of validations at the end of a trial whose mean is its score, since one alone is noisy."""
 
 Rates = dict[tuple[str, int, int], float]
-"""By arm, train size and fold."""
+"""Learning rates by arm, train size and fold."""
 
 
 def validate_from(program: Program) -> int:
-    """The step from which a trial is validated: only its last scores count, unless its rate follows all of them."""
+    """Returns the step from which a trial is validated: only its last scores count, unless its rate follows all."""
     if program.optim.schedule == "plateau":
         return 0
     # The last score is that of the last step, whether or not it is a multiple of eval_every.
@@ -35,16 +35,16 @@ def validate_from(program: Program) -> int:
 
 
 def rates_table(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> pd.DataFrame:
-    """Every trial's score by variant and rate, averaged over its seeds, and the rate that was chosen.
+    """Tabulates the score of trials by variant and rate, averaged over seeds, and the rate that was chosen.
 
-    The largest mean validation DSC wins, the smaller rate where two are equal. A trial that diverged scores 0. Arms
+    The largest mean validation DSC wins, and of equals the smaller rate. A trial that diverged scores 0. Arms
     that choose jointly share one rate, that of the largest mean over all of their variants: a rate of its own for each
     arm, picked on a seed or two, would differ between arms by chance and pass for an effect of the arm.
 
     Args:
         workdir: Folder of the study.
-        plan: Its jobs.
-        arms: The study's.
+        plan: The study's jobs.
+        arms: The study's arms.
     """
     rows = []
     for job in plan.of_kind("select"):
@@ -68,16 +68,16 @@ def rates_table(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> pd.Da
 
 
 def write_rates(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> None:
-    """Writes results/rates.csv, where there were trials."""
+    """Writes results/rates.csv if there were trials."""
     if plan.of_kind("select"):
         files.write_table(workdir / "results" / TABLE, rates_table(workdir, plan, arms))
 
 
 def chosen_rates(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> Rates:
-    """The chosen rates, from what the trials measured; empty where there are none or they are not done.
+    """Returns the rates chosen from the trials; empty if there are none or they are not done.
 
     Raises:
-        DamagedError: A trial's last checkpoint is not as it was written.
+        DamagedError: If a trial's last checkpoint is not as it was written.
     """
     trials = plan.of_kind("select")
     if not trials or not all(is_done(workdir / job.directory, job.program.train.steps) for job in trials):
@@ -89,7 +89,7 @@ def chosen_rates(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> Rate
 
 
 def with_rates(job: Job, chosen: Rates) -> Job:
-    """A job whose runs train with the chosen rates, where some were."""
+    """Returns a job whose runs train with the chosen rates, if there are any."""
     runs = tuple(
         dataclasses.replace(run, rate=chosen.get((run.key.arm, run.key.train_cases, run.key.fold), run.rate))
         for run in job.runs

@@ -1,4 +1,4 @@
-"""Training the jobs of a study: source networks, trials of rates, arms."""
+"""Trains the jobs of a study: source networks, trials of rates, and arms."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ MakeProgress = Callable[[str], Progress]
 
 
 def require_done(planned: PlannedStudy, kind: str, wanted_by: str) -> None:
-    """Refuses to go on without an earlier stage; the first host looks for all.
+    """Refuses to continue without an earlier stage; the first host checks for all hosts.
 
     Raises:
-        UserError: Some job of this kind is not at its last step.
+        UserError: If some job of this kind is not at its last step.
     """
     if not hosts.is_first():
         return
@@ -44,14 +44,14 @@ def require_done(planned: PlannedStudy, kind: str, wanted_by: str) -> None:
 def train_jobs(planned: PlannedStudy, kind: str, progress: MakeProgress) -> PlannedStudy:
     """Trains every job of a kind that is not at its last step.
 
-    A last checkpoint that is damaged is set aside, and its job trained again from the one before. A job that runs out
-    of memory is cut in two where `runtime.seeds_per_chunk` is automatic.
+    A damaged last checkpoint is set aside, and its job trained again from the one before. A job that runs out
+    of memory is halved if `runtime.seeds_per_chunk` is automatic.
 
     Returns:
-        The study, whose plan has other jobs where memory ran out.
+        The study, whose plan has other jobs if memory ran out.
 
     Raises:
-        UserError: Out of memory where nothing can be cut.
+        UserError: If memory runs out and nothing can be halved.
     """
     while True:
         try:
@@ -132,15 +132,15 @@ def _start_is_sound(folder: Path) -> bool:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device (or, on CPU, the allocator) had no room."""
+    """Returns whether a device (or, on CPU, the allocator) ran out of memory."""
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
 
 def back_off(planned: PlannedStudy, job: Job, cause: str) -> PlannedStudy:
-    """The study with the runs of a job, and of the later ones of its group, in halves; says so.
+    """Halves the runs of a job and of the later ones of its group, and says so.
 
     Raises:
-        UserError: The job has one run, or the number of runs was set by the user.
+        UserError: If the job has one run, or the user set the number of runs.
     """
     count = len(job.runs)
     if count == 1 or planned.study.runtime.seeds_per_chunk is not None:
@@ -168,7 +168,7 @@ def back_off(planned: PlannedStudy, job: Job, cause: str) -> PlannedStudy:
 
 
 def train_arms(planned: PlannedStudy, progress: MakeProgress) -> PlannedStudy:
-    """Chooses rates where a grid asks for it, then trains every arm."""
+    """Chooses learning rates if a grid asks for it, then trains every arm."""
     require_done(planned, "pretrain", "train")
     if hosts.is_first():
         for job in (*planned.plan.of_kind("select"), *planned.plan.of_kind("train")):

@@ -1,4 +1,4 @@
-"""Where a job's runs start: initialised weights, and what is loaded over them from source networks."""
+"""Makes the starts of a job's runs: initialised weights, and what is loaded over them from source networks."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from jaxseg.types import Frozen, Params, TrainState
 
 
 def load_tables(study: StudySettings, workdir: Path, plan: Plan, job: Job) -> dict[tuple[str, str], transfer.LoadTable]:
-    """What becomes of each parameter, by (arm, variant), for the job's arms that start from a source.
+    """Makes the load tables by (arm, variant) of the job's arms that start from a source network.
 
     Raises:
-        UserError: Less than `pretrain.min_loaded` of what was asked for is found.
+        UserError: If less than `pretrain.min_loaded` of what was asked for is found.
     """
     arms = {arm.name: arm for arm in study.arms}
     tables: dict[tuple[str, str], transfer.LoadTable] = {}
@@ -43,7 +43,7 @@ def load_tables(study: StudySettings, workdir: Path, plan: Plan, job: Job) -> di
 def make_init(
     study: StudySettings, workdir: Path, plan: Plan, job: Job, tx: Any
 ) -> tuple[TrainState, Callable[[], TrainState], Callable[[], Frozen]]:
-    """Shapes of one run's state, a function that makes the start of all runs, and one that makes what they share.
+    """Returns the shapes of one run's state, a function that makes all starts, and one that makes what runs share.
 
     Each run is initialised by itself by one small compiled program per kind of start, so that its weights do not
     depend on which other runs the job has.
