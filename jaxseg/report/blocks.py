@@ -69,6 +69,14 @@ class Prose:
 
 
 @dataclasses.dataclass(frozen=True)
+class Lead:
+    """What the reader came for: the sentences that the page starts with."""
+
+    text: str
+    kind: ClassVar[str] = "lead"
+
+
+@dataclasses.dataclass(frozen=True)
 class Notice:
     """A paragraph that the reader must not miss."""
 
@@ -180,7 +188,7 @@ class Fold:
     kind: ClassVar[str] = "fold"
 
 
-Block = Prose | Notice | Missing | Finding | Heading | Strip | Chart | Table | Verbatim | Fold
+Block = Prose | Lead | Notice | Missing | Finding | Heading | Strip | Chart | Table | Verbatim | Fold
 
 
 @dataclasses.dataclass(frozen=True)

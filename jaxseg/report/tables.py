@@ -17,7 +17,9 @@ from jaxseg.study.claims.rules import CONFIDENCE
 from jaxseg.study.record import StudyRecord
 from jaxseg.types import UserError
 
-_FLAGS = ("censored", "trained", "chosen")
+_FLAGS = ("censored", "trained", "chosen", "exploratory")
+_WORDS = ("grade", "tag", "needs")
+"""Columns of words that may be empty in every row."""
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "cases": ("arm", "seed", "train_cases", "case", "group", "label", "dsc", "status"),
     "curve_runs": ("arm", "train_cases", "fold", "seed", "quantity", "step", "value"),
@@ -38,6 +40,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "rates": ("arm", "train_cases", "lr", "val_dsc", "n_seeds", "n_diverged", "chosen"),
     "claims": (
         *("claim", "statement", "role", "arm", "quantity", "value", "ci_low", "ci_high", "verdict", "reason"),
+        *("grade", "tag", "projected_low", "projected_high", "needs", "look", "exploratory", "rule_version"),
         *("train_cases",),
     ),
     "filter_controls": ("train_cases", "arm", "layer", "quantity", "smallest_share"),
@@ -221,7 +224,7 @@ def read_table(results: Path, name: str, columns: Sequence[str]) -> pd.DataFrame
         UserError: it lacks one of the columns.
     """
     path = files.find_table(results, name)
-    table = pd.DataFrame() if path is None else files.at_end(files.read_table(path), name)
+    table = pd.DataFrame() if path is None else files.at_end(files.read_table(path, texts=_WORDS), name)
     if path is None or not len(table.columns):
         return None
     missing = [column for column in columns if column not in table]

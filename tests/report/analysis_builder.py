@@ -220,7 +220,8 @@ def _claim(claim, statement, role, arm, quantity, verdict, reason, seeds, size=0
     return {
         "claim": claim, "statement": statement, "role": role, "arm": arm, "baseline": "scratch", "quantity": name,
         "value": value, "ci_low": low, "ci_high": high, "verdict": verdict, "reason": reason, "rule_version": 2,
-        "n_seeds": seeds, "n_groups": 6, "train_cases": size, "fold": 0,
+        "n_seeds": seeds, "n_groups": 6, "train_cases": size, "fold": 0, "grade": "", "tag": "at rest", "needs": "",
+        "projected_low": np.nan, "projected_high": np.nan, "look": np.nan, "exploratory": False,
     }  # fmt: skip
 
 

@@ -6,13 +6,14 @@ import dataclasses
 import functools
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from jaxseg.report import write_report
-from jaxseg.study.claims import shown_tables
+from jaxseg.study.claims import claims, read_study, shown_tables
 from tests.conftest import ROOT
 from tests.report.page_numbers import NUMBER, SOURCES, TRIPLE, Tables, read_words, unknown_numbers
 
@@ -21,20 +22,25 @@ PUBLISHED = sorted(path.parent for path in (ROOT / "docs" / "studies").glob("*/r
 
 @pytest.fixture(scope="module")
 def made_anew(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Published tables with those that a page needs today, and their page."""
+    """Published tables with verdicts and what else a page needs by the rules of today, and their page."""
 
     @functools.cache
     def make(name: str) -> Path:
         workdir = tmp_path_factory.mktemp(name) / "study"
         shutil.copytree(ROOT / "docs" / "studies" / name, workdir, ignore=shutil.ignore_patterns("figures", "*.html"))
-        for table, rows in shown_tables(workdir, confidence=0.95).items():
-            for old in (workdir / "results").glob(f"{table}.csv*"):
-                old.unlink()
-            rows.to_csv(workdir / "results" / f"{table}.csv", index=False)
+        _put(workdir, {"claims": claims(read_study(workdir))})
+        _put(workdir, shown_tables(workdir, confidence=0.95))
         write_report(workdir)
         return workdir
 
     return make
+
+
+def _put(workdir: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    for name, table in tables.items():
+        for old in (workdir / "results").glob(f"{name}.csv*"):
+            old.unlink()
+        table.to_csv(workdir / "results" / f"{name}.csv", index=False)
 
 
 @pytest.fixture(params=["tiny", *(folder.name for folder in PUBLISHED)])

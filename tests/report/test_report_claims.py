@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import re
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from jaxseg.report.blocks import Finding, Fold, Missing, Table
+from jaxseg.report.blocks import Finding, Fold, Missing, Notice, Prose, Table
 from jaxseg.report.charts.style import arm_styles
 from jaxseg.report.sections.claims import claims_blocks
+from jaxseg.report.sections.controls import control_words
 from jaxseg.report.tables import Tables, read_tables
 from jaxseg.study.claims.sentences import page_table
 from tests.report.analysis_builder import claims_table
@@ -30,12 +33,13 @@ def _judged(tables: Tables) -> Tables:
 def test_a_claim_shows_its_verdict_in_words_and_a_sign(tables: Tables):
     judged = _judged(tables)
     blocks = list(_flat(claims_blocks(judged, arm_styles(judged.arms))))
-    finding, table = blocks[:2]
+    finding, controls, table = blocks[:3]
     assert isinstance(finding, Finding)
-    assert finding.found == "Of 5 claims: 3 supported, 1 contradicted, 1 undecided."
+    assert isinstance(controls, Prose)
+    assert finding.found == "Of 5 claims that this study can speak of: 3 supported, 1 contradicted, 1 undecided."
     assert isinstance(table, Table)
     rows = [[cell.text for cell in row] for row in table.groups[0].rows]
-    assert [re.sub("<[^>]*>", "", verdict) for _, verdict, _, _ in rows] == [
+    assert [re.sub("<[^>]*>", " ", verdict).split()[0] for _, verdict, _, _ in rows] == [
         *("supported", "undecided", "contradicted", "supported", "supported"),
     ]
     signs = [re.findall('path d="([^"]*)"', verdict)[0] for _, verdict, _, _ in rows]
@@ -49,10 +53,101 @@ def test_controls_stand_apart_and_are_named_as_such(tables: Tables):
     judged = _judged(tables)
     blocks = list(claims_blocks(judged, arm_styles(judged.arms)))
     controls, sizes = (block for block in blocks if isinstance(block, Fold))
-    assert controls.title == "The same on placebos and controls: 0 of 1 comparison supported"
+    assert controls.title == "The same on placebos and controls"
     assert "placebo: only its seeds differ from scratch" in _texts(_flat([controls]))
-    assert "placebo" not in _texts(blocks[:2])
+    assert "placebo: only" not in _texts(blocks[:3])
     assert "3.30 [2.00, 5.50]" in _texts(_flat([sizes]))
+
+
+def _with(tables: Tables, *rows: dict[str, object], **changed: object) -> Tables:
+    """The made-up claims with other values in all their rows, and with rows more that are like their first."""
+    claims = claims_table(seeds=8).assign(**changed)
+    more = pd.DataFrame([{**claims.iloc[0].to_dict(), **row} for row in rows])
+    claims = pd.concat([claims, more], ignore_index=True)
+    return dataclasses.replace(tables, claims=claims, page=page_table({"claims": claims}))
+
+
+def _prose(tables: Tables) -> str:
+    blocks = [block for block in claims_blocks(tables, arm_styles(tables.arms)) if isinstance(block, Prose | Notice)]
+    return "\n".join(re.sub("<[^>]*>", "", block.text) for block in blocks)
+
+
+def test_claims_that_the_study_lacks_arms_for_are_one_line(tables: Tables):
+    lacking = {"role": "lacking", "verdict": "", "reason": "no arm prior", "quantity": "", "value": np.nan}
+    judged = _with(
+        tables,
+        {**lacking, "claim": "C7", "needs": "no arm prior"},
+        {**lacking, "claim": "C3", "needs": "needs several studies"},
+    )
+    assert "Not asked here: C7 (no arm prior) and C3 (needs several studies)." in _prose(judged)
+    table = next(block for block in claims_blocks(judged, arm_styles(judged.arms)) if isinstance(block, Table))
+    assert not [row for row in table.groups[0].rows if "C7" in row[0].text or "C3" in row[0].text]
+
+
+def test_a_verdict_says_its_look_its_tag_and_what_would_decide_it(tables: Tables):
+    judged = _with(tables, look=16.0, tag="at 500 steps, +0.020 a doubling", needs="about 20 seeds", grade="gain")
+    table = next(block for block in claims_blocks(judged, arm_styles(judged.arms)) if isinstance(block, Table))
+    _, verdict, measured, why = (cell.text for cell in table.groups[0].rows[0])
+    assert "at 16 seeds" in verdict
+    assert "at 500 steps, +0.020 a doubling" in verdict
+    assert "<b>To decide it:</b> about 20 seeds." in why
+    assert measured.endswith("gain</span></span>")
+
+
+def test_projected_limits_stand_beside_those_of_today_where_they_are_others(tables: Tables):
+    judged = _with(tables, projected_low=1.1, projected_high=3.4)
+    table = next(block for block in claims_blocks(judged, arm_styles(judged.arms)) if isinstance(block, Table))
+    assert "one doubling on: [1.10, 3.40]" in table.groups[0].rows[0][2].text
+    assert "one doubling on" not in str(_blocks_text(_judged(tables)))
+
+
+def _blocks_text(tables: Tables) -> str:
+    return _texts(_flat(claims_blocks(tables, arm_styles(tables.arms))))
+
+
+def test_exploratory_findings_are_marked_with_the_reason(tables: Tables):
+    older = _with(tables, exploratory=True)
+    assert "begun under version 1 of the rules and is judged by version 2" in _prose(older)
+    assert '<span class="badge">exploratory</span>' in str(list(claims_blocks(older, arm_styles(older.arms))))
+    asked = dataclasses.replace(tables.study, rule_version=2, exploratory="data chosen after a look at it")
+    assert "Exploratory: data chosen after a look at it." in _prose(dataclasses.replace(older, study=asked))
+    assert "xploratory" not in _blocks_text(_judged(tables))
+
+
+def test_seeds_added_later_without_declared_looks_are_marked_and_folded_away(tables: Tables):
+    later = _with(tables, {"role": "all seeds", "verdict": "", "n_seeds": 16, "value": 2.71})
+    (fold,) = [b for b in claims_blocks(later, arm_styles(later.arms)) if isinstance(b, Fold) and "later" in b.title]
+    (table,) = fold.blocks
+    assert isinstance(table, Table)
+    assert "all 16 seeds: exploratory" in table.caption
+    assert "exploratory" in table.groups[0].rows[0][0].text
+    assert table.groups[0].rows[0][2].text == "2.71"
+
+
+@pytest.mark.parametrize(
+    ("arm", "verdicts", "words"),
+    [
+        ("scratch_b", {"C1": "undecided"}, "The placebo scratch_b: quiet (C1 undecided)."),
+        ("scratch_b", {"C1": "undecided", "C4b": "supported"}, "scratch_b: quiet (C1 undecided, C4b supported)."),
+        ("scratch_b", {"C1": "supported"}, "The placebo scratch_b: not quiet, C1 supported (C1 supported)."),
+        ("self_transfer", {"C1": "supported"}, "The positive control self_transfer: found (C1 supported)."),
+        ("self_transfer", {"C1": "undecided", "C4b": "contradicted"}, "self_transfer: found (C1 undecided, C4b"),
+        ("self_transfer", {"C1": "undecided"}, "not found, so that an absence of the effect shows nothing here"),
+        ("pooled_encoder", {"C7": "undecided"}, ""),
+    ],
+)
+def test_controls_are_quiet_or_found(arm: str, verdicts: dict[str, str], words: str):
+    rows = pd.DataFrame([{"arm": arm, "claim": claim, "verdict": verdict} for claim, verdict in verdicts.items()])
+    assert words in re.sub("<[^>]*>", "", control_words(rows))
+    assert bool(control_words(rows)) == bool(words)
+
+
+def test_what_makes_the_gain_is_a_sentence(tables: Tables):
+    graded = {"role": "graded", "claim": "mean_var", "statement": "what features add", "verdict": "", "reason": ""}
+    number = {"quantity": "transfer - mean_var", "value": 0.004, "ci_low": -0.02, "ci_high": 0.03}
+    judged = _with(tables, {**graded, **number, "grade": "undecided", "needs": "about 40 seeds"})
+    words = "What features add: transfer - mean_var +0.004 DSC [\N{MINUS SIGN}0.020, 0.030], undecided."
+    assert f"{words} To decide it: about 40 seeds." in _prose(judged)
 
 
 def test_without_claims_the_summary_says_so(tables: Tables):

@@ -165,7 +165,7 @@ def test_the_answer_states_the_numbers_of_the_tables(plain: Path):
     claims = pd.read_csv(plain / "results" / "claims.csv").set_index("role")
     (answer,) = claims.loc[["answer"], "reason"].unique()  # one answer, in a row for each of its numbers
     assert answer.replace("-", "\N{MINUS SIGN}") in page or answer in page
-    assert "scratch's steps to the target over transfer's" in page
+    assert "scratch's steps over transfer's, to 90 %, 95 % and 98 % of scratch's level" in page
     assert "the same, pretraining counted" in page
     assert "4 seeds: too few for a verdict." in page
     assert "1 run diverged (frozen_random_encoder seed 3)." in page
@@ -195,7 +195,10 @@ def test_enough_seeds_earn_no_warning_and_the_answer_is_about_the_pretrained_arm
     page = _page(workdir).text
     assert "too few" not in page
     assert "slow_pretrained on tubes & blobs, 8 training cases, 8 seeds:" in page
-    assert re.search("scratch's steps to the target over slow_pretrained's *0.50\N{MULTIPLICATION SIGN}", page)
+    assert re.search(
+        "over slow_pretrained's, to 90 %, 95 % and 98 % of scratch's level *0.50\N{MULTIPLICATION SIGN}",
+        page,
+    )
     assert re.search("the same, pretraining counted *0.20\N{MULTIPLICATION SIGN}", page)
 
 
@@ -204,7 +207,7 @@ def test_two_arms_that_never_converge_are_not_given_a_speed(tmp_path: Path):
     _write_speed(workdir, "transfer", n_censored=4, n_censored_baseline=4)
     write_claims(workdir)
     write_report(workdir)
-    assert "steps to the target over" not in _page(workdir).text
+    assert "scratch's steps over transfer's" not in _page(workdir).text
 
 
 def _drop(*names: str) -> Callable[[Path], None]:

@@ -1,4 +1,4 @@
-"""The paper's claims with their verdicts: the first table of the page."""
+"""The paper's claims with their verdicts: the first table of the page, and what stands beside the verdicts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,29 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from jaxseg.report.blocks import Block, Cell, Finding, Fold, Missing, Styles, Table, TableGroup, arm_name, sentence
+from jaxseg.report.blocks import (
+    Block,
+    Cell,
+    Finding,
+    Fold,
+    Missing,
+    Notice,
+    Prose,
+    Styles,
+    Table,
+    TableGroup,
+    arm_name,
+    sentence,
+)
+from jaxseg.report.sections.controls import control_words
 from jaxseg.report.shown import said
 from jaxseg.report.tables import Tables, rows_of
-from jaxseg.report.text import cases, plural, significant
+from jaxseg.report.text import cases, interval, listing, plural, signed, significant
 
-_CLAIM, _CONTROL, _OTHER_SIZE = "claim", "control", "other size"
+_CLAIM, _GRADED, _CONTROL, _OTHER_SIZE, _ALL_SEEDS, _LACKING = (
+    *("claim", "graded", "control", "other size"),
+    *("all seeds", "lacking"),
+)
 """What a row of claims.csv is about (column role)."""
 
 _MANY_QUANTITIES = 4
@@ -26,35 +43,32 @@ _ICONS = {
     "void": "M-.4 .4L.4 -.4",
 }
 """Verdict -> the stroke inside its disc: a tick, a cross, a dash, a slash."""
+_EXPLORATORY = Markup('<span class="badge">exploratory</span>')
 
 
 def claims_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
-    """Show a verdict for each claim, the numbers it rests on, and what controls gave."""
+    """Show a verdict for each claim that the study can speak of, the numbers it rests on, and what controls gave."""
     table = tables.claims
-    claims = None if table is None else table[table["role"] == _CLAIM]
-    if table is None or claims is None or claims.empty:
+    if table is None or not table["role"].isin([_CLAIM, _LACKING]).any():
         yield Missing("There is no results/claims.csv with rows in it: verdicts on the paper's claims are left out.")
         return
+    yield from _exploratory(tables, table)
+    claims, controls = (table[table["role"] == role] for role in (_CLAIM, _CONTROL))
     yield Finding("Which claims of the paper hold here?", _tally(said(tables, "claims")))
-    version = table["rule_version"].iloc[0] if "rule_version" in table else None
-    fixed = f", by rules fixed before training (version {version})" if version is not None else ""
-    yield _claims_table(
-        claims,
-        "The claims are those of the paper's abstract (Karimi, Warfield and Gholipour, arXiv:2006.00356). Each gets a "
-        f"verdict{fixed}: supported, contradicted, undecided or void, with the reason. All numbers are in "
-        "results/claims.csv.",
-        styles,
-        controls=False,
-    )
-    controls = table[table["role"] == _CONTROL]
+    if words := control_words(controls):
+        yield Prose(words)
+    if len(claims):
+        yield _claims_table(claims, _caption(tables, claims), styles, controls=False)
+    lacking = table[table["role"] == _LACKING]
+    if len(lacking):
+        asked = [f"{row.claim} ({row.needs})" for row in rows_of(lacking)]
+        yield Prose(sentence("Not asked here: {claims}.", claims=listing(asked)))
+    graded = table[table["role"] == _GRADED]
+    if len(graded):
+        yield Prose(_parts(graded))
     if len(controls):
-        yield Fold(
-            f"The same on placebos and controls: {_control_words(said(tables, 'controls'))}",
-            (_controls_table(controls, styles),),
-        )
-    others = table[table["role"] == _OTHER_SIZE]
-    if len(others):
-        yield Fold("The same numbers for the other training set sizes", (_sizes_table(others),))
+        yield Fold("The same on placebos and controls", (_controls_table(controls, styles),))
+    yield from _without_verdicts(table)
 
 
 def verdict_mark(verdict: str) -> Markup:
@@ -67,10 +81,47 @@ def verdict_mark(verdict: str) -> Markup:
     ).format(verdict, _ICONS[verdict])
 
 
+def grade_words(answer: Any) -> Markup:
+    """Return the grade of the answer's first number, and how long the runs were trained; empty without a grade."""
+    if not answer.grade:
+        return Markup("")
+    name = f"{answer.quantity[:1].upper()}{answer.quantity[1:]}"
+    tag = f", {answer.tag}" if answer.tag else ""
+    words = sentence("{name}: <b>{grade}</b>{tag}.", name=name, grade=answer.grade, tag=tag)
+    return words + Markup(" ") + _EXPLORATORY if answer.exploratory else words
+
+
+# ------------------------------------------------------------------------------------------------------- the verdicts
+
+
+def _exploratory(tables: Tables, table: pd.DataFrame) -> Iterator[Block]:
+    """Why findings are none of those that were fixed in advance, where some are not."""
+    if not table["exploratory"].any():
+        return
+    version, own = table["rule_version"].iloc[0], tables.study.rule_version
+    why = tables.study.exploratory or "the reason stands with each finding that is marked so"
+    if version != own:
+        why = f"the study was begun under version {own} of the rules and is judged by version {version}"
+    text = "<b>Exploratory:</b> {why}. Findings marked so are none of those that were fixed before the training."
+    yield Notice(sentence(text, why=why))
+
+
+def _caption(tables: Tables, claims: pd.DataFrame) -> str:
+    version = claims["rule_version"].iloc[0]
+    fixed = ", by rules fixed before training" if version == tables.study.rule_version else ", by rules"
+    return (
+        "The claims are those of the paper's abstract (Karimi, Warfield and Gholipour, arXiv:2006.00356). Each gets a "
+        f"verdict{fixed} (version {version}): supported, contradicted, undecided or void, with the reason and with how "
+        "long the runs were trained. All numbers are in results/claims.csv."
+    )
+
+
 def _tally(counts: Mapping[str, Any]) -> str:
+    if not _count(counts, "judged"):
+        return "This study can speak of none of them."
     shown = [verdict for verdict in _ICONS if verdict != "void" or _count(counts, verdict)]
     known = [f"{_count(counts, verdict)} {verdict}" for verdict in shown]
-    return f"Of {plural(_count(counts, 'judged'), 'claim')}: {', '.join(known)}."
+    return f"Of {plural(_count(counts, 'judged'), 'claim')} that this study can speak of: {', '.join(known)}."
 
 
 def _count(counts: Mapping[str, Any], what: str) -> int:
@@ -86,9 +137,9 @@ def _claims_table(claims: pd.DataFrame, caption: str, styles: Styles, *, control
             (
                 Cell(name),
                 *((Cell(arm_name(str(arm), styles)),) if controls else ()),
-                Cell(verdict_mark(first.verdict)),
+                Cell(_verdict(first)),
                 Cell(_quantities(own)),
-                Cell(first.reason),
+                Cell(_why(first)),
             )
         )
     head = ("Claim", *(("In place of transfer",) if controls else ()), "Verdict", "Measured", "Why")
@@ -96,31 +147,79 @@ def _claims_table(claims: pd.DataFrame, caption: str, styles: Styles, *, control
     return Table(caption, head, (TableGroup("", tuple(rows)),), text_columns=columns, cards=True)
 
 
+def _verdict(row: Any) -> Markup:
+    """The verdict, and below it the look at which it fell, how long the runs were trained, whether it is a test."""
+    notes = [] if math.isnan(float(row.look)) else [f"at {int(row.look)} seeds"]
+    lines = [
+        verdict_mark(row.verdict),
+        *(sentence('<span class="note">{note}</span>', note=note) for note in (*notes, row.tag) if note),
+    ]
+    return _lines([*lines, *([_EXPLORATORY] if row.exploratory else [])])
+
+
+def _why(row: Any) -> Markup:
+    """The reason, and what would decide the claim where the reason does not say so already."""
+    needs = row.needs if row.needs and row.needs not in row.reason else ""
+    decides = [sentence("<b>To decide it:</b> {needs}.", needs=needs)] if needs else []
+    return _lines([sentence("{reason}", reason=row.reason), *decides])
+
+
 def _quantities(own: pd.DataFrame) -> Markup:
-    """Each quantity with its interval on a line of its own."""
+    """Each quantity with its interval and grade on a line of its own."""
     rows = [row for row in rows_of(own) if row.quantity]
     lines = [
         sentence(
-            "<span>{name} <b>{value}</b> <small>{limits}</small></span>",
+            "{name} <b>{value}</b> <small>{limits}</small>{grade}{projected}",
             name=row.quantity,
             value=significant(row.value),
-            limits=_limits(row),
+            limits=_limits(row.ci_low, row.ci_high),
+            grade=f" {row.grade}" if row.grade else "",
+            projected=_projected(row),
         )
         for row in rows[:_MANY_QUANTITIES]
     ]
     if len(rows) > _MANY_QUANTITIES:
         lines.append(sentence("<small>and {n} more</small>", n=len(rows) - _MANY_QUANTITIES))
-    return Markup('<span class="lines">{}</span>').format(Markup("").join(lines)) if lines else Markup("")
+    return _lines(lines)
 
 
-def _limits(row: Any) -> str:
-    if math.isnan(row.ci_low) or math.isnan(row.ci_high):
-        return ""
-    return f"[{significant(row.ci_low)}, {significant(row.ci_high)}]"
+def _projected(row: Any) -> Markup:
+    """The limits after another doubling of the steps that goes against the claim, where they are others than now."""
+    later = _limits(row.projected_low, row.projected_high)
+    if not later or later == _limits(row.ci_low, row.ci_high):
+        return Markup("")
+    return sentence(" <small>one doubling on: {later}</small>", later=later)
 
 
-def _control_words(counts: Mapping[str, Any]) -> str:
-    return f"{_count(counts, 'supported')} of {plural(_count(counts, 'judged'), 'comparison')} supported"
+def _limits(low: float, high: float) -> str:
+    return "" if math.isnan(low) or math.isnan(high) else f"[{significant(low)}, {significant(high)}]"
+
+
+def _lines(lines: list[Markup]) -> Markup:
+    """Each on a line of its own."""
+    one_each = Markup(" ").join(Markup("<span>{}</span>").format(line) for line in lines)
+    return Markup('<span class="lines">{}</span>').format(one_each) if lines else Markup("")
+
+
+# ------------------------------------------------------------------------------------------------ beside the verdicts
+
+
+def _parts(graded: pd.DataFrame) -> Markup:
+    """What of a pretrained network makes the gain, in a sentence for each of its parts."""
+    sentences = []
+    for _, own in graded.groupby("claim", sort=False):
+        rows = list(rows_of(own))
+        numbers = [
+            f"{row.quantity} {signed(row.value)} DSC {interval(row.ci_low, row.ci_high)}, {row.grade}"
+            if row.grade
+            else f"{row.quantity}: {significant(row.value)}"
+            for row in rows
+        ]
+        needs = f" To decide it: {rows[0].needs}." if rows[0].needs else ""
+        text = "<b>{what}:</b> {numbers}.{needs}"
+        what = f"{rows[0].statement[:1].upper()}{rows[0].statement[1:]}"
+        sentences.append(sentence(text, what=what, numbers="; ".join(numbers), needs=needs))
+    return Markup(" ").join(sentences)
 
 
 def _controls_table(controls: pd.DataFrame, styles: Styles) -> Table:
@@ -131,16 +230,32 @@ def _controls_table(controls: pd.DataFrame, styles: Styles) -> Table:
     return _claims_table(controls, caption, styles, controls=True)
 
 
-def _sizes_table(others: pd.DataFrame) -> Table:
-    groups = [
-        TableGroup(
-            f"Trained on {cases(int(size))}",
-            tuple(
-                (Cell(row.claim), Cell(row.quantity), Cell(significant(row.value), _limits(row)))
-                for row in rows_of(own)
-            ),
+def _without_verdicts(table: pd.DataFrame) -> Iterator[Block]:
+    """Quantities that no verdict rests on: with seeds that were added later, and at other training set sizes."""
+    later, others = (table[table["role"] == role] for role in (_ALL_SEEDS, _OTHER_SIZE))
+    if len(later):
+        rows = tuple(_number_row(row, mark=_EXPLORATORY) for row in rows_of(later))
+        caption = (
+            f"What claims rest on with all {int(later['n_seeds'].max())} seeds: exploratory, without verdicts: "
+            "seeds were added when the results of the first were known, without looks declared beforehand."
         )
-        for size, own in ((size, others[others["train_cases"] == size]) for size in others["train_cases"].unique())
-    ]
-    caption = "What claims rest on at other training set sizes, without verdicts."
-    return Table(caption, ("Claim", "Quantity", "Value"), tuple(groups), text_columns=(0, 1))
+        shown = Table(caption, _HEAD, (TableGroup("", rows),), text_columns=(0, 1))
+        yield Fold("The same numbers with the seeds that were added later (exploratory)", (shown,))
+    if len(others):
+        groups = [
+            TableGroup(f"Trained on {cases(int(size))}", tuple(map(_number_row, rows_of(own))))
+            for size, own in ((size, others[others["train_cases"] == size]) for size in others["train_cases"].unique())
+        ]
+        caption = "What claims rest on at other training set sizes, without verdicts."
+        shown = Table(caption, _HEAD, tuple(groups), text_columns=(0, 1))
+        yield Fold("The same numbers for the other training set sizes", (shown,))
+
+
+_HEAD = ("Claim", "Quantity", "Value")
+
+
+def _number_row(row: Any, mark: Markup | None = None) -> tuple[Cell, ...]:
+    claim = (
+        sentence("{claim}", claim=row.claim) if mark is None else sentence("{claim} {mark}", claim=row.claim, mark=mark)
+    )
+    return Cell(claim), Cell(row.quantity), Cell(significant(row.value), _limits(row.ci_low, row.ci_high))

@@ -17,6 +17,7 @@ from jaxseg.report.blocks import (
     Fold,
     Heading,
     Missing,
+    Prose,
     Section,
     Styles,
     Table,
@@ -30,7 +31,6 @@ from jaxseg.report.pictures import Montage
 from jaxseg.report.sections.by_layer import arm_charts, at_size, chart_row, null_row
 from jaxseg.report.shown import (
     baseline_of,
-    claimed,
     few_at_a_time,
     layer_facts,
     layer_rows,
@@ -40,7 +40,7 @@ from jaxseg.report.shown import (
     sized,
 )
 from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
-from jaxseg.report.text import MINUS, MISSING, cases, interval, listing, number, plural, significant
+from jaxseg.report.text import MINUS, MISSING, cases, interval, listing, number, plural
 from jaxseg.study.claims.rules import CONTROL_SHARE, DELTA, RANDOM
 
 _TESTS = {
@@ -52,6 +52,8 @@ _TESTS = {
 """Quantity of rule C6 -> in a word, and its axis label."""
 
 _UNRELATED = "two unrelated filters"
+_DROPS = {"drop": "Set back to start:\ndrop in DSC", "drop_rerandomised": "Drawn anew:\ndrop in DSC"}
+"""What is done to a layer, by its quantity in layers.csv."""
 
 
 def filters_section(tables: Tables, styles: Styles) -> Section:
@@ -88,6 +90,7 @@ def _change(tables: Tables, styles: Styles) -> Iterator[Block]:
         "How much of a filter's direction does training change? A filter is all weights that make one output channel.",
         f"Median filters turn {listing(words)}; two unrelated ones stand at about 90°.",
     )
+    yield from _by_rate(tables)
     axes = {
         "angle_deg": LayerAxis("Angle, degrees"),
         "relative_change": LayerAxis("Change / start"),
@@ -126,10 +129,28 @@ def _turn_words(arm: str, size: int, tables: Tables) -> str:
     turned = said(tables, "angle_deg", arm, size)
     if "lowest" not in turned:
         return f"by an undefined angle in {arm}"
-    found = claimed(tables, "C5", "median angle, degrees", arm)
-    over = "" if found is None else f" ({significant(found.value)}° in the median over the encoder's filters, claim C5)"
     least, most = (number(turned[name].value, 0) for name in ("lowest", "highest"))
-    return f"by {least}° to {most}° by layer in {arm}{over}"
+    return f"by {least}° to {most}° by layer in {arm}"
+
+
+def _by_rate(tables: Tables) -> Iterator[Block]:
+    """What claim C5 rests on: the median filter's angle at each rate that trains well, with what noise alone gives."""
+    table = tables.claims
+    found = [] if table is None else list(rows_of(table[(table["claim"] == "C5") & (table["role"] == "claim")]))
+    angles = [row for row in found if row.quantity.startswith("median angle")]
+    if not angles:
+        return
+    noise = {row.quantity.rpartition(" at ")[2]: row.value for row in found if row not in angles}
+    parts = []
+    for row in angles:
+        where = row.quantity.rpartition(" at ")[2]
+        alone = f" (noise alone: {number(noise[where], 1)}°)" if where in noise else ""
+        limits = interval(row.ci_low, row.ci_high, 1)
+        parts.append(f"{number(row.value, 1)}° {limits} at {where.removesuffix(', degrees')}{alone}")
+    yield Prose(
+        f"Over all filters of the encoder of {angles[0].arm} the median turns {listing(parts)}: claim C5. Noise alone: "
+        "the angle that the optimizer's steps would give on gradients of pure noise."
+    )
 
 
 def _angles_by_size(tables: Tables, styles: Styles) -> Table:
@@ -213,7 +234,8 @@ def _looks_chart(stem: str, arm: str, values: pd.DataFrame, style: ArmStyle, tab
         f"of claim C6, mean over seeds with {100 * tables.confidence:g} % intervals. Weights: distance from the "
         "initialiser's distribution, less that at the start. Taps: how much more, or less, neighbouring weights are "
         "alike than by chance. Channels: energy in directions that shuffled weights lack, less that at the start. AUC: "
-        "how well a classifier that saw other runs tells start from end; 0.5 is chance. Beyond the dashed limit a "
+        "how well a classifier that saw other runs tells filters from themselves with their weights permuted; 0.5 is "
+        "chance. Beyond the dashed limit a "
         "layer no longer counts as random; the claim itself is about the mean over the encoder's filters.",
     )
 
@@ -299,7 +321,8 @@ def _rewind(tables: Tables, styles: Styles) -> Iterator[Block]:
         return
     yield Heading("Does the change matter?")
     size = main_size(rows)
-    values = pd.DataFrame([chart_row("drop", row.arm, row) for row in rows_of(at_size(rows, size))])
+    drawn = {name: at_size(layer_rows(tables, name), size) for name in _DROPS}
+    values = pd.DataFrame([chart_row(name, row.arm, row) for name, own in drawn.items() for row in rows_of(own)])
     arms = [arm for arm in styles if (values["series"] == arm).any()]
     base = baseline_of(tables) or arms[0]
     arm = base if base in arms else arms[0]
@@ -311,16 +334,25 @@ def _rewind(tables: Tables, styles: Styles) -> Iterator[Block]:
     yield Finding(
         "What does a trained layer lose when its weights are set back to where they started?",
         f"In {arm} {most.layer} loses most, {number(most.value)} DSC; {small} of {plural(layers, 'layer')} lose less "
-        f"than {DELTA}.",
+        f"than {DELTA}.{_anew_words(tables, arm, size)}",
     )
     yield from arm_charts(
         "rewind",
         values,
-        {"drop": LayerAxis("Drop in DSC", ((0.0, "no drop"),))},
+        {name: LayerAxis(label, ((0.0, "no drop"),)) for name, label in _DROPS.items() if len(drawn[name])},
         styles,
         baseline=base,
         what="Drop in DSC",
         caption="Drop in DSC on validation patches when one layer is set back to its start and the others keep their "
         f"trained weights{sized(rows, size)}: mean over seeds and {100 * tables.confidence:g} % interval. A "
-        "layer that hardly turned can still matter.",
+        "layer that hardly turned can still matter. Drawn anew: the layer starts from other random weights instead, "
+        "which tells whether its very start mattered or only its statistics.",
     )
+
+
+def _anew_words(tables: Tables, arm: str, size: int) -> str:
+    """What the layer loses that loses most when it is drawn anew, where that was tried."""
+    found = said(tables, "drop_rerandomised", arm, size)
+    if "highest" not in found:
+        return ""
+    return f" Drawn anew instead, {found['highest'].layer} loses most, {number(found['highest'].value)} DSC."

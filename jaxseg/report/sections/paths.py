@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -30,12 +30,13 @@ def paths_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
     excess = first_fold(tables.excess_loss, size)
     yield Heading("Is there a hill between two runs?")
     arms = [arm for arm in styles if (excess["arm"] == arm).any()]
-    barriers = _barriers(tables, size)
+    barriers, aligned = (_barriers(tables, size, quantity) for quantity in ("barrier", "barrier_aligned"))
     told = [f"{number(barriers[arm], 3)} in {arm}" for arm in arms[:4] if arm in barriers]
     if told:
         yield Finding(
             "If the weights of two runs are mixed, does the loss stay low? If it does, they lie in one valley.",
-            f"On the way between two runs the loss rises by {listing(told)} at its highest, mean over pairs.",
+            f"On the way between two runs the loss rises by {listing(told)} at its highest, mean over pairs."
+            f"{_aligned_words(aligned, arms[:4])}",
         )
     base = baseline_of(tables)
     most = f", the first {_DRAWN_PAIRS} of an arm" if _pairs_of(excess) > _DRAWN_PAIRS else ""
@@ -54,13 +55,19 @@ def paths_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield Fold("The other arms", tuple(charts[1:]))
 
 
-def _barriers(tables: Tables, size: int) -> dict[str, float]:
+def _aligned_words(aligned: Mapping[str, float], arms: Sequence[str]) -> str:
+    """How high the hill is once the channels of one run stand in the order that fits the other's best."""
+    told = [f"{number(aligned[arm], 3)} in {arm}" for arm in arms if arm in aligned]
+    return f" With the channels of one brought into the other's order first, by {listing(told)}." if told else ""
+
+
+def _barriers(tables: Tables, size: int, quantity: str) -> dict[str, float]:
     """Mean height of the barrier between two runs of each arm, as variability.csv has it."""
     if tables.variability is None:
         return {}
     own = first_fold(tables.variability, size) if (tables.variability["train_cases"] == size).any() else None
     own = tables.variability[:0] if own is None else own
-    return {row.arm: row.value for row in rows_of(own[(own["quantity"] == "barrier") & (own["layer"] == "")])}
+    return {row.arm: row.value for row in rows_of(own[(own["quantity"] == quantity) & (own["layer"] == "")])}
 
 
 def _pairs_of(excess: pd.DataFrame) -> int:

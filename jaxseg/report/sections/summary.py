@@ -12,6 +12,7 @@ from jaxseg.report.blocks import (
     Block,
     Cell,
     KeyFigure,
+    Lead,
     Missing,
     Prose,
     Section,
@@ -23,7 +24,7 @@ from jaxseg.report.blocks import (
     sentence,
 )
 from jaxseg.report.sections.arms import arms_table
-from jaxseg.report.sections.claims import claims_blocks
+from jaxseg.report.sections.claims import claims_blocks, grade_words
 from jaxseg.report.sections.figures import titles
 from jaxseg.report.sections.notices import notices
 from jaxseg.report.shown import lost_arms, main_variant, overall_dsc
@@ -35,6 +36,10 @@ _WORDS = (
     "An arm is one way of training: how the weights start and which of them are trained. A seed repeats an arm with "
     "other random numbers. An interval says how far the mean might lie from the truth, given how runs differ."
 )
+
+
+_LEVELS = listing([f"{100 * level:g} %" for level in SPEED_LEVELS])
+"""Of the baseline's level, in per cent: what steps are counted to."""
 
 
 def summary_section(tables: Tables, styles: Styles) -> Section:
@@ -52,23 +57,25 @@ def summary_section(tables: Tables, styles: Styles) -> Section:
 
 
 def _answer(tables: Tables, comparisons: pd.DataFrame) -> Iterator[Block]:
-    """The answer of claims.csv, below the numbers that it rests on."""
+    """The answer of claims.csv, above the numbers that it rests on."""
     rows = [] if tables.claims is None else list(rows_of(tables.claims[tables.claims["role"] == "answer"]))
     if not rows:
         yield Missing("There is no answer in results/claims.csv: what transfer does here is left out.")
         return
     answer = rows[0]
+    yield Lead(answer.reason)
+    if grade := grade_words(answer):
+        yield Prose(grade)
     overall = overall_dsc(comparisons)
     gains = overall[overall["train_cases"].eq(answer.train_cases) & overall["arm_a"].eq(answer.arm)]
     figures = [_gain(row, tables.confidence) for row in rows_of(gains[gains["arm_b"] == answer.baseline])][:1]
     speed = _speeds(tables).get((answer.arm, answer.train_cases))
     if speed is not None and not _none_reached(speed):
-        taken = f"{speed.baseline}'s steps to the target over {speed.arm}'s"
+        taken = f"{speed.baseline}'s steps over {speed.arm}'s, to {_LEVELS} of {speed.baseline}'s level"
         figures += _times(taken, speed.ratio, speed.ci_low, speed.ci_high)
         figures += _times("the same, pretraining counted", *_total(speed))
     if figures:
         yield Strip(tuple(figures))
-    yield Prose(sentence("<b>{answer}</b>", answer=answer.reason))
 
 
 def _gain(row: Any, confidence: float) -> KeyFigure:
@@ -118,13 +125,12 @@ def _effects_table(overall: pd.DataFrame, by_key: dict[tuple[str, int], Any], ta
                 cells += [_ratio_cell(speed, total=False), _ratio_cell(speed, total=True)]
             rows.append(tuple(cells))
         groups.append(TableGroup(f"Trained on {heading[variant]}" if len(variants) > 1 else "", tuple(rows)))
-    speed_head = ("Speed to target", "Pretraining counted") if has_speed else ()
+    speed_head = ("Speed", "Pretraining counted") if has_speed else ()
     head = ("Arm", *(() if one_base else ("Against",)), "DSC difference", "p, these cases", *speed_head)
     against = plain(overall["arm_b"].iloc[0]) if one_base else "another"
     note = (
-        f" Speed, by the rule of claim C1: steps of the compared arm to {SPEED_LEVELS[0]:.0%} to "
-        f"{SPEED_LEVELS[-1]:.0%} of what it reaches, divided by this arm's, with {100 * CONFIDENCE:g} % intervals; "
-        "above 1 is sooner."
+        f" Speed, by the rule of claim C1: steps of {against} to {_LEVELS} of its own level, divided by this arm's "
+        f"to the same, with {100 * CONFIDENCE:g} % intervals; above 1 is sooner."
         if has_speed
         else ""
     )
