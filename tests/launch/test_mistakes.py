@@ -142,6 +142,18 @@ def test_a_dry_run_trains_nothing_and_claims_nothing(command: Callable[..., tupl
     assert not (workdir / "config.json").exists()
 
 
+def test_a_pilot_is_looked_at_before_training(command: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    workdir = f"--workdir={tmp_path / 'work'}"
+    for more, text in (
+        (["--dry_run", f"--pilot={tmp_path / 'none'}"], "no study in "),
+        ([f"--pilot={tmp_path}"], "--pilot looks ahead and trains nothing; give --dry_run with it"),
+    ):
+        status, message = command(CONFIG, workdir, *more)
+        assert status == 2
+        assert text in message
+        assert message.count("\n") == 1
+
+
 def test_anything_else_is_status_1_with_a_traceback(
     command: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -162,5 +174,5 @@ def test_help_names_every_flag(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     assert shown.startswith("Runs a whole study")
-    for name in ("config", "workdir", "dry_run", "stages", "coordinator", "config.FIELD"):
+    for name in ("config", "workdir", "dry_run", "pilot", "stages", "coordinator", "config.FIELD"):
         assert f"--{name} " in shown, name
