@@ -198,7 +198,7 @@ def outcome(damage: Damage, finished: Path, workdir: Path) -> str:
         ("results/rates.csv", "cut", "unused"),  # written from the trials' logs whatever it holds
         ("train/*/chunk_0/cases.csv", "flipped", "recovered"),
         ("analysis/*/similarity.csv", "gone", "recovered"),
-        ("train/train*/chunk_0/checkpoints/6/shared/**/d/*", "flipped", "recovered"),
+        ("train/train*/chunk_0/checkpoints/6/shared/**/d/*", "gone", "recovered"),
         ("train/train_0/chunk_0/checkpoints/0", "gone", "recovered"),
     ],
 )
