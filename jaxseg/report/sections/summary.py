@@ -44,7 +44,7 @@ _LEVELS = listing([f"{100 * level:g} %" for level in SPEED_LEVELS])
 
 def summary_section(tables: Tables, styles: Styles) -> Section:
     """Say what came out."""
-    answer = _answer(tables, tables.comparisons) if tables.comparisons is not None else _single_arm(tables, styles)
+    answer = _answer(tables) if tables.comparisons is not None else _single_arm(tables, styles)
     blocks = (
         *answer,
         *claims_blocks(tables, styles),
@@ -56,7 +56,7 @@ def summary_section(tables: Tables, styles: Styles) -> Section:
     return Section("summary", "Summary", blocks)
 
 
-def _answer(tables: Tables, comparisons: pd.DataFrame) -> Iterator[Block]:
+def _answer(tables: Tables) -> Iterator[Block]:
     """The answer of claims.csv, above the numbers that it rests on."""
     rows = [] if tables.claims is None else list(rows_of(tables.claims[tables.claims["role"] == "answer"]))
     if not rows:
@@ -66,9 +66,7 @@ def _answer(tables: Tables, comparisons: pd.DataFrame) -> Iterator[Block]:
     yield Lead(answer.reason)
     if grade := grade_words(answer):
         yield Prose(grade)
-    overall = overall_dsc(comparisons)
-    gains = overall[overall["train_cases"].eq(answer.train_cases) & overall["arm_a"].eq(answer.arm)]
-    figures = [_gain(row, tables.confidence) for row in rows_of(gains[gains["arm_b"] == answer.baseline])][:1]
+    figures = [_gain(row) for row in rows if row.quantity.startswith("gain, ")]
     speed = _speeds(tables).get((answer.arm, answer.train_cases))
     if speed is not None and not _none_reached(speed):
         taken = f"{speed.baseline}'s steps over {speed.arm}'s, to {_LEVELS} of {speed.baseline}'s level"
@@ -78,9 +76,9 @@ def _answer(tables: Tables, comparisons: pd.DataFrame) -> Iterator[Block]:
         yield Strip(tuple(figures))
 
 
-def _gain(row: Any, confidence: float) -> KeyFigure:
-    limits = _to(f"{100 * confidence:g} % interval", row.ci_low, row.ci_high, 3)
-    return KeyFigure(f"{signed(row.mean_diff)} DSC", f"{row.arm_a} against {row.arm_b}", limits)
+def _gain(row: Any) -> KeyFigure:
+    limits = _to(f"{100 * CONFIDENCE:g} % interval", row.ci_low, row.ci_high, 3)
+    return KeyFigure(f"{signed(row.value)} DSC", f"{row.arm} against {row.baseline}", limits)
 
 
 def _times(meaning: str, value: float, low: float, high: float) -> list[KeyFigure]:
