@@ -54,6 +54,7 @@ _TESTS = {
 _UNRELATED = "two unrelated filters"
 _DROPS = {"drop": "Set back to start:\ndrop in DSC", "drop_rerandomised": "Drawn anew:\ndrop in DSC"}
 """What is done to a layer, by its quantity in layers.csv."""
+_ANEW = " Drawn anew: with other random weights, which tells whether its very start mattered or only its statistics."
 
 
 def filters_section(tables: Tables, styles: Styles) -> Section:
@@ -345,8 +346,7 @@ def _rewind(tables: Tables, styles: Styles) -> Iterator[Block]:
         what="Drop in DSC",
         caption="Drop in DSC on validation patches when one layer is set back to its start and the others keep their "
         f"trained weights{sized(rows, size)}: mean over seeds and {100 * tables.confidence:g} % interval. A "
-        "layer that hardly turned can still matter. Drawn anew: the layer starts from other random weights instead, "
-        "which tells whether its very start mattered or only its statistics.",
+        f"layer that hardly turned can still matter.{_ANEW if len(drawn['drop_rerandomised']) else ''}",
     )
 
 
