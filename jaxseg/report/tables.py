@@ -24,6 +24,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "cases": ("arm", "seed", "train_cases", "case", "group", "label", "dsc", "status"),
     "curve_runs": ("arm", "train_cases", "fold", "seed", "quantity", "step", "value"),
     "curve_means": ("arm", "train_cases", "quantity", "step", "value", "ci_low", "ci_high"),
+    "budget_means": ("arm", "train_cases", "metric", "step", "share", "value", "ci_low", "ci_high"),
     "convergence": ("arm", "seed", "train_cases", "target_dsc", "step", "censored"),
     "comparisons": (
         *("metric", "label", "train_cases", "arm_a", "arm_b", "mean_diff", "ci_low", "ci_high", "p"),
@@ -125,6 +126,7 @@ class Tables:
     filter_controls: pd.DataFrame | None = None
     similarity: pd.DataFrame | None = None
     layer_similarity: pd.DataFrame | None = None
+    budget_means: pd.DataFrame | None = None
     excess_loss: pd.DataFrame | None = None
     variability: pd.DataFrame | None = None
     speed: pd.DataFrame | None = None

@@ -29,7 +29,7 @@ BLOCKS = {"p", "figcaption", "caption", "summary", "tr", "h1", "h2", "h3", "dt",
 SOURCES = {
     "summary": ("comparisons", "speed", "claims", "summary", "page"),
     "accuracy": ("summary", "comparisons", "seed_scores"),
-    "training": ("training", "convergence", "rates", "page"),
+    "training": ("training", "convergence", "rates", "budget_means", "page"),
     "filters": ("layers", "filter_controls", "claims", "page"),
     "representations": ("layers", "similarity_means", "similarity", "layer_similarity", "claims", "page"),
     "variability": ("variability", "page"),

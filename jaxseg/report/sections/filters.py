@@ -52,6 +52,10 @@ _TESTS = {
 """Quantity of rule C6 -> in a word, and its axis label."""
 
 _UNRELATED = "two unrelated filters"
+_COHERENT = (
+    " Cosine: whether runs that start from the same weights and see the data in other orders go the same way, mean "
+    "over pairs. It is 0 where only noise moves the filters."
+)
 _DROPS = {"drop": "Set back to start:\ndrop in DSC", "drop_rerandomised": "Drawn anew:\ndrop in DSC"}
 """What is done to a layer, by its quantity in layers.csv."""
 _ANEW = " Drawn anew: with other random weights, which tells whether its very start mattered or only its statistics."
@@ -97,6 +101,10 @@ def _change(tables: Tables, styles: Styles) -> Iterator[Block]:
         "relative_change": LayerAxis("Change / start"),
         "norm_ratio": LayerAxis("Norm, end / start", ((1.0, "same"),)),
     }
+    coherent = at_size(layer_rows(tables, "cosine"), size)
+    if len(coherent):
+        axes["cosine"] = LayerAxis("Ways of two runs\nfrom one start: cosine", ((0.0, "random walk"),))
+        values = pd.concat([values, pd.DataFrame([chart_row("cosine", row.arm, row) for row in rows_of(coherent)])])
     yield from arm_charts(
         "filter_change",
         values,
@@ -107,7 +115,7 @@ def _change(tables: Tables, styles: Styles) -> Iterator[Block]:
         caption=f"How filters change from start to end, layer by layer{sized(angles, size)}: the median filter "
         f"of each layer, mean over seeds and its {100 * tables.confidence:g} % interval. Grey: what two unrelated "
         "draws give (90° ± 2 sd). Angles count for verdicts; lengths depend on weight decay too. Frozen layers are "
-        "left out.",
+        f"left out.{_COHERENT if len(coherent) else ''}",
         behind={_UNRELATED: Mark(styles[arms[0]], "band")},
     )
     if angles["train_cases"].nunique() > 1:

@@ -25,6 +25,7 @@ from jaxseg.report.charts.layers import LayerAxis, Mark
 from jaxseg.report.charts.style import BASELINE_ARM, ArmStyle
 from jaxseg.report.sections.by_layer import arm_charts, at_size, chart_row
 from jaxseg.report.sections.matrices import INDEX_NAMES, layers_by_layers, mean_rows, runs_by_runs
+from jaxseg.report.sections.probes import probes_blocks
 from jaxseg.report.shown import baseline_of, claimed, layer_rows, main_size, range_words, said, sized
 from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
 from jaxseg.report.text import MINUS, MISSING, cases, count, interval, listing, number
@@ -63,6 +64,7 @@ def _similarity(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield from _between_runs(shown, index, tables, styles, size)
         yield from runs_by_runs(shown, index, tables, styles, size)
         yield from _all_indices(tables, size)
+    yield from probes_blocks(tables, styles)
     yield from layers_by_layers(tables, styles)
 
 

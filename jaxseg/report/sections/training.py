@@ -5,15 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pandas as pd
 
-from jaxseg.report.blocks import Block, Chart, Finding, Fold, Missing, Section, Styles, described
+from jaxseg.report.blocks import (
+    Block,
+    Cell,
+    Chart,
+    Finding,
+    Fold,
+    Missing,
+    Section,
+    Styles,
+    Table,
+    TableGroup,
+    arm_name,
+    described,
+)
 from jaxseg.report.sections import figures
 from jaxseg.report.sections.rates import rates_blocks
 from jaxseg.report.shown import baseline_of, main_size
 from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, variants_of
-from jaxseg.report.text import cases, count, listing, number, plural
+from jaxseg.report.text import MISSING, cases, count, interval, listing, number, plural
 
 
 def training_section(tables: Tables, styles: Styles) -> Section:
@@ -42,7 +56,35 @@ def _training(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield _steps_chart(tables, tables.convergence, tables.training, styles)
         if tables.speed is None:
             yield Missing("There is no results/speed.csv with rows in it: how much sooner an arm is there is left out.")
+    if tables.budget_means is not None:
+        yield _budget_table(tables, tables.budget_means, styles)
     yield from rates_blocks(tables, styles)
+
+
+def _budget_table(tables: Tables, means: pd.DataFrame, styles: Styles) -> Table:
+    """What each arm reaches with a part of its steps: in test DSC where that was scored, else in validation DSC."""
+    metric = "dsc" if (means["metric"] == "dsc").any() else "val_dsc"
+    size = main_size(means)
+    own = means[(means["metric"] == metric) & (means["train_cases"] == size)]
+    shares = sorted(own["share"].unique())
+    found = {(row.arm, row.share): row for row in rows_of(own)}
+    rows = tuple(
+        (Cell(arm_name(arm, styles)), *(_budget_cell(found.get((arm, share))) for share in shares))
+        for arm in styles
+        if (own["arm"] == arm).any()
+    )
+    what = "Mean DSC on the test cases" if metric == "dsc" else "Validation DSC"
+    several = f", trained on {cases(size)}" if means["train_cases"].nunique() > 1 else ""
+    head = ("Arm", *("all steps" if share == 1 else f"{100 * share:.0f} % of the steps" for share in shares))
+    caption = (
+        f"{what} with a part of the steps{several}: mean over runs with {100 * tables.confidence:g} % intervals. A "
+        "difference between arms that shrinks from left to right is one of speed."
+    )
+    return Table(caption, head, (TableGroup("", rows),))
+
+
+def _budget_cell(row: Any) -> Cell:
+    return Cell(MISSING) if row is None else Cell(number(row.value), interval(row.ci_low, row.ci_high))
 
 
 def _steps_chart(tables: Tables, convergence: pd.DataFrame, training: pd.DataFrame, styles: Styles) -> Chart:

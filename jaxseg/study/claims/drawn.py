@@ -11,6 +11,10 @@ from jaxseg.study.record import StudyRecord
 MOST_POINTS, LEAST_POINTS, ALL_POINTS = 60, 12, 24_000
 """Limits on the points of one curve and of all curves together, which keep a page of many runs small."""
 RUN_COLUMNS = ("arm", "train_cases", "fold", "seed", "quantity", "step", "value")
+BUDGET_COLUMNS = (
+    *("arm", "train_cases", "metric", "step", "share"),
+    *("value", "ci_low", "ci_high", "n_runs"),
+)
 MEAN_COLUMNS = ("arm", "train_cases", "quantity", "step", "value", "ci_low", "ci_high", "n_runs")
 
 
@@ -56,6 +60,22 @@ def _on_common_steps(curves: pd.DataFrame, quantity: str, points: int) -> pd.Dat
         bins = np.floor(steps / ((steps.max() + 1) / points))
         steps = steps.groupby(bins).transform("mean")
     return known.assign(step=steps).pivot_table(index="step", columns=["fold", "seed"], values=quantity, aggfunc="mean")
+
+
+def budget_means(budget: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
+    """What each arm reaches with a quarter, half and all of its steps: means over runs, each seed and fold one.
+
+    Returns:
+        The columns `BUDGET_COLUMNS`; `share` is that of the arm's steps.
+    """
+    rows = []
+    for key, own in budget.groupby(["arm", "train_cases", "metric"], sort=False):
+        for step, of_step in own.groupby("step"):
+            values = of_step["value"].dropna().to_numpy()
+            found = t_interval(values, confidence=confidence)
+            place = step, step / own["step"].max()
+            rows.append((*key, *place, found.estimate, found.low, found.high, len(values)))
+    return pd.DataFrame(rows, columns=list(BUDGET_COLUMNS))
 
 
 def excess_loss(interpolation: pd.DataFrame) -> pd.DataFrame:

@@ -46,6 +46,8 @@ MEANS_COLUMNS = (
 )
 CHANGES = ("angle_deg", "relative_change", "norm_ratio")
 """Columns of filters.csv that are averaged over seeds without a transformation."""
+PROBE = "probe_"
+"""What quantities of probes.csv are called, followed by the site."""
 SAME_SEED = ("own_start", "to_source")
 """Comparisons of a run with itself at another step, or with its own source network."""
 ONE_ARM = ("within_arm", "starts")
@@ -84,6 +86,22 @@ def _of_rewind(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
     for how, quantity in (("rewind", "drop"), ("rerandomise", "drop_rerandomised")):
         own = rows[rows["how"] == how]
         yield from _over_seeds(own, {quantity: own["drop"]}, evidence)
+
+
+def _of_probes(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
+    rows = evidence.table("probes", arm)
+    rows = rows[rows["arm"] == arm]
+    for site in rows["site"].unique():
+        own = rows[rows["site"] == site]
+        yield from _over_seeds(own, {f"{PROBE}{site}": own["score"]}, evidence)
+
+
+def _of_coherence(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
+    """The mean over pairs; they share runs and are not all there are, so it has no limits."""
+    rows = evidence.table("coherence", arm)
+    for layer, own in rows[rows["arm"] == arm].groupby("layer", sort=False):
+        n_seeds = len({*own["seed_a"], *own["seed_b"]})
+        yield _row("cosine", t_interval(np.array([own["cosine"].mean()])), n_seeds, layer=layer, limit=np.nan)
 
 
 def _above_floor(
@@ -198,7 +216,9 @@ def layer_table(evidence: Evidence, sizes: Mapping[int, int]) -> pd.DataFrame:
     Returns:
         The columns `COLUMNS`. Filters have no comparison: `angle_deg`, `relative_change`, `norm_ratio`, the four
         quantities of C6 with the limit within which each still counts as random, `drop`, the DSC lost when a layer is
-        set back, and `drop_rerandomised`, the same when it is drawn anew. Of representations (comparison `own_start`,
+        set back, `drop_rerandomised`, the same when it is drawn anew, `probe_start`, `probe_source` and `probe_end`,
+        what a linear probe scores, and `cosine`, how coherent the ways of runs from one start are. Of
+        representations (comparison `own_start`,
         `to_source`, `within_arm`): `similarity`, its `floor`, and `rho`, the share above it.
     """
     arms = evidence.record.arms
@@ -212,6 +232,7 @@ def layer_table(evidence: Evidence, sizes: Mapping[int, int]) -> pd.DataFrame:
         for arm in arms:
             parts = [_of_filters(at_size, arm), _of_rewind(at_size, arm), _own_start(at_size, arm)]
             parts += [_to_source(at_size, arm, baseline)] if arm != baseline else []
+            parts += [_of_probes(at_size, arm), _of_coherence(at_size, arm)]
             for part in [*parts, _between_runs(at_size, arm, at_random)]:
                 with contextlib.suppress(Lacking, Void):  # a study need not have every analysis
                     rows += [{**fixed, "arm": arm, **row, **_with_index(at_size, row)} for row in part]

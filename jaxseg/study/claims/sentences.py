@@ -78,7 +78,7 @@ def _of_layers(layers: pd.DataFrame) -> Facts:
     for key, own in _groups(layers, "comparison", "quantity", *_BY):
         comparison, quantity = key.pop("comparison"), key.pop("quantity")
         fixed = {"about": f"{comparison} {quantity}".strip(), **key}
-        if quantity in ("angle_deg", "drop", "drop_rerandomised", "rho"):
+        if quantity in ("angle_deg", "drop", "drop_rerandomised", "rho", "probe_end", "cosine"):
             yield from _range(own, **fixed)
         if quantity in RANDOM:
             yield {**fixed, "quantity": "beyond", "value": int((own["value"] > own["limit"]).sum())}

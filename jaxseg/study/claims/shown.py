@@ -22,7 +22,7 @@ from jaxseg.types import UserError
 
 READ = (
     *("cases", "curves", "convergence", "claims", "filters", "rates", "similarity", "layer_similarity"),
-    *("filter_controls", "interpolation", "variance"),
+    *("filter_controls", "interpolation", "variance", "budget"),
 )
 REUSE_COLUMNS = (
     *("arm", "train_cases", "fold", "layer", "part", "rho", "ci_low", "ci_high", "similarity", "floor", "n_seeds"),
@@ -58,7 +58,7 @@ def shown_tables(workdir: Path, *, confidence: float) -> dict[str, pd.DataFrame]
 
     Returns:
         `seed_scores`, `training`, `speed`, `layers`, `reuse` and `similarity_means`;  tables of figures (`curve_runs`,
-        `curve_means`, `excess_loss`) and of sentences (`page`).
+        `curve_means`, `budget_means`, `excess_loss`) and of sentences (`page`).
     """
     study = record.read(workdir, any_format=True)
     if study is None:
@@ -74,6 +74,8 @@ def shown_tables(workdir: Path, *, confidence: float) -> dict[str, pd.DataFrame]
     made["curve_runs"], made["curve_means"] = drawn.drawn_curves(read["curves"], study, confidence=confidence)
     if len(read.get("interpolation", ())):
         made["excess_loss"] = drawn.excess_loss(read["interpolation"])
+    if len(read.get("budget", ())):
+        made["budget_means"] = drawn.budget_means(read["budget"], confidence=confidence)
     told = {name: table for name, table in read.items() if len(table)}
     return {**made, "page": sentences.page_table({**told, "layers": made["layers"]})}
 

@@ -14,7 +14,7 @@ from jaxseg.study import files, record
 from jaxseg.study.record import RecordedArm, RecordedRun, StudyRecord
 from jaxseg.types import UserError
 
-TABLES = ("cases", "curves", "filters", "filter_controls", "rewind", "similarity", "pairs", "coherence")
+TABLES = ("cases", "curves", "filters", "filter_controls", "rewind", "similarity", "pairs", "coherence", "probes")
 """Names of the tables in results/ that claims are judged from."""
 
 
