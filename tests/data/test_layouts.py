@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import re
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from jaxseg import data
 from jaxseg.data.formats import case_search, image_files, layouts
 from jaxseg.types import UserError
+from tests.unprivileged import bound_by_permissions
 
 
 def write_json(folder, **content):
@@ -203,14 +203,11 @@ BROKEN = {
     "more channels": (lambda f, s, v: s(image_of(f), np.zeros((10, 9, 8, 3), np.float32)), "3 channel"),
     "label channels": (lambda f, s, v: s(label_of(f), np.zeros((10, 9, 8, 2), np.uint8)), "three axes at most"),
     "complex voxels": (lambda f, s, v: s(image_of(f), np.zeros((10, 9, 8), np.complex64)), "one real number"),
-    "permission": (lambda f, s, v: os.chmod(image_of(f), 0), "cannot be read"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_case_is_named_and_stops_no_other(make_task, write_set, save_nifti, volume_of, tmp_path, kind):
-    if kind == "permission" and os.geteuid() == 0:
-        pytest.skip("the superuser may read everything")
     folder = write_set(tmp_path / "set")
     breaks, message = BROKEN[kind]
     breaks(folder, save_nifti, volume_of)
@@ -224,6 +221,18 @@ def test_a_broken_case_is_named_and_stops_no_other(make_task, write_set, save_ni
         data.prepare_task(make_task(folder), ndim=3, store_dir=tmp_path / "store")
     assert "bad_cases" in str(error.value)
     assert "case_0" not in str(error.value)
+
+
+@pytest.mark.parametrize("bad_cases", ["skip", "error"])
+def test_a_file_that_may_not_be_read_is_no_bad_case(make_task, write_set, tmp_path, bad_cases):
+    """It may be sound: a set without it would be another set, and none once the file may be read."""
+    folder = write_set(tmp_path / "set")
+    image_of(folder).chmod(0)
+    task = make_task(folder, bad_cases=bad_cases)
+    with bound_by_permissions(), pytest.raises(PermissionError, match="case_1"):
+        data.prepare_task(task, ndim=3, store_dir=tmp_path / "store")
+    image_of(folder).chmod(0o644)
+    assert len(data.prepare_task(task, ndim=3, store_dir=tmp_path / "store").cases) == 4
 
 
 def test_all_bad_cases_are_named_together(make_task, write_set, tmp_path):

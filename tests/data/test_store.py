@@ -1,6 +1,5 @@
 """Stores are read as they were written: damage is noticed, named, and mended from the data where that is there."""
 
-import os
 import shutil
 import subprocess
 import warnings
@@ -13,6 +12,7 @@ from jaxseg.data import digests
 from jaxseg.data.prepared import store
 from jaxseg.data.prepared import task as prepared
 from jaxseg.types import UserError
+from tests.unprivileged import bound_by_permissions
 
 
 @pytest.fixture(scope="module")
@@ -157,11 +157,10 @@ def test_large_files_are_read_once_for_their_checksum(made, copy, monkeypatch):
     data.prepare_task(made[0], ndim=3, store_dir=copy.parent)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
 def test_files_that_may_not_be_read_are_no_damage(made, copy):
     path = file_of(copy, "array_record")
     path.chmod(0)
-    with pytest.raises(UserError, match=r"cannot be read: .*Permission denied"):
+    with bound_by_permissions(), pytest.raises(UserError, match=r"cannot be read: .*Permission denied"):
         data.prepare_task(made[0], ndim=3, store_dir=copy.parent)
     path.chmod(0o644)
     assert contents(data.prepare_task(made[0], ndim=3, store_dir=copy.parent)) == made[2]
