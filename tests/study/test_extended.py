@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxseg import checkpoint
+from configs import default
+from jaxseg import checkpoint, settings
 from jaxseg.study import files
 from jaxseg.study.plan.binding import RECORD
+from jaxseg.study.plan.jobs import Job
+from jaxseg.study.plan.planned import plan_jobs
+from jaxseg.study.plan.tasks import prepare_tasks
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.types import UserError
 from tests.tiny_study import changed, silent, tiny_config
@@ -101,3 +105,19 @@ def test_an_extended_study_is_left_alone_and_goes_on_without_its_records(grown: 
         extended(workdir)
     assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("train/**/*") if path.is_file()}
     assert json.loads((workdir / RECORD).read_text())["waves"] == [2, 4]
+
+
+def test_jobs_that_are_trained_stay_where_crossed_ids_name_a_seed_that_comes_later(tmp_path: Path) -> None:
+    """Source network 3 belongs to the beginning, though seed 3 joins with the extension."""
+
+    def jobs_of(num_seeds: int, waves: tuple[int, ...]) -> list[Job]:
+        made = changed(num_seeds=num_seeds)
+        made.arms.crossed = default.arm("pretrained", "none", cross="init,order", cross_ids=(0, 3))
+        study = settings.parse(made)
+        tasks = prepare_tasks(study, tmp_path / "stores", silent("prepare"))
+        return [job for job in plan_jobs(study, tasks, None, waves).jobs if job.kind == "pretrain"]
+
+    (began,), (first, later) = jobs_of(2, (2,)), jobs_of(4, (2, 4))
+    assert [run.key.seed for run in began.runs] == [0, 1, 3]
+    assert first == began
+    assert [run.key.seed for run in later.runs] == [2]

@@ -7,7 +7,6 @@ training cases, fold, seed, learning rate.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -241,22 +240,31 @@ def _group_runs(
 ) -> None:
     """Adds the runs of an arm, and those of the source networks that it needs, to the groups they are trained in."""
     arm, program, source, runs, trials = planned
-    if source is not None:
-        needed: dict[RunKey, int] = {}
-        for run in [*trials, *runs]:
-            if run.source is not None:
-                wave = wave_of(study, arm, run, waves) if run in runs else 0
-                needed[run.source] = min(wave, needed.get(run.source, wave))
-        for key, wave in needed.items():
-            own = dataclasses.replace(source, fold=key.fold) if arm.source in fold_statistics else source
-            wanted = groups.setdefault(("pretrain", own), {})
-            if all(run.key != key for run in itertools.chain(*wanted.values())):
-                wanted.setdefault(wave, []).append(source_run(key, study.optim.lr))
-    for kind, of_kind in (("train", runs), ("select", trials)):
-        for run in of_kind:
+    # Trials of rates are made once, before anything else trains.
+    joining = {
+        "train": [(run, wave_of(study, arm, run, waves)) for run in runs],
+        "select": [(run, 0) for run in trials],
+    }
+    for kind, of_kind in joining.items():
+        for run, wave in of_kind:
             own = dataclasses.replace(program, fold=run.key.fold) if study.target in fold_statistics else program
-            wave = wave_of(study, arm, run, waves) if kind == "train" else 0
             groups.setdefault((kind, own), {}).setdefault(wave, []).append(run)
+            if source is not None and run.source is not None:
+                own = dataclasses.replace(source, fold=run.source.fold) if arm.source in fold_statistics else source
+                _need_source(groups.setdefault(("pretrain", own), {}), source_run(run.source, study.optim.lr), wave)
+
+
+def _need_source(by_wave: dict[int, list[Run]], source: Run, wave: int) -> None:
+    """Adds a source network to its group, unless it is there already, in the first wave that needs it.
+
+    A later arm may need it earlier: crossed ids do not grow with the seeds, and may name one that came later.
+    """
+    known = next((other for other, runs in by_wave.items() if source in runs), None)
+    if known is not None and known <= wave:
+        return
+    if known is not None:
+        by_wave[known].remove(source)
+    by_wave.setdefault(wave, []).append(source)
 
 
 def _cut_jobs(
@@ -271,7 +279,7 @@ def _cut_jobs(
             size = most_runs(program)
             known = list(chunk_sizes.get(group, ()))
             parts: list[Sequence[Run]] = []
-            for wave in sorted(by_wave):
+            for wave in sorted(wave for wave, runs in by_wave.items() if runs):
                 runs = by_wave[wave]
                 sizes = _taken(known, len(runs)) or even_sizes(len(runs), size)
                 parts += split(runs, sizes)
