@@ -23,6 +23,7 @@ from absl import flags
 
 from jaxseg import paths
 from jaxseg.study import claims, outputs, record
+from jaxseg.text import significant, significant_interval
 from jaxseg.types import UserError
 from launch import cli, terminal
 
@@ -76,11 +77,9 @@ def to_text(table: pd.DataFrame, width: int) -> str:
         lines = [f"{claim} {first['statement']}: {first['verdict']}{exploratory}"]
         for row in rows.to_dict("records"):
             if pd.notna(row["value"]):
-                value = row["value"]
-                shown = f"{value:g}" if float(value).is_integer() else f"{value:.3f}"
-                limits = f" [{row['ci_low']:.3f}, {row['ci_high']:.3f}]" if pd.notna(row["ci_low"]) else ""
+                shown = f"{significant(row['value'])} {significant_interval(row['ci_low'], row['ci_high'])}".rstrip()
                 grade = f", {row['grade']}" if isinstance(row["grade"], str) and row["grade"] else ""
-                lines.append(f"    {row['quantity']}: {shown}{limits}{grade}")
+                lines.append(f"    {row['quantity']}: {shown}{grade}")
         if isinstance(first["reason"], str) and first["reason"]:
             lines += textwrap.wrap(first["reason"], width, initial_indent="    ", subsequent_indent="    ")
         blocks.append("\n".join(lines))

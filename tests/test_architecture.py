@@ -14,6 +14,7 @@ PACKAGE = ROOT / "jaxseg"
 BOTTOM = {"types", "trees", "streams", "paths", "oserrors", "reserved", "settings"}
 MAY_IMPORT = {
     "reserved": set(),
+    "text": set(),
     "types": set(),
     "streams": set(),
     "machine": set(),
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "loop": BOTTOM | {"train", "seeds", "data", "hosts", "checkpoint", "logs", "averaging"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)
-MAY_IMPORT["report"] = {"reserved", "types", "analysis", "study", "workdirs"}
+MAY_IMPORT["report"] = {"reserved", "text", "types", "analysis", "study", "workdirs"}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT)
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -109,7 +110,7 @@ ROOMS = {
         ("claims",),
         ("run", "api", "sweep"),
     ),
-    "report": (("text", "pictures", "charts"), ("tables", "blocks"), ("shown",), ("sections",), ("page",), ("sweep",)),
+    "report": (("pictures", "charts"), ("tables", "blocks"), ("shown",), ("sections",), ("page",), ("sweep",)),
 }
 
 

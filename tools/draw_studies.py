@@ -24,9 +24,9 @@ from jaxseg.report import write_report
 from jaxseg.report.charts.rows import Group, Row, row_chart
 from jaxseg.report.charts.style import arm_styles, drawing, to_svg
 from jaxseg.report.shown import overall_dsc
-from jaxseg.report.text import interval, signed
 from jaxseg.study import claims
 from jaxseg.study.claims.rules import DELTA
+from jaxseg.text import interval, signed
 from tools.published import read_table
 
 TAKEN = ("differences", "learning_curves", "filter_change", "reuse_by_depth")

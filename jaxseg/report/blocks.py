@@ -15,7 +15,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from jaxseg.report.charts.style import ArmStyle, swatch_path
-from jaxseg.report.text import plain
+from jaxseg.text import plain
 
 Styles = Mapping[str, ArmStyle]
 """By arm, in the study's order."""

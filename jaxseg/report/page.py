@@ -23,7 +23,7 @@ from jaxseg.report.sections.summary import summary_section
 from jaxseg.report.sections.training import training_section
 from jaxseg.report.sections.variability import variability_section
 from jaxseg.report.tables import read_tables
-from jaxseg.report.text import plain
+from jaxseg.text import plain
 
 SECTIONS = (
     *(summary_section, accuracy_section, training_section, filters_section, similarity_section, variability_section),

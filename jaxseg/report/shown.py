@@ -10,9 +10,9 @@ import pandas as pd
 from jaxseg.report.charts.lines import MANY_ARMS
 from jaxseg.report.charts.style import BASELINE_ARM
 from jaxseg.report.tables import Tables, Variant, first_fold, of_variant, rows_of, variants_of
-from jaxseg.report.text import cases, number
 from jaxseg.reserved import MEAN
 from jaxseg.study.record import StudyRecord
+from jaxseg.text import cases, number
 
 
 def overall_dsc(table: pd.DataFrame) -> pd.DataFrame:

@@ -31,10 +31,10 @@ from jaxseg.report.charts.style import arm_styles, drawing
 from jaxseg.report.page import write_page
 from jaxseg.report.shown import overall_dsc
 from jaxseg.report.tables import read_table, rows_of
-from jaxseg.report.text import MINUS, MISSING, cases, count, interval, number, plural, signed
 from jaxseg.reserved import POOLED
 from jaxseg.study import files
 from jaxseg.study.claims.rules import DELTA
+from jaxseg.text import MINUS, MISSING, cases, count, interval, number, plural, signed
 from jaxseg.types import UserError
 
 _CHOOSING = (

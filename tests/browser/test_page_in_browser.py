@@ -6,7 +6,6 @@ Skipped where playwright or Chromium is missing; `JAXSEG_CHROMIUM` names a brows
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pandas as pd
 import pytest
 
 from jaxseg.report import write_report
+from jaxseg.text import limit, signed
 from tests.report.analysis_builder import write_analysis
 from tests.report.tables_builder import NASTY, write_claims, write_workdir
 
@@ -24,7 +24,6 @@ axe = pytest.importorskip("axe_core_python.sync_playwright")
 
 DESKTOP, PHONE = 1280, 390
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-MINUS = "\N{MINUS SIGN}"
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +102,9 @@ def test_the_page_starts_with_the_answer_of_the_table(page: Any, workdir: Path) 
     assert section.locator("p").first.inner_text() == answer["reason"].iloc[0]
     assert page.evaluate("document.querySelector('.lead').getBoundingClientRect().top") < 900
     value, low, high = answer.iloc[0][["value", "ci_low", "ci_high"]]
-    first = section.locator(".strip div").first.inner_text().replace(MINUS, "-")
-    assert f"{value:+.3f} DSC" in first
-    assert re.search(rf"{low:.3f}\d* to {high:.3f}\d*", first)
+    first = section.locator(".strip div").first.inner_text()
+    assert f"{signed(value)} DSC" in first
+    assert f"{limit(low)} to {limit(high)}" in first
 
 
 def test_figures_for_the_other_width_are_not_shown(page: Any) -> None:

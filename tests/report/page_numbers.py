@@ -22,7 +22,7 @@ TRIPLE = re.compile(
     r"\[([+\u2212-]?\d[\d,]*(?:\.\d+)?), ([+\u2212-]?\d[\d,]*(?:\.\d+)?)\]"
 )
 DURATION = re.compile(r"\d+ (?:h|min|s)\b(?: \d+ (?:min|s)\b)?|\d+\.\d s\b")
-"""Of stages, in the words of `jaxseg.report.text.duration`, which its doctest holds."""
+"""Of stages, in the words of `jaxseg.text.duration`, which its doctest holds."""
 VOID = {"meta", "link", "wbr", "br", "hr", "img", "path", "use", "circle", "rect"}
 BLOCKS = {"p", "figcaption", "caption", "summary", "tr", "h1", "h2", "h3", "dt", "dd", "text", "li", "div"}
 

@@ -63,7 +63,8 @@ def test_filters_without_permuted_weights_can_contradict_but_not_support(study):
     old = study.tables["filters"].drop(columns="auc_permuted")
     found = judged(study._replace(tables={**study.tables, "filters": old}), "C6")
     assert found.verdict == UNDECIDED
-    assert "(not measured)" in found.reason
+    assert "AUC, filters against their own weights permuted: not measured" in found.reason
+    assert "nan" not in found.reason
     loud = old.assign(spectral_end=old["spectral_end"] + 0.5)
     assert judged(study._replace(tables={**study.tables, "filters": loud}), "C6").verdict == CONTRADICTED
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from jaxseg.report.charts.places import LETTER, is_narrow, place_axes, shift, text_width
 from jaxseg.report.charts.style import FONT_PT, INK, MUTED, RULE, drawing
-from jaxseg.report.text import number, shorten
+from jaxseg.text import number, shorten
 
 _SHADES = LinearSegmentedColormap.from_list("similarity", ["#f7fafc", "#a6cbe3", "#3f86ba", "#0d4a80", "#062a4d"])
 """Light to dark in one hue: order is seen by lightness alone."""

@@ -26,7 +26,7 @@ from jaxseg.report.charts.places import (
     text_width,
 )
 from jaxseg.report.charts.style import FONT_PT, INK, MUTED, RULE, ArmStyle, drawing
-from jaxseg.report.text import number, shorten
+from jaxseg.text import number, shorten
 
 NULL_COLOUR = "#7a858d"
 _BAND_COLOUR = "#dfe4e7"

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from jaxseg.report.charts.places import LETTER, is_narrow, place_axes, place_ticks, shift, text_width
 from jaxseg.report.charts.style import FONT_PT, INK, MUTED, RULE, ArmStyle, readable
-from jaxseg.report.text import number, shorten
+from jaxseg.text import number, shorten
 
 MANY_ARMS = 5
 """Above this many arms lines in one panel cannot be told apart: each arm gets a panel of its own."""

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from jaxseg.report.charts.places import LETTER, is_narrow, place_axes
 from jaxseg.report.charts.style import FONT_PT, MUTED, drawing
 from jaxseg.report.pictures import Montage
-from jaxseg.report.text import shorten
+from jaxseg.text import shorten
 
 _SIGNS = LinearSegmentedColormap.from_list("signs", ["#b35806", "#f1a340", "#f7f7f7", "#7aa6d1", "#0b4a8f"])
 """Orange below zero, blue above: told apart by lightness from white and by hue that all can see."""

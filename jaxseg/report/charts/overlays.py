@@ -15,7 +15,7 @@ from matplotlib.path import Path as Outline
 from jaxseg.report.charts.places import LETTER, is_narrow, place_axes
 from jaxseg.report.charts.style import FONT_PT, drawing
 from jaxseg.report.pictures import Disagreement, Example
-from jaxseg.report.text import shorten
+from jaxseg.text import shorten
 
 LABEL_COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#00C896", "#FF6F3C", "#B9B9FF", "#FFFFFF")
 """Of prediction outlines, by label; bright, since they lie on grey images."""

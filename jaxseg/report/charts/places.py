@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from jaxseg.report.charts.style import FONT_PT, WIDE_INCHES
-from jaxseg.report.text import shorten
+from jaxseg.text import shorten
 
 LETTER = 0.6 * FONT_PT / 72
 """Width of an average letter of the layout's font."""

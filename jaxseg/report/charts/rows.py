@@ -13,7 +13,7 @@ from matplotlib.transforms import Affine2D, Transform, blended_transform_factory
 
 from jaxseg.report.charts.places import is_narrow, place_axes, place_ticks, shift, text_width
 from jaxseg.report.charts.style import FONT_PT, INK, MUTED, RULE, ArmStyle
-from jaxseg.report.text import number, shorten
+from jaxseg.text import number, shorten
 
 
 @dataclasses.dataclass(frozen=True)

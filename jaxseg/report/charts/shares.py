@@ -20,7 +20,7 @@ from jaxseg.report.charts.places import (
     text_width,
 )
 from jaxseg.report.charts.style import INK, MUTED, ArmStyle, drawing
-from jaxseg.report.text import number, shorten
+from jaxseg.text import number, shorten
 
 _FILLS = (
     *(("#0b4a8f", "white"), ("#a6cbe3", INK), ("#eef1f3", INK), ("#e6b8a2", INK), ("#b35806", "white")),

@@ -27,9 +27,9 @@ from jaxseg.report.blocks import (
 from jaxseg.report.sections import figures
 from jaxseg.report.shown import baseline_of, main_variant, overall_dsc
 from jaxseg.report.tables import Tables, of_several_sizes, of_variant, rows_of, variants_of
-from jaxseg.report.text import MISSING, cases, count, interval, listing, number, p_value, plain, signed
 from jaxseg.reserved import MEAN
 from jaxseg.study.claims.rules import DELTA
+from jaxseg.text import MISSING, cases, count, interval, listing, number, p_value, plain, signed
 
 _MANY_LABELS = 4
 

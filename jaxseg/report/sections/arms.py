@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxseg.report.blocks import Cell, Styles, Table, TableGroup, arm_name, sentence
 from jaxseg.report.shown import seeds_per_arm
 from jaxseg.report.tables import Tables
-from jaxseg.report.text import count, listing, plural
+from jaxseg.text import count, listing, plural
 
 
 def standfirst(tables: Tables) -> str:

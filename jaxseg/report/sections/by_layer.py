@@ -13,7 +13,7 @@ from jaxseg.report.blocks import Block, Chart, Fold, Styles, described
 from jaxseg.report.charts.layers import LayerAxis, Mark, layer_chart
 from jaxseg.report.shown import few_at_a_time
 from jaxseg.report.tables import rows_of
-from jaxseg.report.text import number
+from jaxseg.text import number
 
 
 def at_size(rows: pd.DataFrame, train_cases: int) -> pd.DataFrame:

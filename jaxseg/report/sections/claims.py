@@ -26,7 +26,7 @@ from jaxseg.report.blocks import (
 from jaxseg.report.sections.controls import control_words
 from jaxseg.report.shown import said
 from jaxseg.report.tables import Tables, rows_of
-from jaxseg.report.text import cases, interval, listing, plural, signed, significant
+from jaxseg.text import cases, interval, listing, plural, signed, significant, significant_interval
 
 _CLAIM, _GRADED, _CONTROL, _OTHER_SIZE, _ALL_SEEDS, _LACKING = (
     *("claim", "graded", "control", "other size"),
@@ -172,7 +172,7 @@ def _quantities(own: pd.DataFrame) -> Markup:
             "{name} <b>{value}</b> <small>{limits}</small>{grade}{projected}",
             name=row.quantity,
             value=significant(row.value),
-            limits=_limits(row.ci_low, row.ci_high),
+            limits=significant_interval(row.ci_low, row.ci_high),
             grade=f" {row.grade}" if row.grade else "",
             projected=_projected(row),
         )
@@ -185,14 +185,10 @@ def _quantities(own: pd.DataFrame) -> Markup:
 
 def _projected(row: Any) -> Markup:
     """The limits after another doubling of the steps that goes against the claim, where they are others than now."""
-    later = _limits(row.projected_low, row.projected_high)
-    if not later or later == _limits(row.ci_low, row.ci_high):
+    later = significant_interval(row.projected_low, row.projected_high)
+    if not later or later == significant_interval(row.ci_low, row.ci_high):
         return Markup("")
     return sentence(" <small>one doubling on: {later}</small>", later=later)
-
-
-def _limits(low: float, high: float) -> str:
-    return "" if math.isnan(low) or math.isnan(high) else f"[{significant(low)}, {significant(high)}]"
 
 
 def _lines(lines: list[Markup]) -> Markup:
@@ -258,4 +254,4 @@ def _number_row(row: Any, mark: Markup | None = None) -> tuple[Cell, ...]:
     claim = (
         sentence("{claim}", claim=row.claim) if mark is None else sentence("{claim} {mark}", claim=row.claim, mark=mark)
     )
-    return Cell(claim), Cell(row.quantity), Cell(significant(row.value), _limits(row.ci_low, row.ci_high))
+    return Cell(claim), Cell(row.quantity), Cell(significant(row.value), significant_interval(row.ci_low, row.ci_high))

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from jaxseg.report.blocks import sentence
 from jaxseg.report.tables import rows_of
-from jaxseg.report.text import listing
+from jaxseg.text import listing
 
 _PLACEBOS = {"scratch_b": "placebo", "shuffled_source": "negative control"}
 _POSITIVE = "self_transfer"

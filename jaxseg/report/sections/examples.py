@@ -24,7 +24,7 @@ from jaxseg.report.charts import overlays
 from jaxseg.report.pictures import Example
 from jaxseg.report.shown import main_variant, several_sizes
 from jaxseg.report.tables import Tables, of_variant, rows_of, variants_of
-from jaxseg.report.text import cases, count, number, plural
+from jaxseg.text import cases, count, number, plural
 
 
 def examples_section(tables: Tables, styles: Styles) -> Section:

@@ -13,9 +13,9 @@ from jaxseg.report.charts.lines import MANY_ARMS, Panel, Series, line_chart
 from jaxseg.report.charts.rows import Group, Row, row_chart
 from jaxseg.report.charts.style import ArmStyle, drawing
 from jaxseg.report.tables import Variant, of_variant, rows_of, variants_of
-from jaxseg.report.text import MINUS, cases, count, interval, number, signed
 from jaxseg.reserved import POOLED
 from jaxseg.study.claims.rules import DELTA
+from jaxseg.text import MINUS, cases, count, interval, number, signed
 
 
 def titles(variants: Sequence[Variant]) -> dict[Variant, str]:

@@ -40,8 +40,8 @@ from jaxseg.report.shown import (
     sized,
 )
 from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
-from jaxseg.report.text import MINUS, MISSING, cases, interval, listing, number, plural
 from jaxseg.study.claims.rules import CONTROL_SHARE, DELTA, RANDOM
+from jaxseg.text import MINUS, MISSING, cases, interval, listing, number, plural
 
 _TESTS = {
     "distribution": ("weights", f"Weights: KS excess,\nend {MINUS} start"),

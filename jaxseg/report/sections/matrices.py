@@ -13,7 +13,7 @@ from jaxseg.report.blocks import Block, Chart, Finding, Fold, Heading, Missing, 
 from jaxseg.report.charts.heatmaps import Matrix, heatmaps
 from jaxseg.report.shown import baseline_of, main_size, range_words, said, sized
 from jaxseg.report.tables import Tables, first_fold, rows_of
-from jaxseg.report.text import listing, number, plural
+from jaxseg.text import listing, number, plural
 
 INDEX_NAMES = {
     "cka": "CKA",

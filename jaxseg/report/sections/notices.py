@@ -10,8 +10,8 @@ from jaxseg.report.charts.style import BASELINE_ARM
 from jaxseg.report.sections.rates import end_of_grid
 from jaxseg.report.shown import lost_arms, seeds_per_arm
 from jaxseg.report.tables import Tables
-from jaxseg.report.text import listing, number, plural
 from jaxseg.study.record import RecordedRun
+from jaxseg.text import listing, number, plural
 
 
 def notices(tables: Tables) -> Iterator[Block]:

@@ -15,7 +15,7 @@ from jaxseg.report.charts.lines import Panel, Series, line_chart
 from jaxseg.report.charts.style import drawing
 from jaxseg.report.shown import baseline_of, few_at_a_time, main_size, sized
 from jaxseg.report.tables import Tables, first_fold, rows_of
-from jaxseg.report.text import listing, number
+from jaxseg.text import listing, number
 
 _DRAWN_PAIRS = 30
 """Of more pairs of runs an arm's first ones are drawn one by one; all are in the mean."""

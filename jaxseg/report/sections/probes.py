@@ -11,7 +11,7 @@ from jaxseg.report.charts.layers import LayerAxis
 from jaxseg.report.sections.by_layer import arm_charts, at_size, chart_row
 from jaxseg.report.shown import baseline_of, layer_rows, main_size, said, sized
 from jaxseg.report.tables import Tables, rows_of
-from jaxseg.report.text import listing, number
+from jaxseg.text import listing, number
 
 _SITES = {"probe_end": "End of training", "probe_source": "Source network", "probe_start": "Start"}
 """Quantity of layers.csv -> where the layer stood when it was read; the first is the one put in words."""

@@ -19,8 +19,8 @@ from jaxseg.report.blocks import (
     arm_name,
 )
 from jaxseg.report.tables import Tables
-from jaxseg.report.text import TIMES, cases, count, duration, listing, plural
 from jaxseg.study.record import Device, MadeWith, RecordedRun, RecordedTask, StudyRecord
+from jaxseg.text import TIMES, cases, count, duration, listing, plural
 
 
 def load_section(tables: Tables, styles: Styles) -> Section:

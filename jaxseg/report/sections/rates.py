@@ -12,8 +12,8 @@ from jaxseg.report.blocks import Block, Cell, Finding, Notice, Prose, Styles, Ta
 from jaxseg.report.sections.figures import titles
 from jaxseg.report.shown import main_size, main_variant
 from jaxseg.report.tables import Tables, of_variant, rows_of, variants_of
-from jaxseg.report.text import MISSING, listing, number, plural
 from jaxseg.study.claims.rules import DELTA
+from jaxseg.text import MISSING, listing, number, plural
 
 _NAMED = 5
 """Arms that a sentence names; the table has all."""

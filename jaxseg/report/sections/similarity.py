@@ -28,8 +28,8 @@ from jaxseg.report.sections.matrices import INDEX_NAMES, layers_by_layers, mean_
 from jaxseg.report.sections.probes import probes_blocks
 from jaxseg.report.shown import baseline_of, claimed, layer_rows, main_size, range_words, said, sized
 from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
-from jaxseg.report.text import MINUS, MISSING, cases, count, interval, listing, number
 from jaxseg.study.claims.rules import EARLY_LEVELS, FLOOR_LIMIT, INDEXES, REUSED
+from jaxseg.text import MINUS, MISSING, cases, count, interval, listing, number
 
 _FLOOR = "floor: unrelated networks"
 _FLOOR_STYLE = ArmStyle("#5f6b73", "o", "-")

@@ -29,8 +29,8 @@ from jaxseg.report.sections.figures import titles
 from jaxseg.report.sections.notices import notices
 from jaxseg.report.shown import lost_arms, main_variant, overall_dsc
 from jaxseg.report.tables import Tables, of_variant, rows_of, variants_of
-from jaxseg.report.text import MISSING, TIMES, cases, interval, limit, listing, number, p_value, plain, ratio, signed
 from jaxseg.study.claims.rules import CONFIDENCE, SPEED_LEVELS
+from jaxseg.text import MISSING, TIMES, cases, interval, limit, listing, number, p_value, plain, ratio, signed
 
 _WORDS = (
     "An arm is one way of training: how the weights start and which of them are trained. A seed repeats an arm with "

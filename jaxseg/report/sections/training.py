@@ -27,7 +27,7 @@ from jaxseg.report.sections import figures
 from jaxseg.report.sections.rates import rates_blocks
 from jaxseg.report.shown import baseline_of, main_size
 from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, variants_of
-from jaxseg.report.text import MISSING, cases, count, interval, listing, number, plural
+from jaxseg.text import MISSING, cases, count, interval, listing, number, plural
 
 
 def training_section(tables: Tables, styles: Styles) -> Section:

@@ -31,7 +31,7 @@ from jaxseg.report.sections.paths import paths_blocks
 from jaxseg.report.sections.variance import sources_blocks
 from jaxseg.report.shown import baseline_of, main_size, several_sizes, sized
 from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
-from jaxseg.report.text import MINUS, MISSING, cases, interval, listing, number
+from jaxseg.text import MINUS, MISSING, cases, interval, listing, number
 
 _QUANTITIES = {
     "disagreement": ("Voxels on which two runs differ, share of the region", 4),

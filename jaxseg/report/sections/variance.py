@@ -10,7 +10,7 @@ from jaxseg.report.blocks import Block, Chart, Finding, Heading, Missing, Styles
 from jaxseg.report.charts.shares import Part, share_chart
 from jaxseg.report.shown import main_size, said, sized
 from jaxseg.report.tables import Tables
-from jaxseg.report.text import count, listing, number
+from jaxseg.text import count, listing, number
 
 _SOURCES = {
     "seed": "seed: chance in training",

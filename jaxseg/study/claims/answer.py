@@ -15,6 +15,7 @@ from jaxseg.study.claims.rules import SPEED_LEVELS
 from jaxseg.study.claims.study_tables import Record
 from jaxseg.study.claims.training import speed
 from jaxseg.study.score.comparisons import baseline_of
+from jaxseg.text import interval, number, signed, significant, significant_interval
 
 
 def answer_pair(record: Record) -> Pair:
@@ -41,8 +42,8 @@ class Answer(NamedTuple):
 def _steps(found: Quantity) -> str:
     """A ratio of steps, the larger number first, as one says it."""
     if found.value >= 1:
-        return f"{found.value:.3g} times fewer steps [{found.low:.3g}, {found.high:.3g}]"
-    return f"{1 / found.value:.3g} times more steps [{1 / found.high:.3g}, {1 / found.low:.3g}]"
+        return f"{significant(found.value)} times fewer steps {significant_interval(found.low, found.high)}"
+    return f"{significant(1 / found.value)} times more steps {significant_interval(1 / found.high, 1 / found.low)}"
 
 
 def _graded(found: Quantity) -> str:
@@ -68,7 +69,7 @@ def plain_answer(evidence: Evidence, pair: Pair) -> Answer:
         grade = UNDECIDED if doubts else found.grade
         needs = "; ".join(doubts) or (what_decides(found) if grade == UNDECIDED else "")
         words = UNDECIDED if doubts else _graded(found)
-        parts.append(f"{found.value:+.3f} DSC [{found.low:+.3f}, {found.high:+.3f}], {words}")
+        parts.append(f"{signed(found.value)} DSC {interval(found.low, found.high)}, {words}")
     except (Lacking, Void):
         pass
     try:
@@ -104,4 +105,4 @@ def _at_start(words: str) -> str:
 
 
 def _still(gained: float) -> str:
-    return f"still gains {gained:.3f} DSC" if gained > 0 else f"no longer gains ({gained:+.3f} DSC)"
+    return f"still gains {number(gained)} DSC" if gained > 0 else f"no longer gains ({signed(gained)} DSC)"

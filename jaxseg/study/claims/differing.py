@@ -15,6 +15,7 @@ from jaxseg.study.claims.dsc import Blocks, blocks_of, gain, gain_weights, sizes
 from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, scope_of
 from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, quantity, unique
 from jaxseg.study.claims.rules import LEVEL, MIN_CELLS, MIN_TARGETS_C3, NOISE_LEVELS, TAU
+from jaxseg.text import significant_interval
 
 PLACEBO = "scratch_b"
 
@@ -175,7 +176,7 @@ def follows(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
     note = ""
     if noise is not None:
         word = "rises" if noise.low > 0 else "falls" if noise.high < 0 else "neither clearly rises nor falls"
-        note = f"over noise levels the gain {word} [{noise.low:.3g}, {noise.high:.3g}] (graded support)"
+        note = f"over noise levels the gain {word} {significant_interval(noise.low, noise.high)} (graded support)"
     return Ruling(slope.low > 0, slope.high < 0, note)
 
 

@@ -6,7 +6,6 @@ Student's t over seeds.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -264,8 +263,6 @@ def c6(evidence: Evidence, alone: Alone) -> Measured:
         for name in RANDOM
     ]
     # An index that tables of an earlier version do not have cannot support, nor does it hide what others show.
-    measured = [q for q in quantities if q.n_seeds]
-    quantities = [q if q.n_seeds else dataclasses.replace(q, name=f"{q.name} (not measured)") for q in quantities]
-    seeds = min((q.n_seeds for q in measured), default=0)
+    seeds = min((q.n_seeds for q in quantities if q.n_seeds), default=0)
     uncontrolled = _without_control(evidence, rows)
     return Measured(tuple(quantities), look_random(uncontrolled), unique(few_seeds(seeds)), (alone.arm,))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from jaxseg.analysis.statistics import MIN_SEEDS, Interval
 from jaxseg.analysis.variance_components import Components
 from jaxseg.study.claims.rules import DELTA, RULES, SHORTER
+from jaxseg.text import significant, significant_interval
 
 SUPPORTED, CONTRADICTED, UNDECIDED, VOID = "supported", "contradicted", "undecided", "void"
 DEPENDS = "depends on the target"
@@ -106,9 +107,9 @@ class Quantity:
 
     def text(self) -> str:
         """Formats the name, value and limits for the reason of a finding."""
-        if math.isnan(self.low):
-            return f"{self.name} {self.value:.3g}"
-        return f"{self.name} {self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        if math.isnan(self.value):
+            return f"{self.name}: {'undefined' if self.n_seeds else 'not measured'}"
+        return f"{self.name} {significant(self.value)} {significant_interval(self.low, self.high)}".rstrip()
 
 
 def quantity(name: str, interval: Interval, confidence: float, **more: object) -> Quantity:

@@ -38,6 +38,7 @@ from jaxseg.study.claims.rules import CAN, LEVEL, MIN_TARGETS, RULES
 from jaxseg.study.claims.study_tables import StudyTables
 from jaxseg.study.claims.table import COLUMNS, INTEGERS, rows_of
 from jaxseg.study.claims.targets import by_target, independent_targets, of_one_source
+from jaxseg.text import significant, significant_interval
 
 OVER_STUDIES = "over studies"
 """Values of column `role` beside those of one study."""
@@ -188,7 +189,7 @@ def _by_mean(claim: str, evidences: Mapping[str, Evidence], targets: Mapping[str
         rows += _pooled_rows(claim, key, *result)
         tau = result[1].heterogeneity
         if len(quantities) == 1 and tau.low > 0:
-            differs = f"targets differ: tau {tau.tau:.3g} [{tau.low:.3g}, {tau.high:.3g}]"
+            differs = f"targets differ: tau {significant(tau.tau)} {significant_interval(tau.low, tau.high)}"
     one = next(iter(found.measured.values()))
     ruled = Measured(
         tuple(quantities),

@@ -26,6 +26,7 @@ from jaxseg.study.claims.rules import (
     REST,
     REST_CONFIDENCE,
 )
+from jaxseg.text import signed
 
 AT_REST, NOT_KNOWN = "at rest", "not known"
 
@@ -131,4 +132,4 @@ def tag_of(evidence: Evidence, arms: tuple[str, ...]) -> str:
     if all(one.rests for one in known):
         return AT_REST
     most = max(known, key=lambda one: one.mean)
-    return f"at {most.steps:,} steps, {most.mean:+.3f} a doubling"
+    return f"at {most.steps:,} steps, {signed(most.mean)} a doubling"

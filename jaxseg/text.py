@@ -98,15 +98,28 @@ def limit(value: float, digits: int = 3) -> str:
     return number(value, math.ceil(-math.log10(abs(value))) if rounds_to_zero else digits)
 
 
-def significant(value: float, digits: int = 3) -> str:
-    """Return a number to so many significant digits, for quantities of any size.
+def significant(value: float) -> str:
+    """Return a number to three significant digits, for quantities of any size; whole numbers stay whole.
 
-    >>> significant(0.01234), significant(-12345.0), significant(float("nan"))
-    ('0.0123', '−12,345', '–')
+    >>> significant(0.01234), significant(-12345.0), significant(2.0), significant(float("nan"))
+    ('0.0123', '−12,345', '2', '–')
     """
+    return number(value, 0) if float(value).is_integer() else _to_three(value)
+
+
+def significant_interval(low: float, high: float) -> str:
+    """Return an interval to three significant digits, or nothing where either limit is undefined.
+
+    >>> significant_interval(-0.0123, 2.0), significant_interval(float("nan"), 1.0)
+    ('[−0.0123, 2.00]', '')
+    """
+    return "" if math.isnan(low) or math.isnan(high) else f"[{_to_three(low)}, {_to_three(high)}]"
+
+
+def _to_three(value: float) -> str:
     if not math.isfinite(value) or value == 0:
         return number(value, 0)
-    return number(value, min(max(digits - 1 - math.floor(math.log10(abs(value))), 0), 6))
+    return number(value, min(max(2 - math.floor(math.log10(abs(value))), 0), 6))
 
 
 def ratio(value: float) -> str:
