@@ -3,8 +3,9 @@
 python -m launch.verdicts --studies='runs/hippocampus,runs/nerve,runs/c3/*' [--table=FILE.csv]
 
 Studies of targets with noise added (`target.noise`) serve the claim on harder tasks alone. Published folders
-(docs/studies) are read too. With --table the verdicts are written too, in the columns of claims.csv, and what each
-target measured, with mean, prediction and tau, to over_targets.csv beside it.
+(docs/studies) are read too. With --table the verdicts are written too, in the columns of claims.csv, and beside them
+what each target measured, with mean, prediction and tau (over_targets.csv), and a forest plot of the gain
+(over_targets.svg).
 
     python -m launch.verdicts --rejudge --studies='docs/studies/*' [--table=FILE.csv]
 
@@ -22,6 +23,8 @@ import pandas as pd
 from absl import flags
 
 from jaxseg import paths
+from jaxseg.report.charts.style import WIDE_INCHES, to_svg
+from jaxseg.report.sections.targets import gain_forest, gain_rows
 from jaxseg.study import claims, outputs, record
 from jaxseg.text import significant, significant_interval
 from jaxseg.types import UserError
@@ -98,8 +101,11 @@ def _then_and_now(folders: list[Path]) -> None:
 
 def main() -> None:
     """Reads the studies and prints the verdicts."""
-    if _TABLE.value is not None:
+    beside = None if _TABLE.value is None else Path(_TABLE.value).with_name("over_targets.csv")
+    if beside is not None:
         outputs.check_table(Path(_TABLE.value), "study," if _REJUDGE.value else "claim,")
+        outputs.check_table(beside, "claim,")
+        outputs.check_table(beside.with_suffix(".svg"), "<?xml")
     folders = find(cli.require(_STUDIES.value, "studies", "runs/hippocampus,runs/nerve"))
     if _REJUDGE.value:
         _then_and_now(folders)
@@ -119,11 +125,15 @@ def main() -> None:
             f"noise levels of {next(iter(noisy.values())).record.target}: {', '.join(map(str, sorted(noisy)))}"
         )
     terminal.say(f"\n{to_text(table, min(shutil.get_terminal_size().columns, 120))}")
-    if _TABLE.value is not None:
+    if beside is not None:
         outputs.write_table(Path(_TABLE.value), table)
-        beside = Path(_TABLE.value).with_name("over_targets.csv")
-        outputs.write_table(beside, claims.target_table(studies, noisy=noisy))
+        over_targets = claims.target_table(studies, noisy=noisy)
+        outputs.write_table(beside, over_targets)
         terminal.say(f"\ntables: {_TABLE.value}, {beside}")
+        gains = gain_rows(over_targets)
+        if len(gains):
+            outputs.write_file(beside.with_suffix(".svg"), to_svg(gain_forest(gains, width=WIDE_INCHES)))
+            terminal.say(f"figure: {beside.with_suffix('.svg')}")
 
 
 if __name__ == "__main__":

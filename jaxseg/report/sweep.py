@@ -29,6 +29,7 @@ from jaxseg.report.blocks import (
 from jaxseg.report.charts.rows import Group, Row, row_chart
 from jaxseg.report.charts.style import arm_styles, drawing
 from jaxseg.report.page import write_page
+from jaxseg.report.sections.targets import targets_blocks
 from jaxseg.report.shown import overall_dsc
 from jaxseg.report.tables import read_table, rows_of
 from jaxseg.reserved import POOLED
@@ -47,7 +48,8 @@ def write_sweep_report(folder: Path) -> Path:
     """Write `report.html` and its figures from a sweep's tables.
 
     Args:
-        folder: a sweep's, with sweep.json and results/points.csv, and results/*.csv of the points that are done.
+        folder: The folder of a sweep, with sweep.json, results/points.csv, and results/*.csv of the points that are
+            done.
 
     Returns:
         The page's path.
@@ -76,6 +78,10 @@ def write_sweep_report(folder: Path) -> Path:
     if tables["comparisons"] is not None:
         blocks = _differences(tables["comparisons"], styles, titles)
         sections.append(Section("differences", "Differences between arms", tuple(blocks)))
+    over = read_table(folder / "results", "over_targets", ())
+    together = [] if over is None else list(targets_blocks(over))
+    if together:
+        sections.append(Section("targets", "Over targets", tuple(together)))
     lead = sentence(
         "{points} of <b>{name}</b>, {done} done. Varied: {fields}.",
         points=plural(len(points), "point"),

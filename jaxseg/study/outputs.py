@@ -137,7 +137,12 @@ def check_table(path: Path, first: str) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Writes a CSV outside any workdir, whole or not at all and without a manifest.
+    """Writes a CSV as `write_file` writes a text."""
+    write_file(path, table.to_csv(index=False))
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes a text outside any workdir, whole or not at all and without a manifest.
 
     Raises:
         UserError: If it cannot be written.
@@ -147,7 +152,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as handle:
             partial = Path(handle.name)
-            handle.write(table.to_csv(index=False))
+            handle.write(text)
         os.chmod(partial, 0o666 & ~writing.umask())
         os.replace(partial, path)
     except OSError as error:

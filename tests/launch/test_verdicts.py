@@ -51,7 +51,17 @@ def test_verdicts_are_printed_and_written(kept: Path, capsys: pytest.CaptureFixt
     written = files.read_table(kept / "verdicts.csv")
     pd.testing.assert_series_equal(written["verdict"], expected["verdict"], check_dtype=False)
     beside = files.read_table(kept / "over_targets.csv")
-    assert set(beside["role"]) <= {"study", "mean", "prediction", "tau"}
+    assert set(beside["role"]) <= {"study", "mean", "prediction", "tau", "slope"}
+
+
+def test_gains_are_drawn_beside_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published = Path(__file__).parents[2] / "docs" / "studies" / "hippocampus_to_rodent"
+    run(f"--studies={published}", f"--table={tmp_path}/verdicts.csv")
+    assert f"figure: {tmp_path}/over_targets.svg" in capsys.readouterr().out
+    assert "rodent_brain_epi" in (tmp_path / "over_targets.svg").read_text()
+    (tmp_path / "over_targets.svg").write_text("mine")
+    with pytest.raises(UserError, match=r"over_targets\.svg holds something else"):
+        run(f"--studies={published}", f"--table={tmp_path}/verdicts.csv")
 
 
 def test_verdicts_then_and_now_stand_beside_each_other(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:

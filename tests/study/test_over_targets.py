@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jaxseg.report.charts.style import NARROW_INCHES, WIDE_INCHES
+from jaxseg.report.sections.targets import gain_forest, gain_rows, targets_blocks
 from jaxseg.study import claims
 from jaxseg.study.claims import over_targets, targets
 from jaxseg.study.claims.differing import task_of
 from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.findings import CONTRADICTED, DEPENDS, SUPPORTED, UNDECIDED
 from jaxseg.study.claims.rules import NOISE_LEVELS
+from jaxseg.text import interval, signed
 from simulated import tables as sim
 from tests.study.whole_study import changed, rng, verdict
 
@@ -83,6 +86,60 @@ def test_rows_of_the_forest_plot():
     assert mean["value"] == pytest.approx(gains.loc["study", "value"].mean(), abs=0.001)
     assert prediction["ci_low"] < mean["ci_low"] < mean["ci_high"] < prediction["ci_high"]
     assert gains.loc["tau", "value"] == pytest.approx(np.std([0, 0.01, 0.02, 0.03], ddof=1), rel=0.3)
+
+
+@pytest.fixture(scope="module")
+def tabulated():
+    """over_targets.csv of eight targets, the last as easy as the first: the gain follows how hard they are."""
+    return claims.target_table(harder(0.2))
+
+
+def test_the_meta_regression_has_its_rows(tabulated):
+    slope = tabulated[(tabulated["claim"] == "C3") & (tabulated["role"] == "slope")]
+    assert slope[["quantity", "study"]].values.tolist() == [["gain", ""]]
+    row = slope.iloc[0]
+    assert row["ci_low"] < row["value"] < row["ci_high"]
+    assert row["value"] == pytest.approx(0.2, abs=0.03)
+    hard = tabulated[tabulated["quantity"] == "difficulty"].set_index("target")["value"]
+    assert hard.tolist() == pytest.approx([0.15 + 0.05 * i for i in range(8)], abs=0.03)
+
+
+def drawn(table, width=WIDE_INCHES):
+    figure = gain_forest(gain_rows(table), width=width)
+    (axes,) = figure.axes
+    return axes, [text.get_text() for text in axes.texts]
+
+
+@pytest.mark.parametrize("width", [WIDE_INCHES, NARROW_INCHES])
+def test_the_forest_plot_shows_targets_mean_prediction_and_slope(tabulated, width):
+    axes, texts = drawn(tabulated, width)
+    gains = tabulated[(tabulated["claim"] == "C2") & (tabulated["quantity"] == "gain")].set_index("role")
+    names = ["mean", "another target", "spread of targets, tau", "slope on difficulty (C3)"]
+    assert [text for text in texts if text in {*names, *(f"t{i}" for i in range(8))}] == [
+        *(f"t{i}" for i in range(8)),
+        *names,
+    ]
+    mean, prediction = gains.loc["mean"], gains.loc["prediction"]
+    (diamond,) = axes.patches[-1:]
+    assert diamond.get_xy()[:4, 0].tolist() == [mean["ci_low"], mean["value"], mean["ci_high"], mean["value"]]
+    bars = [line.get_xdata() for line in axes.lines if line.get_linewidth() == 6]
+    assert [list(bar) for bar in bars] == [[prediction["ci_low"], prediction["ci_high"]]]
+    assert f"{signed(mean['value'])} {interval(mean['ci_low'], mean['ci_high'])}" in texts
+
+
+def test_studies_of_one_target_stand_together_and_few_targets_have_no_mean(tabulated):
+    three = claims.target_table(many(0.0, 0.01) | {"twice": gains_study(9, "t1", 0.02)})
+    _, texts = drawn(three)
+    names = ["t0", "s0", "t1", "s1", "twice"]
+    assert [text for text in texts if text in names] == names
+    assert "mean" not in texts
+    (finding, _) = targets_blocks(three)
+    assert finding.found == "2 targets can speak of it; a mean needs 4."
+    (finding, chart) = targets_blocks(tabulated)
+    assert "on average over 8 targets" in finding.found
+    assert "at a slope of +0.2" in finding.found
+    assert "t7" in chart.alt
+    assert list(targets_blocks(three[three["claim"] != "C2"])) == []
 
 
 def test_two_phases_of_the_same_hearts_are_one_target():

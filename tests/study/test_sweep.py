@@ -138,6 +138,26 @@ def test_the_page_compares_points_and_names_the_failed(folder: Path):
         write_sweep_report(folder / "points")
 
 
+def test_the_page_shows_what_targets_give_together(folder: Path):
+    sweep.write_sweep(folder, "rates", points_of(folder))
+    assert 'id="targets"' not in write_sweep_report(folder).read_text()
+    row = {
+        "claim": "C2",
+        "role": "study",
+        "study": "a",
+        "quantity": "gain",
+        "value": 0.02,
+        "ci_low": 0,
+        "ci_high": 0.04,
+    }
+    rows = [row | {"target": target} for target in ("007", "<b>")]
+    files.write_table(folder / "results" / "over_targets.csv", pd.DataFrame(rows))
+    text = write_sweep_report(folder).read_text()
+    assert 'id="targets"' in text
+    assert "2 targets can speak of it" in text
+    assert ">007<" in (folder / "figures" / "over_targets.svg").read_text()
+
+
 def test_a_point_whose_process_is_gone_was_interrupted(folder: Path):
     point = made(folder, 0.4)
     assert point.state == "new"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -29,6 +29,8 @@ class Row:
     beyond: tuple[float, ...]
     """Values known only to lie beyond these: open arrows."""
     note: str
+    shape: Literal["line", "diamond", "bar"] = "line"
+    """How the interval is drawn: with a mark at the mean, or as a forest plot's mean or prediction over its rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,12 @@ class Group:
 
     title: str
     rows: tuple[Row, ...]
+
+
+_PAPER: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+"""Behind words that stand over the grid."""
+_BOTTOM = 0.52
+"""Height below the rows, for ticks and the axis' label."""
 
 
 def row_chart(
@@ -54,53 +62,72 @@ def row_chart(
     """Draw intervals in rows: a forest plot where `zero` is given.
 
     Args:
-        groups: at least one row in all; a heading is drawn where there are several groups.
-        width: of the figure.
-        xlabel: what the axis shows, with its unit.
-        start: where the axis begins, where that is not for the values to say.
-        zero: where to draw a line of no difference.
-        band: limits of a shaded range around it.
-        sides: what lying left and right of `zero` means.
-        bounds: values that cannot be; the axis ends there at the latest.
+        groups: At least one row in all; a heading is drawn where there are several groups.
+        width: Width of the figure, in inches.
+        xlabel: What the axis shows, with its unit.
+        start: Where the axis begins, where that is not for the values to say.
+        zero: Where to draw a line of no difference.
+        band: Limits of a shaded range around it.
+        sides: What lying left and right of `zero` means.
+        bounds: Values that cannot be; the axis ends there at the latest.
         ticks: (value, digits) -> label of a tick.
 
     Returns:
         A figure as high as its rows need. An interval much wider than the others is cut, with an arrow at the cut.
     """
-    narrow = is_narrow(width)
-    rows = [row for group in groups for row in group.rows]
-    titled = len(groups) > 1
-    row_height = 0.46 if narrow else 0.29
-    heading = 0.3 if titled else 0.0
-    top, bottom = (0.3 if sides else 0.12), 0.52
-    body = len(rows) * row_height + len(groups) * heading
-    height = body + top + bottom
-    letters = 30 if narrow else 28
-    indent = 0.14 if titled else 0.0
-    left = 0.12 if narrow else 0.34 + indent + max(text_width(shorten(row.label, letters)) for row in rows)
-    right = 0.12 if narrow else 0.18 + max(text_width(row.note) for row in rows)
+    layout = _lay_out(groups, width)
+    height = layout.body + (0.3 if sides else 0.12) + _BOTTOM
     figure = Figure(figsize=(width, height))
-    axes = place_axes(figure, left, bottom, width - left - right, body)
-    axes.set_ylim(body, 0)
-    axes.set_xlim(*_limits(rows, zero, band, bounds))
+    axes = place_axes(figure, layout.left, _BOTTOM, width - layout.left - layout.right, layout.body)
+    axes.set_ylim(layout.body, 0)
+    axes.set_xlim(*_limits([row for group in groups for row in group.rows], zero, band, bounds))
     if start is not None:
         axes.set_xlim(left=start)
-    place_ticks(axes.xaxis, 4 if narrow else 6, ticks)
+    place_ticks(axes.xaxis, 4 if layout.narrow else 6, ticks)
     axes.set_xlabel(xlabel, labelpad=5)
     _draw_background(axes, zero, band, sides)
-    y = 0.0
-    label_at = 0.14 if narrow else indent + 0.14 - left
-    for group in groups:
-        if titled:
-            at, middle = _inches_left_of(axes), y + heading * 0.62
-            axes.text(
-                0 if narrow else -left, middle, shorten(group.title, 60), transform=at, va="center", weight="bold"
-            )
-            y += heading
-        for row in group.rows:
-            _draw_row(axes, row, y, row_height, narrow=narrow, label_at=label_at, letters=letters)
-            y += row_height
+    _draw_groups(axes, groups, layout)
     return figure
+
+
+class _Layout(NamedTuple):
+    """Where the rows of a chart stand, in inches. On a phone names and notes stand above their rows, else beside."""
+
+    narrow: bool
+    letters: int
+    """A row's name is shortened to so many."""
+    indent: float
+    """How far rows stand in from their headings; 0 where there are none."""
+    heading: float
+    row: float
+    body: float
+    left: float
+    right: float
+
+
+def _lay_out(groups: Sequence[Group], width: float) -> _Layout:
+    narrow, titled = is_narrow(width), len(groups) > 1
+    rows = [row for group in groups for row in group.rows]
+    letters, row_height = (30, 0.46) if narrow else (28, 0.29)
+    heading, indent = (0.3, 0.14) if titled else (0.0, 0.0)
+    left = 0.12 if narrow else 0.34 + indent + max(text_width(shorten(row.label, letters)) for row in rows)
+    right = 0.12 if narrow else 0.18 + max(text_width(row.note) for row in rows)
+    body = len(rows) * row_height + len(groups) * heading
+    return _Layout(narrow, letters, indent, heading, row_height, body, left, right)
+
+
+def _draw_groups(axes: Axes, groups: Sequence[Group], layout: _Layout) -> None:
+    at = _inches_left_of(axes)
+    letters, paper = (46, _PAPER) if layout.narrow else (60, None)
+    y = 0.0
+    for group in groups:
+        if layout.heading:
+            x, middle = 0 if layout.narrow else -layout.left, y + layout.heading * 0.62
+            axes.text(x, middle, shorten(group.title, letters), transform=at, va="center", weight="bold", bbox=paper)
+            y += layout.heading
+        for row in group.rows:
+            _draw_row(axes, row, y, layout)
+            y += layout.row
 
 
 def _draw_background(
@@ -119,27 +146,13 @@ def _draw_background(
         _above(axes, zero, f"{sides[1]} →", "left")
 
 
-def _draw_row(axes: Axes, row: Row, y: float, height: float, *, narrow: bool, label_at: float, letters: int) -> None:
-    label_y = y + (0.12 if narrow else height / 2)
-    centre = y + (0.31 if narrow else height / 2)
-    label_x = label_at
-    at = _inches_left_of(axes)
-    axes.plot(
-        *([label_x - 0.09], [label_y]),
-        transform=at,
-        clip_on=False,
-        **_marker(row.style),
-        markersize=4.2 * row.style.scale,
-        linestyle="",
-    )
-    paper = {"facecolor": "white", "edgecolor": "none", "pad": 1.0} if narrow else None  # over the grid
-    axes.text(label_x, label_y, shorten(row.label, letters), transform=at, va="center", ha="left", bbox=paper)
-    note: dict[str, Any] = {"va": "center", "fontsize": FONT_PT - 0.5, "color": INK, "bbox": paper}
-    beside = axes.get_yaxis_transform() + shift(axes, 0.0 if narrow else 0.13, 0)
-    axes.text(1.0, label_y, row.note, transform=beside, ha="right" if narrow else "left", **note)
+def _draw_row(axes: Axes, row: Row, y: float, layout: _Layout) -> None:
+    narrow = layout.narrow
+    centre = y + (0.31 if narrow else layout.row / 2)
+    _write_row(axes, row, y + (0.12 if narrow else layout.row / 2), layout)
     spread = 0.07 if row.points or row.beyond else 0.0
     _draw_interval(axes, row, centre - spread)
-    if np.isfinite(row.mean):
+    if np.isfinite(row.mean) and row.shape == "line":
         axes.plot(
             [row.mean],
             [centre - spread],
@@ -156,6 +169,25 @@ def _draw_row(axes: Axes, row: Row, y: float, height: float, *, narrow: bool, la
     if row.beyond:
         below = [centre + spread + aside for aside in _asides(row.beyond, axes.get_xlim())]
         axes.plot(row.beyond, below, ">", color="white", markersize=4.4, **dots | {"markeredgecolor": row.style.colour})
+
+
+def _write_row(axes: Axes, row: Row, y: float, layout: _Layout) -> None:
+    """A row's mark and name at the left, its numbers at the right."""
+    at = _inches_left_of(axes)
+    x = 0.14 if layout.narrow else layout.indent + 0.14 - layout.left
+    axes.plot(
+        *([x - 0.09], [y]),
+        transform=at,
+        clip_on=False,
+        **_marker(row.style),
+        markersize=4.2 * row.style.scale,
+        linestyle="",
+    )
+    paper = _PAPER if layout.narrow else None
+    axes.text(x, y, shorten(row.label, layout.letters), transform=at, va="center", ha="left", bbox=paper)
+    note: dict[str, Any] = {"va": "center", "fontsize": FONT_PT - 0.5, "color": INK, "bbox": paper}
+    beside = axes.get_yaxis_transform() + shift(axes, 0.0 if layout.narrow else 0.13, 0)
+    axes.text(1.0, y, row.note, transform=beside, ha="right" if layout.narrow else "left", **note)
 
 
 def _asides(values: Sequence[float], limits: tuple[float, float]) -> list[float]:
@@ -188,10 +220,11 @@ def _above(axes: Axes, x: float, text: str, ha: str) -> None:
 def _limits(
     rows: Sequence[Row], zero: float | None, band: tuple[float, float] | None, bounds: tuple[float, float]
 ) -> tuple[float, float]:
-    """Limits that hold every mean and value, and every interval up to four times as wide as the usual one."""
-    widths = [row.high - row.low for row in rows if np.isfinite(row.high - row.low)]
+    """Limits that hold every value, all that is pooled, and intervals up to four times as wide as the usual one."""
+    widths = [row.high - row.low for row in rows if np.isfinite(row.high - row.low) and row.shape == "line"]
     reach = 2 * float(np.median(widths)) if widths else 0.0
     values = [v for row in rows for v in (row.mean, *row.points, *row.beyond)]
+    values += [end for row in rows if row.shape != "line" for end in (row.low, row.high)]
     values += [max(row.low, row.mean - reach) for row in rows] + [min(row.high, row.mean + reach) for row in rows]
     values = [v for v in [*values, *(band or ()), *([zero] if zero is not None else [])] if np.isfinite(v)]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
@@ -204,7 +237,12 @@ def _draw_interval(axes: Axes, row: Row, y: float) -> None:
         return
     left, right = axes.get_xlim()
     low, high = max(row.low, left), min(row.high, right)
-    axes.plot([low, high], [y, y], color=row.style.colour, linewidth=1.8, zorder=3, solid_capstyle="butt")
+    if row.shape == "diamond":
+        half = 0.08
+        axes.fill([low, row.mean, high, row.mean], [y, y - half, y, y + half], color=row.style.colour, zorder=3)
+    else:
+        look: dict[str, Any] = {"linewidth": 6.0, "alpha": 0.45} if row.shape == "bar" else {"linewidth": 1.8}
+        axes.plot([low, high], [y, y], color=row.style.colour, zorder=3, solid_capstyle="butt", **look)
     for end, cut, arrow in ((low, row.low < left, "<"), (high, row.high > right, ">")):
         if cut:
             axes.plot([end], [y], arrow, color=row.style.colour, markersize=4.5, clip_on=False, zorder=3)

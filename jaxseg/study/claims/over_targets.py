@@ -43,7 +43,7 @@ from jaxseg.text import significant, significant_interval
 OVER_STUDIES = "over studies"
 """Values of column `role` beside those of one study."""
 TARGET_COLUMNS = ("claim", "role", "target", "study", "quantity", "value", "ci_low", "ci_high", "n_seeds", "n_groups")
-STUDY, MEAN, PREDICTION, TAU = "study", "mean", "prediction", "tau"
+STUDY, MEAN, PREDICTION, TAU, SLOPE = "study", "mean", "prediction", "tau", "slope"
 """Values of column `role` of over_targets.csv: a study's own value, or what all targets give together."""
 
 
@@ -113,14 +113,17 @@ class Over:
     rows: tuple[dict[str, Any], ...] = ()
 
 
+def _row(
+    claim: str, role: str, target: str, study: str, key: str, values: Sequence[float], counts: Quantity
+) -> dict[str, Any]:
+    """A row of over_targets.csv; `values` are a value and its limits."""
+    named = {"claim": claim, "role": role, "target": target, "study": study, "quantity": key}
+    limits = dict(zip(("value", "ci_low", "ci_high"), values, strict=True))
+    return {**named, **limits, "n_seeds": counts.n_seeds, "n_groups": counts.n_groups}
+
+
 def _target_rows(claim: str, key: str, of_studies: Mapping[str, Quantity], targets: Mapping[str, str]) -> list[dict]:
-    return [
-        {
-            **{"claim": claim, "role": STUDY, "target": targets[name], "study": name, "quantity": key},
-            **{"value": q.value, "ci_low": q.low, "ci_high": q.high, "n_seeds": q.n_seeds, "n_groups": q.n_groups},
-        }
-        for name, q in of_studies.items()
-    ]
+    return [_row(claim, STUDY, targets[name], name, key, (q.value, q.low, q.high), q) for name, q in of_studies.items()]
 
 
 def _pooled_rows(claim: str, key: str, whole: Quantity, result: Pooled) -> list[dict]:
@@ -130,15 +133,7 @@ def _pooled_rows(claim: str, key: str, whole: Quantity, result: Pooled) -> list[
         PREDICTION: tuple(map(turned, result.prediction[:3])),
         TAU: tuple(result.heterogeneity),
     }
-    numbers = {"n_seeds": whole.n_seeds, "n_groups": whole.n_groups}
-    return [
-        {
-            **{"claim": claim, "role": role, "target": role, "study": "", "quantity": key},
-            **dict(zip(("value", "ci_low", "ci_high"), values, strict=True)),
-            **numbers,
-        }
-        for role, values in parts.items()
-    ]
+    return [_row(claim, role, role, "", key, values, whole) for role, values in parts.items()]
 
 
 class Speaking(NamedTuple):
@@ -309,7 +304,16 @@ def _c3(
         found = judge("C3", differing.c3(tasks, noise))
     except Lacking as error:
         return Over(Finding("C3", UNDECIDED, f"{error}{aside}", (noise,) if noise else (), needs=str(error)))
-    return Over(dataclasses.replace(found, reason=f"{found.reason}{aside}"))
+    return Over(dataclasses.replace(found, reason=f"{found.reason}{aside}"), _slope_rows(tasks, found.quantities[0]))
+
+
+def _slope_rows(tasks: Mapping[str, differing.Task], slope: Quantity) -> tuple[dict[str, Any], ...]:
+    """The difficulty of each target of the meta-regression, and its slope."""
+    hard = [
+        _row("C3", STUDY, target, "", "difficulty", (task.difficulty, math.nan, math.nan), task.gain)
+        for target, task in tasks.items()
+    ]
+    return *hard, _row("C3", SLOPE, SLOPE, "", "gain", (slope.value, slope.low, slope.high), slope)
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -373,8 +377,9 @@ def target_table(
         noisy: As `over_studies` takes it.
 
     Returns:
-        The columns `TARGET_COLUMNS`. In rows of role `mean`, `prediction` and `tau` the target is that word. The
-        quantity `gain` of claim C2 is the gain at each study's largest training set size.
+        The columns `TARGET_COLUMNS`. In rows of role `mean`, `prediction`, `tau` and `slope` the target is that word.
+        The quantity `gain` of claim C2 is the gain at each study's largest training set size. Claim C3 has the
+        `difficulty` of each target (1 less the baseline's DSC) and the slope of the gain on it.
     """
     rows = [row for over in judge_over(studies, noisy=noisy).values() for row in over.rows]
     return pd.DataFrame(rows, columns=list(TARGET_COLUMNS)).astype(dict.fromkeys(("n_seeds", "n_groups"), "Int64"))
