@@ -221,7 +221,7 @@ def test_one_seed_makes_sections_without_intervals(tmp_path: Path):
 
 
 def test_angles_drawn_are_means_of_the_largest_training_sets_rows(blocks: dict, study: Path):
-    data = _chart(blocks[filters_section], "filter_change").draw.args[0]
+    data = pd.DataFrame(_chart(blocks[filters_section], "filter_change").draw.args[0])
     filters = pd.read_csv(study / "results" / "filters.csv").query("train_cases == 0 and trained")
     expected = filters.groupby(["layer", "arm"])["angle_deg"].mean()
     drawn = data[data["panel"] == "angle_deg"].set_index(["layer", "series"])["value"]
@@ -274,7 +274,7 @@ def test_an_excess_counts_as_rule_c6_counts_it(study: Path, changed: Callable[[p
 
 
 def test_reuse_is_measured_against_scratch(blocks: dict, study: Path):
-    data = _chart(blocks[similarity_section], "reuse_by_depth").draw.args[0]
+    data = pd.DataFrame(_chart(blocks[similarity_section], "reuse_by_depth").draw.args[0])
     assert set(data["series"]) == {"transfer", "scratch (floor)"}
     table = pd.read_csv(study / "results" / "similarity.csv").query(
         "comparison in ('to_source', 'to_other_source') and index == 'cka_debiased' and train_cases == 0"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from jaxseg.report.charts.heatmaps import Matrix, heatmaps
-from jaxseg.report.charts.layers import LayerAxis, Mark, layer_chart
+from jaxseg.report.charts.layers import LayerAxis, LayerValue, Mark, layer_chart
 from jaxseg.report.charts.montages import tiled
 from jaxseg.report.charts.shares import Part, share_chart
 from jaxseg.report.charts.style import NARROW_INCHES, WIDE_INCHES, arm_styles
@@ -17,12 +16,11 @@ WIDTHS = pytest.mark.parametrize("width", [WIDE_INCHES, NARROW_INCHES])
 
 @WIDTHS
 def test_layers_stand_in_forward_order_below_their_part(width: float):
-    values = pd.DataFrame(
-        {
-            "panel": "p", "series": "s", "layer": ["encoder/a", "encoder/b", "head"], "value": [0.1, 0.3, 0.2],
-            "ci_low": [0.0, np.nan, 0.1], "ci_high": [0.2, np.nan, 0.3],
-        }
-    )  # fmt: skip
+    values = [
+        LayerValue("p", "s", "encoder/a", 0.1, 0.0, 0.2),
+        LayerValue("p", "s", "encoder/b", 0.3),
+        LayerValue("p", "s", "head", 0.2, 0.1, 0.3),
+    ]
     marks = {"s": Mark(arm_styles(["s"])["s"]), "absent": Mark(arm_styles(["x"])["x"], "band")}
     figure = layer_chart(values, {"p": LayerAxis("value", ((0.5, "limit"),))}, marks, width=width)
     (axes,) = figure.axes

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,6 +33,17 @@ _BAND_COLOUR = "#dfe4e7"
 _LETTERS = 26
 
 
+class LayerValue(NamedTuple):
+    """A value of one layer, by panel and series, and its interval; without one the limits are NaN."""
+
+    panel: str
+    series: str
+    layer: str
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
 @dataclasses.dataclass(frozen=True)
 class Mark:
     """How a series is drawn: filled, hollow (what the filled ones are to be seen against), or as a grey band."""
@@ -50,28 +61,28 @@ class LayerAxis:
 
 
 def layer_chart(
-    values: pd.DataFrame, axes: Mapping[str, LayerAxis], marks: Mapping[str, Mark], *, width: float
+    values: Sequence[LayerValue], axes: Mapping[str, LayerAxis], marks: Mapping[str, Mark], *, width: float
 ) -> Figure:
     """Draw quantities by layer, series over each other, panels side by side (one under the other on a phone).
 
     Args:
-        values: columns panel, series, layer, value, ci_low, ci_high; layers in forward order, named by paths.
-        axes: panel -> its axis, in the order drawn.
-        marks: series -> its look, later ones on top; those without values are left out.
-        width: inches.
+        values: At least one; layers in forward order, named by paths.
+        axes: The axis of each panel, in the order drawn.
+        marks: The look of each series, later ones on top; those without values are left out.
+        width: Width of the figure, in inches.
 
     Returns:
         A figure as high as its layers need.
     """
     narrow = is_narrow(width)
-    layers = list(dict.fromkeys(values["layer"]))
+    layers = list(dict.fromkeys(value.layer for value in values))
     headings, places = _rows(layers)
     row_height = 0.2 if len(layers) < 24 else 0.155
     body = row_height * (len(layers) + len(headings))
     with drawing():
         names = {layer: shorten(_below(layer), _LETTERS) for layer in layers}
         left = 0.2 + max(text_width(text) for text in [*names.values(), *headings])
-        used = [series for series in marks if (values["series"] == series).any()]
+        used = [series for series in marks if any(value.series == series for value in values)]
         key = key_lines(used, width)
         columns = 1 if narrow else len(axes)
         gap, top, bottom = 0.24, 0.24, 0.56
@@ -86,10 +97,10 @@ def layer_chart(
             x0 = left + column * (panel_width + gap)
             y0 = (n_rows - 1 - row) * block + bottom
             place = place_axes(figure, x0, y0, panel_width, body)
-            own = values[values["panel"] == panel]
+            own = [value for value in values if value.panel == panel]
             _dress(place, own, axis, places, headings, names if column == 0 else {}, row_height / body)
             for z, series in enumerate(used):
-                _draw_series(place, own[own["series"] == series], marks[series], places, z)
+                _draw_series(place, [value for value in own if value.series == series], marks[series], places, z)
             place_ticks(place.xaxis, 4 if panel_width > 1.8 else 3, number)
     return figure
 
@@ -114,7 +125,7 @@ def _below(layer: str) -> str:
 
 def _dress(
     axes: Axes,
-    own: pd.DataFrame,
+    own: Sequence[LayerValue],
     axis: LayerAxis,
     places: Mapping[str, float],
     headings: Mapping[str, float],
@@ -150,9 +161,9 @@ def _dress(
         )
 
 
-def _draw_series(axes: Axes, own: pd.DataFrame, mark: Mark, places: Mapping[str, float], z: int) -> None:
-    y = own["layer"].map(places).to_numpy(float)
-    value, low, high = (own[name].to_numpy(float) for name in ("value", "ci_low", "ci_high"))
+def _draw_series(axes: Axes, own: Sequence[LayerValue], mark: Mark, places: Mapping[str, float], z: int) -> None:
+    y = np.array([places[one.layer] for one in own], float)
+    value, low, high = np.array([(one.value, one.low, one.high) for one in own], float).reshape(-1, 3).T
     if mark.kind == "band":
         for at, first, last in zip(y.tolist(), low.tolist(), high.tolist(), strict=True):
             if np.isfinite(first) and np.isfinite(last):
@@ -184,15 +195,15 @@ def _dashes(
     return np.stack([left, right, gap], 1).ravel(), np.stack([y, y, gap], 1).ravel()
 
 
-def _limits(own: pd.DataFrame, levels: Sequence[float]) -> tuple[float, float]:
+def _limits(own: Sequence[LayerValue], levels: Sequence[float]) -> tuple[float, float]:
     """Limits that hold every value and level, and intervals up to as much again on either side."""
-    values = np.array([*own["value"], *levels], float)
+    values = np.array([*(one.value for one in own), *levels], float)
     values = values[np.isfinite(values)]
     if not len(values):
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())
     reach = high - low or 0.1
-    ends = own[["ci_low", "ci_high"]].to_numpy(float).ravel()
+    ends = np.array([end for one in own for end in (one.low, one.high)], float)
     ends = ends[np.isfinite(ends)].clip(low - reach, high + reach)
     low, high = min([low, *ends]), max([high, *ends])
     margin = 0.06 * (high - low) or 0.05

@@ -24,11 +24,11 @@ from jaxseg.report.blocks import (
     TableGroup,
     described,
 )
-from jaxseg.report.charts.layers import LayerAxis, Mark, layer_chart
+from jaxseg.report.charts.layers import LayerAxis, LayerValue, Mark, layer_chart
 from jaxseg.report.charts.montages import montage
 from jaxseg.report.charts.style import BASELINE_ARM, ArmStyle
 from jaxseg.report.pictures import Montage
-from jaxseg.report.sections.by_layer import arm_charts, at_size, chart_row, null_row
+from jaxseg.report.sections.by_layer import arm_charts, at_size, layer_value
 from jaxseg.report.shown import (
     baseline_of,
     few_at_a_time,
@@ -104,7 +104,7 @@ def _change(tables: Tables, styles: Styles) -> Iterator[Block]:
     coherent = at_size(layer_rows(tables, "cosine"), size)
     if len(coherent):
         axes["cosine"] = LayerAxis("Ways of two runs\nfrom one start: cosine", ((0.0, "random walk"),))
-        values = pd.concat([values, pd.DataFrame([chart_row("cosine", row.arm, row) for row in rows_of(coherent)])])
+        values += [layer_value("cosine", row.arm, row) for row in rows_of(coherent)]
     yield from arm_charts(
         "filter_change",
         values,
@@ -122,16 +122,16 @@ def _change(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield Fold("Angles by number of training cases", (_angles_by_size(tables, styles),))
 
 
-def _change_by_layer(tables: Tables, size: int) -> pd.DataFrame:
+def _change_by_layer(tables: Tables, size: int) -> list[LayerValue]:
     """Each arm's layers, and what two unrelated filters give beside them."""
-    rows = [
-        chart_row(name, row.arm, row)
+    values = [
+        layer_value(name, row.arm, row)
         for name in ("angle_deg", "relative_change", "norm_ratio")
         for row in rows_of(at_size(layer_rows(tables, name), size))
     ]
-    rows += [null_row("angle_deg", _UNRELATED, *row) for row in layer_facts(tables, "angle_of_null", size)]
-    rows += [null_row("relative_change", _UNRELATED, *row) for row in layer_facts(tables, "change_of_null", size)]
-    return pd.DataFrame(rows)
+    values += [LayerValue("angle_deg", _UNRELATED, *row) for row in layer_facts(tables, "angle_of_null", size)]
+    values += [LayerValue("relative_change", _UNRELATED, *row) for row in layer_facts(tables, "change_of_null", size)]
+    return values
 
 
 def _turn_words(arm: str, size: int, tables: Tables) -> str:
@@ -231,12 +231,12 @@ def _looks_words(arm: str, values: pd.DataFrame, tables: Tables, size: int) -> s
 
 
 def _looks_chart(stem: str, arm: str, values: pd.DataFrame, style: ArmStyle, tables: Tables, size: int) -> Chart:
-    rows = pd.DataFrame([chart_row(row.quantity, arm, row) for row in rows_of(values)])
+    shown = [layer_value(row.quantity, arm, row) for row in rows_of(values)]
     axes = {test: LayerAxis(label, ((RANDOM[test], "limit"),)) for test, (_, label) in _TESTS.items()}
     weights, of_size = values[values["quantity"] == "distribution"], sized(layer_rows(tables, "distribution"), size)
     return Chart(
         stem,
-        partial(layer_chart, rows, axes, {arm: Mark(style)}),
+        partial(layer_chart, shown, axes, {arm: Mark(style)}),
         f"Four tests of whether filters of {arm} still look random. "
         + described("Excess KS distance, end less start", rows_of(weights), lambda r: f"{r.layer} {number(r.value)}"),
         f"{arm}{of_size}: how far training takes each layer from a random draw, by the quantities "
@@ -331,8 +331,8 @@ def _rewind(tables: Tables, styles: Styles) -> Iterator[Block]:
     yield Heading("Does the change matter?")
     size = main_size(rows)
     drawn = {name: at_size(layer_rows(tables, name), size) for name in _DROPS}
-    values = pd.DataFrame([chart_row(name, row.arm, row) for name, own in drawn.items() for row in rows_of(own)])
-    arms = [arm for arm in styles if (values["series"] == arm).any()]
+    values = [layer_value(name, row.arm, row) for name, own in drawn.items() for row in rows_of(own)]
+    arms = [arm for arm in styles if any(value.series == arm for value in values)]
     base = baseline_of(tables) or arms[0]
     arm = base if base in arms else arms[0]
     found = said(tables, "drop", arm, size)

@@ -21,9 +21,9 @@ from jaxseg.report.blocks import (
     Table,
     TableGroup,
 )
-from jaxseg.report.charts.layers import LayerAxis, Mark
+from jaxseg.report.charts.layers import LayerAxis, LayerValue, Mark
 from jaxseg.report.charts.style import BASELINE_ARM, ArmStyle
-from jaxseg.report.sections.by_layer import arm_charts, at_size, chart_row
+from jaxseg.report.sections.by_layer import arm_charts, at_size, layer_value
 from jaxseg.report.sections.matrices import INDEX_NAMES, layers_by_layers, mean_rows, runs_by_runs
 from jaxseg.report.sections.probes import probes_blocks
 from jaxseg.report.shown import baseline_of, claimed, layer_rows, main_size, range_words, said, sized
@@ -68,11 +68,11 @@ def _similarity(tables: Tables, styles: Styles) -> Iterator[Block]:
     yield from layers_by_layers(tables, styles)
 
 
-def _layer_values(rows: pd.DataFrame, series: str, *, floor: str | None = None) -> list[dict[str, object]]:
+def _layer_values(rows: pd.DataFrame, series: str, *, floor: str | None = None) -> list[LayerValue]:
     """Rows of a chart with a panel of similarities and one of rho, from those of layers.csv on an arm."""
     panels = {"rho": ("rho", series), "similarity": ("similarity", series), "floor": ("similarity", floor)}
     return [
-        chart_row(panels[row.quantity][0], name, row)
+        layer_value(panels[row.quantity][0], name, row)
         for row in rows_of(rows)
         if (name := panels[row.quantity][1]) is not None
     ]
@@ -135,7 +135,7 @@ def _training_change(rows: pd.DataFrame, index: str, tables: Tables, styles: Sty
     yield Prose(_WORDS)
     yield from arm_charts(
         "own_start",
-        pd.DataFrame(values),
+        values,
         _axes(index),
         styles,
         baseline=base,
@@ -187,7 +187,7 @@ def _reuse(index: str, tables: Tables, styles: Styles, size: int) -> Iterator[Bl
     )
     yield from arm_charts(
         "reuse_by_depth",
-        pd.DataFrame(values),
+        values,
         _axes(index, (REUSED, "limit")),
         styles,
         baseline=None,
@@ -232,7 +232,7 @@ def _between_runs(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles
     yield Finding("Do two runs of one arm end with the same representation?", _agree_words(tables, index, size, styles))
     yield from arm_charts(
         "between_runs",
-        pd.DataFrame(values),
+        values,
         _axes(index),
         styles,
         baseline=baseline_of(tables),

@@ -26,7 +26,7 @@ from jaxseg.report.blocks import (
 from jaxseg.report.charts.layers import LayerAxis
 from jaxseg.report.charts.overlays import heat_overlay
 from jaxseg.report.pictures import Disagreement
-from jaxseg.report.sections.by_layer import arm_charts
+from jaxseg.report.sections.by_layer import arm_charts, layer_value
 from jaxseg.report.sections.paths import paths_blocks
 from jaxseg.report.sections.variance import sources_blocks
 from jaxseg.report.shown import baseline_of, main_size, several_sizes, sized
@@ -86,11 +86,10 @@ def _numbers(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield Fold("The same for the other training sets", tuple(folded))
     by_layer = own[(own["quantity"] == "representation_distance") & (own["layer"] != "")]
     if len(by_layer):
-        values = by_layer.assign(panel="distance").rename(columns={"arm": "series"})
         charts = tuple(
             arm_charts(
                 "representation_distance",
-                values,
+                [layer_value("distance", row.arm, row) for row in rows_of(by_layer)],
                 {"distance": LayerAxis(f"1 {MINUS} CKA between two runs")},
                 styles,
                 baseline=baseline_of(tables),
