@@ -320,15 +320,6 @@ def _one(measure: Measure, x: jax.Array, y: jax.Array) -> Float[Array, ""]:
     return measure.compare(a.side, b.side, _product(a.features, b.features))
 
 
-def above_floor(similarity: Float[Array, "*shape"], floor: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Return how far a similarity is above that of unrelated networks: 0 at the floor, 1 if equal.
-
-    This is `(s - floor) / (1 - floor)`; NaN if the floor is above 0.95, since little is left to tell apart there.
-    """
-    usable = floor <= 0.95
-    return jnp.where(usable, (similarity - floor) / jnp.where(usable, 1 - floor, 1), jnp.nan)
-
-
 def between_layers(
     layers: Sequence[Float[np.ndarray, "points channels"]],
 ) -> Float[np.ndarray, "layers layers"]:

@@ -18,7 +18,7 @@ from jaxseg.report.charts.style import ArmStyle, swatch_path
 from jaxseg.text import plain
 
 Styles = Mapping[str, ArmStyle]
-"""By arm, in the study's order."""
+"""The look of each arm, in the study's order."""
 
 _DESCRIBED_ROWS = 10
 
@@ -61,35 +61,44 @@ def described(what: str, rows: Iterable[Any], words: Callable[[Any], str]) -> st
 
 
 @dataclasses.dataclass(frozen=True)
-class Prose:
+class _Words:
+    text: str
+
+
+class Prose(_Words):
     """A paragraph."""
 
-    text: str
-    kind: ClassVar[str] = "prose"
+    kind = "prose"
 
 
-@dataclasses.dataclass(frozen=True)
-class Lead:
+class Lead(_Words):
     """What the reader came for: the sentences that the page starts with."""
 
-    text: str
-    kind: ClassVar[str] = "lead"
+    kind = "lead"
 
 
-@dataclasses.dataclass(frozen=True)
-class Notice:
+class Notice(_Words):
     """A paragraph that the reader must not miss."""
 
-    text: str
-    kind: ClassVar[str] = "notice"
+    kind = "notice"
 
 
-@dataclasses.dataclass(frozen=True)
-class Missing:
+class Missing(_Words):
     """Stands where something would be shown if its table were there."""
 
-    text: str
-    kind: ClassVar[str] = "missing"
+    kind = "missing"
+
+
+class Heading(_Words):
+    """A heading inside a section."""
+
+    kind = "heading"
+
+
+class Verbatim(_Words):
+    """Text as it stands in a file."""
+
+    kind = "verbatim"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,14 +108,6 @@ class Finding:
     asked: str
     found: str
     kind: ClassVar[str] = "finding"
-
-
-@dataclasses.dataclass(frozen=True)
-class Heading:
-    """A heading inside a section."""
-
-    text: str
-    kind: ClassVar[str] = "heading"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,14 +170,6 @@ class Table:
     data: pd.DataFrame | None = None
     """Numbers that the report made itself for this table, to lie among the figures as `stem`.csv."""
     kind: ClassVar[str] = "table"
-
-
-@dataclasses.dataclass(frozen=True)
-class Verbatim:
-    """Text as it stands in a file."""
-
-    text: str
-    kind: ClassVar[str] = "verbatim"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,10 +29,10 @@ SECTIONS = (
     *(summary_section, accuracy_section, training_section, filters_section, similarity_section, variability_section),
     *(examples_section, load_section, provenance_section),
 )
-"""In the order of the page; each takes the tables and the arms' styles. A new analysis adds its own here."""
+"""The sections in order; each takes the tables and the arms' styles. A new analysis adds its own here."""
 
 MANIFEST = ".report.json"
-"""In `figures`: the files there that the page wrote. Others (contact sheets, a user's own) are left alone."""
+"""The list of the files in `figures` that the page wrote; others, such as a user's own, are left alone."""
 
 
 def write_report(workdir: Path) -> Path:
@@ -42,13 +42,13 @@ def write_report(workdir: Path) -> Path:
     stand in no table of results/ lie in a CSV beside the figures.
 
     Args:
-        workdir: a study's folder with study.json, and what there is of config.json, results/ and load_tables/.
+        workdir: The folder of a study, with study.json and what there is of config.json, results/ and load_tables/.
 
     Returns:
         The page's path.
 
     Raises:
-        UserError: there is no readable study.json, or a table lacks a column.
+        UserError: There is no readable study.json, or a table lacks a column.
     """
     tables = read_tables(workdir)
     styles = arm_styles(tables.arms)
@@ -62,11 +62,11 @@ def write_page(workdir: Path, *, name: str, kind: str, lead: str, sections: Sequ
     """Write `report.html` and the figures of its sections; what an earlier page had there and this one lacks goes.
 
     Args:
-        workdir: where the page and its folder `figures` go.
-        name: the page's heading.
-        kind: what the page is about, such as `transfer-learning study`.
-        lead: a sentence or two below the heading.
-        sections: the page's parts, in order.
+        workdir: Where the page and its folder `figures` go.
+        name: The page's heading.
+        kind: What the page is about, such as `transfer-learning study`.
+        lead: A sentence or two below the heading.
+        sections: The page's parts, in order.
 
     Returns:
         The page's path.

@@ -24,9 +24,9 @@ class Example:
     image: np.ndarray
     reference: np.ndarray
     predictions: Mapping[str, np.ndarray]
-    """By arm; arms without a prediction are left out."""
+    """The predictions by arm; arms without one are left out."""
     runs: Mapping[str, Mapping[str, Any]]
-    """By arm: seed, train_cases, fold and dsc of the run that is shown; without an arm where that is not noted."""
+    """Seed, train_cases, fold and dsc of the run that is shown, by arm; arms without such a note are left out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Disagreement:
     image: np.ndarray
     reference: UInt8[np.ndarray, "h w"]
     shares: Mapping[str, Float[np.ndarray, "h w"]]
-    """By arm."""
+    """The shares by arm."""
     differing: Mapping[str, float]
-    """By arm: the share of the slice's pixels in which some run differs from the majority."""
+    """The share of the slice's pixels in which some run differs from the majority, by arm."""
     train_cases: int | None
     """What the runs were trained on; None where that is not noted."""
 

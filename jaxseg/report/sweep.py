@@ -55,7 +55,7 @@ def write_sweep_report(folder: Path) -> Path:
         The page's path.
 
     Raises:
-        UserError: there is no sweep in this folder.
+        UserError: There is no sweep in this folder.
     """
     made = files.read_json(folder / "sweep.json")
     if not made:

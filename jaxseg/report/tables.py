@@ -78,7 +78,7 @@ class AnalysisPart(NamedTuple):
     """How the tables were made."""
 
     confidence: float = CONFIDENCE
-    """Of the intervals of all tables but those whose level the rules of the claims fix: claims and speed."""
+    """The confidence of the intervals of all tables but claims and speed, whose level the rules of the claims fix."""
     target_fraction: float | None = None
 
 
@@ -110,7 +110,7 @@ class Tables:
     study: StudyRecord
     settings: ShownSettings
     config: str
-    """config.json as it stands."""
+    """The text of config.json."""
     cases: pd.DataFrame | None
     curve_runs: pd.DataFrame | None
     curve_means: pd.DataFrame | None
@@ -120,7 +120,7 @@ class Tables:
     worst_cases: pd.DataFrame | None
     examples: tuple[Example, ...]
     load_tables: Mapping[tuple[str, str], str]
-    """(arm, variant folder) -> text."""
+    """The text of each load table, by arm and folder of the variant."""
     rates: pd.DataFrame | None = None
     claims: pd.DataFrame | None = None
     filter_controls: pd.DataFrame | None = None
@@ -153,13 +153,13 @@ def read_tables(workdir: Path) -> Tables:
     """Read everything that the report shows.
 
     Args:
-        workdir: a study's folder, see the contract of the workdir.
+        workdir: The folder of a study.
 
     Returns:
         The tables, with `fold` filled (0 where there is no such column, POOLED where it is empty).
 
     Raises:
-        UserError: there is no readable study.json, or a table lacks a column.
+        UserError: There is no readable study.json, or a table lacks a column.
     """
     study = record.read(workdir, any_format=True)
     if study is None:
@@ -223,7 +223,7 @@ def read_table(results: Path, name: str, columns: Sequence[str]) -> pd.DataFrame
     """Read a table, compressed or not; None where it is missing or has no rows.
 
     Raises:
-        UserError: it lacks one of the columns.
+        UserError: It lacks one of the columns.
     """
     path = files.find_table(results, name)
     table = pd.DataFrame() if path is None else files.at_end(files.read_table(path, texts=_WORDS), name)

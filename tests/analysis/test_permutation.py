@@ -4,9 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from jaxseg.analysis.permutation import label_swap, rank_correlation
+from jaxseg.analysis.permutation import label_swap
 
 
 def swapped_by_hand(distances, seeds):
@@ -53,23 +52,3 @@ def test_label_swap_keeps_its_level():
         x = np.repeat(rng.normal(size=(8, 3)), 2, 0) + rng.normal(size=(16, 3))  # the runs of a seed are alike
         found.append(label_swap(excess_of(np.sum((x[:, None] - x[None, :]) ** 2, -1))) <= 0.05)
     assert np.mean(found) <= 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5
-
-
-def test_rank_correlation_is_scipys():
-    rng = np.random.default_rng(0)
-    for points in (5, 6):
-        x, y = rng.integers(0, 6, (2, points)).astype(float)
-        found = rank_correlation(x, y)
-        assert found.rho == pytest.approx(stats.spearmanr(x, y).statistic)
-        every = np.array([stats.spearmanr(x, order).statistic for order in itertools.permutations(y)])
-        assert found.p_positive == pytest.approx(np.mean(every >= found.rho - 1e-9))
-        assert found.p_negative == pytest.approx(np.mean(every <= found.rho + 1e-9))
-
-
-def test_rank_correlation_of_many_and_of_equal_points():
-    x = np.arange(12.0)
-    assert rank_correlation(x, x, rng=np.random.default_rng(0)).p_positive < 1e-4
-    assert rank_correlation(x, -x, rng=np.random.default_rng(0)).p_negative < 1e-4
-    with pytest.raises(ValueError, match="pass `rng`"):
-        rank_correlation(x, x)
-    assert rank_correlation(np.ones(5), x[:5])[1:] == (1.0, 1.0)

@@ -198,11 +198,6 @@ def test_one_batch_of_everything_is_the_debiased_value():
     np.testing.assert_allclose(sim.cka_of(sim.batch_hsic(x, y))[0, 0], COMPILED["debiased_cka"](x[0], y[0]), atol=1e-6)
 
 
-def test_above_the_floor():
-    got = sim.above_floor(jnp.array([0.8, 0.5, 1.0, 0.99]), jnp.array([0.5, 0.5, 0.9, 0.96]))
-    np.testing.assert_allclose(got, [0.6, 0, 1, np.nan], atol=1e-6)
-
-
 def test_datapoints_must_agree():
     with pytest.raises(ValueError, match="same datapoints"):
         sim.cka(np.ones((5, 2)), np.ones((6, 2)))

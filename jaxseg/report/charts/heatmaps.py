@@ -27,7 +27,7 @@ class Matrix:
 
     title: str
     values: Float[np.ndarray, "n n"]
-    """Between 0 and 1; NaN where undefined."""
+    """The similarities, between 0 and 1; NaN where undefined."""
     names: tuple[str, ...]
 
 
@@ -37,9 +37,9 @@ def heatmaps(matrices: Sequence[Matrix], scale_label: str, *, width: float) -> F
     Rows are named; columns, being the same, are not.
 
     Args:
-        matrices: at least one.
-        scale_label: what the shades mean.
-        width: inches.
+        matrices: The matrices in the order of reading; at least one.
+        scale_label: What the shades mean, written above their scale.
+        width: Width of the figure, in inches.
 
     Returns:
         A figure as high as its rows of matrices need.

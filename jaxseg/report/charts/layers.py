@@ -98,7 +98,7 @@ def layer_chart(
             y0 = (n_rows - 1 - row) * block + bottom
             place = place_axes(figure, x0, y0, panel_width, body)
             own = [value for value in values if value.panel == panel]
-            _dress(place, own, axis, places, headings, names if column == 0 else {}, row_height / body)
+            _dress(place, own, axis, places, headings, names if column == 0 else {})
             for z, series in enumerate(used):
                 _draw_series(place, [value for value in own if value.series == series], marks[series], places, z)
             place_ticks(place.xaxis, 4 if panel_width > 1.8 else 3, number)
@@ -130,7 +130,6 @@ def _dress(
     places: Mapping[str, float],
     headings: Mapping[str, float],
     names: Mapping[str, str],
-    row_share: float,
 ) -> None:
     axes.set_ylim(len(places) + len(headings), 0)
     axes.set_xlim(*_limits(own, [level for level, _ in axis.levels]))

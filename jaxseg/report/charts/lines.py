@@ -62,12 +62,12 @@ def line_chart(
     each has a small panel of its own, over the baseline in grey.
 
     Args:
-        panels: quantities over the same axis and arms.
-        width: of the figure.
-        xlabel: what the axis shows, with its unit.
-        baseline: the arm to repeat in every small panel.
-        xticks: positions and labels, where steps of a number line do not fit.
-        name_ends: whether lines end apart, so that names beside their ends tell which is which; else a key does.
+        panels: Quantities over the same axis and arms.
+        width: Width of the figure, in inches.
+        xlabel: What the axis shows, with its unit.
+        baseline: The arm to repeat in every small panel.
+        xticks: Positions and labels, where steps of a number line do not fit.
+        name_ends: Whether lines end apart, so that names beside their ends tell which is which; else a key does.
 
     Returns:
         A figure as high as its panels need.

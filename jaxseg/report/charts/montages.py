@@ -24,8 +24,8 @@ def montage(layers: Sequence[Montage], *, width: float) -> Figure:
     Start and end of a layer share one scale, so that what grew is seen to have grown.
 
     Args:
-        layers: of one arm.
-        width: inches.
+        layers: The layers of one arm, from top to bottom.
+        width: Width of the figure, in inches.
     """
     narrow = is_narrow(width)
     gap, heading, title = 0.18, 0.22, 0.26

@@ -18,16 +18,16 @@ from jaxseg.report.pictures import Disagreement, Example
 from jaxseg.text import shorten
 
 LABEL_COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#00C896", "#FF6F3C", "#B9B9FF", "#FFFFFF")
-"""Of prediction outlines, by label; bright, since they lie on grey images."""
+"""The colours of predictions' outlines, by label; they are bright, since they lie on grey images."""
 
 
 def overlay(example: Example, notes: Mapping[str, str], *, width: float) -> Figure:
     """Show a slice alone, then with the reference's outline in white and each arm's prediction over it in colour.
 
     Args:
-        example: one slice.
-        notes: arm -> what to write beside its name, such as its DSC.
-        width: inches.
+        example: The slice to show.
+        notes: What to write beside the name of each arm, such as its DSC.
+        width: Width of the figure, in inches.
     """
     region = crop(example.reference, tuple(example.predictions.values()))
     image, reference = example.image[region], example.reference[region]
@@ -67,8 +67,8 @@ def heat_overlay(shown: Disagreement, *, width: float) -> Figure:
     """Show a slice alone and, for each arm, the share of seeds that differ from their majority in colour over it.
 
     Args:
-        shown: one slice.
-        width: inches.
+        shown: The slice to show.
+        width: Width of the figure, in inches.
     """
     marked = tuple((share > 0).astype(np.uint8) for share in shown.shares.values())
     region = crop(shown.reference, marked)

@@ -35,15 +35,15 @@ KEY_LINE = 0.2
 KEY_SIGN = 0.26
 """How far behind its sign an entry's name begins."""
 KEY_LETTERS = 44
-"""An entry's name is shortened to so many."""
+"""The number of letters to which an entry's name is shortened."""
 
 
 def key_lines(names: Sequence[str], width: float) -> list[list[tuple[str, float]]]:
     """Break a key's entries into lines that fit, to be called while `style.drawing` holds.
 
     Args:
-        names: of the entries, in order.
-        width: of the figure.
+        names: The names of the entries, in order.
+        width: Width of the figure, in inches.
 
     Returns:
         Lines of (name, place of its sign).
@@ -82,9 +82,9 @@ def place_ticks(axis: Axis, at_most: int, write: Callable[[float, int], str]) ->
     """Put a few round ticks on an axis whose limits stand, all with as many digits as the finest needs.
 
     Args:
-        axis: an axis of axes.
-        at_most: how many intervals between ticks.
-        write: (value, digits) -> label.
+        axis: The x or y axis of a plot.
+        at_most: The largest number of intervals between ticks.
+        write: Returns the label of a tick, given its value and the number of digits.
     """
     low, high = sorted(axis.get_view_interval())
     values = [

@@ -27,7 +27,7 @@ class Row:
     high: float
     points: tuple[float, ...]
     beyond: tuple[float, ...]
-    """Values known only to lie beyond these: open arrows."""
+    """Values that are known only as lower limits, which open arrows show."""
     note: str
     shape: Literal["line", "diamond", "bar"] = "line"
     """How the interval is drawn: with a mark at the mean, or as a forest plot's mean or prediction over its rows."""
@@ -70,7 +70,7 @@ def row_chart(
         band: Limits of a shaded range around it.
         sides: What lying left and right of `zero` means.
         bounds: Values that cannot be; the axis ends there at the latest.
-        ticks: (value, digits) -> label of a tick.
+        ticks: Returns the label of a tick, given its value and the number of digits.
 
     Returns:
         A figure as high as its rows need. An interval much wider than the others is cut, with an arrow at the cut.
@@ -95,7 +95,7 @@ class _Layout(NamedTuple):
 
     narrow: bool
     letters: int
-    """A row's name is shortened to so many."""
+    """The number of letters to which a row's name is shortened."""
     indent: float
     """How far rows stand in from their headings; 0 where there are none."""
     heading: float

@@ -42,8 +42,8 @@ def share_chart(bars: Sequence[Part], *, width: float) -> Figure:
     """Draw one bar a row, its shares in one order in all, their percentages written where there is room.
 
     Args:
-        bars: at least one.
-        width: inches.
+        bars: The bars from top to bottom; at least one.
+        width: Width of the figure, in inches.
     """
     narrow = is_narrow(width)
     names = list(dict.fromkeys(name for bar in bars for name, _ in bar.shares))

@@ -83,7 +83,7 @@ def arm_styles(arms: Sequence[str]) -> dict[str, ArmStyle]:
     Two arms never share both colour and marker below 43 arms, nor colour and dash below 19.
 
     Args:
-        arms: arm names in the order of study.json.
+        arms: Arm names in the order of study.json.
 
     Returns:
         arm -> its style.
@@ -171,9 +171,9 @@ def inline_svg(document: str, *, prefix: str, alt: str) -> str:
     fixed sizes go (the page's style sheet rules), a label for screen readers comes.
 
     Args:
-        document: an SVG document as matplotlib writes it.
-        prefix: unique in the page; letters, digits, `_` and `-`.
-        alt: what the figure shows, in words.
+        document: An SVG document as matplotlib writes it.
+        prefix: A prefix that is unique in the page: letters, digits, `_` and `-`.
+        alt: What the figure shows, in words.
 
     Returns:
         One `<svg>` element; all text in it is escaped.

@@ -90,7 +90,7 @@ def _note(notes: dict[str, str], arm: str) -> str:
 
 
 _COLOUR_NAMES = ("orange", "sky blue", "yellow", "pink", "green", "red", "lilac", "white")
-"""Of overlays.LABEL_COLOURS."""
+"""The names of the colours of `overlays.LABEL_COLOURS`, in order."""
 
 
 def _runs_of(tables: Tables, example: Example) -> tuple[dict[str, str], str]:

@@ -27,10 +27,10 @@ def scores(summary: pd.DataFrame, runs: pd.DataFrame, styles: Styles, *, width: 
     """Show the DSC of every run and each arm's mean with its interval.
 
     Args:
-        summary: rows of summary.csv with metric `dsc` and label `mean`.
-        runs: the same rows of seed_scores.csv.
-        styles: by arm.
-        width: inches.
+        summary: Rows of summary.csv with metric `dsc` and label `mean`.
+        runs: The same rows of seed_scores.csv.
+        styles: The look of each arm.
+        width: Width of the figure, in inches.
     """
     variants = variants_of(summary)
     heading = titles(variants)
@@ -52,9 +52,9 @@ def differences(comparisons: pd.DataFrame, styles: Styles, *, width: float) -> F
     """Show paired differences between arms as a forest plot.
 
     Args:
-        comparisons: rows of comparisons.csv with metric `dsc` and label `mean`.
-        styles: by arm.
-        width: inches.
+        comparisons: Rows of comparisons.csv with metric `dsc` and label `mean`.
+        styles: The look of each arm.
+        width: Width of the figure, in inches.
     """
     variants = variants_of(comparisons)
     heading = titles(variants)
@@ -91,11 +91,11 @@ def steps_to_target(
     """Show at which step each run reached the target; runs that never did stand at the end of their training.
 
     Args:
-        convergence: rows of convergence.csv.
-        training: rows of training.csv, with what the runs of an arm come to.
-        styles: by arm.
-        lengths: (arm, train_cases) -> training steps.
-        width: inches.
+        convergence: Rows of convergence.csv.
+        training: Rows of training.csv, with what the runs of an arm come to.
+        styles: The look of each arm.
+        lengths: The training steps of each arm and training set size.
+        width: Width of the figure, in inches.
     """
     variants = variants_of(convergence)
     heading = titles(variants)
@@ -135,12 +135,12 @@ def learning_curves(
     """Show loss and validation DSC over steps: mean, its interval over runs, and every run.
 
     Args:
-        runs: rows of curve_runs.csv, one variant's.
-        means: rows of curve_means.csv, the same variant's.
-        styles: by arm.
-        width: inches.
-        baseline: the arm that small panels repeat in grey.
-        target_dsc: the validation DSC that counts as converged.
+        runs: Rows of curve_runs.csv for one training set size.
+        means: Rows of curve_means.csv for the same size.
+        styles: The look of each arm.
+        width: Width of the figure, in inches.
+        baseline: The arm that small panels repeat in grey.
+        target_dsc: The validation DSC that counts as converged.
     """
     panels = []
     for quantity, ylabel, level in (("loss", "Training loss", None), ("val_dsc", "Validation DSC", target_dsc)):
@@ -161,10 +161,10 @@ def by_size(summary: pd.DataFrame, styles: Styles, *, width: float, baseline: st
     """Show DSC against the number of training cases.
 
     Args:
-        summary: rows of summary.csv with metric `dsc` and label `mean`, several train sizes, one fold or pooled.
-        styles: by arm.
-        width: inches.
-        baseline: the arm that small panels repeat in grey.
+        summary: Rows of summary.csv with metric `dsc` and label `mean`, several train sizes, one fold or pooled.
+        styles: The look of each arm.
+        width: Width of the figure, in inches.
+        baseline: The arm that small panels repeat in grey.
     """
     place = {size: i for i, size in enumerate(dict.fromkeys(v.train_cases for v in variants_of(summary)))}
     shown = [arm for arm in styles if (summary["arm"] == arm).any()]
@@ -181,9 +181,9 @@ def gain_by_size(comparisons: pd.DataFrame, styles: Styles, *, width: float) -> 
     """Show the paired difference in DSC against the number of training cases.
 
     Args:
-        comparisons: rows of comparisons.csv with metric `dsc` and label `mean`, one `arm_b`, several train sizes.
-        styles: by arm.
-        width: inches.
+        comparisons: Rows of comparisons.csv with metric `dsc` and label `mean`, one `arm_b`, several train sizes.
+        styles: The look of each arm.
+        width: Width of the figure, in inches.
     """
     place = {size: i for i, size in enumerate(dict.fromkeys(v.train_cases for v in variants_of(comparisons)))}
     shown = [arm for arm in styles if (comparisons["arm_a"] == arm).any()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,18 +25,18 @@ INDEX_NAMES = {
 """Similarity index, as tables call it -> as the page does."""
 
 _MANY_RUNS = 96
-"""Of more runs a heatmap shows the first few arms only."""
+"""How many runs a heatmap shows; if there are more, it shows the first few arms only."""
 
 
 def runs_by_runs(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles, size: int) -> Iterator[Block]:
     """Show every run against every other, in a few layers.
 
     Args:
-        rows: of similarity.csv, one index and variant.
-        index: which.
-        tables: a workdir's.
-        styles: by arm.
-        size: the training set size of the rows.
+        rows: Rows of similarity.csv for one index and training set size.
+        index: The similarity index of the rows.
+        tables: The tables of the workdir.
+        styles: The look of each arm.
+        size: The training set size of the rows.
     """
     baseline = baseline_of(tables)
     ends = rows[rows["comparison"].isin(["within_arm", "across_arms"])]
@@ -52,9 +52,9 @@ def runs_by_runs(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles,
     runs = [(arm, seed) for arm in shown for seed in runs_of[arm]]
     layers = list(dict.fromkeys(ends["layer"]))
     chosen = _telling(layers)
-    matrices = {
-        layer: Matrix(layer, _matrix(ends[ends["layer"] == layer], runs), tuple(r[0] for r in runs)) for layer in layers
-    }
+    blocks = tuple(arm for arm, _ in runs)
+    of_layer = {layer: _pairs_of_runs(ends[ends["layer"] == layer]) for layer in layers}
+    matrices = {layer: Matrix(layer, _matrix(of_layer[layer], runs), blocks) for layer in layers}
     name = INDEX_NAMES.get(index, index)
     left_out = len([arm for arm, seeds in runs_of.items() if seeds]) - len(shown)
     others = [arm for arm in dict.fromkeys(("transfer", *shown)) if arm in shown and arm != baseline]
@@ -113,14 +113,20 @@ def _telling(layers: list[str]) -> list[str]:
     return list(dict.fromkeys([layers[0], (encoder or layers)[-1], layers[-1]]))
 
 
-def _matrix(pairs: pd.DataFrame, runs: list[tuple[str, int]]) -> np.ndarray:
-    place = {run: i for i, run in enumerate(runs)}
-    matrix = np.full((len(runs), len(runs)), np.nan)
+def _pairs_of_runs(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, int], tuple[str, int], float]]:
+    for row in rows_of(rows):
+        yield (row.arm_a, int(row.seed_a)), (row.arm_b, int(row.seed_b)), row.value
+
+
+def _matrix(pairs: Iterable[tuple[Hashable, Hashable, float]], names: Sequence[Hashable]) -> np.ndarray:
+    """The values of pairs of named rows; 1 on the diagonal, NaN where a pair is missing."""
+    place = {name: i for i, name in enumerate(names)}
+    matrix = np.full((len(names), len(names)), np.nan)
     np.fill_diagonal(matrix, 1.0)
-    for row in rows_of(pairs):
-        i, j = place.get((row.arm_a, int(row.seed_a))), place.get((row.arm_b, int(row.seed_b)))
-        if i is not None and j is not None:
-            matrix[i, j] = matrix[j, i] = row.value
+    for first, second, value in pairs:
+        if first in place and second in place:
+            i, j = place[first], place[second]
+            matrix[i, j] = matrix[j, i] = value
     return matrix
 
 
@@ -141,19 +147,14 @@ def layers_by_layers(tables: Tables, styles: Styles) -> Iterator[Block]:
     if not arms:
         return
     layers = list(dict.fromkeys([*rows["layer_a"], *rows["layer_b"]]))
-    place = {layer: i for i, layer in enumerate(layers)}
     seed_of = {arm: int(rows.loc[rows["arm"] == arm, "seed"].iloc[0]) for arm in arms}
     one_seed = f", seed {seed_of[arms[0]]}" if len(set(seed_of.values())) == 1 else ""
     # Arms may have seeds of their own.
     titles = {arm: arm if one_seed else f"{arm}, seed {seed_of[arm]}" for arm in arms}
     matrices = []
     for arm in arms:
-        matrix = np.full((len(layers), len(layers)), np.nan)
-        np.fill_diagonal(matrix, 1.0)
-        for row in rows_of(rows[rows["arm"] == arm]):
-            i, j = place[row.layer_a], place[row.layer_b]
-            matrix[i, j] = matrix[j, i] = row.value
-        matrices.append(Matrix(titles[arm], matrix, tuple(layers)))
+        pairs = rows.loc[rows["arm"] == arm, ["layer_a", "layer_b", "value"]]
+        matrices.append(Matrix(titles[arm], _matrix(pairs.itertuples(index=False), layers), tuple(layers)))
     yield Heading("Which layers do the same work?")
 
     def next_words(arm: str) -> str:

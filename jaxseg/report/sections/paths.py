@@ -18,7 +18,7 @@ from jaxseg.report.tables import Tables, first_fold, rows_of
 from jaxseg.text import listing, number
 
 _DRAWN_PAIRS = 30
-"""Of more pairs of runs an arm's first ones are drawn one by one; all are in the mean."""
+"""How many pairs of runs of an arm are drawn one by one, the first ones; all are in the mean."""
 
 
 def paths_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
@@ -80,10 +80,10 @@ def interpolation_chart(excess: pd.DataFrame, styles: Styles, *, width: float, b
     """Show excess loss over the way between two runs.
 
     Args:
-        excess: rows of excess_loss.csv.
-        styles: by arm.
-        width: inches.
-        baseline: the arm that small panels repeat in grey.
+        excess: Rows of excess_loss.csv.
+        styles: The look of each arm.
+        width: Width of the figure, in inches.
+        baseline: The arm that small panels repeat in grey.
     """
     series = []
     for arm in (arm for arm in styles if (excess["arm"] == arm).any()):

@@ -39,7 +39,7 @@ _WORDS = (
 
 
 _LEVELS = listing([f"{100 * level:g} %" for level in SPEED_LEVELS])
-"""Of the baseline's level, in per cent: what steps are counted to."""
+"""The shares of the baseline's level up to which steps are counted."""
 
 
 def summary_section(tables: Tables, styles: Styles) -> Section:
