@@ -21,12 +21,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from jaxseg.report import write_report
-from jaxseg.report.charts.rows import Group, Row, row_chart
-from jaxseg.report.charts.style import arm_styles, drawing, to_svg
+from jaxseg.report.charts.rows import Group
+from jaxseg.report.charts.style import arm_styles, to_svg
+from jaxseg.report.sections.figures import difference_row, forest_plot
 from jaxseg.report.shown import overall_dsc
 from jaxseg.study import claims
-from jaxseg.study.claims.rules import DELTA
-from jaxseg.text import interval, signed
 from tools.published import read_table
 
 TAKEN = ("differences", "learning_curves", "filter_change", "reuse_by_depth")
@@ -100,20 +99,10 @@ def gains(folders: Sequence[Path]) -> Figure:
             for row in sorted(of_size, key=lambda row: ARMS.index(row["arm_a"])):
                 name = {"transfer": "transfer", "scratch_b": "placebo"}[row["arm_a"]]
                 label = f"{name}, {size or 'all'} cases"
-                low, high = row["ci_low"], row["ci_high"]
-                note = f"{signed(row['mean_diff'])} {interval(low, high)}"
-                rows.append(Row(label, styles[row["arm_a"]], row["mean_diff"], low, high, (), (), note))
+                values = row["mean_diff"], row["ci_low"], row["ci_high"]
+                rows.append(difference_row(label, styles[row["arm_a"]], *values))
         groups.append(Group(title(json.loads((folder / "config.json").read_text(encoding="utf-8"))), tuple(rows)))
-    with drawing():
-        return row_chart(
-            groups,
-            width=WIDTH,
-            xlabel="Difference in DSC to scratch, 95 % for new seeds and cases",
-            zero=0.0,
-            band=(-DELTA, DELTA),
-            sides=("worse", "better"),
-            ticks=signed,
-        )
+    return forest_plot(groups, width=WIDTH, xlabel="Difference in DSC to scratch, 95 % for new seeds and cases")
 
 
 def main() -> None:

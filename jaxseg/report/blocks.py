@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -179,6 +179,13 @@ class Fold:
     title: str
     blocks: tuple[Block, ...]
     kind: ClassVar[str] = "fold"
+
+
+def first_then_fold(title: str, blocks: Sequence[Block]) -> Iterator[Block]:
+    """Show the first block; those after it, if there are any, are for the reader to open."""
+    yield blocks[0]
+    if blocks[1:]:
+        yield Fold(title, tuple(blocks[1:]))
 
 
 Block = Prose | Lead | Notice | Missing | Finding | Heading | Strip | Chart | Table | Verbatim | Fold

@@ -66,6 +66,11 @@ def several_sizes(tables: Tables) -> bool:
     return len({run.train_cases for run in tables.study.runs_of("train")}) > 1
 
 
+def asked_about(arms: Sequence[str], baseline: str | None) -> list[str]:
+    """Return the two arms that a sentence names: the baseline and `transfer`, as far as they are among the arms."""
+    return [arm for arm in dict.fromkeys([*([baseline] if baseline else []), "transfer", *arms]) if arm in arms][:2]
+
+
 def few_at_a_time(arms: Sequence[str], baseline: str | None) -> list[list[str]]:
     """Split arms into as many as a chart can show at a time, the most asked about first, the baseline in each."""
     others = [arm for arm in dict.fromkeys(("transfer", *arms)) if arm in arms and arm != baseline]

@@ -26,15 +26,15 @@ from jaxseg.report.blocks import (
     described,
     sentence,
 )
-from jaxseg.report.charts.rows import Group, Row, row_chart
-from jaxseg.report.charts.style import arm_styles, drawing
+from jaxseg.report.charts.rows import Group, Row
+from jaxseg.report.charts.style import arm_styles
 from jaxseg.report.page import write_page
+from jaxseg.report.sections.figures import difference_row, forest_plot
 from jaxseg.report.sections.targets import targets_blocks
 from jaxseg.report.shown import overall_dsc
 from jaxseg.report.tables import read_table, rows_of
 from jaxseg.reserved import POOLED
 from jaxseg.study import files
-from jaxseg.study.claims.rules import DELTA
 from jaxseg.text import MINUS, MISSING, cases, count, interval, number, plural, signed
 from jaxseg.types import UserError
 
@@ -162,16 +162,7 @@ def _forest(comparisons: pd.DataFrame, styles: Styles, titles: dict[str, str], *
     groups: dict[str, list[Row]] = {}
     for row in rows_of(comparisons):
         label = _title(row, comparisons, titles)
-        note = f"{signed(row.mean_diff)} {interval(row.ci_low, row.ci_high)}"
-        shown = Row(label, styles[row.arm_a], row.mean_diff, row.ci_low, row.ci_high, (), (), note)
+        shown = difference_row(label, styles[row.arm_a], row.mean_diff, row.ci_low, row.ci_high)
         groups.setdefault(f"{row.arm_a} {MINUS} {row.arm_b}", []).append(shown)
-    with drawing():
-        return row_chart(
-            [Group(title, tuple(rows)) for title, rows in groups.items()],
-            width=width,
-            xlabel="Difference in DSC",
-            zero=0.0,
-            band=(-DELTA, DELTA),
-            sides=("worse", "better"),
-            ticks=signed,
-        )
+    named = [Group(title, tuple(rows)) for title, rows in groups.items()]
+    return forest_plot(named, width=width, xlabel="Difference in DSC")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from jaxseg.report.blocks import Block, Chart, Fold, Styles, described
+from jaxseg.report.blocks import Block, Chart, Styles, described, first_then_fold
 from jaxseg.report.charts.layers import LayerAxis, LayerValue, Mark, layer_chart
 from jaxseg.report.shown import few_at_a_time
 from jaxseg.text import number
@@ -57,9 +57,7 @@ def arm_charts(
         marks = {**behind, **{arm: Mark(styles[arm]) for arm in few}}
         draw = partial(layer_chart, shown, axes, marks)
         charts.append(Chart(f"{stem}_{k + 1}" if k else stem, draw, _in_words(what, first, few), caption))
-    yield charts[0]
-    if charts[1:]:
-        yield Fold("The other arms", tuple(charts[1:]))
+    yield from first_then_fold("The other arms", charts)
 
 
 def _in_words(what: str, values: Iterable[LayerValue], arms: Sequence[str]) -> str:

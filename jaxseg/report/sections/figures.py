@@ -23,6 +23,25 @@ def titles(variants: Sequence[Variant]) -> dict[Variant, str]:
     return {v: cases(v.train_cases) + (", over all folds" if v.fold == POOLED else "") for v in variants}
 
 
+def difference_row(label: str, style: ArmStyle, value: float, low: float, high: float) -> Row:
+    """Return the row of a forest plot that shows a difference with its interval."""
+    return Row(label, style, value, low, high, (), (), f"{signed(value)} {interval(low, high)}")
+
+
+def forest_plot(groups: Sequence[Group], *, width: float, xlabel: str) -> Figure:
+    """Draw differences in DSC in rows, beside a line at zero and the band of those too small to matter."""
+    with drawing():
+        return row_chart(
+            groups,
+            width=width,
+            xlabel=xlabel,
+            zero=0.0,
+            band=(-DELTA, DELTA),
+            sides=("worse", "better"),
+            ticks=signed,
+        )
+
+
 def scores(summary: pd.DataFrame, runs: pd.DataFrame, styles: Styles, *, width: float) -> Figure:
     """Show the DSC of every run and each arm's mean with its interval.
 
@@ -64,20 +83,10 @@ def differences(comparisons: pd.DataFrame, styles: Styles, *, width: float) -> F
         rows = []
         for row in _by_arm(of_variant(comparisons, variant), "arm_a", styles):
             label = row.arm_a if len(bases) == 1 else f"{row.arm_a} {MINUS} {row.arm_b}"
-            note = f"{signed(row.mean_diff)} {interval(row.ci_low, row.ci_high)}"
-            rows.append(Row(label, styles[row.arm_a], row.mean_diff, row.ci_low, row.ci_high, (), (), note))
+            rows.append(difference_row(label, styles[row.arm_a], row.mean_diff, row.ci_low, row.ci_high))
         groups.append(Group(_trained_on(heading[variant]), tuple(rows)))
-    base = next(iter(bases)) if len(bases) == 1 else "the other arm"
-    with drawing():
-        return row_chart(
-            groups,
-            width=width,
-            xlabel=f"Difference in DSC to {base}" if len(bases) == 1 else "Difference in DSC",
-            zero=0.0,
-            band=(-DELTA, DELTA),
-            sides=("worse", "better"),
-            ticks=signed,
-        )
+    to_base = f" to {next(iter(bases))}" if len(bases) == 1 else ""
+    return forest_plot(groups, width=width, xlabel=f"Difference in DSC{to_base}")
 
 
 def steps_to_target(

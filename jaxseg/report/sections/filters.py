@@ -23,6 +23,7 @@ from jaxseg.report.blocks import (
     Table,
     TableGroup,
     described,
+    first_then_fold,
 )
 from jaxseg.report.charts.layers import LayerAxis, LayerValue, Mark, layer_chart
 from jaxseg.report.charts.montages import montage
@@ -30,6 +31,7 @@ from jaxseg.report.charts.style import BASELINE_ARM, ArmStyle
 from jaxseg.report.pictures import Montage
 from jaxseg.report.sections.by_layer import arm_charts, at_size, layer_value
 from jaxseg.report.shown import (
+    asked_about,
     baseline_of,
     few_at_a_time,
     layer_facts,
@@ -89,7 +91,7 @@ def _change(tables: Tables, styles: Styles) -> Iterator[Block]:
     size = main_size(angles)
     values = _change_by_layer(tables, size)
     base = baseline_of(tables) or arms[0]
-    told = [arm for arm in dict.fromkeys((base, "transfer", *arms)) if arm in arms][:2]
+    told = asked_about(arms, base)
     words = [_turn_words(arm, size, tables) for arm in told]
     yield Finding(
         "How much of a filter's direction does training change? A filter is all weights that make one output channel.",
@@ -254,8 +256,8 @@ def _controls(tables: Tables, size: int) -> Block | None:
         return Missing(
             "There is no results/filter_controls.csv: how little structure the tests would find is not known."
         )
-    own = first_fold(tables.filter_controls, size) if (tables.filter_controls["train_cases"] == size).any() else None
-    if own is None:
+    own = first_fold(tables.filter_controls, size)
+    if own.empty:
         return None
     own = own[own["arm"] == own["arm"].iloc[0]]
     known = [test for test in _TESTS if (own["quantity"] == test).any()]
@@ -311,9 +313,7 @@ def _montages(tables: Tables) -> Iterator[Block]:
                 "shows what structure would look like.",
             )
         )
-    yield charts[0]
-    if charts[1:]:
-        yield Fold("Filters of the other arms", tuple(charts[1:]))
+    yield from first_then_fold("Filters of the other arms", charts)
 
 
 def _of_run(tables: Tables, layer: Montage) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from jaxseg.report.blocks import Block, Chart, Finding, Fold, Heading, Missing, Styles, described
+from jaxseg.report.blocks import Block, Chart, Finding, Heading, Missing, Styles, described, first_then_fold
 from jaxseg.report.charts.lines import Panel, Series, line_chart
 from jaxseg.report.charts.style import drawing
 from jaxseg.report.shown import baseline_of, few_at_a_time, main_size, sized
@@ -50,9 +50,7 @@ def paths_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
         )
         for k, few in enumerate(few_at_a_time(arms, base))
     ]
-    yield charts[0]
-    if charts[1:]:
-        yield Fold("The other arms", tuple(charts[1:]))
+    yield from first_then_fold("The other arms", charts)
 
 
 def _aligned_words(aligned: Mapping[str, float], arms: Sequence[str]) -> str:
@@ -65,8 +63,7 @@ def _barriers(tables: Tables, size: int, quantity: str) -> dict[str, float]:
     """Mean height of the barrier between two runs of each arm, as variability.csv has it."""
     if tables.variability is None:
         return {}
-    own = first_fold(tables.variability, size) if (tables.variability["train_cases"] == size).any() else None
-    own = tables.variability[:0] if own is None else own
+    own = first_fold(tables.variability, size)
     return {row.arm: row.value for row in rows_of(own[(own["quantity"] == quantity) & (own["layer"] == "")])}
 
 

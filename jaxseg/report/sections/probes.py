@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from jaxseg.report.blocks import Block, Finding, Heading, Styles
 from jaxseg.report.charts.layers import LayerAxis
 from jaxseg.report.sections.by_layer import arm_charts, at_size, layer_value
-from jaxseg.report.shown import baseline_of, layer_rows, main_size, said, sized
+from jaxseg.report.shown import asked_about, baseline_of, layer_rows, main_size, said, sized
 from jaxseg.report.tables import Tables, rows_of
 from jaxseg.text import listing, number
 
@@ -24,7 +24,7 @@ def probes_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
     size, base = main_size(ends), baseline_of(tables) or arms[0]
     sites = {name: at_size(layer_rows(tables, name), size) for name in _SITES}
     values = [layer_value(name, row.arm, row) for name, rows in sites.items() for row in rows_of(rows)]
-    told = [arm for arm in dict.fromkeys((base, "transfer", *arms)) if arm in arms][:2]
+    told = asked_about(arms, base)
     best = {arm: said(tables, "probe_end", arm, size) for arm in told}
     words = [
         f"{found['highest'].layer} of {arm} ({number(found['highest'].value, 2)})"

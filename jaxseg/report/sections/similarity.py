@@ -26,7 +26,7 @@ from jaxseg.report.charts.style import BASELINE_ARM, ArmStyle
 from jaxseg.report.sections.by_layer import arm_charts, at_size, layer_value
 from jaxseg.report.sections.matrices import INDEX_NAMES, layers_by_layers, mean_rows, runs_by_runs
 from jaxseg.report.sections.probes import probes_blocks
-from jaxseg.report.shown import baseline_of, claimed, layer_rows, main_size, range_words, said, sized
+from jaxseg.report.shown import asked_about, baseline_of, claimed, layer_rows, main_size, range_words, said, sized
 from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
 from jaxseg.study.claims.rules import EARLY_LEVELS, FLOOR_LIMIT, INDEXES, REUSED
 from jaxseg.text import MINUS, MISSING, cases, count, interval, listing, number
@@ -126,7 +126,7 @@ def _training_change(rows: pd.DataFrame, index: str, tables: Tables, styles: Sty
         for arm in arms
         for row in _layer_values(found[found["arm"] == arm], arm, floor=_FLOOR if arm == first else None)
     ]
-    told = [arm for arm in dict.fromkeys((base, "transfer", *arms)) if arm in arms][:2]
+    told = asked_about(arms, base)
     kept = [f"{arm} keeps {_share_words(tables, 'own_start', arm, size)}{_claim_c8(tables, arm)}" for arm in told]
     yield Finding(
         "After training, does a network still represent images the way its own start did?",

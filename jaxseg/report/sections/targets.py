@@ -10,8 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from jaxseg.report.blocks import Block, Chart, Finding, described
-from jaxseg.report.charts.rows import Group, Row, row_chart
-from jaxseg.report.charts.style import INK, MUTED, ArmStyle, drawing
+from jaxseg.report.charts.rows import Group, Row
+from jaxseg.report.charts.style import INK, MUTED, ArmStyle
+from jaxseg.report.sections.figures import difference_row, forest_plot
 from jaxseg.report.tables import rows_of
 from jaxseg.study.claims.rules import CONFIDENCE, DELTA, MIN_TARGETS
 from jaxseg.text import interval, limit, number, plural, signed
@@ -83,21 +84,11 @@ def gain_forest(table: pd.DataFrame, *, width: float) -> Figure:
     alone = Group("Targets", tuple(_study_row(row, row.target) for row in rows_of(studies)))
     together = tuple(_together(row) for row in rows_of(table[table["role"] != "study"]))
     groups = [*(by_target if repeated else [alone]), *([Group(_ALL, together)] if together else [])]
-    with drawing():
-        return row_chart(
-            groups,
-            width=width,
-            xlabel="Gain of transfer over scratch, DSC",
-            zero=0.0,
-            band=(-DELTA, DELTA),
-            sides=("worse", "better"),
-            ticks=signed,
-        )
+    return forest_plot(groups, width=width, xlabel="Gain of transfer over scratch, DSC")
 
 
 def _study_row(row: Any, label: str) -> Row:
-    note = f"{signed(row.value)} {interval(row.ci_low, row.ci_high)}"
-    return Row(label, _STUDY, row.value, row.ci_low, row.ci_high, (), (), note)
+    return difference_row(label, _STUDY, row.value, row.ci_low, row.ci_high)
 
 
 def _together(row: Any) -> Row:

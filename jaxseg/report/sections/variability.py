@@ -22,6 +22,7 @@ from jaxseg.report.blocks import (
     TableGroup,
     arm_name,
     described,
+    first_then_fold,
 )
 from jaxseg.report.charts.layers import LayerAxis
 from jaxseg.report.charts.overlays import heat_overlay
@@ -175,9 +176,7 @@ def _overlays(tables: Tables) -> Iterator[Block]:
         )
         for k, shown in enumerate(tables.disagreements)
     ]
-    yield charts[0]
-    if charts[1:]:
-        yield Fold("More cases", tuple(charts[1:]))
+    yield from first_then_fold("More cases", charts)
 
 
 def _differing_words(shown: Disagreement, arm: str) -> str:
