@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "inference": BOTTOM | {"models"},
     "validation": BOTTOM | {"models", "inference"},
     "analysis": BOTTOM | {"models", "metrics", "seeds", "inference"},
+    "imports": BOTTOM | {"models"},
     "loop": BOTTOM | {"train", "seeds", "data", "hosts", "checkpoint", "logs", "averaging"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)
@@ -98,6 +99,7 @@ def test_imports_are_those_of_the_table(path):
 ROOMS = {
     "data": (("names", "digests", "volumes"), ("cases",), ("formats",), ("prepared",), ("splits", "patches")),
     "models": (("layout", "conv"), ("norms",), ("blocks",), ("network",), ("unet", "vnet", "multiscale_fcn")),
+    "imports": (("kinds",), ("layout", "readers"), ("rules",), ("conversion",)),
     "study": (
         ("files", "outputs", "versions"),
         ("record",),

@@ -1,0 +1,1 @@
+"""Rules by name: each module here defines `convert`, as `jaxseg.imports.kinds.Convert` describes it."""
