@@ -18,6 +18,7 @@ TOLERANCE = 2e-5  # of the largest value; float32 sums of a few hundred products
 
 OPERATIONS = {
     "conv": lambda x, k, factors, form: convs.conv(x, k, strides=factors, form=form),
+    "conv_centred": lambda x, k, factors, form: convs.conv(x, k, strides=factors, form=form, centred=True),
     "conv_transpose": lambda x, k, factors, form: convs.conv_transpose(x, k, strides=factors, form=form),
     "conv_upsampled": lambda x, k, factors, form: convs.conv_upsampled(x, k, factors=factors, form=form),
 }
@@ -60,7 +61,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", ["conv", "conv_transpose", "conv_upsampled"])
 @pytest.mark.parametrize(("spatial", "taps", "factors"), SHAPES)
 def test_products_equal_xla(operation, spatial, taps, factors):
     x, k = draw(spatial, taps, channels=8)  # wide enough for blocks
@@ -72,6 +73,13 @@ def test_native_transpose_is_lax_conv_transpose():
     x, k = draw((5, 6), (3, 4))
     want = lax.conv_transpose(x, k, (2, 3), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     assert_close(convs.conv_transpose(x, k, strides=(2, 3), form="native"), want)
+
+
+def test_a_centred_convolution_reads_around_each_stride():
+    x, k = draw((6, 7), (3, 1), channels=2)
+    got = value_and_gradients("conv_centred", (2, 3), "products", x, k)
+    assert_close(got, value_and_gradients("conv_centred", (2, 3), "native", x, k))
+    assert_close(got[0], convs.conv(x, k, form="native")[:, ::2, ::3])
 
 
 def test_upsampled_is_conv_of_upsampled():

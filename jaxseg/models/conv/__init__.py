@@ -46,6 +46,7 @@ def conv(
     dtype: DTypeLike | None = None,
     form: str = "auto",
     precision: str | None = None,
+    centred: bool = False,
 ) -> Float[Array, "batch *out features"]:
     """Compute a SAME convolution as `lax.conv_general_dilated` defines it; `out` is ceil(spatial / strides).
 
@@ -56,6 +57,8 @@ def conv(
         dtype: Dtype to which the operands of products may be rounded (XLA can keep more); None for that of the input.
         form: One of `FORMS`.
         precision: Precision of XLA's convolution, as in `lax.conv_general_dilated`; not used by the products form.
+        centred: Whether output `i` is centred on input `stride * i`, as in PyTorch with a padding of (taps - 1) // 2.
+            SAME pads strided convolutions less below; without strides the two are the same.
 
     Raises:
         ValueError: Ranks or channels do not fit, or the form is unknown.
@@ -64,8 +67,10 @@ def conv(
     dtype = dtype or x.dtype
     form = resolve_form(form)
     if form != "products":
-        return _by_xla(x, kernel, xla.Geometry(strides, "SAME", (1,) * len(strides), precision), dtype, form)
-    return products.conv(x, kernel, strides, dtype)
+        sizes = zip(x.shape[1:-1], kernel.shape, strides, strict=False)
+        padding = tuple(products.centred_padding(*size) for size in sizes) if centred else "SAME"
+        return _by_xla(x, kernel, xla.Geometry(strides, padding, (1,) * len(strides), precision), dtype, form)
+    return products.conv(x, kernel, strides, dtype, centred)
 
 
 def conv_transpose(

@@ -75,31 +75,47 @@ def same_padding(size: int, taps: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-    """Compute a SAME convolution: by blocks if `_blocked` says so, otherwise as one product of gathered taps."""
+def centred_padding(size: int, taps: int, stride: int) -> tuple[int, int]:
+    """Return the padding of an axis with which output `i` is centred on input `stride * i`; also ceil(size / stride).
+
+    With stride 1 this is the padding of SAME. With larger ones, SAME pads less below: for 3 taps and stride 2, its output
+    reads the inputs 2 i to 2 i + 2 instead of 2 i - 1 to 2 i + 1.
+    """
+    low = (taps - 1) // 2
+    return low, max((-(-size // stride) - 1) * stride + taps - size - low, 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def conv(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], dtype: DTypeLike, centred: bool = False
+) -> jax.Array:
+    """Compute a padded convolution: by blocks if `_blocked` says so, otherwise as one product of gathered taps."""
     spatial = x.shape[1:-1]
     kernel = _reachable(x, kernel, strides)
     if _blocked(x, kernel, strides):
         x, kernel = (x, kernel) if x.ndim == 5 else (x[:, :, :, None], kernel[:, :, None])
         y, _ = winograd.sweep(x, kernel, dtype=dtype)
         return y.reshape(y.shape[0], *spatial, y.shape[-1])
-    gathered, _ = _gather_same(x, kernel.shape[:-2], strides)
+    gathered, _ = _gather_padded(x, kernel.shape[:-2], strides, centred)
     return _dot(gathered, kernel.reshape(-1, kernel.shape[-1]), dtype)
 
 
 def _conv_forward(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], dtype: DTypeLike
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], dtype: DTypeLike, centred: bool
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return conv(x, kernel, strides, dtype), (x, kernel)
+    return conv(x, kernel, strides, dtype, centred), (x, kernel)
 
 
 def _conv_backward(
-    strides: tuple[int, ...], dtype: DTypeLike, residuals: tuple[jax.Array, jax.Array], g: jax.Array
+    strides: tuple[int, ...],
+    dtype: DTypeLike,
+    centred: bool,
+    residuals: tuple[jax.Array, jax.Array],
+    g: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     x, whole = residuals
     kernel = _reachable(x, whole, strides)
-    d_x, d_kernel = _gradients(x, kernel, g, strides, dtype)
+    d_x, d_kernel = _gradients(x, kernel, g, strides, dtype, centred)
     d_kernel = d_kernel.astype(whole.dtype)
     if kernel.shape != whole.shape:  # taps that meet nothing have no gradient
         start = [(every - near) // 2 for every, near in zip(whole.shape, kernel.shape, strict=True)]
@@ -113,7 +129,7 @@ conv.defvjp(_conv_forward, _conv_backward)
 
 
 def _gradients(
-    x: jax.Array, kernel: jax.Array, g: jax.Array, strides: tuple[int, ...], dtype: DTypeLike
+    x: jax.Array, kernel: jax.Array, g: jax.Array, strides: tuple[int, ...], dtype: DTypeLike, centred: bool
 ) -> tuple[jax.Array, jax.Array]:
     """The gradients of `sum(conv(x, kernel) * g)`, the second in float32."""
     taps = kernel.shape[:-2]
@@ -127,7 +143,7 @@ def _gradients(
         assert d_flipped is not None
         d_kernel = jnp.flip(d_flipped.reshape(*taps, *d_flipped.shape[-2:]), range(len(taps))).swapaxes(-1, -2)
         return d_x.reshape(shape), d_kernel
-    gathered, padding = _gather_same(x, taps, strides)
+    gathered, padding = _gather_padded(x, taps, strides, centred)
     d_kernel = _dot_rows(gathered, g, dtype).reshape(kernel.shape)
     if _centred(kernel, strides) and math.prod(x.shape[:-1]) <= FEW:  # the kernel as it is: moving it is what costs
         d_gathered = _dot(g, kernel.reshape(-1, kernel.shape[-1]).T, dtype)
@@ -157,9 +173,12 @@ def _blocked(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> bool:
     return x.shape[-1] * math.prod(taps) > NARROW and math.prod(x.shape[:-1]) > FEW
 
 
-def _gather_same(x: jax.Array, taps: Sequence[int], strides: Sequence[int]) -> tuple[jax.Array, list[tuple[int, int]]]:
-    """Gather the inputs of every output of a SAME convolution as channels; also return the padding used."""
-    padding = [same_padding(n, k, s) for n, k, s in zip(x.shape[1:-1], taps, strides, strict=True)]
+def _gather_padded(
+    x: jax.Array, taps: Sequence[int], strides: Sequence[int], centred: bool
+) -> tuple[jax.Array, list[tuple[int, int]]]:
+    """Gather the inputs of every output of a padded convolution as channels; also return the padding used."""
+    pad = centred_padding if centred else same_padding
+    padding = [pad(n, k, s) for n, k, s in zip(x.shape[1:-1], taps, strides, strict=True)]
     out = [-(-n // s) for n, s in zip(x.shape[1:-1], strides, strict=True)]
     return gather_taps(_pad(x, padding), taps, out, strides), padding
 
