@@ -149,7 +149,7 @@ def get_config() -> ConfigDict:
     config.source.data = "synthetic:blobs?seed=1"
 
     config.model = ConfigDict(sort_keys=False)
-    config.model.name = "unet"  # Network; docs/networks.md describes them [unet, multiscale_fcn, vnet]
+    config.model.name = "unet"  # Network; docs/networks.md describes them [unet, multiscale_fcn, vnet, nnunet]
     config.model.ndim = 3  # Spatial axes [2, 3]
     config.model.widths = (16, 32, 64)  # Channels per level, finest first
     config.model.norm = "instance"  # Normalization of features [none, instance, group, batch]
@@ -162,6 +162,21 @@ def get_config() -> ConfigDict:
     config.model.strides = ()
     config.model.kernels = ()  # Kernel sizes per level, per axis; () takes 3, in vnet 5
     config.model.skips = True  # Without skips, encoder features reach the decoder only through the bottom
+    # Convolutions of each encoder level of unet and nnunet, or its residual blocks, finest first; () takes 2
+    config.model.blocks = ()
+    config.model.decoder_blocks = ()  # Convolutions of each decoder level of unet and nnunet, finest first; () takes 2
+    # The levels of nnunet's encoder are residual blocks in place of convolutions, as in its ResEnc presets
+    config.model.residual = False
+    # Channels of each decoder level of unet, finest first; () takes those of the encoder
+    config.model.decoder_widths = ()
+    # How unet upsamples: to the nearest voxel, or by a transposed convolution, of each channel alone if depthwise
+    # [nearest, transposed, depthwise]
+    config.model.up = "nearest"
+    # Axes that max pooling of unet pads by a voxel at both ends, as some do in PyTorch; a patch may then be odd
+    config.model.pool_padding = ()
+    # Head of unet: a product per voxel, or a convolution with the taps of the finest level and a norm [product,
+    # conv_norm]
+    config.model.head = "product"
 
     config.optim = ConfigDict(sort_keys=False)
     config.optim.name = "adam"  # Optimizer [adam, adamw, sgd]

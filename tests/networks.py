@@ -16,12 +16,24 @@ from jaxseg.settings.schema import ModelName
 BASE = ModelSettings(name="unet", ndim=2, widths=(2, 4, 8), norm="none", strides=(), kernels=(), skips=True)
 NAMES = typing.get_args(ModelName)
 CLASSES = 3
+VARIANTS = {
+    "nnunet_residual": {"name": "nnunet", "residual": True, "blocks": (1, 2, 1), "decoder_blocks": (1, 3)},
+    "unet_transposed": {"name": "unet", "up": "transposed"},
+    "unet_depthwise": {"name": "unet", "up": "depthwise", "decoder_widths": (3, 2), "head": "conv_norm"},
+}
+"""Networks of other names with settings of their own, for three levels or the finest of them."""
 
 
 def settings_of(name, **changes):
     # Three taps everywhere: fewer to compute than V-Net's own five.
-    kernels = ((3,) * changes.get("ndim", 2),) * len(changes.get("widths", BASE.widths))
-    return dataclasses.replace(BASE, **{"name": name, "kernels": kernels} | changes)
+    depth = len(changes.get("widths", BASE.widths))
+    kernels = ((3,) * changes.get("ndim", 2),) * depth
+    levels = {"blocks": depth, "decoder_blocks": depth - 1, "decoder_widths": depth - 1}
+    own = {
+        field: value[: levels[field]] if field in levels else value
+        for field, value in VARIANTS.get(name, {"name": name}).items()
+    }
+    return dataclasses.replace(BASE, **{"kernels": kernels} | own | changes)
 
 
 def native(settings, **more):

@@ -98,7 +98,7 @@ def test_imports_are_those_of_the_table(path):
 # The rooms inside a package from the bottom up: a room may import those on its own floor and below.
 ROOMS = {
     "data": (("names", "digests", "volumes"), ("cases",), ("formats",), ("prepared",), ("splits", "patches")),
-    "models": (("layout", "conv"), ("norms",), ("blocks",), ("network",), ("unet", "vnet", "multiscale_fcn")),
+    "models": (("layout", "conv"), ("norms",), ("blocks",), ("network",), ("unet", "vnet", "multiscale_fcn", "nnunet")),
     "imports": (("kinds",), ("layout",), ("rules",)),
     "study": (
         ("files", "outputs", "versions"),

@@ -131,7 +131,8 @@ def _run_with_markers(
     patch = tuple(2 * int(np.prod(axis)) for axis in zip(*level_strides(settings), strict=True)) or (2,) * settings.ndim
     image = jax.ShapeDtypeStruct((1, *patch, channels), jnp.float32)
     params = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), image)["params"]
-    layers = {path.removesuffix("/kernel") for path in trees.flatten(params) if path.endswith("/kernel")}
+    kernels = {path: leaf for path, leaf in trees.flatten(params).items() if path.endswith("/kernel")}
+    layers = {path.removesuffix("/kernel") for path in kernels}
     shapes = _output_shapes(model, layers, params, image)
     rows = {layer: 2 * index for index, layer in enumerate((IMAGE, *shapes))}
     sources: dict[str, list[list[_Channel]]] = {}
@@ -159,12 +160,16 @@ def _run_with_markers(
 
     def replace(layer: str, args: Any, kwargs: Any) -> Any:
         # These are the argument names of `ConvBlock`: the kernel reads [low, x], and `residual` is added to its output.
+        # `DepthwiseUp` has one argument, the first.
         given = dict(zip(("x", "low", "factors", "residual"), args, strict=False)) | kwargs
         arriving = [given[name] for name in ("low", "x") if given.get(name) is not None]
         sources[layer] = [channel for markers in arriving for channel in read(markers)]
-        if given.get("residual") is not None:
-            more = read(given["residual"])
-            added[layer] = [[(layer, number), *others] for number, others in enumerate(more)]
+        beside = read(given["residual"]) if given.get("residual") is not None else []
+        if len(sources[layer]) > kernels[f"{layer}/kernel"].shape[-2]:
+            # A kernel that is depthwise: each channel it gives is one that it reads, so the two move together.
+            sources[layer], beside = [[]], sources[layer]
+        if beside:
+            added[layer] = [[(layer, number), *others] for number, others in enumerate(beside)]
         return mark(layer, shapes[layer])
 
     _apply_with(model, layers, {}, mark(IMAGE, image.shape), lambda layer, call, *given: replace(layer, *given))

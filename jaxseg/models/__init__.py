@@ -9,6 +9,7 @@ from jaxseg.models.blocks import ACTIVATIONS as ACTIVATIONS
 from jaxseg.models.layout import level_strides
 from jaxseg.models.multiscale_fcn import MultiscaleFCN
 from jaxseg.models.network import Network as Network
+from jaxseg.models.nnunet import NNUNet
 from jaxseg.models.unet import UNet
 from jaxseg.models.vnet import VNet
 from jaxseg.settings import Compute, ModelSettings
@@ -16,7 +17,12 @@ from jaxseg.settings.kinds import check
 from jaxseg.settings.schema import FULL_PRECISION, ModelName
 from jaxseg.types import UserError
 
-MODELS: dict[ModelName, type[Network]] = {"unet": UNet, "multiscale_fcn": MultiscaleFCN, "vnet": VNet}
+MODELS: dict[ModelName, type[Network]] = {
+    "unet": UNet,
+    "multiscale_fcn": MultiscaleFCN,
+    "vnet": VNet,
+    "nnunet": NNUNet,
+}
 """Networks by their `model.name`. A network is built as `MODELS[name](settings, classes)`."""
 
 
@@ -74,6 +80,7 @@ def check_patch(settings: ModelSettings, patch: Sequence[int]) -> None:
             "Give one size an axis, or change model.ndim."
         )
     divisors = [math.prod(axis) for axis in zip(*level_strides(settings), strict=True)] or [1] * settings.ndim
+    divisors = [1 if axis in settings.pool_padding else divisor for axis, divisor in enumerate(divisors)]
     if all(size > 0 and size % divisor == 0 for size, divisor in zip(patch, divisors, strict=True)):
         return
     below = tuple(max(size // divisor, 1) * divisor for size, divisor in zip(patch, divisors, strict=True))

@@ -38,8 +38,10 @@ class ConvBlock(nn.Module):
         layout: Settings that the layers of the network share.
         strides: Strides of the convolution per axis; empty means 1.
         transposed: Whether the convolution is transposed, so that strides make the output finer.
-        nonlinearity: `relu`, or `prelu` with one slope per channel that starts at 0.25 (He et al. 2015,
-            arXiv:1502.01852).
+        nonlinearity: `relu`; `leaky_relu` with a slope of 0.01 below 0; `prelu` with one slope per channel that starts
+            at 0.25 (He et al. 2015, arXiv:1502.01852); or `none`, after which there is no dropout either.
+        normed: Whether the norm of the layout follows; otherwise there is a bias.
+        centred: Whether strides are centred as in PyTorch; see `jaxseg.models.conv.conv`.
         kernel_init: Initialiser of the kernel.
         bias_init: Initial value of biases; with a norm they start at 0.
     """
@@ -50,6 +52,8 @@ class ConvBlock(nn.Module):
     strides: tuple[int, ...] = ()
     transposed: bool = False
     nonlinearity: str = "relu"
+    normed: bool = True
+    centred: bool = False
     kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
     bias_init: float = 0.0
 
@@ -66,8 +70,14 @@ class ConvBlock(nn.Module):
         `residual` is added before the nonlinearity.
         """
         y = self._convolve(x, low, factors)
-        y = norms.normalise(self, self.layout, y, self.bias_init)
-        y = self._activate(y if residual is None else y + residual)
+        if self.normed:
+            y = norms.normalise(self, self.layout, y, self.bias_init)
+        else:
+            y = norms.add_bias(self, y, self.bias_init)
+        y = y if residual is None else y + residual
+        if self.nonlinearity == "none":
+            return y
+        y = self._activate(y)
         if self.layout.train and self.layout.settings.dropout > 0 and not self.layout.is_frozen(self, "kernel"):
             y = dropout(y, self.make_rng("dropout"), self.layout.settings.dropout)
         return y
@@ -77,7 +87,7 @@ class ConvBlock(nn.Module):
         from_x = 0 if x is None else x.shape[-1]
         shape = (*self.kernel, from_low + from_x, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
-        operation = conv.conv_transpose if self.transposed else conv.conv
+        operation = conv.conv_transpose if self.transposed else functools.partial(conv.conv, centred=self.centred)
         how = self.layout.convolution
         terms = []
         if x is not None:
@@ -89,8 +99,35 @@ class ConvBlock(nn.Module):
     def _activate(self, y: jax.Array) -> jax.Array:
         if self.nonlinearity == "relu":
             return nn.relu(y)
+        if self.nonlinearity == "leaky_relu":
+            return nn.leaky_relu(y, 0.01)
         slope = self.param("slope", nn.initializers.constant(0.25), (self.features,))
         return jnp.where(y >= 0, y, norms.over_channels(slope.astype(y.dtype), y.ndim) * y)
+
+
+def linear_up(features: int, strides: tuple[int, ...], layout: Layout) -> ConvBlock:
+    """Make a transposed convolution `up` with a bias, with as many taps as its stride: no two voxels reach the same."""
+    return ConvBlock(
+        features, strides, layout, strides=strides, transposed=True, nonlinearity="none", normed=False, name="up"
+    )
+
+
+class DepthwiseUp(nn.Module):
+    """Transposed convolution of each channel alone, with as many taps as its stride: voxels become blocks of voxels.
+
+    Attributes:
+        strides: Factors per axis by which the grid becomes finer.
+    """
+
+    strides: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch *coarse channels"]) -> Float[Array, "batch *out channels"]:
+        """Return the products of every voxel with the kernel `[*taps, 1, channels]`, and the bias."""
+        kernel = self.param("kernel", nn.initializers.ones, (*self.strides, 1, x.shape[-1]))
+        # No two blocks of voxels overlap, so the kernel repeats itself over the finer grid.
+        taps = jnp.tile(kernel[..., 0, :].astype(x.dtype), (*x.shape[1:-1], 1))
+        return norms.add_bias(self, conv.upsample(x, self.strides) * taps[None], 0.0)
 
 
 def dropout(x: Float[Array, "*any"], key: Key[Array, ""], rate: float) -> Float[Array, "*any"]:
@@ -106,10 +143,35 @@ def dropout(x: Float[Array, "*any"], key: Key[Array, ""], rate: float) -> Float[
 
 
 def max_pool(
+    x: Float[Array, "batch *spatial channels"], strides: Sequence[int], padding: Sequence[int] = ()
+) -> Float[Array, "batch *coarse channels"]:
+    """Return the maximum of each block of `strides` voxels; the spatial shape must be divisible by `strides`.
+
+    Axes in `padding` are padded by one voxel at both ends where their stride is not 1, and may have any size: blocks of
+    two then begin at voxel -1, as with `padding=1` in PyTorch.
+    """
+    if padding:
+        ends = []
+        for axis, (size, step) in enumerate(zip(x.shape[1:-1], strides, strict=True)):
+            low = int(axis in padding and step > 1)
+            ends.append((low, (size + 2 * low) // step * step - size - low, 0))  # what fills no block is cut
+        x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), *ends, (0, 0, 0)))
+    return _blocks(x, strides).max(tuple(range(2, 2 * x.ndim - 2, 2)))
+
+
+def average_pool(
     x: Float[Array, "batch *spatial channels"], strides: Sequence[int]
 ) -> Float[Array, "batch *coarse channels"]:
-    """Return the maximum of each block of `strides` voxels; the spatial shape must be divisible by `strides`."""
-    return _blocks(x, strides).max(tuple(range(2, 2 * x.ndim - 2, 2)))
+    """Return the mean of each block of `strides` voxels; the spatial shape must be divisible by `strides`."""
+    return _blocks(x, strides).mean(tuple(range(2, 2 * x.ndim - 2, 2)))
+
+
+def centre_crop(
+    x: Float[Array, "batch *spatial channels"], spatial: Sequence[int]
+) -> Float[Array, "batch *cropped channels"]:
+    """Crop the spatial axes to a shape, evenly at both ends; an odd surplus is cut by one more at the upper end."""
+    low = [(size - wanted) // 2 for size, wanted in zip(x.shape[1:-1], spatial, strict=True)]
+    return x[:, *(slice(first, first + size) for first, size in zip(low, spatial, strict=True)), :]
 
 
 def average_pyramid(
@@ -118,7 +180,7 @@ def average_pyramid(
     """Return block means of an image on the grid of every level, finest first: an encoder without weights."""
     levels = [image]
     for step in strides:
-        levels.append(_blocks(levels[-1], step).mean(tuple(range(2, 2 * image.ndim - 2, 2))))
+        levels.append(average_pool(levels[-1], step))
     return tuple(levels)
 
 
@@ -135,8 +197,10 @@ class Head(nn.Module):
     layout: Layout
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch *spatial width"]) -> Float[Array, "batch *spatial classes"]:
-        """Return logits in float32."""
+    def __call__(
+        self, x: Float[Array, "batch *spatial width"], train: bool = False
+    ) -> Float[Array, "batch *spatial classes"]:
+        """Return logits in float32, the same in training."""
         kernel = self.param("kernel", nn.initializers.he_normal(), (x.shape[-1], self.classes))
         bias = self.param("bias", nn.initializers.zeros, (self.classes,))
         precision = self.layout.product_precision

@@ -51,6 +51,21 @@ class Layout:
         """Number of taps per level, per axis."""
         return self.settings.kernels or ((self.taps,) * self.settings.ndim,) * len(self.settings.widths)
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Convolutions, or residual blocks, per encoder level."""
+        return self.settings.blocks or (2,) * len(self.settings.widths)
+
+    @property
+    def decoder_blocks(self) -> tuple[int, ...]:
+        """Convolutions per decoder level."""
+        return self.settings.decoder_blocks or (2,) * (len(self.settings.widths) - 1)
+
+    @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        """Channels per decoder level."""
+        return self.settings.decoder_widths or self.settings.widths[:-1]
+
     def training(self, train: bool) -> Layout:
         """Return the same layout for training (dropout, statistics of the batch) or for prediction."""
         return dataclasses.replace(self, train=train)

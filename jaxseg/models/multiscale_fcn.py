@@ -99,8 +99,10 @@ class Head(nn.Module):
     layout: Layout
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch *spatial width"]) -> Float[Array, "batch *spatial classes"]:
-        """Return logits in float32."""
+    def __call__(
+        self, x: Float[Array, "batch *spatial width"], train: bool = False
+    ) -> Float[Array, "batch *spatial classes"]:
+        """Return logits in float32, the same in training."""
         kernel = self.param("kernel", kernel_init, (*self.layout.kernels[0], x.shape[-1], self.classes))
         bias = self.param("bias", nn.initializers.constant(BIAS), (self.classes,))
         logits = conv.conv(x, kernel, **self.layout.convolution)

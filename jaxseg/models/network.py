@@ -85,7 +85,8 @@ class Network(nn.Module):
     decoder_level: ClassVar[type[nn.Module]]
     """See `Decoder.level`."""
     head_class: ClassVar[type[nn.Module]] = blocks.Head
-    """Class of the head, built as `head_class(classes, layout)`; it maps the decoder's features to logits."""
+    """Class of the head, built as `head_class(classes, layout)`; called with the decoder's features and `train`, it
+    returns logits."""
     taps: ClassVar[int] = 3
     """Taps of every kernel and axis if `settings.kernels` is empty."""
 
@@ -115,4 +116,4 @@ class Network(nn.Module):
 
     def decode(self, features: tuple[jax.Array, ...], train: bool = False) -> Float[Array, "batch *spatial classes"]:
         """Return logits from the encoder's features."""
-        return self.head(self.decoder(features, train))
+        return self.head(self.decoder(features, train), train)

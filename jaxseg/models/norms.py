@@ -36,8 +36,7 @@ def normalise(module: nn.Module, layout: Layout, x: jax.Array, bias_init: float)
     features = x.shape[-1]
     settings = layout.settings
     if settings.norm == "none":
-        bias = module.param("bias", nn.initializers.constant(bias_init), (features,))
-        return x + over_channels(bias.astype(x.dtype), x.ndim)
+        return add_bias(module, x, bias_init)
     scale = module.param("scale", nn.initializers.ones, (features,))
     bias = module.param("bias", nn.initializers.zeros, (features,))
     if settings.norm != "batch":
@@ -61,6 +60,12 @@ def normalise(module: nn.Module, layout: Layout, x: jax.Array, bias_init: float)
     else:
         mean, variance = over_channels(mean, x.ndim), over_channels(variance, x.ndim)
     return _standardise(x.astype(jnp.float32), mean, variance, scale, bias).astype(x.dtype)
+
+
+def add_bias(module: nn.Module, x: jax.Array, bias_init: float) -> jax.Array:
+    """Add a bias per channel, which belongs to the module."""
+    bias = module.param("bias", nn.initializers.constant(bias_init), (x.shape[-1],))
+    return x + over_channels(bias.astype(x.dtype), x.ndim)
 
 
 def group_norm(

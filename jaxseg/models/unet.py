@@ -1,4 +1,4 @@
-"""A plain U-Net, for 2-D and 3-D images.
+"""A plain U-Net, for 2-D and 3-D images, and what common U-Nets in PyTorch do differently.
 
 Sources: Ronneberger et al. 2015, arXiv:1505.04597; Cicek et al. 2016, arXiv:1606.06650.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxseg.models import blocks
@@ -15,13 +16,15 @@ from jaxseg.models.network import Network
 
 
 def refine(
-    x: jax.Array | None, low: jax.Array | None, index: int, layout: Layout
+    x: jax.Array | None, low: jax.Array | None, index: int, layout: Layout, *, width: int, count: int
 ) -> Float[Array, "batch *spatial width"]:
-    """Apply the two convolutions of level `index`; the first reads `x`, or `low` upsampled, or both."""
-    width, kernel = layout.settings.widths[index], layout.kernels[index]
+    """Apply the `count` convolutions of level `index`; the first reads `x`, or `low` upsampled, or both."""
+    kernel = layout.kernels[index]
     factors = () if low is None else layout.strides[index]
     x = blocks.ConvBlock(width, kernel, layout, name="conv_0")(x, low, factors)
-    return blocks.ConvBlock(width, kernel, layout, name="conv_1")(x)
+    for i in range(1, count):
+        x = blocks.ConvBlock(width, kernel, layout, name=f"conv_{i}")(x)
+    return x
 
 
 class EncoderLevel(nn.Module):
@@ -35,8 +38,10 @@ class EncoderLevel(nn.Module):
         self, image: Float[Array, "batch *image channels"], finer: tuple[jax.Array, ...]
     ) -> Float[Array, "batch *spatial width"]:
         """Return features of the next finer level after max pooling, or of the image."""
-        x = blocks.max_pool(finer[-1], self.layout.strides[self.index - 1]) if self.index else image
-        return refine(x, None, self.index, self.layout)
+        layout, i = self.layout, self.index
+        padding = layout.settings.pool_padding
+        x = blocks.max_pool(finer[-1], layout.strides[i - 1], padding) if i else image
+        return refine(x, None, i, layout, width=layout.settings.widths[i], count=layout.blocks[i])
 
 
 class DecoderLevel(nn.Module):
@@ -48,11 +53,38 @@ class DecoderLevel(nn.Module):
     @nn.compact
     def __call__(self, skip: jax.Array | None, low: jax.Array) -> Float[Array, "batch *spatial width"]:
         """Return features of the upsampled level below and of the encoder at this resolution."""
-        return refine(skip, low, self.index, self.layout)
+        layout, i = self.layout, self.index
+        width, count = layout.decoder_widths[i], layout.decoder_blocks[i]
+        if layout.settings.up == "nearest":
+            return refine(skip, low, i, layout, width=width, count=count)
+        strides = layout.strides[i]
+        if layout.settings.up == "depthwise":
+            x = blocks.DepthwiseUp(strides, name="up")(low)
+        else:
+            x = blocks.linear_up(layout.settings.widths[i], strides, layout)(low)
+        if skip is not None:
+            x = jnp.concatenate([blocks.centre_crop(x, skip.shape[1:-1]), skip], -1)
+        return refine(x, None, i, layout, width=width, count=count)
+
+
+class Head(blocks.Head):
+    """Head of one product per voxel, or of a convolution and a norm without a nonlinearity."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch *spatial width"], train: bool = False
+    ) -> Float[Array, "batch *spatial classes"]:
+        """Return logits in float32."""
+        if self.layout.settings.head == "product":
+            return super().__call__(x)
+        layout = self.layout.training(train)
+        conv = blocks.ConvBlock(self.classes, layout.kernels[0], layout, nonlinearity="none", name="conv")
+        return conv(x).astype(jnp.float32)
 
 
 class UNet(Network):
-    """Network with an encoder, a decoder, and a head of one product per voxel."""
+    """Network with an encoder, a decoder, and a head of one product per voxel or of one convolution."""
 
     encoder_level = EncoderLevel
     decoder_level = DecoderLevel
+    head_class = Head

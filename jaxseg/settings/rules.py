@@ -59,7 +59,28 @@ def check_task(task: TaskSettings, ndim: int, need: Need) -> None:
     need(equal, "augment.rotate90", turned, allowed)
 
 
+OF_NETWORKS = {
+    "blocks": ("unet", "nnunet"),
+    "decoder_blocks": ("unet", "nnunet"),
+    "residual": ("nnunet",),
+    "decoder_widths": ("unet",),
+    "up": ("unet",),
+    "pool_padding": ("unet",),
+    "head": ("unet",),
+}
+"""Fields of the model that only some networks have; with the others they keep their default."""
+
+
 def _check_model(model: ModelSettings, need: Need) -> None:
+    for field, names in OF_NETWORKS.items():
+        value, default = getattr(model, field), getattr(ModelSettings, field)
+        allowed = f"{default!r} with model.name = {model.name!r}; it is a field of {' and '.join(names)}"
+        need(model.name in names or value == default, f"model.{field}", value, allowed)
+    for field, count in (("blocks", 0), ("decoder_blocks", 1), ("decoder_widths", 1)):
+        value, levels = getattr(model, field), len(model.widths) - count
+        allowed = f"() or {levels} numbers from 1, one a level{' of the decoder' if count else ''}"
+        need(not value or len(value) == levels, f"model.{field}", value, allowed)
+    _check_pool_padding(model, need)
     for field, count, of in (("strides", len(model.widths) - 1, "below the first"), ("kernels", len(model.widths), "")):
         levels = getattr(model, field)
         sound = all(len(axes) == model.ndim and min(axes) >= 1 for axes in levels)
@@ -67,10 +88,23 @@ def _check_model(model: ModelSettings, need: Need) -> None:
         need(not levels or (len(levels) == count and sound), f"model.{field}", levels, allowed)
     groups = model.groups
     if model.norm == "group":
-        divide = groups >= 1 and all(width % groups == 0 for width in model.widths)
-        need(divide, "model.groups", groups, f"a number that divides every width in {model.widths}")
+        widths = (*model.widths, *model.decoder_widths)
+        divide = groups >= 1 and all(width % groups == 0 for width in widths)
+        need(divide, "model.groups", groups, f"a number that divides every width in {widths}")
+        need(model.head == "product", "model.head", model.head, "'product' with a group norm, as it has a norm itself")
     else:
         need(groups == 0, "model.groups", groups, f"0 with model.norm = {model.norm!r}; it is of the group norm")
+
+
+def _check_pool_padding(model: ModelSettings, need: Need) -> None:
+    axes = model.pool_padding
+    check_axes(axes, model.ndim, "model.pool_padding", need)
+    steps = {step for strides in model.strides for axis, step in enumerate(strides) if axis in axes}
+    need(steps <= {1, 2}, "model.pool_padding", axes, "axes whose model.strides are 1 or 2")
+    whole = model.skips and model.encoder == "learned"
+    need(not axes or whole, "model.pool_padding", axes, "() without skips or with a pooled encoder")
+    allowed = "() with model.up = 'nearest'; the upsampled features are cropped to the encoder's"
+    need(not axes or model.up != "nearest", "model.pool_padding", axes, allowed)
 
 
 def _check_train(train: TrainSettings, need: Need) -> None:

@@ -31,7 +31,8 @@ from jaxseg.settings.kinds import (
 )
 from jaxseg.settings.task_schema import TaskSettings
 
-ModelName = Literal["unet", "multiscale_fcn", "vnet"]
+Counts = Annotated[tuple[int, ...], Allowed("() or numbers from 1", lambda counts: min(counts, default=1) >= 1)]
+ModelName = Literal["unet", "multiscale_fcn", "vnet", "nnunet"]
 Norm = Literal["none", "instance", "group", "batch"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 Optimizer = Literal["adam", "adamw", "sgd"]
@@ -70,6 +71,20 @@ class ModelSettings:
     """Kernel sizes per level, per axis; () takes 3, in vnet 5."""
     skips: bool = True
     """Without skips, encoder features reach the decoder only through the bottom."""
+    blocks: Counts = ()
+    """Convolutions of each encoder level of unet and nnunet, or its residual blocks, finest first; () takes 2."""
+    decoder_blocks: Counts = ()
+    """Convolutions of each decoder level of unet and nnunet, finest first; () takes 2."""
+    residual: bool = False
+    """The levels of nnunet's encoder are residual blocks in place of convolutions, as in its ResEnc presets."""
+    decoder_widths: Counts = ()
+    """Channels of each decoder level of unet, finest first; () takes those of the encoder."""
+    up: Literal["nearest", "transposed", "depthwise"] = "nearest"
+    """How unet upsamples: to the nearest voxel, or by a transposed convolution, of each channel alone if depthwise."""
+    pool_padding: tuple[int, ...] = ()
+    """Axes that max pooling of unet pads by a voxel at both ends, as some do in PyTorch; a patch may then be odd."""
+    head: Literal["product", "conv_norm"] = "product"
+    """Head of unet: a product per voxel, or a convolution with the taps of the finest level and a norm."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,8 @@ NETWORKS = {
     "vnet": {"name": "vnet"},
     "vnet_batch_norm": {"name": "vnet", "norm": "batch"},
     "multiscale_fcn": {"name": "multiscale_fcn"},
+    "nnunet_residual": {"name": "nnunet", "residual": True, "norm": "instance"},
+    "unet_depthwise": {"name": "unet", "up": "depthwise", "decoder_widths": (6,), "norm": "batch", "head": "conv_norm"},
     "unet_pooled": {"name": "unet", "encoder": "pooled"},
 }
 

@@ -12,7 +12,7 @@ from jaxseg import trees
 from jaxseg.models import MODELS, blocks, check_patch, layer_names, make_model, norms
 from jaxseg.settings import Compute
 from jaxseg.types import UserError
-from tests.networks import BASE, CLASSES, NAMES, draw_params, image_of, native, settings_of, shapes_of
+from tests.networks import BASE, CLASSES, NAMES, VARIANTS, draw_params, image_of, native, settings_of, shapes_of
 
 # ----------------------------------------------------------------------------------------------- parameters and shapes
 
@@ -105,7 +105,7 @@ def test_every_option_gives_logits_and_the_named_activations(name, option):
     assert bool(kept) == (option == "batch")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
 def test_every_parameter_gets_a_gradient(name):
     model = native(settings_of(name, norm="batch", widths=(2, 4)))
     image = image_of(8, 8)
@@ -160,7 +160,7 @@ def test_bfloat16_is_float32_up_to_rounding(name):
 # ------------------------------------------------------------------------------------------------------- equivariance
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
 def test_an_image_s_logits_do_not_depend_on_its_batch_and_axes_are_alike(name):
     settings = settings_of(name, norm="instance", strides=((1, 2), (2, 2)), kernels=((1, 3), (3, 3), (3, 2)))
     turned = dataclasses.replace(settings, strides=((2, 1), (2, 2)), kernels=((3, 1), (3, 3), (2, 3)))
@@ -177,7 +177,7 @@ def test_an_image_s_logits_do_not_depend_on_its_batch_and_axes_are_alike(name):
 # -------------------------------------------------------------------------------------------------- encoder and skips
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "unet_depthwise"])
 @pytest.mark.parametrize("skips", [True, False])
 def test_features_reach_the_decoder_through_skips_where_there_are_any(name, skips):
     settings = settings_of(name, skips=skips)
@@ -232,8 +232,8 @@ def test_nothing_is_differentiated_below_a_frozen_encoder(name):
     kernels = [path for path in trees.flatten(params) if path.endswith("/kernel") and path.startswith("encoder")]
     # Each trained convolution has a gradient in its kernel and one in its input, unless it reads the image; so has
     # the decoder, to which a trained encoder's features are inputs.
-    of_image = {"unet": 1, "vnet": 1, "multiscale_fcn": 3}[name]
-    reads_features = {"unet": 3, "vnet": 1, "multiscale_fcn": 1}[name]
+    of_image = {"unet": 1, "vnet": 1, "multiscale_fcn": 3, "nnunet": 1}[name]
+    reads_features = {"unet": 3, "vnet": 1, "multiscale_fcn": 1, "nnunet": 1}[name]
     assert full - part == 2 * len(kernels) - of_image + reads_features
 
 
@@ -284,7 +284,7 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean():
         ({"name": "multiscale_fcn", "widths": (14, 28, 57)}, r"they are \(14, 28, 56\)"),
         ({"widths": (4,), "skips": False}, r"model.skips = False needs a decoder"),
         ({"widths": (4,), "encoder": "pooled"}, r"model.encoder = 'pooled' needs a decoder"),
-        ({"name": "v-net"}, "allowed: 'unet', 'multiscale_fcn', 'vnet'"),
+        ({"name": "v-net"}, "allowed: 'unet', 'multiscale_fcn', 'vnet', 'nnunet'"),
     ],
 )
 def test_networks_that_there_are_not(changes, message):

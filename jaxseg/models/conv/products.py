@@ -78,8 +78,8 @@ def same_padding(size: int, taps: int, stride: int) -> tuple[int, int]:
 def centred_padding(size: int, taps: int, stride: int) -> tuple[int, int]:
     """Return the padding of an axis with which output `i` is centred on input `stride * i`; also ceil(size / stride).
 
-    With stride 1 this is the padding of SAME. With larger ones, SAME pads less below: for 3 taps and stride 2, its output
-    reads the inputs 2 i to 2 i + 2 instead of 2 i - 1 to 2 i + 1.
+    With stride 1 this is the padding of SAME. With larger ones, SAME pads less below: for 3 taps and stride 2 its
+    outputs read the inputs 2 i to 2 i + 2, and centred ones 2 i - 1 to 2 i + 1.
     """
     low = (taps - 1) // 2
     return low, max((-(-size // stride) - 1) * stride + taps - size - low, 0)
