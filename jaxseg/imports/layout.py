@@ -27,6 +27,9 @@ class Pair(NamedTuple):
     name: str
     """Name in the other network's state dict, such as `encoder.stages.0.0.convs.0.conv.weight`."""
     kind: Kind
+    leading: int = 0
+    """Number of a kernel's input channels that are first there and last here: those of a skip that is concatenated in
+    front of the upsampled channels, where jaxseg puts it behind them."""
 
 
 def kernel(array: np.ndarray, *, transposed: bool = False, axes: Sequence[int] | None = None) -> np.ndarray:

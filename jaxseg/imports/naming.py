@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxseg import trees
-from jaxseg.imports.layout import Kind, Pair, to_ours
+from jaxseg.imports.layout import Kind, Pair, to_ours, to_theirs
 from jaxseg.types import Params
 
 _NORM = {
@@ -37,7 +37,7 @@ class Naming:
         return Naming((*self.pairs, *other.pairs), {**self.biases, **other.biases})
 
 
-def conv_block(path: str, conv: str, normed: str, norm: str) -> Naming:
+def conv_block(path: str, conv: str, normed: str, norm: str, *, leading: int = 0) -> Naming:
     """Return the names of a `jaxseg.models.blocks.ConvBlock`.
 
     Args:
@@ -45,8 +45,9 @@ def conv_block(path: str, conv: str, normed: str, norm: str) -> Naming:
         conv: Name of PyTorch's convolution.
         normed: Name of PyTorch's norm.
         norm: The network's `model.norm`; without a norm, the bias is the convolution's.
+        leading: See `Pair`.
     """
-    kernel = Pair(f"{path}/kernel", f"{conv}.weight", "kernel")
+    kernel = Pair(f"{path}/kernel", f"{conv}.weight", "kernel", leading)
     if norm == "none":
         return Naming((kernel, Pair(f"{path}/bias", f"{conv}.bias", "vector")))
     names = [name for name in _NORM if norm == "batch" or not trees.is_statistic(name)]
@@ -70,6 +71,9 @@ def take(
         axes: See `layout.kernel`.
     """
     leaves = {pair.path: to_ours(tensors[pair.name], pair.kind, axes=axes) for pair in naming.pairs}
+    for pair in naming.pairs:
+        if pair.leading:
+            leaves[pair.path] = np.roll(leaves[pair.path], -pair.leading, -2)
     used = {pair.path: pair.name for pair in naming.pairs}
     ignored = []
     for name, path in naming.biases.items():
@@ -82,3 +86,23 @@ def take(
         else:
             ignored.append((name, "a bias that the norm behind it subtracts again"))
     return trees.unflatten(leaves), used, ignored
+
+
+def give(params: Params, naming: Naming, *, ndim: int, axes: Sequence[int] | None = None) -> dict[str, np.ndarray]:
+    """Return the state dict of parameters, in which biases before norms are zeros; it computes what they compute.
+
+    Args:
+        params: Parameters of a network.
+        naming: Names of its parameters in PyTorch.
+        ndim: Spatial axes of the network.
+        axes: See `layout.kernel`.
+    """
+    leaves = trees.flatten(params)
+    tensors = {}
+    for pair in naming.pairs:
+        leaf = np.asarray(leaves[pair.path])
+        leaf = np.roll(leaf, pair.leading, -2) if pair.leading else leaf
+        tensors[pair.name] = to_theirs(leaf, pair.kind, axes=axes, ndim=ndim)
+    for name, path in naming.biases.items():
+        tensors[name] = np.zeros(leaves[f"{path}/bias"].shape, np.float32)
+    return tensors
