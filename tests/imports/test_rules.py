@@ -67,6 +67,14 @@ def test_a_bias_before_a_batch_norm_is_taken_from_its_running_mean(name):
     np.testing.assert_array_equal(found[f"{path}/running_mean"], want)
 
 
+def test_channels_that_come_first_are_put_last():
+    names = naming.conv_block("part", "conv", "norm", "none", leading=1)
+    tensors = {"conv.weight": np.arange(3, dtype=np.float32).reshape(1, 3, 1, 1), "conv.bias": np.ones(1, np.float32)}
+    params, _, _ = naming.take(tensors, names)
+    assert params["part"]["kernel"].ravel().tolist() == [1, 2, 0]
+    np.testing.assert_array_equal(naming.give(params, names, ndim=2)["conv.weight"], tensors["conv.weight"])
+
+
 def test_second_names_and_coarser_heads_of_nnunet_have_no_place():
     _, tensors = state_of("plain")
     more = {
