@@ -177,6 +177,11 @@ def get_config() -> ConfigDict:
     # Head of unet: a product per voxel, or a convolution with the taps of the finest level and a norm [product,
     # conv_norm]
     config.model.head = "product"
+    # Nonlinearity of unet; leaky_relu keeps a hundredth of what is below 0 [relu, leaky_relu]
+    config.model.activation = "relu"
+    # Order of convolution, norm and nonlinearity in unet; act_norm_conv has them in front, and a bias behind
+    # [conv_norm_act, act_norm_conv]
+    config.model.order = "conv_norm_act"
 
     config.optim = ConfigDict(sort_keys=False)
     config.optim.name = "adam"  # Optimizer [adam, adamw, sgd]

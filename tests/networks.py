@@ -20,6 +20,7 @@ VARIANTS = {
     "nnunet_residual": {"name": "nnunet", "residual": True, "blocks": (1, 2, 1), "decoder_blocks": (1, 3)},
     "unet_transposed": {"name": "unet", "up": "transposed"},
     "unet_depthwise": {"name": "unet", "up": "depthwise", "decoder_widths": (3, 2), "head": "conv_norm"},
+    "unet_norm_first": {"name": "unet", "order": "act_norm_conv", "activation": "leaky_relu"},
 }
 """Networks of other names with settings of their own, for three levels or the finest of them."""
 

@@ -39,13 +39,26 @@ def _takes(units: Int[np.ndarray, " channels"], order: Order) -> Int[np.ndarray,
     return taken
 
 
+def _sides(wiring: Wiring, path: str) -> tuple[str, np.ndarray, np.ndarray | None]:
+    """The layer of a parameter, and the units of its last axis, and of the one before that in a kernel."""
+    layer, _, name = path.rpartition("/")
+    if layer in wiring.gives:
+        return layer, wiring.gives[layer], wiring.reads[layer] if name == "kernel" else None
+    layer = layer.rpartition("/")[0]  # of a norm in front of a convolution, whose channels are those that this reads
+    return layer, wiring.reads[layer], None
+
+
+def _moved(leaf: np.ndarray, last: np.ndarray, before: np.ndarray | None, order: Order) -> np.ndarray:
+    leaf = leaf[..., _takes(last, order)]
+    return leaf if before is None else leaf[..., _takes(before, order), :]
+
+
 def permute(wiring: Wiring, params: Params, order: Order) -> Params:
     """Return the network with its units in another order; it computes the same function."""
     moved = {}
     for path, leaf in trees.flatten(params).items():
-        layer, _, name = path.rpartition("/")
-        leaf = np.asarray(leaf)[..., _takes(wiring.gives[layer], order)]
-        moved[path] = leaf[..., _takes(wiring.reads[layer], order), :] if name == "kernel" else leaf
+        _, last, before = _sides(wiring, path)
+        moved[path] = _moved(np.asarray(leaf), last, before, order)
     return trees.unflatten(moved)
 
 
@@ -105,11 +118,9 @@ def _agreement(wiring: Wiring, ours: Leaves, theirs: Leaves, order: Order, layer
     """Sum of products of the weights of some layers."""
     total = 0.0
     for path, leaf in theirs.items():
-        layer, _, name = path.rpartition("/")
+        layer, last, before = _sides(wiring, path)
         if layer in layers:
-            leaf = leaf[..., _takes(wiring.gives[layer], order)]
-            leaf = leaf[..., _takes(wiring.reads[layer], order), :] if name == "kernel" else leaf
-            total += float(np.vdot(ours[path], leaf))
+            total += float(np.vdot(ours[path], _moved(leaf, last, before, order)))
     return total
 
 
@@ -119,16 +130,15 @@ def _products(
     """Return the products of all weights of every two units of a group, ours and theirs (the latter ascending)."""
     sums = np.zeros((len(group), len(group)))
     for path, a in ours.items():
-        layer, _, name = path.rpartition("/")
         b = theirs[path]
-        gives, reads = wiring.gives[layer], wiring.reads[layer]
-        if np.isin(gives, group).any():
-            known = b[..., _takes(reads, order), :] if name == "kernel" else b
-            _add(sums, a.reshape(-1, a.shape[-1]), known.reshape(-1, b.shape[-1]), gives, group)
-        if name == "kernel" and np.isin(reads, group).any():
-            known = b[..., _takes(gives, order)]
+        _, last, before = _sides(wiring, path)
+        if np.isin(last, group).any():
+            known = b if before is None else b[..., _takes(before, order), :]
+            _add(sums, a.reshape(-1, a.shape[-1]), known.reshape(-1, b.shape[-1]), last, group)
+        if before is not None and np.isin(before, group).any():
+            known = b[..., _takes(last, order)]
             left, right = (np.moveaxis(side, -2, -1).reshape(-1, side.shape[-2]) for side in (a, known))
-            _add(sums, left, right, reads, group)
+            _add(sums, left, right, before, group)
     return sums
 
 

@@ -50,9 +50,17 @@ def conv_block(path: str, conv: str, normed: str, norm: str, *, leading: int = 0
     kernel = Pair(f"{path}/kernel", f"{conv}.weight", "kernel", leading)
     if norm == "none":
         return Naming((kernel, Pair(f"{path}/bias", f"{conv}.bias", "vector")))
+    return Naming((kernel, *_norm(path, normed, norm)), {f"{conv}.bias": path})
+
+
+def norm_first(path: str, conv: str, normed: str, norm: str) -> Naming:
+    """Return the names of a `ConvBlock` whose norm stands in front of the convolution; see `conv_block`."""
+    return Naming(_norm(f"{path}/norm", normed, norm)) + plain(path, conv, "kernel")
+
+
+def _norm(path: str, normed: str, norm: str) -> tuple[Pair, ...]:
     names = [name for name in _NORM if norm == "batch" or not trees.is_statistic(name)]
-    vectors = [Pair(f"{path}/{name}", f"{normed}.{_NORM[name]}", "vector") for name in names]
-    return Naming((kernel, *vectors), {f"{conv}.bias": path})
+    return tuple(Pair(f"{path}/{name}", f"{normed}.{_NORM[name]}", "vector") for name in names)
 
 
 def plain(path: str, name: str, kind: Kind) -> Naming:

@@ -27,10 +27,22 @@ def record(module: nn.Module, name: str, value: jax.Array) -> None:
         module.put_variable(ACTIVATIONS, name, value)
 
 
+class Norm(nn.Module):
+    """The norm of the layout on its own, in front of a convolution."""
+
+    layout: Layout
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch *spatial channels"]) -> Float[Array, "batch *spatial channels"]:
+        """Return normalised features."""
+        return norms.normalise(self, self.layout, x, 0.0)
+
+
 class ConvBlock(nn.Module):
     """Convolution, norm or bias, nonlinearity and dropout, in this order.
 
     Dropout is off if the kernel is frozen, and in prediction. A norm subtracts the mean, so only `none` has a bias.
+    With `first`, nonlinearity and norm come in front of the convolution, which then has a bias.
 
     Attributes:
         features: Output channels.
@@ -40,6 +52,7 @@ class ConvBlock(nn.Module):
         transposed: Whether the convolution is transposed, so that strides make the output finer.
         nonlinearity: `relu`; `leaky_relu` with a slope of 0.01 below 0; `prelu` with one slope per channel that starts
             at 0.25 (He et al. 2015, arXiv:1502.01852); or `none`, after which there is no dropout either.
+        first: Whether nonlinearity and norm come first.
         normed: Whether the norm of the layout follows; otherwise there is a bias.
         centred: Whether strides are centred as in PyTorch; see `jaxseg.models.conv.conv`.
         kernel_init: Initialiser of the kernel.
@@ -52,6 +65,7 @@ class ConvBlock(nn.Module):
     strides: tuple[int, ...] = ()
     transposed: bool = False
     nonlinearity: str = "relu"
+    first: bool = False
     normed: bool = True
     centred: bool = False
     kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
@@ -69,15 +83,25 @@ class ConvBlock(nn.Module):
 
         `residual` is added before the nonlinearity.
         """
+        if self.first:
+            y = norms.add_bias(self, self._convolve(self._prepare(x, low, factors), None, ()), self.bias_init)
+            return self._drop(y)
         y = self._convolve(x, low, factors)
         if self.normed:
             y = norms.normalise(self, self.layout, y, self.bias_init)
         else:
             y = norms.add_bias(self, y, self.bias_init)
         y = y if residual is None else y + residual
-        if self.nonlinearity == "none":
-            return y
-        y = self._activate(y)
+        return y if self.nonlinearity == "none" else self._drop(self._activate(y))
+
+    def _prepare(self, x: jax.Array | None, low: jax.Array | None, factors: Sequence[int]) -> jax.Array:
+        """Return the channels of [upsampled, x] after the nonlinearity and the norm in front of the convolution."""
+        given = [conv.upsample(low, factors)] if low is not None else []
+        given += [x] if x is not None else []
+        y = self._activate(jnp.concatenate(given, -1))
+        return y if self.layout.settings.norm == "none" else Norm(self.layout, name="norm")(y)
+
+    def _drop(self, y: jax.Array) -> jax.Array:
         if self.layout.train and self.layout.settings.dropout > 0 and not self.layout.is_frozen(self, "kernel"):
             y = dropout(y, self.make_rng("dropout"), self.layout.settings.dropout)
         return y

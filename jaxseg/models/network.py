@@ -116,4 +116,4 @@ class Network(nn.Module):
 
     def decode(self, features: tuple[jax.Array, ...], train: bool = False) -> Float[Array, "batch *spatial classes"]:
         """Return logits from the encoder's features."""
-        return self.head(self.decoder(features, train), train)
+        return self.head(self.decoder(features, train), train=train)

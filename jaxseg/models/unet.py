@@ -5,6 +5,8 @@ Sources: Ronneberger et al. 2015, arXiv:1505.04597; Cicek et al. 2016, arXiv:160
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,11 +21,14 @@ def refine(
     x: jax.Array | None, low: jax.Array | None, index: int, layout: Layout, *, width: int, count: int
 ) -> Float[Array, "batch *spatial width"]:
     """Apply the `count` convolutions of level `index`; the first reads `x`, or `low` upsampled, or both."""
-    kernel = layout.kernels[index]
-    factors = () if low is None else layout.strides[index]
-    x = blocks.ConvBlock(width, kernel, layout, name="conv_0")(x, low, factors)
+    settings = layout.settings
+    part = functools.partial(
+        blocks.ConvBlock, width, layout.kernels[index], layout,
+        nonlinearity=settings.activation, first=settings.order == "act_norm_conv",
+    )  # fmt: skip
+    x = part(name="conv_0")(x, low, () if low is None else layout.strides[index])
     for i in range(1, count):
-        x = blocks.ConvBlock(width, kernel, layout, name=f"conv_{i}")(x)
+        x = part(name=f"conv_{i}")(x)
     return x
 
 

@@ -67,6 +67,8 @@ OF_NETWORKS = {
     "up": ("unet",),
     "pool_padding": ("unet",),
     "head": ("unet",),
+    "activation": ("unet",),
+    "order": ("unet",),
 }
 """Fields of the model that only some networks have; with the others they keep their default."""
 
@@ -92,6 +94,8 @@ def _check_model(model: ModelSettings, need: Need) -> None:
         divide = groups >= 1 and all(width % groups == 0 for width in widths)
         need(divide, "model.groups", groups, f"a number that divides every width in {widths}")
         need(model.head == "product", "model.head", model.head, "'product' with a group norm, as it has a norm itself")
+        allowed = "'conv_norm_act' with a group norm: channels in front of a convolution come from several layers"
+        need(model.order == "conv_norm_act", "model.order", model.order, allowed)
     else:
         need(groups == 0, "model.groups", groups, f"0 with model.norm = {model.norm!r}; it is of the group norm")
 

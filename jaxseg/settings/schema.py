@@ -85,6 +85,10 @@ class ModelSettings:
     """Axes that max pooling of unet pads by a voxel at both ends, as some do in PyTorch; a patch may then be odd."""
     head: Literal["product", "conv_norm"] = "product"
     """Head of unet: a product per voxel, or a convolution with the taps of the finest level and a norm."""
+    activation: Literal["relu", "leaky_relu"] = "relu"
+    """Nonlinearity of unet; leaky_relu keeps a hundredth of what is below 0."""
+    order: Literal["conv_norm_act", "act_norm_conv"] = "conv_norm_act"
+    """Order of convolution, norm and nonlinearity in unet; act_norm_conv has them in front, and a bias behind."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

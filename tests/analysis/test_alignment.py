@@ -19,6 +19,7 @@ NETWORKS = {
     "multiscale_fcn": {"name": "multiscale_fcn"},
     "nnunet_residual": {"name": "nnunet", "residual": True, "norm": "instance"},
     "unet_depthwise": {"name": "unet", "up": "depthwise", "decoder_widths": (6,), "norm": "batch", "head": "conv_norm"},
+    "unet_norm_first": {"name": "unet", "order": "act_norm_conv", "activation": "leaky_relu", "norm": "batch"},
     "unet_pooled": {"name": "unet", "encoder": "pooled"},
 }
 

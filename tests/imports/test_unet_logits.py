@@ -1,16 +1,21 @@
 """U-Nets of PyTorch with their weights: the same logits. Needs torch; one test needs platelet-unet-watershed."""
 
 import importlib.util
+import runpy
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from jaxseg import trees
 from jaxseg.imports import naming
+from jaxseg.imports.kinds import Tensors
 from jaxseg.imports.rules import torch_unet
 from jaxseg.models.unet import UNet
 from jaxseg.settings import ModelSettings
+from tests.conftest import ROOT
+from tests.networks import draw_params, shapes_of
 
 torch = pytest.importorskip("torch")
 
@@ -89,3 +94,38 @@ def test_skips_that_come_first_are_put_behind_what_is_upsampled():
         want = network["outc"]["conv"](x).numpy()
     imported = torch_unet.convert({name: part.numpy() for name, part in network.state_dict().items()}, metadata={})
     np.testing.assert_allclose(logits_of(imported, image.numpy()), want, rtol=0, atol=1e-4 * want.std())
+
+
+def munet_level(tensors, name, x):
+    """A level of MU-Net: leaky ReLU, batch norm and convolution, three times."""
+    for i in (1, 2, 3):
+        norm, conv = (f"layers.{name}.conv{i}.{part}" for part in ("norm", "conv"))
+        statistics = tensors[f"{norm}.running_mean"], tensors[f"{norm}.running_var"]
+        x = torch.nn.functional.leaky_relu(x)
+        x = torch.nn.functional.batch_norm(x, *statistics, tensors[f"{norm}.weight"], tensors[f"{norm}.bias"])
+        weight = tensors[f"{conv}.weight"]
+        padding = [(taps - 1) // 2 for taps in weight.shape[2:]]
+        x = torch.nn.functional.conv3d(x, weight, tensors[f"{conv}.bias"], padding=padding)
+    return x
+
+
+def test_the_encoder_of_munet_has_its_features():
+    """With random weights of the shapes that the example of rules in the documentation is for."""
+    rules = runpy.run_path(str(ROOT / "docs" / "examples" / "munet_rules.py"))
+    settings = ModelSettings(**rules["MODEL"])
+    model = UNet(settings, 2, "native")
+    params = draw_params(shapes_of(settings, (32, 32, 2), classes=2))
+    tensors = Tensors(naming.give(params, rules["names"](), ndim=3))
+    for name in [name for name in tensors if name.endswith("conv3.conv.weight")]:
+        tensors[name] = tensors[name][:, :, 2:3, 2:3]
+    tensors["layers.BinaryMask.weight"] = np.ones((1, 4, 1, 1, 1), np.float32)
+    tensors["layers.BinaryMask.bias"] = np.ones(1, np.float32)
+    imported = rules["convert"](tensors, metadata={})
+    assert set(trees.flatten(imported.params)) == set(trees.flatten(params))
+    image = np.random.default_rng(0).normal(size=(1, 32, 16, 2, 1)).astype(np.float32)
+    got = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode"))(imported.params, image)
+    theirs = {name: torch.from_numpy(part) for name, part in tensors.items()}
+    x = torch.from_numpy(np.moveaxis(image, -1, 1))
+    for i in range(4):
+        x = munet_level(theirs, f"Dense_Down{i}", x if i == 0 else torch.nn.functional.max_pool3d(x, (2, 2, 1)))
+        np.testing.assert_allclose(np.moveaxis(got[i], -1, 1), x, rtol=0, atol=1e-4 * float(x.std()))
