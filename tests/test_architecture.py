@@ -99,7 +99,7 @@ def test_imports_are_those_of_the_table(path):
 ROOMS = {
     "data": (("names", "digests", "volumes"), ("cases",), ("formats",), ("prepared",), ("splits", "patches")),
     "models": (("layout", "conv"), ("norms",), ("blocks",), ("network",), ("unet", "vnet", "multiscale_fcn", "nnunet")),
-    "imports": (("kinds",), ("layout",), ("rules",)),
+    "imports": (("kinds",), ("layout",), ("naming",), ("rules",)),
     "study": (
         ("files", "outputs", "versions"),
         ("record",),

@@ -110,8 +110,8 @@ def munet_level(tensors, name, x):
 
 
 def test_the_encoder_of_munet_has_its_features():
-    """With random weights of the shapes that the example of rules in the documentation is for."""
-    rules = runpy.run_path(str(ROOT / "docs" / "examples" / "munet_rules.py"))
+    """With random weights of the shapes that the example of rules is for."""
+    rules = runpy.run_path(str(ROOT / "examples" / "munet_rules.py"))
     settings = ModelSettings(**rules["MODEL"])
     model = UNet(settings, 2, "native")
     params = draw_params(shapes_of(settings, (32, 32, 2), classes=2))

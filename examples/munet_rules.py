@@ -1,6 +1,6 @@
 """Rules for the auxiliary network of MU-Net (brain masks in T2-weighted MR of mice; Hierakonpolis/MU-Net, MIT licence).
 
-    python -m launch.import_weights --input=bestbyloss.tar --rules=docs/examples/munet_rules.py --output=DIR
+    python -m launch.import_weights --input=bestbyloss.tar --rules=examples/munet_rules.py --output=DIR
 
 Each of its levels has three convolutions, the third with one tap, and a leaky ReLU and a batch norm in front of each.
 The four levels of the encoder compute here what they compute there. What follows does not: the input of the bottleneck
