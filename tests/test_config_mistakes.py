@@ -131,6 +131,11 @@ OUT_OF_RANGE = [
     ("model.residual", True, "False with model.name = 'unet'; it is a field of nnunet"),
     ("model.blocks", (2,), "() or 2 numbers from 1, one a level"),
     ("model.decoder_blocks", (2, 2), "() or 1 numbers from 1, one a level of the decoder"),
+    ("model.decoder_widths", (0,), "() or numbers from 1"),
+    ("model.up", "bilinear", "'nearest', 'transposed', 'depthwise'"),
+    ("model.head", "none", "'product' or 'conv_norm'"),
+    ("model.activation", "elu", "'relu' or 'leaky_relu'"),
+    ("model.order", "norm_conv_act", "'conv_norm_act' or 'act_norm_conv'"),
     ("model.pool_padding", (0, 2), "different axes from 0 to 1"),
     ("model.pool_padding", (0,), "() with model.up = 'nearest'"),
     ("train.precision", "float16", "'float32', 'tf32', 'bfloat16'"),
@@ -215,12 +220,25 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(path, value, allowed
     assert allowed in str(caught.value)
 
 
+GROUPS = {"model__norm": "group", "model__groups": 2}
+PADDED = {"model__up": "transposed", "model__pool_padding": (0,)}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"train__average": 0.2, "train__keep_best": True}, "train.average = 0.2; allowed: 0 with train.keep_best"),
         ({"pretrain__runs_per_source": 2, "pretrain__share": "one"}, "1 with pretrain.share = 'one'"),
         ({"optim__lr_grid": (0.1, 0.2), "optim__lr_seeds": (9,)}, "the same rates for all arms"),
+        (
+            {"model__name": "vnet", "model__up": "transposed"},
+            "'nearest' with model.name = 'vnet'; it is a field of unet",
+        ),
+        ({**GROUPS, "model__head": "conv_norm"}, "'product' with a group norm"),
+        ({**GROUPS, "model__order": "act_norm_conv"}, "'conv_norm_act' with a group norm"),
+        ({**PADDED, "model__skips": False}, "() without skips or with a pooled encoder"),
+        ({**PADDED, "model__encoder": "pooled"}, "() without skips or with a pooled encoder"),
+        ({**PADDED, "model__strides": ((3, 2),)}, "axes whose model.strides are 1 or 2"),
     ],
 )
 def test_settings_that_do_not_go_together(fields, message):

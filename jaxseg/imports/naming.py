@@ -90,7 +90,7 @@ def take(
         mean = f"{path}/running_mean"
         if mean in leaves:
             leaves[mean] = leaves[mean] - tensors[name].astype(np.float32)
-            ignored.append((name, f"subtracted from {mean}, where it computes the same"))
+            ignored.append((name, "subtracted from the running mean of the norm behind it, where it computes the same"))
         else:
             ignored.append((name, "a bias that the norm behind it subtracts again"))
     return trees.unflatten(leaves), used, ignored
