@@ -21,7 +21,7 @@ import nibabel
 import numpy as np
 import torch
 
-from benchmarks.torch_networks import NETWORKS
+from benchmarks.torch_networks import make_network
 
 Case = tuple[np.ndarray, np.ndarray]
 
@@ -84,7 +84,8 @@ def train(cases: list[Case], settings: dict[str, Any]) -> torch.nn.Module:
     """The network after all steps."""
     torch.manual_seed(settings["seed"])
     rng = np.random.default_rng(settings["seed"])
-    network = NETWORKS["unet"](len(settings["patch"]), 1, settings["widths"], settings["classes"])
+    ndim, widths = len(settings["patch"]), settings["widths"]
+    network = make_network("unet", ndim=ndim, channels=1, widths=widths, classes=settings["classes"])
     optimizer = torch.optim.Adam(network.parameters(), lr=settings["lr"])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings["steps"])
     for _ in range(settings["steps"]):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks.torch_networks import NETWORKS
+from benchmarks.torch_networks import make_network
 
 
 def dice_ce(logits: torch.Tensor, label: torch.Tensor, smooth: float = 1e-5) -> torch.Tensor:
@@ -37,7 +37,9 @@ def make_step(settings: dict[str, Any]) -> Any:
         torch.set_num_threads(settings["threads"])
     torch.manual_seed(0)
     ndim, patch, batch = settings["ndim"], settings["patch"], settings["batch"]
-    model = NETWORKS[settings["network"]](ndim, 1, settings["widths"], settings["classes"]).to(device)
+    classes = settings["classes"]
+    model = make_network(settings["network"], ndim=ndim, channels=1, widths=settings["widths"], classes=classes)
+    model = model.to(device)
     for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
         backend.allow_tf32 = settings["precision"] != "float32"
     if settings["frozen"]:

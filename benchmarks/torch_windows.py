@@ -16,7 +16,7 @@ import time
 import numpy as np
 import torch
 
-from benchmarks.torch_networks import NETWORKS
+from benchmarks.torch_networks import make_network
 from jaxseg import inference
 
 
@@ -25,7 +25,8 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(0)
-    network = NETWORKS["unet"](3, 1, settings["widths"], settings["classes"]).eval()
+    classes = settings["classes"]
+    network = make_network("unet", ndim=3, channels=1, widths=settings["widths"], classes=classes).eval()
     patch = tuple(settings["patch"])
     rng = np.random.default_rng(0)
     images = [torch.tensor(rng.normal(size=(1, 1, *shape)), dtype=torch.float32) for shape in settings["shapes"]]

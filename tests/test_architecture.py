@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "validation": BOTTOM | {"models", "inference"},
     "analysis": BOTTOM | {"models", "metrics", "seeds", "inference"},
     "imports": BOTTOM | {"models"},
+    "exports": BOTTOM | {"models", "inference", "imports"},
     "loop": BOTTOM | {"train", "seeds", "data", "hosts", "checkpoint", "logs", "averaging"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)
@@ -100,6 +101,7 @@ ROOMS = {
     "data": (("names", "digests", "volumes"), ("cases",), ("formats",), ("prepared",), ("splits", "patches")),
     "models": (("layout", "conv"), ("norms",), ("blocks",), ("network",), ("unet", "vnet", "multiscale_fcn", "nnunet")),
     "imports": (("kinds",), ("layout",), ("naming",), ("rules",)),
+    "exports": (("torch_network", "state_dict", "program"), ("formats",)),
     "study": (
         ("files", "outputs", "versions"),
         ("record",),

@@ -15,7 +15,6 @@ import math
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -143,11 +142,10 @@ def upsample(
     low: Float[Array, "batch *coarse channels"], factors: Sequence[int]
 ) -> Float[Array, "batch *out channels"]:
     """Upsample by `factors` per axis to the nearest neighbour."""
-    interleaved = [side for size in low.shape[1:-1] for side in (size, 1)]
     grown = [side for size, factor in zip(low.shape[1:-1], factors, strict=True) for side in (size, factor)]
     out = [size * factor for size, factor in zip(low.shape[1:-1], factors, strict=True)]
     batch, channels = low.shape[0], low.shape[-1]
-    spread = np.broadcast_shapes((batch, *interleaved, channels), (batch, *grown, channels))
+    spread = (batch, *grown, channels)
     return lax.broadcast_in_dim(low, spread, (0, *range(1, 2 * len(out), 2), len(spread) - 1)).reshape(
         batch, *out, channels
     )
