@@ -103,7 +103,9 @@ class _PathParser(flags.ArgumentParser[str]):
 
 
 def path_flag(name: str, text: str) -> Any:
-    """Declares a flag that takes a path."""
+    """Declares a flag that takes a path, once a process: several commands may have one of that name."""
+    if name in flags.FLAGS:
+        return flags.FlagHolder(flags.FLAGS, flags.FLAGS[name])
     return flags.DEFINE(_PathParser(), name, None, text)
 
 
@@ -113,9 +115,7 @@ def config_flag() -> Any:
 
 
 def workdir_flag() -> Any:
-    """Declares --workdir, which several commands have, once a process."""
-    if "workdir" in flags.FLAGS:
-        return flags.FlagHolder(flags.FLAGS, flags.FLAGS["workdir"])
+    """Declares --workdir, which several commands have."""
     return path_flag("workdir", "Folder of the study; launch.study creates a new one.")
 
 

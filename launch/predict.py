@@ -35,15 +35,11 @@ from jaxseg.study.score import formats
 from jaxseg.study.score.folder import score_folder, summarise
 from jaxseg.study.train.stage import is_out_of_memory
 from jaxseg.types import UserError
-from launch import cli, terminal
+from launch import cli, selection, terminal
 
 SCORES_BEGIN = "arm,seed,train_cases,fold,case,group,"
 """The beginning of a table of scores, by which an earlier one is recognised."""
 
-_WORKDIR = cli.workdir_flag()
-_ARM = flags.DEFINE_string("arm", None, "Name of an arm.")
-_TRAIN_CASES = flags.DEFINE_integer("train_cases", None, "Train size, where the arm has several; 0 means all.")
-_FOLD = flags.DEFINE_integer("fold", None, "Fold, where there are several.")
 _SEEDS = flags.DEFINE_list("seeds", [], "Ids of seeds; all when left out.")
 _INPUT = cli.path_flag("input", "An image, or a folder of images (.nii, .nii.gz; channels _0000, _0001).")
 _OUTPUT = cli.path_flag("output", "Folder for the label maps, or file for the scores; created when new.")
@@ -65,9 +61,7 @@ def main() -> None:
     if _SCORE.value is not None:
         score(Path(_SCORE.value))
     else:
-        study = jaxseg.load(cli.require(_WORKDIR.value, "workdir", "runs/quickstart"))
-        name = cli.require(_ARM.value, "arm", study.arms[0])
-        predict(study.arm(name, train_cases=_TRAIN_CASES.value, fold=_FOLD.value))
+        predict(selection.chosen()[1])
 
 
 def predict(arm: Arm) -> None:
@@ -191,7 +185,7 @@ def score(folder: Path) -> None:
         UserError: A mistake that concerns all of them, before anything is scored; or, at the end, label maps that could
             not be scored, or a table that could not be written.
     """
-    workdir, reference = _WORKDIR.value, _REFERENCES.value
+    workdir, reference = selection.workdir(), _REFERENCES.value
     if (workdir is None) == (reference is None):
         raise UserError("--score needs either --workdir (a study, for its test cases) or --references (a folder)")
     if not folder.is_dir():
@@ -202,7 +196,7 @@ def score(folder: Path) -> None:
     if reference is None:
         study = jaxseg.load(workdir)
         confidence = study.settings.analysis.confidence
-        truth, wanted, options = study.references(fold=_FOLD.value)
+        truth, wanted, options = study.references(fold=selection.fold())
     else:
         truth = data.open_references(reference, ndim=3, cache=folder)
         options = {

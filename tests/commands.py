@@ -1,4 +1,4 @@
-"""launch.predict in this process, for tests of what it writes and says."""
+"""Commands that read a finished study, in this process, for tests of what they write and say."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from launch import cli
 from launch import predict as predict_command
 
 Command = Callable[..., tuple[int, str, str]]
-_FLAGS = (
-    *("score", "references", "workdir", "arm", "input", "output", "fold", "seeds", "train_cases"),
-    *("uncertainty", "ensemble", "unit", "hd_definition", "surface_empty", "tolerance_mm"),
-)
 
 
-def make_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def make_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], main: Callable[[], None] = predict_command.main
+) -> Command:
     """A function of the command's arguments; it gives the exit status, stdout and stderr."""
     # JAX is set up by conftest, and pytest needs its own signal handlers.
     monkeypatch.setattr(cli, "setup_jax", lambda: None)
@@ -26,11 +24,13 @@ def make_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
     def run(*arguments: object) -> tuple[int, str, str]:
         flags.FLAGS.unparse_flags()
-        for name in _FLAGS:  # what the command before was given
-            flags.FLAGS[name].unparse()
-        monkeypatch.setattr(sys, "argv", ["launch.predict", *map(str, arguments)])
+        for module, found in flags.FLAGS.flags_by_module_dict().items():
+            if module.startswith("launch."):
+                for flag in found:
+                    flag.unparse()  # what the command before was given
+        monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
-            cli.run(predict_command.main)
+            cli.run(main)
         out, err = capsys.readouterr()
         assert "Traceback" not in err
         return stopped.value.code, out, err

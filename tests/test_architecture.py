@@ -113,6 +113,7 @@ ROOMS = {
         ("probe",),
         ("claims",),
         ("run", "api", "sweep"),
+        ("export",),
     ),
     "report": (("pictures", "charts"), ("tables", "blocks"), ("shown",), ("sections",), ("page",), ("sweep",)),
 }

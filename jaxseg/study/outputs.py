@@ -97,6 +97,15 @@ def _check_folders(folders: Iterable[Path], images: Mapping[tuple[object, ...], 
             )
 
 
+def check_folder(folder: Path, workdir: Path) -> None:
+    """Checks a folder that is to hold files made from a study, before any is made.
+
+    Raises:
+        UserError: If it is no folder, or belongs to a data set or to the study in `workdir`.
+    """
+    _check_folders({folder}, {}, workdir)
+
+
 def make_folder(folder: Path) -> None:
     """Makes a folder if there is none, and checks that it is writable.
 
@@ -141,8 +150,8 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     write_file(path, table.to_csv(index=False))
 
 
-def write_file(path: Path, text: str) -> None:
-    """Writes a text outside any workdir, whole or not at all and without a manifest.
+def write_file(path: Path, content: str | bytes) -> None:
+    """Writes a text in UTF-8, or bytes, outside any workdir, whole or not at all and without a manifest.
 
     Raises:
         UserError: If it cannot be written.
@@ -150,13 +159,14 @@ def write_file(path: Path, text: str) -> None:
     partial = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as handle:
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as handle:
             partial = Path(handle.name)
-            handle.write(text)
+            handle.write(content.encode() if isinstance(content, str) else content)
         os.chmod(partial, 0o666 & ~writing.umask())
         os.replace(partial, path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); what it would hold is printed above") from None
+        told = "; what it would hold is printed above" if isinstance(content, str) else ""
+        raise UserError(f"{path} cannot be written ({error.strerror}){told}") from None
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
