@@ -128,4 +128,7 @@ def test_a_command_runs(page: str, command: str, reader: Path, owner: Path) -> N
     for word in words:
         if word.startswith("--output="):
             made = owner / word.removeprefix("--output=")
+            if words[2] == "launch.export":
+                assert (made / "network.safetensors").is_file() or (made / "network.jax").is_file()
+                continue
             assert made.is_file() or nib.load(next(made.rglob("*.nii.gz"))).shape == (16, 16, 1)

@@ -93,7 +93,7 @@ def torch_logits(
     """
     torch = require("torch")
     network = importlib.import_module("jaxseg.exports.torch_network").build(**arguments)
-    network.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
+    network.load_state_dict({name: torch.tensor(tensor) for name, tensor in tensors.items()})
     network.eval()
     with torch.inference_mode():
         logits = network(torch.from_numpy(np.moveaxis(windows, -1, 1).copy()))

@@ -21,16 +21,15 @@ def window_program(network: Network, params: Params, *, patch: Sequence[int], ch
     """Lower the prediction of windows, with the weights in it.
 
     The program takes windows `[n, *patch, channels]` in float32, of any number n, and returns class probabilities
-    `[n, *patch, classes]`. The weights are constants, so that one file is all there is to load. Convolutions are
-    XLA's own, the one form that all platforms have.
+    `[n, *patch, classes]`. The weights are constants, so that one file is all there is to load.
 
     Args:
-        network: The network.
+        network: The network, with convolutions in the form `native`, the one that all platforms have.
         params: Parameters of one run.
         patch: Voxels of a window per axis of the network.
         channels: Channels of the image.
     """
-    predict = inference.make_window_predict(network.clone(form="native"))
+    predict = inference.make_window_predict(network)
     (count,) = jax.export.symbolic_shape("n")
     windows = jax.ShapeDtypeStruct((count, *patch, channels), jnp.float32)
 

@@ -63,7 +63,8 @@ def export_network(
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
         raise UserError(f"arm {arm.settings.name!r}, seed {seed}: parameters are not finite numbers; none is exported")
     about["trained"]["parameters"] = _digest(params)
-    network = make_model(arm.settings.model, classes=len(arm.target.labels) + 1)
+    # XLA's own convolution: it is the form that every platform has, and the most exact one (docs/export.md).
+    network = make_model(arm.settings.model, classes=len(arm.target.labels) + 1).clone(form="native")
     contents = {path.name: _encode(kind, network, params, about)}
     if kind != "jax":
         contents["network.py"] = state_dict.NETWORK.read_bytes()

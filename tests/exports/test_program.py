@@ -7,13 +7,12 @@ import numpy as np
 
 from jaxseg import inference
 from jaxseg.exports import program
-from jaxseg.models import make_model
-from tests.networks import CLASSES, draw_params, image_of, settings_of, shapes_of
+from tests.networks import draw_params, image_of, native, settings_of, shapes_of
 
 
 def test_a_program_gives_the_probabilities_of_its_network() -> None:
     settings = settings_of("unet", widths=(2, 4), norm="group", groups=2)
-    model = make_model(settings, classes=CLASSES)
+    model = native(settings)
     params = draw_params(shapes_of(settings, (4, 8), channels=2))
     content = bytes(program.window_program(model, params, patch=(4, 8), channels=2).serialize())
     loaded = program.load(content)
