@@ -101,7 +101,7 @@ ROOMS = {
     "data": (("names", "digests", "volumes"), ("cases",), ("formats",), ("prepared",), ("splits", "patches")),
     "models": (("layout", "conv"), ("norms",), ("blocks",), ("network",), ("unet", "vnet", "multiscale_fcn", "nnunet")),
     "imports": (("kinds",), ("layout",), ("naming",), ("rules",)),
-    "exports": (("torch_network", "state_dict", "program"), ("formats",)),
+    "exports": (("torch_network", "nnunet", "program"), ("state_dict",), ("formats",)),
     "study": (
         ("files", "outputs", "versions"),
         ("record",),

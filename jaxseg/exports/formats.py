@@ -79,6 +79,29 @@ def from_torch(content: bytes) -> StateDict:
     return StateDict({name: tensor.numpy() for name, tensor in found["state_dict"].items()}, found["metadata"])
 
 
+def can_build(arguments: Mapping[str, Any]) -> bool:
+    """Return whether what builds a network in PyTorch is installed, which for nnU-Net's is a package of its own."""
+    try:
+        _import(arguments.get("network_class_name", "jaxseg.exports.torch_network.build"))
+    except ImportError:
+        return False
+    return True
+
+
+def _import(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _build(arguments: Mapping[str, Any]) -> Any:
+    if "network_class_name" not in arguments:
+        return _import("jaxseg.exports.torch_network.build")(**arguments)
+    given = dict(arguments["arch_kwargs"])
+    for name in arguments["_kw_requires_import"]:
+        given[name] = given[name] and _import(given[name])
+    return _import(arguments["network_class_name"])(**given)
+
+
 def torch_logits(
     arguments: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],
@@ -87,12 +110,12 @@ def torch_logits(
     """Return the logits that PyTorch computes with a state dict, every name of which its network must have.
 
     Args:
-        arguments: Those of `torch_network.build`.
+        arguments: Those of `torch_network.build`, or the architecture of a nnU-Net plan.
         tensors: The state dict.
         windows: Windows in jaxseg's layout.
     """
     torch = require("torch")
-    network = importlib.import_module("jaxseg.exports.torch_network").build(**arguments)
+    network = _build(arguments)
     network.load_state_dict({name: torch.tensor(tensor) for name, tensor in tensors.items()})
     network.eval()
     with torch.inference_mode():

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from jaxseg import trees
+from jaxseg.exports import nnunet
 from jaxseg.imports.layout import Kind, Pair, to_ours, to_theirs
+from jaxseg.imports.rules.nnunet import naming as nnunet_naming
 from jaxseg.settings import ModelSettings
 from jaxseg.types import Params, UserError
 
@@ -31,7 +33,7 @@ _LEAVES = {
 
 
 def network_arguments(settings: ModelSettings, *, channels: int, classes: int) -> dict[str, Any]:
-    """Return the arguments of `torch_network.build` for a network, as JSON values.
+    """Return the arguments of `torch_network.build` for a network, as JSON values; see `nnunet` for nnU-Net's.
 
     Args:
         settings: The network.
@@ -41,10 +43,12 @@ def network_arguments(settings: ModelSettings, *, channels: int, classes: int) -
     Raises:
         UserError: There is no such network in PyTorch.
     """
+    if settings.name == "nnunet":
+        return nnunet.network_arguments(settings, channels=channels, classes=classes)
     if settings.name not in NETWORKS:
         raise UserError(
             f"model.name = {settings.name!r} has no network in PyTorch to export to; those with one are "
-            f"{', '.join(NETWORKS)}. --format=jax exports every network"
+            f"{', '.join(NETWORKS)} and nnunet. --format=jax exports every network"
         )
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
@@ -61,11 +65,13 @@ def _listed(value: Any) -> Any:
     return [_listed(part) for part in value] if isinstance(value, tuple) else value
 
 
-def pairs(params: Params) -> list[Pair]:
+def pairs(params: Params, settings: ModelSettings) -> list[Pair]:
     """Return the parameters of a network and the names that they have in PyTorch.
 
     Names follow the paths. A bias belongs to the norm where there is one, and otherwise to the convolution.
     """
+    if settings.name == "nnunet":
+        return list(nnunet_naming(settings).pairs)
     leaves = trees.flatten(params)
     found = []
     for path, leaf in leaves.items():
@@ -79,24 +85,29 @@ def pairs(params: Params) -> list[Pair]:
     return found
 
 
-def to_state_dict(params: Params, ndim: int) -> dict[str, np.ndarray]:
+def to_state_dict(params: Params, settings: ModelSettings) -> dict[str, np.ndarray]:
     """Return the parameters of a network under their names and in their layout in PyTorch, in the order of the paths.
 
     Args:
         params: Parameters of one run, float32.
-        ndim: Spatial axes of the network.
+        settings: The network.
     """
-    leaves = trees.flatten(params)
-    return {pair.name: to_theirs(leaves[pair.path], pair.kind, ndim=ndim) for pair in pairs(params)}
+    if settings.name == "nnunet":
+        return nnunet.to_state_dict(params, settings)
+    leaves, ndim = trees.flatten(params), settings.ndim
+    return {pair.name: to_theirs(leaves[pair.path], pair.kind, ndim=ndim) for pair in pairs(params, settings)}
 
 
-def difference(params: Params, tensors: Mapping[str, np.ndarray]) -> str | None:
+def difference(params: Params, tensors: Mapping[str, np.ndarray], settings: ModelSettings) -> str | None:
     """Describe how tensors in PyTorch's layout differ from the parameters that they should be; None if no bit does."""
-    expected = pairs(params)
-    if (names := {pair.name for pair in expected}) != set(tensors):
-        return f"the names differ: {', '.join(sorted(names ^ set(tensors)))}"
-    leaves = trees.flatten(params)
-    for pair in expected:
+    expected = to_state_dict(params, settings)
+    if set(expected) != set(tensors):
+        return f"the names differ: {', '.join(sorted(set(expected) ^ set(tensors)))}"
+    leaves, own = trees.flatten(params), pairs(params, settings)
+    for name in sorted(set(expected) - {pair.name for pair in own}):  # second names, and zeros
+        if tensors[name].shape != expected[name].shape or tensors[name].tobytes() != expected[name].tobytes():
+            return f"{name} has other values"
+    for pair in own:
         found, leaf = tensors[pair.name], np.asarray(leaves[pair.path])
         if found.dtype != np.float32 or found.size != math.prod(leaf.shape):
             return f"{pair.name} is {found.dtype} of shape {found.shape}"

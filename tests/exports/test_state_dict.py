@@ -60,17 +60,17 @@ NAMES = {
 @pytest.mark.parametrize("settings", NAMES, ids=lambda settings: settings.name)
 def test_names_and_shapes_are_those_of_the_network_in_pytorch(settings: ModelSettings) -> None:
     params = draw_params(shapes_of(settings, (8, 8)))
-    made = state_dict.to_state_dict(params, settings.ndim)
+    made = state_dict.to_state_dict(params, settings)
     assert {name: tensor.shape for name, tensor in made.items()} == NAMES[settings]
 
 
 def test_a_file_gives_back_every_bit_and_the_metadata() -> None:
     params = draw_params(shapes_of(VNET, (8, 8)))
     about = {"labels": ["background", "Größe"], "window": [8, 8], "spacing_mm": None}
-    state = StateDict(state_dict.to_state_dict(params, 2), about)
+    state = StateDict(state_dict.to_state_dict(params, VNET), about)
     found = formats.from_safetensors(formats.to_safetensors(state))
     assert found.metadata == about
-    assert state_dict.difference(params, found.tensors) is None
+    assert state_dict.difference(params, found.tensors, VNET) is None
 
 
 def nothing(tensors: dict[str, np.ndarray]) -> None:
@@ -105,16 +105,16 @@ def flipped(tensors: dict[str, np.ndarray]) -> None:
 )
 def test_a_tensor_that_is_not_the_parameter_is_named(change, said) -> None:
     params = draw_params(shapes_of(VNET, (8, 8)))
-    tensors = {name: tensor.copy() for name, tensor in state_dict.to_state_dict(params, 2).items()}
+    tensors = {name: tensor.copy() for name, tensor in state_dict.to_state_dict(params, VNET).items()}
     change(tensors)
-    found = state_dict.difference(params, tensors)
+    found = state_dict.difference(params, tensors, VNET)
     assert found == said if said is None else said in found
 
 
 def test_transposed_kernels_are_flipped() -> None:
     kernel = np.arange(6, dtype=np.float32).reshape(3, 1, 2)  # [taps, in, out]
     params = trees.unflatten({"decoder/level_0/up/kernel": kernel, "decoder/level_0/conv_0/kernel": kernel})
-    made = state_dict.to_state_dict(params, 1)
+    made = state_dict.to_state_dict(params, dataclasses.replace(VNET, ndim=1))
     np.testing.assert_array_equal(made["decoder.level_0.up.conv.weight"], [[[4, 2, 0], [5, 3, 1]]])
     np.testing.assert_array_equal(made["decoder.level_0.conv_0.conv.weight"], [[[0, 2, 4]], [[1, 3, 5]]])
 

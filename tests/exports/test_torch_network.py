@@ -37,7 +37,7 @@ def test_logits_are_those_of_jaxseg(name: str, options: str, record_property) ->
     image = image_of(*spatial, channels=2)
     ours = np.asarray(jax.jit(native(settings).apply)({"params": params}, image))
     arguments = state_dict.network_arguments(settings, channels=2, classes=CLASSES)
-    theirs = formats.torch_logits(arguments, state_dict.to_state_dict(params, settings.ndim), image)
+    theirs = formats.torch_logits(arguments, state_dict.to_state_dict(params, settings), image)
     record_property("difference", float(np.abs(ours - theirs).max()))
     np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-4)
     assert np.ptp(ours) > 1
@@ -67,7 +67,7 @@ def test_training_in_pytorch_moves_every_parameter() -> None:
 def test_a_file_of_pytorch_loads_without_unpickling_code() -> None:
     settings = settings_of("unet", widths=(2, 4))
     params = jax.tree.map(np.asarray, draw_params(shapes_of(settings, (8, 8))))
-    state = StateDict(state_dict.to_state_dict(params, 2), {"labels": ["background"], "window": [8, 8]})
+    state = StateDict(state_dict.to_state_dict(params, settings), {"labels": ["background"], "window": [8, 8]})
     found = formats.from_torch(formats.to_torch(state))
     assert found.metadata == state.metadata
-    assert state_dict.difference(params, found.tensors) is None
+    assert state_dict.difference(params, found.tensors, settings) is None

@@ -86,8 +86,8 @@ def test_an_earlier_step_has_the_weights_of_that_step(command: Command, tiny_stu
     assert (status, err) == (0, "")
     found = safetensors.numpy.load_file(tmp_path / "at4.safetensors")
     arm = jaxseg.load(tiny_study).arm("scratch")
-    assert state_dict.difference(arm.params(0, 4), found) is None
-    assert state_dict.difference(arm.params(0), found) is not None
+    assert state_dict.difference(arm.params(0, 4), found, arm.settings.model) is None
+    assert state_dict.difference(arm.params(0), found, arm.settings.model) is not None
 
 
 @pytest.mark.parametrize(
