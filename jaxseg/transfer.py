@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import jax
@@ -106,8 +106,14 @@ def _differ_in_channels(shape: tuple[int, ...], other: tuple[int, ...] | None) -
     return same and shape != other
 
 
-def check_load(table: LoadTable, *, min_loaded: float, arm: str) -> None:
+def check_load(table: LoadTable, *, min_loaded: float, arm: str, differs: Sequence[str] = ()) -> None:
     """Refuse a transfer that found too few of the parameters asked for.
+
+    Args:
+        table: What the transfer does with every parameter.
+        min_loaded: Least share of the parameters asked for.
+        arm: Name of the arm, for the message.
+        differs: The settings in which the two networks are known to differ, for the message.
 
     Raises:
         UserError: The loaded share of the parameters asked for is below `min_loaded`.
@@ -123,8 +129,9 @@ def check_load(table: LoadTable, *, min_loaded: float, arm: str) -> None:
         )
         raise UserError(
             f"arm {arm!r}: only {found} of {total} parameters asked for match the source network by path and shape "
-            f"({found / total:.0%}); pretrain.min_loaded = {min_loaded:g} asks for more. Not matched: {missing}. "
-            f"Use the same model settings for both, or lower pretrain.min_loaded"
+            f"({found / total:.0%}); pretrain.min_loaded = {min_loaded:g} asks for more. "
+            + (f"The networks differ in {'; '.join(differs)}. " if differs else "")
+            + f"Not matched: {missing}. Use the same model settings for both, or lower pretrain.min_loaded"
         )
 
 

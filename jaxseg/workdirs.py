@@ -13,13 +13,24 @@ from pathlib import Path
 
 from jaxseg.types import UserError
 
-FOLDERS = ("analysis", "figures", "jobs", "load_tables", "points", "predictions", "results", "stores", "train")
-"""Folders in a workdir, or in the folder of a sweep, that belong to jaxseg."""
-FILES = (
-    *(".lock", ".sweep.lock", "SHA256SUMS", "config.json", "data.json", "report.html", "study.json", "sweep.json"),
-    *("sweep.log", "sweep_job.json"),
+FOLDERS = (
+    "analysis",
+    "checkpoints",
+    "figures",
+    "jobs",
+    "load_tables",
+    "points",
+    "predictions",
+    "results",
+    "stores",
+    "train",
 )
-"""Files at the top of a workdir, or of the folder of a sweep, that belong to jaxseg."""
+"""Folders in a workdir, or in the folder of a sweep or an import, that belong to jaxseg."""
+FILES = (
+    *(".lock", ".sweep.lock", "SHA256SUMS", "config.json", "data.json", "import.json", "report.html", "study.json"),
+    *("sweep.json", "sweep.log", "sweep_job.json"),
+)
+"""Files at the top of a workdir, or of the folder of a sweep or an import, that belong to jaxseg."""
 _PARTIAL = (".part", ".partial")
 """Endings of files that are still being written."""
 _LONGEST = 255

@@ -20,7 +20,9 @@ from jaxseg.study.versions import VERSIONS
 from launch import cli, terminal
 
 OPTIONAL = {
-    "torch": "the peer in launch.benchmark",
+    "torch": "launch.import_weights, for checkpoints of PyTorch (pip install 'jaxseg[import]'); the peer in "
+    "launch.benchmark",
+    "safetensors": "launch.import_weights (pip install 'jaxseg[import]')",
     "submitit": "launch.sweep --cluster=slurm (pip install 'jaxseg[slurm]')",
 }
 

@@ -100,12 +100,12 @@ def test_imports_are_those_of_the_table(path):
 ROOMS = {
     "data": (("names", "digests", "volumes"), ("cases",), ("formats",), ("prepared",), ("splits", "patches")),
     "models": (("layout", "conv"), ("norms",), ("blocks",), ("network",), ("unet", "vnet", "multiscale_fcn", "nnunet")),
-    "imports": (("kinds",), ("layout",), ("naming",), ("rules",)),
+    "imports": (("kinds",), ("layout", "readers"), ("naming",), ("rules",), ("conversion",)),
     "exports": (("torch_network", "nnunet", "program"), ("state_dict",), ("formats",)),
     "study": (
         ("files", "outputs", "versions"),
         ("record",),
-        ("plan", "predict", "recorded_runs"),
+        ("plan", "predict", "recorded_runs", "source_folder"),
         ("workdir",),
         ("train",),
         ("recording",),

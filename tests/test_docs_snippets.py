@@ -49,6 +49,7 @@ pred[2:6, 2:6, 2:6] = ref[3:7, 2:6, 2:6] = True
 probability = rng.random(ref.shape)
 differences = rng.normal(0.02, 0.01, (8, 12))
 """,
+    "docs/import.md": CONFIG,
     "docs/networks.md": CONFIG
     + """
 import jax, jax.numpy as jnp

@@ -1,6 +1,6 @@
 """The settings of a study: what each may be, how a config becomes them, and which go together."""
 
-from jaxseg.settings.parse import differences, digest, from_json, from_tree, parse, to_dict, to_json
+from jaxseg.settings.parse import differences, digest, from_json, from_tree, parse, parse_model, to_dict, to_json
 from jaxseg.settings.schema import (
     AnalysisSettings,
     ArmSettings,
@@ -37,6 +37,7 @@ __all__ = [
     "from_json",
     "from_tree",
     "parse",
+    "parse_model",
     "to_dict",
     "to_json",
 ]

@@ -17,9 +17,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxseg.reserved import SOURCE
-from jaxseg.settings.kinds import bad_value, convert, hints, nearest, read_varied
-from jaxseg.settings.rules import check_study
-from jaxseg.settings.schema import ArmSettings, StudySettings
+from jaxseg.settings.kinds import bad_value, check, convert, hints, nearest, read_varied
+from jaxseg.settings.rules import check_model, check_study, needs
+from jaxseg.settings.schema import ArmSettings, ModelSettings, StudySettings
 from jaxseg.settings.task_schema import TaskSettings
 from jaxseg.types import UserError
 
@@ -135,6 +135,23 @@ def parse(config: ConfigDict) -> StudySettings:
     study = dataclasses.replace(study, arms=tuple(_arm(name, arm, tree, study) for name, arm in tree["arms"].items()))
     check_study(study)
     return study
+
+
+def parse_model(fields: Mapping[str, Any]) -> ModelSettings:
+    """Typed settings of a network that is described outside a config, such as an imported one.
+
+    Args:
+        fields: Fields of `config.model`; those left out have their defaults.
+
+    Raises:
+        UserError: Unknown field, a value of another type or outside its range, or values that contradict each other.
+    """
+    kinds = hints(ModelSettings)
+    _check_known(fields, kinds, "model.")
+    made = ModelSettings(**{name: convert(value, kinds[name], f"model.{name}") for name, value in fields.items()})
+    check(made, "config.model.")
+    check_model(made, needs())
+    return made
 
 
 # ------------------------------------------------------------------------------------------------- the saved config

@@ -73,7 +73,8 @@ OF_NETWORKS = {
 """Fields of the model that only some networks have; with the others they keep their default."""
 
 
-def _check_model(model: ModelSettings, need: Need) -> None:
+def check_model(model: ModelSettings, need: Need) -> None:
+    """Checks the fields of a network that depend on each other."""
     for field, names in OF_NETWORKS.items():
         value, default = getattr(model, field), getattr(ModelSettings, field)
         allowed = f"{default!r} with model.name = {model.name!r}; it is a field of {' and '.join(names)}"
@@ -125,7 +126,7 @@ def _check_train(train: TrainSettings, need: Need) -> None:
 def _check_training(settings: StudySettings | ArmSettings, note: str = "") -> None:
     """What a study and each of its arms have: model, optim, train and source."""
     need = needs(note=note)
-    _check_model(settings.model, need)
+    check_model(settings.model, need)
     optim = settings.optim
     decays = optim.name != "adam" or optim.weight_decay == 0
     need(decays, "optim.weight_decay", optim.weight_decay, "0 with 'adam', which has no decay; 'adamw' and 'sgd' have")

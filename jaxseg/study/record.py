@@ -57,6 +57,19 @@ class Device:
     count: int
 
 
+class Checkpoint(NamedTuple):
+    """A network of someone else's, as far as it is known."""
+
+    file: str
+    """The name of its file, or the folder of checkpoints."""
+    sha256: str = ""
+    origin: str = ""
+    """Where it comes from, as the user put it."""
+    licence: str = ""
+    trained_on: str = ""
+    """The images that it was trained on, as the user put it; empty if unknown."""
+
+
 class Pretraining(NamedTuple):
     """The source networks of an arm."""
 
@@ -64,6 +77,9 @@ class Pretraining(NamedTuple):
     """Training steps; None if the networks were trained elsewhere."""
     share: str
     from_workdir: str
+    checkpoint: Checkpoint | None = None
+    """The network if jaxseg knows nothing of its training but what the user says: an import, or checkpoints without
+    their study."""
 
 
 class Exclusion(NamedTuple):

@@ -189,6 +189,12 @@ def _task(entry: Mapping[str, Any]) -> BoundTask:
     )
 
 
+def workdir_of(folder: Path) -> Path | None:
+    """Returns the workdir that a folder is or lies in, if what its networks have seen is recorded there."""
+    workdir = next((place for place in (folder, *folder.parents) if (place / "study.json").exists()), None)
+    return workdir if workdir is not None and (workdir / RECORD).exists() else None
+
+
 def images_seen(folder: Path, *, by_target: bool) -> dict[str, tuple[str, str]]:
     """Returns the cases that networks of a study were trained or validated on, by the checksum of their voxels.
 
@@ -199,7 +205,7 @@ def images_seen(folder: Path, *, by_target: bool) -> dict[str, tuple[str, str]]:
     Returns:
         The name and part (`train` or `val`) of each case.
     """
-    workdir = next((place for place in (folder, *folder.parents) if (place / "study.json").exists()), None)
+    workdir = workdir_of(folder)
     known = None if workdir is None else read_binding(workdir)
     if known is None:
         return {}

@@ -154,7 +154,7 @@ def make_plan(
     devices: int,
     strategy: str,
     data_bytes: Mapping[TaskSettings, int] | None = None,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, tuple[Any, Sequence[str]]] | None = None,
     chunk_sizes: Mapping[str, Sequence[int]] | None = None,
     waves: Sequence[int] = (),
 ) -> Plan:
@@ -170,7 +170,8 @@ def make_plan(
         devices: Number of devices that runs are spread over.
         strategy: `loop` or `vmap`; under `loop` each device computes one run at a time.
         data_bytes: Memory that the images of each task occupy while networks train on it.
-        given: Shapes of the source network of each arm that has `pretrain.from_workdir`.
+        given: Of each arm that has `pretrain.from_workdir`, the shapes of its source network, and the fields in which
+            its own network differs from that.
         chunk_sizes: Runs of each job of a group, as an earlier process cut them. With automatic sizes this
             depends on the machine, and a job must be continued with the runs it was started with.
         waves: The number of seeds when the study began and after each extension. Runs of seeds that came
@@ -208,21 +209,23 @@ def _plan_arm(
     source_sizes: Mapping[TaskSettings, tuple[int, int]],
     sources: dict[Program, str],
     networks: dict[str, NetworkSize],
-    given: Mapping[str, Any],
+    given: Mapping[str, tuple[Any, Sequence[str]]],
 ) -> _PlannedArm:
     """Plans one arm, checks its transfer, and adds its networks to `networks` and a new source to `sources`."""
     transfer_rules(arm.init)
     program = _program(study, arm, "train", *target_size)
     name, shapes, source = None, None, None
+    differs: Sequence[str] = ()
     if arm.init != "random":
         if arm.pretrain.from_workdir:
-            name, shapes = SOURCE, given[arm.name]
+            name, (shapes, differs) = SOURCE, given[arm.name]
         else:
             source = _program(study, arm, "pretrain", *source_sizes[arm.source])
             name = sources.setdefault(source, SOURCE if not sources else f"{SOURCE}_{len(sources) + 1}")
             networks.setdefault(name, measure(source))
             shapes = abstract_params(source)
-        check_load(load_table(arm, program, shapes), min_loaded=arm.pretrain.min_loaded, arm=arm.name)
+        least, table = arm.pretrain.min_loaded, load_table(arm, program, shapes)
+        check_load(table, min_loaded=least, arm=arm.name, differs=differs)
     runs, trials = target_runs(study, arm, name), trial_runs(study, arm, name)
     if name is not None:
         _check_runs_differ(arm, runs, load_table(arm, program, shapes))

@@ -1,19 +1,22 @@
-"""Locates source networks: in the study's own workdir, in another study's, or in any folder of checkpoints."""
+"""Locates source networks: in the study's own workdir, in another study's, an import, or any folder of checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxseg import checkpoint, paths
 from jaxseg.reserved import SOURCE
-from jaxseg.settings import ArmSettings, StudySettings
-from jaxseg.study import record, recorded_runs
+from jaxseg.settings import ArmSettings, PretrainSettings, StudySettings
+from jaxseg.study import record, recorded_runs, source_folder
+from jaxseg.study.plan.binding import workdir_of
 from jaxseg.study.plan.jobs import Plan, find
 from jaxseg.study.plan.runs import Run, target_runs, trial_runs
-from jaxseg.study.record import Pretraining, RecordedTask, StudyRecord
+from jaxseg.study.record import Checkpoint, Pretraining, RecordedTask, StudyRecord
 from jaxseg.study.recorded_runs import Place
 from jaxseg.types import Params, RunKey, UserError
 
@@ -43,6 +46,8 @@ def locate_given(arm: ArmSettings) -> Locate:
         paths.expand(settings.from_workdir),
         f"pretrain.from_workdir = {settings.from_workdir!r} (arm {arm.name!r})",
     )
+    if source_folder.is_import(path):
+        return _locate_import(path, settings, what)
     if found := record.read(path):
         runs = [run for run in found.runs if run.kind != "select"]
         entries: Entries = [(run.key, functools.partial(recorded_runs.place_of, path, run)) for run in runs]
@@ -78,6 +83,25 @@ def locate_given(arm: ArmSettings) -> Locate:
     return theirs
 
 
+def _locate_import(folder: Path, settings: PretrainSettings, what: str) -> Locate:
+    """Locates the network of an import, which is the same whatever the seed.
+
+    Raises:
+        UserError: The settings ask for a network a seed, or for one of several arms.
+    """
+    if settings.share != "one":
+        raise UserError(
+            f"{what} is an import, and so one network, from which all seeds start: set pretrain.share = 'one' too"
+        )
+    if settings.from_arm not in ("", SOURCE):
+        raise UserError(
+            f"{what} is an import, which has no arms; leave pretrain.from_arm = {settings.from_arm!r} empty"
+        )
+    source_folder.read(folder)  # refuses what is damaged
+    directory, step = source_folder.place(folder)
+    return lambda key: Place(directory, step, 0)
+
+
 def given_task(arms: Sequence[ArmSettings]) -> RecordedTask | None:
     """Returns the record of the task that networks of `pretrain.from_workdir` were trained on; None if unknown.
 
@@ -101,8 +125,16 @@ def pretraining_of(arm: ArmSettings) -> Pretraining | None:
     if arm.kind == "prior" or arm.init == "random":
         return None
     settings = arm.pretrain
-    steps = None if settings.from_workdir else settings.steps
-    return Pretraining(steps, settings.share, settings.from_workdir)
+    if not settings.from_workdir:
+        return Pretraining(settings.steps, settings.share, "")
+    return Pretraining(None, settings.share, settings.from_workdir, _checkpoint_of(paths.expand(settings.from_workdir)))
+
+
+def _checkpoint_of(path: Path) -> Checkpoint | None:
+    """What is known of networks whose study is not there to be asked what they have seen; None where it is."""
+    if found := source_folder.read(path):
+        return found[0].checkpoint
+    return None if workdir_of(path.absolute()) else Checkpoint(path.name)
 
 
 def _record_above(path: Path) -> StudyRecord | None:
@@ -140,17 +172,40 @@ def read_source(where: Locate, run: Run) -> Params:
     return checkpoint.read_seed(*where(run.source))
 
 
-def given_shapes(study: StudySettings) -> dict[str, Params]:
+class Given(NamedTuple):
+    """What is known, before anything trains, of the network that an arm is given."""
+
+    shapes: Params
+    """The shapes of its parameters."""
+    differs: tuple[str, ...] = ()
+    """The fields in which the arm's network differs from the one that was imported, a phrase each."""
+
+
+def given_shapes(study: StudySettings) -> dict[str, Given]:
     """Returns the shapes of the source network of each arm that is given one.
 
     Raises:
         UserError: If a network that some run would start from is missing.
     """
-    shapes = {}
-    for arm, places in _given_places(study).items():
+    given = {}
+    arms = {arm.name: arm for arm in study.arms}
+    for name, places in _given_places(study).items():
         place = next(iter(places.values()))
-        shapes[arm] = checkpoint.param_shapes(place.directory, place.step)
-    return shapes
+        imported = source_folder.read(paths.expand(arms[name].pretrain.from_workdir))
+        differs = source_folder.differences(arms[name].model, imported[1]) if imported else ()
+        given[name] = Given(checkpoint.param_shapes(place.directory, place.step), differs)
+    return given
+
+
+def warn_of_differences(study: StudySettings) -> None:
+    """Warns of arms whose networks compute otherwise than those whose weights they start from."""
+    for name, given in given_shapes(study).items():
+        if given.differs:
+            warnings.warn(
+                f"arm {name!r} has another network than the import that it starts from, which may make less of the "
+                f"weights: {'; '.join(given.differs)}",
+                stacklevel=3,
+            )
 
 
 def given_digests(study: StudySettings) -> dict[str, dict[str, str]]:

@@ -1,0 +1,99 @@
+"""Finds the tensors of a network among all that a checkpoint holds: the optimizer's, counters, other networks'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxseg.imports.readers.torch_files import Unread, is_tensor
+from jaxseg.types import UserError
+
+_SHOWN = 8
+
+
+def find(found: Any, path: Path, *, key: str = "") -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Finds the one mapping from names to tensors.
+
+    Args:
+        found: What the file holds.
+        path: The file, for messages.
+        key: The entry to take, in place of a choice; entries within entries are joined by dots.
+
+    Returns:
+        The entry's name, empty if the file holds nothing else; its tensors; and everything else.
+
+    Raises:
+        UserError: There is none, there are several, or values among the tensors are none.
+    """
+    if not isinstance(found, Mapping):
+        raise UserError(
+            f"{path} holds {_kind(found)} and not tensors by name; torch.save(network.state_dict(), NEW_FILE) writes "
+            f"what is read"
+        )
+    if key:
+        return key, _entry(found, key, path), {name: v for name, v in found.items() if name != key}
+    if not found:
+        raise UserError(f"{path} holds nothing: no tensor, no entry")
+    if all(isinstance(name, str) and is_tensor(value) for name, value in found.items()):
+        return "", dict(found), {}
+    states = [str(name) for name, value in found.items() if _is_state(value)]
+    if len(states) == 1:
+        return states[0], dict(found[states[0]]), {name: v for name, v in found.items() if name != states[0]}
+    if len(states) > 1:
+        raise UserError(
+            f"{path} holds several sets of tensors: {', '.join(states)}; --key says which, such as --key={states[0]}"
+        )
+    among = [(name, value) for name, value in found.items() if not is_tensor(value)]
+    if len(among) < len(found):
+        name, value = among[0]
+        raise UserError(
+            f"{path}: {name!r} among its tensors is {_kind(value)} and no tensor ({len(among)} of {len(found)} entries "
+            f"are none); a state dict holds tensors alone"
+        )
+    raise UserError(
+        f"{path} holds no tensors by name, but {listed(found)}; --key=ENTRY names an entry within an entry, joined by "
+        f"a dot"
+    )
+
+
+def listed(entries: Mapping[Any, Any]) -> str:
+    """Returns the names of entries and what each is, the first ones of many."""
+    shown = [f"{name} ({_kind(value)})" for name, value in list(entries.items())[:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(entries) - _SHOWN} more" if len(entries) > _SHOWN else "")
+
+
+def _entry(found: Mapping[Any, Any], key: str, path: Path) -> dict[str, Any]:
+    at: Any = found
+    for part in [key] if key in found else key.split("."):
+        if not isinstance(at, Mapping) or part not in at:
+            raise UserError(f"--key={key}: {path} has no such entry; it has {listed(found)}")
+        at = at[part]
+    if not _is_state(at):
+        raise UserError(f"--key={key}: this entry of {path} is {_kind(at)} and does not hold tensors by name")
+    return dict(at)
+
+
+def _is_state(value: Any) -> bool:
+    """Whether a value maps names to tensors and nothing else; an optimizer's state does not."""
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(name, str) and is_tensor(part) for name, part in value.items())
+    )
+
+
+def _kind(value: Any) -> str:
+    if is_tensor(value):
+        return f"a tensor {tuple(value.shape)}"
+    if isinstance(value, Unread):
+        return "a value of NumPy"
+    if isinstance(value, Mapping):
+        return f"{len(value)} entries"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, int | float):
+        return f"the number {value:g}"
+    return "nothing" if value is None else f"a {type(value).__name__}"
