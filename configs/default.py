@@ -70,6 +70,10 @@ def arm(init: str, freeze: str, **overrides: object) -> ConfigDict:
     return config
 
 
+OWN_SOURCE = {"from_workdir": "", "from_arm": ""}
+"""Overrides of `pretrain` by which a study trains an arm's source networks itself."""
+
+
 def named_arms(config: ConfigDict | None = None) -> dict[str, ConfigDict]:
     """Arms with established names (docs/arms.md says what each controls for); a config picks from them.
 
@@ -92,8 +96,9 @@ def named_arms(config: ConfigDict | None = None) -> dict[str, ConfigDict]:
         "frozen_random_encoder_no_skip": arm("random", "encoder", model={"skips": False}),
         # An A/A placebo: whatever differs from scratch is chance.
         "scratch_b": arm("random", "none", seed_offset=1000),
-        "shuffled_source": arm("pretrained", "none", source={"shuffle_labels": True}),
-        "self_transfer": arm("pretrained", "none", source={"data": "target"}),
+        # Their sources are made for them, also in a study that starts from networks trained elsewhere.
+        "shuffled_source": arm("pretrained", "none", source={"shuffle_labels": True}, pretrain=OWN_SOURCE),
+        "self_transfer": arm("pretrained", "none", source={"data": "target"}, pretrain=OWN_SOURCE),
         # Several runs from each source network: what fine-tuning alone makes them differ by.
         "transfer_nested": arm("pretrained", "none", pretrain={"runs_per_source": 2}),
         "prior": arm("random", "none", kind="prior"),

@@ -46,6 +46,8 @@ def arm_name(arm: str, styles: Styles) -> Markup:
         else Markup("")
     )
     tail = Markup("").join(Markup("<wbr>{}").format(part) for part in rest)
+    if style and style.note:
+        tail += Markup('<sup title="{}">†</sup>').format(plain(style.note))
     return Markup('<span class="arm"><span>{}{}</span>{}</span>').format(mark, first, tail)
 
 

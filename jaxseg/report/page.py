@@ -15,6 +15,7 @@ from jaxseg.report.blocks import Block, Chart, Fold, Section, Table
 from jaxseg.report.charts.style import NARROW_INCHES, WIDE_INCHES, arm_styles, inline_svg, to_png, to_svg
 from jaxseg.report.sections.accuracy import accuracy_section
 from jaxseg.report.sections.arms import standfirst
+from jaxseg.report.sections.checkpoints import checkpoint_notes, with_notes
 from jaxseg.report.sections.examples import examples_section
 from jaxseg.report.sections.filters import filters_section
 from jaxseg.report.sections.provenance import load_section, provenance_section
@@ -51,8 +52,8 @@ def write_report(workdir: Path) -> Path:
         UserError: There is no readable study.json, or a table lacks a column.
     """
     tables = read_tables(workdir)
-    styles = arm_styles(tables.arms)
-    sections = [build(tables, styles) for build in SECTIONS]
+    styles = arm_styles(tables.arms, checkpoint_notes(tables))
+    sections = [with_notes(build(tables, styles), styles) for build in SECTIONS]
     return write_page(
         workdir, name=tables.study.name, kind="transfer-learning study", lead=standfirst(tables), sections=sections
     )

@@ -156,6 +156,10 @@ def _check_arm(arm: ArmSettings, study: StudySettings) -> None:
     named = pretrain.from_workdir or not pretrain.from_arm
     need(bool(named), "pretrain.from_arm", pretrain.from_arm, "an arm of the study that pretrain.from_workdir names")
     _check_rates(arm, study, need)
+    given = pretrain.from_workdir if arm.init != "random" else ""
+    made = arm.source.shuffle_labels or arm.source.data == "target"
+    allowed = "'' where source.shuffle_labels or source.data = 'target' ask for networks that the study trains itself"
+    need(not (given and made), "pretrain.from_workdir", given, allowed)
     sizes, of_target = arm.train_cases, study.target.train_cases
     sound = distinct(sizes) and set(sizes) <= set(of_target)
     need(sound, f"{path}.train_cases", sizes, f"different sizes of target.train_cases = {of_target}")

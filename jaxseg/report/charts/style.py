@@ -9,6 +9,7 @@ import re
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib
@@ -65,6 +66,8 @@ class ArmStyle:
     colour: str
     marker: str
     dash: Any
+    note: str = ""
+    """What must be said beside every number of the arm; empty for most."""
 
     @property
     def scale(self) -> float:
@@ -77,13 +80,14 @@ class ArmStyle:
         return readable(self.colour)
 
 
-def arm_styles(arms: Sequence[str]) -> dict[str, ArmStyle]:
+def arm_styles(arms: Sequence[str], notes: Mapping[str, str] = MappingProxyType({})) -> dict[str, ArmStyle]:
     """Return a look for each arm: the baseline in grey, the others in the study's order.
 
     Two arms never share both colour and marker below 43 arms, nor colour and dash below 19.
 
     Args:
         arms: Arm names in the order of study.json.
+        notes: See `ArmStyle.note`.
 
     Returns:
         arm -> its style.
@@ -92,7 +96,7 @@ def arm_styles(arms: Sequence[str]) -> dict[str, ArmStyle]:
     for i, arm in enumerate(arm for arm in arms if arm != BASELINE_ARM):
         dash = _DASHES[i // len(_COLOURS) % len(_DASHES)]
         styles[arm] = ArmStyle(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], dash)
-    return styles
+    return {arm: dataclasses.replace(style, note=notes.get(arm, "")) for arm, style in styles.items()}
 
 
 def contrast_on_white(colour: str) -> float:

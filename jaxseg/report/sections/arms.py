@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from jaxseg.report.blocks import Cell, Styles, Table, TableGroup, arm_name, sentence
+from jaxseg.report.sections.checkpoints import checkpoints
 from jaxseg.report.shown import seeds_per_arm
 from jaxseg.report.tables import Tables
+from jaxseg.study.record import Checkpoint
 from jaxseg.text import count, listing, plural
 
 
@@ -17,13 +19,14 @@ def standfirst(tables: Tables) -> str:
     named = [count(n) for n in sorted(sizes - {0})] + (["all"] if 0 in sizes else [])
     trained = f"{listing(named)} training cases" if named else "its training cases"
     first = (
-        "Does starting from a network pretrained on <b>{source}</b> help to segment <b>{target}</b>?"
+        "Does starting from {kind}<b>{source}</b> help to segment <b>{target}</b>?"
         if any(arm.uses_source for arm in study.arms.values())
         else "How well do networks learn to segment <b>{target}</b>?"
     )
     tested = study.target.cases.test
     return sentence(
         first + " {arms}, {seeds} each, trained on {trained}{tested}.",
+        kind="the checkpoint " if _first_checkpoint(tables) else "a network pretrained on ",
         source=source_name,
         target=target_name,
         arms=plural(len(tables.arms), "arm"),
@@ -36,10 +39,18 @@ def standfirst(tables: Tables) -> str:
 def _task_names(tables: Tables) -> tuple[str, str]:
     """Names of source and target; of two tasks called the same, what sets the source apart."""
     study, settings = tables.study, tables.settings
+    if made := _first_checkpoint(tables):
+        return made.file, study.target.name
     source, target = "the source task" if study.source is None else study.source.name, study.target.name
     if source != target:
         return source, target
     return f"{source} itself" if settings.source.data == settings.target.data else f"another {source}", target
+
+
+def _first_checkpoint(tables: Tables) -> Checkpoint | None:
+    """The checkpoint of someone else's that the study's first arm with a source starts from; None if it is its own."""
+    first = next((name for name, arm in tables.study.arms.items() if arm.uses_source), "")
+    return checkpoints(tables).get(first)
 
 
 def arms_table(tables: Tables, styles: Styles) -> Table:

@@ -18,6 +18,7 @@ from jaxseg.report.blocks import (
     Verbatim,
     arm_name,
 )
+from jaxseg.report.sections.checkpoints import checkpoint_words
 from jaxseg.report.tables import Tables
 from jaxseg.study.record import Device, MadeWith, RecordedRun, RecordedTask, StudyRecord
 from jaxseg.text import TIMES, cases, count, duration, listing, plural
@@ -65,6 +66,7 @@ def _provenance(tables: Tables, styles: Styles) -> Iterator[Block]:
         "Seeds": ", ".join(str(seed) for seed in sorted({run.seed for run in runs})),
         "Training": None if study.train is None else plural(study.train.steps, "step"),
         "Pretraining": _pretraining_words(study),
+        "Checkpoint of others": checkpoint_words(tables),
         "Networks trained on": "; ".join(map(_machine_words, study.trained_on)),
         "Device": None if study.device is None else _device_words(study.device),
         "Code": study.git_commit,

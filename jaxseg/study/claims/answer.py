@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jaxseg.analysis.statistics import MIN_SEEDS
 from jaxseg.study.claims.dsc import gain, size_name
-from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates
+from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, seen_by
 from jaxseg.study.claims.findings import GAIN, LOSS, UNDECIDED, Lacking, Quantity, Void
 from jaxseg.study.claims.judging import newer_rules
 from jaxseg.study.claims.needs import what_decides
@@ -19,12 +19,13 @@ from jaxseg.text import interval, number, signed, significant, significant_inter
 
 
 def answer_pair(record: Record) -> Pair:
-    """Chooses the arms of the answer: `transfer`, else the first arm that starts from a source network, else any."""
+    """Chooses the arms of the answer: `transfer`, else `given`, else the first arm with a source network, else any."""
     names = list(record.arms)
     baseline = baseline_of(names) if names else Pair().baseline
     others = [name for name in names if name != baseline and record.arms[name].kind == "network"]
     pretrained = [name for name in others if record.arms[name].pretrain_steps != 0]
-    candidates = [name for name in others if name == Pair().arm] or pretrained or others
+    first = [name for name in others if name == Pair().arm] or [name for name in record.given if name in others]
+    candidates = first or pretrained or others
     return Pair(candidates[0], baseline) if candidates else Pair()
 
 
@@ -90,6 +91,8 @@ def plain_answer(evidence: Evidence, pair: Pair) -> Answer:
     text = f"{_at_start(one)} on {where}, {seeds} seeds: {'; '.join(parts)}{note}."
     if needs and seeds >= MIN_SEEDS:
         text += f" To decide it: {needs}."
+    if seen := seen_by(evidence.record, *pair):
+        text += f" {_at_start(seen)}."
     grown = growth(evidence, pair.baseline)
     if grown is not None:
         text += f" {_at_start(pair.baseline)} {_still(grown.mean)} a doubling of its {grown.steps:,} steps."

@@ -154,6 +154,13 @@ def scope_of(evidence: Evidence, *arms: str) -> str:
     return "of this checkpoint alone" if any(evidence.arm(arm).one_source for arm in arms) else ""
 
 
+def seen_by(record: Record, *arms: str) -> str:
+    """Returns what the checkpoints that these arms start from may have seen; empty if none is someone else's."""
+    return "; ".join(
+        dict.fromkeys(record.arms[arm].seen for arm in arms if arm in record.arms and record.arms[arm].seen)
+    )
+
+
 def doubts_of_rates(evidence: Evidence, *arms: str, sizes: Sequence[int] = ()) -> list[str]:
     """Returns the doubts that learning rates chosen separately for each arm raise about their comparison."""
     found: dict[float, list[str]] = {}

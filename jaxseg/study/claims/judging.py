@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from jaxseg.study.claims import accuracy, differing, filters, frozen, representation, reuse, training, variability
-from jaxseg.study.claims.evidence import OWN_RATES, Alone, Evidence, Pair, gather
+from jaxseg.study.claims.evidence import OWN_RATES, Alone, Evidence, Pair, gather, seen_by
 from jaxseg.study.claims.findings import (
     CONTRADICTED,
     SUPPORTED,
@@ -59,6 +59,18 @@ JUDGES: Mapping[str, Judge] = {
 SEVERAL_STUDIES = "needs several studies: 8 targets of one source, with 4 noise levels of one of them beside"
 
 
+def subject(record: Record) -> Pair:
+    """Returns the arms that claims on transfer are about: where a study has no `transfer`, `given` takes its place."""
+    own = Pair()
+    return own._replace(arm=record.given[0]) if own.arm not in record.arms and record.given else own
+
+
+def arms_of(claim: str, record: Record) -> Arms:
+    """Returns the arms that a claim is about in a study."""
+    arms = JUDGES[claim].arms if claim in JUDGES else Pair()
+    return subject(record) if isinstance(arms, Pair) else arms
+
+
 # --------------------------------------------------------------------------------------------------------- one claim
 
 
@@ -75,7 +87,7 @@ def measure_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> M
     if claim not in JUDGES:
         return Finding(claim, "", SEVERAL_STUDIES, lacks=True)
     try:
-        return JUDGES[claim].measure(evidence, arms or JUDGES[claim].arms)
+        return JUDGES[claim].measure(evidence, arms or arms_of(claim, evidence.record))
     except Lacking as error:
         return Finding(claim, "", str(error), lacks=True)
     except Void as error:
@@ -107,8 +119,11 @@ def judge_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> Fin
             found = dataclasses.replace(found, needs=blocking or of_undecided(found.quantities))
         own_rates = [doubt for doubt in measured.doubts if doubt.startswith(OWN_RATES)]
         exploratory = "; ".join(filter(None, (exploratory, *own_rates)))
-    if lost := _losses(evidence.record, arms or (JUDGES[claim].arms if claim in JUDGES else Pair())):
+    about = arms or arms_of(claim, evidence.record)
+    if lost := _losses(evidence.record, about):
         found = dataclasses.replace(found, reason=f"{found.reason}; left out, as diverged: {lost}")
+    if (seen := seen_by(evidence.record, *about)) and not found.lacks:
+        found = dataclasses.replace(found, reason=f"{found.reason}; {seen}")
     if found.lacks:
         return dataclasses.replace(found, needs=found.reason)
     return dataclasses.replace(found, exploratory=exploratory)

@@ -20,7 +20,7 @@ from jaxseg.analysis.folds import standard_error
 from jaxseg.analysis.random_effects import Pooled, pooled
 from jaxseg.study.claims import differing
 from jaxseg.study.claims.dsc import gain
-from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, gather
+from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, gather, seen_by
 from jaxseg.study.claims.findings import (
     DEPENDS,
     SUPPORTED,
@@ -142,11 +142,13 @@ class Speaking(NamedTuple):
     measured: dict[str, Measured]
     left_out: tuple[str, ...]
     tags: tuple[str, ...]
+    seen: tuple[str, ...] = ()
+    """What the checkpoints of others that studies start from may have seen, by study."""
 
 
 def speaking(claim: str, evidences: Mapping[str, Evidence]) -> Speaking:
     """Measures a claim in each study; studies that cannot carry a verdict alone are left out and named."""
-    measured, left_out, tags = {}, [], []
+    measured, left_out, tags, seen = {}, [], [], []
     for name, evidence in evidences.items():
         found = measure_claim(claim, evidence)
         if isinstance(found, Finding):
@@ -156,11 +158,18 @@ def speaking(claim: str, evidences: Mapping[str, Evidence]) -> Speaking:
         else:
             measured[name] = found
             tags.append(tag_of(evidence, found.arms))
-    return Speaking(measured, tuple(left_out), tuple(tags))
+            seen += _seen(name, evidence, *found.arms)
+    return Speaking(measured, tuple(left_out), tuple(tags), tuple(seen))
+
+
+def _seen(name: str, evidence: Evidence, *arms: str) -> list[str]:
+    words = seen_by(evidence.record, *arms)
+    return [f"{name}: {words}"] if words else []
 
 
 def _left_out(found: Speaking) -> str:
-    return f"; left out: {', '.join(found.left_out)}" if found.left_out else ""
+    left_out = f"; left out: {', '.join(found.left_out)}" if found.left_out else ""
+    return "; ".join((left_out, *found.seen))
 
 
 def _by_mean(claim: str, evidences: Mapping[str, Evidence], targets: Mapping[str, str]) -> Over:
@@ -256,6 +265,7 @@ def _c2(evidences: Mapping[str, Evidence], targets: Mapping[str, str], pair: Pai
     """C2 over targets: a pilot of few seeds must not take the verdict from the rest."""
     gains, left_out = _gains(evidences, pair)
     aside = f"; left out: {', '.join(left_out)}" if left_out else ""
+    aside = "; ".join((aside, *(words for name in gains for words in _seen(name, evidences[name], *pair))))
     cells = []
     for target, names in by_target(targets, list(gains)).items():
         one = of_target([gains[name] for name in names])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from jaxseg.study.claims.dsc import dsc_quantity
-from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, scope_of
+from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, scope_of, seen_by
 from jaxseg.study.claims.findings import OF_DSC, Finding, Lacking, Quantity, Void, unique
 from jaxseg.study.claims.needs import of_undecided
 from jaxseg.study.claims.rest import tag_of
@@ -44,7 +44,7 @@ def _finding(evidence: Evidence, part: str, found: list[tuple[Quantity, list[str
     doubts = unique([doubt for _, more in found for doubt in more])
     quantities = tuple(one for one, _ in found)
     needs = "; ".join(doubts) or of_undecided(quantities)
-    reason = "; ".join(filter(None, (scope_of(evidence, arms[0]), *doubts)))
+    reason = "; ".join(filter(None, (scope_of(evidence, arms[0]), *doubts, seen_by(evidence.record, *arms))))
     return Finding(part, "", reason, quantities, tag_of(evidence, arms), needs=needs)
 
 

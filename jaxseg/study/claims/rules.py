@@ -101,6 +101,17 @@ CAN = frozenset({"C10", "C11b"})
 """Claims that say `can`: one supporting target is enough, at a level that all targets share."""
 
 
+def of_checkpoint(trained_on: str) -> str:
+    """Says what a checkpoint of someone else's may have seen; said beside every number of arms that start from it.
+
+    Args:
+        trained_on: The images that it was trained on, in its importer's words; empty if unknown.
+    """
+    if not trained_on:
+        return "what this checkpoint was trained on is unknown, so that it may have seen the test cases"
+    return f"this checkpoint was trained on {trained_on}, as declared; that it has not seen the test cases is unchecked"
+
+
 class Rule(NamedTuple):
     """A claim as a sentence, and when it is supported and contradicted."""
 

@@ -11,11 +11,16 @@ from typing import NamedTuple
 import pandas as pd
 
 from jaxseg.study import files, record
+from jaxseg.study.claims.rules import of_checkpoint
 from jaxseg.study.record import RecordedArm, RecordedRun, StudyRecord
 from jaxseg.types import UserError
 
 TABLES = ("cases", "curves", "filters", "filter_controls", "rewind", "similarity", "pairs", "coherence", "probes")
 """Names of the tables in results/ that claims are judged from."""
+
+
+GIVEN = "given"
+"""Name of an arm that starts from a checkpoint of someone else's, in a study that may have `transfer` too."""
 
 
 class ArmRecord(NamedTuple):
@@ -37,6 +42,8 @@ class ArmRecord(NamedTuple):
     """The seed of the source network that each seed starts from; empty for a random start."""
     init: str = "random"
     """The setting `init` of the arm."""
+    seen: str = ""
+    """What its source network may have seen, in words, if jaxseg cannot know; see `rules.of_checkpoint`."""
     like: str = ""
     """A digest shared by arms that differ only in their learning rate."""
 
@@ -60,6 +67,11 @@ class Record(NamedTuple):
     """Numbers of seeds that the study had each time before more were added, in order."""
     exploratory: str = ""
     """Why its findings were not fixed in advance; empty if they were."""
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Arms that stand for `transfer` but start from a checkpoint of someone else's: `given` and `given_...`."""
+        return tuple(name for name in self.arms if name == GIVEN or name.startswith(f"{GIVEN}_"))
 
     def number_of_cases(self, train_cases: int) -> int:
         """Returns the number of cases of a training set size, in which 0 means all."""
@@ -100,6 +112,12 @@ def _likeness(arm: RecordedArm, runs: Sequence[RecordedRun]) -> str:
     return " ".join([*settings, *sorted({str(run.steps) for run in runs})])
 
 
+def _source_name(study: StudyRecord) -> str:
+    """The source task, or the file of a checkpoint of which no more is known."""
+    files = [arm.pretrain.checkpoint.file for arm in study.arms.values() if arm.pretrain and arm.pretrain.checkpoint]
+    return study.source.name if study.source else next(iter(files), "")
+
+
 def read_record(study: StudyRecord) -> Record:
     """Reads what claims need of study.json."""
     runs = study.runs_of("train")
@@ -120,11 +138,12 @@ def read_record(study: StudyRecord) -> Record:
             rates=_rates(own),
             sources={run.seed: run.source.seed for run in own if run.source is not None},
             init=arm.init,
+            seen=of_checkpoint(given.trained_on) if arm.pretrain and (given := arm.pretrain.checkpoint) else "",
             like=_likeness(arm, own),
         )
     return Record(
         target=study.target.name,
-        source=study.source.name if study.source else "",
+        source=_source_name(study),
         full_size=study.target.cases.train,
         arms=arms,
         one_draw=_one_draw(runs),

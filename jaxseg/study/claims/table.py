@@ -13,10 +13,19 @@ import pandas as pd
 
 from jaxseg.reserved import POOLED
 from jaxseg.study.claims.answer import answer_pair, plain_answer
-from jaxseg.study.claims.evidence import Evidence, Pair, gather
+from jaxseg.study.claims.evidence import Evidence, Pair, gather, seen_by
 from jaxseg.study.claims.findings import SUPPORTED, VOID, Finding, Quantity
 from jaxseg.study.claims.frozen import Trio
-from jaxseg.study.claims.judging import JUDGES, Arms, judge_claim, judge_claims, judged_evidence, number_of_seeds
+from jaxseg.study.claims.judging import (
+    JUDGES,
+    Arms,
+    arms_of,
+    judge_claim,
+    judge_claims,
+    judged_evidence,
+    number_of_seeds,
+    subject,
+)
 from jaxseg.study.claims.parts import PARTS, parts_of_transfer
 from jaxseg.study.claims.rules import RULE_VERSION, RULES
 from jaxseg.study.claims.study_tables import StudyTables
@@ -39,6 +48,8 @@ CONTROLS = {
     "self_transfer": "positive control: its source is the target task itself",
 }
 """Control arms that take the place of transfer, with their descriptions."""
+CHECKPOINT = "a checkpoint of someone else's in the place of transfer"
+"""What an arm `given` is, in a study that has `transfer` too."""
 OTHER_CONTROLS: tuple[tuple[str, Arms, str], ...] = (
     ("C7", Trio(frozen="pooled_encoder"), "control: averages of the image in the encoder's place"),
     (
@@ -86,14 +97,17 @@ def rows_of(finding: Finding, *, size: int | None, fold: int | None, **more: Any
 def _controls(evidence: Evidence) -> list[tuple[Finding, Arms]]:
     """What controls give, where the study has them; those that give no quantity are left out."""
     found: list[tuple[Finding, Arms]] = []
+    record = evidence.record
+    own = subject(record).arm
+    in_place = CONTROLS | {arm: CHECKPOINT for arm in record.given if arm != own}
     places: list[tuple[str, Arms, str]] = [
         (claim, Pair(arm), why)
         for claim, judge in JUDGES.items()
         if isinstance(judge.arms, Pair)
-        for arm, why in CONTROLS.items()
+        for arm, why in in_place.items()
     ]
     for claim, arms, why in (*places, *OTHER_CONTROLS):
-        if not set(arms) <= evidence.record.arms.keys():
+        if not set(arms) <= record.arms.keys():
             continue
         finding = judge_claim(claim, evidence, arms)
         if not finding.quantities:
@@ -142,14 +156,12 @@ def claims(study: StudyTables) -> pd.DataFrame:
         as `reason`).
     """
     evidence, fold = gather(study), fold_of(study)
+    record = evidence.record
     rows: list[dict[str, Any]] = []
 
     def add(finding: Finding, role: str, arms: tuple[str, ...], size: int = evidence.size) -> None:
         baseline = arms[1] if len(arms) > 1 else ""
         rows.extend(rows_of(finding, size=size, fold=fold, role=role, arm=arms[0], baseline=baseline))
-
-    def arms_of(claim: str) -> Arms:
-        return JUDGES[claim].arms if claim in JUDGES else Pair()
 
     def without_verdict(finding: Finding, why: str = "") -> Finding:
         return dataclasses.replace(finding, verdict="", reason=why, tag="", needs="")
@@ -158,24 +170,25 @@ def claims(study: StudyTables) -> pd.DataFrame:
     rows += _answer_rows(judged_evidence(study), fold)
     for claim, finding in judged.items():
         if not finding.lacks:
-            add(finding, CLAIM, arms_of(claim))
+            add(finding, CLAIM, arms_of(claim, record))
     for claim, finding in judged.items():
         if finding.lacks:
-            add(finding, LACKING, arms_of(claim))
-    for finding in parts_of_transfer(evidence, Pair()):
-        add(finding, GRADED, Pair())
+            add(finding, LACKING, arms_of(claim, record))
+    for finding in parts_of_transfer(evidence, subject(record)):
+        add(finding, GRADED, subject(record))
     for finding, arms in _controls(evidence):
         add(finding, CONTROL, arms)
     for claim, finding in _later_seeds(study, evidence).items():
         why = "later seeds were added without declared looks"
-        add(dataclasses.replace(without_verdict(finding, why), exploratory=why), ALL_SEEDS, arms_of(claim))
+        add(dataclasses.replace(without_verdict(finding, why), exploratory=why), ALL_SEEDS, arms_of(claim, record))
     sizes = {int(size) for table in study.tables.values() for size in table["train_cases"].unique()}
     for size in sorted(sizes - {evidence.size}, key=evidence.record.number_of_cases):
         for claim, judge in JUDGES.items():
             if judge.one_size:
                 finding = judge_claim(claim, evidence.at(size))
                 if finding.quantities:
-                    add(without_verdict(finding), OTHER_SIZE, judge.arms, size)
+                    seen = seen_by(record, *arms_of(claim, record))
+                    add(without_verdict(finding, seen), OTHER_SIZE, arms_of(claim, record), size)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     return table.astype(dict.fromkeys(INTEGERS, "Int64"))
 

@@ -183,7 +183,7 @@ def make_plan(
     """
     groups: _Groups = {}
     networks: dict[str, NetworkSize] = {}
-    sources: dict[Program, str] = {}
+    sources: dict[Any, str] = {}
     priors: list[Run] = []
     for arm in study.arms:
         if arm.kind == "prior":
@@ -202,12 +202,17 @@ def make_plan(
     return Plan(tuple(_cut_jobs(groups, most_runs, chunk_sizes or {})), networks, tuple(priors))
 
 
+def _source_name(sources: dict[Any, str], key: Any) -> str:
+    """The name of source networks: one for each program that trains them, and for each place they are taken from."""
+    return sources.setdefault(key, SOURCE if not sources else f"{SOURCE}_{len(sources) + 1}")
+
+
 def _plan_arm(
     study: StudySettings,
     arm: ArmSettings,
     target_size: tuple[int, int],
     source_sizes: Mapping[TaskSettings, tuple[int, int]],
-    sources: dict[Program, str],
+    sources: dict[Any, str],
     networks: dict[str, NetworkSize],
     given: Mapping[str, tuple[Any, Sequence[str]]],
 ) -> _PlannedArm:
@@ -218,10 +223,11 @@ def _plan_arm(
     differs: Sequence[str] = ()
     if arm.init != "random":
         if arm.pretrain.from_workdir:
-            name, (shapes, differs) = SOURCE, given[arm.name]
+            shapes, differs = given[arm.name]
+            name = _source_name(sources, (arm.pretrain.from_workdir, arm.pretrain.from_arm))
         else:
             source = _program(study, arm, "pretrain", *source_sizes[arm.source])
-            name = sources.setdefault(source, SOURCE if not sources else f"{SOURCE}_{len(sources) + 1}")
+            name = _source_name(sources, source)
             networks.setdefault(name, measure(source))
             shapes = abstract_params(source)
         least, table = arm.pretrain.min_loaded, load_table(arm, program, shapes)

@@ -86,10 +86,11 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> PlannedS
     tasks = hosts.in_turn("prepare", lambda: prepare_tasks(study, store_dir, progress, bound))
     check_labels(study, tasks.prepared[study.target])
     _check_given_networks(study, tasks)
-    source_networks.warn_of_differences(study)
     if known is not None:
         _check_given_unchanged(study, known)
-    return PlannedStudy(study, workdir, tasks, plan_jobs(study, tasks, chunks, waves), waves, known)
+    plan = plan_jobs(study, tasks, chunks, waves)
+    source_networks.warn_of_differences(study)
+    return PlannedStudy(study, workdir, tasks, plan, waves, known)
 
 
 def waves_of(study: StudySettings, workdir: Path, before: Sequence[int]) -> tuple[int, ...]:
