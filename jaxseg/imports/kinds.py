@@ -27,9 +27,8 @@ class Imported:
     """A network of jaxseg's with the weights of another, as rules return it."""
 
     params: Params
-    """Float32 arrays in jaxseg's layout at jaxseg's paths, as a nested dict, or by whole paths such as
-    `encoder/level_0/conv_0/kernel`. Parameters of the network may be missing; an arm that starts from the import draws
-    these anew."""
+    """Nested dict of float32 arrays at jaxseg's paths, such as `encoder/level_0/conv_0/kernel`, in jaxseg's layout.
+    Parameters of the network may be missing; an arm that starts from the import draws these anew."""
     model: Mapping[str, Any]
     """The fields of `config.model` that build the network; those left out have their defaults."""
     channels: int

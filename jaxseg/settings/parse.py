@@ -17,8 +17,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxseg.reserved import SOURCE
-from jaxseg.settings.kinds import bad_value, check, convert, hints, nearest, read_varied
-from jaxseg.settings.rules import check_model, check_study, needs
+from jaxseg.settings.kinds import bad_value, convert, hints, nearest, read_varied
+from jaxseg.settings.rules import check_network, check_study
 from jaxseg.settings.schema import ArmSettings, ModelSettings, StudySettings
 from jaxseg.settings.task_schema import TaskSettings
 from jaxseg.types import UserError
@@ -149,8 +149,7 @@ def parse_model(fields: Mapping[str, Any]) -> ModelSettings:
     kinds = hints(ModelSettings)
     _check_known(fields, kinds, "model.")
     made = ModelSettings(**{name: convert(value, kinds[name], f"model.{name}") for name, value in fields.items()})
-    check(made, "config.model.")
-    check_model(made, needs())
+    check_network(made)
     return made
 
 

@@ -73,8 +73,7 @@ OF_NETWORKS = {
 """Fields of the model that only some networks have; with the others they keep their default."""
 
 
-def check_model(model: ModelSettings, need: Need) -> None:
-    """Checks the fields of a network that depend on each other."""
+def _check_model(model: ModelSettings, need: Need) -> None:
     for field, names in OF_NETWORKS.items():
         value, default = getattr(model, field), getattr(ModelSettings, field)
         allowed = f"{default!r} with model.name = {model.name!r}; it is a field of {' and '.join(names)}"
@@ -126,7 +125,7 @@ def _check_train(train: TrainSettings, need: Need) -> None:
 def _check_training(settings: StudySettings | ArmSettings, note: str = "") -> None:
     """What a study and each of its arms have: model, optim, train and source."""
     need = needs(note=note)
-    check_model(settings.model, need)
+    _check_model(settings.model, need)
     optim = settings.optim
     decays = optim.name != "adam" or optim.weight_decay == 0
     need(decays, "optim.weight_decay", optim.weight_decay, "0 with 'adam', which has no decay; 'adamw' and 'sgd' have")
@@ -190,6 +189,16 @@ def _check_rates(arm: ArmSettings, study: StudySettings, need: Need) -> None:
     used |= {seed for other in study.arms for seed in other.cross_ids} | {study.base_seed}
     allowed = "seeds that no run uses: a rate chosen on a run's own seed would favour it"
     need(not used & set(trials), "optim.lr_seeds", trials, allowed)
+
+
+def check_network(model: ModelSettings) -> None:
+    """Checks the settings of a network by themselves.
+
+    Raises:
+        UserError: A value outside its range, or values that contradict each other.
+    """
+    check(model, "config.model.")
+    _check_model(model, needs())
 
 
 def check_study(study: StudySettings) -> None:
