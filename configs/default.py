@@ -233,7 +233,7 @@ def get_config() -> ConfigDict:
     config.pretrain.eval_every = 0  # Steps between validations of source networks; 0 takes train.eval_every
     # Seed i starts from source network i, or all seeds from the same one [per_seed, one]
     config.pretrain.share = "per_seed"
-    # Networks used instead of pretraining: a study's workdir, a folder of its checkpoints, or one checkpoint in it
+    # Networks used instead of pretraining: a study's workdir, an import, a folder of checkpoints, or one in it
     config.pretrain.from_workdir = ""
     config.pretrain.from_arm = ""  # The arm whose networks are taken from there; empty takes its source networks
     config.pretrain.min_loaded = 0.5  # A transfer that finds a smaller share of the parameters is an error

@@ -102,8 +102,12 @@ def _summary(converted: Converted) -> str:
     shapes = conversion.network_shapes(converted.model, channels=imported.channels, classes=imported.classes)
     rows = [(path, str(shape), imported.used.get(path, "- (starts anew)")) for path, shape in shapes.items()]
     lines = _columns([("parameter", "shape", "from"), *rows])
-    lines += [f"ignored: {name}: {why}" for name, why in imported.ignored]
-    lines += [f"unused: {name}, of which the rules say nothing" for name in converted.unused]
+    reasons: dict[str, list[str]] = {}
+    for name, why in imported.ignored:
+        reasons.setdefault(why, []).append(name)
+    lines += [f"ignored, {why}: {', '.join(names)}" for why, names in reasons.items()]
+    if converted.unused:
+        lines.append(f"unused, as the rules say nothing of them: {', '.join(converted.unused)}")
     total = sum(math.prod(shape) for shape in shapes.values())
     taken = total - sum(math.prod(shapes[path]) for path in converted.missing)
     whose = f"{taken:,} of {total:,} numbers of the network's parameters are the file's"

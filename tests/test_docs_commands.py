@@ -14,6 +14,7 @@ import pytest
 import jaxseg
 from tests import image_sets, programs
 from tests.conftest import ROOT
+from tests.imports import weight_files
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ELSEWHERE = ("pip", "python3", "pytest", "ruff", "mypy", "sphinx-build", ".ci/run", "sbatch", "launch/tpu_pod.sh")
@@ -100,6 +101,8 @@ def owner(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         case = study.case(name)
         for place in ("predictions_of_another_tool", "nnunet_output", "model_a", "labels", "PATH/Task04_Hippocampus"):
             image_sets.save(folder / place / f"{name}.nii.gz", case.label.reshape(16, 16, 1).astype(np.uint8))
+    weight_files.write_safetensors(folder / "weights.safetensors", weight_files.foreign_tensors())
+    weight_files.documented_rules(folder)
     for place in ("images", "PATH/IMAGES"):
         image_sets.save(folder / place / "new.nii.gz", np.random.default_rng(0).normal(size=(16, 16, 1)))
     return folder
@@ -128,7 +131,9 @@ def test_a_command_runs(page: str, command: str, reader: Path, owner: Path) -> N
     for word in words:
         if word.startswith("--output="):
             made = owner / word.removeprefix("--output=")
-            if words[2] == "launch.export":
-                assert (made / "network.safetensors").is_file() or (made / "network.jax").is_file()
-                continue
-            assert made.is_file() or nib.load(next(made.rglob("*.nii.gz"))).shape == (16, 16, 1)
+            written = ("network.safetensors", "network.jax", "import.json")
+            assert (
+                made.is_file()
+                or any((made / name).is_file() for name in written)
+                or nib.load(next(made.rglob("*.nii.gz"))).shape == (16, 16, 1)
+            )

@@ -193,7 +193,7 @@ class PretrainSettings:
     share: Literal["per_seed", "one"] = "per_seed"
     """Seed i starts from source network i, or all seeds from the same one."""
     from_workdir: str = ""
-    """Networks used instead of pretraining: a study's workdir, a folder of its checkpoints, or one checkpoint in it."""
+    """Networks used instead of pretraining: a study's workdir, an import, a folder of checkpoints, or one in it."""
     from_arm: str = ""
     """The arm whose networks are taken from there; empty takes its source networks."""
     min_loaded: Share = 0.5

@@ -32,7 +32,7 @@ from jaxseg.study.claims.findings import (
     Void,
     judge,
 )
-from jaxseg.study.claims.judging import JUDGES, measure_claim, newer_rules
+from jaxseg.study.claims.judging import JUDGES, measure_claim, newer_rules, subject
 from jaxseg.study.claims.rest import AT_REST, tag_of
 from jaxseg.study.claims.rules import CAN, LEVEL, MIN_TARGETS, RULES
 from jaxseg.study.claims.study_tables import StudyTables
@@ -245,11 +245,12 @@ def _by_one(claim: str, evidences: Mapping[str, Evidence], targets: Mapping[str,
 # ----------------------------------------------------------------------------------------------------------- C2, C3
 
 
-def _gains(evidences: Mapping[str, Evidence], pair: Pair) -> tuple[dict[str, Quantity], list[str]]:
+def _gains(evidences: Mapping[str, Evidence]) -> tuple[dict[str, Quantity], list[str]]:
     """The gain of each study at its largest size, and the studies that may carry no verdict."""
     found, left_out = {}, []
     for name, evidence in evidences.items():
         try:
+            pair = subject(evidence.record)
             one, doubts = gain(evidence, pair)
             doubts = [*doubts, *doubts_of_rates(evidence, *pair)]
         except (Lacking, Void) as error:
@@ -261,11 +262,12 @@ def _gains(evidences: Mapping[str, Evidence], pair: Pair) -> tuple[dict[str, Qua
     return found, left_out
 
 
-def _c2(evidences: Mapping[str, Evidence], targets: Mapping[str, str], pair: Pair) -> Over:
+def _c2(evidences: Mapping[str, Evidence], targets: Mapping[str, str]) -> Over:
     """C2 over targets: a pilot of few seeds must not take the verdict from the rest."""
-    gains, left_out = _gains(evidences, pair)
+    gains, left_out = _gains(evidences)
     aside = f"; left out: {', '.join(left_out)}" if left_out else ""
-    aside = "; ".join((aside, *(words for name in gains for words in _seen(name, evidences[name], *pair))))
+    told = [words for name in gains for words in _seen(name, evidences[name], *subject(evidences[name].record))]
+    aside = "; ".join((aside, *told))
     cells = []
     for target, names in by_target(targets, list(gains)).items():
         one = of_target([gains[name] for name in names])
@@ -339,7 +341,7 @@ def judge_over(
     found: dict[str, Over] = {}
     for claim in RULES:
         if claim == "C2":
-            found[claim] = _c2(evidences, targets, pair)
+            found[claim] = _c2(evidences, targets)
         elif claim == "C3":
             levels = {level: gather(study) for level, study in (noisy or {}).items()}
             found[claim] = _c3(evidences, targets, levels, pair)
