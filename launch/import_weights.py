@@ -23,6 +23,7 @@ from jaxseg.imports.kinds import Weights
 from jaxseg.study import source_folder
 from jaxseg.study.record import Checkpoint
 from jaxseg.study.source_folder import ImportRecord, Names
+from jaxseg.types import UserError
 from launch import cli, terminal
 
 _INPUT = cli.path_flag("input", "File of weights.")
@@ -32,6 +33,8 @@ _LIST = flags.DEFINE_bool("list", False, "Show names, shapes and types of the te
 _KEY = flags.DEFINE_string("key", "", "Entry of a checkpoint that holds the tensors, where several may.")
 _PREFIX = flags.DEFINE_string("prefix", "", "Read only tensors whose names begin so, without that beginning.")
 _TRAINED_ON = flags.DEFINE_string("trained_on", "", "Images that it was trained on, in words; every page repeats them.")
+_LONGEST = 200
+"""Characters of --trained_on: it stands beside every number."""
 _LICENCE = flags.DEFINE_string("licence", "", "Licence of the weights.")
 _ORIGIN = flags.DEFINE_string("origin", "", "Where they come from: an address, a publication.")
 
@@ -47,13 +50,17 @@ def main() -> None:
     rules = conversion.find_rules(cli.require(_RULES.value, "rules", "nnunet"))
     output = Path(cli.require(_OUTPUT.value, "output", "imports/NAME"))
     source_folder.check_new(output)
+    if len(_TRAINED_ON.value) > _LONGEST:
+        raise UserError(
+            f"--trained_on has {len(_TRAINED_ON.value)} characters; pages repeat it often, so give {_LONGEST}"
+        )
     weights = readers.read(path, key=_KEY.value, prefix=_PREFIX.value)
     _say_notes(weights)
     converted = conversion.convert(rules, weights)
     record = _record(path, rules, weights, converted)
     source_folder.write(output, record, converted.model, converted.params)
     terminal.say(_summary(converted))
-    if not _TRAINED_ON.value:
+    if not _TRAINED_ON.value.strip():
         terminal.say(
             "warning: what it was trained on is unknown (--trained_on), so that it may have seen the cases that a "
             "study tests on; pages of studies that start from it will say so",
@@ -67,8 +74,9 @@ def _record(path: Path, rules: Rules, weights: Weights, converted: Converted) ->
     with path.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
     imported = converted.imported
+    told = (" ".join(flag.value.split()) for flag in (_ORIGIN, _LICENCE, _TRAINED_ON))
     return ImportRecord(
-        checkpoint=Checkpoint(path.name, digest, _ORIGIN.value, _LICENCE.value, _TRAINED_ON.value),
+        checkpoint=Checkpoint(path.name, digest, *told),
         rules=rules.name,
         rules_sha256=rules.sha256,
         channels=imported.channels,

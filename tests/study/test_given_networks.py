@@ -71,6 +71,7 @@ def test_networks_of_another_study_or_of_any_checkpoint_are_sources(tiny_study: 
         ready = run_stages(made, tmp_path / name, stages=[], progress=silent)
         (job,) = ready.plan.jobs
         task = source_networks.given_task(ready.study.arms)
+        assert source_networks.pretraining_of(ready.study.arms[0]).checkpoint is None  # what they have seen is recorded
         known = json.loads((tiny_study / "study.json").read_text())["source" if name == "own" else "target"]
         assert record.to_tree(task) == known
         where = source_networks.locate(ready.workdir, ready.plan, ready.study.arms[0])

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from configs import default
 from jaxseg.report import page
 from jaxseg.study import record, source_folder
+from jaxseg.study.plan import source_networks
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.types import UserError
 from launch import cli, import_weights
@@ -85,7 +86,7 @@ def test_the_file_is_listed_without_anything_being_written(command: Command, tmp
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(imported: Import, command: Command, tmp_path: Path) -> None:
-    folder, _, err = imported()
+    folder, _, err = imported("--trained_on= ")
     assert "warning: what it was trained on is unknown (--trained_on)" in err
     words = [f"--input={tmp_path / 'mice.safetensors'}", f"--rules={tmp_path / 'rules.py'}", f"--output={folder}"]
     status, _, err = command(*words)
@@ -113,6 +114,15 @@ def test_what_an_import_cannot_be_for_a_study(imported: Import, tmp_path: Path) 
         UserWarning, match=r"arm 'transfer' has another network .* model\.skips = False \(imported: True\)"
     ):
         run_stages(made, tmp_path / "study", stages=[], progress=silent)
+
+
+def test_networks_whose_study_is_not_there_may_have_seen_anything(imported: Import, tmp_path: Path) -> None:
+    folder, _, _ = imported("--trained_on=mice")
+    shutil.copytree(folder / "checkpoints", tmp_path / "networks")
+    ready = run_stages(config_of(tmp_path / "networks"), tmp_path / "study", stages=[], progress=silent)
+    made = source_networks.pretraining_of(ready.study.arms[1])
+    assert made is not None
+    assert made.checkpoint == record.Checkpoint(str(tmp_path / "networks"))
 
 
 def test_controls_are_pretrained_by_the_study_itself(imported: Import, tmp_path: Path) -> None:

@@ -127,14 +127,15 @@ def pretraining_of(arm: ArmSettings) -> Pretraining | None:
     settings = arm.pretrain
     if not settings.from_workdir:
         return Pretraining(settings.steps, settings.share, "")
-    return Pretraining(None, settings.share, settings.from_workdir, _checkpoint_of(paths.expand(settings.from_workdir)))
+    return Pretraining(None, settings.share, settings.from_workdir, _checkpoint_of(settings.from_workdir))
 
 
-def _checkpoint_of(path: Path) -> Checkpoint | None:
+def _checkpoint_of(given: str) -> Checkpoint | None:
     """What is known of networks whose study is not there to be asked what they have seen; None where it is."""
+    path = paths.expand(given)
     if found := source_folder.read(path):
         return found[0].checkpoint
-    return None if workdir_of(path.absolute()) else Checkpoint(path.name)
+    return None if workdir_of(path.absolute()) else Checkpoint(given)
 
 
 def _record_above(path: Path) -> StudyRecord | None:
