@@ -19,6 +19,7 @@ from configs import default
 from jaxseg.report import page
 from jaxseg.study import record, source_folder
 from jaxseg.study.plan import source_networks
+from jaxseg.study.plan.dry_run import describe
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.types import UserError
 from launch import cli, import_weights
@@ -132,6 +133,7 @@ def test_controls_are_pretrained_by_the_study_itself(imported: Import, tmp_path:
     made.arms.again = made.arms.transfer.copy_and_resolve_references()
     made.target.train_cases = (2,)  # the others are there to pretrain on
     ready = run_stages(made, tmp_path / "study", stages=[], progress=silent)
+    assert "checkpoint mice.safetensors, trained on mice: transfer, again\n" in describe(ready)
     sources = {run.key.arm: run.source for job in ready.plan.of_kind("train") for run in job.runs}
     pretrained = {run.key for job in ready.plan.of_kind("pretrain") for run in job.runs}
     assert {sources["self_transfer"], sources["shuffled_source"]} == pretrained

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from jaxseg.settings import StudySettings
 from jaxseg.study.plan import cost, preparation
 from jaxseg.study.plan.jobs import Plan, seed_plan
 from jaxseg.study.plan.planned import PlannedStudy
+from jaxseg.study.plan.source_networks import pretraining_of
+from jaxseg.study.record import Checkpoint
 
 
 def _size(count: float) -> str:
@@ -50,6 +53,7 @@ def describe(planned: PlannedStudy) -> str:
         memory = _size(network.state_bytes)
         arms.append((arm.name, arm.init, arm.freeze, f"{network.parameters:,}", share, memory, str(runs)))
     lines += _table(("arm", "init", "freeze", "parameters", "trained", "state per run", "runs"), arms)
+    lines += _checkpoints(study)
     lines.append("")
     spread_over = seed_plan(study)
     speed = cost.measure_speed(spread_over.devices)
@@ -71,6 +75,19 @@ def describe(planned: PlannedStudy) -> str:
         f"at this machine's speed now ({speed.flops / 1e9:.0f} GFLOP/s), without compiling, validation and evaluation",
     ]
     return "\n".join(lines)
+
+
+def _checkpoints(study: StudySettings) -> list[str]:
+    """A line for each network of someone else's, with the arms that start from it."""
+    arms: dict[Checkpoint, list[str]] = {}
+    for arm in study.arms:
+        made = pretraining_of(arm)
+        if made is not None and made.checkpoint is not None:
+            arms.setdefault(made.checkpoint, []).append(arm.name)
+    return [
+        f"checkpoint {one.file}, trained on {one.trained_on or 'unknown images'}: {', '.join(names)}"
+        for one, names in arms.items()
+    ]
 
 
 def _time(seconds: float) -> str:
