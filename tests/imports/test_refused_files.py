@@ -71,14 +71,12 @@ def test_zip_files_that_are_no_plain_checkpoint(tmp_path: Path) -> None:
     whole = zipped(path, {}, extra=("data/0",)).read_bytes()
     path.write_bytes(whole[:-40])
     assert "a damaged zip file" in refusal(path)
-    # Every entry at the same place: each is stored as it is, and together they are more than the file.
-    at = whole.rindex(b"PK\x01\x02")
-    length = whole.index(b"PK\x05\x06") - at
-    end = whole[at + length :]
-    counted = end[:8] + (203).to_bytes(2, "little") * 2 + (203 * length).to_bytes(4, "little") + end[16:]
-    path.write_bytes(whole[: whole.index(b"PK\x01\x02")] + whole[at : at + length] * 203 + counted)
-    text = refusal(path)
-    assert "claims parts of" in text or "it has no data.pkl" in text
+    # A directory with the same part 200 times more: each is stored as it is, and together they are more than the file.
+    start, end = whole.index(b"PK\x01\x02"), whole.index(b"PK\x05\x06")
+    directory = whole[start:end] + 200 * whole[whole.rindex(b"PK\x01\x02") : end]
+    counts = (203).to_bytes(2, "little") * 2 + len(directory).to_bytes(4, "little")
+    path.write_bytes(whole[:start] + directory + whole[end : end + 8] + counts + whole[end + 16 :])
+    assert "claims parts of 2,010,0" in refusal(path)
 
 
 @pytest.mark.parametrize(
