@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxseg.imports import readers
+from jaxseg.imports.readers import state
 from jaxseg.types import UserError
 from tests.imports.weight_files import saved, write_safetensors
 
@@ -66,6 +67,18 @@ def test_a_checkpoint_of_pytorch_with_all_that_training_leaves_in_it(tmp_path: P
             "those of 'network_weights'; not read: optimizer_state (2 entries), best (a value of NumPy)"
             in (found.notes[0])
         )
+
+
+def test_the_plans_of_a_checkpoint_come_along_whatever_lies_beside_them() -> None:
+    plans = {"transpose_forward": [1, 0, 2], "configurations": {"3d_fullres": {"spacing": (1.0, 1.0, 3.0)}}}
+    found = {
+        "init_args": {"plans": plans, "configuration": "3d_fullres", "device": object(), "fold": 0},
+        "_best": object(),
+    }
+    kept = state.plain_parts(found)
+    wanted = {"transpose_forward": [1, 0, 2], "configurations": {"3d_fullres": {"spacing": [1.0, 1.0, 3.0]}}}
+    assert kept == {"init_args": {"plans": wanted, "configuration": "3d_fullres", "fold": 0}}
+    assert state.plain_parts({"order": [0, object()], "name": None}) == {"name": None}
 
 
 def test_an_entry_that_is_asked_for(tmp_path: Path) -> None:

@@ -27,13 +27,12 @@ from tests.commands import Command, make_command
 from tests.imports.weight_files import MODEL, documented_rules, foreign_tensors, write_safetensors
 from tests.tiny_study import changed, silent
 
-FLAGS = ("input", "output", "rules", "list", "key", "prefix", "trained_on", "licence", "origin")
 Import = Callable[..., tuple[Path, str, str]]
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return make_command(monkeypatch, capsys, import_weights.main, FLAGS)
+    return make_command(monkeypatch, capsys, import_weights.main)
 
 
 @pytest.fixture

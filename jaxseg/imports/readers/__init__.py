@@ -19,7 +19,6 @@ WRAPPERS = ("module.", "_orig_mod.")
 """Beginnings of all names that `torch.nn.DataParallel` and `torch.compile` add to those of the network inside."""
 _WIDER = ("float16", "bfloat16", "float64")
 """Types that are converted to float32, which parameters have here."""
-_PLAIN = (str, int, float, bool, type(None))
 
 
 def read(path: Path, *, key: str = "", prefix: str = "") -> Weights:
@@ -54,8 +53,7 @@ def read(path: Path, *, key: str = "", prefix: str = "") -> Weights:
     tensors, dtypes = _checked(named, path)
     if narrow := sorted({dtype for dtype in dtypes.values() if dtype in _WIDER}):
         notes.append(f"Tensors of type {' and '.join(narrow)} are converted to float32.")
-    metadata = {name: value for name, value in others.items() if _is_plain(value)}
-    return Weights(tensors, dtypes, metadata, tuple(notes))
+    return Weights(tensors, dtypes, state.plain_parts(others), tuple(notes))
 
 
 def _require(package: str, path: Path) -> None:
@@ -124,14 +122,3 @@ def _checked(named: Mapping[str, Any], path: Path) -> tuple[Tensors, dict[str, s
     if not any(dtype.startswith(("float", "bfloat")) and math.prod(tensors[n].shape) for n, dtype in dtypes.items()):
         raise UserError(f"{path} holds no tensor of numbers with a fraction, and so no weights")
     return tensors, dtypes
-
-
-def _is_plain(value: Any, depth: int = 8) -> bool:
-    """Whether a value is made of texts, numbers, lists and dicts alone."""
-    if isinstance(value, _PLAIN):
-        return True
-    if depth and isinstance(value, list | tuple):
-        return all(_is_plain(part, depth - 1) for part in value)
-    if depth and isinstance(value, Mapping):
-        return all(isinstance(k, str | int) and _is_plain(part, depth - 1) for k, part in value.items())
-    return False

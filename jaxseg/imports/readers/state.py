@@ -10,6 +10,11 @@ from jaxseg.imports.readers.torch_files import Unread, is_tensor
 from jaxseg.types import UserError
 
 _SHOWN = 8
+_PLAIN = (str, int, float, bool, type(None))
+_OTHER = object()
+"""Stands for a value that is not plain; None is."""
+_DEPTH = 12
+"""Deepest nesting that is followed; plans of nnU-Net have half of it."""
 
 
 def find(found: Any, path: Path, *, key: str = "") -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -97,3 +102,28 @@ def _kind(value: Any) -> str:
     if isinstance(value, int | float):
         return f"the number {value:g}"
     return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def plain_parts(found: Mapping[Any, Any]) -> dict[str, Any]:
+    """Returns what of a mapping is made of texts, numbers, lists and mappings, at every depth.
+
+    One value of another kind does not take its neighbours with it: nnU-Net keeps the device beside the plans. A list
+    is left out as a whole if one of its values is, since the others would change their places.
+
+    >>> plain_parts({"init_args": {"plans": {"a": [1, 2]}, "device": object()}, "rest": [1, object()]})
+    {'init_args': {'plans': {'a': [1, 2]}}}
+    """
+    kept = ((str(name), _plain(value, _DEPTH)) for name, value in found.items() if isinstance(name, str | int))
+    return {name: value for name, value in kept if value is not _OTHER}
+
+
+def _plain(value: Any, depth: int) -> Any:
+    if isinstance(value, _PLAIN):
+        return value
+    if depth and isinstance(value, list | tuple):
+        parts = [_plain(part, depth - 1) for part in value]
+        return _OTHER if any(part is _OTHER for part in parts) else parts
+    if depth and isinstance(value, Mapping):
+        kept = ((name, _plain(part, depth - 1)) for name, part in value.items() if isinstance(name, str | int))
+        return {name: part for name, part in kept if part is not _OTHER}
+    return _OTHER
