@@ -99,6 +99,11 @@ def named_arms(config: ConfigDict | None = None) -> dict[str, ConfigDict]:
         # Their sources are made for them, also in a study that starts from networks trained elsewhere.
         "shuffled_source": arm("pretrained", "none", source={"shuffle_labels": True}, pretrain=OWN_SOURCE),
         "self_transfer": arm("pretrained", "none", source={"data": "target"}, pretrain=OWN_SOURCE),
+        # Pretrained on images alone: those of the source, or those of the target that no run of the arm sees.
+        "ssl_source": arm("pretrained", "none", pretrain=OWN_SOURCE | {"objective": "restore"}),
+        "ssl_target": arm(
+            "pretrained", "none", source={"data": "target"}, pretrain=OWN_SOURCE | {"objective": "restore"}
+        ),
         # Several runs from each source network: what fine-tuning alone makes them differ by.
         "transfer_nested": arm("pretrained", "none", pretrain={"runs_per_source": 2}),
         "prior": arm("random", "none", kind="prior"),
@@ -229,6 +234,9 @@ def get_config() -> ConfigDict:
     config.train.remat = False  # The backward pass computes levels again: less memory, about a third more time
 
     config.pretrain = ConfigDict(sort_keys=False)
+    # What source networks learn: to segment labels or, from images alone, to restore corrupted or masked patches
+    # [labels, restore, masked]
+    config.pretrain.objective = "labels"
     config.pretrain.steps = 1000  # Steps of every source network
     config.pretrain.eval_every = 0  # Steps between validations of source networks; 0 takes train.eval_every
     # Seed i starts from source network i, or all seeds from the same one [per_seed, one]

@@ -111,7 +111,10 @@ class _Window(NamedTuple):
     """Axes along which it is shown to the network mirrored."""
 
 
-def _cut(shape: Sequence[int], patch: Sequence[int], start: Sequence[int]) -> tuple[tuple[slice, ...], ...]:
+def window_slices(
+    shape: Sequence[int], patch: Sequence[int], start: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Return the part of a window that lies inside a case, in coordinates of the window and of the case."""
     low = [max(-begin, 0) for begin in start]
     high = [min(length - begin, size) for length, size, begin in zip(shape, patch, start, strict=True)]
     inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
@@ -210,7 +213,7 @@ def predict_slabs(
         starts = window_starts(shape, patch, overlap)
         stitches[case] = _Stitch(shape, weight, (start[0] for start in starts for _ in copies))
         for start in starts:
-            inside, target = _cut(shape, patch, start)
+            inside, target = window_slices(shape, patch, start)
             for axes in copies:
                 batch.append((_Window(case, inside, target, axes), image[target]))
                 if len(batch) == window_batch:

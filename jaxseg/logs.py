@@ -31,7 +31,8 @@ class Row(NamedTuple):
     loss: np.ndarray | None
     """Mean loss of each run over the steps; None in the row of the start."""
     val_dsc: np.ndarray | None
-    """Validation DSC of each run; None if there was no validation."""
+    """Validation DSC of each run, or the restored share of networks that learn without labels (see
+    `jaxseg.study.restore`); None if there was no validation."""
     steps_alive: np.ndarray
     """Number of steps after which each run was alive."""
     step_seconds: float | None

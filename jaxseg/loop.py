@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +84,8 @@ class Fit:
     runs. Calls end at multiples of `settings.log_every` and at the last step, and may end more often."""
     cohort: Cohort
     validate: Callable[[Params, Frozen], np.ndarray]
-    """Returns the mean validation DSC of each of this host's runs."""
+    """Returns the validation score of each of this host's runs: DSC or, of networks that learn without labels, the
+    share that they restore; larger is better."""
     settings: TrainSettings
     scored_at: tuple[int, ...]
     """Steps that are validated and kept whatever the settings say, since networks with these budgets are compared."""
@@ -93,6 +94,8 @@ class Fit:
     keep: int
     meta: dict[str, Any]
     """JSON values that are saved with each checkpoint."""
+    measure: str = "DSC"
+    """What the validation score is called in notes and curves: `DSC` or `restored`."""
 
 
 def is_done(directory: Path, steps: int) -> bool:
@@ -343,10 +346,10 @@ class _Log:
             return
         self._file.write(row.to_json())
         self._file.flush()
-        _to_board(self._board, self._job.names, call.stop, loss, call.dsc)
+        _to_board(self._board, self._job.names, call.stop, {"loss": loss, f"val_{self._job.measure.lower()}": call.dsc})
         known = [None] * count if self._last_dsc is None else self._last_dsc.tolist()
         lines = [RunLine(*line) for line in zip(self._job.names, loss.tolist(), known, alive == steps, strict=True)]
-        note = f"loss {_mean(loss):.3f}" + ("" if call.dsc is None else f", DSC {_mean(call.dsc):.3f}")
+        note = f"loss {_mean(loss):.3f}" + ("" if call.dsc is None else f", {self._job.measure} {_mean(call.dsc):.3f}")
         note += f", {count / seconds:.1f} seed-steps/s"
         self._progress("training", call.stop, self._job.settings.steps, note, runs=lines)
 
@@ -358,13 +361,13 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _to_board(
-    board: SummaryWriter, names: tuple[str, ...], step: int, loss: np.ndarray, dsc: np.ndarray | None
+    board: SummaryWriter, names: tuple[str, ...], step: int, measured: Mapping[str, np.ndarray | None]
 ) -> None:
     """Curves by arm: `ARM/VARIANT/loss/seed_ID` and the mean over its runs."""
     arms: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         arms.setdefault(name.rpartition("/")[0], []).append(index)
-    for tag, values in (("loss", loss), ("val_dsc", dsc)):
+    for tag, values in measured.items():
         if values is None:
             continue
         for arm, members in arms.items():

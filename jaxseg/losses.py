@@ -1,4 +1,7 @@
-"""Segmentation losses. The pieces return one value per case and label; `make_loss` weights and averages them."""
+"""Losses of segmentation and restoration.
+
+The pieces of segmentation losses return one value per case and label; `make_loss` weights and averages them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxseg.settings import LossSettings
 from jaxseg.settings.kinds import check
+from jaxseg.types import Restoration
 
 FOCAL_GAMMA = 2.0
 """Exponent of the focal losses (Lin 2017)."""
@@ -59,6 +63,24 @@ def _mean_over_known(
 ) -> Float[Array, " batch"]:
     axes = tuple(range(1, values.ndim))
     return values.sum(axes) / jnp.maximum(target.sum((*axes, -1)), 1.0)
+
+
+def restoration_errors(
+    restored: Float[Array, "batch *spatial channels"], wanted: Restoration
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """Sum the squared errors of each restored patch, averaged over channels, and count the voxels that they are of.
+
+    Both are sums, so that the errors of several patches can be added before the ratio is taken.
+    """
+    axes = tuple(range(1, restored.ndim - 1))
+    squared = jnp.square(restored - wanted.image).mean(-1)
+    return (squared * wanted.weight).sum(axes), wanted.weight.sum(axes)
+
+
+def restoration_loss(restored: Float[Array, "batch *spatial channels"], wanted: Restoration) -> Float[Array, ""]:
+    """Mean squared error over the voxels that count, averaged over the batch; a patch without such voxels adds 0."""
+    errors, voxels = restoration_errors(restored, wanted)
+    return (errors / jnp.maximum(voxels, 1.0)).mean()
 
 
 def make_loss(

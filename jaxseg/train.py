@@ -20,7 +20,8 @@ from jaxseg.streams import fold_in_name, step_key
 from jaxseg.types import Batch, Best, Cohort, Frozen, Metrics, Params, RunInputs, StepLoop, TrainState
 
 Sample = Callable[[Key[Array, ""], Cohort, RunInputs], Batch]
-Loss = Callable[[Float[Array, "batch *spatial classes"], Int[Array, "batch *spatial"]], Float[Array, ""]]
+Loss = Callable[[Float[Array, "batch *spatial classes"], Any], Float[Array, ""]]
+"""Loss of the network's output and of `Batch.label`."""
 TrainStep = Callable[[TrainState, RunInputs, Cohort, Frozen], tuple[TrainState, Metrics]]
 
 
@@ -104,7 +105,7 @@ def make_train_step(
     Args:
         model: The network.
         tx: The result of `optim.make_optimizer` for the same labels.
-        loss: Loss of logits and integer labels.
+        loss: Loss of the network's output and of what the batch holds as `label`.
         sample: Draws a batch; see `data.make_sample`.
         labels: Tree of `train` / `statistics` / `frozen` with the structure of a state's params; see
             `optim.freeze_labels`.

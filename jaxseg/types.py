@@ -59,11 +59,22 @@ class RunKey(NamedTuple):
 
 
 @flax.struct.dataclass
+class Restoration:
+    """What a network is to restore from corrupted patches."""
+
+    image: Float[Array, "batch *patch channels"]
+    """The patches before they were corrupted."""
+    weight: Float[Array, "batch *patch"]
+    """1 at the voxels whose error counts, 0 elsewhere."""
+
+
+@flax.struct.dataclass
 class Batch:
     """Patches of one training step of one run."""
 
     image: Float[Array, "batch *patch channels"]
-    label: Int[Array, "batch *patch"]
+    label: Any
+    """Classes `[batch, *patch]` or, where networks learn without labels, the `Restoration` that they are to make."""
 
 
 @flax.struct.dataclass

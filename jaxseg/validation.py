@@ -18,8 +18,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Integer
 
-from jaxseg import inference
-from jaxseg.types import Frozen, Params
+from jaxseg import inference, losses, trees
+from jaxseg.types import Batch, Frozen, Params
 
 Either = Array | np.ndarray
 
@@ -167,3 +167,29 @@ def make_case_counts(
         return lax.map(of_case, canvases)
 
     return count
+
+
+def make_restoration_errors(
+    model: nn.Module, *, group: int
+) -> Callable[[Params, Frozen, Batch], Float[Array, " patch"]]:
+    """Make a function that measures how well one run restores corrupted patches, without dropout.
+
+    Args:
+        model: A network that restores images.
+        group: Number of patches that go through the network at once; it divides the number of patches.
+
+    Returns:
+        `errors(params, frozen, patches)`: the sum of squared errors of each patch, see `losses.restoration_errors`.
+    """
+
+    def errors(params: Params, frozen: Frozen, patches: Batch) -> Float[Array, " patch"]:
+        variables = {"params": trees.merge(params, frozen)}
+
+        def of_group(some: Batch) -> Float[Array, " some"]:
+            restored: Any = model.apply(variables, some.image, train=False)
+            return losses.restoration_errors(restored, some.label)[0]
+
+        groups = jax.tree.map(lambda leaf: leaf.reshape(-1, group, *leaf.shape[1:]), patches)
+        return lax.map(of_group, groups).reshape(-1)
+
+    return errors

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "averaging": BOTTOM,
     "train": BOTTOM | {"averaging", "models", "losses", "optim", "transfer"},
     "inference": BOTTOM | {"models"},
-    "validation": BOTTOM | {"models", "inference"},
+    "validation": BOTTOM | {"models", "inference", "losses"},
     "analysis": BOTTOM | {"models", "metrics", "seeds", "inference"},
     "imports": BOTTOM | {"models"},
     "exports": BOTTOM | {"models", "inference", "imports"},
@@ -105,7 +105,7 @@ ROOMS = {
     "study": (
         ("files", "outputs", "versions"),
         ("record",),
-        ("plan", "predict", "recorded_runs", "source_folder"),
+        ("plan", "predict", "recorded_runs", "restore", "source_folder"),
         ("workdir",),
         ("train",),
         ("recording",),

@@ -91,6 +91,8 @@ TAKEN = {
     "scratch_b": (),
     "shuffled_source": (ENCODER, DECODER, HEADS),
     "self_transfer": (ENCODER, DECODER, HEADS),
+    "ssl_source": (ENCODER, DECODER, HEADS),
+    "ssl_target": (ENCODER, DECODER, HEADS),
     "transfer_nested": (ENCODER, DECODER, HEADS),
     "prior": (),
     "scratch_slow": (),

@@ -26,19 +26,22 @@ MODELS: dict[ModelName, type[Network]] = {
 """Networks by their `model.name`. A network is built as `MODELS[name](settings, classes)`."""
 
 
-def make_model(settings: ModelSettings, compute: Compute = FULL_PRECISION, *, classes: int) -> Network:
+def make_model(
+    settings: ModelSettings, compute: Compute = FULL_PRECISION, *, classes: int, restores: bool = False
+) -> Network:
     """Build the network that `settings` name, with `classes` output channels (background included).
 
     `model.init(key, image)["params"]` has the sub-trees `encoder`, `decoder` and `head`;
     `model.apply({"params": params}, image, train=False)` gives float32 logits `[batch, *spatial, classes]`; with
     `mutable=["activations"]` it also returns the features of the levels that `layer_names` lists. Training with
-    dropout needs `rngs={"dropout": key}`.
+    dropout needs `rngs={"dropout": key}`. A network that `restores` images has a sub-tree `restoration` in place of
+    `head`, and `classes` is the number of image channels.
 
     Raises:
         UserError: See `check_model`.
     """
     check_model(settings)
-    return MODELS[settings.name](settings, classes, compute=compute)
+    return MODELS[settings.name](settings, classes, compute=compute, restores=restores)
 
 
 def layer_names(settings: ModelSettings) -> tuple[str, ...]:

@@ -72,6 +72,8 @@ class Network(nn.Module):
         frozen: Paths of parameters that are not trained. Even in training, frozen layers have no dropout, and their
             batch norms use the statistics that they have.
         compute: Precision of convolutions, and whether the backward pass recomputes levels.
+        restores: Whether the network restores images. Its head, with `classes` image channels, is then called
+            `restoration` in place of `head`, so that no transfer takes one for the other.
     """
 
     settings: ModelSettings
@@ -79,6 +81,7 @@ class Network(nn.Module):
     form: str = "auto"
     frozen: frozenset[str] = frozenset()
     compute: Compute = FULL_PRECISION
+    restores: bool = False
 
     encoder_level: ClassVar[type[nn.Module]]
     """See `Encoder.level`."""
@@ -96,7 +99,10 @@ class Network(nn.Module):
         if self.settings.encoder == "learned":
             self.encoder = Encoder(self.encoder_level, layout)
         self.decoder = Decoder(self.decoder_level, layout)
-        self.head = self.head_class(self.classes, layout)
+        if self.restores:
+            self.restoration = self.head_class(self.classes, layout)
+        else:
+            self.head = self.head_class(self.classes, layout)
 
     def __call__(
         self, image: Float[Array, "batch *spatial channels"], train: bool = False
@@ -115,5 +121,6 @@ class Network(nn.Module):
         return self.encoder(image.astype(dtype), train)
 
     def decode(self, features: tuple[jax.Array, ...], train: bool = False) -> Float[Array, "batch *spatial classes"]:
-        """Return logits from the encoder's features."""
-        return self.head(self.decoder(features, train), train=train)
+        """Return logits, or the restored image, from the encoder's features."""
+        head = self.restoration if self.restores else self.head
+        return head(self.decoder(features, train), train=train)

@@ -20,7 +20,7 @@ from jaxseg.reserved import SOURCE
 from jaxseg.settings.kinds import bad_value, convert, hints, nearest, read_varied
 from jaxseg.settings.rules import check_network, check_study
 from jaxseg.settings.schema import ArmSettings, ModelSettings, StudySettings
-from jaxseg.settings.task_schema import TaskSettings
+from jaxseg.settings.task_schema import TaskSettings, images_alone
 from jaxseg.types import UserError
 
 RESERVED_ARMS = re.compile(rf"{SOURCE}(_\d+)?")
@@ -134,7 +134,14 @@ def parse(config: ConfigDict) -> StudySettings:
     study: StudySettings = _fill(StudySettings, sections, "", source=_source(tree, {}, "source"), arms=())
     study = dataclasses.replace(study, arms=tuple(_arm(name, arm, tree, study) for name, arm in tree["arms"].items()))
     check_study(study)
-    return study
+    return dataclasses.replace(study, arms=tuple(map(_with_images_alone, study.arms)))
+
+
+def _with_images_alone(arm: ArmSettings) -> ArmSettings:
+    """The arm with its source as its networks see it, which without labels as objective is images alone."""
+    if arm.pretrain.objective == "labels":
+        return arm
+    return dataclasses.replace(arm, source=images_alone(arm.source))
 
 
 def parse_model(fields: Mapping[str, Any]) -> ModelSettings:

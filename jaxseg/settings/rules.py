@@ -154,6 +154,8 @@ def _check_arm(arm: ArmSettings, study: StudySettings) -> None:
     need(nested == 1 or "fold" not in study.vary, "pretrain.runs_per_source", nested, "1 where vary holds 'fold'")
     named = pretrain.from_workdir or not pretrain.from_arm
     need(bool(named), "pretrain.from_arm", pretrain.from_arm, "an arm of the study that pretrain.from_workdir names")
+    if arm.init != "random":
+        _check_objective(arm, need)
     _check_rates(arm, study, need)
     given = pretrain.from_workdir if arm.init != "random" else ""
     made = arm.source.shuffle_labels or arm.source.data == "target"
@@ -166,6 +168,14 @@ def _check_arm(arm: ArmSettings, study: StudySettings) -> None:
         # Source networks are trained with the study's own optimizer.
         warmup = study.optim.warmup_steps
         need(warmup < pretrain.steps, "optim.warmup_steps", warmup, f"fewer than pretrain.steps = {pretrain.steps}")
+
+
+def _check_objective(arm: ArmSettings, need: Need) -> None:
+    objective, labels = arm.pretrain.objective, arm.pretrain.objective == "labels"
+    allowed = "'labels' with pretrain.from_workdir, whose networks are trained already; set it for other arms"
+    need(labels or not arm.pretrain.from_workdir, "pretrain.objective", objective, allowed)
+    allowed = f"False with pretrain.objective = {objective!r}, which uses no labels"
+    need(labels or not arm.source.shuffle_labels, "source.shuffle_labels", True, allowed)
 
 
 def _check_cross(arm: ArmSettings, base_seed: int, path: str, need: Need) -> None:

@@ -45,6 +45,7 @@ FREEZES = name_or(Freeze, "regex:", "PATH_REGEX")
 HdDefinition = Literal["pooled", "directed"]
 SurfaceEmpty = Literal["diagonal", "nan", "inf"]
 Strategy = Literal["vmap", "loop"]
+Objective = Literal["labels", "restore", "masked"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,6 +187,8 @@ class TrainSettings(Compute):
 class PretrainSettings:
     """Training on the source task."""
 
+    objective: Objective = "labels"
+    """What source networks learn: to segment labels or, from images alone, to restore corrupted or masked patches."""
     steps: Number = 1000
     """Steps of every source network."""
     eval_every: int = 0

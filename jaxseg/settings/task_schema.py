@@ -80,6 +80,11 @@ class TaskSettings:
     augment: AugmentSettings = AugmentSettings()
 
     @property
+    def labelled(self) -> bool:
+        """Whether label maps are read; see `ImageTask`."""
+        return True
+
+    @property
     def slice_axis(self) -> int | None:
         """The canonical axis across which volumes are cut into slices; None where they are not."""
         return SLICE_AXES.get(self.as_slices)
@@ -93,3 +98,23 @@ class TaskSettings:
     def window_axes(self, axes: tuple[int, ...]) -> tuple[int, ...]:
         """Axes of a patch as those of a case."""
         return tuple(axis if self.slice_axis is None or axis < self.slice_axis else axis + 1 for axis in axes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageTask(TaskSettings):
+    """A task of which the images alone are used, because its networks learn without labels.
+
+    It is never equal to a `TaskSettings` with the same fields: cases are listed, prepared and split apart from those of
+    the labelled task, so that neither a missing nor a present label map can play a part.
+    """
+
+    @property
+    def labelled(self) -> bool:
+        """Whether label maps are read; see `ImageTask`."""
+        return False
+
+
+def images_alone(task: TaskSettings) -> ImageTask:
+    """Returns a task as networks see it that learn without labels: no label is named, sought or drawn from."""
+    values = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
+    return ImageTask(**values | {"labels": (), "foreground": 0.0, "shuffle_labels": False})

@@ -19,10 +19,27 @@ from typing import Any
 from jaxseg.data import names
 from jaxseg.data.cases import CaseFiles, CaseList, Folds
 from jaxseg.data.formats import description as descriptions
-from jaxseg.data.formats import image_files
+from jaxseg.data.formats import image_files, unlabelled
 from jaxseg.data.formats.case_search import CaseSearch
 from jaxseg.data.volumes.volume import EXTENSIONS
 from jaxseg.types import UserError
+
+WITHOUT_LABELS = (
+    "A source task needs no labels where its arms set pretrain.objective to 'restore' or 'masked', which learn from "
+    "images alone."
+)
+"""What to do with a folder that has no labels."""
+
+
+def read_unlabelled(folder: Path) -> CaseList:
+    """List the images of a Decathlon or nnU-Net folder, or of a folder of images alone, for use without labels.
+
+    Raises:
+        UserError: The folder does not exist, holds no image, or its dataset.json is unusable.
+    """
+    _check_folder(folder)
+    known = (folder / "dataset.json").exists()
+    return unlabelled.read_images(folder, _read_description(folder / "dataset.json") if known else None)
 
 
 def read_folder(folder: Path) -> CaseList:
@@ -48,7 +65,8 @@ def read_folder(folder: Path) -> CaseList:
     if not search.cases and not search.refused:
         raise UserError(
             f"{folder} has no training cases: its dataset.json lists none and labelsTr/ holds no .nii or .nii.gz file; "
-            f"{image_files.holds(folder)}. Images are looked for in imagesTr/ and their labels in labelsTr/."
+            f"{image_files.holds(folder)}. Images are looked for in imagesTr/ and their labels in labelsTr/. "
+            f"{WITHOUT_LABELS}"
         )
     folds, more = descriptions.listed_folds(list((search.listed or {}).items()))
     splits = _one_set_of_folds(splits_path, folds, where)
@@ -101,7 +119,7 @@ def _read_description(path: Path) -> Mapping[str, Any]:
         raise UserError(
             f"{path.parent} has no dataset.json; {image_files.holds(path.parent)}. A folder in Decathlon or nnU-Net "
             "layout holds dataset.json, imagesTr/ and labelsTr/; dataset.json needs at least labels and modality (or "
-            "channel_names)."
+            f"channel_names). {WITHOUT_LABELS}"
         ) from None
     if not isinstance(description, Mapping):
         raise UserError(f"{path} must hold a JSON object, got {type(description).__name__}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from jaxseg import paths
 from jaxseg.data import digests
@@ -17,35 +20,55 @@ SCHEMES = ("synthetic", "msd", "tfds")
 """Prefixes of `data` before a colon. Everything else is a folder."""
 
 
-def open_source(data: str, *, ndim: int, cache: Path) -> Source:
+def open_source(data: str, *, ndim: int, cache: Path, labelled: bool = True) -> Source:
     """Resolve a `data` string.
 
     Args:
         data: A folder in Decathlon or nnU-Net layout, `synthetic:FAMILY[?...]`, `msd:TaskNN_Name` or `tfds:NAME?...`.
         ndim: 2 or 3.
         cache: Folder of downloads and of the checksums of files.
+        labelled: Whether cases have label maps. Otherwise the images alone are listed and read, every voxel of a case
+            is background, and a folder needs no labels (see `unlabelled`).
 
     Raises:
         UserError: There is no data, or it cannot be used for `ndim` axes.
     """
     scheme, separator, rest = data.partition(":")
     if separator and scheme == "synthetic":
-        return _synthetic(rest, ndim)
+        return _synthetic(rest, ndim) if labelled else _without_labels(_synthetic(rest, ndim))
     if separator and scheme == "msd":
-        return _folder(decathlon.find_task(rest, cache=cache), ndim, cache)
+        return _folder(decathlon.find_task(rest, cache=cache), ndim, cache, labelled=labelled)
     if separator and scheme == "tfds":
-        return tfds_source.open_tfds(rest, ndim=ndim, store_dir=cache)
+        opened = tfds_source.open_tfds(rest, ndim=ndim, store_dir=cache)
+        return opened if labelled else _without_labels(opened)
     if not data:
         raise UserError(
             "`data` is empty; it takes a folder (Decathlon or nnU-Net layout), synthetic:FAMILY, msd:TASK or tfds:NAME."
         )
-    return _folder(paths.expand(data), ndim, cache)
+    return _folder(paths.expand(data), ndim, cache, labelled=labelled)
 
 
 def resolved(data: str) -> str:
     """Return one spelling for all strings that name the same data: `~` and links in a folder's path are resolved."""
     scheme, separator, _ = data.partition(":")
     return data if separator and scheme in SCHEMES else os.path.realpath(paths.expand(data))
+
+
+def _without_labels(source: Source) -> Source:
+    """A source that has labels, as one without them."""
+
+    def read(files: CaseFiles) -> RawCase:
+        return _unlabelled(source.read(files))
+
+    listing = dataclasses.replace(source.listing, labels=(), ignore=None, splits=None)
+    return dataclasses.replace(
+        source, listing=listing, read=read, digests_of=lambda files: (source.digests_of(files)[0], "")
+    )
+
+
+def _unlabelled(raw: RawCase) -> RawCase:
+    """A case of which every voxel is background."""
+    return dataclasses.replace(raw, label=np.zeros(raw.image.shape[:-1], np.uint8))
 
 
 def is_elsewhere(data: str) -> bool:
@@ -57,8 +80,8 @@ def is_elsewhere(data: str) -> bool:
 # ------------------------------------------------------------------------------------------------------------ folder
 
 
-def _folder(folder: Path, ndim: int, store_dir: Path) -> Source:
-    listing = layouts.read_folder(folder)
+def _folder(folder: Path, ndim: int, store_dir: Path, *, labelled: bool) -> Source:
+    listing = layouts.read_folder(folder) if labelled else layouts.read_unlabelled(folder)
     paths = [path for case in listing.cases for path in _files_of(case)]
     found: dict[str, digests.FileDigest] = {}
 
@@ -79,7 +102,7 @@ def _folder(folder: Path, ndim: int, store_dir: Path) -> Source:
         return images, label
 
     def read(files: CaseFiles) -> RawCase:
-        raw = _read_files(files, ndim)
+        raw = _read_files(files, ndim) if labelled else _read_image(files, ndim)
         for path in _files_of(files):
             if path in found and digests.stamp_of(path) != found[path].stamp:
                 raise UserError(f"{path} changed while it was being prepared. Start again when nothing writes to it.")
@@ -103,6 +126,11 @@ def _read_files(files: CaseFiles, ndim: int) -> RawCase:
     if geometry.slice_axis is not None:
         label = label.take(0, axis=geometry.slice_axis)
     return RawCase(image, label, geometry.own_spacing_mm, warnings)
+
+
+def _read_image(files: CaseFiles, ndim: int) -> RawCase:
+    image, geometry, warnings = volume.read_channels(files.images, ndim)
+    return RawCase(image, np.zeros(image.shape[:-1], np.uint8), geometry.own_spacing_mm, warnings)
 
 
 def _header_grid(files: CaseFiles, ndim: int) -> tuple[tuple[int, ...], tuple[float, ...]] | None:

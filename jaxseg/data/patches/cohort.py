@@ -50,8 +50,9 @@ def load_cohort(
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
     image = np.empty((sum(sizes), prepared.channels), dtype=image_kind(prepared))
     label = np.empty(sum(sizes), dtype=label_kind(prepared))
-    foreground = np.zeros((len(names), len(prepared.labels), max(1, points)), dtype=np.int32)
-    counts = np.zeros((len(names), len(prepared.labels)), dtype=np.int32)
+    rows = max(1, len(prepared.labels))  # one, always empty, where there are no labels
+    foreground = np.zeros((len(names), rows, max(1, points)), dtype=np.int32)
+    counts = np.zeros((len(names), rows), dtype=np.int32)
     for index, name in enumerate(names):
         case = load_case(prepared, name)
         labels = case.label

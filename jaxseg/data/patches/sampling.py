@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxseg.data.patches import augment, spatial
+from jaxseg.data.patches import augment, corrupt, spatial
 from jaxseg.settings import TaskSettings
 from jaxseg.settings.kinds import check
 from jaxseg.settings.rules import check_task, needs
+from jaxseg.settings.schema import Objective
 from jaxseg.streams import fold_in_name
-from jaxseg.types import Batch, Cohort, RunInputs
+from jaxseg.types import Batch, Cohort, Restoration, RunInputs
 
 Sample = Callable[[Key[Array, ""], Cohort, RunInputs], Batch]
 
@@ -49,12 +50,14 @@ class RawBatch:
     """Mask of the voxels inside the case."""
 
 
-def make_sample(task: TaskSettings, *, batch: int) -> Sample:
+def make_sample(task: TaskSettings, *, batch: int, objective: Objective = "labels") -> Sample:
     """Make the function that draws one run's batch of one step.
 
     Args:
         task: Settings, of which the patch, the share of foreground patches and the augmentation are used.
         batch: Number of patches in a batch.
+        objective: What the network learns; without labels, patches are corrupted (see `corrupt`), and the batch holds
+            what is to be restored in the place of labels.
 
     Returns:
         A pure function of a key, the cohort and the run's inputs; patch b depends only on the key and b.
@@ -62,7 +65,7 @@ def make_sample(task: TaskSettings, *, batch: int) -> Sample:
     Raises:
         UserError: The augmentation does not fit the patch.
     """
-    gather, finish = make_gather(task, batch=batch), make_finish(task)
+    gather, finish = make_gather(task, batch=batch), make_finish(task, objective)
 
     def sample(key: Key[Array, ""], cohort: Cohort, run: RunInputs) -> Batch:
         return finish(key, gather(key, cohort, run))
@@ -126,8 +129,11 @@ def make_draw(task: TaskSettings) -> Callable[[Key[Array, ""], Cohort, RunInputs
     return draw
 
 
-def make_finish(task: TaskSettings) -> Callable[[Key[Array, ""], RawBatch], Batch]:
-    """Make the second half of `make_sample`, the intensity augmentation. It takes the same key and no cohort."""
+def make_finish(task: TaskSettings, objective: Objective = "labels") -> Callable[[Key[Array, ""], RawBatch], Batch]:
+    """Make the second half of `make_sample`, the intensity augmentation and then the corruption, if there is one.
+
+    It takes the same key and no cohort.
+    """
 
     def change(key: Key[Array, ""], image: Float[Array, "*patch channels"], inside: Bool[Array, " *patch"]) -> Array:
         return augment.augment_intensity(key, image, inside, task.augment)
@@ -135,9 +141,22 @@ def make_finish(task: TaskSettings) -> Callable[[Key[Array, ""], RawBatch], Batc
     def finish(key: Key[Array, ""], raw: RawBatch) -> Batch:
         keys = patch_keys(key, raw.image.shape[0])
         image = jax.vmap(change)(keys, raw.image, raw.inside)
-        return Batch(image=image, label=raw.label)
+        if objective == "labels":
+            return Batch(image=image, label=raw.label)
+        return corrupted_batch(jax.vmap(lambda key: fold_in_name(key, "corrupt"))(keys), image, raw.inside, objective)
 
     return finish
+
+
+def corrupted_batch(
+    keys: Key[Array, " batch"],
+    image: Float[Array, "batch *patch channels"],
+    inside: Bool[Array, " batch *patch"],
+    objective: Objective,
+) -> Batch:
+    """Return patches as a network sees them that is to restore them, each corrupted with its own key."""
+    corrupted, weight = jax.vmap(corrupt.make_corrupt(objective))(keys, image, inside)
+    return Batch(image=corrupted, label=Restoration(image, weight))
 
 
 def patch_keys(key: Key[Array, ""], batch: int) -> Key[Array, " batch"]:

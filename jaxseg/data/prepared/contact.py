@@ -63,7 +63,8 @@ def write_contact_sheet(prepared: PreparedTask, path: Path, *, cases: int = 24) 
         colour, dashes = _line(value)
         handles.append(matplotlib.lines.Line2D([], [], color=colour, linestyle=dashes, label=_plain(name, 40)))
     figure.suptitle(f"{_plain(prepared.name, 80)}: {len(chosen)} of {len(prepared.cases)} cases", fontsize=9)
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return path

@@ -83,7 +83,8 @@ def list_cases(task: TaskSettings, *, ndim: int, store_dir: Path, progress: dige
         UserError: There is no data, or it cannot be listed.
     """
     with volume.quiet_nibabel():
-        source = sources.open_source(task.data, ndim=3 if task.as_slices else ndim, cache=Path(store_dir))
+        axes = 3 if task.as_slices else ndim
+        source = sources.open_source(task.data, ndim=axes, cache=Path(store_dir), labelled=task.labelled)
         source.identity(progress)
         return listing_of(source)
 

@@ -18,6 +18,7 @@ from jaxseg import machine, streams
 from jaxseg.data import digests
 from jaxseg.data.cases import CaseFiles, CaseList, CaseRecord, RawCase, Refused, Source
 from jaxseg.data.formats import sources
+from jaxseg.data.formats.layouts import WITHOUT_LABELS
 from jaxseg.data.prepared import parallel, store
 from jaxseg.data.prepared.listing import listing_of
 from jaxseg.data.prepared.recipe import Recipe, fingerprint, make_recipe
@@ -67,7 +68,7 @@ def prepare_task(
     report = progress or _untold
     ndim = 3 if task.as_slices else ndim
     with volume.quiet_nibabel():
-        source = sources.open_source(task.data, ndim=ndim, cache=Path(store_dir))
+        source = sources.open_source(task.data, ndim=ndim, cache=Path(store_dir), labelled=task.labelled)
         recipe = make_recipe(task, source, ndim)
         directory = _directory(Path(store_dir), source.listing.name, fingerprint(recipe, source.identity(report)))
         if not store.exists(directory) or _why_anew(directory, source, recipe, task):
@@ -166,6 +167,7 @@ def _refusal(refused: Refused, listing: CaseList, data: str) -> str:
     return (
         f"{len(refused)} case(s) of {data} cannot be used:\n{lines}\n"
         f"Mend or remove them, or leave them out with bad_cases='skip' ({good} others are fine)."
+        + (f" {WITHOUT_LABELS}" if any("label" in reason and "exist" in reason for _, reason in refused) else "")
     )
 
 
@@ -275,7 +277,7 @@ def _prepare_case(source: Source, files: CaseFiles, recipe: Recipe) -> tuple[Cas
     image, contrast = normalize.normalize_case(image, recipe.normalization)
     counts = np.sum([np.bincount(plane.ravel(), minlength=len(recipe.labels) + 2) for plane in reference], axis=0)
     warnings += contrast
-    if not counts[1 : len(recipe.labels) + 1].any():
+    if recipe.labels and not counts[1 : len(recipe.labels) + 1].any():
         warnings += ("it holds none of the labels",)
     lost = [name for index, (name, _) in enumerate(recipe.labels, 1) if counts[index] and not (label == index).any()]
     if lost:

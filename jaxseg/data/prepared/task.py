@@ -150,7 +150,8 @@ def _case(prepared: PreparedTask, record: CaseRecord, arrays: Mapping[str, np.nd
 def fit_intensity(prepared: PreparedTask, train: Sequence[str]) -> PreparedTask:
     """Return the task with the intensity statistics of these training cases, if its normalisation uses any.
 
-    Neither images nor labels of other cases are read.
+    They are those of the foreground or, of a task without labels, of all voxels. Neither images nor labels of other
+    cases are read.
     """
     if "dataset" not in prepared.normalization:
         return prepared
@@ -158,7 +159,8 @@ def fit_intensity(prepared: PreparedTask, train: Sequence[str]) -> PreparedTask:
     samples = []
     for name in sorted(train):
         (arrays,) = store.read_cases(prepared.directory, [positions[name]])
-        samples.append(normalize.sample_foreground(arrays["image"], arrays["label"]))
+        inside = arrays["label"] if prepared.labels else np.ones_like(arrays["label"])
+        samples.append(normalize.sample_foreground(arrays["image"], inside))
     if not sum(len(sample) for sample in samples):
         raise UserError("normalization `dataset`: none of the training cases holds a voxel of any label.")
     return dataclasses.replace(prepared, windows=normalize.fit_windows(samples))

@@ -16,8 +16,8 @@ from jaxseg.study.plan.jobs import Job
 from jaxseg.study.plan.program import (
     NetworkSize,
     Program,
+    abstract_batch,
     abstract_params,
-    image_shape,
     inner_jaxprs,
     make_objective,
     param_labels,
@@ -84,10 +84,8 @@ def step_work(program: Program) -> Work:
     """
     params, labels = abstract_params(program), param_labels(program)
     trained, fixed = trees.partition(params, labels, "train")
-    shape = image_shape(program)
-    objective = make_objective(program.network, program.loss)
-    image, label = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[:-1], jnp.int32)
-    work = count_work(jax.make_jaxpr(jax.grad(objective))(trained, fixed, image, label).jaxpr)
+    gradient = jax.make_jaxpr(jax.grad(make_objective(program)))(trained, fixed, abstract_batch(program))
+    work = count_work(gradient.jaxpr)
     return Work(*(program.train.accumulate * part for part in work))
 
 

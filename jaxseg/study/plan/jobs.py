@@ -95,6 +95,7 @@ def check_networks(study: StudySettings) -> None:
 
 
 def _program(study: StudySettings, arm: ArmSettings, kind: str, channels: int, classes: int) -> Program:
+    objective = arm.pretrain.objective if kind == "pretrain" else "labels"
     if kind == "pretrain":
         eval_every = arm.pretrain.eval_every or study.train.eval_every
         train = dataclasses.replace(study.train, steps=arm.pretrain.steps, eval_every=eval_every)
@@ -104,7 +105,8 @@ def _program(study: StudySettings, arm: ArmSettings, kind: str, channels: int, c
     task, model, optimizer, loss, train, freeze = settings
     # Rates are arrays over runs: arms that differ in them share a program.
     optimizer = dataclasses.replace(optimizer, lr=OptimSettings.lr, lr_grid=(), lr_seeds=())
-    return Program(task, model, arm.train.compute, optimizer, loss, train, freeze, channels, classes)
+    outputs = classes if objective == "labels" else channels
+    return Program(task, model, arm.train.compute, optimizer, loss, train, freeze, channels, outputs, objective)
 
 
 def _shared_source(arm: ArmSettings, program: Program, source: Any, runs: Sequence[Run]) -> RunKey | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 from jaxseg import averaging, losses, optim, trees
 from jaxseg.models import Network, make_model
 from jaxseg.settings import Compute, LossSettings, ModelSettings, OptimSettings, TaskSettings, TrainSettings
-from jaxseg.types import RunKey
+from jaxseg.settings.schema import Objective
+from jaxseg.types import Batch, Restoration, RunKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Program:
     freeze: str
     channels: int
     classes: int
+    """Output channels: the classes, background included; the image's channels where the network restores images."""
+    objective: Objective = "labels"
     fold: int | None = None
     """The fold whose training cases gave the intensity statistics; None if a case looks the same in every fold."""
     shared: RunKey | None = None
@@ -37,7 +41,12 @@ class Program:
     @property
     def network(self) -> Network:
         """The network that is trained."""
-        return make_model(self.model, self.compute, classes=self.classes)
+        return make_model(self.model, self.compute, classes=self.classes, restores=self.restores)
+
+    @property
+    def restores(self) -> bool:
+        """Whether the network restores images instead of segmenting them."""
+        return self.objective != "labels"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +71,24 @@ NO_NETWORK = NetworkSize(0, 0, 0, 0)
 def image_shape(program: Program) -> tuple[int, ...]:
     """Returns the shape of one training batch of images."""
     return (program.train.batch, *program.task.patch, program.channels)
+
+
+def abstract_batch(program: Program) -> Batch:
+    """Returns the shapes of one training batch."""
+    shape = image_shape(program)
+
+    def abstract(shape: tuple[int, ...], kind: Any) -> Any:
+        return jax.ShapeDtypeStruct(shape, kind)
+
+    image = abstract(shape, jnp.float32)
+    if program.restores:
+        return Batch(image, Restoration(image, abstract(shape[:-1], jnp.float32)))
+    return Batch(image, abstract(shape[:-1], jnp.int32))
+
+
+def program_loss(program: Program) -> Callable[[Any, Any], Any]:
+    """Returns the loss of the network's output and of what a batch holds as `label`."""
+    return losses.restoration_loss if program.restores else losses.make_loss(program.loss)
 
 
 def abstract_params(program: Program) -> Any:
@@ -104,38 +131,36 @@ def measure(program: Program) -> NetworkSize:
         parameters=trees.count(params) - trees.count(statistics),
         trainable=trees.count(trained),
         state_bytes=_bytes(state),
-        activation_bytes=_activation_bytes(program.network, program.loss, program.freeze, image_shape(program)),
+        activation_bytes=_activation_bytes(dataclasses.replace(program, optim=OptimSettings(), shared=None, fold=None)),
         shared_bytes=_bytes(shared),
     )
 
 
 @functools.lru_cache(maxsize=64)
-def _activation_bytes(model: Network, loss: LossSettings, freeze: str, shape: tuple[int, ...]) -> int:
+def _activation_bytes(program: Program) -> int:
     """What the forward pass keeps for the backward pass, and beside it the operand and the result of one operation.
 
     The largest array of the traced gradient stands for these two. Against the memory of compiled programs this is
     within a fifth (docs/performance.md); what XLA fuses and what it lays out with padding it does not know.
     """
-    params = _abstract_params(model, shape)
-    trained, fixed = trees.partition(params, optim.freeze_labels(params, freeze), "train")
-    image, label = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[:-1], jnp.int32)
-    objective = make_objective(model, loss)
+    trained, fixed = trees.partition(abstract_params(program), param_labels(program), "train")
+    batch, objective = abstract_batch(program), make_objective(program)
 
-    def backward(trained: Any, fixed: Any, image: Any, label: Any) -> Any:
-        return jax.vjp(lambda trained: objective(trained, fixed, image, label), trained)[1]
+    def backward(trained: Any, fixed: Any, batch: Batch) -> Any:
+        return jax.vjp(lambda trained: objective(trained, fixed, batch), trained)[1]
 
-    kept = _bytes(jax.eval_shape(backward, trained, fixed, image, label))
-    gradient = jax.make_jaxpr(jax.grad(objective))(trained, fixed, image, label)
+    kept = _bytes(jax.eval_shape(backward, trained, fixed, batch))
+    gradient = jax.make_jaxpr(jax.grad(objective))(trained, fixed, batch)
     return kept + 2 * _largest_bytes(gradient.jaxpr)
 
 
-def make_objective(model: Network, loss: LossSettings) -> Any:
-    """Makes the loss of a network on one batch, a function of trained and frozen parameters, images and labels."""
-    measure_loss = losses.make_loss(loss)
+def make_objective(program: Program) -> Any:
+    """Makes the loss of a program's network on one batch, a function of trained and frozen parameters and the batch."""
+    model, measure_loss = program.network, program_loss(program)
 
-    def objective(trained: Any, fixed: Any, image: Any, label: Any) -> Any:
-        logits: Any = model.apply({"params": trees.merge(trained, fixed)}, image, train=False)
-        return measure_loss(logits, label)
+    def objective(trained: Any, fixed: Any, batch: Batch) -> Any:
+        output: Any = model.apply({"params": trees.merge(trained, fixed)}, batch.image, train=False)
+        return measure_loss(output, batch.label)
 
     return objective
 

@@ -145,7 +145,7 @@ def _split_source(
     for numbers in [(fold,) for fold in range(len(folds))] if own else [tuple(range(len(folds)))]:
         told, held = _apart_from_target(target, tuple(folds[fold] for fold in numbers), source, same_data=same_data)
         if task.data == "target":
-            held |= _trained_on(study, arms, target, folds, numbers)
+            held |= _trained_on(study, arms, target, source, folds, numbers)
         splits += _split(task, told, 1, study.base_seed, held)
     return told, tuple(splits if own or not folds_rotate(study) else splits * len(folds))
 
@@ -240,10 +240,13 @@ def _trained_on(
     study: StudySettings,
     arms: Sequence[ArmSettings],
     target: PreparedTask,
+    source: PreparedTask,
     splits: tuple[Split, ...],
     folds: Sequence[int],
 ) -> frozenset[str]:
-    """Groups that some run of these arms and folds trains on.
+    """Groups of the source, whose data is the target's, that some run of these arms and folds trains on.
+
+    A source that is used without labels may have images that the target lacks, and groups joined by these.
 
     Raises:
         UserError: These are all there are: nothing is left for a source network.
@@ -255,13 +258,18 @@ def _trained_on(
                 continue
             split = splits[run.key.fold]
             names |= {*data.nested_subset(target, split.train, run.key.train_cases, seed=run.subset_id)}
-    groups = frozenset(target.record(name).group for name in names)
+    trained = [target.record(name) for name in names]
+    voxels = {record.voxels_sha256 for record in trained}
+    groups = frozenset(record.group for record in trained)
+    groups |= {record.group for record in source.cases if record.name in names or record.voxels_sha256 in voxels}
     held = frozenset().union(*(data.held_out_groups(target, split) for split in (splits[fold] for fold in folds)))
-    if not {record.group for record in target.cases} - groups - held:
+    if not {record.group for record in source.cases} - groups - held:
         raise UserError(
-            f"source.data = 'target': runs that start from it train on all {len(groups)} groups of {target.name} that "
-            f"are not held out for validation and tests, so none is left to pretrain on. Give these arms train_cases "
-            f"(0 stands for all), use one fold, and leave subset out of vary where the task is small"
+            f"source.data = 'target' ({', '.join(arm.name for arm in arms)}): runs that start from it train on all "
+            f"{len({record.group for record in trained})} groups of {target.name} that are not held out for validation "
+            f"and tests, so none is left to pretrain on. Set target.train_cases, or train_cases of these arms, below "
+            f"the number of training cases (0 stands for all), use one fold, and leave subset out of vary where the "
+            f"task is small"
         )
     return groups
 

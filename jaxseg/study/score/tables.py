@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ READING = (
 
 
 CURVE_COLUMNS = (*KEYS, "step", "seconds", "loss", "val_dsc")
+PRETRAIN_COLUMNS = (*CURVE_COLUMNS, "val_restored")
 
 
 def require_scores(workdir: Path) -> None:
@@ -48,8 +51,11 @@ def require_scores(workdir: Path) -> None:
         )
 
 
-def curves_table(workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
+def curves_table(workdir: Path, jobs: tuple[Job, ...], columns: Sequence[str] = CURVE_COLUMNS) -> pd.DataFrame:
     """Tabulates the loss and validation DSC of every run at every logged step.
+
+    Networks that learn without labels have no DSC; the share that they restore is in `val_restored`, if it is among the
+    columns.
 
     `seconds` is steps times the job's median step time, without compiling or downtime: runs of one program have no
     clock of their own.
@@ -62,11 +68,13 @@ def curves_table(workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:
                 "step": log.step,
                 "seconds": log.step * log.median_step_seconds,
                 "loss": log.loss[index],
-                "val_dsc": log.val_dsc[index],
+                "val_dsc": math.nan,
+                "val_restored": math.nan,
+                "val_restored" if job.program.restores else "val_dsc": log.val_dsc[index],
             }
             identity = {name: getattr(run.key, name) for name in KEYS}
-            parts.append(pd.DataFrame(of_run).assign(**identity)[list(CURVE_COLUMNS)])
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(CURVE_COLUMNS))
+            parts.append(pd.DataFrame(of_run).assign(**identity)[list(columns)])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(columns))
 
 
 def cases_table(study: StudySettings, workdir: Path, plan: Plan) -> pd.DataFrame:
@@ -136,7 +144,8 @@ def write_curves(workdir: Path, plan: Plan) -> None:
     """Writes curves.csv of the target's runs, and pretrain_curves.csv of the source networks."""
     files.write_table(workdir / "results" / "curves.csv", curves_table(workdir, plan.of_kind("train")))
     if sources := plan.of_kind("pretrain"):
-        files.write_table(workdir / "results" / "pretrain_curves.csv", curves_table(workdir, sources))
+        table = curves_table(workdir, sources, PRETRAIN_COLUMNS)
+        files.write_table(workdir / "results" / "pretrain_curves.csv", table)
 
 
 def budget_table(study: StudySettings, workdir: Path, jobs: tuple[Job, ...]) -> pd.DataFrame:

@@ -9,10 +9,11 @@ from typing import Any
 
 import optax
 
-from jaxseg import averaging, data, hosts, loop, losses, optim, seeds, train, trees
+from jaxseg import averaging, data, hosts, loop, optim, seeds, train, trees
 from jaxseg.settings import StudySettings
+from jaxseg.study import restore
 from jaxseg.study.plan.jobs import Job, Plan, chunk_sizes, host_share, of_host, seed_plan
-from jaxseg.study.plan.program import Program, own_labels, param_labels
+from jaxseg.study.plan.program import Program, own_labels, param_labels, program_loss
 from jaxseg.study.plan.tasks import Tasks
 from jaxseg.study.predict import make_validate
 from jaxseg.study.train import learning_rates
@@ -48,8 +49,8 @@ def training_calls(
     With `once` the runs' common encoder is computed once for all runs of a device, see `encodes_once`.
     """
     model, parts = program.network, program.train.accumulate
-    sample = data.make_sample(program.task, batch=program.train.batch * parts)
-    common = model, make_tx(program), losses.make_loss(program.loss), sample, own_labels(program)
+    sample = data.make_sample(program.task, batch=program.train.batch * parts, objective=program.objective)
+    common = model, make_tx(program), program_loss(program), sample, own_labels(program)
     settings = program.train
     windows = averaging.make_windows(settings.scored_at, settings.average) if settings.average else ()
     if once:
@@ -88,7 +89,6 @@ def make_fit(
     chunk, observe = training_calls(program, plan_of_runs, encodes_once(job))
     listens = program.optim.schedule == "plateau" or program.train.keep_best
     cohort, feed = make_feed(study, tasks, job, plan_of_runs, device_bytes=device_bytes)
-    folds = [split.val for split in tasks.splits[program.task]]
     like, init, shared = make_init(study, workdir, plan, job, make_tx(program))
     return loop.Fit(
         directory=workdir / job.directory,
@@ -102,7 +102,8 @@ def make_fit(
         observe=observe if listens else None,
         feed=feed,
         cohort=seeds.replicate(cohort, plan_of_runs),
-        validate=make_validate(job, tasks.of(job), folds, study.evaluate, plan_of_runs, device_bytes=device_bytes),
+        validate=_make_validate(study, tasks, job, plan_of_runs, device_bytes=device_bytes),
+        measure="restored" if program.restores else "DSC",
         settings=program.train,
         scored_at=program.train.scored_at if job.kind == "train" else (),
         validate_from=learning_rates.validate_from(program) if job.kind == "select" else 0,
@@ -114,3 +115,13 @@ def make_fit(
             "made_with": made_with(),
         },
     )
+
+
+def _make_validate(
+    study: StudySettings, tasks: Tasks, job: Job, plan: seeds.SeedPlan, *, device_bytes: int
+) -> Callable[[Any, Any], Any]:
+    """Makes the validation of a job's runs: their DSC, or the share that they restore where they learn no labels."""
+    task, folds = tasks.of(job), [split.val for split in tasks.splits[job.program.task]]
+    if job.program.restores:
+        return restore.make_validate(job, task, folds, study.evaluate, plan)
+    return make_validate(job, task, folds, study.evaluate, plan, device_bytes=device_bytes)
