@@ -1,0 +1,110 @@
+"""Folders of images as sources without labels, and what of a labelled folder then plays no part."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from jaxseg import data
+from jaxseg.data.formats.layouts import read_unlabelled
+from jaxseg.settings.task_schema import images_alone
+from jaxseg.types import UserError
+
+
+def prepared(task, where):
+    return data.prepare_task(images_alone(task), ndim=3, store_dir=where)
+
+
+def test_images_count_whether_they_are_listed_labelled_or_neither(
+    tmp_path, make_task, write_set, save_nifti, volume_of
+):
+    folder = write_set(tmp_path / "set", groups={"case_0": "p", "case_1": "p"})
+    save_nifti(folder / "imagesTr" / "more.nii.gz", volume_of(9)[0])
+    (folder / "labelsTr" / "case_2.nii.gz").unlink()
+    (folder / "labelsTr" / "case_3.nii.gz").write_bytes(b"no label map")
+    task = prepared(make_task(folder), tmp_path / "stores")
+    assert [case.name for case in task.cases] == ["case_0", "case_1", "case_2", "case_3", "more"]
+    assert [case.group for case in task.cases] == ["p", "p", "case_2", "case_3", "more"]
+    assert (task.labels, task.report.warnings, task.splits) == ((), (), None)
+    cohort = data.build_cohort(task, [case.name for case in task.cases])
+    assert not cohort.label.any()
+    assert not cohort.num_foreground.any()
+
+
+@pytest.mark.parametrize("change", ["gone", "zero"])
+def test_labels_change_nothing_of_a_task_without_labels(tmp_path, make_task, write_set, volume_of, change):
+    volumes = {f"case_{index}": volume_of(index) for index in range(3)}
+    before = write_set(tmp_path / "before", volumes)
+    after = write_set(tmp_path / "after", {name: (image, 0 * label) for name, (image, label) in volumes.items()})
+    if change == "gone":
+        shutil.rmtree(after / "labelsTr")
+        (after / "dataset.json").unlink()
+    made = [
+        prepared(make_task(folder, normalization="dataset"), tmp_path / folder.name / "store")
+        for folder in (before, after)
+    ]
+    fitted = [data.fit_intensity(task, ["case_0", "case_1"]) for task in made]
+    assert fitted[0].windows == fitted[1].windows
+    for one, other in zip(*(data.load_cases(task, ["case_0", "case_2"]) for task in fitted), strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+        assert not one.label.any()
+    with_labels = data.prepare_task(make_task(before), ndim=3, store_dir=tmp_path / "before" / "store")
+    assert with_labels.directory != made[0].directory
+
+
+@pytest.mark.parametrize(
+    ("names", "channels", "cases"),
+    [
+        (["b", "a"], 1, ["a", "b"]),
+        (["a_0000", "b_0000"], 1, ["a", "b"]),
+        (["a_0000", "a_0001", "b_0000", "b_0001"], 2, ["a", "b"]),
+        (["nerve_0001", "nerve_0002", "nerve_0003"], 1, ["nerve_0001", "nerve_0002", "nerve_0003"]),
+    ],
+)
+@pytest.mark.parametrize("part", ["", "imagesTr"])
+def test_a_folder_of_images_alone(tmp_path, save_nifti, volume_of, names, channels, cases, part):
+    for index, name in enumerate(names):
+        save_nifti(tmp_path / part / f"{name}.nii.gz", volume_of(index)[0])
+    listing = read_unlabelled(tmp_path)
+    assert [case.name for case in listing.cases] == cases
+    assert [case.group for case in listing.cases] == cases
+    assert (len(listing.modality), {len(case.images) for case in listing.cases}) == (channels, {channels})
+
+
+def test_channels_of_one_file_are_counted(tmp_path, make_task, save_nifti):
+    for name in "ab":
+        save_nifti(tmp_path / "set" / f"{name}.nii.gz", np.random.default_rng(0).random((8, 8, 8, 3), np.float32))
+    assert prepared(make_task(tmp_path / "set"), tmp_path / "stores").channels == 3
+
+
+def test_what_cannot_be_used_is_named(tmp_path, make_task, save_nifti, volume_of):
+    folder = tmp_path / "set"
+    with pytest.raises(UserError, match="does not exist"):
+        read_unlabelled(folder)
+    folder.mkdir()
+    with pytest.raises(UserError, match="image; it is empty"):
+        read_unlabelled(folder)
+    (folder / "a.nii.gz").write_bytes(b"no image")
+    with pytest.raises(UserError, match="cannot be read, from which the number of channels"):
+        read_unlabelled(folder)
+    (folder / "dataset.json").write_text(json.dumps({"modality": {"0": "MRI"}}))
+    save_nifti(folder / "b.nii.gz", volume_of(0)[0])
+    (folder / "c.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"1 case\(s\) of .* cannot be used:\n  a: "):
+        prepared(make_task(folder), tmp_path / "stores")
+    task = prepared(dataclasses.replace(make_task(folder), bad_cases="skip"), tmp_path / "stores")
+    assert [case.name for case in task.cases] == ["b"]
+    assert any("c.png" in text for _, text in task.report.warnings)
+
+
+def test_a_folder_that_lacks_labels_is_refused_with_the_objectives_that_need_none(tmp_path, make_task, write_set):
+    folder = write_set(tmp_path / "set", listed=False)
+    shutil.rmtree(folder / "labelsTr")
+    hint = "needs no labels where its arms set pretrain.objective to 'restore' or 'masked'"
+    with pytest.raises(UserError, match=f"label labelsTr/case_0.nii.gz does not exist[^$]*{hint}"):
+        data.prepare_task(make_task(folder), ndim=3, store_dir=tmp_path / "stores")
+    (folder / "dataset.json").unlink()
+    with pytest.raises(UserError, match=f"has no dataset.json.*{hint}"):
+        data.prepare_task(make_task(folder), ndim=3, store_dir=tmp_path / "stores")
