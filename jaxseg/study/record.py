@@ -80,6 +80,8 @@ class Pretraining(NamedTuple):
     checkpoint: Checkpoint | None = None
     """The network if jaxseg knows nothing of its training but what the user says: an import, or checkpoints without
     their study."""
+    objective: str = "labels"
+    """What this study's own source networks learn."""
 
 
 class Exclusion(NamedTuple):

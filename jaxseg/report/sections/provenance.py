@@ -121,12 +121,17 @@ def _lost(study: StudyRecord, styles: Styles) -> Iterator[Block]:
 
 def _pretraining_words(study: StudyRecord) -> str | None:
     """Steps and sharing of the source networks, arm by arm where these differ."""
+    learned = {
+        "restore": ", without labels: they restore corrupted images",
+        "masked": ", without labels: they restore hidden blocks of images",
+    }
     shared = {"per_seed": ", one source network a seed", "one": ", one source network for all seeds"}
     of_arm = {}
     for name, arm in study.arms.items():
         if (made := arm.pretrain) is not None:
             elsewhere = f"in {made.from_workdir}" if made.from_workdir else "elsewhere"
-            of_arm[name] = (plural(made.steps, "step") if made.steps else elsewhere) + shared.get(made.share, "")
+            where = plural(made.steps, "step") if made.steps else elsewhere
+            of_arm[name] = where + shared.get(made.share, "") + learned.get(made.objective, "")
     ways = dict.fromkeys(of_arm.values())
     if len(ways) < 2:
         return next(iter(ways), None)

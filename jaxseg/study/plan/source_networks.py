@@ -126,7 +126,7 @@ def pretraining_of(arm: ArmSettings) -> Pretraining | None:
         return None
     settings = arm.pretrain
     if not settings.from_workdir:
-        return Pretraining(settings.steps, settings.share, "")
+        return Pretraining(settings.steps, settings.share, "", objective=settings.objective)
     return Pretraining(None, settings.share, settings.from_workdir, _checkpoint_of(settings.from_workdir))
 
 
