@@ -22,9 +22,8 @@ from jaxseg.study import files
 from jaxseg.types import RunKey, UserError
 
 NAME = "study.json"
-FORMAT = 3
-"""Format of workdirs. Version 0.1 wrote no number, and kept no record of its data; configs of 2 had fields that are
-gone."""
+FORMAT = 4
+"""Format of workdirs. Version 0.1 wrote no number and kept no record of its data; configs up to 3 had other fields."""
 MEND = (
     "the command that began the study writes it anew, without training again; of a copied study, take the file from "
     "where it was copied"
@@ -78,8 +77,7 @@ class Pretraining(NamedTuple):
     share: str
     from_workdir: str
     checkpoint: Checkpoint | None = None
-    """The network if jaxseg knows nothing of its training but what the user says: an import, or checkpoints without
-    their study."""
+    """The network if only the user can tell how it was trained: an import, or checkpoints without their study."""
     objective: str = "labels"
     """What this study's own source networks learn."""
 

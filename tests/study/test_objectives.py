@@ -168,7 +168,7 @@ def test_images_of_the_target_are_those_outside_of_every_split(tmp_path: Path) -
     [
         ({"pretrain__objective": "restored"}, "config.pretrain.objective = 'restored'.*restore"),
         (
-            {"pretrain__from_workdir": "elsewhere"},
+            {"arms__ssl_source__pretrain__from_workdir": "elsewhere"},
             r"pretrain.objective = 'restore'; allowed: 'labels' with pretrain.from_workdir.*\(arm 'ssl_source'\)",
         ),
         (
