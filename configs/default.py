@@ -87,9 +87,11 @@ def named_arms(config: ConfigDict | None = None) -> dict[str, ConfigDict]:
         "frozen_pretrained_encoder": arm("pretrained", "encoder"),
         "transfer_encoder": arm("pretrained:^encoder/", "none"),
         "transfer_decoder": arm("pretrained:^decoder/", "none"),
-        "first_k": arm("pretrained:encoder/level_[0-1]", "none"),
         "mean_var": arm("mean_var", "none"),
         "head_only": arm("pretrained", "all_but_head"),
+        # Ways of fine-tuning: a head that fits the features before these move, and an encoder that moves slowly.
+        "transfer_head_first": arm("pretrained", "none", optim={"head_first": 0.2}),
+        "transfer_slow_encoder": arm("pretrained", "none", optim={"rate_factors": "^encoder/=0.1"}),
         "frozen_random_decoder": arm("random", "decoder"),
         "pooled_encoder": arm("random", "none", model={"encoder": "pooled"}),
         "scratch_no_skip": arm("random", "none", model={"skips": False}),
@@ -115,31 +117,43 @@ def named_arms(config: ConfigDict | None = None) -> dict[str, ConfigDict]:
         rate = config.optim.get_oneway_ref("lr")
         for name, factor in (("scratch_slow", 1 / 3), ("scratch_fast", 3)):
             arms[name] = arm("random", "none", optim={"lr": rate * factor, "lr_grid": ()})
+        for name in first_arms(config):
+            arms[name] = first_levels(int(name.removeprefix("first_")))
         arms["scratch_long"] = arm("random", "none", train={"steps": steps + config.pretrain.get_oneway_ref("steps")})
     return arms
 
 
 def first_arms(config: ConfigDict) -> tuple[str, ...]:
-    """Names of the arms that start with the first 1, 2, ... encoder levels pretrained, up to all levels of the config.
-
-    `pick_arms("scratch", *first_arms(config), "mean_var", "transfer")` asks where reuse stops paying.
-    """
+    """Names of the arms that start with the first 1, 2, ... encoder levels pretrained, up to all levels."""
     return tuple(f"first_{k}" for k in range(1, 1 + len(config.model.widths)))
 
 
-def pick_arms(*names: str, config: ConfigDict | None = None) -> ConfigDict:
-    """Some of the named arms, in this order; `config` is needed for `scratch_long`, `scratch_slow` and `scratch_fast`.
+def first_levels(k: int) -> ConfigDict:
+    """The arm that starts with the first k encoder levels pretrained."""
+    return arm(f"pretrained:encoder/level_[0-{k - 1}]", "none")
 
-    Beside these there is `first_1`, `first_2`, ... of as many pretrained encoder levels; see `first_arms`.
+
+def pick_arms(*names: str, config: ConfigDict | None = None) -> ConfigDict:
+    """Some of the named arms, in this order.
+
+    `first_2` and the like start with as many pretrained encoder levels, and `first_k` stands for `first_1`, `first_2`,
+    ... up to all levels of the network: `pick_arms("scratch", "first_k", "mean_var", "transfer", config=config)` asks
+    where reuse stops paying.
+
+    Args:
+        names: Names of arms.
+        config: The study, which `first_k`, `scratch_long`, `scratch_slow` and `scratch_fast` follow.
     """
-    levels = {f"first_{k}": arm(f"pretrained:encoder/level_[0-{k - 1}]", "none") for k in range(1, 10)}
-    named = named_arms(config)
+    named = named_arms(config) | {f"first_{k}": first_levels(k) for k in range(1, 10)}
+    if config is not None:
+        names = tuple(one for name in names for one in (first_arms(config) if name == "first_k" else (name,)))
     for name in names:
-        if name not in named | levels:
-            later = {*named_arms(get_config())} - {*named}
-            hint = "pass config=config, whose steps it follows" if name in later else f"named arms: {', '.join(named)}"
+        if name not in named:
+            later = {*named_arms(get_config()), "first_k"} - {*named}
+            known = ", ".join(named_arms(config))
+            hint = "pass config=config, which it follows" if name in later else f"named arms: {known}, first_k"
             raise ValueError(f"pick_arms: no arm {name!r}; {hint}")
-    return ConfigDict({name: (named | levels)[name] for name in names}, sort_keys=False)
+    return ConfigDict({name: named[name] for name in names}, sort_keys=False)
 
 
 def get_config() -> ConfigDict:
@@ -209,6 +223,9 @@ def get_config() -> ConfigDict:
     # Steps in which the rate rises linearly to its peak; below train.steps and pretrain.steps
     config.optim.warmup_steps = 20
     config.optim.clip_norm = 0.0  # Global norm over trained parameters to which gradients are clipped; 0 clips none
+    config.optim.head_first = 0.0  # Share of the steps, at the beginning, in which the head alone is trained
+    # Rates of some parameters relative to the others', PATH_REGEX=FACTOR and a blank between, the first match wins
+    config.optim.rate_factors = ""
     # plateau lowers the rate where a run's validation DSC falls below this share of its last
     config.optim.plateau_ratio = 0.995
     config.optim.plateau_factor = 0.9  # plateau multiplies the rate by this

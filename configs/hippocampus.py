@@ -25,6 +25,6 @@ def get_config(arms: str = "scratch,transfer,frozen_random_encoder,frozen_pretra
     config.train.eval_every = 150
     config.train.save_every = 300
     config.pretrain.steps = 1500
-    config.arms = default.pick_arms(*arms.split(","))
+    config.arms = default.pick_arms(*arms.split(","), config=config)
     config.evaluate.tolerance_mm = 1.0
     return config

@@ -3,7 +3,7 @@
     python -m launch.study --config=configs/hippocampus_arms.py --workdir=runs/hippocampus_arms \
         --config.target.data=PATH/hippocampus_mr --config.source.data=PATH/rodent_brain_epi
 
-Twenty-three arms, four seeds that each draw their own eight cases, about an hour on two CPU cores. The rate is constant
+Four seeds that each draw their own eight cases, somewhat more than an hour on two CPU cores. The rate is constant
 after the warm-up, so that steps to target are not pulled together by a schedule that flattens every curve at its end.
 """
 

@@ -38,7 +38,7 @@ def get_config(arms: str = "scratch,transfer,frozen_random_encoder,frozen_pretra
     config.train.eval_every = 200
     config.train.save_every = 1000
     config.pretrain.steps = 10_000
-    config.arms = default.pick_arms(*arms.split(","))
+    config.arms = default.pick_arms(*arms.split(","), config=config)
     config.evaluate.overlap = 0.75  # a stride of 24 voxels
     config.evaluate.window_batch = 1
     return config

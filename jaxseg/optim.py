@@ -1,11 +1,17 @@
-"""Optimizers over partitioned parameters: frozen parameters have no gradient, no moments and no weight decay."""
+"""Optimizers over partitioned parameters: frozen parameters have no gradient, no moments and no weight decay.
+
+Trained parameters may have rates of their own, by path (`rate_factors`), and all but the head may wait for some steps
+before they are trained (`head_first`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -77,9 +83,108 @@ def make_schedule(settings: OptimSettings, total_steps: int) -> optax.Schedule:
             after = optax.cosine_decay_schedule(1.0, decay_steps)
         case "polynomial":
             after = optax.polynomial_schedule(1.0, 0.0, 0.9, decay_steps)
-    # The warm-up ends one step early so that its first step, of rate 1/warmup, already moves the weights.
-    rise = optax.linear_schedule(1.0 / max(warmup, 1), 1.0, max(warmup - 1, 1))
-    return optax.join_schedules([rise, after], [warmup]) if warmup else after
+    return optax.join_schedules([_rise(warmup), after], [warmup]) if warmup else after
+
+
+def _rise(warmup: int) -> optax.Schedule:
+    """The warm-up. It ends one step early so that its first step, of rate 1/warmup, already moves the weights."""
+    return optax.linear_schedule(1.0 / max(warmup, 1), 1.0, max(warmup - 1, 1))
+
+
+# ------------------------------------------------------------------------------------------------------ rates by path
+
+HEAD, REST = "head", "rest"
+
+
+def head_steps(settings: OptimSettings, total_steps: int) -> int:
+    """Return the number of steps in which the head alone is trained.
+
+    >>> head_steps(OptimSettings(head_first=0.25), 1000)
+    250
+    """
+    return max(int(settings.head_first * total_steps), 1) if settings.head_first else 0
+
+
+def _part(path: str) -> str:
+    return HEAD if path.startswith("head/") else REST
+
+
+def _by_part(head: optax.GradientTransformation, rest: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Transform the head and the rest of a tree, which may have been masked, each in its own way."""
+    return optax.partition(
+        {HEAD: head, REST: rest}, lambda tree: trees.map_with_path(lambda path, _: _part(path), tree)
+    )
+
+
+def head_first(
+    direction: optax.GradientTransformation,
+    *,
+    steps: int,
+    warmup: int,
+    clip: Sequence[optax.GradientTransformation] = (),
+) -> optax.GradientTransformation:
+    """Train the head alone for some steps, and everything from then on (Kumar et al. 2022, arXiv:2202.10054).
+
+    Until then the rest has no updates and its part of the optimizer stands still: Adam's moments and their bias
+    correction begin at the switch, as they would in a second program that starts there. With a rate of 0 instead they
+    would hold the gradients of a network whose head was random, and weights would decay. The rest has a warm-up of its
+    own after the switch. One program covers both phases, so that checkpoints, averages and snapshots are those of any
+    other arm; the price is that gradients of the rest are computed in the first phase too, and thrown away.
+
+    Args:
+        direction: What turns gradients into a direction, with weight decay.
+        steps: Number of steps of the head alone.
+        warmup: Number of steps in which the rate of the rest rises after that.
+        clip: What clips all gradients together, those of the rest counting only after the switch.
+    """
+
+    def later(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+        return optax.conditionally_mask(inner, lambda step: step >= steps)
+
+    rising = optax.chain(direction, optax.scale_by_schedule(_rise(warmup))) if warmup else direction
+    return optax.chain(_by_part(optax.identity(), later(optax.identity())), *clip, _by_part(direction, later(rising)))
+
+
+def rate_factors(settings: OptimSettings, labels: Any) -> Any:
+    """Return the factor of each parameter's rate: that of the first rule of `rate_factors` that matches, else 1.
+
+    Args:
+        settings: The optimizer's settings.
+        labels: Tree of `train` / `statistics` / `frozen`.
+
+    Raises:
+        UserError: A rule decides no parameter that is trained.
+    """
+    factors = [factor for _, factor in settings.rate_factors]
+    rules = [(pattern, str(place)) for place, (pattern, _) in enumerate(settings.rate_factors)]
+    trained, others = trees.partition(labels, labels, "train")
+    try:
+        places = trees.label_params(trained, rules, rest="")
+    except UserError as error:
+        raise UserError(f"optim.rate_factors: {error}; of parameters that are not trained it may match any") from None
+    known = trees.merge(places, jax.tree.map(lambda _: "", others))
+    return jax.tree.map(lambda place: factors[int(place)] if place else 1.0, known)
+
+
+def relative_rates(settings: OptimSettings, labels: Any, path: str, total_steps: int) -> Float[np.ndarray, " steps"]:
+    """Return the rate of one parameter at every step, as a share of that of the run."""
+    shares = np.full(total_steps, trees.flatten(rate_factors(settings, labels))[path])
+    if _part(path) == REST and (waits := head_steps(settings, total_steps)):
+        after, warmup = np.arange(total_steps - waits), settings.warmup_steps
+        shares[:waits] = 0.0
+        shares[waits:] *= np.minimum((after + 1) / warmup, 1.0) if warmup else 1.0
+    return shares
+
+
+def _check_parts(settings: OptimSettings, labels: Any) -> None:
+    """Refuse `head_first` where the head, or all but the head, is not trained."""
+    parts = {_part(path) for path, label in trees.flatten(labels).items() if label == "train"}
+    if settings.head_first and parts != {HEAD, REST}:
+        missing = "its head is not" if HEAD not in parts else "nothing but its head is"
+        raise UserError(
+            f"optim.head_first = {settings.head_first} with a network of which {missing} trained; allowed: 0 with this "
+            f"'freeze'"
+        )
 
 
 def scale_by_rate(default_rate: float) -> optax.GradientTransformationExtraArgs:
@@ -91,6 +196,12 @@ def scale_by_rate(default_rate: float) -> optax.GradientTransformationExtraArgs:
         return jax.tree.map(lambda update: factor * update, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def scale_by_path(factors: Any) -> optax.GradientTransformation:
+    """Multiply updates by the factor of each parameter; leaves of the updates may be masked."""
+    known = trees.flatten(factors)
+    return optax.stateless(lambda updates, _: trees.map_with_path(lambda path, update: known[path] * update, updates))
 
 
 class ValidationState(NamedTuple):
@@ -147,9 +258,10 @@ def make_optimizer(settings: OptimSettings, labels: Any, total_steps: int) -> op
         trained leaves.
 
     Raises:
-        UserError: See `make_schedule`.
+        UserError: See `make_schedule` and `rate_factors`; or `head_first` without a head, or without a rest, to train.
     """
     schedule = make_schedule(settings, total_steps)
+    _check_parts(settings, labels)
     match settings.name:
         case "adam":
             direction = [optax.scale_by_adam()]
@@ -158,11 +270,17 @@ def make_optimizer(settings: OptimSettings, labels: Any, total_steps: int) -> op
         case "sgd":
             decay = optax.add_decayed_weights(settings.weight_decay, mask=decay_mask)
             direction = [decay, optax.trace(settings.momentum, nesterov=True)]
+    clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm > 0 else []
+    if settings.head_first:
+        waits = {"steps": head_steps(settings, total_steps), "warmup": settings.warmup_steps}
+        steps = [head_first(optax.chain(*direction), clip=clip, **waits)]
+    else:
+        steps = [*clip, *direction]
     trained = optax.chain(
-        *([optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm > 0 else []),
-        *direction,
+        *steps,
         optax.scale_by_schedule(lambda step: -schedule(step)),
         *([scale_by_validation()] if settings.schedule == "plateau" else []),
         scale_by_rate(settings.lr),
+        *([scale_by_path(rate_factors(settings, labels))] if settings.rate_factors else []),
     )
     return optax.partition({"train": trained, "statistics": optax.set_to_zero(), "frozen": optax.set_to_zero()}, labels)

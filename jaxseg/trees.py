@@ -50,12 +50,13 @@ def map_with_path(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, *leaves: fn(path_name(path), *leaves), tree, *rest)
 
 
-def label_params(params: Any, rules: Rules) -> Any:
+def label_params(params: Any, rules: Rules, *, rest: str | None = None) -> Any:
     """Label every parameter by the first rule whose pattern matches its path (`re.search`).
 
     Args:
         params: Parameter tree.
         rules: Ordered (regular expression, label) pairs.
+        rest: Label of parameters that match no rule, of which there need not be any; None if every one must match.
 
     Returns:
         A tree of strings with the structure of `params`.
@@ -77,6 +78,8 @@ def label_params(params: Any, rules: Rules) -> Any:
             if pattern.search(path):
                 used.add(index)
                 return label
+        if rest is not None:
+            return rest
         allowed = ", ".join(repr(pattern) for pattern, _ in rules)
         raise UserError(f"parameter {path!r} matches no rule; rules are {allowed}; end them with ('.*', LABEL)")
 

@@ -41,7 +41,7 @@ def test_longer_arms_follow_the_study_s_lengths():
     assert [arm.train.steps for arm in settings.parse(made).arms] == [26]
     assert settings.parse(made).train.steps == 20
     assert settings.parse(settings.from_json(settings.to_json(made))) == settings.parse(made)
-    with pytest.raises(ValueError, match="pass config=config"):
+    with pytest.raises(ValueError, match="'scratch_long'; pass config=config, which it follows"):
         default.pick_arms("scratch_long")
     with pytest.raises(ValueError, match="no arm 'scrach'; named arms: scratch, transfer"):
         default.pick_arms("scrach")
@@ -111,9 +111,9 @@ def test_a_config_file_with_an_argument_and_all_named_arms_parse():
 
 def test_there_is_an_arm_for_each_number_of_pretrained_levels():
     made = tiny_config()
-    names = ("scratch", *default.first_arms(made), "mean_var", "transfer")
-    assert names == ("scratch", "first_1", "first_2", "mean_var", "transfer")
-    made.arms = default.pick_arms(*names)
+    made.arms = default.pick_arms("scratch", "first_k", "mean_var", "transfer", config=made)
+    assert list(made.arms) == ["scratch", "first_1", "first_2", "mean_var", "transfer"]
+    assert settings.to_dict(default.pick_arms("first_2").first_2) == settings.to_dict(made.arms.first_2)
     taken = [arm.init.removeprefix("pretrained:") for arm in settings.parse(made).arms][1:3]
     levels = [f"encoder/level_{level}/conv_0/kernel" for level in range(3)]
     assert [[bool(re.search(rule, level)) for level in levels] for rule in taken] == [
@@ -122,6 +122,8 @@ def test_there_is_an_arm_for_each_number_of_pretrained_levels():
     ]
     with pytest.raises(ValueError, match="no arm 'first_0'"):
         default.pick_arms("first_0")
+    with pytest.raises(ValueError, match="no arm 'first_k'; pass config=config, which it follows"):
+        default.pick_arms("first_k")
 
 
 def test_json_keeps_order_and_tuples_and_writes_plain_text():

@@ -81,9 +81,10 @@ TAKEN = {
     "frozen_pretrained_encoder": (ENCODER, DECODER, HEADS),
     "transfer_encoder": (ENCODER,),
     "transfer_decoder": (DECODER,),
-    "first_k": (r"^encoder/level_0/", r"^encoder/level_1/"),
     "mean_var": (),
     "head_only": (ENCODER, DECODER, HEADS),
+    "transfer_head_first": (ENCODER, DECODER, HEADS),
+    "transfer_slow_encoder": (ENCODER, DECODER, HEADS),
     "frozen_random_decoder": (),
     "pooled_encoder": (),
     "scratch_no_skip": (),
@@ -97,6 +98,9 @@ TAKEN = {
     "prior": (),
     "scratch_slow": (),
     "scratch_fast": (),
+    "first_1": (r"^encoder/level_0/",),
+    "first_2": (r"^encoder/level_[01]/",),
+    "first_3": (ENCODER,),
     "scratch_long": (),
 }
 NAMED = default.named_arms(default.get_config())

@@ -209,6 +209,21 @@ def read_regions(value: Any, path: str) -> tuple[tuple[str, tuple[str, ...]], ..
     return tuple(regions)
 
 
+def read_factors(value: Any, path: str) -> tuple[tuple[str, float], ...]:
+    """Factors of the rate by parameter path, `PATH_REGEX=FACTOR`, separated by blanks."""
+    factors = []
+    for text in convert(value, str, path).split():
+        pattern, _, factor = text.rpartition("=")
+        try:
+            number = float(factor)
+        except ValueError:
+            number = math.nan
+        if not (pattern and 0 < number < math.inf):
+            raise bad_value(path, value, "rules such as '^encoder/level_0/=0.01 ^encoder/=0.1', or ''")
+        factors.append((pattern, number))
+    return tuple(factors)
+
+
 def _read_words(value: Any, path: str, known: tuple[str, ...]) -> tuple[str, ...]:
     words = tuple(word.strip() for word in convert(value, str, path).split(",") if word.strip())
     for word in words:
@@ -250,4 +265,5 @@ Auto = Annotated[int | None, Written(read_number, "auto")]
 Spacing = Annotated[str | tuple[float, ...], Written(read_spacing, "native")]
 Names = Annotated[tuple[str, ...], Written(read_names)]
 Regions = Annotated[tuple[tuple[str, tuple[str, ...]], ...], Written(read_regions)]
+Factors = Annotated[tuple[tuple[str, float], ...], Written(read_factors)]
 Streams = Annotated[tuple[str, ...], Written(read_streams)]

@@ -12,6 +12,7 @@ from jaxseg.settings.kinds import (
     Amount,
     Auto,
     Count,
+    Factors,
     Names,
     Number,
     Positive,
@@ -116,6 +117,10 @@ class OptimSettings:
     """Steps in which the rate rises linearly to its peak; below train.steps and pretrain.steps."""
     clip_norm: Annotated[float, Allowed("a positive norm, or 0 for no clipping", lambda n: 0 <= n < math.inf)] = 0.0
     """Global norm over trained parameters to which gradients are clipped; 0 clips none."""
+    head_first: ShareBelowOne = 0.0
+    """Share of the steps, at the beginning, in which the head alone is trained."""
+    rate_factors: Factors = ()
+    """Rates of some parameters relative to the others', PATH_REGEX=FACTOR and a blank between, the first match wins."""
     plateau_ratio: ShareAboveZero = 0.995
     """plateau lowers the rate where a run's validation DSC falls below this share of its last."""
     plateau_factor: ShareBetween = 0.9

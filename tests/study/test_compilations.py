@@ -15,7 +15,7 @@ from jaxseg import loop
 from jaxseg.study.run import run_stages
 from tests.tiny_study import silent, tiny_config
 
-ARMS = ("scratch", "transfer", "transfer_encoder", "transfer_decoder", "first_k", "mean_var")
+ARMS = ("scratch", "transfer", "transfer_encoder", "transfer_decoder", "first_1", "mean_var")
 LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 """Every program that is made passes this event, whether or not the compiler's own cache then has it."""
 

@@ -38,7 +38,8 @@ def filter_rows(networks: Networks, rng: np.random.Generator, permuting: np.rand
         drawn = filters.distribution_null(start[0].size, rng)
         auc = filters.start_end_auc(start, end)
         auc_permuted = movement.permuted_auc(end, permuting)
-        walks = [movement.walk_length(rates) if trained else 0.0 for rates in networks.rates]
+        own = networks.relative_rates(layer)
+        walks = [movement.walk_length(rates * own) if trained else 0.0 for rates in networks.rates]
         taps = int(np.prod(start.shape[1:-2]))
         for run, seed in enumerate(networks.seeds):
             moved = filters.change(start[run], end[run])

@@ -69,6 +69,12 @@ class Networks:
         paths = {layer: f"{layer}/kernel" for layer in kernel_layers(start)}
         return {layer: (start[path], end[path], labels[path] == "train") for layer, path in paths.items()}
 
+    def relative_rates(self, layer: str) -> Float[np.ndarray, " steps"]:
+        """Returns the rate of a layer's kernel at every step up to the end, as a share of the run's."""
+        program = self.program
+        shares = optim.relative_rates(program.optim, param_labels(program), f"{layer}/kernel", program.train.steps)
+        return shares[: self.step]
+
 
 def forward_order(layer: str) -> tuple[object, ...]:
     """Sorts layers in forward order: the encoder downwards, the decoder upwards, the head."""
