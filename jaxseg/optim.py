@@ -105,6 +105,17 @@ def head_steps(settings: OptimSettings, total_steps: int) -> int:
     return max(int(settings.head_first * total_steps), 1) if settings.head_first else 0
 
 
+def fine_tuning(settings: OptimSettings) -> str:
+    """Return in words what parameters do not have in common: when their training begins, and their rates.
+
+    >>> fine_tuning(OptimSettings(head_first=0.2, rate_factors=(("^encoder/", 0.1),)))
+    'the head alone for 20 % of the steps; 0.1 times the rate where ^encoder/ matches'
+    """
+    first = [f"the head alone for {100 * settings.head_first:g} % of the steps"] if settings.head_first else []
+    rates = [f"{factor:g} times the rate where {pattern} matches" for pattern, factor in settings.rate_factors]
+    return "; ".join([*first, *rates])
+
+
 def _part(path: str) -> str:
     return HEAD if path.startswith("head/") else REST
 

@@ -18,6 +18,7 @@ from jaxseg.study.claims.dsc import gain
 from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.findings import OF_STEPS, Measured, Quantity, judge
 from jaxseg.study.claims.judging import first_seeds, judge_claims, look_levels
+from jaxseg.study.claims.ranking import Ranking, rank
 from jaxseg.study.claims.training import is_shorter, speed
 from simulated import tables as sim
 from simulated.settings import AT_REST, FALSE, LAST_DOUBLING, ONE_STUDY, OPPOSITE, TRUE, Setting
@@ -86,6 +87,45 @@ def sim_speed(study: sim.StudyTables) -> Quantity:
     return speed(gather(study), Pair("scratch_b"))[0]
 
 
+STARTS = ("transfer_a", "transfer_b", "transfer_c", "transfer_d")
+
+
+def starts_study(rng, *gains: float, seeds: int = 8, groups: int = 42, **more) -> sim.StudyTables:
+    """A study at rest with a start for each gain, from a source of its own, beside scratch and its placebo."""
+    levels = {"scratch": {0: 0.8}, "scratch_b": {0: 0.8}}
+    levels |= {name: {0: 0.8 + gain} for name, gain in zip(STARTS, gains, strict=False)}
+    arms = {
+        name: sim.arm(init="pretrained", pretrain_steps=500, source=f"set {name[-1]}", start=name)
+        for name in STARTS[: len(gains)]
+    }
+    first = {"scratch_b": 1000}
+    cases = sim.cases(rng, levels, **{"seeds": seeds, "groups": groups, "spread": AT_REST, "first_seed": first, **more})
+    rec = sim.record(*levels)
+    return sim.study(rec._replace(arms=rec.arms | arms), cases=cases)
+
+
+def _ranked(rng, *gains: float) -> Ranking:
+    found = rank(gather(starts_study(rng, *gains)))
+    assert found is not None
+    return found
+
+
+def _one_is_better(rng) -> bool:
+    """Whether some of four starts that gain nothing is said to be better than from scratch."""
+    return bool(_ranked(rng, 0.0, 0.0, 0.0, 0.0).better)
+
+
+def _one_is_left_out(rng) -> bool:
+    """Whether some of four equal starts is said to be worse than another."""
+    return len(_ranked(rng, 0.02, 0.02, 0.02, 0.02).may_be_best) < len(STARTS)
+
+
+def _the_best_is_found(rng) -> bool:
+    """Whether the one start of four that gains is among those that may be the best, and better than from scratch."""
+    found = _ranked(rng, 0.0, 0.03, 0.0, 0.0)
+    return STARTS[1] in found.may_be_best and STARTS[1] in found.better
+
+
 class Share(NamedTuple):
     """Something that happens in a share of the studies."""
 
@@ -102,6 +142,9 @@ SHARES = [
     Share("two looks find a gain or loss that is not there", 0.0, 0.05, _either_side),
     Share("a placebo's gain is told from nothing", 0.0, 0.05, _equals),
     Share("a placebo's steps are told from scratch's", 0.0, 0.05, _equal_speeds),
+    Share("of 4 starts that gain nothing, one is called better than scratch", 0.0, 0.05, _one_is_better),
+    Share("of 4 equal starts, one is called worse than another", 0.0, 0.05, _one_is_left_out),
+    Share("of 4 starts, the one that gains 0.03 is named or cannot be told from it", 0.95, 1.0, _the_best_is_found),
 ]
 
 # -------------------------------------------------------------------------------------------------------- over targets

@@ -103,7 +103,7 @@ ROOMS = {
     "imports": (("kinds",), ("layout", "readers"), ("naming",), ("rules",), ("conversion",)),
     "exports": (("torch_network", "nnunet", "program"), ("state_dict",), ("formats",)),
     "study": (
-        ("files", "outputs", "versions"),
+        ("files", "outputs", "typed_json", "versions"),
         ("record",),
         ("plan", "predict", "recorded_runs", "restore", "source_folder"),
         ("workdir",),

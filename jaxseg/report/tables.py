@@ -12,12 +12,12 @@ import pandas as pd
 
 from jaxseg.report.pictures import Disagreement, Example, Montage, read_analysis, read_examples
 from jaxseg.reserved import POOLED
-from jaxseg.study import files, record
+from jaxseg.study import files, record, typed_json
 from jaxseg.study.claims.rules import CONFIDENCE
 from jaxseg.study.record import StudyRecord
 from jaxseg.types import UserError
 
-_FLAGS = ("censored", "trained", "chosen", "exploratory")
+_FLAGS = ("censored", "trained", "chosen", "exploratory", "may_be_best", "better")
 _WORDS = ("grade", "tag", "needs")
 """Columns of words that may be empty in every row."""
 _COLUMNS: dict[str, tuple[str, ...]] = {
@@ -60,6 +60,10 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "layers": (
         *("arm", "train_cases", "comparison", "index", "layer", "quantity", "value", "ci_low", "ci_high"),
         *("n_seeds", "limit"),
+    ),
+    "ranking": (
+        *("arm", "role", "source", "train_cases", "rank", "rank_low", "rank_high", "gain", "joint_low", "joint_high"),
+        *("to_best", "to_best_low", "to_best_high", "may_be_best", "pretrain_steps", "pretrain_seconds"),
     ),
     "page": ("about", "arm", "train_cases", "layer", "quantity", "value"),
     "similarity_means": ("comparison", "arm_a", "arm_b", "train_cases", "index", "value", "ci_low", "ci_high"),
@@ -134,6 +138,7 @@ class Tables:
     seed_scores: pd.DataFrame | None = None
     layers: pd.DataFrame | None = None
     similarity_means: pd.DataFrame | None = None
+    ranking: pd.DataFrame | None = None
     page: pd.DataFrame | None = None
     montages: tuple[Montage, ...] = ()
     disagreements: tuple[Disagreement, ...] = ()
@@ -169,8 +174,8 @@ def read_tables(workdir: Path) -> Tables:
         )
     config = files.read_json(workdir / "config.json")
     try:
-        settings: ShownSettings = record.from_tree(ShownSettings, config)
-    except record.MismatchError as error:
+        settings: ShownSettings = typed_json.from_tree(ShownSettings, config)
+    except typed_json.MismatchError as error:
         raise UserError(f"{workdir / 'config.json'} is no config of a study: {error}") from None
     results = workdir / "results"
     montages, disagreements = read_analysis(results)

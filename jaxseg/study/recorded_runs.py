@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from jaxseg import checkpoint, workdirs
 from jaxseg.settings import StudySettings
-from jaxseg.study import record
+from jaxseg.study import record, typed_json
 from jaxseg.study.plan.runs import target_runs
 from jaxseg.study.record import RecordedRun, StudyRecord
 from jaxseg.types import RunKey, UserError
@@ -91,8 +91,8 @@ def held_runs(directory: Path, step: int) -> tuple[RunKey, ...]:
         UserError: If the claim is damaged, or not a list of runs.
     """
     try:
-        held: _Held = record.from_tree(_Held, checkpoint.read_meta(directory, step))
-    except record.MismatchError as error:
+        held: _Held = typed_json.from_tree(_Held, checkpoint.read_meta(directory, step))
+    except typed_json.MismatchError as error:
         raise UserError(f"checkpoint {directory / str(step)} does not say which runs it holds: {error}") from None
     return held.runs
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxseg import checkpoint, logs
+from jaxseg import checkpoint, logs, optim
 from jaxseg.manifest import DamagedError
-from jaxseg.settings import TaskSettings
-from jaxseg.study import record
+from jaxseg.settings import ArmSettings, TaskSettings
+from jaxseg.study import record, typed_json
 from jaxseg.study.plan import source_networks
 from jaxseg.study.plan.jobs import Job, chunk_sizes
 from jaxseg.study.plan.planned import PlannedStudy, subsets_of
@@ -70,14 +71,14 @@ def planned_record(
     ]
     refused = [Exclusion(*case) for prepared in tasks.prepared.values() for case in prepared.report.refused]
     own_sources = [task for task in tasks.prepared if task != study.target]
-    trained_on = tuple(record.from_tree(MadeWith, made) for made in _trained_on(planned))
+    trained_on = tuple(typed_json.from_tree(MadeWith, made) for made in _trained_on(planned))
     return StudyRecord(
         format=record.FORMAT,
         name=study.name,
         rule_version=rule_version if binding is None else binding.rule_version,
-        **record.from_tree(MadeWith, made_with())._asdict(),
+        **typed_json.from_tree(MadeWith, made_with())._asdict(),
         trained_on=trained_on or (before.trained_on if before else ()),
-        source=_task(planned, own_sources[0]) if own_sources else source_networks.given_task(study.arms),
+        source=_task(planned, own_sources[0]) if own_sources else _given_task(study.arms),
         target=_task(planned, study.target),
         arms={
             arm.name: RecordedArm(
@@ -88,6 +89,8 @@ def planned_record(
                 parameters=plan.networks[arm.name].parameters,
                 trainable=plan.networks[arm.name].trainable,
                 pretrain=source_networks.pretraining_of(arm),
+                source=_source_of(planned, arm),
+                fine_tuning="" if arm.kind == "prior" else optim.fine_tuning(arm.optim),
             )
             for arm in study.arms
         },
@@ -105,6 +108,20 @@ def planned_record(
     )
 
 
+def _given_task(arms: Sequence[ArmSettings]) -> RecordedTask | None:
+    """The task of the first networks from elsewhere of which it is known."""
+    return next(filter(None, map(source_networks.given_task, arms)), None)
+
+
+def _source_of(planned: PlannedStudy, arm: ArmSettings) -> str:
+    """The data set that an arm's source networks were trained on."""
+    if arm.kind == "prior" or arm.init == "random":
+        return ""
+    if arm.pretrain.from_workdir:
+        return source_networks.given_source(arm)
+    return planned.tasks.prepared[arm.source].name
+
+
 def _why_exploratory(planned: PlannedStudy) -> str | None:
     """What was decided differently for each arm; that a study was extended, `waves` and `looks` say."""
     own = [arm.name for arm in planned.study.arms if arm.optim.lr_grid and arm.optim.lr_choice == "per_arm"]
@@ -114,7 +131,9 @@ def _why_exploratory(planned: PlannedStudy) -> str | None:
 def _runs(planned: PlannedStudy) -> Iterator[RecordedRun]:
     chosen = _chosen_rates(planned)
     for job in planned.plan.jobs:
-        died = _diverged_at(planned.workdir, job)
+        log = _log_of(planned.workdir, job)
+        died = log.diverged_at
+        seconds = _seconds(log, len(job.runs))
         for index, run in enumerate(job.runs):
             taken = chosen.get((run.key.arm, *run.key[1:3]), run.rate) if job.kind == "train" else run.rate
             yield RecordedRun(
@@ -132,6 +151,7 @@ def _runs(planned: PlannedStudy) -> Iterator[RecordedRun]:
                 order_id=run.order_id,
                 subset_id=run.subset_id,
                 source=run.source,
+                seconds=seconds,
             )
 
 
@@ -165,17 +185,24 @@ def _trained_on(planned: PlannedStudy) -> list[dict[str, Any]]:
     return found
 
 
-def _diverged_at(workdir: Path, job: Job) -> list[int | None]:
-    """The step at which each run of a job diverged so far."""
+def _log_of(workdir: Path, job: Job) -> logs.TrainingLog:
+    """What a job measured so far."""
     try:
-        return logs.read_log(workdir / job.directory, len(job.runs)).diverged_at
+        return logs.read_log(workdir / job.directory, len(job.runs))
     except DamagedError:  # which the stage that trains the job mends, before study.json is written again
-        return [None] * len(job.runs)
+        return logs.make_log([], len(job.runs))
+
+
+def _seconds(log: logs.TrainingLog, runs: int) -> float | None:
+    """The seconds of one run of a job; None if they are not known."""
+    if math.isnan(log.median_step_seconds):
+        return None
+    return round(float(log.step[-1]) * log.median_step_seconds / runs, 3)
 
 
 def _chosen_rates(planned: PlannedStudy) -> learning_rates.Rates:
     """The rates that were chosen so far."""
     try:
         return learning_rates.chosen_rates(planned.workdir, planned.plan, planned.study.arms)
-    except DamagedError:  # as in `_diverged_at`
+    except DamagedError:  # as in `_log_of`
         return {}

@@ -20,7 +20,8 @@ from jaxseg.manifest import DamagedError
 from jaxseg.reserved import SOURCE
 from jaxseg.settings import ModelSettings
 from jaxseg.study import files
-from jaxseg.study.record import Checkpoint, MismatchError, from_tree, to_tree
+from jaxseg.study.record import Checkpoint
+from jaxseg.study.typed_json import MismatchError, from_tree, to_tree
 from jaxseg.study.versions import made_with
 from jaxseg.types import Params, RunKey, TrainState, UserError
 

@@ -28,7 +28,7 @@ BLOCKS = {"p", "figcaption", "caption", "summary", "tr", "h1", "h2", "h3", "dt",
 
 SOURCES = {
     "summary": ("comparisons", "speed", "claims", "summary", "page"),
-    "accuracy": ("summary", "comparisons", "seed_scores"),
+    "accuracy": ("summary", "comparisons", "seed_scores", "ranking", "claims"),
     "training": ("training", "convergence", "rates", "budget_means", "page"),
     "filters": ("layers", "filter_controls", "claims", "page"),
     "representations": ("layers", "similarity_means", "similarity", "layer_similarity", "claims", "page"),
@@ -179,7 +179,7 @@ class Tables:
 
     def values(self, section: str, text: str) -> np.ndarray:
         """Every number that a text of a section may say; shares stand for per cent too."""
-        named = tuple(arm for arm in self.arms if re.search(rf"(?<![\w.-]){re.escape(arm)}(?![\w.-])", text))
+        named = tuple(arm for arm in self.arms if re.search(rf"(?<![\w.-]){re.escape(arm)}(?![\w-]|\.\w)", text))
         said = re.match(r"C\d+b?\b", text)
         key = section, named, said[0] if said else ""
         if key not in self._values:
@@ -206,6 +206,8 @@ class Tables:
             sets = [(e, "ci_low", "ci_high") for e in ("mean", "mean_diff", "value", "ratio") if e in table]
             sets += [("total_ratio", "total_ci_low", "total_ci_high")] if name == "speed" else []
             sets += [("mean", "min", "max")] if name == "worst_cases" else []
+            if name == "ranking":
+                sets += [("gain", "joint_low", "joint_high"), ("to_best", "to_best_low", "to_best_high")]
             for columns in sets:
                 if set(columns) <= set(table.columns):
                     yield from table[list(columns)].dropna().to_numpy()

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from jaxseg import trees
-from jaxseg.study import record
+from jaxseg.study import typed_json
 from jaxseg.study.plan import source_networks
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.types import UserError
@@ -70,10 +70,10 @@ def test_networks_of_another_study_or_of_any_checkpoint_are_sources(tiny_study: 
     for name, (made, given, step) in wanted.items():
         ready = run_stages(made, tmp_path / name, stages=[], progress=silent)
         (job,) = ready.plan.jobs
-        task = source_networks.given_task(ready.study.arms)
+        task = source_networks.given_task(ready.study.arms[0])
         assert source_networks.pretraining_of(ready.study.arms[0]).checkpoint is None  # what they have seen is recorded
         known = json.loads((tiny_study / "study.json").read_text())["source" if name == "own" else "target"]
-        assert record.to_tree(task) == known
+        assert typed_json.to_tree(task) == known
         where = source_networks.locate(ready.workdir, ready.plan, ready.study.arms[0])
         source = trees.flatten(source_networks.read_source(where, job.runs[1]))
         for path, leaf in params_of(tiny_study, given, step).items():

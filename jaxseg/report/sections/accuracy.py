@@ -25,6 +25,7 @@ from jaxseg.report.blocks import (
     described,
 )
 from jaxseg.report.sections import figures
+from jaxseg.report.sections.ranking import ranking_blocks
 from jaxseg.report.shown import baseline_of, main_variant, overall_dsc
 from jaxseg.report.tables import Tables, of_several_sizes, of_variant, rows_of, variants_of
 from jaxseg.reserved import MEAN
@@ -46,6 +47,7 @@ def accuracy_section(tables: Tables, styles: Styles) -> Section:
 def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
     sure, unit = f"{100 * tables.confidence:g} %", tables.study.target.unit
     yield from _scores(tables, styles, unit, sure)
+    yield from ranking_blocks(tables, styles)
     yield from _differences(tables, styles, unit, sure)
 
 

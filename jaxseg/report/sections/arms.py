@@ -42,6 +42,9 @@ def _task_names(tables: Tables) -> tuple[str, str]:
     if made := _first_checkpoint(tables):
         return made.file, study.target.name
     source, target = "the source task" if study.source is None else study.source.name, study.target.name
+    sources = {arm.source: None for arm in study.arms.values() if arm.source not in ("", target)}
+    if len(sources) > 1:
+        return f"one of {listing(list(sources))}", target
     if source != target:
         return source, target
     return f"{source} itself" if settings.source.data == settings.target.data else f"another {source}", target
@@ -62,7 +65,7 @@ def arms_table(tables: Tables, styles: Styles) -> Table:
             (
                 Cell(arm_name(name, styles)),
                 Cell("no network: mean label map" if is_prior else _start(arm.init)),
-                Cell("nothing" if is_prior else _trained(arm.freeze)),
+                Cell("nothing" if is_prior else _trained(arm.freeze), arm.fine_tuning),
                 Cell(count(arm.trainable), f"of {count(arm.parameters)}" if arm.parameters else ""),
             )
         )

@@ -74,6 +74,9 @@ def _answer(tables: Tables) -> Iterator[Block]:
         figures += _times("the same, pretraining counted", *_total(speed))
     if figures:
         yield Strip(tuple(figures))
+    assert tables.claims is not None  # it has the answer
+    for row in list(rows_of(tables.claims[tables.claims["role"] == "ranking"]))[:1]:
+        yield Lead(row.reason)
 
 
 def _gain(row: Any) -> KeyFigure:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxseg.study.claims.controls import POSITIVE_CONTROL
 from jaxseg.study.claims.dsc import blocks_of, dsc_quantity, gain, gain_weights, of_blocks, size_name, sizes_with
 from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, scope_of
 from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, Void, unique
 from jaxseg.study.claims.rules import DELTA, MIN_SIZES, SIZE_MATTERS
-from jaxseg.study.claims.training import POSITIVE_CONTROL
 
 
 def doubts_of_draws(evidence: Evidence) -> list[str]:

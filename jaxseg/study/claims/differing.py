@@ -11,13 +11,12 @@ import numpy as np
 from jaxseg.analysis.folds import fold_interval, standard_error
 from jaxseg.analysis.random_effects import heterogeneity, regression_slope, welch_p
 from jaxseg.study.claims.accuracy import doubts_of_draws
+from jaxseg.study.claims.controls import PLACEBO
 from jaxseg.study.claims.dsc import Blocks, blocks_of, gain, gain_weights, sizes_with
 from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, scope_of
 from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, quantity, unique
 from jaxseg.study.claims.rules import LEVEL, MIN_CELLS, MIN_TARGETS_C3, NOISE_LEVELS, TAU
 from jaxseg.text import significant_interval
-
-PLACEBO = "scratch_b"
 
 
 class Cell(NamedTuple):

@@ -95,6 +95,10 @@ EARLY_LEVELS = (0, 1)
 REUSED, NOT_REUSED = 0.05, 0.10
 """C11: similarity to the source above the floor at which a level is reused, and below which it is not."""
 
+MIN_STARTS = 2
+"""Ranking: the fewest starts. Those that are compared with the baseline share the level of one claim (max-t), and so do
+all pairs of starts."""
+
 MIN_TARGETS = 4
 """The fewest targets for a mean over them."""
 CAN = frozenset({"C10", "C11b"})

@@ -11,7 +11,9 @@ import pandas as pd
 from jaxseg.study import files, record
 from jaxseg.study.claims import drawn, sentences
 from jaxseg.study.claims.evidence import gather
+from jaxseg.study.claims.judging import judged_evidence
 from jaxseg.study.claims.layers import layer_table, similarity_means
+from jaxseg.study.claims.ranking import ranking_table
 from jaxseg.study.claims.reuse import encoder_level
 from jaxseg.study.claims.rules import EARLY_LEVELS
 from jaxseg.study.claims.speed import speed_table
@@ -57,20 +59,24 @@ def shown_tables(workdir: Path, *, confidence: float) -> dict[str, pd.DataFrame]
         confidence: Confidence level of the intervals; those of `speed` are C1's.
 
     Returns:
-        `seed_scores`, `training`, `speed`, `layers`, `reuse` and `similarity_means`;  tables of figures (`curve_runs`,
-        `curve_means`, `budget_means`, `excess_loss`) and of sentences (`page`).
+        `seed_scores`, `training`, `speed`, `layers`, `reuse` and `similarity_means`; `ranking` of several starts;
+        tables of figures (`curve_runs`, `curve_means`, `budget_means`, `excess_loss`) and of sentences (`page`).
     """
     study = record.read(workdir, any_format=True)
     if study is None:
         raise UserError(f"no study in {workdir}: it has no study.json; give the --workdir of a study")
     found = {name: files.find_table(workdir / "results", name) for name in READ}
     read = {name: files.read_table(path) for name, path in found.items() if path is not None}
+    tables = read_study(workdir)
     made = {
         "seed_scores": comparisons.seed_scores(read["cases"]),
         "training": comparisons.training(read["curves"], read["convergence"]),
-        **rule_tables(read_study(workdir), confidence=confidence),
+        **rule_tables(tables, confidence=confidence),
     }
     made["reuse"] = reuse_table(made["layers"])
+    ranking = ranking_table(judged_evidence(tables), fold_of(tables) or 0)
+    if len(ranking):
+        made["ranking"] = ranking
     made["curve_runs"], made["curve_means"] = drawn.drawn_curves(read["curves"], study, confidence=confidence)
     if len(read.get("interpolation", ())):
         made["excess_loss"] = drawn.excess_loss(read["interpolation"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -44,6 +45,14 @@ class ArmRecord(NamedTuple):
     """The setting `init` of the arm."""
     seen: str = ""
     """What its source network may have seen, in words, if jaxseg cannot know; see `rules.of_checkpoint`."""
+    freeze: str = "none"
+    """The setting `freeze` of the arm."""
+    source: str = ""
+    """The data set of its source networks; empty for a random start, or if it is unknown."""
+    start: str = ""
+    """What identifies its source networks within the study; empty for a random start."""
+    pretrain_seconds: float = math.nan
+    """Seconds that the training of one of its source networks took; NaN if they were trained elsewhere."""
     like: str = ""
     """A digest shared by arms that differ only in their learning rate."""
 
@@ -108,7 +117,7 @@ def _rates(runs: Sequence[RecordedRun]) -> dict[int, float]:
 
 def _likeness(arm: RecordedArm, runs: Sequence[RecordedRun]) -> str:
     """What of an arm, but its learning rate, must agree with another's for the two to differ in that alone."""
-    settings = map(str, (arm.kind, arm.init, arm.freeze, arm.schedule, arm.parameters, arm.trainable))
+    settings = map(str, (arm.kind, arm.init, arm.freeze, arm.schedule, arm.parameters, arm.trainable, arm.fine_tuning))
     return " ".join([*settings, *sorted({str(run.steps) for run in runs})])
 
 
@@ -118,20 +127,28 @@ def _source_name(study: StudyRecord) -> str:
     return study.source.name if study.source else next(iter(files), "")
 
 
+def _given(arm: RecordedArm) -> str:
+    """Where the networks of an arm come from that this study did not train; empty for its own."""
+    return arm.pretrain.from_workdir if arm.pretrain is not None else ""
+
+
 def read_record(study: StudyRecord) -> Record:
     """Reads what claims need of study.json."""
     runs = study.runs_of("train")
-    pretrained = {(run.arm, run.seed): run.steps for run in study.runs_of("pretrain")}
+    pretrained = {(run.arm, run.seed): run for run in study.runs_of("pretrain")}
     arms = {}
     for name, arm in study.arms.items():
         own = [run for run in runs if run.arm == name]
         sources = [(run.source.arm, run.source.seed) for run in own if run.source is not None]
-        known = all(source in pretrained for source in sources)
+        # Networks from elsewhere have the name that the study's own ones have.
+        known = not _given(arm) and all(source in pretrained for source in sources)
+        networks = [pretrained[source] for source in dict.fromkeys(sources)] if known else []
+        seconds = [run.seconds for run in networks if run.seconds is not None]
         arms[name] = ArmRecord(
             kind=arm.kind,
             schedule=arm.schedule,
             steps=max((run.steps for run in own), default=0),
-            pretrain_steps=max((pretrained[source] for source in sources), default=0) if known else None,
+            pretrain_steps=max((run.steps for run in networks), default=0) if known else None,
             one_source=len(set(sources)) == 1 and len({run.seed for run in own}) > 1,
             diverged=sum(run.diverged_at is not None for run in own),
             runs=len(own),
@@ -139,6 +156,10 @@ def read_record(study: StudyRecord) -> Record:
             sources={run.seed: run.source.seed for run in own if run.source is not None},
             init=arm.init,
             seen=of_checkpoint(given.trained_on) if arm.pretrain and (given := arm.pretrain.checkpoint) else "",
+            freeze=arm.freeze,
+            source=arm.source,
+            start=" ".join(dict.fromkeys([*(name for name, _ in sources), _given(arm)])).strip(),
+            pretrain_seconds=statistics.fmean(seconds) if seconds else math.nan,
             like=_likeness(arm, own),
         )
     return Record(

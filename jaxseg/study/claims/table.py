@@ -13,6 +13,7 @@ import pandas as pd
 
 from jaxseg.reserved import POOLED
 from jaxseg.study.claims.answer import answer_pair, plain_answer
+from jaxseg.study.claims.controls import CONTROLS, PLACEBO
 from jaxseg.study.claims.evidence import Evidence, Pair, gather, seen_by
 from jaxseg.study.claims.findings import SUPPORTED, VOID, Finding, Quantity
 from jaxseg.study.claims.frozen import Trio
@@ -27,6 +28,7 @@ from jaxseg.study.claims.judging import (
     subject,
 )
 from jaxseg.study.claims.parts import PARTS, parts_of_transfer
+from jaxseg.study.claims.ranking import RANKING, ranking_finding
 from jaxseg.study.claims.rules import RULE_VERSION, RULES
 from jaxseg.study.claims.study_tables import StudyTables
 
@@ -42,12 +44,6 @@ CLAIM, GRADED, CONTROL, OTHER_SIZE, ALL_SEEDS, LACKING, ANSWER = (
 )
 """Values of column `role`."""
 
-CONTROLS = {
-    "scratch_b": "placebo: only its seeds differ from scratch",
-    "shuffled_source": "negative control: its source had nothing to teach",
-    "self_transfer": "positive control: its source is the target task itself",
-}
-"""Control arms that take the place of transfer, with their descriptions."""
 CHECKPOINT = "a checkpoint of someone else's in the place of transfer"
 """What an arm `given` is, in a study that has `transfer` too."""
 OTHER_CONTROLS: tuple[tuple[str, Arms, str], ...] = (
@@ -59,7 +55,6 @@ OTHER_CONTROLS: tuple[tuple[str, Arms, str], ...] = (
     ),
 )
 """Control arms that take the place of those of C7."""
-PLACEBO = "scratch_b"
 TRUE_OF_PLACEBO = frozenset({"C4b"})
 """Claims that are true of a placebo: it has no gain."""
 
@@ -74,7 +69,7 @@ def rows_of(finding: Finding, *, size: int | None, fold: int | None, **more: Any
         more: Other columns.
     """
     known = RULES.get(finding.claim)
-    statement = PARTS[finding.claim] if known is None else known.statement
+    statement = PARTS.get(finding.claim, "") if known is None else known.statement
     fixed = {"claim": finding.claim, "statement": statement, **more}
     fixed |= {"verdict": finding.verdict, "reason": finding.reason, "rule_version": RULE_VERSION, "fold": fold}
     fixed |= {"tag": finding.tag, "needs": finding.needs, "look": finding.look}
@@ -136,6 +131,17 @@ def _answer_rows(evidence: Evidence, fold: int | None) -> list[dict[str, Any]]:
     return [{**row, "claim": ANSWER, "statement": statement, "grade": _grade(row, answer.grade)} for row in rows]
 
 
+def _ranking_rows(evidence: Evidence, fold: int | None) -> list[dict[str, Any]]:
+    """Which start to take: a row a start with its gain, each with the sentence as its reason; none of one start."""
+    made = ranking_finding(evidence)
+    if made is None:
+        return []
+    finding, found = made
+    own = {"role": RANKING, "statement": "which start to take", "baseline": found.baseline}
+    rows = rows_of(finding, size=evidence.size, fold=fold, **own)
+    return [{**row, "arm": arm} for row, arm in zip(rows, found.starts, strict=True)]
+
+
 def _grade(row: dict[str, Any], grade: str) -> str:
     """A gain that may carry no verdict is undecided, whatever its interval."""
     return grade if row["grade"] and str(row["quantity"]).startswith("gain,") else row["grade"]
@@ -152,8 +158,8 @@ def claims(study: StudyTables) -> pd.DataFrame:
         (what of a pretrained network makes the gain, without a verdict), `control` (the same comparison run on a
         control arm, with its own verdict), `other size` (quantities at other training set sizes, without a verdict),
         `all seeds` (the same of a study that was extended without declared looks), `lacking` (a claim that the study
-        has no arm, size or table for: no verdict, and what it needs), or `answer` (what transfer does here, in words,
-        as `reason`).
+        has no arm, size or table for: no verdict, and what it needs), `answer` (what transfer does here, in words, as
+        `reason`), or `ranking` (of several starts, which one to take, likewise).
     """
     evidence, fold = gather(study), fold_of(study)
     record = evidence.record
@@ -168,6 +174,7 @@ def claims(study: StudyTables) -> pd.DataFrame:
 
     judged = judge_claims(study)
     rows += _answer_rows(judged_evidence(study), fold)
+    rows += _ranking_rows(judged_evidence(study), fold)
     for claim, finding in judged.items():
         if not finding.lacks:
             add(finding, CLAIM, arms_of(claim, record))

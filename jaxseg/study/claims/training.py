@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 from jaxseg.analysis.isotonic import first_crossing, isotonic_fit
 from jaxseg.analysis.statistics import Interval, t_interval
+from jaxseg.study.claims.controls import POSITIVE_CONTROL
 from jaxseg.study.claims.evidence import (
     Evidence,
     Pair,
@@ -36,8 +37,6 @@ from jaxseg.study.claims.findings import (
     unique,
 )
 from jaxseg.study.claims.rules import EVALUATIONS, LEVEL_AFTER, SHORTER, SPEED_LEVELS
-
-POSITIVE_CONTROL = "self_transfer"
 
 
 class Reached(NamedTuple):

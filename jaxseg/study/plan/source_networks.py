@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,19 +102,36 @@ def _locate_import(folder: Path, settings: PretrainSettings, what: str) -> Locat
     return lambda key: Place(directory, step, 0)
 
 
-def given_task(arms: Sequence[ArmSettings]) -> RecordedTask | None:
-    """Returns the record of the task that networks of `pretrain.from_workdir` were trained on; None if unknown.
+def given_task(arm: ArmSettings) -> RecordedTask | None:
+    """Returns the record of the task that an arm's networks of `pretrain.from_workdir` learned; None if unknown.
 
-    It is read from the study.json in the folder or one above it, for the first arm that loads such networks.
+    It is read from the study.json in the folder or one above it.
     """
-    for arm in arms:
-        if not arm.pretrain.from_workdir or arm.init == "random":
-            continue
-        path = paths.expand(arm.pretrain.from_workdir)
-        if found := record.read(path) or _record_above(path):
-            of_target = arm.pretrain.from_arm and not arm.pretrain.from_arm.startswith(SOURCE)
-            return found.target if of_target else found.source
-    return None
+    found = _given_record(arm)
+    if found is None:
+        return None
+    known = (found.target, found.source)
+    return next((task for task in known if task is not None and task.name == given_source(arm)), None)
+
+
+def given_source(arm: ArmSettings) -> str:
+    """Returns the data set that an arm's networks of `pretrain.from_workdir` were trained on; empty if unknown."""
+    found, wanted = _given_record(arm), arm.pretrain.from_arm or SOURCE
+    if found is None:
+        return ""
+    if not wanted.startswith(SOURCE):
+        return found.target.name
+    # A study with several sources: the networks of this name are those that some of its arms started from.
+    users = {run.arm for run in found.runs if run.source is not None and run.source.arm == wanted}
+    named = [found.arms[name].source for name in found.arms if name in users and found.arms[name].source]
+    return named[0] if named else "" if found.source is None else found.source.name
+
+
+def _given_record(arm: ArmSettings) -> StudyRecord | None:
+    if not arm.pretrain.from_workdir or arm.init == "random":
+        return None
+    path = paths.expand(arm.pretrain.from_workdir)
+    return record.read(path) or _record_above(path)
 
 
 def pretraining_of(arm: ArmSettings) -> Pretraining | None:
