@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import default, pairs
+from configs import default, pairs, sources
 from jaxseg import data, losses, optim, settings, train, trees
 from jaxseg.models import MODELS
 from jaxseg.study.plan.jobs import check_networks
@@ -91,3 +91,35 @@ def test_the_paper_s_preset_is_their_setting():
     assert (study.loss.name, study.loss.smooth) == ("dice", 1e-5)
     assert (study.train.batch, study.target.patch, study.target.foreground) == (1, (96, 96, 96), 0.0)
     assert 96 * (1 - study.evaluate.overlap) == 24
+
+
+def test_every_source_is_an_arm_with_a_task_of_its_own():
+    made = sources.get_config("hippocampus_mr,cardiac_ed_mr+other/heads+given:runs/import,somewhere")
+    study = settings.parse(made)
+    check_networks(study)
+    arms = {arm.name: arm for arm in study.arms}
+    own = ["transfer_cardiac_ed_mr", "transfer_heads", "given_import"]
+    assert list(arms) == ["scratch", "scratch_b", "self_transfer", *own]
+    assert study.target.train_cases == (16,)
+    cardiac, heads, given = (arms[name] for name in own)
+    assert (cardiac.source.data, cardiac.source.patch) == ("somewhere/cardiac_ed_mr", (64, 64, 8))
+    assert (heads.source.data, heads.source.patch) == ("somewhere/other/heads", (32, 32, 32))
+    assert (given.pretrain.from_workdir, given.pretrain.share) == ("runs/import", "one")
+    assert arms["self_transfer"].source.data == "target"
+    made = sources.get_config("nerve_us,hippocampus_mr+synthetic:blobs?n=9&shape=16x16")
+    assert [settings.parse(made).model.ndim, *made.arms][::4] == [2, "transfer_hippocampus_mr"]
+    assert "transfer_synthetic-blobs-n-9-shape-16x16" in made.arms
+
+
+@pytest.mark.parametrize(
+    ("study", "text"),
+    [
+        ("hippocampus_mr", "give TARGET,SOURCE"),
+        ("hippocampus_mr,a+", "give TARGET,SOURCE"),
+        ("hippocampus_mr,a/b+c/b", "two sources would be the arm 'transfer_b'"),
+        ("hippocampus_mr,a,somewhere,slice", "'slice' after the folder"),
+    ],
+)
+def test_mistakes_in_a_list_of_sources_are_named(study, text):
+    with pytest.raises(ValueError, match=text):
+        sources.get_config(study)
