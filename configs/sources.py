@@ -1,6 +1,6 @@
 """Which start to take: several sources side by side on one target, ranked with a placebo and a positive control.
 
-    python -m launch.study --config=configs/sources.py:TARGET,SOURCE+SOURCE+given:FOLDER --workdir=runs/sources
+    python -m launch.study --config=configs/sources.py:TARGET,SOURCE_A+SOURCE_B+given:FOLDER --workdir=runs/sources
 
 TARGET and each SOURCE are what `data` takes (folders of images and labels, built-in tasks) or names of sets that
 configs/pairs.py knows, then with the folder that all of them lie in: TARGET,SOURCE+SOURCE,FOLDER; with ,slices behind

@@ -149,6 +149,8 @@ OUT_OF_RANGE = [
     ("optim.warmup_steps", -1, "0 or more"),
     ("optim.warmup_steps", 8, "fewer than train.steps = 8 (arm 'scratch')"),
     ("optim.clip_norm", -1.0, "a positive norm, or 0"),
+    ("optim.head_first", 1.0, "a share from 0 to below 1"),
+    ("optim.rate_factors", "^encoder/", "rules such as"),
     ("loss.name", "dise", "'dice_ce', 'dice', 'ce'"),
     ("optim.plateau_ratio", 1.5, "a share above 0 and up to 1"),
     ("optim.plateau_factor", 1.0, "a share between 0 and 1"),

@@ -107,11 +107,12 @@ def given_task(arm: ArmSettings) -> RecordedTask | None:
 
     It is read from the study.json in the folder or one above it.
     """
-    found = _given_record(arm)
+    found, wanted = _given_record(arm), arm.pretrain.from_arm or SOURCE
     if found is None:
         return None
-    known = (found.target, found.source)
-    return next((task for task in known if task is not None and task.name == given_source(arm)), None)
+    # Of several sources the record holds the first.
+    known = {SOURCE: found.source} if wanted.startswith(SOURCE) else {wanted: found.target}
+    return known.get(wanted)
 
 
 def given_source(arm: ArmSettings) -> str:
