@@ -148,6 +148,7 @@ def test_the_report_takes_definitions_and_computes_nothing():
         "jaxseg.analysis.statistics",
         "jaxseg.study.files",
         "jaxseg.study.record",
+        "jaxseg.study.typed_json",
         "jaxseg.study.claims.rules",
     }
     for path in sorted((PACKAGE / "report").rglob("*.py")):

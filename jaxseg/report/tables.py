@@ -63,7 +63,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "ranking": (
         *("arm", "role", "source", "train_cases", "rank", "rank_low", "rank_high", "gain", "joint_low", "joint_high"),
-        *("to_best", "to_best_low", "to_best_high", "may_be_best", "pretrain_steps", "pretrain_seconds"),
+        *("to_best", "to_best_low", "to_best_high", "may_be_best", "pretrain_steps", "pretrain_seconds", "seen"),
     ),
     "page": ("about", "arm", "train_cases", "layer", "quantity", "value"),
     "similarity_means": ("comparison", "arm_a", "arm_b", "train_cases", "index", "value", "ci_low", "ci_high"),

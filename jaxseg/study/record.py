@@ -7,6 +7,7 @@ or come from a stranger, so reading checks the type of every field and names the
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path

@@ -13,6 +13,7 @@ from jaxseg.study import claims
 from jaxseg.study.claims.dsc import gain
 from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.ranking import COLUMNS, START, rank, ranking_table, roles_of, sentence
+from jaxseg.study.claims.rules import of_checkpoint
 from jaxseg.study.claims.study_tables import read_record
 from jaxseg.study.record import Counts, Pretraining, RecordedArm, RecordedRun, RecordedTask, StudyRecord
 from jaxseg.text import signed
@@ -61,6 +62,16 @@ def test_a_placebo_that_is_better_takes_the_sentence_back():
     evidence = gather(study._replace(tables={"cases": raised}))
     text = sentence(evidence, rank(evidence))
     assert "but scratch_b, a placebo, is ranked above scratch too, by chance or by a flaw" in text
+
+
+def test_what_a_checkpoint_may_have_seen_is_said_with_the_ranking():
+    study = starts_study(rng(), 0.03, 0.0)
+    seen = of_checkpoint("images of mice")
+    arms = {**study.record.arms, "transfer_b": study.record.arms["transfer_b"]._replace(seen=seen)}
+    evidence = gather(study._replace(record=study.record._replace(arms=arms)))
+    assert sentence(evidence, rank(evidence)).endswith(f" transfer_b: {seen}.")
+    table = ranking_table(evidence, 0).set_index("arm")["seen"]
+    assert (table["transfer_b"], table["transfer_a"]) == (seen, "")
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def _table(ranking: pd.DataFrame, styles: Styles, base: str, sure: str) -> Table
         rows.append(
             (
                 Cell(arm_name(row.arm, styles), _ROLES[row.role]),
-                Cell(row.source),
+                Cell(row.source, row.seen),
                 Cell(_rank(row) if start else ""),
                 Cell(signed(row.gain), interval(row.joint_low, row.joint_high)),
                 Cell(signed(row.to_best), interval(row.to_best_low, row.to_best_high)),

@@ -38,7 +38,7 @@ COLUMNS = (
     *("arm", "role", "source", "train_cases", "fold", "rank", "rank_low", "rank_high"),
     *("gain", "ci_low", "ci_high", "joint_low", "joint_high", "grade"),
     *("to_best", "to_best_low", "to_best_high", "may_be_best", "better"),
-    *("steps", "pretrain_steps", "pretrain_seconds", "n_seeds", "n_groups", "joint_confidence"),
+    *("steps", "pretrain_steps", "pretrain_seconds", "seen", "n_seeds", "n_groups", "joint_confidence"),
 )
 INTEGERS = ("rank", "rank_low", "rank_high", "pretrain_steps")
 
@@ -158,7 +158,12 @@ def _level_of_one(evidence: Evidence, pairs: Sequence[Blocks]) -> float:
 
 
 def sentence(evidence: Evidence, found: Ranking) -> str:
-    """States which start to take, or why none can be named."""
+    """States which start to take, or why none can be named, and what checkpoints among the starts may have seen."""
+    seen = (f" {arm}: {words}." for arm in found.starts if (words := evidence.arm(arm).seen))
+    return _advice(evidence, found) + "".join(seen)
+
+
+def _advice(evidence: Evidence, found: Ranking) -> str:
     where = f"{evidence.record.target}, {size_name(evidence, evidence.size)}"
     count, baseline = len(found.starts), found.baseline
     if found.doubts:
@@ -223,7 +228,8 @@ def ranking_table(evidence: Evidence, fold: int) -> pd.DataFrame:
         with limits that hold for all starts together; `to_best` is the difference of a start to the best one, with
         limits that hold for all pairs of starts. `rank_low` and `rank_high` are the limits of a start's rank among
         the starts. `better` and `may_be_best` say of starts what is certain. `pretrain_steps` and
-        `pretrain_seconds` are those of one source network, empty for networks that were trained elsewhere.
+        `pretrain_seconds` are those of one source network, empty for networks that were trained elsewhere. `seen` is
+        what a checkpoint of someone else's may have seen, in words.
     """
     found = rank(evidence)
     if found is None:
@@ -245,7 +251,7 @@ def ranking_table(evidence: Evidence, fold: int) -> pd.DataFrame:
                 "may_be_best": role == START and arm in found.may_be_best,
                 "better": role == START and arm in found.better,
                 **{"steps": own.steps, "pretrain_steps": own.pretrain_steps, "pretrain_seconds": own.pretrain_seconds},
-                **{"n_seeds": compared.n_seeds, "n_groups": compared.n_groups},
+                **{"seen": own.seen, "n_seeds": compared.n_seeds, "n_groups": compared.n_groups},
                 "joint_confidence": compared.confidence,
             }
         )
