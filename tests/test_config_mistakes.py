@@ -179,7 +179,7 @@ OUT_OF_RANGE = [
     ("pretrain.eval_every", 3, "0, or a multiple of train.log_every"),
     ("pretrain.steps", 0, "a number from 1"),
     ("pretrain.share", "two", "'per_seed' or 'one'"),
-    ("pretrain.objective", "restored", "'labels', 'restore' or 'masked'"),
+    ("pretrain.objective", "restored", "'labels', 'restore', 'masked'"),
     ("pretrain.min_loaded", 1.5, "a share from 0 to 1"),
     ("arms.scratch.kind", "forest", "'network' or 'prior'"),
     ("arms.scratch.cross_ids", (0, 1), "with cross"),
