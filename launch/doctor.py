@@ -23,6 +23,8 @@ OPTIONAL = {
     "torch": "launch.import_weights, for checkpoints of PyTorch (pip install 'jaxseg[import]'); the peer in "
     "launch.benchmark",
     "safetensors": "launch.import_weights (pip install 'jaxseg[import]')",
+    "SimpleITK": "NRRD and MetaImage files (pip install 'jaxseg[formats]')",
+    "tifffile": "TIFF files (pip install 'jaxseg[formats]')",
     "submitit": "launch.sweep --cluster=slurm (pip install 'jaxseg[slurm]')",
 }
 

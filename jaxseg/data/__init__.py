@@ -5,6 +5,7 @@ training grid and keeps it in a store, `splits` assigns cases to training, valid
 the compiled step draws.
 """
 
+from jaxseg.data.formats.files.writing import to_nifti, write_map, write_prediction
 from jaxseg.data.formats.image_files import find_images, list_images, unread
 from jaxseg.data.formats.references import References, case_geometries, open_references
 from jaxseg.data.formats.sources import resolved
@@ -17,7 +18,6 @@ from jaxseg.data.prepared.prepare import open_prepared, prepare_task
 from jaxseg.data.prepared.task import PreparedTask, PrepareReport, fit_intensity, load_case, load_cases
 from jaxseg.data.splits import Split, held_out_groups, nested_subset, split_cases, with_split_warnings
 from jaxseg.data.volumes.volume import Geometry
-from jaxseg.data.volumes.writing import to_nifti, write_map, write_prediction
 
 __all__ = [
     "Geometry",

@@ -11,7 +11,7 @@ import pandas as pd
 
 from jaxseg import manifest, workdirs
 from jaxseg.data.cases import CaseFiles
-from jaxseg.data.volumes import writing
+from jaxseg.data.formats.files import table, writing
 from jaxseg.types import UserError
 
 _TRAINING_FOLDERS = ("imagesTr", "labelsTr")
@@ -23,14 +23,15 @@ def plan(
     """Returns the files of the predictions of each case: `seed_<id>` or `ensemble`, and `entropy` if wanted."""
     planned = {}
     for case in cases:
-        name = f"{case.name}.nii.gz"
+        name = f"{case.name}{table.prediction_ending(case.images[0])}"
         files = (
             {"ensemble": workdirs.inside(folder, name)}
             if ensemble
             else {f"seed_{seed}": workdirs.inside(folder, f"seed_{seed}", name) for seed in seeds}
         )
         if uncertainty:
-            files["entropy"] = workdirs.inside(folder, "entropy", name)
+            ending = table.prediction_ending(case.images[0], fractions=True)
+            files["entropy"] = workdirs.inside(folder, "entropy", f"{case.name}{ending}")
         planned[case.name] = files
     return planned
 

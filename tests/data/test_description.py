@@ -64,7 +64,7 @@ def test_names_that_are_numbers_are_names_where_that_is_plain(folder):
         ({"groups": {"case_0": ["p1"]}}, "`groups` must give a name for 'case_0', got a list"),
         ({"groups": {"case_0": float("nan")}}, "`groups` must give a name for 'case_0'"),
         ({"name": ["x"]}, "`name` must be text, got a list"),
-        ({"file_ending": ".mha"}, "`file_ending` is '.mha'; only NIfTI is read"),
+        ({"file_ending": ".mgz"}, "`file_ending` is '.mgz', which is not read. Allowed are .nii.gz, "),
         ({"training": 20}, "`training` must be a list of cases, got a number"),
         ({"training": {"a": "b"}}, "`training` must be a list of cases, got an object"),
         ({"training": [{"image": "x", "label": "y"}, 7]}, "`training`, entry 1, must be an object .* it is a number"),

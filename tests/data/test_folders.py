@@ -283,8 +283,8 @@ def test_endings_in_capitals_and_pairs_are_read(folder, make_task, tmp_path):
 
 def test_cases_that_cannot_be_read_are_refused_by_name(folder):
     def change(part):
-        (part / "case_0.nii.gz").rename(part / "case_0.nrrd")
-        (part / "case_1.nii.gz").rename(part / "case_1.mgz")
+        (part / "case_0.nii.gz").rename(part / "case_0.mgz")
+        (part / "case_1.nii.gz").rename(part / "case_1.dcm")
         (part / "sub-01").mkdir()
         (part / "case_2.nii.gz").rename(part / "sub-01" / "case_2.nii.gz")
 
@@ -293,18 +293,19 @@ def test_cases_that_cannot_be_read_are_refused_by_name(folder):
     assert names_of(listing) == ["case_3"]
     reasons = dict(listing.refused)
     assert sorted(reasons) == ["case_0", "case_1", "sub-01/"]
-    assert "imagesTr/case_0.nrrd is no NIfTI file" in reasons["case_0"]
+    assert "imagesTr/case_0.mgz is in no format that is read" in reasons["case_0"]
+    assert "imagesTr/case_1.dcm is a DICOM file; DICOM is not read: convert each" in reasons["case_1"]
     assert "imagesTr/sub-01/ is a folder (1 file(s), such as imagesTr/sub-01/case_2.nii.gz)" in reasons["sub-01/"]
     assert len(image_files.unread(folder / "imagesTr")) == 3
     assert len(image_files.unread(folder / "imagesTr", folders=False)) == 2
 
 
 def test_a_missing_file_that_is_there_in_another_format_is_named_so(folder):
-    (folder / "imagesTr" / "case_0.nii.gz").rename(folder / "imagesTr" / "case_0.mha")
-    (folder / "labelsTr" / "case_1.nii.gz").rename(folder / "labelsTr" / "case_1.nrrd")
+    (folder / "imagesTr" / "case_0.nii.gz").rename(folder / "imagesTr" / "case_0.mgz")
+    (folder / "labelsTr" / "case_1.nii.gz").rename(folder / "labelsTr" / "case_1.mnc")
     reasons = dict(layouts.read_folder(folder).refused)
-    assert "does not exist; imagesTr/case_0.mha is no NIfTI file" in reasons["case_0"]
-    assert "does not exist; labelsTr/case_1.nrrd is no NIfTI file" in reasons["case_1"]
+    assert "does not exist; imagesTr/case_0.mgz is in no format" in reasons["case_0"]
+    assert "does not exist; labelsTr/case_1.mnc is in no format" in reasons["case_1"]
 
 
 def test_other_files_are_named_and_stop_nothing(folder):

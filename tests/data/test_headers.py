@@ -8,7 +8,8 @@ import pytest
 
 from jaxseg import data
 from jaxseg.data.formats import references
-from jaxseg.data.volumes import headers, volume
+from jaxseg.data.formats.files import reading
+from jaxseg.data.volumes import headers
 from jaxseg.types import UserError
 
 
@@ -207,7 +208,7 @@ def test_image_label_channels_and_prediction_share_axes_at_any_angle(
     predicted = references.read_label_map(tmp_path / "predicted.nii.gz", reference.affine)
     np.testing.assert_array_equal(predicted.values, reference.values)
     paths = [str(save_nifti(tmp_path / f"c{i}.nii.gz", image + i, turned(degrees + i * jitter))) for i in range(2)]
-    voxels, _, _ = volume.read_channels(paths, 3)
+    voxels, _, _ = reading.read_channels(paths, 3)
     np.testing.assert_allclose(voxels[..., 1], voxels[..., 0] + 1, atol=1e-5)
 
 

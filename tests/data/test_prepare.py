@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxseg import data, machine
+from jaxseg.data.formats.files import reading
 from jaxseg.data.prepared import prepare, store
 from jaxseg.data.volumes import volume
 from jaxseg.types import UserError
@@ -221,16 +222,16 @@ def test_a_store_that_another_process_writes_is_waited_for_and_this_is_said(make
 def failing(monkeypatch, name, error, times):
     """Reading the image of a case fails so many times; what is left of them."""
     left = [times]
-    read = volume.read_channels
+    read = reading.read_channels
 
     def read_channels(paths, ndim):
         if name in paths[0] and left[0]:
             left[0] -= 1
-            with volume._reading(paths[0]):  # which makes most errors those of the case
+            with volume.reading(paths[0]):  # which makes most errors those of the case
                 raise error
         return read(paths, ndim)
 
-    monkeypatch.setattr(volume, "read_channels", read_channels)
+    monkeypatch.setattr(reading, "read_channels", read_channels)
     return left
 
 

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxseg import data
+from jaxseg.data.formats.files import reading
 from jaxseg.data.volumes import resample, volume
 from jaxseg.types import UserError
 
@@ -263,8 +264,8 @@ def test_unusable_images_to_predict_are_the_users_mistake(make_task, tmp_path):
     _, geometry = data.read_image(image, task=make_task("unused"), ndim=3)
     with pytest.raises(ValueError, match="neither on the prepared grid"):
         data.to_nifti(np.zeros((4, 4, 5), int), geometry)
-    with pytest.raises(ValueError, match=r"ends in \.nii\.gz"):
-        data.write_prediction(np.zeros((4, 4, 4), int), geometry, tmp_path / "x.mha")
+    with pytest.raises(ValueError, match=r"ends in one of \.nii\.gz"):
+        data.write_prediction(np.zeros((4, 4, 4), int), geometry, tmp_path / "x.mhd")
 
 
 def test_grids_close_together_are_told_apart_from_grids_that_differ():
@@ -291,6 +292,6 @@ def test_any_damage_to_a_file_is_read_or_refused(tmp_path_factory, changes, leng
     path = tmp_path_factory.getbasetemp() / "damaged.nii"
     path.write_bytes(content[:length] if length < 590 else content)
     with volume.quiet_nibabel():
-        for read in (lambda: volume.read_channels((str(path),), 3), lambda: volume.read_label(str(path))):
+        for read in (lambda: reading.read_channels((str(path),), 3), lambda: reading.read_label(str(path))):
             with contextlib.suppress(volume.BadCaseError):
                 read()

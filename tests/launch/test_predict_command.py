@@ -14,7 +14,7 @@ import pytest
 
 import jaxseg
 from jaxseg import data
-from jaxseg.data.volumes import volume, writing
+from jaxseg.data.formats.files import reading, writing
 from jaxseg.study import files
 from jaxseg.types import UserError
 from launch import predict as predict_command
@@ -195,7 +195,7 @@ def test_bad_images_are_named_after_the_others_are_written(
     put(images / "deep.nii.gz", shape=(16, 16, 5))
     put(images / "twice.nii.gz")
     put(images / "twice.nii")
-    open_image = volume.open_image
+    open_image = reading.open_image
 
     def refused(path: str) -> object:
         if path.endswith("locked.nii.gz"):
@@ -203,7 +203,7 @@ def test_bad_images_are_named_after_the_others_are_written(
         return open_image(path)
 
     put(images / "locked.nii.gz")
-    monkeypatch.setattr(volume, "open_image", refused)  # the superuser of containers may read everything
+    monkeypatch.setattr(reading, "open_image", refused)  # the superuser of containers may read everything
     out = tmp_path / "out"
     status, told, err = command(
         f"--workdir={tiny_study}", "--arm=scratch", f"--input={images}", f"--output={out}", "--ensemble"

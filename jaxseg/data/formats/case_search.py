@@ -11,24 +11,27 @@ from jaxseg.data import names
 from jaxseg.data.cases import CaseFiles
 from jaxseg.data.formats import image_files
 from jaxseg.data.formats.description import Entry
+from jaxseg.data.formats.files.table import strip_extension
 from jaxseg.data.formats.image_files import CHANNEL, channel_of, the_one
-from jaxseg.data.volumes.volume import BadCaseError, strip_extension
+from jaxseg.data.volumes.volume import BadCaseError
 
 
 class CaseSearch:
     """The state of a search. Call one of `from_folders` and `from_list`, then `finish`."""
 
-    def __init__(self, folder: Path, numbers: tuple[int, ...], groups: Mapping[str, str]):
+    def __init__(self, folder: Path, numbers: tuple[int, ...], groups: Mapping[str, str], ending: str | None = None):
         """Start an empty search.
 
         Args:
             folder: Folder of dataset.json.
             numbers: Numbers of the channel files.
             groups: Patient of each case.
+            ending: See `image_files.image_files`.
         """
         self.folder = folder
         self.numbers = numbers
         self.groups = groups
+        self.ending = ending
         self.cases: dict[str, CaseFiles] = {}
         self.refused: dict[str, str] = {}
         """Reasons by name, as the data has the name."""
@@ -54,8 +57,14 @@ class CaseSearch:
     def _files_in(self, folder: Path) -> dict[str, list[Path]]:
         """The image files of a folder, which is listed once."""
         if folder not in self._folders:
-            self._folders[folder] = image_files.image_files(folder)
+            self._folders[folder] = image_files.image_files(folder, self.ending)
         return self._folders[folder]
+
+    def _shown(self, part: str, name: str) -> str:
+        """The file that a case is expected to have, in the format of the folder."""
+        others = (path.name for paths in self._files_in(self.folder / part).values() for path in paths)
+        ending = self.ending or next((name[len(strip_extension(name)) :] for name in others), ".nii.gz")
+        return f"{part}/{names.shown(name)}{ending}"
 
     def _channels_in(self, folder: Path, case: str) -> dict[str, list[Path]]:
         """The channel files of one case, which are sorted by case once: a folder may hold thousands."""
@@ -85,7 +94,7 @@ class CaseSearch:
                 self._refuse(name, str(error))
         for key in sorted(set(images) - used):
             case = match["case"] if (match := CHANNEL.match(key)) else key
-            what = f"its label labelsTr/{names.shown(case)}.nii.gz does not exist"
+            what = f"its label {self._shown('labelsTr', case)} does not exist"
             self._refuse(key, what + self._instead("labelsTr", case))
 
     def _image_of(self, name: str, folder: Path) -> tuple[Path, ...]:
@@ -95,7 +104,8 @@ class CaseSearch:
         if single and several:
             raise BadCaseError(f"it has an image, {single[0].name}, and channel files beside it, {several[0].name}")
         if not single and not several:
-            what = f"its image imagesTr/{names.shown(name)}.nii.gz (or {names.shown(name)}_0000.nii.gz) does not exist"
+            channel = Path(self._shown("imagesTr", f"{name}_0000")).name
+            what = f"its image {self._shown('imagesTr', name)} (or {channel}) does not exist"
             raise BadCaseError(what + self._instead("imagesTr", name))
         return single or several
 
@@ -167,7 +177,7 @@ class CaseSearch:
         if entry.bare:
             paths = self._files_in(self.folder / "labelsTr").get(name)
             if paths is None:
-                raise BadCaseError(f"its label labelsTr/{names.shown(name)}.nii.gz does not exist")
+                raise BadCaseError(f"its label {self._shown('labelsTr', name)} does not exist")
             return the_one(paths, "its label")
         if entry.label is None:
             raise BadCaseError("its entry in dataset.json has no label")
@@ -179,7 +189,7 @@ class CaseSearch:
         return path
 
     def _locate(self, text: str, what: str) -> Path | None:
-        """The file of this path, or of the same name with another NIfTI ending or with accents coded another way."""
+        """The file of this path, or of the same name with another ending or with accents coded another way."""
         path = self.folder / text
         if _exists(path):
             return path

@@ -16,6 +16,7 @@ from typing import Any
 
 from jaxseg.data import names
 from jaxseg.data.cases import Folds
+from jaxseg.data.formats.files import table
 from jaxseg.types import UserError
 
 BACKGROUND = ("background", "bg", "backgr", "unlabelled", "unlabeled", "none", "clear label", "0")
@@ -222,17 +223,32 @@ def task_name(description: Mapping[str, Any], folder: Path, where: Path) -> str:
     return names.check(own or "task", "the folder's name (used because dataset.json has no `name`)", where)
 
 
-def check_ending(description: Mapping[str, Any], where: Path, endings: Sequence[str]) -> None:
-    """Check nnU-Net's `file_ending`.
+def file_ending(description: Mapping[str, Any], where: Path) -> str | None:
+    """Return nnU-Net's `file_ending` in lower case, checked with `overwrite_image_reader_writer`; None if not given.
 
     Raises:
-        UserError: It says that the files are not NIfTI.
+        UserError: One names a format that is not read, or they do not go together.
     """
-    ending = description.get("file_ending")
-    if ending is not None and (not isinstance(ending, str) or ending.lower() not in endings):
+    ending, reader = description.get("file_ending"), description.get("overwrite_image_reader_writer")
+    if ending is not None and (not isinstance(ending, str) or ending.lower() not in table.ENDINGS):
         raise UserError(
-            f"{where}: `file_ending` is {ending!r}; only NIfTI is read ({', '.join(endings)}). Convert the images."
+            f"{where}: `file_ending` is {ending!r}, which is not read. Allowed are {', '.join(table.ENDINGS)}; convert "
+            "the images."
         )
+    if reader is not None and reader not in table.READERS:
+        raise UserError(
+            f"{where}: `overwrite_image_reader_writer` is {reader!r}, which is not known. Allowed are "
+            f"{', '.join(table.READERS)}; leave it out to have files read by their ending."
+        )
+    if ending is None:
+        return None
+    row = table.of_name(ending)
+    if reader is not None and row is not None and reader not in row.readers:
+        raise UserError(
+            f"{where}: `overwrite_image_reader_writer` is {reader!r}, which does not read the `file_ending` "
+            f"{ending!r}; {row.name} files are read by {', '.join(row.readers)}."
+        )
+    return ending.lower()
 
 
 # ------------------------------------------------------------------------------------------------- cases that count

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,16 +11,18 @@ from typing import NamedTuple
 
 from jaxseg.data import names
 from jaxseg.data.cases import CaseFiles
-from jaxseg.data.volumes.volume import EXTENSIONS, BadCaseError, channels_in, open_image, strip_extension, with_headers
+from jaxseg.data.formats.files import table
+from jaxseg.data.formats.files.reading import open_image
+from jaxseg.data.formats.files.table import ENDINGS, strip_extension
+from jaxseg.data.volumes.volume import BadCaseError, channels_in
 from jaxseg.types import UserError
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$", re.ASCII)
 """Pattern of nnU-Net's names of channel files, without their ending."""
 
 _OTHER_FORMATS = (
-    *(".mgz", ".mgh", ".nrrd", ".nhdr", ".seg.nrrd", ".mha", ".mhd", ".dcm", ".dicom", ".ima", ".mnc", ".gipl"),
-    *(".gipl.gz", ".par", ".rec", ".hdr", ".hdr.gz", ".nii.bz2", ".nii.xz", ".nii.zst", ".zarr"),
-    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".npz", ".h5", ".hdf5"),
+    *(".mgz", ".mgh", ".dcm", ".dicom", ".ima", ".mnc", ".gipl", ".gipl.gz", ".par", ".rec", ".hdr", ".hdr.gz"),
+    *(".nii.bz2", ".nii.xz", ".nii.zst", ".nrrd.gz", ".zarr", ".jpg", ".jpeg", ".bmp", ".npy", ".npz", ".h5", ".hdf5"),
 )
 """Endings of image formats that are not read; cases stored in them are named in a warning."""
 
@@ -40,13 +44,31 @@ def entries(folder: Path) -> list[Path]:
         raise UserError(f"The folder {folder} cannot be listed: {error.strerror}") from None
 
 
-def image_files(folder: Path) -> dict[str, list[Path]]:
-    """Return the NIfTI files of a folder by name without ending, in name order."""
+def image_files(folder: Path, ending: str | None = None) -> dict[str, list[Path]]:
+    """Return the image files of a folder by name without ending, in name order.
+
+    Of files with one name in several formats, such as an image and a picture to look at, those in the format of most
+    files of the folder are taken.
+
+    Args:
+        folder: Folder of images or label maps.
+        ending: Ending that is taken instead; None if dataset.json gives none.
+    """
     found: dict[str, list[Path]] = {}
     for path in entries(folder):
-        if path.name.lower().endswith(EXTENSIONS):
+        if path.name.lower().endswith(ENDINGS):
             found.setdefault(names.normal(strip_extension(path.name)), []).append(path)
+    kinds = collections.Counter(_kind(path) for paths in found.values() for path in paths)
+    for name, paths in found.items():
+        most = max(kinds[_kind(path)] for path in paths)
+        given = [path for path in paths if ending is not None and path.name.lower().endswith(ending)]
+        found[name] = given or [path for path in paths if kinds[_kind(path)] == most]
     return found
+
+
+def _kind(path: Path) -> str:
+    row = table.of_name(path.name)
+    return "" if row is None else row.name
 
 
 def holds(folder: Path, most: int = 8) -> str:
@@ -55,7 +77,17 @@ def holds(folder: Path, most: int = 8) -> str:
     if not found:
         return "it is empty"
     more = f" and {len(found) - most} more" if len(found) > most else ""
-    return f"it holds {', '.join(found[:most])}{more}"
+    hint = f" ({table.DICOM_HINT})" if _has_dicom(folder) else ""
+    return f"it holds {', '.join(found[:most])}{more}{hint}"
+
+
+def _has_dicom(folder: Path) -> bool:
+    """Whether a folder holds DICOM files, or folders that begin with one: a series a case."""
+    for path in entries(folder):
+        with contextlib.suppress(UserError):
+            if table.is_dicom(path) or (path.is_dir() and any(map(table.is_dicom, entries(path)[:1]))):
+                return True
+    return False
 
 
 # ----------------------------------------------------------------------------------------------------------- channels
@@ -70,6 +102,8 @@ def channel_of(name: str, case: str) -> int | None:
 def channel_files(case: str, found: Found, wanted: Sequence[int], who: str) -> tuple[Path, ...]:
     """Return the channel files of a case in order of their numbers; empty if it has none.
 
+    A picture may hold all channels in its file `_0000`, as those of nnU-Net's NaturalImage2DIO do.
+
     Args:
         case: Name of the case.
         found: Image files of the folder.
@@ -82,6 +116,8 @@ def channel_files(case: str, found: Found, wanted: Sequence[int], who: str) -> t
     numbers = {number: name for name in found if (number := channel_of(name, case)) is not None}
     if not numbers:
         return ()
+    if list(numbers) == [0] and len(wanted) > 1 and _has_colours(found[numbers[0]][0], len(wanted)):
+        return (the_one(found[numbers[0]], "one image"),)
     asked = f"{who} {len(wanted)} channel(s), {', '.join(f'{number:04d}' for number in wanted)}"
     missing = [f"{case}_{number:04d}" for number in wanted if number not in numbers]
     if missing:
@@ -91,6 +127,20 @@ def channel_files(case: str, found: Found, wanted: Sequence[int], who: str) -> t
     if extra:
         raise BadCaseError(f"{', '.join(extra)} {_is(extra)} too many: {asked}")
     return tuple(the_one(found[numbers[number]], "one image") for number in wanted)
+
+
+def _has_colours(path: Path, channels: int) -> bool:
+    """Whether a picture holds this many channels, by its header."""
+    row = table.of_name(path.name)
+    return row is not None and row.colours and _channels_of(path) == channels
+
+
+def _channels_of(path: Path) -> int:
+    """Number of channels in a file by its header; 0 where it cannot be read, which is told later."""
+    try:
+        return channels_in(open_image(str(path)).shape)
+    except (BadCaseError, OSError):
+        return 0
 
 
 def _is(found: Sequence[str]) -> str:
@@ -113,12 +163,12 @@ def the_one(paths: Sequence[Path], what: str) -> Path:
 
 def is_image(path: Path) -> bool:
     """Return whether a file is an image by its ending, whether or not its format is read."""
-    return path.name.lower().endswith((*EXTENSIONS, *_OTHER_FORMATS))
+    return path.name.lower().endswith((*ENDINGS, *_OTHER_FORMATS)) or table.is_dicom(path)
 
 
 def stem(path: Path) -> str:
     """Return a name without the ending of any image format."""
-    for ending in sorted((*EXTENSIONS, *_OTHER_FORMATS), key=len, reverse=True):
+    for ending in sorted((*ENDINGS, *_OTHER_FORMATS), key=len, reverse=True):
         if path.name.lower().endswith(ending):
             return names.normal(path.name[: -len(ending)])
     return names.normal(path.name)
@@ -131,7 +181,7 @@ def passed_over(folder: Path, used: Iterable[Path] = ()) -> dict[Path, list[Path
         folder: Folder of images or label maps.
         used: Files that are read.
     """
-    read = {Path(part).name for part in with_headers([str(path) for path in used])}
+    read = {Path(part).name for part in table.with_parts([str(path) for path in used])}
     out: dict[Path, list[Path]] = {}
     for path in entries(folder):
         inside = _below(path) if path.is_dir() else []
@@ -153,10 +203,13 @@ def reason_of(path: Path, inside: Sequence[Path]) -> str:
     where = f"{path.parent.name}/{names.shown(path.name)}"
     if inside:
         first = inside[0].relative_to(path.parent.parent)
-        return f"{where}/ is a folder ({len(inside)} file(s), such as {names.shown(str(first))}); images lie beside it"
+        mend = table.DICOM_HINT if table.is_dicom(inside[0]) else "images lie beside it"
+        return f"{where}/ is a folder ({len(inside)} file(s), such as {names.shown(str(first))}); {mend}"
     if path.name.lower().endswith((".hdr", ".hdr.gz")):
         return f"{where} is a header without its .img file"
-    return f"{where} is no NIfTI file ({', '.join(EXTENSIONS)}); convert it"
+    if _kind(path):
+        return f"{where} is not read, because most files of the folder have another format"
+    return f"{where} {table.unread_reason(path)}"
 
 
 def unread(folder: Path, *, folders: bool = True) -> tuple[str, ...]:
@@ -205,7 +258,7 @@ def find_images(path: Path, channels: int) -> FoundImages:
     if path.is_file():
         return FoundImages((_case(strip_extension(path.name), (path,)),), ())
     if not path.is_dir():
-        raise UserError(f"The input {path} does not exist; a folder of .nii.gz or .nii images or one image is needed.")
+        raise UserError(f"The input {path} does not exist; a folder of images or one image is needed.")
     found = _images_in(path)
     cases = _channel_cases(found, channels)
     numbered = {name for name in found if (match := CHANNEL.match(name)) and match["case"] in cases}
@@ -243,7 +296,7 @@ def list_label_maps(path: Path) -> tuple[CaseFiles, ...]:
 def _images_in(folder: Path) -> dict[str, list[Path]]:
     found = image_files(folder)
     if not found:
-        raise UserError(f"The folder {folder} holds no .nii.gz or .nii image; {holds(folder)}.")
+        raise UserError(f"The folder {folder} holds no image that is read ({', '.join(ENDINGS)}); {holds(folder)}.")
     return found
 
 
@@ -267,11 +320,10 @@ def _channel_cases(found: Found, channels: int) -> list[str]:
 
 
 def _has_channels(case: str, number: int, found: Found) -> bool:
-    """Whether a numbered file holds several channels itself, by its header."""
-    try:
-        return channels_in(open_image(str(found[f"{case}_{number:04d}"][0])).shape) > 1
-    except (BadCaseError, OSError):  # told when it is read
-        return False
+    """Whether a numbered file holds several channels itself and is no picture whose number speaks of channels."""
+    path = found[f"{case}_{number:04d}"][0]
+    row = table.of_name(path.name)
+    return not (number == 0 and row is not None and row.colours) and _channels_of(path) > 1
 
 
 def _only(folder: Path, paths: Sequence[Path]) -> Path:

@@ -1,9 +1,9 @@
 """Folders in the layouts of the Medical Segmentation Decathlon and nnU-Net (v1, v2), recognised by their contents.
 
 Every layout has `dataset.json`, `imagesTr/` and `labelsTr/`. A case's image is `imagesTr/NAME.nii.gz` (one file, 4-D
-with several channels) or `imagesTr/NAME_0000.nii.gz`, `NAME_0001.nii.gz`, ... (one file per channel); `.nii` and `.img`
-with `.hdr` are read as well. In addition to the fields of those projects, `groups` in dataset.json (case -> patient)
-keeps the cases of one patient together.
+with several channels) or `imagesTr/NAME_0000.nii.gz`, `NAME_0001.nii.gz`, ... (one file per channel); every format of
+`files/table.py` is read as well. In addition to the fields of those projects, `groups` in dataset.json (case ->
+patient) keeps the cases of one patient together.
 
 Everything that a folder says about its cases is either used or named in a warning: a file or a list that is silently
 ignored would change the study.
@@ -21,7 +21,6 @@ from jaxseg.data.cases import CaseFiles, CaseList, Folds
 from jaxseg.data.formats import description as descriptions
 from jaxseg.data.formats import image_files, unlabelled
 from jaxseg.data.formats.case_search import CaseSearch
-from jaxseg.data.volumes.volume import EXTENSIONS
 from jaxseg.types import UserError
 
 WITHOUT_LABELS = (
@@ -51,12 +50,12 @@ def read_folder(folder: Path) -> CaseList:
     _check_folder(folder)
     where, splits_path = folder / "dataset.json", folder / "splits_final.json"
     description = _read_description(where)
-    descriptions.check_ending(description, where, EXTENSIONS)
+    ending = descriptions.file_ending(description, where)
     labels, ignore = descriptions.labels(description, where)
     modality, numbers = descriptions.channels(description, where)
     groups = descriptions.groups(description, where)
     listed = descriptions.listed(description, where)
-    search = CaseSearch(folder, numbers, groups)
+    search = CaseSearch(folder, numbers, groups, ending)
     if listed is None:
         search.from_folders()
     else:
@@ -64,7 +63,7 @@ def read_folder(folder: Path) -> CaseList:
     search.finish()
     if not search.cases and not search.refused:
         raise UserError(
-            f"{folder} has no training cases: its dataset.json lists none and labelsTr/ holds no .nii or .nii.gz file; "
+            f"{folder} has no training cases: its dataset.json lists none and labelsTr/ holds no file that is read; "
             f"{image_files.holds(folder)}. Images are looked for in imagesTr/ and their labels in labelsTr/. "
             f"{WITHOUT_LABELS}"
         )

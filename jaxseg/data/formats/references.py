@@ -14,6 +14,7 @@ from jaxtyping import Float, Num
 from jaxseg import paths
 from jaxseg.data.cases import CaseFiles, CaseRecord
 from jaxseg.data.formats import image_files, sources
+from jaxseg.data.formats.files import reading
 from jaxseg.data.volumes import headers, volume
 from jaxseg.types import UserError
 
@@ -41,14 +42,19 @@ class References(NamedTuple):
     read: Callable[[CaseFiles], LabelMap]
 
 
-def read_label_map(path: str | Path, like: np.ndarray | None = None) -> LabelMap:
+def read_label_map(path: str | Path, like: np.ndarray | None = None, image: str | None = None) -> LabelMap:
     """Read a label map from a file, on canonical axes or on those of the canonical affine `like`.
+
+    Args:
+        path: Path of the file.
+        like: See `reading.read_label`.
+        image: See `reading.read_label`.
 
     Raises:
         UserError: The file cannot be read as a label map.
     """
     try:
-        values, affine, _ = volume.read_label(str(path), like)
+        values, affine, _ = reading.read_label(str(path), like, image)
     except volume.BadCaseError as error:
         raise UserError(str(error)) from None
     return LabelMap(values, headers.spacing_mm(affine), affine)
@@ -73,7 +79,7 @@ def open_references(data: str, *, ndim: int, cache: Path, labels: Sequence[str] 
 
     def read(files: CaseFiles) -> LabelMap:
         if files.label is not None:
-            return read_label_map(files.label)
+            return read_label_map(files.label, image=files.images[0])
         raw = source.read(files)
         shape, spacing = (*raw.label.shape, 1)[:3], (*raw.spacing_mm, 1.0)[:3]
         return LabelMap(raw.label.reshape(shape), spacing, None)
@@ -114,7 +120,7 @@ def case_geometries(data: str, *, ndim: int, cache: Path) -> Callable[[CaseRecor
         images = files[record.name].images
         if images:
             with volume.quiet_nibabel():
-                return volume.geometry_of(volume.open_image(images[0]), ndim, images[0])
+                return volume.geometry_of(reading.open_image(images[0]), ndim, images[0])
         affine = np.diag([*(*record.own_spacing_mm, 1.0)[:3], 1.0])
         shape = (*record.own_shape, 1)[:3]
         return volume.geometry_of(nib.Nifti1Image(np.zeros(shape, np.uint8), affine), ndim, record.name)

@@ -13,6 +13,7 @@ from jaxseg import paths
 from jaxseg.data import digests
 from jaxseg.data.cases import CaseFiles, CaseList, RawCase, Source
 from jaxseg.data.formats import decathlon, layouts, synthetic, tfds_source
+from jaxseg.data.formats.files import reading, table
 from jaxseg.data.volumes import volume
 from jaxseg.types import UserError
 
@@ -95,7 +96,7 @@ def _folder(folder: Path, ndim: int, store_dir: Path, *, labelled: bool) -> Sour
 
     def digests_of(files: CaseFiles) -> tuple[str, str]:
         sums = [
-            [read_all()[path].sha256 for path in volume.with_headers(part)]
+            [read_all()[path].sha256 for path in table.with_parts(part)]
             for part in (files.images, [files.label] if files.label else [])
         ]
         images, label = (one[0] if len(one) == 1 else digests.of_values(one) if one else "" for one in sums)
@@ -112,15 +113,15 @@ def _folder(folder: Path, ndim: int, store_dir: Path, *, labelled: bool) -> Sour
 
 
 def _files_of(case: CaseFiles) -> list[str]:
-    return volume.with_headers([*case.images, *([case.label] if case.label else [])])
+    return table.with_parts([*case.images, *([case.label] if case.label else [])])
 
 
 def _read_files(files: CaseFiles, ndim: int) -> RawCase:
-    image, geometry, warnings = volume.read_channels(files.images, ndim)
+    image, geometry, warnings = reading.read_channels(files.images, ndim)
     if files.label is None:
         raise volume.BadCaseError("it has no label")
     own = geometry.canonical_affine()
-    label, affine, label_warnings = volume.read_label(files.label, like=own)
+    label, affine, label_warnings = reading.read_label(files.label, like=own, image=files.images[0])
     warnings += volume.compare_grids(geometry.volume_shape(), own, label.shape, affine, "its label")
     warnings += tuple(f"label: {text}" for text in label_warnings if text not in warnings)
     if geometry.slice_axis is not None:
@@ -129,13 +130,13 @@ def _read_files(files: CaseFiles, ndim: int) -> RawCase:
 
 
 def _read_image(files: CaseFiles, ndim: int) -> RawCase:
-    image, geometry, warnings = volume.read_channels(files.images, ndim)
+    image, geometry, warnings = reading.read_channels(files.images, ndim)
     return RawCase(image, np.zeros(image.shape[:-1], np.uint8), geometry.own_spacing_mm, warnings)
 
 
 def _header_grid(files: CaseFiles, ndim: int) -> tuple[tuple[int, ...], tuple[float, ...]] | None:
     try:
-        geometry = volume.geometry_of(volume.open_image(files.images[0]), ndim, files.images[0])
+        geometry = volume.geometry_of(reading.open_image(files.images[0]), ndim, files.images[0])
     except volume.BadCaseError:
         return None
     return geometry.own_shape, geometry.own_spacing_mm

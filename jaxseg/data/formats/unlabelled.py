@@ -16,7 +16,9 @@ from jaxseg.data import names
 from jaxseg.data.cases import CaseList
 from jaxseg.data.formats import description as descriptions
 from jaxseg.data.formats import image_files
-from jaxseg.data.volumes.volume import EXTENSIONS, BadCaseError, channels_in, open_image
+from jaxseg.data.formats.files.reading import open_image
+from jaxseg.data.formats.files.table import ENDINGS
+from jaxseg.data.volumes.volume import BadCaseError, channels_in
 from jaxseg.types import UserError
 
 CHANNEL_NAME = "image"
@@ -40,7 +42,7 @@ def read_images(folder: Path, description: Mapping[str, Any] | None) -> CaseList
         count = _count_channels(images)
         modality = (CHANNEL_NAME,) if count == 1 else tuple(f"{CHANNEL_NAME} {index}" for index in range(count))
     else:
-        descriptions.check_ending(description, where, EXTENSIONS)
+        descriptions.file_ending(description, where)
         modality, _ = descriptions.channels(description, where)
         groups = descriptions.groups(description, where)
     found = image_files.find_images(images, len(modality))
@@ -67,7 +69,9 @@ def _count_channels(images: Path) -> int:
     """
     found = image_files.image_files(images)
     if not found:
-        raise UserError(f"The folder {images} holds no .nii.gz or .nii image; {image_files.holds(images)}.")
+        raise UserError(
+            f"The folder {images} holds no image that is read ({', '.join(ENDINGS)}); {image_files.holds(images)}."
+        )
     numbers: dict[str, set[int]] = {}
     for name in found:
         match = image_files.CHANNEL.match(name)

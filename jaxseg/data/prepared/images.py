@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxseg.data.cases import CaseRecord
+from jaxseg.data.formats.files import reading
 from jaxseg.data.volumes import normalize, resample, volume
 from jaxseg.settings import TaskSettings
 from jaxseg.types import UserError
@@ -91,7 +92,7 @@ def image_problem(images: Sequence[str], *, task: TaskSettings, ndim: int, chann
     """
     with volume.quiet_nibabel():
         try:
-            opened = [volume.open_image(path) for path in images]
+            opened = [reading.open_image(path) for path in images]
             found = len(images) if len(images) > 1 else volume.channels_in(opened[0].shape)
             if found != channels:
                 return other_channels(found, channels)
@@ -111,11 +112,11 @@ def _name_of(image: Any) -> str:
 
 def _read_any(image: Any, ndim: int) -> tuple[np.ndarray, volume.Geometry, tuple[str, ...]]:
     if isinstance(image, (str, Path)):
-        return volume.read_channels((str(image),), ndim)
+        return reading.read_channels((str(image),), ndim)
     if isinstance(image, Sequence):
         if not image:
             raise volume.BadCaseError("no file was given; one path is needed, or one a channel")
-        return volume.read_channels([str(path) for path in image], ndim)
+        return reading.read_channels([str(path) for path in image], ndim)
     if not isinstance(image, nib.Nifti1Pair):
         raise volume.BadCaseError(
             f"the image is a {type(image).__name__}; a path, one path a channel, or a NIfTI image is needed "

@@ -14,11 +14,17 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Num
 
+
+class UnsizedHeader(nib.Nifti2Header):
+    """Header of an image whose file gives no voxel size, as a picture: its voxels are taken to be 1 mm long."""
+
+
 MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 UNIT_NOTES = {
     "meter": "the header gives lengths in metres; they are converted to mm",
     "micron": "the header gives lengths in micrometres; they are converted to mm",
     "unknown": "the header gives no unit of length; mm is assumed",
+    "none": "the file gives no voxel size; 1 mm is assumed (where no size is known, set the task's unit to voxel)",
 }
 """Warning that is given once for all cases of a task: it tells of the files' writer and not of a case."""
 TIED = 1e-3
@@ -32,7 +38,12 @@ class BadCaseError(ValueError):
 
 
 def length_unit(header: Any) -> str:
-    """Return `mm`, `meter`, `micron`, or `unknown`; the latter also for codes that NIfTI does not define."""
+    """Return `mm`, `meter`, `micron`, `unknown` (also for codes that NIfTI does not define), or `none`.
+
+    The last is of files that give no voxel size at all.
+    """
+    if isinstance(header, UnsizedHeader):
+        return "none"
     try:
         unit = header.get_xyzt_units()[0]
     except (KeyError, ValueError):

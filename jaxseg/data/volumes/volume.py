@@ -1,4 +1,4 @@
-"""Read NIfTI volumes as arrays on canonical axes, and check single cases.
+"""Put opened images on canonical axes as arrays, and check single cases.
 
 Arrays are in x, y, z order with axes closest to right, anterior, superior (RAS+); spacing is in mm. Two-dimensional
 tasks read one-slice volumes and drop the axis across the slice. Oblique scans stay oblique: axes are permuted and
@@ -11,9 +11,8 @@ import contextlib
 import dataclasses
 import gzip
 import logging
-import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -22,12 +21,9 @@ from jaxtyping import Float, Num, Shaped
 
 from jaxseg import oserrors
 from jaxseg.data.volumes import headers
+from jaxseg.data.volumes.grid import GridImage
 from jaxseg.data.volumes.headers import BadCaseError as BadCaseError
 
-EXTENSIONS = (".nii.gz", ".nii", ".img.gz", ".img")
-"""Endings of files that hold voxels, in any case; an `.img` file has its header in a `.hdr` file beside it."""
-_GZIP_LIMIT = 1100
-"""Largest ratio by which deflate shrinks data: a header that claims more belongs to a broken file."""
 _SAME_GRID = 1e-4
 _CLOSE_GRID = 0.1
 """Distances between the corners of image and label, in voxels: equal below the first, refused above the second."""
@@ -38,7 +34,7 @@ class Geometry:
     """The grid of an input, kept to put a label map back on it."""
 
     header: Any
-    """NIfTI header of the input (the first channel's file)."""
+    """NIfTI header of the input (the first channel's file), or what its file says in the terms of one."""
     image_class: type
     affine: Float[np.ndarray, "4 4"]
     """Affine of the file, in the header's own unit of length."""
@@ -51,6 +47,8 @@ class Geometry:
     own_spacing_mm: tuple[float, ...]
     shape: tuple[int, ...]
     """Shape of the prepared image, which differs from `own_shape` if the task has a spacing of its own."""
+    ending: str = ".nii.gz"
+    """Ending of the files to which label maps on this grid are written: the format is that of the input."""
     warnings: tuple[str, ...] = ()
     """Doubts about an image that `read_image` has read."""
 
@@ -67,37 +65,15 @@ class Geometry:
         return tuple(shape)
 
 
-def strip_extension(name: str) -> str:
-    """Remove the ending of a NIfTI file from a name, whatever its case; other names are unchanged.
-
-    >>> strip_extension("case_01.nii.gz")
-    'case_01'
-    """
-    for extension in EXTENSIONS:
-        if name.lower().endswith(extension):
-            return name[: -len(extension)]
-    return name
-
-
-def header_file(path: str) -> str | None:
-    """Return the `.hdr` file of an `.img` file, in either case; None for other files and if there is none."""
-    if not path.lower().endswith(EXTENSIONS[2:]):
-        return None
-    stem, zipped = strip_extension(path), path[-3:] if path.lower().endswith(".gz") else ""
-    return next((stem + ending + zipped for ending in (".hdr", ".HDR") if os.path.exists(stem + ending + zipped)), None)
-
-
-def with_headers(paths: Sequence[str]) -> list[str]:
-    """Return the paths of images, each followed by its `.hdr` file if it has one: all files that are read."""
-    return [part for path in paths for part in (path, header_file(path)) if part is not None]
-
-
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
 @contextlib.contextmanager
-def _reading(path: str) -> Iterator[None]:
-    """Turn what reading a broken file can raise into a BadCaseError."""
+def reading(path: str) -> Iterator[None]:
+    """Turn what reading a broken file can raise into a BadCaseError.
+
+    Readers of single formats raise one themselves where their library has errors of its own.
+    """
     try:
         yield
     except BadCaseError:
@@ -124,53 +100,6 @@ def quiet_nibabel() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
-
-
-def open_image(path: str) -> Any:
-    """Open a NIfTI file and check its header; voxels are not read yet.
-
-    Raises:
-        BadCaseError: It is no NIfTI file, the file is too small for its header, or voxel sizes are not positive.
-    """
-    with _reading(path):
-        size = os.stat(path).st_size
-        if os.path.isdir(path):
-            raise BadCaseError(f"{path} is a folder, not a readable NIfTI file")
-        if size == 0:
-            raise BadCaseError(f"{path} is empty")
-        with open(path, "rb"):
-            pass  # nibabel says of a file without permission that its type is unknown
-        image = _load(path)
-        if not isinstance(image, nib.Nifti1Pair):
-            raise BadCaseError(f"{path} is {type(image).__name__}; only NIfTI files are read")
-        check_header(image.header, image.shape, path)
-        # nibabel repairs some fields while loading; the check is of the file's own content.
-        with nib.openers.ImageOpener(header_file(path) or path) as stream:
-            stored = type(image.header).from_fileobj(stream, check=False)
-        zooms = np.asarray(stored["pixdim"][1:4], dtype=float)[[n > 1 for n in (*image.shape, 1, 1)[:3]]]
-        if not (np.isfinite(zooms).all() and (zooms > 0).all()):
-            raise BadCaseError(f"{path} has voxel sizes {zooms.tolist()} mm; they must be positive")
-        claimed = int(np.prod([int(n) for n in image.shape], dtype=object)) * image.get_data_dtype().itemsize
-        if claimed > (size * _GZIP_LIMIT if path.lower().endswith(".gz") else size):
-            raise BadCaseError(
-                f"{path} is truncated or its header is wrong: it claims {claimed:,} bytes of voxels "
-                f"(shape {tuple(image.shape)}) and the file has {size:,}"
-            )
-    return image
-
-
-def _load(path: str) -> Any:
-    """Open a file as nibabel does, also where the capitals of its ending keep nibabel from finding it or its header."""
-    holders = {"image": nib.FileHolder(path)}
-    if path.lower().endswith(EXTENSIONS[2:]):
-        header = header_file(path)
-        if header is None:
-            raise BadCaseError(f"{path} has no .hdr file beside it, which holds its header")
-        return nib.Nifti1Pair.from_file_map(holders | {"header": nib.FileHolder(header)})
-    ending = path[len(strip_extension(path)) :].split(".")
-    if all(part.lower() == part or part.upper() == part for part in ending):
-        return nib.load(path)
-    return nib.Nifti1Image.from_file_map(holders)
 
 
 def check_header(header: Any, shape: Sequence[int], where: str) -> None:
@@ -210,7 +139,7 @@ def _canonical(
 
 def _voxels(image: Any, path: str) -> np.ndarray:
     """Voxels of an opened image. A gzip stream is read to its end, where its checksum is, which nibabel does not do."""
-    with _reading(path):
+    with reading(path):
         if image.file_map["image"].filename is None or not path.lower().endswith(".gz"):
             return np.asanyarray(image.dataobj)
         stored = image.dataobj
@@ -249,10 +178,16 @@ def channels_in(shape: Sequence[int]) -> int:
     return int(np.prod(beyond)) if len(beyond) < 2 or beyond[0] == 1 else int(beyond[0])
 
 
-def read_channels(
-    paths: Sequence[str], ndim: int
+def channels_of(
+    first: Any, ndim: int, where: str, others: Iterable[tuple[str, Any]] = ()
 ) -> tuple[Float[np.ndarray, "*spatial channels"], Geometry, tuple[str, ...]]:
-    """Read the image of one case: one path per channel, or one file with all channels on its fourth axis.
+    """Read the voxels of an opened image that has all channels on its fourth axis, or one image per channel.
+
+    Args:
+        first: Opened image of the first channel, or of all.
+        ndim: 2 or 3.
+        where: Name of the image in messages.
+        others: Names and opened images of further channels.
 
     Returns:
         The voxels (float32, canonical axes), the grid that they came from, and warnings.
@@ -260,20 +195,12 @@ def read_channels(
     Raises:
         BadCaseError: A file is unreadable, or channels are on different grids.
     """
-    first = open_image(paths[0])
-    return channels_of(first, ndim, paths[0], paths[1:])
-
-
-def channels_of(
-    first: Any, ndim: int, where: str, others: Sequence[str] = ()
-) -> tuple[Float[np.ndarray, "*spatial channels"], Geometry, tuple[str, ...]]:
-    """Do `read_channels` for an opened image and the paths of further channels."""
+    others = tuple(others)
     check_header(first.header, first.shape, where)
     warnings = headers.header_warnings(first.header)
     data, affine = _canonical(first, where, channels=not others)
     parts = [data]
-    for path in others:
-        other = open_image(path)
+    for path, other in others:
         part, other_affine = _canonical(other, path, channels=False, like=affine)
         own_warnings = headers.without_unit_notes(headers.header_warnings(other.header))
         warnings += tuple(f"channel {path}: {text}" for text in own_warnings if text not in warnings)
@@ -300,14 +227,21 @@ def geometry_of(image: Any, ndim: int, where: str) -> Geometry:
     return Geometry(
         header=header.copy(),
         # Predictions are written as one file, also if the input was a pair.
-        image_class=nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image,
+        image_class=_written_class(image, header),
         affine=affine,
-        file_shape=tuple(image.shape[:3]),
+        file_shape=tuple(image.shape[: image.spatial_axes if isinstance(image, GridImage) else 3]),
+        ending=image.ending if isinstance(image, GridImage) else ".nii.gz",
         slice_axis=dropped,
         own_shape=tuple(shape[axis] for axis in kept),
         own_spacing_mm=tuple(spacing[axes[axis]] for axis in kept),
         shape=tuple(shape[axis] for axis in kept),
     )
+
+
+def _written_class(image: Any, header: Any) -> type:
+    if isinstance(image, GridImage):
+        return type(image)
+    return nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
 
 
 def _finite(voxels: np.ndarray, path: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -322,20 +256,20 @@ def _finite(voxels: np.ndarray, path: str) -> tuple[np.ndarray, tuple[str, ...]]
     return np.where(bad, lowest, voxels), (note,)
 
 
-def read_label(
-    path: str, like: Float[np.ndarray, "4 4"] | None = None
+def label_of(
+    image: Any, path: str, like: Float[np.ndarray, "4 4"] | None = None
 ) -> tuple[Num[np.ndarray, "x y z"], np.ndarray, tuple[str, ...]]:
-    """Read a label map as int32 on canonical axes, with its affine in mm and warnings.
+    """Read an opened label map as int32 on canonical axes, with its affine in mm and warnings.
 
     Args:
-        path: Path of the file.
+        image: Opened file of the label map.
+        path: Path of the file, for messages.
         like: Canonical affine of the image (or reference) of the label map, which then takes its axes; see
             `closest_axes`.
 
     Raises:
         BadCaseError: The file is unreadable, has several channels, or values that are not whole numbers.
     """
-    image = open_image(path)
     data, affine = _canonical(image, path, channels=False, like=like)
     data = data[..., 0]
     if data.dtype.kind == "f":

@@ -48,7 +48,7 @@ def score_folder(
     """Scores the label maps of a folder, each named as its case.
 
     Args:
-        folder: `CASE.nii.gz` files, or folders `seed_<id>` of them.
+        folder: files named `CASE.nii.gz` (or another ending that is read), or folders `seed_<id>` of them.
         truth: references; predictions use the same values for the same labels.
         wanted: cases that are to be scored; None for all references.
         options: of `metrics.case_metrics`: unit, hd_definition, surface_empty, tolerance_mm, regions.

@@ -205,7 +205,7 @@ def _make_save(study: StudySettings, workdir: Path, prepared: PreparedTask) -> C
         geometry = geometry_of(record)
 
         def save(run: Run, predicted: np.ndarray) -> None:
-            key, name = run.key, f"{record.name}.nii.gz"
+            key, name = run.key, f"{record.name}{geometry.ending}"
             path = workdirs.inside(workdir, "predictions", key.arm, key.variant(), f"seed_{key.seed}", name)
             data.write_prediction(predicted, geometry, path, label_values=prepared.label_values, replace=True)
 

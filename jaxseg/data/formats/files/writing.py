@@ -1,4 +1,4 @@
-"""Write label maps and other volumes as NIfTI on the grid that they came from.
+"""Write label maps and other volumes on the grid that they came from, in any format of the table.
 
 The header of every written file says so, with a checksum of the voxels. Only such files are ever replaced: an image, a
 reference, or a prediction that somebody has corrected by hand is never overwritten.
@@ -18,11 +18,11 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Num
 
+from jaxseg.data.formats.files import table
 from jaxseg.data.volumes import headers, resample
 from jaxseg.data.volumes.volume import Geometry
 from jaxseg.types import UserError
 
-WRITTEN = (".nii.gz", ".nii")
 _MARK = "jaxseg "
 """Beginning of the description in the header of a written file; a checksum of the voxels follows."""
 
@@ -35,21 +35,23 @@ def write_prediction(
     label_values: Sequence[int] | None = None,
     replace: bool = False,
 ) -> None:
-    """Write a label map as NIfTI on the grid of the input, with its sform, qform, codes and units.
+    """Write a label map on the grid of the input: for NIfTI, with its sform, qform, codes and units.
 
-    The file is written atomically, and it replaces nothing but an earlier file that was written here.
+    The format is that of the path's ending; `geometry.ending` is that of the input. The file is
+    written atomically, and it replaces nothing but an earlier file that was written here.
 
     Args:
         prediction: Class indices `[*spatial]` or probabilities `[*spatial, classes]`, on canonical axes: on the
             prepared grid (they are then resampled) or on the grid of the input.
         geometry: The geometry from `read_image`.
-        path: Path that ends in `.nii` or `.nii.gz`.
+        path: Path with an ending of the table of formats.
         label_values: See `to_nifti`.
         replace: Whether to replace any existing file; for folders that belong to the writer.
 
     Raises:
         UserError: Another file has this path; see `is_own`.
-        ValueError: The prediction is on neither grid, or the path has another ending.
+        ValueError: The prediction is on neither grid, or the path has another ending or one of a format that does not
+            hold it, as PNG does not hold several slices.
     """
     _save(to_nifti(prediction, geometry, label_values=label_values), Path(path), replace)
 
@@ -57,12 +59,12 @@ def write_prediction(
 def write_map(
     values: Float[np.ndarray, " *own"], geometry: Geometry, path: str | Path, *, replace: bool = False
 ) -> None:
-    """Write numbers (entropies, probabilities) as float32 NIfTI on the grid of the input; see `write_prediction`.
+    """Write numbers (entropies, probabilities) as float32 on the grid of the input; see `write_prediction`.
 
     Args:
         values: Values on the input's own grid, on canonical axes.
         geometry: The geometry from `read_image`.
-        path: Path that ends in `.nii` or `.nii.gz`.
+        path: Path with an ending of a format that holds fractions, which PNG does not.
         replace: See `write_prediction`.
 
     Raises:
@@ -75,21 +77,27 @@ def write_map(
 def is_own(path: Path) -> bool:
     """Return whether a file was written here and has not been changed since."""
     try:
-        image: Any = nib.load(path)
+        row = table.of_name(path.name)
+        if row is None:
+            return False
+        image: Any = row.read_header(str(path))
         said = image.header["descrip"].item().decode("ascii").rstrip("\0")
-        return said.startswith(_MARK) and said == _description(np.asanyarray(image.dataobj))
+        return said.startswith(_MARK) and said == _description(np.asanyarray(image.dataobj), row)
     except _UNREADABLE:
         return False
 
 
 _UNREADABLE = (
     *(OSError, EOFError, zlib.error, ValueError, KeyError, AttributeError, MemoryError, OverflowError),
-    *(nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
+    *(nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, ImportError),
 )
 """Exceptions that reading an arbitrary file can raise."""
 
 
-def _description(voxels: np.ndarray) -> str:
+def _description(voxels: np.ndarray, row: table.Format) -> str:
+    """The mark of voxels; slices of a format whose pictures have none are not counted."""
+    if row is not table.NIFTI and voxels.ndim == 3 and voxels.shape[2] == 1:
+        voxels = voxels[..., 0]
     plain = np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("<"))
     digest = hashlib.sha256(f"{plain.dtype.str} {plain.shape} ".encode() + plain.tobytes())
     return f"{_MARK}{digest.hexdigest()[:48]}"  # the field has 80 bytes
@@ -112,20 +120,31 @@ def _save(image: Any, path: Path, replace: bool) -> None:
     """Write an image, whole or not at all."""
     if not replace:
         refuse_foreign(path)
-    image.header["descrip"] = _description(np.asanyarray(image.dataobj))
-    suffix = next((extension for extension in WRITTEN if path.name.endswith(extension)), None)
-    if suffix is None:
-        raise ValueError(f"a prediction's file name ends in .nii.gz or .nii, got {path.name}")
+    row = table.of_name(path.name)
+    suffix = None if row is None else next((ending for ending in row.writes if path.name.endswith(ending)), None)
+    if row is None or suffix is None:
+        allowed = ", ".join(ending for one in table.FORMATS for ending in one.writes)
+        raise ValueError(f"a prediction's file name ends in one of {allowed}, got {path.name}")
+    image.header["descrip"] = _description(np.asanyarray(image.dataobj), row)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(suffix=suffix, prefix=".partial-", dir=path.parent)
     os.close(handle)
     try:
-        nib.save(image, partial)
+        _save_as(row, image, partial)
         os.chmod(partial, 0o666 & ~umask())
         os.replace(partial, path)
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
+
+
+def _save_as(row: table.Format, image: Any, path: str) -> None:
+    try:
+        row.save(image, path)
+    except ModuleNotFoundError as error:
+        if error.name != row.package:
+            raise
+        raise UserError(table.missing_package(row, path)) from None
 
 
 def umask() -> int:
