@@ -283,7 +283,8 @@ def get_config() -> ConfigDict:
     config.evaluate.tolerance_mm = 0.0  # Tolerance of NSD; 0 leaves it out
     # Scores the networks of a quarter and of half of the steps on the test cases as well
     config.evaluate.budget_tests = False
-    config.evaluate.save_predictions = False  # Keeps the label maps of the test cases as NIfTI, on their images' grids
+    # Keeps the label maps of the test cases in the format and on the grids of their images
+    config.evaluate.save_predictions = False
 
     config.analysis = ConfigDict(sort_keys=False)
     config.analysis.confidence = 0.95  # Confidence of every interval; claims are judged at 0.95 whatever it is

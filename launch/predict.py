@@ -4,11 +4,11 @@ python -m launch.predict --workdir=runs/quickstart --arm=transfer --input=DIR|FI
     [--train_cases=8 --fold=0] [--ensemble] [--uncertainty]
 python -m launch.predict --score=DIR (--workdir=runs/quickstart | --references=DIR) [--output=FILE.csv]
 
-The first writes NIfTI label maps on each input's own grid, with the label values of the target's dataset.json:
-OUTPUT/seed_<id>/<case>.nii.gz, or with --ensemble one map from the mean of the seeds' probabilities,
-OUTPUT/<case>.nii.gz; with --uncertainty also the voxel entropy over seeds, OUTPUT/entropy/<case>.nii.gz. Only earlier
-predictions are replaced, never another file. Images that cannot be predicted are named at the end, after the others are
-written; the exit status is then 2.
+The first writes label maps in the format and on the grid of each input, with the label values of the target's
+dataset.json. They are named as here for NIfTI: OUTPUT/seed_<id>/<case>.nii.gz, or with --ensemble one map from the mean
+of the seeds' probabilities, OUTPUT/<case>.nii.gz; with --uncertainty also the voxel entropy over seeds,
+OUTPUT/entropy/<case>.nii.gz. Only earlier predictions are replaced, never another file. Images that cannot be predicted
+are named at the end, after the others are written; the exit status is then 2.
 
 The second scores DIR/<case>.nii.gz, or DIR/seed_<id>/<case>.nii.gz, whoever made them: against the test cases of a
 study, by its settings, or against a folder (Decathlon or nnU-Net layout, or nothing but label maps). Rows as in
@@ -41,7 +41,9 @@ SCORES_BEGIN = "arm,seed,train_cases,fold,case,group,"
 """The beginning of a table of scores, by which an earlier one is recognised."""
 
 _SEEDS = flags.DEFINE_list("seeds", [], "Ids of seeds; all when left out.")
-_INPUT = cli.path_flag("input", "An image, or a folder of images (.nii, .nii.gz; channels _0000, _0001).")
+_INPUT = cli.path_flag(
+    "input", "An image, or a folder of images (NIfTI, NRRD, MetaImage, TIFF, PNG; channels _0000, _0001)."
+)
 _OUTPUT = cli.path_flag("output", "Folder for the label maps, or file for the scores; created when new.")
 _ENSEMBLE = flags.DEFINE_bool("ensemble", False, "One label map from the mean probabilities of the seeds.")
 _UNCERTAINTY = flags.DEFINE_bool("uncertainty", False, "Write the voxel entropy (nats) of the seeds' mean too.")
@@ -189,7 +191,7 @@ def score(folder: Path) -> None:
     if (workdir is None) == (reference is None):
         raise UserError("--score needs either --workdir (a study, for its test cases) or --references (a folder)")
     if not folder.is_dir():
-        raise UserError(f"--score={folder}: no such folder; give one with <case>.nii.gz files")
+        raise UserError(f"--score={folder}: no such folder; give one with label maps that are named as the cases")
     output = Path(_OUTPUT.value or folder / "scores.csv")
     outputs.check_table(output, SCORES_BEGIN)
     confidence, wanted = 0.95, None

@@ -267,7 +267,7 @@ class EvaluateSettings:
     budget_tests: bool = False
     """Scores the networks of a quarter and of half of the steps on the test cases as well."""
     save_predictions: bool = False
-    """Keeps the label maps of the test cases as NIfTI, on their images' grids."""
+    """Keeps the label maps of the test cases in the format and on the grids of their images."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
