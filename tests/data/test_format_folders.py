@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +13,8 @@ import SimpleITK as sitk  # noqa: N813
 from jaxseg import data
 from jaxseg.data.formats import image_files, layouts
 from jaxseg.study import outputs
-from jaxseg.types import UserError
+from jaxseg.study.score import stage
+from jaxseg.types import RunKey, UserError
 from tests.image_sets import make_volume, write_set
 
 NAMES = [f"case_{index}" for index in range(4)]
@@ -208,6 +210,19 @@ def test_dicom_is_named_with_what_converts_it(volumes, tmp_path, make_task):
     (case,) = image_files.find_images(dicom(tmp_path / "one.dcm"), 1).cases
     with pytest.raises(UserError, match=rf"one\.dcm is a DICOM file.*{hint}"):
         data.read_image(case.images[0], task=make_task("unused"), ndim=3)
+
+
+def test_a_study_saves_its_predictions_in_the_format_of_the_images(pictures, make_task, tmp_path):
+    copy = converted(pictures, tmp_path / "copy", to_png, ".png")
+    task = make_task(copy)
+    prepared = data.prepare_task(task, ndim=2, store_dir=tmp_path / "store")
+    save = stage._make_save(types.SimpleNamespace(target=task), tmp_path / "work", prepared)
+    key = RunKey(arm="scratch", train_cases=0, fold=0, seed=7)
+    save(prepared.cases[1])(types.SimpleNamespace(key=key), data.load_case(prepared, "case_1").reference)
+    (path,) = (tmp_path / "work").rglob("*.*")
+    assert path.parts[-2:] == ("seed_7", "case_1.png")
+    with PIL.Image.open(path) as saved, PIL.Image.open(copy / "labelsTr" / "case_1.png") as label:
+        np.testing.assert_array_equal(np.asarray(saved), np.asarray(label))
 
 
 def test_predictions_are_named_by_the_format_of_their_input(tmp_path):

@@ -171,6 +171,14 @@ def test_damaged_files_are_refused_by_name(tmp_path, ending, damage):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_files_too_short_for_their_headers_are_refused_before_they_are_read(tmp_path, ending):
+    path = save(image_of((9, 8, 7)), tmp_path / f"a{ending}", packed=False)
+    cut(next((part for part in tmp_path.iterdir() if part != path), path))
+    with pytest.raises(BadCaseError, match=f"a{ending} is truncated or .* claims 1,008 bytes of voxels and 1,001 are"):
+        reading.open_image(str(path))
+
+
 def test_parts_that_are_missing_or_damaged_are_named(tmp_path):
     for header, part in (("a.nhdr", "a.raw.gz"), ("a.mhd", "a.zraw")):
         path = save(image_of((9, 8, 7)), tmp_path / header)
