@@ -3,6 +3,7 @@
 import struct
 import sys
 import zlib
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 
 from jaxseg import data
 from jaxseg.data import digests
-from jaxseg.data.formats.files import reading, writing
+from jaxseg.data.formats import image_files
+from jaxseg.data.formats.files import reading, table, writing
 from jaxseg.data.volumes.volume import BadCaseError
 from jaxseg.types import UserError
 
@@ -192,6 +194,22 @@ def test_the_pixel_size_is_what_was_measured_or_unknown(read, tmp_path, more, sp
     np.testing.assert_allclose(read(tmp_path / "out.tif")[1].own_spacing_mm, geometry.own_spacing_mm, rtol=1e-6)
 
 
+def test_the_json_file_beside_a_stack_gives_its_voxel_size_as_nnunet_has_it(read, tmp_path):
+    for name in ("a_0000.tif", "a_0001.tif", "b.tif"):
+        tiff(tmp_path / name, STACK, **IN_MM)
+    (tmp_path / "a.json").write_text('{"spacing": [4, 0.3, 0.2]}')
+    (tmp_path / "b.json").write_text('{"origin": 3}')
+    _, geometry = read([tmp_path / "a_0000.tif", tmp_path / "a_0001.tif"], 3)
+    assert geometry.own_spacing_mm == (0.2, 0.3, 4.0)
+    assert read(tmp_path / "b.tif", 3)[1].own_spacing_mm == (0.5, 0.25, 3.5)
+    paths = [str(tmp_path / name) for name in ("a_0000.tif", "b.tif")]
+    assert table.with_parts(paths) == [paths[0], str(tmp_path / "a.json"), paths[1]]
+    assert sorted(path.name for path in image_files.passed_over(tmp_path, map(Path, paths))) == ["a_0001.tif", "b.json"]
+    (tmp_path / "a.json").write_text('{"spacing": [4, 0.3]}')
+    with pytest.raises(UserError, match=r"a\.json gives the spacing \[4, 0\.3\]; three numbers, for z, y and x"):
+        read(tmp_path / "a_0000.tif", 3)
+
+
 def test_colours_and_channels_of_a_tiff_are_channels(read, tmp_path):
     expected = COLOUR.transpose(1, 0, 2)
     alpha = np.dstack([COLOUR, np.full_like(GREY, 255)])
@@ -219,8 +237,23 @@ def test_tiff_labels_of_indexed_colours_are_their_values(tmp_path):
     np.testing.assert_array_equal(reading.read_label(str(path))[0][..., 0], values.T)
 
 
-def lzw(path):
-    PIL.Image.fromarray(GREY).save(path, compression="tiff_lzw")
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
+def test_common_compressions_are_read_by_pillow(tmp_path, compression):
+    pages = [PIL.Image.fromarray(plane) for plane in STACK]
+    pages[0].save(tmp_path / "stack.tif", compression=compression, save_all=True, append_images=pages[1:])
+    PIL.Image.fromarray(COLOUR).save(tmp_path / "rgb.tif", compression=compression)
+    voxels, _, _ = reading.read_channels([str(tmp_path / "stack.tif")], 3)
+    np.testing.assert_array_equal(voxels[..., 0], STACK.transpose())
+    voxels, _, _ = reading.read_channels([str(tmp_path / "rgb.tif")], 2)
+    np.testing.assert_array_equal(voxels, COLOUR.transpose(1, 0, 2))
+    content = (tmp_path / "rgb.tif").read_bytes()
+    (tmp_path / "rgb.tif").write_bytes(content[: len(content) // 3])
+    with pytest.raises(BadCaseError, match=r"rgb\.tif"):
+        reading.read_channels([str(tmp_path / "rgb.tif")], 2)
+
+
+def jpeg(path):
+    PIL.Image.fromarray(GREY).save(path, compression="jpeg")
 
 
 def pages(path):
@@ -237,13 +270,13 @@ def pages(path):
         (lambda path: path.write_bytes(b""), "is empty"),
         (lambda path: path.write_bytes(b"nothing"), "is not a readable TIFF file"),
         (lambda path: png(path, format="PNG"), r"holds PNG; give it the ending \.png"),
-        (lzw, "is compressed in a way that needs another package.*imagecodecs"),
+        (jpeg, "is compressed in a way that needs another package.*imagecodecs"),
         (lambda path: tiff(path, photometric="miniswhite"), "stores white as 0"),
         (lambda path: tiff(path, STACK, imagej=True, metadata={"axes": "TYX"}), "has the axes T 4 x Y 5 x X 6"),
         (pages, "holds 2 images of different kinds"),
         (lambda path: tiff(path, GREY.astype(np.complex64)), "holds complex64 voxels"),
     ],
-    ids=["cut", "6 bytes", "empty", "text", "PNG", "LZW", "white", "time", "pages", "complex"],
+    ids=["cut", "6 bytes", "empty", "text", "PNG", "JPEG", "white", "time", "pages", "complex"],
 )
 def test_damaged_tiffs_are_refused_by_name(tmp_path, change, reason):
     path = tiff(tmp_path / "a.tif", np.random.default_rng(0).integers(0, 255, (40, 40)).astype(np.uint8), compression=8)

@@ -84,6 +84,7 @@ FORMATS = (
         readers=("Tiff3DIO", "NaturalImage2DIO"),
         begins=(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
         package="tifffile",
+        parts=tiff.parts,
         colours=True,
     ),
     Format(

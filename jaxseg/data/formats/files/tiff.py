@@ -1,17 +1,21 @@
 """TIFF pictures and stacks, through tifffile: columns are the x axis, rows the y axis, and slices the z axis.
 
-The voxel size is that of ImageJ's or OME's description, or of the resolution tags of a picture. Resolutions that
+The voxel size is that of the JSON file that nnU-Net's Tiff3DIO expects beside the file, of ImageJ's or OME's
+description, or of the resolution tags of a picture. Resolutions that
 programs write when they know none (72 or 96 dots an inch, one dot a unit) say nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import PIL.TiffImagePlugin
 from jaxtyping import Float
 
 from jaxseg.data.volumes import headers
@@ -26,6 +30,8 @@ _UNIT_MM = {
 _RESOLUTION_UNIT_MM = {2: 25.4, 3: 10.0}
 _NO_RESOLUTION = (1.0, 2.54, 72.0, 96.0)
 """Dots an inch that are no measurement; the first two are one dot an inch and one a centimetre."""
+_BY_PILLOW = (5, 32773)
+"""Compressions (LZW, PackBits) that tifffile does not read by itself."""
 _DEPTH, _CHANNELS = "ZQI", "CS"
 """tifffile's letters for the slices of a stack and for channels."""
 
@@ -55,7 +61,7 @@ def open_file(path: str) -> GridImage:
             shape[-1] -= 1 if alpha else 0
             shape = shape if len(shape) == 4 else [*shape[:2], 1, shape[2]]
         stack = len(shape) > 2 and shape[2] > 1
-        affine = _affine(file, page, stack)
+        affine = _affine(path, file, page, stack)
         tag = page.tags.get("Software")
         mark = str(tag.value) if tag is not None else ""
         kind = series.dtype
@@ -117,7 +123,8 @@ def _voxels(path: str, order: str, alpha: bool) -> np.ndarray:
     """Voxels with their axes in the given order."""
     with _opened(path) as file:
         series = file.series[0]
-        stored = series.asarray()
+        packed = file.pages.first.compression in _BY_PILLOW
+        stored = _by_pillow(path, series) if packed else series.asarray()
         kept = [letter for letter in series.axes if letter in order]
         stored = stored.reshape([series.shape[series.axes.index(letter)] for letter in kept])
     stored = stored.transpose([kept.index(letter) for letter in order])
@@ -129,12 +136,60 @@ def _voxels(path: str, order: str, alpha: bool) -> np.ndarray:
     return stored
 
 
+def _by_pillow(path: str, series: Any) -> np.ndarray:
+    """Voxels of a series whose compression tifffile leaves to another package and Pillow reads, page after page.
+
+    Raises:
+        BadCaseError: Pillow reads numbers of another type, as it does of colours with more than 8 bits.
+    """
+    frames = []
+    with PIL.TiffImagePlugin.TiffImageFile(path) as picture:
+        for index in range(picture.n_frames):
+            picture.seek(index)
+            frames.append(np.asarray(picture))
+    stored = np.stack(frames)
+    same = (stored.dtype.kind, stored.dtype.itemsize) == (series.dtype.kind, series.dtype.itemsize)
+    if not same or stored.size != np.prod(series.shape):
+        raise BadCaseError(
+            f"{path} holds {series.dtype} voxels with a compression that is not read for them; save it without "
+            "compression, or with deflate"
+        )
+    return stored.astype(series.dtype).reshape(series.shape)
+
+
 # ------------------------------------------------------------------------------------------------------------ spacing
 
 
-def _affine(file: Any, page: Any, stack: bool) -> Float[np.ndarray, "4 4"] | None:
-    sizes = _described_mm(file, page, stack) or (None if stack else _tagged_mm(page))
+def _affine(path: str, file: Any, page: Any, stack: bool) -> Float[np.ndarray, "4 4"] | None:
+    sizes = _beside_mm(path) or _described_mm(file, page, stack) or (None if stack else _tagged_mm(page))
     return None if sizes is None else np.diag([*sizes, 1.0])
+
+
+def parts(path: str) -> tuple[str, ...]:
+    """Return the JSON file beside a TIFF file that gives its voxel size, if there is one."""
+    stem = path[: -len(next(ending for ending in ENDINGS if path.lower().endswith(ending)))]
+    case = re.sub(r"_\d{4}$", "", stem, flags=re.ASCII)  # the channels of a case share one file
+    for name in dict.fromkeys((stem, case)):
+        with contextlib.suppress(OSError, ValueError), open(f"{name}.json", encoding="utf-8") as stream:
+            content = json.load(stream)
+            if isinstance(content, dict) and "spacing" in content:
+                return (f"{name}.json",)
+    return ()
+
+
+def _beside_mm(path: str) -> tuple[float, ...] | None:
+    """Voxel size of the file beside a TIFF file, which lists that of slices first; None if there is none.
+
+    Raises:
+        BadCaseError: It does not give three numbers.
+    """
+    for part in parts(path):
+        with open(part, encoding="utf-8") as stream:
+            given = json.load(stream)["spacing"]
+        if not isinstance(given, list) or len(given) != 3 or not all(isinstance(size, int | float) for size in given):
+            raise BadCaseError(f"{part} gives the spacing {given!r}; three numbers, for z, y and x, are needed")
+        return tuple(float(size) for size in reversed(given))
+    return None
 
 
 def _described_mm(file: Any, page: Any, stack: bool) -> tuple[float, ...] | None:
