@@ -143,7 +143,10 @@ def test_png_holds_one_slice_of_whole_numbers(read, tmp_path):
         data.write_map(voxels[..., 0], geometry, tmp_path / "m.png")
     assert not list(tmp_path.glob(".partial*"))
     data.write_map(voxels[..., 0], geometry, tmp_path / "m.nii.gz")
-    np.testing.assert_array_equal(nib.load(tmp_path / "m.nii.gz").get_fdata(), GREY.T)
+    back = nib.load(tmp_path / "m.nii.gz")
+    np.testing.assert_array_equal(back.get_fdata(), GREY.T)
+    assert (type(back), back.header.get_xyzt_units()[0]) == (nib.Nifti1Image, "unknown")
+    assert writing.is_own(tmp_path / "m.nii.gz")
 
 
 # --------------------------------------------------------------------------------------------------------------- TIFF

@@ -8,12 +8,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from jaxseg.data.volumes.grid import GridImage
 from jaxseg.data.volumes.volume import BadCaseError, check_header
 
 ENDINGS = (".nii.gz", ".nii", ".img.gz", ".img")
 """Endings of files that hold voxels, in any case; an `.img` file has its header in a `.hdr` file beside it."""
 WRITTEN = ENDINGS[:2]
 _PAIRS = ENDINGS[2:]
+_LONGEST_AXIS = 2**15 - 1
+"""Length of an axis that the header of NIfTI-1 has room for."""
 _GZIP_LIMIT = 1100
 """Largest ratio by which deflate shrinks data: a header that claims more belongs to a broken file."""
 
@@ -74,5 +77,10 @@ def _load(path: str) -> Any:
 
 
 def save(image: Any, path: str) -> None:
-    """Write an image whose header is complete."""
+    """Write an image whose header is complete; those of other formats become NIfTI-1, which more programs read."""
+    if isinstance(image, GridImage) and max(image.shape) <= _LONGEST_AXIS:
+        plain = nib.Nifti1Image(np.asanyarray(image.dataobj), image.affine)
+        plain.header.set_xyzt_units(image.header.get_xyzt_units()[0])
+        plain.header["descrip"] = image.header["descrip"]
+        image = plain
     nib.save(image, path)
