@@ -120,6 +120,15 @@ def test_the_same_voxels_have_one_digest_in_every_format(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("ending", [*ENDINGS, ".seg.nrrd"])
+def test_endings_in_capitals_are_read_too(tmp_path, ending):
+    path = save(image_of(), tmp_path / f"a{ending}")
+    before, _, _ = reading.read_label(str(path))
+    other = path.rename(tmp_path / f"B{ending.upper()}")
+    np.testing.assert_array_equal(reading.read_label(str(other))[0], before)
+    assert table.strip_extension(other.name) == "B"
+
+
 def test_only_own_files_are_replaced(make_task, tmp_path):
     for ending in (".nrrd", ".mha"):
         path = save(image_of(), tmp_path / f"a{ending}")

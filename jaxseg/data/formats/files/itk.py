@@ -139,7 +139,7 @@ def _reader(path: str) -> Any:
     import SimpleITK
 
     reader = SimpleITK.ImageFileReader()
-    # Named, because ITK otherwise takes the reader that knows the contents: a wrong ending would not be noticed.
+    # Named, because ITK otherwise asks its readers in turn, and that of MetaImage knows no ending in capitals.
     reader.SetImageIO("NrrdImageIO" if _is_nrrd(path) else "MetaImageIO")
     reader.SetFileName(path)
     return reader
