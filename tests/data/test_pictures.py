@@ -147,6 +147,11 @@ def test_png_holds_one_slice_of_whole_numbers(read, tmp_path):
     np.testing.assert_array_equal(back.get_fdata(), GREY.T)
     assert (type(back), back.header.get_xyzt_units()[0]) == (nib.Nifti1Image, "unknown")
     assert writing.is_own(tmp_path / "m.nii.gz")
+    nib.save(nib.Nifti1Image(GREY.T[..., None], np.eye(4)), tmp_path / "slice.nii")
+    data.write_prediction(GREY.T.astype(int), read(tmp_path / "slice.nii")[1], tmp_path / "slice.png")
+    with PIL.Image.open(tmp_path / "slice.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), GREY)
+    assert writing.is_own(tmp_path / "slice.png")
 
 
 # --------------------------------------------------------------------------------------------------------------- TIFF
