@@ -284,6 +284,7 @@ def test_grids_close_together_are_told_apart_from_grids_that_differ():
     length=st.integers(0, 600),
 )
 @example(changes=[(40, 0)], length=600)  # no axes
+@example(changes=[(83, 127), (254, 0)], length=348)  # a voxel size that is no number, and no sform
 @settings(max_examples=300, deadline=None)
 def test_any_damage_to_a_file_is_read_or_refused(tmp_path_factory, changes, length):
     content = bytearray(nifti(np.ones((6, 5, 4), np.int16), np.diag([1.0, 2.0, 3.0, 1.0])).to_bytes())

@@ -26,7 +26,7 @@ def open_image(path: str) -> Any:
         BadCaseError: The file is of no format that is read, damaged, too small for its header, or voxel sizes are not
             positive; or a package that it needs is missing.
     """
-    with volume.reading(path):
+    with volume.reading(path), np.errstate(invalid="ignore", over="ignore"):  # sizes that are no numbers are refused
         size = os.stat(path).st_size
         if os.path.isdir(path):
             raise BadCaseError(f"{path} is a folder, not a readable image file")
