@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from jaxseg import data
-from jaxseg.data.formats import image_files, layouts
+from jaxseg.data.formats import image_files, layouts, sources
 from jaxseg.study import outputs
 from jaxseg.study.score import stage
 from jaxseg.types import RunKey, UserError
@@ -230,3 +230,12 @@ def test_predictions_are_named_by_the_format_of_their_input(tmp_path):
         files = {key: path.name for key, path in planned[f"x{index}"].items()}
         fractions = ".nii.gz" if ending == ".png" else ending
         assert files == {"seed_0": f"x{index}{ending}", "entropy": f"x{index}{fractions}"}
+
+
+def test_pictures_without_labels_are_a_source_as_volumes_are(tmp_path):
+    pictures_in(tmp_path / "set", "a.png", "b.png")
+    listing = layouts.read_unlabelled(tmp_path / "set")
+    assert ([case.name for case in listing.cases], listing.modality) == (["a", "b"], ("image",))
+    raw = sources.open_source(str(tmp_path / "set"), ndim=2, cache=tmp_path, labelled=False).read(listing.cases[0])
+    np.testing.assert_array_equal(raw.image[..., 0], np.arange(30).reshape(5, 6).T)
+    assert not raw.label.any()

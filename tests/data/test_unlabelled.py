@@ -84,19 +84,19 @@ def test_what_cannot_be_used_is_named(tmp_path, make_task, save_nifti, volume_of
     with pytest.raises(UserError, match="does not exist"):
         read_unlabelled(folder)
     folder.mkdir()
-    with pytest.raises(UserError, match="image; it is empty"):
+    with pytest.raises(UserError, match=r"holds no image that is read .*; it is empty"):
         read_unlabelled(folder)
     (folder / "a.nii.gz").write_bytes(b"no image")
     with pytest.raises(UserError, match="cannot be read, from which the number of channels"):
         read_unlabelled(folder)
     (folder / "dataset.json").write_text(json.dumps({"modality": {"0": "MRI"}}))
     save_nifti(folder / "b.nii.gz", volume_of(0)[0])
-    (folder / "c.png").write_bytes(b"")
+    (folder / "c.mgz").write_bytes(b"")
     with pytest.raises(UserError, match=r"1 case\(s\) of .* cannot be used:\n  a: "):
         prepared(make_task(folder), tmp_path / "stores")
     task = prepared(dataclasses.replace(make_task(folder), bad_cases="skip"), tmp_path / "stores")
     assert [case.name for case in task.cases] == ["b"]
-    assert any("c.png" in text for _, text in task.report.warnings)
+    assert any("c.mgz" in text for _, text in task.report.warnings)
 
 
 def test_a_folder_that_lacks_labels_is_refused_with_the_objectives_that_need_none(tmp_path, make_task, write_set):
