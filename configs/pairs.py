@@ -1,4 +1,4 @@
-"""Transfer between two of nine labelled sets, set up so that a study can judge every claim but C3 (docs/studies).
+"""Transfer between two of twelve labelled sets, set up so that a study can judge every claim but C3 (docs/studies).
 
     python -m launch.study --config=configs/pairs.py:cardiac_ed_mr,hippocampus_mr,FOLDER --workdir=runs/hippocampus
 
@@ -13,10 +13,16 @@ from configs import default
 
 IMAGES = ("nerve_us", "fetal_head_us", "lung_tumour_ct", "nuclei_micro")
 CARDIAC: dict = {"spacing_mm": "2.5, 2.5, 0", "patch": (64, 64, 8), "flip": (), "sizes": (4, 8, 16, 0)}
+# The grid that most of the cases have; the first of these sets labels sides, and is not flipped therefore.
+CT: dict = {"spacing_mm": "3.9, 3.9, 2.5", "normalization": "dataset"}
 SETS: dict[str, dict] = {
     "hippocampus_mr": {"patch": (32, 32, 32), "slice": (40, 56), "flip": (0,), "sizes": (4, 16, 64, 0)},
     "cardiac_ed_mr": CARDIAC,
     "cardiac_es_mr": CARDIAC,
+    "fetal_brain_mr": {"patch": (48, 48, 48), "flip": (0,), "sizes": (2, 4, 0)},
+    "headneck_oar_ct": {"patch": (32, 32, 32), "flip": (), "sizes": (4, 16, 48, 0)} | CT,
+    "headneck_throat_ct": {"patch": (32, 32, 32), "flip": (0,)} | CT,
+    "headneck_target_ct": {"patch": (32, 32, 32), "flip": (0,)} | CT,
     "rodent_brain_epi": {"patch": (48, 16, 48), "slices": "coronal", "flip": (0,), "sizes": (4, 8, 16, 0)},
     "nerve_us": {"spacing_mm": "2, 2", "unit": "voxel", "flip": (0,)},
     "fetal_head_us": {"spacing_mm": "1, 1", "flip": (0, 1)},
@@ -36,6 +42,7 @@ def set_task(task: ConfigDict, name: str, folder: str, ndim: int) -> None:
     task.spacing_mm = own.get("spacing_mm", "native")
     task.patch = own["patch"] if ndim == 3 else own.get("slice", (64, 64))
     task.as_slices = own.get("slices", "axial") if ndim == 2 and name not in IMAGES else ""
+    task.normalization = own.get("normalization", task.normalization)
     task.val_cases = 2
     task.augment.flip = own["flip"]
     task.augment.gamma = 0.2
