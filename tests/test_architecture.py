@@ -106,6 +106,7 @@ ROOMS = {
         ("files", "outputs", "typed_json", "versions"),
         ("record",),
         ("plan", "predict", "recorded_runs", "restore", "source_folder"),
+        ("proposal",),
         ("workdir",),
         ("train",),
         ("recording",),

@@ -45,7 +45,8 @@ def check_task(task: TaskSettings, ndim: int, need: Need) -> None:
         UserError: Values that contradict each other.
     """
     sound = len(task.patch) == ndim and min(task.patch) >= 1
-    need(sound, "patch", task.patch, f"{ndim} sizes, as model.ndim = {ndim}")
+    unplanned = "" if task.patch else "; launch.study --stages=plan chooses them from the images"
+    need(sound, "patch", task.patch, f"{ndim} sizes, as model.ndim = {ndim}{unplanned}")
     slices = ("", *SLICE_AXES) if ndim == 2 else ("",)
     need(task.as_slices in slices, "as_slices", task.as_slices, f"{one_of(slices)} with model.ndim = {ndim}")
     sizes, axes = task.spacing_mm, len(task.window)

@@ -1,0 +1,1 @@
+"""Settings proposed for a study from a look at its images, each with its reason."""

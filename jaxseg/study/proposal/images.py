@@ -1,0 +1,170 @@
+"""Chooses what a task's images ask for by themselves: slices, grid, intensities, flips and validation cases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from jaxseg.settings.task_schema import SLICE_AXES
+from jaxseg.study.proposal import grid
+from jaxseg.study.proposal.choice import Choice
+from jaxseg.study.proposal.fingerprint import Fingerprint
+from jaxseg.study.proposal.grid import View
+
+FEWEST_SLICES = 5
+"""Slices below which a volume has no third dimension to learn from."""
+_MASKED = 0.25
+"""Share of zeros in MR from which the background may have been masked out; then little else is dark."""
+_TINY = 1e-3
+"""Share of an image below which a label is hardly met by a patch drawn anywhere."""
+_SIDED = re.compile(r"(?:^|[^a-z])(?:left|right|l|r|lh|rh|sin|dex)(?:[^a-z]|$)", re.IGNORECASE)
+_TURNED = ("micro", "histo", "patho", "stain", "fluor", "rgb")
+"""Parts of modalities of which every orientation is as plausible."""
+
+
+def ndim_of(target: Fingerprint, source: Fingerprint | None) -> tuple[int, str]:
+    """Returns the axes of a network for both tasks, and why."""
+    for task, found in (("target", target), ("source", source)):
+        if found is not None and found.ndim == 2:
+            return 2, f"the {task}'s images are 2-D"
+    slices = target.shape[_across(target)]
+    if slices < FEWEST_SLICES:
+        return 2, f"the target's volumes have {number(slices)} slices, too few for a third dimension"
+    return 3, "the images are volumes"
+
+
+def slice_axis(found: Fingerprint, ndim: int) -> int | None:
+    """Returns the axis that a 2-D network's slices lie across; None where images are taken whole."""
+    return _across(found) if found.ndim > ndim else None
+
+
+def _across(found: Fingerprint) -> int:
+    """The axis with the longest voxels; of equal ones the last, so that isotropic volumes are cut into axial slices."""
+    longest = max(found.spacing_mm)
+    return max(axis for axis, size in enumerate(found.spacing_mm) if size >= 0.99 * longest)
+
+
+def slices_name(axis: int | None) -> str:
+    """Returns how `as_slices` names an axis."""
+    return "" if axis is None else {value: name for name, value in SLICE_AXES.items()}[axis]
+
+
+# -------------------------------------------------------------------------------------------------------------- grid
+
+
+def write_spacing(found: Fingerprint, seen: View, spacing: Sequence[float]) -> str:
+    """Returns voxel sizes as a config has them: `native`, or a number for each axis and 0 where it stays as it is."""
+    if not seen.varies and tuple(spacing) == seen.spacing:
+        return "native"
+    edges = dict.fromkeys(range(found.ndim), 0.0)
+    for place, axis in enumerate(seen.axes):
+        kept = place in seen.thick and spacing[place] == seen.spacing[place]
+        edges[axis] = 0.0 if kept else spacing[place]
+    return ", ".join(number(edges[axis]) for axis in range(found.ndim))
+
+
+def source_spacing(seen: View, target: Sequence[float], patch: Sequence[int]) -> tuple[tuple[float, ...], str]:
+    """Returns the source's voxel sizes, and why.
+
+    They are the target's, so that a structure of some size looks the same to the network, unless that would invent
+    images between thick slices or leave too little of the source's own structures. Then the source keeps its own grid,
+    made coarser until its longest structure fits the patch.
+    """
+    edges = tuple(zip(seen.spacing, target, strict=True))
+    near = all(max(own, there) <= SAME_SIZE * min(own, there) for own, there in edges)
+    if near and seen.thickness >= grid.LEAST_ACROSS * min(target):
+        if all(max(own, there) <= grid.SAME * min(own, there) for own, there in edges):
+            return seen.spacing, "the target's grid, as the images have it"
+        return tuple(target), "the target's grid, so that lengths look the same to the network"
+    reason = f"its own grid, {sizes(seen.spacing)}, which differs too much from the target's, {sizes(target)}"
+    options = grid.grids(seen)
+    for spacing in options:
+        lengths = [extent / edge for extent, edge in zip(seen.extent, spacing, strict=True)]
+        if all(length <= size for length, size in zip(lengths, patch, strict=True)) or spacing == options[-1]:
+            break
+    if spacing != seen.spacing:
+        reason += f"; coarser, so that {seen.longest or 'more of the image'} fits the patch"
+    return spacing, reason
+
+
+SAME_SIZE = 2.5
+"""Ratio of voxel sizes up to which a source is put on the target's grid."""
+
+
+# ------------------------------------------------------------------------------------------------------- intensities
+
+
+def normalization(found: Fingerprint) -> tuple[str, str]:
+    """Returns the normalisation of a task, and why."""
+    names = [channel.modality or "unnamed" for channel in found.channels]
+    computed = [name.strip().upper().startswith("CT") for name in names]
+    shown = ", ".join(dict.fromkeys(names))
+    if all(computed):
+        return "dataset", "CT numbers mean the same in every scan: one window for all, from the training cases' labels"
+    if any(computed):
+        return "auto", f"by channel ({shown}): one window for all CT, each case's own mean and deviation for the others"
+    resonance = all(name.strip().upper().startswith(("MR", "T1", "T2", "FLAIR", "PD")) for name in names)
+    zeros = min(channel.zeros for channel in found.channels)
+    masked = all(channel.dark < 0.1 * channel.zeros for channel in found.channels)
+    if resonance and zeros >= _MASKED and masked:
+        return "zscore_nonzero", f"{zeros:.0%} of the voxels are exactly 0: the background was masked out"
+    scales = max(channel.scales for channel in found.channels)
+    told = f", and here intensities of cases differ {number(scales)} times" if scales > 1.5 else ""
+    return "zscore", f"intensities of {shown} have no scale of their own{told}: each case by its own mean and deviation"
+
+
+def flips(found: Fingerprint, seen: View) -> tuple[tuple[int, ...], str]:
+    """Returns the axes of a patch that may be flipped, and why."""
+    sided = [label.name for label in found.labels if _SIDED.search(label.name.replace("_", " "))]
+    if sided:
+        return (), f"a label has a side ({sided[0]}): mirrored, other structures would look like it"
+    if all(any(part in channel.modality.lower() for part in _TURNED) for channel in found.channels):
+        return tuple(range(len(seen.axes))), "these images have no upright direction"
+    if 0 not in seen.axes:
+        return (), "slices do not hold the axis from left to right, and no other mirror image is plausible"
+    return (0,), "an image mirrored from left to right is as plausible"
+
+
+def foreground(found: Fingerprint) -> tuple[float, str]:
+    """Returns the share of patches that hold a labelled voxel, and why."""
+    if found.labels:
+        rarest = min(found.labels, key=lambda label: label.share)
+        if rarest.share < _TINY:
+            return 0.75, f"{rarest.name} takes {rarest.share:.1e} of an image: patches drawn anywhere rarely meet it"
+    return 0.5, "half of the patches hold a label drawn at random, the others lie anywhere"
+
+
+def task_choices(role: str, found: Fingerprint, seen: View, across: int | None, *, val_cases: int) -> list[Choice]:
+    """Returns the fields of a task that follow from its own images."""
+    name = slices_name(across)
+    taken = (
+        f"slices across the {'longest' if name != 'axial' else 'last'} voxel edge" if name else "images are taken whole"
+    )
+    unit = "voxel" if found.in_voxels else "mm"
+    said = (
+        "the voxel size is exactly 1 everywhere, as where it is unknown" if found.in_voxels else "headers give lengths"
+    )
+    values = min(val_cases, max(1, found.groups // 10))
+    return [
+        Choice(f"{role}.as_slices", name, taken),
+        Choice(f"{role}.unit", unit, said),
+        Choice(
+            f"{role}.val_cases", values, f"at most a tenth of {found.groups} groups, as every validation takes time"
+        ),
+        Choice(f"{role}.normalization", *normalization(found)),
+        Choice(f"{role}.foreground", *foreground(found)),
+        Choice(f"{role}.augment.flip", *flips(found, seen)),
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------------- words
+
+
+def number(value: float) -> str:
+    """Returns a number with three significant digits."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def sizes(values: Sequence[float]) -> str:
+    """Returns lengths as `1 x 1 x 3`."""
+    return " x ".join(number(value) for value in values)

@@ -1,0 +1,160 @@
+"""Chooses grid, patch and network together: the finest grid whose patches a run can see often enough."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+from jaxseg.settings import Compute, LossSettings, ModelSettings, OptimSettings, TaskSettings, TrainSettings
+from jaxseg.study.plan import cost
+from jaxseg.study.plan.program import Program, measure
+from jaxseg.study.proposal import grid
+from jaxseg.study.proposal.grid import View
+from jaxseg.study.proposal.machine import Resources, rough_bytes, rough_work
+
+BATCHES = {2: 4, 3: 1}
+"""Patches in a step where time is short."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ambition:
+    """A size of network and patch, and what it takes for it to pay."""
+
+    width: int
+    """Channels of the first level."""
+    around: float
+    """Length of a patch over that of the longest label."""
+    across: float
+    """Voxels across the thinnest label that the grid leaves; infinite for the finest grid alone."""
+    steps: int
+    """Steps that a run should have at least."""
+
+
+AMBITIONS = (
+    Ambition(32, 2.0, math.inf, 4000),
+    Ambition(16, 2.0, math.inf, 3000),
+    Ambition(16, 1.5, grid.ACROSS, 800),
+    Ambition(8, 1.5, grid.LEAST_ACROSS, 500),
+)
+"""From the largest to the smallest. Where time is short, a finer grid gains more than a wider network."""
+WIDEST = {2: 512, 3: 320}
+"""Channels of a level at most."""
+COVERED = 0.6
+"""Share of the wanted patch that is enough."""
+_MEMORY = 0.5
+"""Share of a device's memory that one run may take, since images and other runs lie beside it."""
+_TRAINING = 0.7
+"""Share of a run's time for its steps in the search; validation and test have the rest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A grid, a patch and a network for it."""
+
+    spacing: tuple[float, ...]
+    wanted: tuple[float, ...]
+    """Voxels of the patch that the structures ask for."""
+    patch: tuple[int, ...]
+    levels: grid.Levels
+    widths: tuple[int, ...]
+    steps: int
+    """Steps that a run has in its time, by the rough estimate."""
+
+    @property
+    def model(self) -> ModelSettings:
+        """Settings with every stride and kernel written out."""
+        return ModelSettings(
+            ndim=2 if len(self.patch) == 2 else 3,
+            widths=self.widths,
+            strides=self.levels.strides,
+            kernels=self.levels.kernels,
+        )
+
+    @property
+    def covered(self) -> float:
+        """Share of the wanted patch that there is."""
+        return math.prod(self.patch) / math.prod(self.wanted)
+
+
+def choose(seen: View, resources: Resources, *, channels: int, classes: int) -> Network:
+    """Chooses grid, patch and network for images.
+
+    From the largest ambition down and from the finest grid on, the first is taken whose patches cover the structures
+    and fit the time and the memory of a run. If none fits, it is the smallest network on the coarsest grid, with
+    smaller patches.
+    """
+    spacings = grid.grids(seen)
+    for wish in AMBITIONS:
+        for spacing in spacings:
+            if spacing != spacings[0] and grid.across(seen, spacing) < wish.across:
+                break
+            made = _fitted(seen, spacing, wish, resources, channels, classes)
+            if made.covered >= COVERED and made.steps >= wish.steps:
+                return made
+    return _fitted(seen, spacings[-1], AMBITIONS[-1], resources, channels, classes)
+
+
+def _fitted(
+    seen: View, spacing: tuple[float, ...], wish: Ambition, resources: Resources, channels: int, classes: int
+) -> Network:
+    """A network on a grid, with the patch made smaller until time and memory suffice, or it is smallest."""
+    wanted = grid.wanted_size(seen, spacing, wish.around)
+    whole = tuple(length / edge for length, edge in zip(seen.lengths, spacing, strict=True))
+    size = wanted
+    while True:
+        found = grid.levels(size, spacing)
+        patch = found.patch(size, whole)
+        made = Network(spacing, wanted, patch, found, _widths(wish.width, found), 0)
+        batch = BATCHES[len(patch)]
+        seconds = batch * resources.step_seconds(rough_work(made.model, patch, channels, classes))
+        made = dataclasses.replace(made, steps=int(_TRAINING * resources.run_seconds / seconds))
+        fits = batch * rough_bytes(made.model, patch, classes) <= _MEMORY * resources.memory_bytes
+        smaller = grid.shrunk(size, 0.9 * math.prod(size))
+        if (fits and made.steps >= wish.steps) or smaller == size:
+            return made
+        size = smaller
+
+
+def _widths(first: int, levels: grid.Levels) -> tuple[int, ...]:
+    return tuple(min(first * 2**level, WIDEST[levels.ndim]) for level in range(len(levels.kernels)))
+
+
+def program_of(network: Network, *, batch: int, channels: int, classes: int) -> Program:
+    """Returns what would be compiled for a run from scratch."""
+    return Program(
+        TaskSettings(patch=network.patch),
+        network.model,
+        Compute(),
+        OptimSettings(),
+        LossSettings(),
+        TrainSettings(batch=batch),
+        "none",
+        channels,
+        classes,
+    )
+
+
+def fit_memory(
+    network: Network, resources: Resources, *, channels: int, classes: int, batch: int
+) -> tuple[Network, int]:
+    """Makes batch and then patch smaller until a run fits the memory by the measure that packs runs into jobs."""
+    while True:
+        size = measure(program_of(network, batch=batch, channels=channels, classes=classes))
+        needed = 3 * size.state_bytes + size.activation_bytes
+        if needed <= _MEMORY * resources.memory_bytes:
+            return network, batch
+        if batch > 1:
+            batch //= 2
+            continue
+        smaller = grid.shrunk(network.patch, 0.7 * math.prod(network.patch))
+        levels = grid.levels(smaller, network.spacing)
+        patch = levels.patch(smaller, smaller)
+        if math.prod(patch) >= math.prod(network.patch):
+            return network, batch
+        widths = _widths(network.widths[0], levels)
+        network = dataclasses.replace(network, patch=patch, levels=levels, widths=widths)
+
+
+WorkOf = Callable[[Program], cost.Work]
+"""Counts the work of a step; `cost.step_work`, but for tests that look at many proposals."""

@@ -1,0 +1,270 @@
+"""Proposes the settings of a study from the fingerprints of its images: a pure function, with a reason for each value.
+
+The target decides: grid, patch and network are for its structures and for the time a run has. The source takes the same
+network and, where its voxels allow, the same grid; intensities and flips are each task's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from jaxseg.study.plan import cost
+from jaxseg.study.proposal import grid, images
+from jaxseg.study.proposal.choice import Choice, Proposal
+from jaxseg.study.proposal.fingerprint import Fingerprint
+from jaxseg.study.proposal.grid import View
+from jaxseg.study.proposal.images import number, sizes
+from jaxseg.study.proposal.machine import Resources
+from jaxseg.study.proposal.network import BATCHES, COVERED, Network, WorkOf, choose, fit_memory, program_of
+
+LARGEST_BATCHES = {2: 32, 3: 8}
+ENOUGH_STEPS = 4000
+"""Steps from which a larger batch is worth more than twice the steps."""
+MOST_STEPS = 20_000
+LOOKS = 50
+"""Points of a learning curve; the claim about training time needs so many."""
+OFTEN_SEEN = 50
+"""Patches that a run takes from each training case above which augmentation pays (docs/accuracy.md has a set that loses
+by it in shorter runs)."""
+_TEST_SHARE = 0.2
+_VALIDATION_SHARE = 0.25
+"""Shares of a run's time above which the test's windows overlap less, and validation is rarer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Course:
+    """How a run spends its time."""
+
+    batch: int
+    steps: int
+    looks: int
+    """Validations in a run."""
+    val_cases: int
+    overlap: float
+    step_seconds: float
+    possible: int
+    """Steps that the time allows."""
+
+
+def propose(
+    target: Fingerprint, source: Fingerprint | None, resources: Resources, *, work_of: WorkOf = cost.step_work
+) -> Proposal:
+    """Proposes settings.
+
+    Args:
+        target: Images that networks are tested on.
+        source: Images that they are pretrained on; None for training from scratch alone.
+        resources: Time and machine.
+        work_of: Counts the work of a training step.
+
+    Returns:
+        A choice for every field that the images decide, and notes.
+    """
+    ndim, why = images.ndim_of(target, source)
+    across = images.slice_axis(target, ndim)
+    seen = grid.view(target, across)
+    channels, classes = len(target.channels), target.classes
+    made = choose(seen, resources, channels=channels, classes=classes)
+    made, batch = fit_memory(made, resources, channels=channels, classes=classes, batch=BATCHES[ndim])
+    course = _course(target, seen, made, batch, resources, work_of)
+    made, batch = fit_memory(made, resources, channels=channels, classes=classes, batch=course.batch)
+    if batch != course.batch:
+        course = _course(target, seen, made, batch, resources, work_of, fixed=True)
+    choices = [Choice("model.ndim", ndim, why), *_network_choices(made)]
+    choices += _grid_choices("target", target, seen, made.spacing, _spacing_reason(seen, made), made.patch, made)
+    choices += images.task_choices("target", target, seen, across, val_cases=course.val_cases)
+    choices += _augmentation("target", target, seen, course)
+    if source is None:
+        choices.append(Choice("source.patch", made.patch, "the target's; without a source nothing is pretrained"))
+    else:
+        choices += _source_choices(source, made, course, ndim)
+    choices += _course_choices(course, resources)
+    return Proposal(tuple(choices), tuple(_notes(target, source, course)))
+
+
+# -------------------------------------------------------------------------------------------------------------- grid
+
+
+def _spacing_reason(seen: View, made: Network) -> str:
+    if made.spacing == seen.spacing:
+        told = (
+            "the median of cases that differ" if seen.varies else "the images' own grid, so that nothing is resampled"
+        )
+        return f"{told}; slices stay as they are" if seen.thick and seen.varies else told
+    if grid.across(seen, made.spacing) >= grid.MOST_ACROSS:
+        why = f"as fine as {seen.thinnest} asks for"
+    else:
+        why = f"so that a patch that the time allows covers {seen.longest or 'more of the image'}"
+    left = (
+        f"; {seen.thinnest} is still {number(grid.across(seen, made.spacing))} voxels across" if seen.thinnest else ""
+    )
+    return f"coarser than the images ({sizes(seen.spacing)}), {why}{left}"
+
+
+def _grid_choices(
+    role: str,
+    found: Fingerprint,
+    seen: View,
+    spacing: Sequence[float],
+    reason: str,
+    patch: Sequence[int],
+    made: Network,
+) -> list[Choice]:
+    lengths = [size * edge for size, edge in zip(patch, spacing, strict=True)]
+    unit = "voxels" if found.in_voxels else "mm"
+    of = f"{seen.longest} reaches over {sizes(seen.extent)}" if seen.longest else "no label says what it must hold"
+    whole = sizes([length / edge for length, edge in zip(seen.lengths, spacing, strict=True)])
+    told = f"{sizes(lengths)} {unit}: {of}, and an image has {whole} voxels on this grid; multiples of the strides"
+    if role == "target" and made.covered < COVERED:
+        told += f" ({made.covered:.0%} of what the structures ask for, as time or memory allow no more)"
+    return [
+        Choice(f"{role}.spacing_mm", images.write_spacing(found, seen, spacing), reason),
+        Choice(f"{role}.patch", tuple(patch), told),
+    ]
+
+
+def _source_choices(source: Fingerprint, made: Network, course: _Course, ndim: int) -> list[Choice]:
+    across = images.slice_axis(source, ndim)
+    seen = grid.view(source, across)
+    spacing, reason = images.source_spacing(seen, made.spacing, made.patch)
+    # No longer than the images, but for what strides ask for: what lies beyond them is empty.
+    patch = tuple(
+        min(size, math.ceil(length / edge / divisor) * divisor)
+        for size, length, edge, divisor in zip(made.patch, seen.lengths, spacing, made.levels.divisors, strict=True)
+    )
+    choices = _grid_choices("source", source, seen, spacing, reason, patch, made)
+    choices += images.task_choices("source", source, seen, across, val_cases=course.val_cases)
+    return choices + _augmentation("source", source, seen, course)
+
+
+def _network_choices(made: Network) -> list[Choice]:
+    ndim = len(made.patch)
+    flat = {size for axes in made.levels.kernels for size in axes} == {3}
+    even = {size for axes in made.levels.strides for size in axes} <= {2}
+    halved = "an axis is halved while it is 8 voxels long and its voxels are shorter than twice the shortest"
+    patches = "one patch" if ndim == 3 else f"{BATCHES[ndim]} patches"
+    reach = "3 voxels, but not across voxels that are twice as long as the shortest"
+    return [
+        Choice(
+            "model.widths",
+            made.widths,
+            f"{len(made.widths)} levels, down to a few voxels an axis; {made.widths[0]} channels at the finest, as a "
+            f"run has time for about {made.steps:,} steps of {patches}",
+        ),
+        Choice("model.strides", () if even else made.levels.strides, "2 everywhere" if even else halved),
+        Choice("model.kernels", () if flat else made.levels.kernels, "3 everywhere" if flat else reach),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- course
+
+
+def windows(found: Fingerprint, seen: View, spacing: Sequence[float], patch: Sequence[int], overlap: float) -> int:
+    """Returns the windows that predict a whole case."""
+    count = math.prod(
+        max(1, math.ceil((length / edge - size) / (size * (1 - overlap))) + 1)
+        for length, edge, size in zip(seen.lengths, spacing, patch, strict=True)
+    )
+    sliced = [round(found.shape[axis]) for axis in range(found.ndim) if axis not in seen.axes]
+    return count * math.prod(sliced)
+
+
+def _course(
+    target: Fingerprint,
+    seen: View,
+    made: Network,
+    batch: int,
+    resources: Resources,
+    work_of: WorkOf,
+    *,
+    fixed: bool = False,
+) -> _Course:
+    """Divides a run's time between steps, validation and test."""
+    channels, classes, ndim = len(target.channels), target.classes, len(made.patch)
+    work = work_of(program_of(made, batch=batch, channels=channels, classes=classes))
+    step = resources.step_seconds(work)
+    forward = step / batch / 3
+    budget = resources.run_seconds
+    tested = math.ceil(target.cases / 5)
+
+    def test(overlap: float) -> float:
+        return tested * forward * windows(target, seen, made.spacing, made.patch, overlap)
+
+    overlap = 0.5 if test(0.5) <= _TEST_SHARE * budget else 0.25
+    each = forward * windows(target, seen, made.spacing, made.patch, 0.0)
+    # Fewer cases before fewer validations: a curve of many points is what the claim about training time needs.
+    options = [(LOOKS, 8), (LOOKS, 4), (LOOKS, 2), (25, 2), (10, 2)]
+    most = max(1, target.groups // 10)
+    affordable = [(looks, min(n, most)) for looks, n in options if looks * n * each <= _VALIDATION_SHARE * budget]
+    looks, cases = (affordable or [(5, 1)])[0]
+    possible = int((budget - test(overlap) - looks * cases * each) / step)
+    while not fixed and possible >= 2 * ENOUGH_STEPS and 2 * batch <= LARGEST_BATCHES[ndim]:
+        batch, step, possible = 2 * batch, 2 * step, possible // 2
+    steps = min(max(possible, LOOKS), MOST_STEPS) // LOOKS * LOOKS
+    return _Course(batch, steps, looks, cases, overlap, step, possible)
+
+
+def _course_choices(course: _Course, resources: Resources) -> list[Choice]:
+    every = course.steps // LOOKS
+    between = f"{course.looks} validations in a run"
+    step = number(1e3 * course.step_seconds)
+    time = f"a run has {number(resources.run_seconds)} s of the budget, and a step takes about {step} ms"
+    return [
+        Choice("train.batch", course.batch, "as many patches as leave enough steps"),
+        Choice("train.steps", course.steps, f"{time}; validation and test have their share"),
+        Choice("train.log_every", every, f"{LOOKS} points on a learning curve"),
+        Choice("train.eval_every", every * (LOOKS // course.looks), between),
+        Choice("train.save_every", every * 10, "five checkpoints in a run"),
+        Choice("pretrain.steps", course.steps, "as long as on the target"),
+        Choice("pretrain.eval_every", every * 10, "five validations in a run"),
+        Choice("optim.warmup_steps", min(20, course.steps // 10), "short, beside the steps of a run"),
+        Choice("evaluate.overlap", course.overlap, "windows of the test; at 0.5 they may take a fifth of a run's time"),
+        Choice("evaluate.val_overlap", 0.0, "validation is for curves alone, and costs time"),
+    ]
+
+
+def _augmentation(role: str, found: Fingerprint, seen: View, course: _Course) -> list[Choice]:
+    views = course.steps * course.batch / max(1.0, 0.8 * found.cases)
+    often = views >= OFTEN_SEEN
+    told = f"a run takes about {number(views)} patches from each training case"
+    why = f"{told}, so that they should differ" if often else f"{told}, too few for augmentation to pay"
+    spatial = 0.3 if often and not seen.thick else 0.0
+    turned = f"{why}; not across thick slices" if often and seen.thick else why
+    return [
+        Choice(f"{role}.augment.affine", spatial, turned),
+        Choice(f"{role}.augment.gamma", 0.2 if often else 0.0, why),
+        Choice(f"{role}.augment.brightness", 0.2 if often else 0.0, why),
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------------- notes
+
+
+def _notes(target: Fingerprint, source: Fingerprint | None, course: _Course) -> list[str]:
+    notes = []
+    for role, found in (("target", target), ("source", source)):
+        if found is None:
+            continue
+        if found.missing:
+            notes.append(
+                f"no case of the {role} that was read has {', '.join(found.missing)}; leave labels out that hardly "
+                f"occur (--config.{role}.labels)"
+            )
+        rare = [f"{label.name} ({label.present:.0%})" for label in found.labels if label.present < 0.5]
+        if rare:
+            notes.append(f"labels that most cases of the {role} lack: {', '.join(rare)}")
+    if target.groups < 10:
+        notes.append(
+            f"the target has {target.groups} groups of cases, and a fifth of them is tested on: intervals will be "
+            "wide. With --config.target.folds=5 every case is tested once, at five times the cost"
+        )
+    if course.possible < 300:
+        notes.append(
+            f"the budget leaves {max(course.possible, 0)} steps for a run, in which little is learned; give more time, "
+            "fewer seeds (--config.num_seeds) or fewer arms"
+        )
+    if course.possible > MOST_STEPS:
+        notes.append(f"the budget would allow {course.possible:,} steps; more than {MOST_STEPS:,} hardly ever pay")
+    return notes

@@ -1,0 +1,225 @@
+"""`--stages=plan` of `launch.study`: looks at the images of a config and writes a config file for them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import jaxseg
+from jaxseg import paths, settings
+from jaxseg.study.plan import cost
+from jaxseg.study.plan.jobs import check_networks, make_plan, seed_plan
+from jaxseg.study.plan.planned import device_bytes, memory_bytes
+from jaxseg.study.proposal.choice import Proposal, as_lines
+from jaxseg.study.proposal.fingerprint import Fingerprint, take_fingerprint
+from jaxseg.study.proposal.machine import Resources, read_budget
+from jaxseg.study.proposal.rules import propose
+from jaxseg.types import Progress, UserError
+from launch import terminal
+
+STAGE = "plan"
+BUDGET = "2h"
+FILE = "planned.py"
+"""Where the config is written, in the workdir, unless --output says otherwise."""
+
+
+def run(config: Any, words: Sequence[str], workdir: Path, *, budget: str, output: str | None) -> None:
+    """Plans a study, prints the settings with their reasons and writes the config file.
+
+    Args:
+        config: The config, which names the data, the arms and the seeds.
+        words: What of the command line made it; fields that are set there are left as they are.
+        workdir: Folder of the study, which is not claimed: nothing but the config file and downloads are put there.
+        budget: Time for the whole study on this machine, as text.
+        output: Path of the config file; None for the usual one.
+
+    Raises:
+        UserError: If the data cannot be read, the budget is no time, or the file exists.
+    """
+    seconds = read_budget(budget)
+    path = Path(output) if output else workdir / FILE
+    if path.exists():
+        raise UserError(f"{path} exists and is left as it is; remove it, or give another --output")
+    made, target, source = plan(config, given(words), workdir, seconds=seconds, progress=terminal.make_progress())
+    terminal.say("\n".join(as_lines(made)))
+    command = f"python -m launch.study --config={shlex.quote(str(path))} --workdir={shlex.quote(str(workdir))}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = f"for {budget} on the machine that planned it, from the images of {_described([target, source])}"
+    fields = [(field, _value(config, field)) for field in dict.fromkeys(given(words))]
+    path.write_text(as_config(made, _file(words), fields, about=about, command=command), encoding="utf-8")
+    terminal.say(f"\n{path} holds these settings; look at them, then run\n  {command}")
+
+
+def given(words: Sequence[str]) -> list[str]:
+    """Returns the dotted fields that the command line sets."""
+    names = (re.match(r"--?(?:no)?config\.([^=]+)", word) for word in words)
+    return [name[1] for name in names if name]
+
+
+def plan(
+    config: Any, fixed: Sequence[str], workdir: Path, *, seconds: float, progress: Callable[[str], Progress]
+) -> tuple[Proposal, Fingerprint, Fingerprint | None]:
+    """Proposes the settings of a config from its images, and puts them into it.
+
+    Args:
+        config: The config; its fields become those that are proposed.
+        fixed: Fields that stay as they are.
+        workdir: Folder for downloads.
+        seconds: Time for the whole study.
+        progress: Makes the progress of looking at images.
+
+    Returns:
+        The proposal and the fingerprints of target and source; of no source where no network is pretrained.
+
+    Raises:
+        UserError: If the data cannot be read, or the config has a mistake.
+    """
+    cache = paths.expand(str(config.runtime.store_dir) or workdir / "stores")
+    told = progress("look at the images")
+    target = take_fingerprint(_text(config, "target"), labels=config.target.labels, cache=cache, progress=told)
+    source = None
+    if _pretrains(config) and config.source.data != "target":
+        source = take_fingerprint(_text(config, "source"), labels=config.source.labels, cache=cache, progress=told)
+    # How many runs there are is known of a config that is complete: first as if there was one.
+    speed = cost.measure_speed(tuple(jax.local_devices()))
+    alone = Resources(seconds, 1.0, speed, memory_bytes(1))
+    first = config.copy_and_resolve_references()
+    put(first, _without(propose(target, source, alone, work_of=_no_work), fixed))
+    study = settings.parse(first)
+    resources = Resources(seconds, count_runs(study, target, source), speed, device_bytes(study))
+    made = _without(propose(target, source, resources), fixed)
+    put(config, made)
+    check_networks(settings.parse(config))
+    return made, target, source
+
+
+def _no_work(program: Any) -> cost.Work:
+    """Stands for the work of a step where only the form of a config is asked for."""
+    return cost.Work(1, 1)
+
+
+def _text(config: Any, task: str) -> str:
+    data = config[task].data
+    if not isinstance(data, str) or not data:
+        raise UserError(f"config.{task}.data = {data!r}; allowed: a folder, or synthetic:NAME")
+    return data
+
+
+def _pretrains(config: Any) -> bool:
+    """Whether any arm starts from networks that the study trains itself."""
+    return any(arm.init != "random" and arm.kind == "network" for arm in config.arms.values()) and not (
+        config.pretrain.from_workdir
+    )
+
+
+def _without(made: Proposal, fixed: Sequence[str]) -> Proposal:
+    return Proposal(tuple(choice for choice in made.choices if choice.field not in fixed), made.notes)
+
+
+def put(config: Any, made: Proposal) -> None:
+    """Sets the proposed fields of a config."""
+    for choice in made.choices:
+        *sections, field = choice.field.split(".")
+        section = config
+        for name in sections:
+            section = section[name]
+        section[field] = choice.value
+
+
+def count_runs(study: settings.StudySettings, target: Fingerprint, source: Fingerprint | None) -> float:
+    """Returns the runs of a study of all kinds, counted in runs of `train.steps` steps on the target."""
+
+    def size(found: Fingerprint) -> tuple[int, int]:
+        return len(found.channels), found.classes
+
+    used = seed_plan(study)
+    tasks = {arm.source for arm in study.arms}
+    planned = make_plan(
+        study,
+        target_size=size(target),
+        source_sizes={task: size(source or target) for task in tasks},
+        memory_bytes=memory_bytes(len(used.devices)),
+        devices=len(used.devices),
+        strategy=used.strategy,
+    )
+    return max(1.0, sum(len(job.runs) * job.program.train.steps for job in planned.jobs) / study.train.steps)
+
+
+# --------------------------------------------------------------------------------------------------------------- file
+
+
+def as_config(
+    made: Proposal, base: tuple[str, str], fields: Sequence[tuple[str, Any]], *, about: str, command: str
+) -> str:
+    """Returns a config file that starts from another and sets what was given and what is proposed.
+
+    Args:
+        made: The proposal.
+        base: File and argument of the config that it is for.
+        fields: Fields that the command line set, with their values.
+        about: What the plan was made for.
+        command: The command that runs it.
+    """
+    file, argument = base
+    imported = _import(file)
+    lines = textwrap.wrap(f'"""Planned by jaxseg {jaxseg.__version__} {_plain(about)}.', 118)
+    lines += ["", f"    {_plain(command)}", '"""', "", *imported, "", "", "def get_config():"]
+    lines.append('    """The study as planned; change what you like."""')
+    lines.append(
+        f"    config = base.get_config({_literal(argument)})" if argument else "    config = base.get_config()"
+    )
+    lines += [f"    config.{field} = {_literal(value)}  # given on the command line" for field, value in fields]
+    for choice in made.choices:
+        lines += textwrap.wrap(_plain(choice.reason), 114, initial_indent="    # ", subsequent_indent="    # ")
+        lines.append(f"    config.{choice.field} = {_literal(choice.value)}")
+    return "\n".join([*lines, "    return config", ""])
+
+
+def _literal(value: Any) -> str:
+    """A value as Python writes it, with the quotation marks of the other configs."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _value(config: Any, field: str) -> Any:
+    for name in field.split("."):
+        config = config[name]
+    return config
+
+
+def _described(found: Sequence[Fingerprint | None]) -> str:
+    return " and ".join(
+        f"{one.data} ({one.cases} cases in {one.groups} groups, {one.read} of them looked at)"
+        for one in found
+        if one is not None
+    )
+
+
+def _plain(text: str) -> str:
+    """A text that ends neither a docstring nor a comment."""
+    return terminal.plain(text).replace("\\", "/").replace('"""', "'''").replace("\n", " ")
+
+
+def _file(words: Sequence[str]) -> tuple[str, str]:
+    """The file of a config and its argument."""
+    for place, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag.lstrip("-") == "config":
+            file, _, argument = (value if equals else words[place + 1]).partition(":")
+            return file, argument
+    raise UserError("--config is missing; for example --config=configs/auto.py:SOURCE,TARGET")
+
+
+def _import(file: str) -> list[str]:
+    """The lines that import a config file by its module, or from its path where it is in no package."""
+    parts = Path(file).with_suffix("").parts
+    if len(parts) > 1 and all(part.isidentifier() for part in parts):
+        return [f"from {'.'.join(parts[:-1])} import {parts[-1]} as base"]
+    path = str(Path(file).absolute())
+    return ["import runpy", "import types", "", f"base = types.SimpleNamespace(**runpy.run_path({path!r}))"]
