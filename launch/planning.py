@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from jaxseg.study.plan.planned import device_bytes, memory_bytes
 from jaxseg.study.proposal.choice import Proposal, as_lines
 from jaxseg.study.proposal.fingerprint import Fingerprint, take_fingerprint
 from jaxseg.study.proposal.machine import Resources, read_budget
+from jaxseg.study.proposal.network import ROUGH
 from jaxseg.study.proposal.rules import propose
-from jaxseg.types import Progress, UserError
+from jaxseg.types import UserError
 from launch import terminal
 
 STAGE = "plan"
@@ -47,7 +48,8 @@ def run(config: Any, words: Sequence[str], workdir: Path, *, budget: str, output
     path = Path(output) if output else workdir / FILE
     if path.exists():
         raise UserError(f"{path} exists and is left as it is; remove it, or give another --output")
-    made, target, source = plan(config, given(words), workdir, seconds=seconds, progress=terminal.make_progress())
+    speed = cost.measure_speed(tuple(jax.local_devices()))
+    made, target, source = plan(config, workdir, fixed=given(words), seconds=seconds, speed=speed)
     terminal.say("\n".join(as_lines(made)))
     command = f"python -m launch.study --config={shlex.quote(str(path))} --workdir={shlex.quote(str(workdir))}"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,16 +66,16 @@ def given(words: Sequence[str]) -> list[str]:
 
 
 def plan(
-    config: Any, fixed: Sequence[str], workdir: Path, *, seconds: float, progress: Callable[[str], Progress]
+    config: Any, workdir: Path, *, fixed: Sequence[str] = (), seconds: float, speed: cost.Speed
 ) -> tuple[Proposal, Fingerprint, Fingerprint | None]:
     """Proposes the settings of a config from its images, and puts them into it.
 
     Args:
         config: The config; its fields become those that are proposed.
-        fixed: Fields that stay as they are.
         workdir: Folder for downloads.
+        fixed: Fields that stay as they are.
         seconds: Time for the whole study.
-        progress: Makes the progress of looking at images.
+        speed: Of all devices together.
 
     Returns:
         The proposal and the fingerprints of target and source; of no source where no network is pretrained.
@@ -82,27 +84,21 @@ def plan(
         UserError: If the data cannot be read, or the config has a mistake.
     """
     cache = paths.expand(str(config.runtime.store_dir) or workdir / "stores")
-    told = progress("look at the images")
+    told = terminal.make_progress()("look at the images")
     target = take_fingerprint(_text(config, "target"), labels=config.target.labels, cache=cache, progress=told)
     source = None
     if _pretrains(config) and config.source.data != "target":
         source = take_fingerprint(_text(config, "source"), labels=config.source.labels, cache=cache, progress=told)
     # How many runs there are is known of a config that is complete: first as if there was one.
-    speed = cost.measure_speed(tuple(jax.local_devices()))
     alone = Resources(seconds, 1.0, speed, memory_bytes(1))
     first = config.copy_and_resolve_references()
-    put(first, _without(propose(target, source, alone, work_of=_no_work), fixed))
+    put(first, _without(propose(target, source, alone, meter=ROUGH), fixed))
     study = settings.parse(first)
     resources = Resources(seconds, count_runs(study, target, source), speed, device_bytes(study))
     made = _without(propose(target, source, resources), fixed)
     put(config, made)
     check_networks(settings.parse(config))
     return made, target, source
-
-
-def _no_work(program: Any) -> cost.Work:
-    """Stands for the work of a step where only the form of a config is asked for."""
-    return cost.Work(1, 1)
 
 
 def _text(config: Any, task: str) -> str:

@@ -27,6 +27,7 @@ SMALL = {
 }
 LESS = {
     "benchmarks.accuracy": ["--dry_run"],
+    "benchmarks.planned": ["--dry_run"],
     "tools.verify": ["--only=no such claim", "--results=results.json", "--page=page.md"],
 }
 """Options that let a program do little."""
@@ -60,7 +61,7 @@ RUN = [(page, command) for page, command in commands() if program(command) == "p
 def reduced(page: str, words: list[str]) -> list[str]:
     """The command with less to do: small networks, few steps; what takes hours is only planned or left out."""
     words = words + LESS.get(words[2], [])
-    if words[2] not in ("launch.study", "launch.sweep"):
+    if words[2] not in ("launch.study", "launch.sweep") or "--stages=plan" in words:
         return words
     words = [word for word in words if word.split("=")[0].removeprefix("--config.") not in SMALL]
     words += [f"--config.{field}={value}" for field, value in SMALL.items()]

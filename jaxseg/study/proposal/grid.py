@@ -126,7 +126,8 @@ def wanted_size(seen: View, spacing: Sequence[float], around: float) -> tuple[fl
     for length, extent, edge in zip(seen.lengths, seen.extent, spacing, strict=True):
         context = max(around * extent / edge, SHORTEST[ndim])
         size.append(max(1.0, min(length / edge, context, LONGEST[ndim])))
-    return tuple(size)
+    # Of a few voxels nothing is left to normalize at the coarsest level; what lies beyond an image is empty.
+    return tuple(size) if math.prod(size) >= (2 * _EDGE) ** 2 else tuple(max(n, 2.0 * _EDGE) for n in size)
 
 
 def shrunk(size: Sequence[float], voxels: float) -> tuple[float, ...]:
@@ -173,6 +174,21 @@ class Levels:
             holds = above >= image and above <= BEYOND * length
             found.append(above if holds else max(1, round(length / divisor)) * divisor)
         return tuple(found)
+
+
+def within(seen: View, spacing: Sequence[float], patch: Sequence[int], divisors: Sequence[int]) -> tuple[int, ...]:
+    """Returns the part of a patch that images of another task fill, with a few voxels left at the coarsest level."""
+    filled = [
+        min(size, math.ceil(length / edge / divisor - 1e-6) * divisor)
+        for size, length, edge, divisor in zip(patch, seen.lengths, spacing, divisors, strict=True)
+    ]
+    while math.prod(size // divisor for size, divisor in zip(filled, divisors, strict=True)) < _EDGE:
+        short = [axis for axis, size in enumerate(filled) if size < patch[axis]]
+        if not short:
+            break
+        axis = min(short, key=lambda axis: filled[axis] // divisors[axis])
+        filled[axis] += divisors[axis]
+    return tuple(filled)
 
 
 def levels(size: Sequence[float], spacing: Sequence[float]) -> Levels:

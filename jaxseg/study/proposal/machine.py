@@ -77,6 +77,17 @@ def rough_work(model: ModelSettings, patch: tuple[int, ...], channels: int, clas
     return cost.Work(int(3 * (macs + head * model.widths[0])), int(4 * (24 * elements + 20 * head)))
 
 
+def rough_parameters(model: ModelSettings, channels: int, classes: int) -> int:
+    """Counts the weights of the convolutions."""
+    count, coming = classes * model.widths[0], channels
+    for level, (width, kernel) in enumerate(zip(model.widths, model.kernels, strict=True)):
+        reads = coming + width
+        if level < len(model.widths) - 1:
+            reads += 2 * width + model.widths[level + 1]
+        count, coming = count + math.prod(kernel) * width * reads, width
+    return count
+
+
 def rough_bytes(model: ModelSettings, patch: tuple[int, ...], classes: int) -> int:
     """Estimates the memory that a training step on one patch takes, beside the weights."""
     return math.prod(patch) * (120 * model.widths[0] + 24 * classes)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from jaxseg.settings import Compute, LossSettings, ModelSettings, OptimSettings, TaskSettings, TrainSettings
 from jaxseg.study.plan import cost
-from jaxseg.study.plan.program import Program, measure
+from jaxseg.study.plan.program import NetworkSize, Program, measure
 from jaxseg.study.proposal import grid
 from jaxseg.study.proposal.grid import View
-from jaxseg.study.proposal.machine import Resources, rough_bytes, rough_work
+from jaxseg.study.proposal.machine import Resources, rough_bytes, rough_parameters, rough_work
 
 BATCHES = {2: 4, 3: 1}
 """Patches in a step where time is short."""
@@ -135,12 +136,38 @@ def program_of(network: Network, *, batch: int, channels: int, classes: int) -> 
     )
 
 
+class Meter(NamedTuple):
+    """How the work and the size of a program are found."""
+
+    work: Callable[[Program], cost.Work]
+    size: Callable[[Program], NetworkSize]
+
+
+EXACT = Meter(cost.step_work, measure)
+"""Traces the program, which takes seconds: what --dry_run and the planning of jobs go by."""
+
+
+def _rough_work(program: Program) -> cost.Work:
+    work = rough_work(program.model, program.task.patch, program.channels, program.classes)
+    return cost.Work(*(program.train.batch * part for part in work))
+
+
+def _rough_size(program: Program) -> NetworkSize:
+    count = rough_parameters(program.model, program.channels, program.classes)
+    held = program.train.batch * rough_bytes(program.model, program.task.patch, program.classes)
+    return NetworkSize(parameters=count, trainable=count, state_bytes=12 * count, activation_bytes=held)
+
+
+ROUGH = Meter(_rough_work, _rough_size)
+"""Estimates from the sizes of the convolutions alone."""
+
+
 def fit_memory(
-    network: Network, resources: Resources, *, channels: int, classes: int, batch: int
+    network: Network, resources: Resources, meter: Meter, *, channels: int, classes: int, batch: int
 ) -> tuple[Network, int]:
     """Makes batch and then patch smaller until a run fits the memory by the measure that packs runs into jobs."""
     while True:
-        size = measure(program_of(network, batch=batch, channels=channels, classes=classes))
+        size = meter.size(program_of(network, batch=batch, channels=channels, classes=classes))
         needed = 3 * size.state_bytes + size.activation_bytes
         if needed <= _MEMORY * resources.memory_bytes:
             return network, batch
@@ -154,7 +181,3 @@ def fit_memory(
             return network, batch
         widths = _widths(network.widths[0], levels)
         network = dataclasses.replace(network, patch=patch, levels=levels, widths=widths)
-
-
-WorkOf = Callable[[Program], cost.Work]
-"""Counts the work of a step; `cost.step_work`, but for tests that look at many proposals."""

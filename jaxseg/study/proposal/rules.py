@@ -10,14 +10,13 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from jaxseg.study.plan import cost
 from jaxseg.study.proposal import grid, images
 from jaxseg.study.proposal.choice import Choice, Proposal
 from jaxseg.study.proposal.fingerprint import Fingerprint
 from jaxseg.study.proposal.grid import View
 from jaxseg.study.proposal.images import number, sizes
 from jaxseg.study.proposal.machine import Resources
-from jaxseg.study.proposal.network import BATCHES, COVERED, Network, WorkOf, choose, fit_memory, program_of
+from jaxseg.study.proposal.network import BATCHES, COVERED, EXACT, Meter, Network, choose, fit_memory, program_of
 
 LARGEST_BATCHES = {2: 32, 3: 8}
 ENOUGH_STEPS = 4000
@@ -48,16 +47,14 @@ class _Course:
     """Steps that the time allows."""
 
 
-def propose(
-    target: Fingerprint, source: Fingerprint | None, resources: Resources, *, work_of: WorkOf = cost.step_work
-) -> Proposal:
+def propose(target: Fingerprint, source: Fingerprint | None, resources: Resources, *, meter: Meter = EXACT) -> Proposal:
     """Proposes settings.
 
     Args:
         target: Images that networks are tested on.
         source: Images that they are pretrained on; None for training from scratch alone.
         resources: Time and machine.
-        work_of: Counts the work of a training step.
+        meter: Finds the work and the size of a training step.
 
     Returns:
         A choice for every field that the images decide, and notes.
@@ -67,11 +64,11 @@ def propose(
     seen = grid.view(target, across)
     channels, classes = len(target.channels), target.classes
     made = choose(seen, resources, channels=channels, classes=classes)
-    made, batch = fit_memory(made, resources, channels=channels, classes=classes, batch=BATCHES[ndim])
-    course = _course(target, seen, made, batch, resources, work_of)
-    made, batch = fit_memory(made, resources, channels=channels, classes=classes, batch=course.batch)
+    made, batch = fit_memory(made, resources, meter, channels=channels, classes=classes, batch=BATCHES[ndim])
+    course = _course(target, seen, made, batch, resources, meter)
+    made, batch = fit_memory(made, resources, meter, channels=channels, classes=classes, batch=course.batch)
     if batch != course.batch:
-        course = _course(target, seen, made, batch, resources, work_of, fixed=True)
+        course = _course(target, seen, made, batch, resources, meter, fixed=True)
     choices = [Choice("model.ndim", ndim, why), *_network_choices(made)]
     choices += _grid_choices("target", target, seen, made.spacing, _spacing_reason(seen, made), made.patch, made)
     choices += images.task_choices("target", target, seen, across, val_cases=course.val_cases)
@@ -129,11 +126,7 @@ def _source_choices(source: Fingerprint, made: Network, course: _Course, ndim: i
     across = images.slice_axis(source, ndim)
     seen = grid.view(source, across)
     spacing, reason = images.source_spacing(seen, made.spacing, made.patch)
-    # No longer than the images, but for what strides ask for: what lies beyond them is empty.
-    patch = tuple(
-        min(size, math.ceil(length / edge / divisor) * divisor)
-        for size, length, edge, divisor in zip(made.patch, seen.lengths, spacing, made.levels.divisors, strict=True)
-    )
+    patch = grid.within(seen, spacing, made.patch, made.levels.divisors)
     choices = _grid_choices("source", source, seen, spacing, reason, patch, made)
     choices += images.task_choices("source", source, seen, across, val_cases=course.val_cases)
     return choices + _augmentation("source", source, seen, course)
@@ -177,13 +170,13 @@ def _course(
     made: Network,
     batch: int,
     resources: Resources,
-    work_of: WorkOf,
+    meter: Meter,
     *,
     fixed: bool = False,
 ) -> _Course:
     """Divides a run's time between steps, validation and test."""
     channels, classes, ndim = len(target.channels), target.classes, len(made.patch)
-    work = work_of(program_of(made, batch=batch, channels=channels, classes=classes))
+    work = meter.work(program_of(made, batch=batch, channels=channels, classes=classes))
     step = resources.step_seconds(work)
     forward = step / batch / 3
     budget = resources.run_seconds
