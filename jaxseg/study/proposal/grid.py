@@ -23,6 +23,8 @@ THICK = 3.0
 """Ratio of the longest to the shortest voxel edge above which volumes are stacks of slices."""
 SAME = 1.1
 """Ratio of voxel sizes up to which two grids count as the same, and need no resampling."""
+HALF = 0.5
+"""Length of a patch over that of the image: where a structure lies tells much of what it is, as in ultrasound."""
 SHORTEST = {2: 64, 3: 32}
 """Voxels that a patch should have along an axis, where the image has so many: near its border less is seen."""
 LEAST = {2: 32, 3: 16}
@@ -124,7 +126,7 @@ def wanted_size(seen: View, spacing: Sequence[float], around: float) -> tuple[fl
     ndim = len(spacing)
     size = []
     for length, extent, edge in zip(seen.lengths, seen.extent, spacing, strict=True):
-        context = max(around * extent / edge, SHORTEST[ndim])
+        context = max(around * extent / edge, HALF * length / edge, SHORTEST[ndim])
         size.append(max(1.0, min(length / edge, context, LONGEST[ndim])))
     # Of a few voxels nothing is left to normalize at the coarsest level; what lies beyond an image is empty.
     return tuple(size) if math.prod(size) >= (2 * _EDGE) ** 2 else tuple(max(n, 2.0 * _EDGE) for n in size)

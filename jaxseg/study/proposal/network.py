@@ -33,15 +33,15 @@ class Ambition:
 
 
 AMBITIONS = (
-    Ambition(32, 2.0, math.inf, 4000),
-    Ambition(16, 2.0, math.inf, 3000),
-    Ambition(16, 1.5, grid.ACROSS, 800),
-    Ambition(8, 1.5, grid.LEAST_ACROSS, 500),
+    Ambition(32, 2.0, math.inf, 6000),
+    Ambition(16, 2.0, math.inf, 4000),
+    Ambition(16, 1.5, grid.ACROSS, 1500),
+    Ambition(8, 1.5, grid.LEAST_ACROSS, 800),
 )
-"""From the largest to the smallest. Where time is short, a finer grid gains more than a wider network."""
+"""From the largest to the smallest. Where time is short, steps and surroundings gain more than a wider network."""
 WIDEST = {2: 512, 3: 320}
 """Channels of a level at most."""
-COVERED = 0.6
+COVERED = 0.75
 """Share of the wanted patch that is enough."""
 _MEMORY = 0.5
 """Share of a device's memory that one run may take, since images and other runs lie beside it."""
