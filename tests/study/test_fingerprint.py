@@ -43,6 +43,11 @@ def test_of_many_components_one_speaks_for_most_voxels():
     inside[0:10, 0:10] = inside[20:30, 20:30] = True
     inside[35:37, 35:39] = inside[15, ::3] = True  # crumbs
     assert measure_label(inside, (2.0, 2.0)).extent_mm == (20.0, 20.0)
+    inside[:] = False
+    inside[0:6, 0:6] = True  # the largest has 36 of 196 voxels; most lie in squares of 16
+    for corner in range(0, 40, 8):
+        inside[10:14, corner : corner + 4] = inside[20:24, corner : corner + 4] = True
+    assert measure_label(inside, (2.0, 2.0)).extent_mm == (8.0, 8.0)
     assert measure_label(np.zeros((4, 4), bool), (1.0, 1.0)) is None
 
 

@@ -36,7 +36,7 @@ AMBITIONS = (
     Ambition(32, 2.0, math.inf, 6000),
     Ambition(16, 2.0, math.inf, 4000),
     Ambition(16, 1.5, grid.ACROSS, 1500),
-    Ambition(8, 1.5, grid.LEAST_ACROSS, 800),
+    Ambition(8, 1.5, grid.LEAST_ACROSS, 1500),
 )
 """From the largest to the smallest. Where time is short, steps and surroundings gain more than a wider network."""
 WIDEST = {2: 512, 3: 320}
