@@ -40,6 +40,8 @@ LoadTable = tuple[LoadRow, ...]
 
 _STATUS = {"load": "loaded", "mean_var": "mean_var"}
 _FOUND = ("loaded", "adapted", "mean_var")
+_NAMED = 6
+"""Parameters without a match that a message names."""
 
 
 def transfer_rules(init: str) -> trees.Rules:
@@ -122,11 +124,12 @@ def check_load(table: LoadTable, *, min_loaded: float, arm: str, differs: Sequen
     total = sum(row.size for row in asked)
     found = sum(row.size for row in asked if row.status != "re-initialised")
     if asked and found < min_loaded * total:
+        unmatched = [row for row in asked if row.status == "re-initialised"]
         missing = ", ".join(
-            f"{row.path} {row.shape} (source: {row.source_shape or 'absent'})"
-            for row in asked
-            if row.status == "re-initialised"
+            f"{row.path} {row.shape} (source: {row.source_shape or 'absent'})" for row in unmatched[:_NAMED]
         )
+        if more := len(unmatched[_NAMED:]):
+            missing += f", and {more} more"
         raise UserError(
             f"arm {arm!r}: only {found} of {total} parameters asked for match the source network by path and shape "
             f"({found / total:.0%}); pretrain.min_loaded = {min_loaded:g} asks for more. "
