@@ -92,6 +92,8 @@ def test_no_field_is_a_list_or_none():
 @pytest.mark.parametrize("name", FILES)
 def test_every_config_file_parses_and_comes_back_from_json(name):
     made = importlib.import_module(f"configs.{name}").get_config()
+    if name == "auto":  # --stages=plan fills these in from the images
+        made.source.patch = made.target.patch = (32, 32, 32)
     study = settings.parse(made)
     assert study.name == made.name
     assert [arm.name for arm in study.arms] == list(made.arms)

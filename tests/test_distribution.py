@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DATA_FILES = {"jaxseg/py.typed", "jaxseg/report/style.css", "jaxseg/report/template.html"}
 
 # Names of packages that are imported under another one.
-IMPORTED_AS = {"absl-py": "absl", "tensorflow-datasets": "tensorflow_datasets", "orbax-checkpoint": "orbax"}
+IMPORTED_AS = {"absl-py": "absl", "tensorflow-datasets": "tensorflow_datasets", "orbax-checkpoint": "orbax", "pillow": "PIL"}
 
 IMPORT_ALL = """
 import pkgutil, sys
@@ -44,7 +44,7 @@ def test_one_version_everywhere():
 
 
 def test_what_jaxseg_imports_is_a_declared_dependency():
-    extras = [line for name in ("import", "export") for line in PROJECT["optional-dependencies"][name]]
+    extras = [line for name in ("import", "export", "formats") for line in PROJECT["optional-dependencies"][name]]
     declared = {re.match(r"[\w-]+", line)[0] for line in PROJECT["dependencies"] + extras}
     allowed = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in declared}
     used = set()
