@@ -108,13 +108,25 @@ def plain_parts(found: Mapping[Any, Any]) -> dict[str, Any]:
     """Returns what of a mapping is made of texts, numbers, lists and mappings, at every depth.
 
     One value of another kind does not take its neighbours with it: nnU-Net keeps the device beside the plans. A list
-    is left out as a whole if one of its values is, since the others would change their places.
+    is left out as a whole if one of its values is, since the others would change their places. So is an entry of the
+    outermost mapping that holds tensors, such as the state of an optimizer.
 
     >>> plain_parts({"init_args": {"plans": {"a": [1, 2]}, "device": object()}, "rest": [1, object()]})
     {'init_args': {'plans': {'a': [1, 2]}}}
     """
-    kept = ((str(name), _plain(value, _DEPTH)) for name, value in found.items() if isinstance(name, str | int))
+    kept = (
+        (str(name), _plain(value, _DEPTH))
+        for name, value in found.items()
+        if isinstance(name, str | int) and not _holds_tensors(value, _DEPTH)
+    )
     return {name: value for name, value in kept if value is not _OTHER}
+
+
+def _holds_tensors(value: Any, depth: int) -> bool:
+    if isinstance(value, Mapping):
+        value = [*value.values()]
+    inner = depth > 0 and isinstance(value, list | tuple)
+    return is_tensor(value) or (inner and any(_holds_tensors(part, depth - 1) for part in value))
 
 
 def _plain(value: Any, depth: int) -> Any:
