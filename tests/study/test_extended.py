@@ -11,9 +11,9 @@ import pytest
 from configs import default
 from jaxseg import checkpoint, settings
 from jaxseg.study import files
-from jaxseg.study.plan.binding import RECORD
+from jaxseg.study.plan.binding import RECORD, Draw
 from jaxseg.study.plan.jobs import Job
-from jaxseg.study.plan.planned import plan_jobs
+from jaxseg.study.plan.planned import PlannedStudy, plan_jobs
 from jaxseg.study.plan.tasks import prepare_tasks
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.types import UserError
@@ -121,3 +121,24 @@ def test_jobs_that_are_trained_stay_where_crossed_ids_name_a_seed_that_comes_lat
     assert [run.key.seed for run in began.runs] == [0, 1, 3]
     assert first == began
     assert [run.key.seed for run in later.runs] == [2]
+
+
+def test_seeds_are_refused_that_train_on_what_a_source_of_the_target_has_seen(tmp_path: Path) -> None:
+    """Each seed draws its cases, and source networks learn from the rest: of all seeds that were declared."""
+
+    def study(num_seeds: int, name: str, looks: tuple[int, ...] = ()) -> PlannedStudy:
+        made = changed(num_seeds=num_seeds, looks=looks, vary="init,order,subset", target__train_cases=(2,))
+        made.target.data = "synthetic:blobs?n=20&shape=16x16"
+        made.arms = default.pick_arms("self_transfer")
+        return run_stages(made, tmp_path / name, stages=("pretrain",), progress=silent)
+
+    study(2, "sudden")
+    with pytest.raises(UserError, match=r"num_seeds = 5: seeds .* source networks of self_transfer were trained on"):
+        study(5, "sudden")
+    study(2, "declared", looks=(2, 5))
+    tasks = study(5, "declared", looks=(2, 5)).tasks
+    target, source = tasks.splits
+    drawn = {name for seed in range(5) for name in tasks.subset(target, Draw(2, 0, seed))}
+    (split,) = tasks.splits[source]
+    assert len(drawn) > 4
+    assert not drawn & {*split.train, *split.val}

@@ -13,11 +13,12 @@ from jaxseg.data import PreparedTask, Split
 from jaxseg.data.cases import CaseRecord
 from jaxseg.data.formats.sources import is_elsewhere
 from jaxseg.reserved import MEAN
-from jaxseg.settings import ArmSettings, StudySettings, TaskSettings
+from jaxseg.settings import StudySettings, TaskSettings
 from jaxseg.settings.kinds import nearest
+from jaxseg.study.plan.apart import apart_from_target, arms_of, check_still_apart, left_out, with_warning
 from jaxseg.study.plan.binding import BoundTask, Draw
 from jaxseg.study.plan.jobs import Job
-from jaxseg.study.plan.runs import Run, folds_rotate, target_runs, trial_runs
+from jaxseg.study.plan.runs import Run, folds_rotate
 from jaxseg.types import Progress, RunInputs, UserError
 
 
@@ -95,6 +96,8 @@ def prepare_tasks(
         ready = _with_one_group_for_copies(ready)
         if was is not None:
             prepared[task], splits[task] = ready, was.splits
+            if task.data == "target":
+                check_still_apart(study, task, ready, was.splits, prepared[study.target], splits[study.target])
             continue
         if task == study.target:
             splits[task] = _split(task, ready, study.target.folds, study.base_seed, frozenset())
@@ -138,14 +141,14 @@ def _split_source(
     fold holds out: there is one split a fold. Where several seeds share a network it is apart from all folds.
     """
     same_data = recipe_of(study, task).data == study.target.data
-    arms = [arm for arm in study.arms if arm.kind == "network" and arm.init != "random" and arm.source == task]
+    arms = arms_of(study, task)
     own = folds_rotate(study) and all(arm.pretrain.share == "per_seed" for arm in arms)
     told = source
     splits: list[Split] = []
     for numbers in [(fold,) for fold in range(len(folds))] if own else [tuple(range(len(folds)))]:
-        told, held = _apart_from_target(target, tuple(folds[fold] for fold in numbers), source, same_data=same_data)
+        told, held = apart_from_target(target, tuple(folds[fold] for fold in numbers), source, same_data=same_data)
         if task.data == "target":
-            held |= _trained_on(study, arms, target, source, folds, numbers)
+            held |= left_out(study, arms, target, source, folds, numbers)
         splits += _split(task, told, 1, study.base_seed, held)
     return told, tuple(splits if own or not folds_rotate(study) else splits * len(folds))
 
@@ -199,110 +202,7 @@ def _with_one_group_for_copies(task: PreparedTask) -> PreparedTask:
         f"{len(copies)} of its {len(cases)} cases hold the same image as another case, such as {copies[0][0]} as "
         f"{copies[0][1]}: copies count as one patient"
     )
-    return _with_warning(dataclasses.replace(task, cases=cases), text)
-
-
-def _apart_from_target(
-    target: PreparedTask, splits: tuple[Split, ...], source: PreparedTask, *, same_data: bool
-) -> tuple[PreparedTask, frozenset[str]]:
-    """A source task, and which of its groups no source network may see, because the target is tested on them.
-
-    Patients are the same where group names are (see `_same_patients`), and where images hold the same voxels.
-
-    Raises:
-        UserError: None of the source's patients is left.
-    """
-    tested = frozenset[str]().union(*(data.held_out_groups(target, split) for split in splits))
-    by_voxels = {record.voxels_sha256: record for record in target.cases}
-    copies = [(record, by_voxels[record.voxels_sha256]) for record in source.cases if record.voxels_sha256 in by_voxels]
-    held = frozenset(record.group for record, original in copies if original.group in tested)
-    if _same_patients(target, source, same_data):
-        held |= tested
-    elif copies:
-        record, original = copies[0]
-        text = (
-            f"{len(copies)} of its images are images of the target {target.name}, such as {record.name}, which is "
-            f"{original.name} there; those that the target validates or tests on are held out"
-        )
-        source = _with_warning(source, text)
-    else:
-        source = _with_name_warning(target, source)
-    if held and all(record.group in held for record in source.cases):
-        raise UserError(
-            f"{source.name} has the same patients as the target {target.name}, and every one of them is held out in "
-            f"some of its {len(splits)} fold(s), so that no network could be pretrained without having seen them. "
-            "Set target.folds to 1, ask for fewer val_cases and test_cases, or take another source"
-        )
-    return source, held
-
-
-def _trained_on(
-    study: StudySettings,
-    arms: Sequence[ArmSettings],
-    target: PreparedTask,
-    source: PreparedTask,
-    splits: tuple[Split, ...],
-    folds: Sequence[int],
-) -> frozenset[str]:
-    """Groups of the source, whose data is the target's, that some run of these arms and folds trains on.
-
-    A source that is used without labels may have images that the target lacks, and groups joined by these.
-
-    Raises:
-        UserError: These are all there are: nothing is left for a source network.
-    """
-    names: set[str] = set()
-    for arm in arms:
-        for run in (*target_runs(study, arm, None), *trial_runs(study, arm, None)):
-            if run.key.fold not in folds:
-                continue
-            split = splits[run.key.fold]
-            names |= {*data.nested_subset(target, split.train, run.key.train_cases, seed=run.subset_id)}
-    trained = [target.record(name) for name in names]
-    voxels = {record.voxels_sha256 for record in trained}
-    groups = frozenset(record.group for record in trained)
-    groups |= {record.group for record in source.cases if record.name in names or record.voxels_sha256 in voxels}
-    held = frozenset().union(*(data.held_out_groups(target, split) for split in (splits[fold] for fold in folds)))
-    if not {record.group for record in source.cases} - groups - held:
-        raise UserError(
-            f"source.data = 'target' ({', '.join(arm.name for arm in arms)}): runs that start from it train on all "
-            f"{len({record.group for record in trained})} groups of {target.name} that are not held out for validation "
-            f"and tests, so none is left to pretrain on. Set target.train_cases, or train_cases of these arms, below "
-            f"the number of training cases (0 stands for all), use one fold, and leave subset out of vary where the "
-            f"task is small"
-        )
-    return groups
-
-
-def _same_patients(target: PreparedTask, source: PreparedTask, same_data: bool) -> bool:
-    """Whether group names of the two tasks speak of the same patients.
-
-    They do if the data is the same, or if both publish groups (names that are not just the cases') and share some.
-    A case name that happens to occur in both is no evidence.
-    """
-
-    def published(task: PreparedTask) -> frozenset[str]:
-        return frozenset(record.group for record in task.cases if record.group != record.name)
-
-    return same_data or bool(published(target) & published(source))
-
-
-def _with_name_warning(target: PreparedTask, source: PreparedTask) -> PreparedTask:
-    """The source with a warning where it has case names of the target, which alone prove nothing."""
-    shared = sorted({record.group for record in target.cases} & {record.group for record in source.cases})
-    if not shared:
-        return source
-    text = (
-        f"it shares {len(shared)} case name(s) with the target {target.name}, such as {shared[0]}, and no groups are "
-        "published: if they are the same patients, networks are pretrained on cases they are tested on; name the "
-        "patients in `groups` of both dataset.json files"
-    )
-    return _with_warning(source, text)
-
-
-def _with_warning(task: PreparedTask, text: str) -> PreparedTask:
-    report = dataclasses.replace(task.report, warnings=(("", text), *task.report.warnings))
-    return dataclasses.replace(task, report=report)
+    return with_warning(dataclasses.replace(task, cases=cases), text)
 
 
 def spread(names: Sequence[str], count: int) -> tuple[str, ...]:
