@@ -16,14 +16,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxseg.reserved import SOURCE
+from jaxseg.reserved import is_source
 from jaxseg.settings.kinds import bad_value, convert, hints, nearest, read_varied
 from jaxseg.settings.rules import check_network, check_study
 from jaxseg.settings.schema import ArmSettings, ModelSettings, StudySettings
 from jaxseg.settings.task_schema import TaskSettings, images_alone
 from jaxseg.types import UserError
 
-RESERVED_ARMS = re.compile(rf"{SOURCE}(_\d+)?")
 OVERRIDES = tuple(name for name, kind in hints(ArmSettings).items() if dataclasses.is_dataclass(kind))
 """Sections of which an arm may override fields."""
 OWN = tuple(name for name in hints(ArmSettings) if name not in ("name", *OVERRIDES))
@@ -89,7 +88,7 @@ def _arm(name: str, arm: Mapping[str, Any], config: Mapping[str, Any], study: St
     _check_known(arm, OWN + OVERRIDES, f"{path}.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UserError(f"arm name {name!r}: allowed are letters, digits, '_', '-' and '.', as it names folders")
-    if RESERVED_ARMS.fullmatch(name):
+    if is_source(name):
         raise UserError(
             f"arm name {name!r}: 'source', 'source_2', 'source_3', ... are reserved for the source networks, which "
             "have these names in tables and in study.json; give the arm another name"

@@ -12,9 +12,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from jaxseg import trees
+from jaxseg import settings, trees
 from jaxseg.study import typed_json
-from jaxseg.study.plan import source_networks
+from jaxseg.study.plan import seen, source_networks
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.types import UserError
 from tests.study.test_arms import entries, params_of
@@ -56,6 +56,44 @@ def test_networks_that_were_trained_on_cases_which_are_tested_here_are_refused(
         UserError, match=r"were trained on \d case\(s\) that this study validates or tests on, such as blobs"
     ):
         run_stages(made, tmp_path / "study", stages=[], progress=silent)
+
+
+def test_networks_of_an_arm_know_the_images_of_its_source_too(tiny_study: Path, tmp_path: Path) -> None:
+    """Those of scratch do not."""
+    made = given_config(tiny_study, from_arm="scratch")
+    made.target.data, made.base_seed = tiny_config().source.data, 5  # another split than that study has
+    run_stages(made, tmp_path / "study", stages=[], progress=silent)
+    made.pretrain.from_arm = "transfer/n0_fold0"
+    with pytest.raises(UserError, match=r"were trained on \d case\(s\) that this study validates or tests on"):
+        run_stages(made, tmp_path / "study", stages=[], progress=silent)
+    (tiny_study_copy := tmp_path / "moved").mkdir()
+    for name in ("data.json", "study.json", "SHA256SUMS"):
+        shutil.copy(tiny_study / name, tiny_study_copy)
+    assert seen.past_of(str(tiny_study_copy), "scratch").images.keys() > set()  # without its config, all that there is
+    assert {*seen.past_of(str(tiny_study), "transfer").images} == {
+        *seen.past_of(str(tiny_study_copy), "scratch").images
+    }
+
+
+def test_networks_remember_those_that_their_source_networks_began_with(tiny_study: Path, tmp_path: Path) -> None:
+    made = given_config(tiny_study)  # its source networks
+    made.target.data = "synthetic:blobs?n=10&shape=16x16&seed=7"
+    run_stages(made, tmp_path / "second", stages=("train",), progress=silent)
+    again = given_config(tmp_path / "second", from_arm="transfer")
+    again.target.data, again.base_seed = tiny_config().source.data, 5
+    with pytest.raises(UserError, match=r"'transfer'\): its networks were trained on \d case"):
+        run_stages(again, tmp_path / "third", stages=[], progress=silent)
+    shutil.copytree(tiny_study / "train" / "pretrain", tmp_path / "lost")
+    made = given_config(tmp_path / "lost" / "chunk_0" / "checkpoints")  # of which nothing is known
+    run_stages(made, tmp_path / "fourth", stages=("train",), progress=silent)
+    given = ready_arm(given_config(tmp_path / "fourth", from_arm="transfer"))
+    checkpoint = source_networks.pretraining_of(given).checkpoint
+    assert checkpoint is not None
+    assert checkpoint.file == str(tmp_path / "lost" / "chunk_0" / "checkpoints")
+
+
+def ready_arm(made: ConfigDict) -> settings.ArmSettings:
+    return settings.parse(made).arms[0]
 
 
 def test_networks_of_another_study_or_of_any_checkpoint_are_sources(tiny_study: Path, tmp_path: Path) -> None:

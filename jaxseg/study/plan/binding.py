@@ -195,30 +195,6 @@ def workdir_of(folder: Path) -> Path | None:
     return workdir if workdir is not None and (workdir / RECORD).exists() else None
 
 
-def images_seen(folder: Path, *, by_target: bool) -> dict[str, tuple[str, str]]:
-    """Returns the cases that networks of a study were trained or validated on, by the checksum of their voxels.
-
-    Args:
-        folder: The study's workdir or a folder in it; without a record, the result is `{}`.
-        by_target: Whether to list what the networks of its arms saw, instead of its source networks.
-
-    Returns:
-        The name and part (`train` or `val`) of each case.
-    """
-    workdir = workdir_of(folder)
-    known = None if workdir is None else read_binding(workdir)
-    if known is None:
-        return {}
-    return {
-        task.voxels[name]: (name, part)
-        for role, task in known.tasks.items()
-        if (role == "target") == by_target
-        for split in task.splits
-        for part in ("val", "train")
-        for name in getattr(split, part)
-    }
-
-
 class Trained(NamedTuple):
     """What the checkpoints of a workdir say about the study that they belong to."""
 

@@ -13,7 +13,6 @@ from jaxseg import hosts, machine, paths
 from jaxseg.data import PreparedTask
 from jaxseg.data.patches import residence
 from jaxseg.manifest import DamagedError
-from jaxseg.reserved import SOURCE
 from jaxseg.settings import StudySettings, TaskSettings
 from jaxseg.study import record as records
 from jaxseg.study.plan import source_networks
@@ -22,13 +21,13 @@ from jaxseg.study.plan.binding import (
     Binding,
     BoundTask,
     Draw,
-    images_seen,
     new_study,
     read_binding,
     read_trained,
     write_binding,
 )
 from jaxseg.study.plan.jobs import Plan, check_networks, make_plan, seed_plan
+from jaxseg.study.plan.seen import past_of
 from jaxseg.study.plan.tasks import Tasks, check_labels, cohort_names, prepare_tasks, recipe_of
 from jaxseg.types import Progress, UserError
 
@@ -126,8 +125,7 @@ def _check_given_networks(study: StudySettings, tasks: Tasks) -> None:
         given = arm.pretrain.from_workdir
         if not given or arm.init == "random":
             continue
-        by_target = bool(arm.pretrain.from_arm) and not arm.pretrain.from_arm.startswith(SOURCE)
-        seen = images_seen(paths.expand(given).absolute(), by_target=by_target)
+        seen = past_of(given, arm.pretrain.from_arm).images
         found = {
             name: seen[v] for name in sorted(tested | validated) if (v := target.record(name).voxels_sha256) in seen
         }

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxseg import checkpoint, paths
-from jaxseg.reserved import SOURCE
+from jaxseg.reserved import SOURCE, is_source
 from jaxseg.settings import ArmSettings, PretrainSettings, StudySettings
 from jaxseg.study import record, recorded_runs, source_folder
-from jaxseg.study.plan.binding import workdir_of
 from jaxseg.study.plan.jobs import Plan, find
 from jaxseg.study.plan.runs import Run, target_runs, trial_runs
-from jaxseg.study.record import Checkpoint, Pretraining, RecordedTask, StudyRecord
+from jaxseg.study.plan.seen import past_of
+from jaxseg.study.record import Pretraining, RecordedTask, StudyRecord
 from jaxseg.study.recorded_runs import Place
 from jaxseg.types import Params, RunKey, UserError
 
@@ -111,7 +111,7 @@ def given_task(arm: ArmSettings) -> RecordedTask | None:
     if found is None:
         return None
     # Of several sources the record holds the first.
-    known = {SOURCE: found.source} if wanted.startswith(SOURCE) else {wanted: found.target}
+    known = {SOURCE: found.source} if is_source(wanted) else {wanted: found.target}
     return known.get(wanted)
 
 
@@ -120,7 +120,7 @@ def given_source(arm: ArmSettings) -> str:
     found, wanted = _given_record(arm), arm.pretrain.from_arm or SOURCE
     if found is None:
         return ""
-    if not wanted.startswith(SOURCE):
+    if not is_source(wanted):
         return found.target.name
     # A study with several sources: the networks of this name are those that some of its arms started from.
     users = {run.arm for run in found.runs if run.source is not None and run.source.arm == wanted}
@@ -132,6 +132,8 @@ def _given_record(arm: ArmSettings) -> StudyRecord | None:
     if not arm.pretrain.from_workdir or arm.init == "random":
         return None
     path = paths.expand(arm.pretrain.from_workdir)
+    if source_folder.is_import(path):  # of which a study in a folder above it knows nothing
+        return None
     return record.read(path) or _record_above(path)
 
 
@@ -145,15 +147,8 @@ def pretraining_of(arm: ArmSettings) -> Pretraining | None:
     settings = arm.pretrain
     if not settings.from_workdir:
         return Pretraining(settings.steps, settings.share, "", objective=settings.objective)
-    return Pretraining(None, settings.share, settings.from_workdir, _checkpoint_of(settings.from_workdir))
-
-
-def _checkpoint_of(given: str) -> Checkpoint | None:
-    """What is known of networks whose study is not there to be asked what they have seen; None where it is."""
-    path = paths.expand(given)
-    if found := source_folder.read(path):
-        return found[0].checkpoint
-    return None if workdir_of(path.absolute()) else Checkpoint(given)
+    past = past_of(settings.from_workdir, settings.from_arm)
+    return Pretraining(None, settings.share, settings.from_workdir, past.checkpoint)
 
 
 def _record_above(path: Path) -> StudyRecord | None:

@@ -64,6 +64,16 @@ def role_of(place: int) -> str:
     return ROLES[place] if place < len(ROLES) else f"source_{place}"
 
 
+def tasks_of(study: StudySettings) -> list[TaskSettings]:
+    """Returns the tasks that networks of a study train on, in the order of their roles: first the target."""
+    found = [study.target]
+    for arm in study.arms:
+        pretrains = arm.kind == "network" and arm.init != "random" and not arm.pretrain.from_workdir
+        if pretrains and arm.source not in found:
+            found.append(arm.source)
+    return found
+
+
 def prepare_tasks(
     study: StudySettings, store_dir: Path, progress: Progress, bound: Mapping[str, BoundTask] | None = None
 ) -> Tasks:
@@ -79,11 +89,7 @@ def prepare_tasks(
     Raises:
         UserError: If data cannot be used, with each problem by name, or has changed.
     """
-    wanted = [study.target]
-    for arm in study.arms:
-        pretrains = arm.kind == "network" and arm.init != "random" and not arm.pretrain.from_workdir
-        if pretrains and arm.source not in wanted:
-            wanted.append(arm.source)
+    wanted = tasks_of(study)
     prepared: dict[TaskSettings, PreparedTask] = {}
     splits: dict[TaskSettings, tuple[Split, ...]] = {}
     kept = {task: was for place, task in enumerate(wanted) if (was := (bound or {}).get(role_of(place))) is not None}

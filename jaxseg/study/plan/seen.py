@@ -1,0 +1,97 @@
+"""What networks from elsewhere have seen: the images of their study, and whatever those that they started from saw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxseg import paths, settings
+from jaxseg.reserved import SOURCE, is_source
+from jaxseg.settings import ArmSettings, StudySettings
+from jaxseg.study import record, source_folder
+from jaxseg.study.plan.binding import read_binding, workdir_of
+from jaxseg.study.plan.tasks import role_of, tasks_of
+from jaxseg.study.record import Checkpoint
+from jaxseg.study.workdir import read_config
+from jaxseg.types import UserError
+
+_DEEPEST = 16
+"""Studies that may have started from each other's networks in a row: a damaged record may lead in a circle."""
+
+
+class Past(NamedTuple):
+    """What is known of the images that networks were trained on."""
+
+    images: dict[str, tuple[str, str]]
+    """The name and part (`train` or `val`) of each case, by the checksum of its voxels."""
+    checkpoint: Checkpoint | None = None
+    """The network at the beginning, if nothing but its importer's words says what it has seen."""
+
+
+def past_of(given: str, from_arm: str, depth: int = 0) -> Past:
+    """Returns what networks of `pretrain.from_workdir` were trained on.
+
+    Networks of an arm have seen its training cases, those of its source networks, and, where these came from elsewhere,
+    what they in turn had seen.
+
+    Args:
+        given: A study's workdir, an import, or a folder of checkpoints.
+        from_arm: The setting `pretrain.from_arm`.
+        depth: Number of studies between these networks and the one that asks.
+    """
+    path = paths.expand(given)
+    if found := source_folder.read(path):
+        return Past({}, found[0].checkpoint)
+    workdir = workdir_of(path.absolute())
+    known = None if workdir is None else read_binding(workdir)
+    if workdir is None or known is None:
+        return Past({}, Checkpoint(given))
+    name = from_arm.partition("/")[0] or SOURCE
+    roles, before = {role for role in known.tasks if role != "target"}, Past({})
+    if not is_source(name):
+        roles, before = _of_arm(workdir, name, roles, depth)
+    images = before.images | {
+        task.voxels[case]: (case, part)
+        for part in ("val", "train")  # a case that some fold trains on was trained on
+        for role, task in known.tasks.items()
+        if role in roles
+        for split in task.splits
+        for case in getattr(split, part)
+    }
+    trained = {voxels: found for voxels, found in before.images.items() if found[1] == "train"}
+    return Past(images | trained, before.checkpoint)
+
+
+def _of_arm(workdir: Path, name: str, sources: set[str], depth: int) -> tuple[set[str], Past]:
+    """The roles of the tasks that networks of an arm have seen, and the past of those that they started from."""
+    theirs = _settings_of(workdir)
+    arm = None if theirs is None else next((arm for arm in theirs.arms if arm.name == name), None)
+    if theirs is None or arm is None:  # its config is lost, or of another version: it may have seen all that there is
+        return {"target", *sources}, _recorded(workdir, name)
+    if arm.kind != "network" or arm.init == "random":
+        return {"target"}, Past({})
+    if not arm.pretrain.from_workdir:
+        return {"target", role_of(tasks_of(theirs).index(arm.source))}, Past({})
+    return {"target"}, _before(workdir, arm, depth)
+
+
+def _before(workdir: Path, arm: ArmSettings, depth: int) -> Past:
+    recorded = _recorded(workdir, arm.name)
+    if recorded.checkpoint is not None or depth >= _DEEPEST:
+        return recorded
+    return past_of(arm.pretrain.from_workdir, arm.pretrain.from_arm, depth + 1)
+
+
+def _recorded(workdir: Path, name: str) -> Past:
+    """What study.json says of the checkpoint that an arm started from."""
+    found = record.read(workdir)
+    arm = None if found is None else found.arms.get(name)
+    return Past({}, arm.pretrain.checkpoint if arm is not None and arm.pretrain is not None else None)
+
+
+def _settings_of(workdir: Path) -> StudySettings | None:
+    try:
+        config = read_config(workdir)
+        return None if config is None else settings.parse(config)
+    except UserError:
+        return None
