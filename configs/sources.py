@@ -6,8 +6,9 @@ TARGET and each SOURCE are what `data` takes (folders of images and labels, buil
 configs/pairs.py knows, then with the folder that all of them lie in: TARGET,SOURCE+SOURCE,FOLDER; with ,slices behind
 it volumes are segmented slice by slice. A source becomes the arm `transfer_NAME`, whose networks this study trains.
 `given:FOLDER` becomes `given_NAME`: all seeds start from the one network in that folder, and what is said of it is said
-of this checkpoint. `ssl` stands for the arms `ssl_source` and `ssl_target`. Eight seeds of 500 steps with three sources
-take about half an hour on two CPU cores, and the page says which start to take (docs/ranking.md).
+of this checkpoint. `ssl` stands for the arms `ssl_source`, which learns from the images of the first SOURCE if there is
+one, and `ssl_target`. Eight seeds of 500 steps with three sources take about half an hour on two CPU cores, and the
+page says which start to take (docs/ranking.md).
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +20,10 @@ LABEL_FREE = ("ssl_source", "ssl_target")
 
 def arm_name(prefix: str, data: str) -> str:
     """The arm of a source: the last part of its path, with a dash for what an arm's name cannot hold."""
-    last = [part for part in data.split("/") if part][-1]
+    parts = [part for part in data.split("/") if part]
+    if not parts:
+        raise ValueError(f"{data!r} names no folder; a source is a folder, synthetic:NAME, given:FOLDER or ssl")
+    last = parts[-1]
     return f"{prefix}_" + "".join(c if c.isascii() and (c.isalnum() or c in "_.") else "-" for c in last)
 
 
@@ -71,7 +75,7 @@ def get_config(study: str = "hippocampus_mr,cardiac_ed_mr+rodent_brain_epi") -> 
     config.arms = default.pick_arms("scratch", "scratch_b", "self_transfer", config=config)
     for name in wanted:
         if name == "ssl":
-            arms = default.pick_arms(*LABEL_FREE, config=config)
+            arms = default.pick_arms(*(LABEL_FREE if trained else LABEL_FREE[1:]), config=config)
         elif name.startswith("given:"):
             given = {"from_workdir": name.removeprefix("given:"), "share": "one"}
             arms = {arm_name("given", name.removeprefix("given:")): default.arm("pretrained", "none", pretrain=given)}

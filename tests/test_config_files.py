@@ -109,6 +109,8 @@ def test_every_source_is_an_arm_with_a_task_of_its_own():
     made = sources.get_config("nerve_us,hippocampus_mr+synthetic:blobs?n=9&shape=16x16")
     assert [settings.parse(made).model.ndim, *made.arms][::4] == [2, "transfer_hippocampus_mr"]
     assert "transfer_synthetic-blobs-n-9-shape-16x16" in made.arms
+    made = sources.get_config("nerve_us,given:runs/import+ssl")  # no source whose images there would be
+    assert list(made.arms)[3:] == ["given_import", "ssl_target"]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +118,7 @@ def test_every_source_is_an_arm_with_a_task_of_its_own():
     [
         ("hippocampus_mr", "give TARGET,SOURCE"),
         ("hippocampus_mr,a+", "give TARGET,SOURCE"),
+        ("hippocampus_mr,given:", "'' names no folder; a source is a folder"),
         ("hippocampus_mr,a/b+c/b", "two sources would be the arm 'transfer_b'"),
         ("hippocampus_mr,a,somewhere,slice", "'slice' after the folder"),
     ],

@@ -22,6 +22,8 @@ from jaxseg import manifest
 from jaxseg.manifest import DamagedError
 from jaxseg.types import UserError
 
+CONFIG = "config.json"
+"""The config that a study was started with, in its workdir."""
 LOCK = ".lock"
 """Lock file in a workdir, held by the process that works there."""
 

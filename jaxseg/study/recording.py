@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,6 @@ def planned_record(
         Exclusion(named(run.key), f"diverged at step {run.diverged_at}") for run in runs if run.diverged_at is not None
     ]
     refused = [Exclusion(*case) for prepared in tasks.prepared.values() for case in prepared.report.refused]
-    own_sources = [task for task in tasks.prepared if task != study.target]
     trained_on = tuple(typed_json.from_tree(MadeWith, made) for made in _trained_on(planned))
     return StudyRecord(
         format=record.FORMAT,
@@ -78,7 +77,7 @@ def planned_record(
         rule_version=rule_version if binding is None else binding.rule_version,
         **typed_json.from_tree(MadeWith, made_with())._asdict(),
         trained_on=trained_on or (before.trained_on if before else ()),
-        source=_task(planned, own_sources[0]) if own_sources else _given_task(study.arms),
+        source=_source_task(planned),
         target=_task(planned, study.target),
         arms={
             arm.name: RecordedArm(
@@ -108,9 +107,13 @@ def planned_record(
     )
 
 
-def _given_task(arms: Sequence[ArmSettings]) -> RecordedTask | None:
-    """The task of the first networks from elsewhere of which it is known."""
-    return next(filter(None, map(source_networks.given_task, arms)), None)
+def _source_task(planned: PlannedStudy) -> RecordedTask | None:
+    """The first source: one that has nothing to do with the target if there is any, since others are controls."""
+    own = [task for task in planned.tasks.prepared if task != planned.study.target]
+    if apart := [task for task in own if task.data != "target"]:
+        return _task(planned, apart[0])
+    given = filter(None, map(source_networks.given_task, planned.study.arms))
+    return next(given, None) or (_task(planned, own[0]) if own else None)
 
 
 def _source_of(planned: PlannedStudy, arm: ArmSettings) -> str:

@@ -21,7 +21,7 @@ from jaxseg.study.recording import write_study
 from jaxseg.study.score import stage as score_stage
 from jaxseg.study.score import tables
 from jaxseg.study.train.stage import require_done, train_arms, train_jobs
-from jaxseg.study.workdir import CONFIG, check_workdir
+from jaxseg.study.workdir import check_workdir
 from jaxseg.types import Progress, UserError
 
 STAGES = ("prepare", "pretrain", "train", "evaluate", "analyze", "report")
@@ -66,7 +66,7 @@ def run_stages(
         planned = dataclasses.replace(planned, binding=read_binding(workdir))
         if hosts.is_first():
             # Only now: a config whose data turned out unusable must not claim the workdir.
-            files.write_text(workdir / CONFIG, settings.to_json(config))
+            files.write_text(workdir / files.CONFIG, settings.to_json(config))
             if "prepare" in stages:
                 for line in preparation.write_preparation(planned.tasks, workdir, progress("prepare")):
                     tell(line)

@@ -15,8 +15,6 @@ from jaxseg.study import files, record
 from jaxseg.study.plan.binding import read_binding
 from jaxseg.types import UserError
 
-CONFIG = "config.json"
-
 
 def read_config(workdir: Path) -> ConfigDict | None:
     """Reads the config that a study was started with; None if the workdir has none.
@@ -28,7 +26,7 @@ def read_config(workdir: Path) -> ConfigDict | None:
         "put back a copy of it, or give the command that began the study, with the same --config and overrides, which "
         "writes it anew"
     )
-    found = files.read_json(workdir / CONFIG, mend)
+    found = files.read_json(workdir / files.CONFIG, mend)
     return settings.from_tree(found) if found else None
 
 
@@ -61,7 +59,7 @@ def _other_config(config: ConfigDict, workdir: Path) -> list[str]:
     Where config.json was lost, the digest in data.json tells whether it was this one. Where only the manifest beside it
     was, the file still says what was asked for.
     """
-    path = workdir / CONFIG
+    path = workdir / files.CONFIG
     try:
         return settings.differences(settings.from_json(files.read_text(path)), config)
     except FileNotFoundError:

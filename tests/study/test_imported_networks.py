@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from ml_collections import ConfigDict
 
 from configs import default
 from jaxseg.report import page
-from jaxseg.study import record, source_folder
+from jaxseg.report.sections.arms import standfirst
+from jaxseg.study import record, recording, source_folder
+from jaxseg.study.claims import study_tables
 from jaxseg.study.plan import source_networks
 from jaxseg.study.plan.dry_run import describe
 from jaxseg.study.run import STAGES, run_stages
@@ -27,6 +30,7 @@ from tests.commands import Command, make_command
 from tests.imports.weight_files import MODEL, documented_rules, foreign_tensors, write_safetensors
 from tests.tiny_study import changed, silent
 
+OTHER = "synthetic:tubes?n=9&shape=16x16"
 Import = Callable[..., tuple[Path, str, str]]
 
 
@@ -202,3 +206,36 @@ def test_a_study_from_an_import_speaks_of_this_checkpoint_and_of_what_it_may_hav
     assert text.count(f"† transfer: mice.safetensors: {seen}") >= 5
     assert "<sup title=" in text
     assert "licence unknown, trained on 128 mice" in text
+
+
+def test_what_a_control_learned_is_not_taken_for_the_source_of_a_study(imported: Import, tmp_path: Path) -> None:
+    """The control stands first and is trained here, and the network that the study is about is not."""
+    folder, _, _ = imported("--trained_on=mice")
+    made = config_of(folder)
+    made.target.train_cases = (2,)
+    given = {"from_workdir": str(folder), "share": "one"}
+    made.arms = default.pick_arms("scratch", "self_transfer")
+    made.arms.given = default.arm("pretrained", "none", pretrain=given)
+    planned = run_stages(made, tmp_path / "study", stages=[], progress=silent)
+    found = recording.planned_record(planned, 2)
+    assert study_tables.read_record(found).source == "mice.safetensors"
+    tables = types.SimpleNamespace(study=found, settings=planned.study, arms=found.arms)
+    words = "Does starting from the checkpoint <b>mice.safetensors</b> help to segment <b>synthetic_blobs</b>?"
+    assert words in standfirst(tables)
+    made.arms.hearts = default.arm("pretrained", "none", source={"data": OTHER}, pretrain=default.OWN_SOURCE)
+    planned = run_stages(made, tmp_path / "study", stages=[], progress=silent)
+    found = recording.planned_record(planned, 2)
+    assert found.source.name == "synthetic_tubes"
+    tables.study = found
+    assert "Does starting from one of <b>mice.safetensors and synthetic_tubes</b> help" in standfirst(tables)
+
+
+def test_an_import_in_the_folder_of_a_study_is_no_network_of_that_study(imported: Import, tmp_path: Path) -> None:
+    folder, _, _ = imported("--trained_on=mice")
+    made = config_of(folder)
+    made.arms = default.pick_arms("transfer")
+    made.arms.hearts = default.arm("pretrained", "none", source={"data": OTHER}, pretrain=default.OWN_SOURCE)
+    ready = run_stages(made, tmp_path, stages=[], progress=silent)
+    recording.write_study(ready, {}, 2)
+    arm = ready.study.arms[0]
+    assert (source_networks.given_source(arm), source_networks.given_task(arm)) == ("", None)

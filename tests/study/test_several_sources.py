@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from configs import default
 from jaxseg.study import recording
 from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.study.run import run_stages
+from jaxseg.types import UserError
 from tests.tiny_study import silent, tiny_config
 
 LARGER = {"data": "synthetic:blobs?n=8&shape=24x24&seed=2&labels=1", "patch": (16, 16), "normalization": "dataset"}
@@ -66,3 +69,15 @@ def test_the_record_says_what_each_arm_started_from(planned: PlannedStudy) -> No
         "transfer_head_first": "the head alone for 20 % of the steps",
         "transfer_slow_encoder": "0.1 times the rate where ^encoder/ matches",
     }
+
+
+def test_of_several_sources_the_one_that_is_meant_must_be_named(planned: PlannedStudy, tmp_path: Path) -> None:
+    recording.write_study(planned, {}, 2)
+    made = tiny_config()
+    made.arms = default.pick_arms("transfer")
+    made.pretrain.from_workdir = str(planned.workdir)
+    message = (
+        r"networks of several sources: source \(of transfer, .*source_2 \(of self_transfer\).*set pretrain.from_arm"
+    )
+    with pytest.raises(UserError, match=message):
+        run_stages(made, tmp_path / "study", stages=[], progress=silent)

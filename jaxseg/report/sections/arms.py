@@ -6,14 +6,16 @@ from jaxseg.report.blocks import Cell, Styles, Table, TableGroup, arm_name, sent
 from jaxseg.report.sections.checkpoints import checkpoints
 from jaxseg.report.shown import seeds_per_arm
 from jaxseg.report.tables import Tables
-from jaxseg.study.record import Checkpoint
+from jaxseg.study.claims.controls import CONTROLS
 from jaxseg.text import count, listing, plural
+
+_PRETRAINED = "a network pretrained on "
 
 
 def standfirst(tables: Tables) -> str:
     """Return what was compared in a sentence or two."""
     study = tables.study
-    source_name, target_name = _task_names(tables)
+    kind, source_name, target_name = _task_names(tables)
     least, most = seeds_per_arm(study)
     sizes = {run.train_cases for run in study.runs_of("train")}
     named = [count(n) for n in sorted(sizes - {0})] + (["all"] if 0 in sizes else [])
@@ -26,7 +28,7 @@ def standfirst(tables: Tables) -> str:
     tested = study.target.cases.test
     return sentence(
         first + " {arms}, {seeds} each, trained on {trained}{tested}.",
-        kind="the checkpoint " if _first_checkpoint(tables) else "a network pretrained on ",
+        kind=kind,
         source=source_name,
         target=target_name,
         arms=plural(len(tables.arms), "arm"),
@@ -36,24 +38,26 @@ def standfirst(tables: Tables) -> str:
     )
 
 
-def _task_names(tables: Tables) -> tuple[str, str]:
-    """Names of source and target; of two tasks called the same, what sets the source apart."""
+def _task_names(tables: Tables) -> tuple[str, str, str]:
+    """What the source is, its name and that of the target; of two tasks called the same, what sets the source apart."""
     study, settings = tables.study, tables.settings
-    if made := _first_checkpoint(tables):
-        return made.file, study.target.name
-    source, target = "the source task" if study.source is None else study.source.name, study.target.name
-    sources = {arm.source: None for arm in study.arms.values() if arm.source not in ("", target)}
-    if len(sources) > 1:
-        return f"one of {listing(list(sources))}", target
-    if source != target:
-        return source, target
-    return f"{source} itself" if settings.source.data == settings.target.data else f"another {source}", target
+    made, target = checkpoints(tables), study.target.name
+    starts = _starts(tables)
+    known = list(dict.fromkeys(made[name].file if name in made else study.arms[name].source for name in starts))
+    of_others = [name in made for name in starts]
+    if len(known := [name for name in known if name]) > 1:
+        kind = "one of the checkpoints " if all(of_others) else "one of " if any(of_others) else _PRETRAINED
+        return kind, listing(known) if any(of_others) else f"one of {listing(known)}", target
+    source = known[0] if known else "the source task" if study.source is None else study.source.name
+    if source == target:
+        source = f"{source} itself" if settings.source.data == settings.target.data else f"another {source}"
+    return "the checkpoint " if starts and all(of_others) else _PRETRAINED, source, target
 
 
-def _first_checkpoint(tables: Tables) -> Checkpoint | None:
-    """The checkpoint of someone else's that the study's first arm with a source starts from; None if it is its own."""
-    first = next((name for name, arm in tables.study.arms.items() if arm.uses_source), "")
-    return checkpoints(tables).get(first)
+def _starts(tables: Tables) -> list[str]:
+    """The arms that start from a source network and are no controls; the controls if there are no others."""
+    with_source = [name for name, arm in tables.study.arms.items() if arm.uses_source]
+    return [name for name in with_source if name not in CONTROLS] or with_source
 
 
 def arms_table(tables: Tables, styles: Styles) -> Table:

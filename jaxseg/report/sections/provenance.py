@@ -20,6 +20,7 @@ from jaxseg.report.blocks import (
 )
 from jaxseg.report.sections.checkpoints import checkpoint_words
 from jaxseg.report.tables import Tables
+from jaxseg.study.claims.controls import CONTROLS
 from jaxseg.study.record import Device, MadeWith, RecordedRun, RecordedTask, StudyRecord
 from jaxseg.text import TIMES, cases, count, duration, listing, plural
 
@@ -61,7 +62,7 @@ def _provenance(tables: Tables, styles: Styles) -> Iterator[Block]:
     facts = {
         "Study": study.name,
         "Target": _task_words(study.target, tables.settings.target.data),
-        "Source": None if study.source is None else _task_words(study.source, tables.settings.source.data),
+        "Source": None if study.source is None else _task_words(study.source, _source_data(tables)),
         "Runs": f"{plural(len(runs), 'run')} of {plural(len(tables.arms), 'arm')}",
         "Seeds": ", ".join(str(seed) for seed in sorted({run.seed for run in runs})),
         "Training": None if study.train is None else plural(study.train.steps, "step"),
@@ -85,6 +86,14 @@ def _provenance(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield Fold("The whole configuration", (Verbatim(tables.config),))
     else:
         yield Missing("There is no config.json: the configuration is left out.")
+
+
+def _source_data(tables: Tables) -> str:
+    """Where the recorded source lies: the study's own setting, if networks of some arm were trained on it here."""
+    study = tables.study
+    own = [arm for name, arm in study.arms.items() if name not in CONTROLS and arm.pretrain is not None]
+    here = any(arm.pretrain and not arm.pretrain.from_workdir for arm in own)
+    return tables.settings.source.data if here else ""
 
 
 def _run_words(tables: Tables, runs: Sequence[RecordedRun]) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from jaxseg.study import files, record
+from jaxseg.study.claims.controls import CONTROLS
 from jaxseg.study.claims.rules import of_checkpoint
 from jaxseg.study.record import RecordedArm, RecordedRun, StudyRecord
 from jaxseg.types import UserError
@@ -122,9 +123,14 @@ def _likeness(arm: RecordedArm, runs: Sequence[RecordedRun]) -> str:
 
 
 def _source_name(study: StudyRecord) -> str:
-    """The source task, or the file of a checkpoint of which no more is known."""
-    files = [arm.pretrain.checkpoint.file for arm in study.arms.values() if arm.pretrain and arm.pretrain.checkpoint]
-    return study.source.name if study.source else next(iter(files), "")
+    """The data set or file of the source that the study is about: of its first arm with one that is no control."""
+    for name in sorted(study.arms, key=lambda name: name in CONTROLS):
+        arm = study.arms[name]
+        if arm.pretrain is not None and arm.pretrain.checkpoint is not None:
+            return arm.pretrain.checkpoint.file
+        if arm.source:
+            return arm.source
+    return study.source.name if study.source else ""
 
 
 def _given(arm: RecordedArm) -> str:

@@ -8,11 +8,10 @@ from typing import NamedTuple
 from jaxseg import paths, settings
 from jaxseg.reserved import SOURCE, is_source
 from jaxseg.settings import ArmSettings, StudySettings
-from jaxseg.study import record, source_folder
+from jaxseg.study import files, record, source_folder
 from jaxseg.study.plan.binding import read_binding, workdir_of
 from jaxseg.study.plan.tasks import role_of, tasks_of
 from jaxseg.study.record import Checkpoint
-from jaxseg.study.workdir import read_config
 from jaxseg.types import UserError
 
 _DEEPEST = 16
@@ -91,7 +90,7 @@ def _recorded(workdir: Path, name: str) -> Past:
 
 def _settings_of(workdir: Path) -> StudySettings | None:
     try:
-        config = read_config(workdir)
-        return None if config is None else settings.parse(config)
+        config = files.read_json(workdir / files.CONFIG)
+        return settings.parse(settings.from_tree(config)) if config else None
     except UserError:
         return None

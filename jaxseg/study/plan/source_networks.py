@@ -54,6 +54,8 @@ def locate_given(arm: ArmSettings) -> Locate:
     else:
         entries = _checkpoint_runs(path, what)
     wanted = settings.from_arm or SOURCE
+    if not settings.from_arm and found is not None:
+        _check_one_source(found, what)
     named = {f"{key.arm}/{key.variant()}" for key, _ in entries}
     chosen = [(key, place) for key, place in entries if wanted in (key.arm, f"{key.arm}/{key.variant()}")]
     if not chosen:
@@ -83,6 +85,21 @@ def locate_given(arm: ArmSettings) -> Locate:
     return theirs
 
 
+def _check_one_source(found: StudyRecord, what: str) -> None:
+    """Refuses to choose among the sources of a study.
+
+    Raises:
+        UserError: It trained several, with the arms that each is for.
+    """
+    users: dict[str, dict[str, None]] = {run.arm: {} for run in found.runs if run.kind == "pretrain"}
+    for run in found.runs:
+        if run.source is not None and run.source.arm in users:
+            users[run.source.arm][run.arm] = None
+    if len(users) > 1:
+        named = "; ".join(f"{name} (of {', '.join(arms)})" for name, arms in users.items())
+        raise UserError(f"{what}: it has networks of several sources: {named}; set pretrain.from_arm to one of these")
+
+
 def _locate_import(folder: Path, settings: PretrainSettings, what: str) -> Locate:
     """Locates the network of an import, which is the same whatever the seed.
 
@@ -110,9 +127,10 @@ def given_task(arm: ArmSettings) -> RecordedTask | None:
     found, wanted = _given_record(arm), arm.pretrain.from_arm or SOURCE
     if found is None:
         return None
-    # Of several sources the record holds the first.
-    known = {SOURCE: found.source} if is_source(wanted) else {wanted: found.target}
-    return known.get(wanted)
+    if not is_source(wanted):
+        return found.target
+    # Of several sources the record holds one.
+    return found.source if found.source is not None and found.source.name == given_source(arm) else None
 
 
 def given_source(arm: ArmSettings) -> str:
