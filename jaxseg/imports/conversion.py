@@ -123,18 +123,19 @@ def _checked(imported: Imported, weights: Weights) -> Converted:
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise UserError(f"{name} = {count!r}; allowed: a number from 1")
     allowed = choices(hints(TaskSettings)["normalization"])
-    if imported.normalization is not None and imported.normalization not in allowed:
+    told = imported.normalization
+    if told is not None and not (isinstance(told, str) and told in allowed):
         raise UserError(f"normalization = {imported.normalization!r}; allowed: None, {one_of(allowed)}")
     wanted = network_shapes(model, channels=imported.channels, classes=imported.classes)
     params = _check_params(imported.params, wanted)
     _check_names(imported, weights, params)
-    told = {*imported.used.values(), *(name for name, _ in imported.ignored)}
+    told_of = {*imported.used.values(), *(name for name, _ in imported.ignored)}
     return Converted(
         imported,
         model,
         trees.unflatten(params),
         tuple(path for path in wanted if path not in params),
-        tuple(name for name in weights.tensors if name not in told),
+        tuple(name for name in weights.tensors if name not in told_of),
     )
 
 
@@ -158,6 +159,8 @@ def _check_params(given: Any, wanted: Mapping[str, tuple[int, ...]]) -> dict[str
         flat = trees.flatten(given)
     except Exception:
         flat = {}
+    if len(flat) < len(jax.tree.leaves(given)):
+        raise UserError("params has two arrays for one path, once in nested dicts and once by the whole path")
     if not flat:
         raise UserError("params holds no arrays by path; it is a nested dict as {'encoder': {'level_0': ...}, ...}")
     params = {}
@@ -173,9 +176,12 @@ def _check_params(given: Any, wanted: Mapping[str, tuple[int, ...]]) -> dict[str
             raise UserError(
                 f"params: {path} has shape {array.shape}, and the network that `model` describes {wanted[path]}"
             )
-        if not np.isfinite(array).all():
-            raise UserError(f"params: {path} holds values that are not finite")
-        params[path] = np.asarray(array, np.float32, order="C")
+        with np.errstate(over="ignore"):  # what overflows is infinite, and refused
+            params[path] = np.asarray(array, np.float32, order="C")
+        if not np.isfinite(params[path]).all():
+            raise UserError(f"params: {path} holds values that are not finite, or too large for float32")
+        if path.endswith("running_variance") and (params[path] < 0).any():
+            raise UserError(f"params: {path} holds values below 0, which no variance is")
     return params
 
 
@@ -183,13 +189,21 @@ def _check_names(imported: Imported, weights: Weights, params: Mapping[str, Any]
     """Compares what the rules say of names with the file and with what they return.
 
     Raises:
-        UserError: They name a tensor that the file lacks, or name none for a parameter.
+        UserError: They name a tensor that the file lacks, or name none for a parameter, or are of another form.
     """
-    if differing := sorted(imported.used.keys() ^ params.keys()):
+    if not isinstance(imported.used, Mapping) or not all(isinstance(name, str) for name in imported.used.values()):
+        raise UserError("used is no dict from paths of params to names of tensors")
+    if not isinstance(imported.ignored, tuple | list) or not all(map(_is_pair, imported.ignored)):
+        raise UserError("ignored is no tuple of pairs, each of a tensor's name and the reason")
+    if differing := sorted(imported.used.keys() ^ params.keys(), key=str):
         raise UserError(
             f"used must name a tensor for every path of params and for no other, and differs in "
-            f"{', '.join(differing[:_SHOWN])}"
+            f"{', '.join(map(str, differing[:_SHOWN]))}"
         )
     for name in (*imported.used.values(), *(name for name, _ in imported.ignored)):
         if name not in weights.tensors:
             raise UserError(f"used or ignored names {name!r}, which the file does not have")
+
+
+def _is_pair(entry: Any) -> bool:
+    return isinstance(entry, tuple | list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)
