@@ -118,6 +118,9 @@ def test_what_an_import_cannot_be_for_a_study(imported: Import, tmp_path: Path) 
         UserWarning, match=r"arm 'transfer' has another network .* model\.skips = False \(imported: True\)"
     ):
         run_stages(made, tmp_path / "study", stages=[], progress=silent)
+    made = config_of(folder, target__normalization="none")
+    with pytest.warns(UserWarning, match=r"arm 'transfer': target\.normalization = 'none', .* by 'zscore'"):
+        run_stages(made, tmp_path / "study", stages=[], progress=silent)
 
 
 def test_networks_whose_study_is_not_there_may_have_seen_anything(imported: Import, tmp_path: Path) -> None:

@@ -51,16 +51,17 @@ def roles_of(record: Record) -> dict[str, str]:
     names = list(record.arms)
     baseline = baseline_of(names) if names else ""
     roles: dict[str, str] = {}
-    known: set[tuple[str, str]] = set()
+    known: set[Any] = set()
     for name, arm in record.arms.items():
         if name == baseline:
             roles[name] = BASELINE
         elif name in CONTROLS:
             roles[name] = PLACEBO_ROLE if name == PLACEBO else CONTROL
         elif arm.kind == "network" and (arm.init, arm.freeze) == ("pretrained", "none"):
-            if (arm.start, arm.like) not in known:
+            what = arm.start, arm.like, tuple(sorted(arm.rates.items()))
+            if what not in known:
                 roles[name] = START
-            known.add((arm.start, arm.like))
+            known.add(what)
     enough = list(roles.values()).count(START) >= MIN_STARTS and baseline in roles
     return roles if enough else {}
 

@@ -230,12 +230,21 @@ def given_shapes(study: StudySettings) -> dict[str, Given]:
 
 
 def warn_of_differences(study: StudySettings) -> None:
-    """Warns of arms whose networks compute otherwise than those whose weights they start from."""
+    """Warns of arms whose networks compute, or see images, otherwise than those whose weights they start from."""
+    arms = {arm.name: arm for arm in study.arms}
     for name, given in given_shapes(study).items():
         if given.differs:
             warnings.warn(
                 f"arm {name!r} has another network than the import that it starts from, which may make less of the "
                 f"weights: {'; '.join(given.differs)}",
+                stacklevel=3,
+            )
+        imported = source_folder.read(paths.expand(arms[name].pretrain.from_workdir))
+        own, theirs = study.target.normalization, imported[0].normalization if imported else None
+        if theirs is not None and own not in (theirs, "auto"):
+            warnings.warn(
+                f"arm {name!r}: target.normalization = {own!r}, and the import that it starts from was trained on "
+                f"images normalised by {theirs!r}",
                 stacklevel=3,
             )
 
