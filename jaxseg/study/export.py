@@ -143,8 +143,15 @@ def describe(
             "step": run.steps if step is None else step,
             "average": study.record.average,
             "precision": arm.settings.train.compute.precision,
+            "started_from": _checkpoint_of(study, arm),
         },
     }
+
+
+def _checkpoint_of(study: FinishedStudy, arm: Arm) -> dict[str, str] | None:
+    """The checkpoint of someone else's that an arm began with, with its licence; None if it began with none."""
+    made = study.record.arms[arm.settings.name].pretrain
+    return None if made is None or made.checkpoint is None else made.checkpoint._asdict()
 
 
 def _sound(arm: Arm) -> str:

@@ -16,10 +16,11 @@ import pytest
 from markupsafe import Markup
 from ml_collections import ConfigDict
 
+import jaxseg
 from configs import default
 from jaxseg.report import page
 from jaxseg.report.sections.arms import standfirst
-from jaxseg.study import record, recording, source_folder
+from jaxseg.study import export, record, recording, source_folder
 from jaxseg.study.claims import study_tables
 from jaxseg.study.plan import source_networks
 from jaxseg.study.plan.dry_run import describe
@@ -209,6 +210,13 @@ def test_a_study_from_an_import_speaks_of_this_checkpoint_and_of_what_it_may_hav
     assert text.count(f"† transfer: mice.safetensors: {seen}") >= 5
     assert "<sup title=" in text
     assert "licence unknown, trained on 128 mice" in text
+    study = jaxseg.load(workdir)
+    begun = {
+        name: export.describe(study, study.arm(name), seed=0, kind="jax")["trained"]["started_from"]
+        for name in study.arms
+    }
+    assert begun["scratch"] is None
+    assert (begun["transfer"]["file"], begun["transfer"]["trained_on"]) == ("mice.safetensors", "128 mice")
 
 
 def test_what_a_control_learned_is_not_taken_for_the_source_of_a_study(imported: Import, tmp_path: Path) -> None:
