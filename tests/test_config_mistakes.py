@@ -261,6 +261,18 @@ def test_a_group_norm_needs_groups_that_divide_the_widths(groups):
     assert settings.parse(changed(model__norm="group", model__groups=2)).arms[0].model.groups == 2
 
 
+def test_an_arm_with_a_source_of_its_own_starts_from_no_other_network():
+    """Given to the whole study, the networks of a folder would else be those of an arm that is named after a source."""
+    made = changed(pretrain__from_workdir="elsewhere")
+    made.arms.hearts = default.arm("pretrained", "none", source={"data": "synthetic:tubes"})
+    with pytest.raises(
+        UserError, match=r"pretrain.from_workdir = 'elsewhere'; allowed: '' for an arm with a source.data"
+    ):
+        settings.parse(made)
+    made.arms.hearts.pretrain = dict(default.OWN_SOURCE)
+    assert settings.parse(made).arms[-1].pretrain.from_workdir == ""
+
+
 def test_every_checked_field_is_tried_above():
     """Fields whose every value of the right type is allowed; all others must have a row."""
     free = {

@@ -162,6 +162,8 @@ def _check_arm(arm: ArmSettings, study: StudySettings) -> None:
     made = arm.source.shuffle_labels or arm.source.data == "target"
     allowed = "'' where source.shuffle_labels or source.data = 'target' ask for networks that the study trains itself"
     need(not (given and made), "pretrain.from_workdir", given, allowed)
+    allowed = f"'' for an arm with a source.data of its own ({arm.source.data!r}), on which the study pretrains"
+    need(not given or arm.source.data == study.source.data, "pretrain.from_workdir", given, allowed)
     sizes, of_target = arm.train_cases, study.target.train_cases
     sound = distinct(sizes) and set(sizes) <= set(of_target)
     need(sound, f"{path}.train_cases", sizes, f"different sizes of target.train_cases = {of_target}")
