@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
@@ -135,6 +136,24 @@ def check_load(table: LoadTable, *, min_loaded: float, arm: str, differs: Sequen
             f"({found / total:.0%}); pretrain.min_loaded = {min_loaded:g} asks for more. "
             + (f"The networks differ in {'; '.join(differs)}. " if differs else "")
             + f"Not matched: {missing}. Use the same model settings for both, or lower pretrain.min_loaded"
+        )
+
+
+def warn_of_frozen(table: LoadTable, labels: Params, *, arm: str) -> None:
+    """Warn of parameters that were to be loaded, start anew instead, and are never trained.
+
+    Args:
+        table: What the transfer does with every parameter.
+        labels: Tree of `train` / `statistics` / `frozen` of the network.
+        arm: Name of the arm, for the message.
+    """
+    frozen = {path for path, label in trees.flatten(labels).items() if label == "frozen"}
+    anew = [row.path for row in table if row.status == "re-initialised" and row.path in frozen]
+    if anew:
+        warnings.warn(
+            f"arm {arm!r} freezes {len(anew)} parameter(s) that its source network does not have in this shape, such "
+            f"as {anew[0]}: they stay as they were initialised. Where channels differ, set pretrain.adapt_channels",
+            stacklevel=2,
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from jaxseg import transfer, trees
+from jaxseg import optim, transfer, trees
 from jaxseg.models.unet import UNet
 from jaxseg.types import UserError
 from tests import training_parts
@@ -208,3 +208,15 @@ def test_a_tensor_that_the_source_lacks_is_called_absent():
     table = transfer.make_load_table({"a": np.zeros(2)}, {"b": np.zeros(2)}, transfer.transfer_rules("pretrained"))
     with pytest.raises(UserError, match=r"a \(2,\) \(source: absent\)"):
         transfer.check_load(table, min_loaded=0.1, arm="x")
+
+
+def test_what_is_frozen_though_it_starts_anew_is_named():
+    start = training_parts.abstract_params(classes=2, channels=2)
+    source = training_parts.abstract_params(classes=3, channels=1)
+    rules, encoder = transfer.transfer_rules("pretrained"), optim.freeze_labels(start, "encoder")
+    table = transfer.make_load_table(start, source, rules)
+    with pytest.warns(UserWarning, match=rf"arm 'frozen' freezes 1 parameter.*such as {FIRST}: they stay"):
+        transfer.warn_of_frozen(table, encoder, arm="frozen")
+    transfer.warn_of_frozen(table, optim.freeze_labels(start, "decoder"), arm="silent: the head is trained")
+    adapted = transfer.make_load_table(start, source, rules, adapt_channels=2)
+    transfer.warn_of_frozen(adapted, encoder, arm="silent: the kernel is loaded")

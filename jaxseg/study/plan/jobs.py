@@ -24,7 +24,7 @@ from jaxseg.study.plan.program import (
     runs_that_fit,
 )
 from jaxseg.study.plan.runs import Run, source_run, target_runs, trial_runs
-from jaxseg.transfer import LoadTable, check_load, make_load_table, transfer_rules
+from jaxseg.transfer import LoadTable, check_load, make_load_table, transfer_rules, warn_of_frozen
 from jaxseg.types import RunKey, UserError
 
 KINDS = ("pretrain", "select", "train")
@@ -234,6 +234,7 @@ def _plan_arm(
             shapes = abstract_params(source)
         least, table = arm.pretrain.min_loaded, load_table(arm, program, shapes)
         check_load(table, min_loaded=least, arm=arm.name, differs=differs)
+        warn_of_frozen(table, param_labels(program), arm=arm.name)
     runs, trials = target_runs(study, arm, name), trial_runs(study, arm, name)
     if name is not None:
         _check_runs_differ(arm, runs, load_table(arm, program, shapes))
