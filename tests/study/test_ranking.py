@@ -10,6 +10,7 @@ import pytest
 
 from jaxseg.analysis.simultaneous import joint_level
 from jaxseg.study import claims
+from jaxseg.study.claims.answer import answer_pair
 from jaxseg.study.claims.dsc import gain
 from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.ranking import COLUMNS, START, rank, ranking_table, roles_of, sentence
@@ -158,6 +159,14 @@ def test_only_different_starts_are_ranked():
                      "transfer_slow_encoder": START}  # fmt: skip
     lower = arm._replace(rates={0: 1e-4})
     assert roles_of(sim.record("scratch", **arms, transfer_low_rate=lower))["transfer_low_rate"] == START
+
+
+def test_the_answer_of_a_study_is_not_about_its_positive_control():
+    arm = sim.arm(init="pretrained", start="source", pretrain_steps=9)
+    arms = {"scratch_b": sim.arm(), "self_transfer": arm, "transfer_hearts": arm._replace(start="source_2")}
+    assert answer_pair(sim.record("scratch", **arms)) == Pair("transfer_hearts", "scratch")
+    del arms["transfer_hearts"]
+    assert answer_pair(sim.record("scratch", **arms)) == Pair("self_transfer", "scratch")
 
 
 def test_networks_from_elsewhere_are_not_taken_for_the_study_s_own():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from jaxseg.analysis.statistics import MIN_SEEDS
+from jaxseg.study.claims.controls import CONTROLS
 from jaxseg.study.claims.dsc import gain, size_name
 from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, seen_by
 from jaxseg.study.claims.findings import GAIN, LOSS, UNDECIDED, Lacking, Quantity, Void
@@ -19,13 +20,16 @@ from jaxseg.text import interval, number, signed, significant, significant_inter
 
 
 def answer_pair(record: Record) -> Pair:
-    """Chooses the arms of the answer: `transfer`, else `given`, else the first arm with a source network, else any."""
+    """Chooses the arms of the answer: `transfer`, else `given`, else the first arm with a source network, else any.
+
+    A control is chosen only where there is nothing else: what it gains is no answer.
+    """
     names = list(record.arms)
     baseline = baseline_of(names) if names else Pair().baseline
     others = [name for name in names if name != baseline and record.arms[name].kind == "network"]
     pretrained = [name for name in others if record.arms[name].pretrain_steps != 0]
     first = [name for name in others if name == Pair().arm] or [name for name in record.given if name in others]
-    candidates = first or pretrained or others
+    candidates = sorted(first or pretrained or others, key=lambda name: name in CONTROLS)
     return Pair(candidates[0], baseline) if candidates else Pair()
 
 
