@@ -19,7 +19,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DATA_FILES = {"jaxseg/py.typed", "jaxseg/report/style.css", "jaxseg/report/template.html"}
 
 # Names of packages that are imported under another one.
-IMPORTED_AS = {"absl-py": "absl", "tensorflow-datasets": "tensorflow_datasets", "orbax-checkpoint": "orbax", "pillow": "PIL"}
+IMPORTED_AS = {
+    "absl-py": "absl",
+    "tensorflow-datasets": "tensorflow_datasets",
+    "orbax-checkpoint": "orbax",
+    "pillow": "PIL",
+}
 
 IMPORT_ALL = """
 import pkgutil, sys
