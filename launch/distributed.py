@@ -1,6 +1,6 @@
 """Joining the processes of a job that runs on several hosts.
 
-srun python -m launch.study --distributed --config=...                                      Slurm, a TPU pod, GKE
+srun python -m launch.study --distributed --config=...                                           Slurm, a TPU pod
 python -m launch.study --coordinator=HOST:PORT --num_processes=2 --process_id=0 --config=...          anywhere
 """
 
@@ -12,7 +12,7 @@ from absl import flags
 from jaxseg.types import UserError
 
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "This is one of several processes; JAX learns of the others from Slurm, the TPU or GKE."
+    "distributed", False, "This is one of several processes; JAX learns of the others from Slurm or the TPU."
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, where nothing else tells of the others."
@@ -54,6 +54,6 @@ def initialize() -> None:
         how = f"--coordinator={coordinator}" if coordinator else "--distributed"
         raise UserError(
             f"{how}: the processes of this job did not find each other ({str(error).splitlines()[0]}). "
-            f"--distributed needs Slurm (srun), a TPU pod or GKE; elsewhere give every process --coordinator=HOST:PORT "
-            f"--num_processes=N --process_id=I"
+            f"--distributed needs Slurm (srun) or a TPU pod; elsewhere give every process --coordinator=HOST:PORT "
+            f"--num_processes=N --process_id=I, as launch/jobset.yaml does on Kubernetes"
         ) from error
