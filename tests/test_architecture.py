@@ -114,7 +114,7 @@ ROOMS = {
         ("probe",),
         ("claims",),
         ("run", "api", "sweep"),
-        ("export",),
+        ("export", "mirror"),
     ),
     "report": (("pictures", "charts"), ("tables", "blocks"), ("shown",), ("sections",), ("page",), ("sweep",)),
 }
