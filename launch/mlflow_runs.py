@@ -47,9 +47,11 @@ def connect(tracking_uri: str | None, experiment: str) -> Place:
         UserError: If MLflow is not installed, its server or store refuses, or the experiment was deleted.
     """
     # MLflow reports its use to its makers unless told otherwise; where a study runs is nobody's business. Of a server
-    # that does not answer it would otherwise be sure only after minutes.
+    # that does not answer it would otherwise be sure only after minutes. It would also print two lines for every run
+    # that ends.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     try:
         import mlflow
     except ImportError as error:

@@ -130,9 +130,18 @@ def test_a_study_is_written_while_it_trains_and_completed_later(
     assert "not there yet" not in out
     after = held(store, "mine")
     assert {run.info.status for run, _, _ in after.values()} == {"FINISHED"}
+    assert all(run.info.end_time for run, _, _ in after.values())
     for key, (_, histories, _) in before.items():
         assert histories.items() <= after[key][1].items()
     assert after["study"][2] == ["claims.csv", "comparisons.csv", "config.json", "study.json", "summary.csv"]
+    # As while it is extended by seeds, whose tables are written again at the end.
+    shutil.rmtree(folder / "results")
+    assert command(*arguments)[0] == 0
+    again = held(store, "mine")
+    assert {run.info.status for run, _, _ in again.values()} == {"RUNNING"}
+    assert {key: histories for key, (_, histories, _) in again.items()} == {
+        key: histories for key, (_, histories, _) in after.items()
+    }
 
 
 def test_changed_files_are_replaced_and_two_studies_stand_side_by_side(
