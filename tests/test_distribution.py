@@ -104,6 +104,8 @@ def test_the_sdist_builds_the_wheel_that_the_tree_builds(built):
         "configs/quickstart.py",
         "launch/study.py",
         "launch/slurm.sbatch",
+        "launch/Dockerfile",
+        "launch/jobset.yaml",
         "LICENSE",
         "CITATION.cff",
     } <= names
