@@ -123,8 +123,6 @@ def test_commands_are_known() -> None:
 @pytest.mark.parametrize(("page", "command"), RUN, ids=[f"{page}-{i}" for i, (page, _) in enumerate(RUN)])
 def test_a_command_runs(page: str, command: str, reader: Path, owner: Path) -> None:
     words = reduced(page, shlex.split(command, comments=True))
-    if words[2] == "launch.track":
-        pytest.importorskip("mlflow")
     place = owner
     if words[2] in ("launch.study", "launch.sweep"):
         place = reader / page.replace("/", "_")

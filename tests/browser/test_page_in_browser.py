@@ -1,6 +1,6 @@
 """A finished page in a real browser: nothing is logged, cut off, broken or hard to reach, on a desktop or a phone.
 
-Skipped where playwright or Chromium is missing; `JAXSEG_CHROMIUM` names a browser that is not on the path.
+Skipped where there is no Chromium; `JAXSEG_CHROMIUM` names a browser that is not on the path.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from axe_core_python import sync_playwright as axe
+from playwright import sync_api
 
 from jaxseg.report import write_report
 from jaxseg.text import limit, signed
 from tests.report.analysis_builder import write_analysis
 from tests.report.tables_builder import NASTY, write_claims, write_workdir
-
-sync_api = pytest.importorskip("playwright.sync_api")
-axe = pytest.importorskip("axe_core_python.sync_playwright")
 
 DESKTOP, PHONE = 1280, 390
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

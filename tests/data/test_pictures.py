@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
 
 from jaxseg import data
 from jaxseg.data import digests
@@ -16,8 +17,6 @@ from jaxseg.data.formats import image_files
 from jaxseg.data.formats.files import reading, table, writing
 from jaxseg.data.volumes.volume import BadCaseError
 from jaxseg.types import UserError
-
-tifffile = pytest.importorskip("tifffile")
 
 GREY = np.arange(30, dtype=np.uint8).reshape(5, 6) * 8
 """A picture of 5 rows and 6 columns, all pixels different."""

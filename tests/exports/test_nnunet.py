@@ -10,6 +10,7 @@ from jaxseg.exports import formats, state_dict
 from jaxseg.imports.rules import nnunet
 from jaxseg.types import UserError
 from tests.networks import CLASSES, draw_params, image_of, native, settings_of, shapes_of
+from tests.optional import optional_module
 
 THICK = {"ndim": 3, "strides": ((1, 2, 2), (2, 2, 2)), "kernels": ((1, 3, 3), (3, 3, 3), (3, 3, 3))}
 NETWORKS = {
@@ -38,8 +39,8 @@ def test_what_is_exported_is_imported_with_every_bit(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_are_those_of_jaxseg(name: str) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("dynamic_network_architectures")
+    optional_module("torch")
+    optional_module("dynamic_network_architectures")
     changes, spatial = NETWORKS[name]
     settings = settings_of("nnunet", **changes)
     params = draw_params(shapes_of(settings, spatial, channels=2))

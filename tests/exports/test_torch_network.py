@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import jax
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ from jaxseg.exports import formats, state_dict
 from jaxseg.exports.formats import StateDict
 from tests.exports.test_state_dict import NAMES
 from tests.networks import CLASSES, draw_params, image_of, native, settings_of, shapes_of
+from tests.optional import optional_module
 
-torch = pytest.importorskip("torch")
-torch_network = pytest.importorskip("jaxseg.exports.torch_network")
+torch = optional_module("torch")
+torch_network = importlib.import_module("jaxseg.exports.torch_network")  # needs torch
 
 THICK = {"ndim": 3, "strides": ((1, 2, 2), (2, 2, 3)), "kernels": ((1, 3, 3), (3, 3, 2), (3, 5, 3))}
 OPTIONS = {

@@ -7,9 +7,10 @@ import pytest
 from jaxseg.imports.rules import nnunet
 from jaxseg.models.nnunet import NNUNet
 from jaxseg.settings import ModelSettings
+from tests.optional import optional_module
 
-torch = pytest.importorskip("torch")
-unets = pytest.importorskip("dynamic_network_architectures.architectures.unet")
+torch = optional_module("torch")
+unets = optional_module("dynamic_network_architectures.architectures.unet")
 
 NETWORKS = {
     "2d": {"ndim": 2, "features": [4, 8, 8], "strides": [1, 2, 2], "kernels": [3, 3, 3], "size": (20, 12)},

@@ -11,6 +11,7 @@ from jaxseg.imports import readers
 from jaxseg.imports.readers import state
 from jaxseg.types import UserError
 from tests.imports.weight_files import saved, write_safetensors
+from tests.optional import optional_module
 
 
 def test_a_safetensors_file_under_another_name(tmp_path: Path) -> None:
@@ -45,7 +46,7 @@ def test_names_below_a_prefix(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_pytorch_with_all_that_training_leaves_in_it(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    torch = optional_module("torch")
     network = torch.nn.Linear(3, 2)
     optimizer = torch.optim.Adam(network.parameters())
     network(torch.ones(3)).sum().backward()
@@ -83,7 +84,7 @@ def test_the_plans_of_a_checkpoint_come_along_whatever_lies_beside_them() -> Non
 
 
 def test_an_entry_that_is_asked_for(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    torch = optional_module("torch")
     held = {"model": {"w": torch.ones(2)}, "ema": {"nested": {"w": torch.zeros(2, dtype=torch.bfloat16)}}}
     path = saved(tmp_path / "w.pt", held)
     assert readers.read(path, key="ema.nested").tensors["w"].tolist() == [0, 0]
@@ -107,7 +108,7 @@ def test_a_published_network_reads_alike_in_both_formats(munet: Path) -> None:
     found = readers.read(munet / "fold1_model.safetensors")
     assert len(found.tensors) == 177
     assert found.tensors["layers.Dense_Down0.conv1.conv.weight"].shape == (4, 1, 5, 5, 1)
-    pytest.importorskip("torch")
+    optional_module("torch")
     other = readers.read(munet / "fold1.tar")
     assert other.tensors.keys() == found.tensors.keys()
     for name, array in found.tensors.items():

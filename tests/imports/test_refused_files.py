@@ -14,6 +14,7 @@ import pytest
 from jaxseg.imports import readers
 from jaxseg.types import UserError
 from tests.imports.weight_files import Code, Command, saved, write_safetensors, zipped
+from tests.optional import optional_module
 
 
 def refusal(path: Path) -> str:
@@ -134,7 +135,7 @@ def test_tensors_that_are_no_weights(tensors: dict, text: str, tmp_path: Path) -
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("kind", [Code, Command])
 def test_code_in_a_pickle_is_not_run(kind: type[Code], protocol: int, tmp_path: Path) -> None:
-    pytest.importorskip("torch")
+    optional_module("torch")
     trace, path = tmp_path / "trace", tmp_path / "weights.pth"
     content = pickle.dumps({"state_dict": kind(trace)}, protocol)
     assert "nothing of it was run" in refusal(zipped(path, content))
@@ -147,7 +148,7 @@ def test_code_in_a_pickle_is_not_run(kind: type[Code], protocol: int, tmp_path: 
 
 
 def test_pickles_that_are_damaged_or_no_state_dict(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    torch = optional_module("torch")
     path = tmp_path / "weights.pth"
     old = saved(path, {"a": torch.ones(50)}, _use_new_zipfile_serialization=False).read_bytes()
     for length in (len(old) - 9, 120, 20):
@@ -164,7 +165,7 @@ def test_pickles_that_are_damaged_or_no_state_dict(tmp_path: Path) -> None:
 
 
 def test_tensors_of_kinds_that_are_not_read(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    torch = optional_module("torch")
     path = tmp_path / "weights.pth"
     for tensor, text in (
         (torch.eye(3).to_sparse(), "is sparse"),

@@ -1,6 +1,7 @@
 """U-Nets of PyTorch with their weights: the same logits. Needs torch; one test needs platelet-unet-watershed."""
 
 import importlib.util
+import os
 import runpy
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from jaxseg.models.unet import UNet
 from jaxseg.settings import ModelSettings
 from tests.conftest import ROOT
 from tests.networks import draw_params, shapes_of
+from tests.optional import ALL_PACKAGES, optional_module
 
-torch = pytest.importorskip("torch")
+torch = optional_module("torch")
 
 
 def logits_of(imported, image):
@@ -30,6 +32,7 @@ def logits_of(imported, image):
 def test_the_platelet_network_has_the_logits_of_its_package():
     found = importlib.util.find_spec("plateseg")
     if found is None:
+        assert not os.environ.get(ALL_PACKAGES)
         pytest.skip("platelet-unet-watershed is not installed")
     folder = Path(found.submodule_search_locations[0])
     spec = importlib.util.spec_from_file_location(

@@ -21,6 +21,7 @@ from jaxseg.study import export
 from jaxseg.types import UserError
 from launch import export as export_command
 from tests.commands import Command, make_command
+from tests.optional import optional_module
 
 
 @pytest.fixture
@@ -197,7 +198,7 @@ def test_without_its_library_a_format_says_how_to_get_it(
 
 
 def test_pytorch_reads_its_file(command: Command, tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    torch = optional_module("torch")
     status, out, err = command("--arm=transfer", "--seed=0", "--format=torch", f"--output={tmp_path / 'a.pt'}")
     assert (status, err) == (0, "")
     assert "bit for bit, and PyTorch's logits on 2 windows of noise differ from jaxseg's by at most" in out

@@ -48,8 +48,6 @@ def test_a_folder_without_a_study_is_refused(command: Command, tmp_path: Path) -
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new SQLite store of MLflow, which takes seconds to set up."""
-    pytest.importorskip("mlflow")
-    pytest.importorskip("alembic")
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     mlflow_runs.connect(f"sqlite:///{path}", "another")
     return path
