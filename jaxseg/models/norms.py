@@ -19,7 +19,6 @@ from jaxseg.models import conv
 from jaxseg.models.layout import Layout
 from jaxseg.types import UserError
 
-NORMS = ("none", "instance", "group", "batch")
 STATISTICS = "statistics"
 """Name of the collection in which a training pass puts the next running statistics, at the paths of the old."""
 MOMENTUM = 0.9
