@@ -1,6 +1,7 @@
 """Numbers on the pages of studies are those of the tables beside them."""
 
 import functools
+import json
 import re
 from pathlib import Path
 
@@ -79,6 +80,26 @@ def test_figures_are_drawn_from_what_is_kept(tiny_study: Path, tmp_path: Path) -
         assert path.read_bytes() == (tiny_study / "figures" / path.name).read_bytes()
     run("tools.draw_studies", f"--gains={gains}", kept, kept)
     assert "transfer, all cases" in gains.read_text()
+
+
+def test_a_summary_keeps_results_and_no_place_of_the_machine(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    workdir = write_workdir(tmp_path / "study", arms=("scratch", "transfer"), seeds=3, n_cases=5)
+    write_report(workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["source"] = {"data": "/home/someone/sets/hearts+/media/disk/heads", "unit": "mm"}
+    config["pretrain"] = {"from_workdir": "/home/someone/import"}
+    (workdir / "config.json").write_text(json.dumps(config))
+    run("tools.publish_study", workdir, kept, "--summary")
+    found = json.loads((kept / "config.json").read_text())
+    assert found["source"] == {"data": "PATH/hearts+PATH/heads", "unit": "mm"}
+    assert found["pretrain"] == {"from_workdir": "PATH/import"}
+    results = {path.name for path in (kept / "results").iterdir()}
+    assert {"comparisons.csv", "summary.csv"} <= results
+    assert not {"cases.csv", "curves.csv", "similarity.csv"} & results
+    for path in (*kept.glob("results/*"), *kept.glob("figures/*")):
+        assert path.read_bytes() == (workdir / path.relative_to(kept)).read_bytes()
+    assert (kept / "figures" / "differences.svg").exists()
 
 
 @pytest.mark.parametrize(("sizes", "largest"), [((4, 16), 16), ((4, 16, 0), 0)])
