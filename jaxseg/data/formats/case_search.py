@@ -15,11 +15,22 @@ from jaxseg.data.formats.files.table import strip_extension
 from jaxseg.data.formats.image_files import CHANNEL, channel_of, the_one
 from jaxseg.data.volumes.volume import BadCaseError
 
+NOT_USED = "are not used"
+"""What a warning says of images beside the training cases, such as those of a test set."""
+
 
 class CaseSearch:
     """The state of a search. Call one of `from_folders` and `from_list`, then `finish`."""
 
-    def __init__(self, folder: Path, numbers: tuple[int, ...], groups: Mapping[str, str], ending: str | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        numbers: tuple[int, ...],
+        groups: Mapping[str, str],
+        ending: str | None = None,
+        *,
+        part: str = "Tr",
+    ):
         """Start an empty search.
 
         Args:
@@ -27,8 +38,10 @@ class CaseSearch:
             numbers: Numbers of the channel files.
             groups: Patient of each case.
             ending: See `image_files.image_files`.
+            part: `Tr` for the training cases, in imagesTr/ and labelsTr/; `Ts` for those of imagesTs/ and labelsTs/.
         """
         self.folder = folder
+        self.images, self.labels = f"images{part}", f"labels{part}"
         self.numbers = numbers
         self.groups = groups
         self.ending = ending
@@ -40,6 +53,7 @@ class CaseSearch:
         """Cases of dataset.json; None if the folders determine the cases."""
         self._folders: dict[Path, dict[str, list[Path]]] = {}
         self._channel_files: dict[Path, dict[str, dict[str, list[Path]]]] = {}
+        self._unlabelled: list[str] = []
 
     # ------------------------------------------------------------------------------------------------------ findings
 
@@ -82,20 +96,30 @@ class CaseSearch:
     # ------------------------------------------------------------------------------------------------------- folders
 
     def from_folders(self) -> None:
-        """Add the cases of labelsTr/ with their images (nnU-Net v2 lists none in dataset.json)."""
-        folder = self.folder / "imagesTr"
+        """Add the cases of the folder of labels with their images (nnU-Net v2 lists none in dataset.json)."""
+        folder = self.folder / self.images
         images, used = self._files_in(folder), set[str]()
-        for name, label_paths in self._files_in(self.folder / "labelsTr").items():
+        for name, label_paths in self._files_in(self.folder / self.labels).items():
             used |= {*self._channels_in(folder, name), name}
             try:
                 label = the_one(label_paths, "its label")
                 self._add(name, self._image_of(name, folder), label)
             except BadCaseError as error:
                 self._refuse(name, str(error))
-        for key in sorted(set(images) - used):
+        self._unlabelled = sorted(set(images) - used)
+
+    def refuse_unlabelled(self) -> None:
+        """Refuse images that `from_folders` found no label of."""
+        for key in self._unlabelled:
             case = match["case"] if (match := CHANNEL.match(key)) else key
-            what = f"its label {self._shown('labelsTr', case)} does not exist"
-            self._refuse(key, what + self._instead("labelsTr", case))
+            what = f"its label {self._shown(self.labels, case)} does not exist"
+            self._refuse(key, what + self._instead(self.labels, case))
+
+    def name_unlabelled(self) -> None:
+        """Warn of images that `from_folders` found no label of, as a test set may have."""
+        if self._unlabelled:
+            shown = names.several(self._unlabelled)
+            self.warnings.append(f"{len(self._unlabelled)} image(s) of {self.images}/ have no label: {shown}")
 
     def _image_of(self, name: str, folder: Path) -> tuple[Path, ...]:
         images = self._files_in(folder)
@@ -104,9 +128,9 @@ class CaseSearch:
         if single and several:
             raise BadCaseError(f"it has an image, {single[0].name}, and channel files beside it, {several[0].name}")
         if not single and not several:
-            channel = Path(self._shown("imagesTr", f"{name}_0000")).name
-            what = f"its image {self._shown('imagesTr', name)} (or {channel}) does not exist"
-            raise BadCaseError(what + self._instead("imagesTr", name))
+            channel = Path(self._shown(self.images, f"{name}_0000")).name
+            what = f"its image {self._shown(self.images, name)} (or {channel}) does not exist"
+            raise BadCaseError(what + self._instead(self.images, name))
         return single or several
 
     def _instead(self, part: str, name: str) -> str:
@@ -137,7 +161,7 @@ class CaseSearch:
                 continue
             covered |= {_stem(str(path)) for path in images}
             self._add(name, images, label)
-        self._refuse_unlabelled(self.listed)
+        self._refuse_unlisted(self.listed)
 
     def _name_of(self, entry: Entry) -> str:
         if entry.name is not None or not entry.images:
@@ -196,7 +220,7 @@ class CaseSearch:
         paths = self._files_in(path.parent).get(_stem(text))
         return None if paths is None else the_one(paths, what)
 
-    def _refuse_unlabelled(self, listed: Mapping[str, Entry]) -> None:
+    def _refuse_unlisted(self, listed: Mapping[str, Entry]) -> None:
         """Images that dataset.json does not list and that nobody labelled; others are warned of by `finish`."""
         used = {path for case in self.cases.values() for path in case.images}
         known = {*listed, *self._files_in(self.folder / "labelsTr")}
@@ -211,7 +235,7 @@ class CaseSearch:
     def finish(self) -> None:
         """Refuse files that look like a case and cannot be read, and warn of all other unused files."""
         used = {os.path.normpath(str(path)) for case in self.cases.values() for path in (*case.images, case.label)}
-        for part in ("imagesTr", "labelsTr"):
+        for part in (self.images, self.labels):
             readable = [path for paths in self._files_in(self.folder / part).values() for path in paths]
             over = [path.name for path in readable if os.path.normpath(path) not in used and self._is_silent(path)]
             for path, inside in image_files.passed_over(self.folder / part, readable).items():
@@ -225,7 +249,8 @@ class CaseSearch:
                 self.warnings.append(
                     f"{len(over)} file(s) or folder(s) in {part}/ are passed over: {names.several(sorted(over))}"
                 )
-        self._name_other_images(used)
+        if self.images == "imagesTr":
+            self._name_other_images(used)
 
     def _name_other_images(self, used: Collection[str]) -> None:
         """Images beside imagesTr/ and labelsTr/, such as a labelled test set. Those of imagesTs/ are without labels."""
@@ -234,7 +259,7 @@ class CaseSearch:
             images = [p.name for p in inside or [path] if image_files.is_image(p) and os.path.normpath(p) not in used]
             if images:
                 where = f"in {names.shown(path.name)}/" if inside else "beside dataset.json"
-                self.warnings.append(f"{len(images)} image(s) {where} are not used: {names.several(images, 3)}")
+                self.warnings.append(f"{len(images)} image(s) {where} {NOT_USED}: {names.several(images, 3)}")
 
     def _case_of(self, path: Path) -> str:
         """The case that a file's name speaks of."""

@@ -5,6 +5,8 @@ with several channels) or `imagesTr/NAME_0000.nii.gz`, `NAME_0001.nii.gz`, ... (
 `files/table.py` is read as well. In addition to the fields of those projects, `groups` in dataset.json (case ->
 patient) keeps the cases of one patient together.
 
+`FOLDER/imagesTs` names the labelled test cases of such a folder, those of `imagesTs/` with a label map in `labelsTs/`.
+
 Everything that a folder says about its cases is either used or named in a warning: a file or a list that is silently
 ignored would change the study.
 """
@@ -41,13 +43,56 @@ def read_unlabelled(folder: Path) -> CaseList:
     return unlabelled.read_images(folder, _read_description(folder / "dataset.json") if known else None)
 
 
+TEST_IMAGES, TEST_LABELS = "imagesTs", "labelsTs"
+"""Folders of test cases in nnU-Net's layout, beside those of the training cases."""
+
+
+def has_test_labels(folder: Path) -> bool:
+    """Return whether a folder has test cases with label maps, which `read_folder` reads as `FOLDER/imagesTs`."""
+    return (folder / TEST_IMAGES).is_dir() and bool(image_files.image_files(folder / TEST_LABELS))
+
+
+def _is_test_part(folder: Path) -> bool:
+    described = [(place / "dataset.json").exists() for place in (folder, folder.parent)]
+    return folder.name == TEST_IMAGES and described == [False, True]
+
+
+def _read_test_part(folder: Path) -> CaseList:
+    """List the cases of imagesTs/ that have a label map in labelsTs/, by the dataset.json beside these."""
+    root = folder.parent
+    where = root / "dataset.json"
+    description = _read_description(where)
+    labels, ignore = descriptions.labels(description, where)
+    modality, numbers = descriptions.channels(description, where)
+    groups = descriptions.groups(description, where)
+    search = CaseSearch(root, numbers, groups, descriptions.file_ending(description, where), part="Ts")
+    search.from_folders()
+    search.name_unlabelled()
+    search.finish()
+    if not search.cases and not search.refused:
+        raise UserError(f"{folder} has no test cases: {root / TEST_LABELS} holds no label map that is read")
+    return CaseList(
+        name=f"{descriptions.task_name(description, root, where)} {TEST_IMAGES}",
+        labels=labels,
+        ignore=ignore,
+        modality=modality,
+        cases=tuple(sorted(search.cases.values(), key=lambda case: case.name)),
+        refused=tuple(sorted((names.shown(name), reason) for name, reason in search.refused.items())),
+        warnings=(*descriptions.label_warnings(description), *search.warnings),
+        splits=None,
+        sources=(where,),
+    )
+
+
 def read_folder(folder: Path) -> CaseList:
-    """List the training cases of a Decathlon or nnU-Net folder.
+    """List the training cases of a Decathlon or nnU-Net folder, or of its `imagesTs` the labelled test cases.
 
     Raises:
         UserError: The folder does not exist, its dataset.json is missing or unusable, or it has no case at all.
     """
     _check_folder(folder)
+    if _is_test_part(folder):
+        return _read_test_part(folder)
     where, splits_path = folder / "dataset.json", folder / "splits_final.json"
     description = _read_description(where)
     ending = descriptions.file_ending(description, where)
@@ -58,6 +103,7 @@ def read_folder(folder: Path) -> CaseList:
     search = CaseSearch(folder, numbers, groups, ending)
     if listed is None:
         search.from_folders()
+        search.refuse_unlabelled()
     else:
         search.from_list(listed)
     search.finish()
