@@ -1,14 +1,15 @@
 """Segments new images with networks of a finished study, or scores label maps against references.
 
 python -m launch.predict --workdir=runs/quickstart --arm=transfer --input=DIR|FILE --output=DIR [--seeds=0,1]
-    [--train_cases=8 --fold=0] [--ensemble] [--uncertainty]
+    [--train_cases=8 --fold=0] [--ensemble] [--uncertainty] [--probabilities]
 python -m launch.predict --score=DIR (--workdir=runs/quickstart | --references=DIR) [--output=FILE.csv]
 
 The first writes label maps in the format and on the grid of each input, with the label values of the target's
 dataset.json. They are named as here for NIfTI: OUTPUT/seed_<id>/<case>.nii.gz, or with --ensemble one map from the mean
 of the seeds' probabilities, OUTPUT/<case>.nii.gz; with --uncertainty also the voxel entropy over seeds,
-OUTPUT/entropy/<case>.nii.gz. Only earlier predictions are replaced, never another file. Images that cannot be predicted
-are named at the end, after the others are written; the exit status is then 2.
+OUTPUT/entropy/<case>.nii.gz; with --probabilities that mean itself, a file for each class,
+OUTPUT/probabilities/<index>_<label>/<case>.nii.gz. Only earlier predictions are replaced, never another file. Images
+that cannot be predicted are named at the end, after the others are written; the exit status is then 2.
 
 The second scores DIR/<case>.nii.gz, or DIR/seed_<id>/<case>.nii.gz, whoever made them: against the test cases of a
 study, by its settings, or against a folder (Decathlon or nnU-Net layout, or nothing but label maps). Rows as in
@@ -21,6 +22,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 from jax.errors import JaxRuntimeError
 
@@ -47,6 +49,7 @@ _INPUT = cli.path_flag(
 _OUTPUT = cli.path_flag("output", "Folder for the label maps, or file for the scores; created when new.")
 _ENSEMBLE = flags.DEFINE_bool("ensemble", False, "One label map from the mean probabilities of the seeds.")
 _UNCERTAINTY = flags.DEFINE_bool("uncertainty", False, "Write the voxel entropy (nats) of the seeds' mean too.")
+_PROBABILITIES = flags.DEFINE_bool("probabilities", False, "Write the mean probabilities of the seeds, class by class.")
 
 _SCORE = cli.path_flag("score", "Score the label maps of this folder instead of predicting.")
 _REFERENCES = cli.path_flag("references", "Score against this folder, without a study.")
@@ -77,7 +80,14 @@ def predict(arm: Arm) -> None:
     source = Path(cli.require(_INPUT.value, "input", "images/"))
     output = Path(cli.require(_OUTPUT.value, "output", "predictions/"))
     cases, failed = _usable(arm, source)
-    planned = outputs.plan(cases, output, seeds=seeds, ensemble=_ENSEMBLE.value, uncertainty=_UNCERTAINTY.value)
+    planned = outputs.plan(
+        cases,
+        output,
+        seeds=seeds,
+        ensemble=_ENSEMBLE.value,
+        uncertainty=_UNCERTAINTY.value,
+        probabilities=("background", *arm.target.labels) if _PROBABILITIES.value else (),
+    )
     outputs.check(planned, cases, arm.workdir)
     arm.keep(seeds)  # damaged parameters are no fault of an image
     outputs.make_folder(output)
@@ -147,7 +157,7 @@ def _predict_one(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", data.ImageWarning)  # the geometry has them too
-            made, geometry = arm.segment(list(case.images), seeds)
+            made, geometry = arm.segment(list(case.images), seeds, probabilities=_PROBABILITIES.value)
     except UserError as error:
         return str(error), ()
     except OSError as error:  # no permission for this file, or a disk that does not give it
@@ -160,10 +170,12 @@ def _predict_one(
     maps = {"ensemble": made.ensemble} | {
         f"seed_{seed}": labels for seed, labels in zip(seeds, made.labels, strict=True)
     }
+    classes = () if made.mean is None else np.moveaxis(made.mean, -1, 0)
+    numbers = {"entropy": made.entropy} | {outputs.probability(index): one for index, one in enumerate(classes)}
     try:
         for kind, path in files.items():
-            if kind == "entropy":
-                data.write_map(made.entropy, geometry, path)
+            if kind in numbers:
+                data.write_map(numbers[kind], geometry, path)
             else:
                 data.write_prediction(maps[kind], geometry, path, label_values=arm.label_values)
     except OSError as error:

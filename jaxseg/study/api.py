@@ -176,12 +176,15 @@ class Arm:
         )
         return (slab.probabilities for slab in slabs)
 
-    def segment(self, image: Any, seeds: Sequence[int] | None = None) -> tuple[Segmentation, Any]:
+    def segment(
+        self, image: Any, seeds: Sequence[int] | None = None, *, probabilities: bool = False
+    ) -> tuple[Segmentation, Any]:
         """Predicts label maps of each seed and of their ensemble, and the voxel entropy over seeds.
 
         Args:
             image: See `read`.
             seeds: Some of `seeds`; None for all.
+            probabilities: Whether the mean probabilities of the ensemble are returned too.
 
         Returns:
             Class indices and entropies on the input's own grid in canonical axes, and its geometry, with which
@@ -190,7 +193,8 @@ class Arm:
         array, geometry = self.read(image)
         slabs = self._slabs(array, seeds)
         clean = classes_of(self.study.evaluate.largest_component, self.target.labels)
-        return segment(slabs if geometry is None else data.to_own_grid(slabs, geometry), clean=clean), geometry
+        own = slabs if geometry is None else data.to_own_grid(slabs, geometry)
+        return segment(own, clean=clean, keep_mean=probabilities), geometry
 
     def predict(
         self, image: Any, seeds: Sequence[int] | None = None, *, probabilities: bool = False

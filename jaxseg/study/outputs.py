@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,24 @@ _TRAINING_FOLDERS = ("imagesTr", "labelsTr")
 
 
 def plan(
-    cases: Sequence[CaseFiles], folder: Path, *, seeds: Sequence[int], ensemble: bool, uncertainty: bool
+    cases: Sequence[CaseFiles],
+    folder: Path,
+    *,
+    seeds: Sequence[int],
+    ensemble: bool,
+    uncertainty: bool,
+    probabilities: Sequence[str] = (),
 ) -> dict[str, dict[str, Path]]:
-    """Returns the files of the predictions of each case: `seed_<id>` or `ensemble`, and `entropy` if wanted."""
+    """Returns the files of the predictions of each case.
+
+    Args:
+        cases: The cases.
+        folder: Where the files go.
+        seeds: Seeds that predict.
+        ensemble: Whether `ensemble` stands for all `seed_<id>`.
+        uncertainty: Whether there is `entropy`.
+        probabilities: Names of the classes whose `probability_<index>` is wanted.
+    """
     planned = {}
     for case in cases:
         name = f"{case.name}{table.prediction_ending(case.images[0])}"
@@ -32,8 +48,17 @@ def plan(
         if uncertainty:
             ending = table.prediction_ending(case.images[0], fractions=True)
             files["entropy"] = workdirs.inside(folder, "entropy", f"{case.name}{ending}")
+        for index, class_name in enumerate(probabilities):
+            ending = table.prediction_ending(case.images[0], fractions=True)
+            below = f"{index}_{re.sub(r'[^A-Za-z0-9_.-]+', '_', class_name)}"
+            files[probability(index)] = workdirs.inside(folder, "probabilities", below, f"{case.name}{ending}")
         planned[case.name] = files
     return planned
+
+
+def probability(index: int) -> str:
+    """Returns what `plan` calls the file with the probabilities of a class."""
+    return f"probability_{index}"
 
 
 def check(planned: Mapping[str, Mapping[str, Path]], cases: Sequence[CaseFiles], workdir: Path) -> None:

@@ -214,26 +214,35 @@ class Segmentation(NamedTuple):
     entropy: Float[np.ndarray, " *own"]
     """Entropy of the mean of the runs' probabilities, in nats: 0 if all runs are sure of a class, at most
     ln(classes)."""
+    mean: Float[np.ndarray, "*own classes"] | None = None
+    """The mean of the runs' probabilities, where it is asked for: it takes the memory of an image for each class."""
 
 
 def segment(
-    probabilities: Iterable[Float[np.ndarray, "run planes *rest classes"]], *, clean: Sequence[int] = ()
+    probabilities: Iterable[Float[np.ndarray, "run planes *rest classes"]],
+    *,
+    clean: Sequence[int] = (),
+    keep_mean: bool = False,
 ) -> Segmentation:
     """Computes label maps of all runs and of their ensemble, with the voxel entropy over runs.
 
     Args:
         probabilities: Slabs along the first axis that cover the image, on the wanted grid.
         clean: Classes of which only the largest component is kept.
+        keep_mean: Whether `mean` is returned.
     """
     parts = []
+    means = []
     for slab in probabilities:
         kind = np.uint8 if slab.shape[-1] <= 256 else np.uint16
         mean = slab.mean(0)
         entropy = -scipy.special.xlogy(mean, mean).sum(-1)
         parts.append((slab.argmax(-1).astype(kind), mean.argmax(-1).astype(kind)[None], entropy[None]))
+        means += [mean] if keep_mean else []
     labels, ensemble, entropy = (np.concatenate(pieces, axis=1) for pieces in zip(*parts, strict=True))
     cleaned = np.stack([inference.largest_component(one, clean) for one in labels])
-    return Segmentation(cleaned, inference.largest_component(ensemble[0], clean), entropy[0])
+    whole = np.concatenate(means) if keep_mean else None
+    return Segmentation(cleaned, inference.largest_component(ensemble[0], clean), entropy[0], whole)
 
 
 CALIBRATION_MARGIN = 5
@@ -247,6 +256,21 @@ class CaseMaps(NamedTuple):
     labels: Integer[np.ndarray, "run *own"]
     calibration_errors: tuple[dict[str, float], ...]
     """The calibration errors of each run, by label or region, in the box around the reference's foreground."""
+
+
+def with_ensembles(
+    probabilities: Float[np.ndarray, "run planes *rest classes"], ensembles: Sequence[Sequence[int]]
+) -> Float[np.ndarray, "network planes *rest classes"]:
+    """Returns the probabilities of runs and, behind them, the mean of each group of runs as one more network.
+
+    Args:
+        probabilities: A slab of each run.
+        ensembles: Groups of runs, by their positions.
+    """
+    if not ensembles:
+        return probabilities
+    means = [functools.reduce(np.add, (probabilities[run] for run in group)) / len(group) for group in ensembles]
+    return np.concatenate([probabilities, np.stack(means)])
 
 
 def case_maps(

@@ -182,6 +182,19 @@ def test_writing_a_prediction_replaces_no_other_file(images: Path, tmp_path: Pat
     assert writing.is_own(tmp_path / "write_map.nii.gz")
 
 
+def test_probabilities_are_written_class_by_class(
+    tiny_study: Path, images: Path, command: Command, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = (f"--workdir={tiny_study}", "--arm=scratch", f"--input={images}", f"--output={out}")
+    assert command(*options, "--ensemble", "--probabilities")[0] == 0
+    folders = sorted((out / "probabilities").iterdir())
+    assert [folder.name for folder in folders] == ["0_background", "1_blobs_1", "2_blobs_2"]
+    written = np.stack([np.asarray(nib.load(folder / "x0.nii.gz").dataobj) for folder in folders])
+    np.testing.assert_allclose(written.sum(0), 1, atol=1e-5)
+    np.testing.assert_array_equal(written.argmax(0), np.asarray(nib.load(out / "x0.nii.gz").dataobj))
+
+
 # --------------------------------------------------------------------------------------------- what it goes on after
 
 
