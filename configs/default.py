@@ -31,6 +31,9 @@ def task() -> ConfigDict:
     # Intensities per case; dataset takes statistics of the training cases, auto decides by modality [zscore,
     # zscore_nonzero, percentile, none, dataset, auto]
     config.normalization = "zscore"
+    # External test sets, each a folder or NAME=FOLDER; imagesTs stands for the target's own imagesTs/ and labelsTs/,
+    # where it has them, and () takes none. Sets may be added to a study that is trained
+    config.test_data = ("imagesTs",)
     config.bad_cases = "error"  # A case that cannot be used stops the study, or is left out and reported [error, skip]
     # A source trains on other cases' label maps: a control in which nothing fits together
     config.shuffle_labels = False
@@ -283,6 +286,8 @@ def get_config() -> ConfigDict:
     config.evaluate.tolerance_mm = 0.0  # Tolerance of NSD; 0 leaves it out
     # Scores the networks of a quarter and of half of the steps on the test cases as well
     config.evaluate.budget_tests = False
+    # Scores each arm's seeds together too, as one network whose probabilities are the mean of theirs
+    config.evaluate.ensemble = True
     # Keeps the label maps of the test cases in the format and on the grids of their images
     config.evaluate.save_predictions = False
 

@@ -6,6 +6,8 @@ MEAN = "mean"
 """The label of scores that average a case's labels."""
 POOLED = -1
 """The fold of scores that take the test cases of all folds together."""
+INTERNAL = "internal"
+"""The test set of a study's own test cases, beside external sets."""
 SOURCE = "source"
 """The arm name of source networks in run keys and tables; further sources are `source_2`, `source_3`, ..."""
 

@@ -16,6 +16,7 @@ from jaxseg.report.charts.style import NARROW_INCHES, WIDE_INCHES, arm_styles, i
 from jaxseg.report.sections.accuracy import accuracy_section
 from jaxseg.report.sections.arms import standfirst
 from jaxseg.report.sections.checkpoints import checkpoint_notes, with_notes
+from jaxseg.report.sections.elsewhere import elsewhere_section
 from jaxseg.report.sections.examples import examples_section
 from jaxseg.report.sections.filters import filters_section
 from jaxseg.report.sections.provenance import load_section, provenance_section
@@ -27,10 +28,11 @@ from jaxseg.report.tables import read_tables
 from jaxseg.text import plain
 
 SECTIONS = (
-    *(summary_section, accuracy_section, training_section, filters_section, similarity_section, variability_section),
-    *(examples_section, load_section, provenance_section),
+    *(summary_section, accuracy_section, elsewhere_section, training_section, filters_section, similarity_section),
+    *(variability_section, examples_section, load_section, provenance_section),
 )
-"""The sections in order; each takes the tables and the arms' styles. A new analysis adds its own here."""
+"""The sections in order; each takes the tables and the arms' styles, and one without blocks is left out. A new analysis
+adds its own here."""
 
 MANIFEST = ".report.json"
 """The list of the files in `figures` that the page wrote; others, such as a user's own, are left alone."""
@@ -53,7 +55,8 @@ def write_report(workdir: Path) -> Path:
     """
     tables = read_tables(workdir)
     styles = arm_styles(tables.arms, checkpoint_notes(tables))
-    sections = [with_notes(build(tables, styles), styles) for build in SECTIONS]
+    built = [build(tables, styles) for build in SECTIONS]
+    sections = [with_notes(section, styles) for section in built if section.blocks]
     return write_page(
         workdir, name=tables.study.name, kind="transfer-learning study", lead=standfirst(tables), sections=sections
     )

@@ -34,6 +34,19 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
         *("arm", "train_cases", "label", "metric", "mean", "ci_low", "ci_high", "sd"),
         *("n_seeds", "n_groups", "n_cases", "n_missed", "n_spurious"),
     ),
+    "external_comparisons": (
+        *("test_set", "metric", "label", "train_cases", "arm_a", "arm_b", "mean_diff", "ci_low", "ci_high"),
+        *("n_seeds", "n_groups"),
+    ),
+    "external_summary": (
+        *("test_set", "arm", "train_cases", "label", "metric", "mean", "ci_low", "ci_high", "n_seeds", "n_groups"),
+    ),
+    "ensemble_comparisons": (
+        *("test_set", "metric", "label", "train_cases", "arm_a", "arm_b", "mean_diff", "ci_low", "ci_high"),
+    ),
+    "ensemble_summary": (
+        *("test_set", "arm", "train_cases", "label", "metric", "mean", "ci_low", "ci_high", "n_members"),
+    ),
     "worst_cases": (
         *("train_cases", "case", "group", "label", "mean", "min", "max"),
         *("worst_arm", "worst_seed", "n_missed", "n_runs"),
@@ -140,6 +153,10 @@ class Tables:
     similarity_means: pd.DataFrame | None = None
     ranking: pd.DataFrame | None = None
     page: pd.DataFrame | None = None
+    external_comparisons: pd.DataFrame | None = None
+    external_summary: pd.DataFrame | None = None
+    ensemble_comparisons: pd.DataFrame | None = None
+    ensemble_summary: pd.DataFrame | None = None
     montages: tuple[Montage, ...] = ()
     disagreements: tuple[Disagreement, ...] = ()
 

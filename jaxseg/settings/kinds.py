@@ -93,6 +93,10 @@ Sizes = Annotated[
     Allowed("sizes from 1, or 0 for all", lambda sizes: bool(sizes) and min(sizes) >= 0),
     Allowed("different sizes", distinct),
 ]
+ExternalSets = Annotated[
+    tuple[str, ...],
+    Allowed("folders, or NAME=FOLDER with different names", lambda sets: all(map(str.strip, sets)) and distinct(sets)),
+]
 Limits = Annotated[
     tuple[float, ...],
     Allowed(

@@ -29,8 +29,9 @@ OWN = tuple(name for name in hints(ArmSettings) if name not in ("name", *OVERRID
 """Fields of an arm that are no section."""
 FREE_SECTIONS = ("runtime", "report")
 """Sections that change no result: a workdir may be continued with other values of these."""
-GROWING = ("num_seeds", "looks")
-"""Fields that may change in a workdir: a study may get more seeds. What that means for it, its record says."""
+GROWING = ("num_seeds", "looks", "target.test_data", "evaluate.ensemble")
+"""Fields that may change in a workdir: a study may get more seeds, and its networks may be tested on further images and
+together. What that means for it, its record says."""
 
 
 # ---------------------------------------------------------------------------------------------------- from sections
@@ -78,6 +79,7 @@ def _source(config: Mapping[str, Any], over: Mapping[str, Any], path: str) -> Ta
     if "target" in (over.get("data"), base["data"]) and over.get("data", "target") == "target":
         # One fold, and nothing held out beyond what the target holds out already.
         base = dict(config["target"]) | {"data": "target", "train_cases": (0,), "folds": 1, "test_cases": 1}
+        base["test_data"] = TaskSettings.test_data
     return _fill(TaskSettings, _merged(base, over, path), f"{path}.")
 
 
@@ -205,7 +207,9 @@ def _decisive_fields(config: ConfigDict) -> dict[str, Any]:
         return leaves
 
     fields = flat(json.loads(to_json(config)))
-    return {key: value for key, value in fields.items() if key.split(".")[0] not in (*FREE_SECTIONS, *GROWING)}
+    return {
+        key: value for key, value in fields.items() if key.split(".")[0] not in FREE_SECTIONS and key not in GROWING
+    }
 
 
 def digest(config: ConfigDict) -> str:

@@ -223,6 +223,10 @@ def check_study(study: StudySettings) -> None:
     need = needs()
     check(study, "config.")
     _check_training(study)
+    allowed = f"{TaskSettings.test_data!r}: external test sets are the target's"
+    for where, task in (("source", study.source), *((f"arms.{arm.name}.source", arm.source) for arm in study.arms)):
+        unused = task.test_data in ((), TaskSettings.test_data)
+        need(unused, f"{where}.test_data", task.test_data, allowed)
     need(not study.target.shuffle_labels, "target.shuffle_labels", True, "False: it is a control for source tasks")
     allowed = "a folder, or synthetic:NAME; 'target' is for the source task"
     need(study.target.data != "target", "target.data", study.target.data, allowed)

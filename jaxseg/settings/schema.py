@@ -266,6 +266,8 @@ class EvaluateSettings:
     """Tolerance of NSD; 0 leaves it out."""
     budget_tests: bool = False
     """Scores the networks of a quarter and of half of the steps on the test cases as well."""
+    ensemble: bool = True
+    """Scores each arm's seeds together too, as one network whose probabilities are the mean of theirs."""
     save_predictions: bool = False
     """Keeps the label maps of the test cases in the format and on the grids of their images."""
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from jaxseg.settings.kinds import Allowed, Amount, Limits, Number, Probability, Share, Sizes, Spacing
+from jaxseg.settings.kinds import Allowed, Amount, ExternalSets, Limits, Number, Probability, Share, Sizes, Spacing
 
 Unit = Literal["mm", "voxel"]
 Normalization = Literal["zscore", "zscore_nonzero", "percentile", "none", "dataset", "auto"]
@@ -71,6 +71,9 @@ class TaskSettings:
     """Gaussian noise added to every image, in its own standard deviations: a task made harder on purpose."""
     normalization: Normalization = "zscore"
     """Intensities per case; dataset takes statistics of the training cases, auto decides by modality."""
+    test_data: ExternalSets = ("imagesTs",)
+    """External test sets, each a folder or NAME=FOLDER; imagesTs stands for the target's own imagesTs/ and labelsTs/,
+    where it has them, and () takes none. Sets may be added to a study that is trained."""
     bad_cases: Literal["error", "skip"] = "error"
     """A case that cannot be used stops the study, or is left out and reported."""
     shuffle_labels: bool = False

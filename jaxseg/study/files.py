@@ -35,7 +35,7 @@ TEXT = frozenset(
         *("arm", "arm_a", "arm_b", "worst_arm", "baseline", "case", "group", "label", "unit", "hd_definition"),
         *("status", "metric", "source", "layer", "layer_a", "layer_b", "comparison", "index", "quantity"),
         *("step_a", "step_b", "how", "site", "inference", "note", "claim", "statement", "role", "verdict", "reason"),
-        *("point", "state", "message", "workdir", "target", "study"),
+        *("point", "state", "message", "workdir", "target", "study", "test_set"),
     }
 )
 """Columns that hold names or words in any table."""

@@ -88,6 +88,17 @@ class Exclusion(NamedTuple):
     reason: str
 
 
+class RecordedSet(NamedTuple):
+    """An external test set."""
+
+    name: str
+    """Its name in tables."""
+    data: str
+    """The name of its data set."""
+    cases: tuple[str, ...]
+    """The cases that are tested."""
+
+
 class Training(NamedTuple):
     """The settings of the study's own training."""
 
@@ -207,6 +218,8 @@ class StudyRecord:
     seeds."""
     average: float = 0.0
     """The share of the steps, at the end, whose weights are averaged."""
+    external: tuple[RecordedSet, ...] = ()
+    """The external test sets."""
     exploratory: str | None = None
     """Why the verdicts do not test questions asked beforehand; None if they do."""
 

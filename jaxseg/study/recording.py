@@ -14,14 +14,17 @@ from jaxseg.manifest import DamagedError
 from jaxseg.settings import ArmSettings, TaskSettings
 from jaxseg.study import record, typed_json
 from jaxseg.study.plan import source_networks
+from jaxseg.study.plan.external import left_out_of, role_of
 from jaxseg.study.plan.jobs import Job, chunk_sizes
 from jaxseg.study.plan.planned import PlannedStudy, subsets_of
+from jaxseg.study.plan.tasks import Tasks
 from jaxseg.study.record import (
     Counts,
     Exclusion,
     MadeWith,
     RecordedArm,
     RecordedRun,
+    RecordedSet,
     RecordedTask,
     StudyRecord,
     Subset,
@@ -96,15 +99,21 @@ def planned_record(
         runs=runs,
         train=Training(study.train.steps),
         chunks=chunk_sizes(plan),
-        stores={tasks.role(task): prepared.directory.name for task, prepared in tasks.prepared.items()},
+        stores=_stores(tasks),
         timing=timing,
-        exclusions=(*lost, *refused),
+        exclusions=(*lost, *refused, *(Exclusion(*case) for case in left_out_of(tasks))),
         vary=study.vary,
         waves=planned.waves,
         looks=study.looks if binding is None else binding.looks,
         average=study.train.average,
+        external=tuple(RecordedSet(one.name, one.prepared.name, one.cases) for one in tasks.external),
         exploratory=_why_exploratory(planned),
     )
+
+
+def _stores(tasks: Tasks) -> dict[str, str]:
+    own = {tasks.role(task): prepared.directory.name for task, prepared in tasks.prepared.items()}
+    return own | {role_of(external): external.prepared.directory.name for external in tasks.external}
 
 
 def _source_task(planned: PlannedStudy) -> RecordedTask | None:

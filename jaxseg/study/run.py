@@ -18,8 +18,8 @@ from jaxseg.study.plan.binding import read_binding, read_trained
 from jaxseg.study.plan.planned import PlannedStudy, bind, prepare
 from jaxseg.study.probe import stage as probe_stage
 from jaxseg.study.recording import write_study
+from jaxseg.study.score import ensembles, examples, tables
 from jaxseg.study.score import stage as score_stage
-from jaxseg.study.score import tables
 from jaxseg.study.train.stage import require_done, train_arms, train_jobs
 from jaxseg.study.workdir import check_workdir
 from jaxseg.types import Progress, UserError
@@ -88,7 +88,7 @@ def run_stages(
 
 
 def evaluate_jobs(planned: PlannedStudy, progress: Callable[[str], Progress]) -> None:
-    """Scores every job's runs on the test cases and writes cases.csv, the curves and the example pictures.
+    """Scores every job's runs on all test cases and writes cases.csv, the curves and the example pictures.
 
     Each host scores its own runs; the first one puts the parts together.
     """
@@ -100,13 +100,16 @@ def evaluate_jobs(planned: PlannedStudy, progress: Callable[[str], Progress]) ->
     if not hosts.is_first():
         return
     for job in jobs:
-        score_stage.merge_parts(study, workdir, job)
+        score_stage.merge_parts(study, workdir, planned.tasks, job)
     if planned.plan.priors:
         score_stage.evaluate_priors(study, workdir, planned.tasks, planned.plan.priors, progress("evaluate priors"))
-    files.write_table(workdir / "results" / "cases.csv", tables.cases_table(study, workdir, planned.plan))
+    made = None
+    if study.evaluate.ensemble:
+        made = ensembles.ensemble_rows(study, workdir, planned.tasks, planned.plan, progress("evaluate ensembles"))
+    tables.write_cases(study, workdir, planned.tasks, planned.plan, made)
     tables.write_curves(workdir, planned.plan)
     tables.write_budget(study, workdir, planned.plan)
-    shown = score_stage.example_cases(study, planned.tasks)
+    shown = examples.example_cases(study, planned.tasks)
     tables.merge_examples(study, workdir, jobs, shown, planned.tasks.prepared[study.target].labels)
 
 

@@ -151,7 +151,7 @@ def test_hosts_score_their_own_runs_and_the_first_puts_them_together(
             score_stage.evaluate_job(ready.study, workdir, ready.tasks, job, silent(""))
         rows = [own_rows(ready.study, job, index) for index in range(3)]
         assert sorted(itertools.chain(*rows)) == list(range(len(job.runs)))
-        score_stage.merge_parts(ready.study, workdir, job)
+        score_stage.merge_parts(ready.study, workdir, ready.tasks, job)
         assert [path.name for path in directory.rglob("cases*")] == [score_stage.PART]
         ours, theirs = (
             files.read_table(place / job.directory / score_stage.PART).sort_values(["arm", "seed", "case", "label"])

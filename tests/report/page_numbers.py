@@ -28,7 +28,11 @@ BLOCKS = {"p", "figcaption", "caption", "summary", "tr", "h1", "h2", "h3", "dt",
 
 SOURCES = {
     "summary": ("comparisons", "speed", "claims", "summary", "page"),
-    "accuracy": ("summary", "comparisons", "seed_scores", "ranking", "claims"),
+    "accuracy": (
+        *("summary", "comparisons", "seed_scores", "ranking", "claims"),
+        *("ensemble_summary", "ensemble_comparisons"),
+    ),
+    "elsewhere": ("summary", "comparisons", "external_summary", "external_comparisons"),
     "training": ("training", "convergence", "rates", "budget_means", "page"),
     "filters": ("layers", "filter_controls", "claims", "page"),
     "representations": ("layers", "similarity_means", "similarity", "layer_similarity", "claims", "page"),

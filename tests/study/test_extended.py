@@ -71,6 +71,9 @@ def test_tables_analyses_and_page_are_those_of_all_seeds(grown: Path) -> None:
             assert set(table["n_seeds"]) == {4}, name
         else:
             assert {*table["seed_a"], *table["seed_b"]} >= {0, 1, 2, 3}, name
+    ensembles = files.read_table(grown / "results" / "ensemble_cases.csv")
+    assert set(ensembles["n_members"]) == {4}, "which no job has the seeds of"
+    assert set(ensembles["arm"]) == {"scratch", "transfer", "frozen_random_encoder"}
 
 
 def test_seeds_that_came_later_train_as_if_they_had_been_there_from_the_start(grown: Path, tmp_path: Path) -> None:

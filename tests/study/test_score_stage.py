@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 
 from configs import default
-from jaxseg import logs, manifest, settings
+from jaxseg import logs, manifest, metrics, settings
 from jaxseg.report import write_report
 from jaxseg.study import files
 from jaxseg.study.run import run_stages
-from jaxseg.study.score import comparisons, tables
+from jaxseg.study.score import comparisons, prior, tables
 from jaxseg.study.score import stage as score_stage
+from jaxseg.study.score.scoring import case_sets
 from jaxseg.types import Progress, UserError
 from tests.tiny_study import silent, tiny_config
 
@@ -95,16 +96,19 @@ def test_a_diverged_run_enters_no_mean(diverged: tuple[Path, list[tuple[str, int
     )
     pair = comparisons[(comparisons["metric"] == "dsc") & (comparisons["label"] == "mean")]
     assert pair[["arm_a", "arm_b", "n_seeds"]].to_numpy().tolist() == [["transfer", "scratch", 1]]
+    together = files.read_table(workdir / "results" / "ensemble_cases.csv")
+    assert set(together["arm"]) == {"transfer"}, "one network of scratch is no ensemble"
     convergence = files.read_table(workdir / "results" / "convergence.csv").set_index(["arm", "seed"])
     assert convergence.loc[[key for key in sorted(DIVERGED) if key in convergence.index], "censored"].all()
 
 
 def test_when_every_run_diverged_the_settings_to_change_are_named(tiny_study: Path, tmp_path: Path) -> None:
     """Their part tables are written without rows, and read back so; later stages come all the same."""
-    plan = run_stages(tiny_config(), tiny_study, stages=(), progress=silent).plan
+    planned = run_stages(tiny_config(), tiny_study, stages=(), progress=silent)
+    plan, (own,) = planned.plan, case_sets(planned.study, planned.tasks)
     for job in plan.of_kind("train"):
         files.write_table(tmp_path / job.directory / score_stage.PART, pd.DataFrame([]))
-    cases = tables.cases_table(settings.parse(tiny_config()), tmp_path, plan)
+    cases = tables.cases_table(settings.parse(tiny_config()), tmp_path, plan, own)
     assert cases.empty
     files.write_table(tmp_path / "results" / "cases.csv", cases)
     with pytest.raises(UserError, match=r"every run diverged.*smaller config\.optim\.lr"):
@@ -126,14 +130,14 @@ def test_the_prior_is_cleaned_up_as_the_study_says(clean: str, tmp_path: Path, m
     scores[1:6, 1:6, 1] = scores[12:14, 12:14, 1] = 2
     scores[9:14, 1:7, 2] = scores[1:3, 12:15, 2] = 2
     seen: list[np.ndarray] = []
-    score = score_stage.metrics.case_metrics
-    monkeypatch.setattr(score_stage.prior, "fit_prior", lambda labels, classes: scores)
+    score = metrics.case_metrics
+    monkeypatch.setattr(prior, "fit_prior", lambda labels, classes: scores)
 
     def seeing(predicted: np.ndarray, *args: object, **options: object) -> object:
         seen.append(predicted)
         return score(predicted, *args, **options)
 
-    monkeypatch.setattr(score_stage.metrics, "case_metrics", seeing)
+    monkeypatch.setattr(metrics, "case_metrics", seeing)
     run_stages(made, tmp_path, stages=("train", "evaluate"), progress=silent)
     sizes = (25, 30) if clean else (25 + 4, 30 + 6)
     assert {tuple(np.bincount(labels.ravel())[1:]) for labels in seen} == {sizes}

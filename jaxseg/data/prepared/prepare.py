@@ -21,7 +21,7 @@ from jaxseg.data.formats import sources
 from jaxseg.data.formats.layouts import WITHOUT_LABELS
 from jaxseg.data.prepared import parallel, store
 from jaxseg.data.prepared.listing import listing_of
-from jaxseg.data.prepared.recipe import Recipe, fingerprint, make_recipe
+from jaxseg.data.prepared.recipe import Recipe, fingerprint, make_recipe, recipe_like
 from jaxseg.data.prepared.task import PreparedTask, read_prepared
 from jaxseg.data.volumes import normalize, resample, volume
 from jaxseg.manifest import DamagedError
@@ -44,7 +44,13 @@ _DONE = 2, 4
 
 
 def prepare_task(
-    task: TaskSettings, *, ndim: int, store_dir: Path, progress: Progress | None = None, known: str = ""
+    task: TaskSettings,
+    *,
+    ndim: int,
+    store_dir: Path,
+    progress: Progress | None = None,
+    known: str = "",
+    like: PreparedTask | None = None,
 ) -> PreparedTask:
     """Prepare a task, or find it already prepared under `store_dir/<name>-<fingerprint>`.
 
@@ -59,6 +65,8 @@ def prepare_task(
         progress: Called for every case while the store is built.
         known: Name of the store from an earlier preparation of the task, which is used as it is if the data is a folder
             that this machine does not have.
+        like: A prepared task whose networks are to segment these cases, which take its labels by their names, its grid
+            and its normalisation in place of the settings'.
 
     Raises:
         UserError: There is no data, settings are unusable, or cases cannot be used (all are named).
@@ -69,7 +77,7 @@ def prepare_task(
     ndim = 3 if task.as_slices else ndim
     with volume.quiet_nibabel():
         source = sources.open_source(task.data, ndim=ndim, cache=Path(store_dir), labelled=task.labelled)
-        recipe = make_recipe(task, source, ndim)
+        recipe = make_recipe(task, source, ndim) if like is None else recipe_like(task, source, like)
         directory = _directory(Path(store_dir), source.listing.name, fingerprint(recipe, source.identity(report)))
         if not store.exists(directory) or _why_anew(directory, source, recipe, task):
             waiting = f"waiting for another process that prepares {source.listing.name}"

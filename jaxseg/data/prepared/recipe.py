@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxseg.data import digests
 from jaxseg.data.cases import CaseList, Source
+from jaxseg.data.prepared.task import PreparedTask
 from jaxseg.data.volumes import normalize
 from jaxseg.settings import TaskSettings
 from jaxseg.settings.kinds import check
@@ -46,7 +47,7 @@ def make_recipe(task: TaskSettings, source: Source, ndim: int) -> Recipe:
     return Recipe(
         ndim=ndim,
         labels=_chosen_labels(task, listing),
-        known=(0, *(value for _, value in listing.labels), *([] if listing.ignore is None else [listing.ignore])),
+        known=_known(listing),
         ignore=listing.ignore,
         modality=listing.modality,
         normalization=normalize.per_channel(task.normalization, listing.modality),
@@ -54,6 +55,46 @@ def make_recipe(task: TaskSettings, source: Source, ndim: int) -> Recipe:
         clip=task.clip,
         noise=task.noise,
     )
+
+
+def recipe_like(task: TaskSettings, source: Source, like: PreparedTask) -> Recipe:
+    """Make the recipe of cases that networks of another task are to segment: its labels, grid and normalisation.
+
+    Args:
+        task: Settings, of which `clip` and `noise` are used.
+        source: The cases, whose label files may have other values for the same names.
+        like: The other task.
+
+    Raises:
+        UserError: A label is not there, or the images have another number of channels.
+    """
+    listing = source.listing
+    values = dict(listing.labels)
+    if lacking := [name for name in like.labels if name not in values]:
+        raise UserError(
+            f"{task.data} has no label {', '.join(map(repr, lacking))}, which the target has; its labels are "
+            f"{', '.join(map(repr, values))}. Labels go by their names in dataset.json: give them the target's there"
+        )
+    if len(listing.modality) != len(like.modality):
+        raise UserError(
+            f"{task.data} has {len(listing.modality)} channel(s), {', '.join(listing.modality)}; the target has "
+            f"{len(like.modality)}, {', '.join(like.modality)}. Give images with the same channels in the same order"
+        )
+    return Recipe(
+        ndim=like.ndim,
+        labels=tuple((name, values[name]) for name in like.labels),
+        known=_known(listing),
+        ignore=listing.ignore,
+        modality=listing.modality,
+        normalization=like.normalization,
+        spacing_mm=like.spacing_mm,
+        clip=task.clip,
+        noise=task.noise,
+    )
+
+
+def _known(listing: CaseList) -> tuple[int, ...]:
+    return (0, *(value for _, value in listing.labels), *([] if listing.ignore is None else [listing.ignore]))
 
 
 def _chosen_labels(task: TaskSettings, listing: CaseList) -> tuple[tuple[str, int], ...]:

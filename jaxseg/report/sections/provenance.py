@@ -63,6 +63,7 @@ def _provenance(tables: Tables, styles: Styles) -> Iterator[Block]:
         "Study": study.name,
         "Target": _task_words(study.target, tables.settings.target.data),
         "Source": None if study.source is None else _task_words(study.source, _source_data(tables)),
+        "Tested elsewhere": "; ".join(f"{one.name}: {one.data}, {cases(len(one.cases))}" for one in study.external),
         "Runs": f"{plural(len(runs), 'run')} of {plural(len(tables.arms), 'arm')}",
         "Seeds": ", ".join(str(seed) for seed in sorted({run.seed for run in runs})),
         "Training": None if study.train is None else plural(study.train.steps, "step"),

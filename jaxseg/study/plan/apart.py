@@ -23,7 +23,7 @@ def apart_from_target(
 ) -> tuple[PreparedTask, frozenset[str]]:
     """A source task, and which of its groups no source network may see, because the target is tested on them.
 
-    Patients are the same where group names are (see `_same_patients`), and where images hold the same voxels.
+    Patients are the same where group names are (see `same_patients`), and where images hold the same voxels.
 
     Raises:
         UserError: None of the source's patients is left.
@@ -32,7 +32,7 @@ def apart_from_target(
     by_voxels = {record.voxels_sha256: record for record in target.cases}
     copies = [(record, by_voxels[record.voxels_sha256]) for record in source.cases if record.voxels_sha256 in by_voxels]
     held = frozenset(record.group for record, original in copies if original.group in tested)
-    if _same_patients(target, source, same_data):
+    if same_data or same_patients(target, source):
         held |= tested
     elif copies:
         record, original = copies[0]
@@ -42,7 +42,9 @@ def apart_from_target(
         )
         source = with_warning(source, text)
     else:
-        source = _with_name_warning(target, source)
+        source = with_name_warning(
+            source, target, f"the target {target.name}", "pretrained on cases they are tested on"
+        )
     if held and all(record.group in held for record in source.cases):
         raise UserError(
             f"{source.name} has the same patients as the target {target.name}, and every one of them is held out in "
@@ -139,30 +141,36 @@ def check_still_apart(
             )
 
 
-def _same_patients(target: PreparedTask, source: PreparedTask, same_data: bool) -> bool:
-    """Whether group names of the two tasks speak of the same patients.
+def same_patients(task: PreparedTask, other: PreparedTask) -> bool:
+    """Returns whether group names of two tasks speak of the same patients.
 
-    They do if the data is the same, or if both publish groups (names that are not just the cases') and share some.
-    A case name that happens to occur in both is no evidence.
+    They do if both publish groups (names that are not just the cases') and share some. A case name that happens to
+    occur in both is no evidence.
     """
 
     def published(task: PreparedTask) -> frozenset[str]:
         return frozenset(record.group for record in task.cases if record.group != record.name)
 
-    return same_data or bool(published(target) & published(source))
+    return bool(published(task) & published(other))
 
 
-def _with_name_warning(target: PreparedTask, source: PreparedTask) -> PreparedTask:
-    """The source with a warning where it has case names of the target, which alone prove nothing."""
-    shared = sorted({record.group for record in target.cases} & {record.group for record in source.cases})
+def with_name_warning(task: PreparedTask, other: PreparedTask, what: str, harm: str) -> PreparedTask:
+    """Returns a task with a warning where it has case names of another, which alone prove nothing.
+
+    Args:
+        task: The task.
+        other: The other task.
+        what: What the warning calls the other task.
+        harm: What networks are if the patients are the same.
+    """
+    shared = sorted({record.group for record in other.cases} & {record.group for record in task.cases})
     if not shared:
-        return source
+        return task
     text = (
-        f"it shares {len(shared)} case name(s) with the target {target.name}, such as {shared[0]}, and no groups are "
-        "published: if they are the same patients, networks are pretrained on cases they are tested on; name the "
-        "patients in `groups` of both dataset.json files"
+        f"it shares {len(shared)} case name(s) with {what}, such as {shared[0]}, and no groups are published: if they "
+        f"are the same patients, networks are {harm}; name the patients in `groups` of both dataset.json files"
     )
-    return with_warning(source, text)
+    return with_warning(task, text)
 
 
 def with_warning(task: PreparedTask, text: str) -> PreparedTask:

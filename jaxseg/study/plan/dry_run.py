@@ -35,6 +35,8 @@ def describe(planned: PlannedStudy) -> str:
     lines = [f"study {study.name!r} in {planned.workdir}", ""]
     for task, prepared in planned.tasks.prepared.items():
         lines += preparation.summary(planned.tasks.role(task), prepared, planned.tasks.splits[task])
+    for external in planned.tasks.external:
+        lines += preparation.external_summary(external)
     lines += [
         f"seeds: {', '.join(map(str, study.seeds))}; varied: {', '.join(study.vary) or 'nothing'}",
         f"train sizes: {', '.join('all' if n == 0 else str(n) for n in study.target.train_cases)}; "

@@ -26,6 +26,7 @@ from jaxseg.study.plan.binding import (
     read_trained,
     write_binding,
 )
+from jaxseg.study.plan.external import known_stores, with_external_sets
 from jaxseg.study.plan.jobs import Plan, check_networks, make_plan, seed_plan
 from jaxseg.study.plan.seen import past_of
 from jaxseg.study.plan.tasks import Tasks, check_labels, cohort_names, prepare_tasks, recipe_of
@@ -81,8 +82,14 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> PlannedS
         known = None  # made anew by `bind`, from what the data and the checkpoints say
     chunks, bound = chunks_of(workdir), None if known is None else known.tasks
     waves = waves_of(study, workdir, read_trained(workdir).waves if known is None else known.waves)
+
     # The first host writes the stores, the others read them.
-    tasks = hosts.in_turn("prepare", lambda: prepare_tasks(study, store_dir, progress, bound))
+    def prepare_all() -> Tasks:
+        own = prepare_tasks(study, store_dir, progress, bound)
+        stores = known_stores(_recorded_stores(workdir))
+        return with_external_sets(study, own, store_dir=store_dir, progress=progress, known=stores)
+
+    tasks = hosts.in_turn("prepare", prepare_all)
     check_labels(study, tasks.prepared[study.target])
     _check_given_networks(study, tasks)
     if known is not None:
@@ -90,6 +97,15 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> PlannedS
     plan = plan_jobs(study, tasks, chunks, waves)
     source_networks.warn_of_differences(study)
     return PlannedStudy(study, workdir, tasks, plan, waves, known)
+
+
+def _recorded_stores(workdir: Path) -> Mapping[str, str]:
+    """The stores that study.json names; none where it is damaged, which `chunks_of` says."""
+    try:
+        found = records.read(workdir)
+    except DamagedError:
+        return {}
+    return {} if found is None else found.stores
 
 
 def waves_of(study: StudySettings, workdir: Path, before: Sequence[int]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxseg import data
 from jaxseg.data import PreparedTask, Split
 from jaxseg.study import files
-from jaxseg.study.plan.tasks import Tasks
+from jaxseg.study.plan.tasks import ExternalSet, Tasks
 from jaxseg.types import Progress
 
 _SHOWN = 5
@@ -37,6 +37,13 @@ def write_preparation(tasks: Tasks, workdir: Path, progress: Progress) -> tuple[
             data.write_contact_sheet(prepared, picture)
             lines += [*summary(role, prepared, tasks.splits[task]), f"  every case: {table}", f"  look at: {picture}"]
         progress("drawing contact sheets", done, len(tasks.prepared))
+    for external in tasks.external:
+        table = workdir / "results" / f"prepared_external_{external.name}.csv"
+        picture = workdir / "figures" / f"contact_external_{external.name}.png"
+        files.write_table(table, external_table(external))
+        if not picture.exists() or picture.stat().st_mtime < external.prepared.directory.stat().st_mtime:
+            data.write_contact_sheet(external.prepared, picture)
+            lines += [*external_summary(external), f"  every case: {table}", f"  look at: {picture}"]
     return tuple(lines)
 
 
@@ -52,6 +59,41 @@ def case_table(prepared: PreparedTask, splits: Sequence[Split]) -> pd.DataFrame:
     return table
 
 
+def external_table(external: ExternalSet) -> pd.DataFrame:
+    """Tabulates the cases of an external set as `case_table` does; one that networks know has the reason as status."""
+    table = pd.DataFrame(data.case_table(external.prepared))
+    known = dict(external.left_out)
+    table["status"] = [
+        f"left out: {known[case]}" if case in known else status
+        for case, status in zip(table["case"], table["status"], strict=True)
+    ]
+    return table
+
+
+def external_summary(external: ExternalSet) -> list[str]:
+    """Describes an external set in one line, then names the first few of what is refused, left out and doubtful."""
+    prepared, report = external.prepared, external.prepared.report
+    lines = [
+        f"external test set {external.name}: {prepared.name}, {len(external.cases)} case(s) to test on; "
+        f"{len(report.refused)} refused, {len(external.left_out)} left out, {len(report.warnings)} warning(s)"
+    ]
+    told = [f"  left out: {case}: {reason}" for case, reason in external.left_out]
+    return lines + _first(told + _told(prepared))
+
+
+def _told(prepared: PreparedTask) -> list[str]:
+    """What the preparation of a task refused or doubts, a line each."""
+    told = [f"  refused: {case}: {reason}" for case, reason in prepared.report.refused]
+    return told + [
+        f"  warning: {case}: {text}" if case else f"  warning: {text}" for case, text in prepared.report.warnings
+    ]
+
+
+def _first(told: list[str]) -> list[str]:
+    more = [f"  ... and {len(told) - _SHOWN} more"] if len(told) > _SHOWN else []
+    return told[:_SHOWN] + more
+
+
 def summary(role: str, prepared: PreparedTask, splits: Sequence[Split]) -> list[str]:
     """Describes a task in one line, then names the first few refused and doubtful cases."""
     split, report = splits[0], prepared.report
@@ -65,7 +107,4 @@ def summary(role: str, prepared: PreparedTask, splits: Sequence[Split]) -> list[
         f"{role}: {prepared.name}, {len(prepared.cases)} cases ({parts}{folds}{held}), {prepared.channels} channel(s), "
         f"{labels}; {len(report.refused)} refused, {len(report.warnings)} warning(s)"
     ]
-    told = [f"  refused: {case}: {reason}" for case, reason in report.refused]
-    told += [f"  warning: {case}: {text}" if case else f"  warning: {text}" for case, text in report.warnings]
-    more = [f"  ... and {len(told) - _SHOWN} more"] if len(told) > _SHOWN else []
-    return lines + told[:_SHOWN] + more
+    return lines + _first(_told(prepared))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxseg import data, metrics, trees
 from jaxseg.data import PreparedTask, Split
-from jaxseg.data.cases import CaseRecord
+from jaxseg.data.cases import CaseRecord, Refused
 from jaxseg.data.formats.sources import is_elsewhere
 from jaxseg.reserved import MEAN
 from jaxseg.settings import StudySettings, TaskSettings
@@ -20,6 +20,32 @@ from jaxseg.study.plan.binding import BoundTask, Draw
 from jaxseg.study.plan.jobs import Job
 from jaxseg.study.plan.runs import Run, folds_rotate
 from jaxseg.types import Progress, RunInputs, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ExternalSet:
+    """Cases from elsewhere on which the networks of the target are tested, and on nothing else of which they depend."""
+
+    name: str
+    """The name of the set in tables."""
+    task: TaskSettings
+    """The target's settings with the data of the set."""
+    fitted: tuple[PreparedTask, ...]
+    """The prepared set as the networks of each fold of the target see it."""
+    cases: tuple[str, ...]
+    """The cases that are tested, in name order."""
+    left_out: Refused
+    """Pairs (case, reason) of cases that networks of the study know, or may know."""
+
+    @property
+    def prepared(self) -> PreparedTask:
+        """The prepared set."""
+        return self.fitted[0]
+
+    @property
+    def mark(self) -> str:
+        """The fingerprint of the set's images, labels and preparation, by which its scores are known."""
+        return self.prepared.directory.name.rpartition("-")[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +60,8 @@ class Tasks:
     """The prepared task of each fold, with the statistics of its training cases."""
     subsets: dict[TaskSettings, dict[Draw, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
     """Subsets of training cases that were drawn earlier, which runs keep."""
+    external: tuple[ExternalSet, ...] = ()
+    """The external test sets, in the order of the settings."""
 
     def role(self, task: TaskSettings) -> str:
         """Returns the name of a task in the workdir: `target`, `source`, `source_2`, ..."""
@@ -99,7 +127,7 @@ def prepare_tasks(
             _check_unchanged(role_of(place), was, recipe, ndim=study.model.ndim, store_dir=store_dir)
         known = "" if was is None else was.store
         ready = data.prepare_task(recipe, ndim=study.model.ndim, store_dir=store_dir, progress=progress, known=known)
-        ready = _with_one_group_for_copies(ready)
+        ready = with_one_group_for_copies(ready)
         if was is not None:
             prepared[task], splits[task] = ready, was.splits
             if task.data == "target":
@@ -183,8 +211,8 @@ def _check_unchanged(role: str, was: BoundTask, task: TaskSettings, *, ndim: int
         )
 
 
-def _with_one_group_for_copies(task: PreparedTask) -> PreparedTask:
-    """The task with cases of equal voxels in one group: copies of an image are one patient, whatever their names."""
+def with_one_group_for_copies(task: PreparedTask) -> PreparedTask:
+    """Returns a task with cases of equal voxels in one group: copies are one patient, whatever their names."""
     joined: dict[str, str] = {}
 
     def root(group: str) -> str:

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from jaxseg import logs
+from jaxseg import logs, manifest
 from jaxseg.reserved import MEAN, POOLED
 from jaxseg.settings import StudySettings
 from jaxseg.streams import host_rng
 from jaxseg.study import files
 from jaxseg.study.plan.jobs import Job, Plan
-from jaxseg.study.score import comparisons, formats, power
+from jaxseg.study.plan.runs import folds_rotate
+from jaxseg.study.plan.tasks import Tasks
+from jaxseg.study.score import comparisons, ensemble_tables, examples, formats, power
 from jaxseg.study.score import stage as score_stage
+from jaxseg.study.score.scoring import CaseSet, case_sets
 from jaxseg.types import UserError
 
 KEYS = ["arm", "seed", "train_cases", "fold"]
 WORST = 50
 """The most rows of worst_cases.csv."""
 
+EXTERNAL_CASES, ENSEMBLE_CASES = "external_cases", "ensemble_cases"
+SHOWN = {
+    "summary": "scores",
+    "comparisons": "differences",
+    "external_comparisons": "differences on external test sets",
+    "ensemble_comparisons": "differences between ensembles of all seeds",
+}
+"""Tables on the terminal, with their titles."""
+
 VARIANTS = ("train_cases", "label", "unit")
 READING = (
-    *("arm", "arm_a", "arm_b", "train_cases", "label", "metric", "unit", "mean", "mean_diff", "ci_low", "ci_high"),
+    *("test_set", "arm", "arm_a", "arm_b", "train_cases", "label", "metric", "unit", "mean", "mean_diff"),
+    *("ci_low", "ci_high"),
     *("p", "p_maxt", "n_seeds", "n_groups", "n_missed", "inference"),
 )
 """Columns of the tables on the terminal and in LaTeX, in order; those of `VARIANTS` only if they differ."""
@@ -77,24 +90,64 @@ def curves_table(workdir: Path, jobs: tuple[Job, ...], columns: Sequence[str] = 
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(columns))
 
 
-def cases_table(study: StudySettings, workdir: Path, plan: Plan) -> pd.DataFrame:
+CASE_COLUMNS = (*KEYS, "case", "group", "label", *comparisons.METRICS, "unit", "status", "region")
+"""Columns of cases.csv that it has even without a row."""
+
+
+def cases_table(study: StudySettings, workdir: Path, plan: Plan, cases: CaseSet) -> pd.DataFrame:
     """Joins the part tables of all jobs and of the priors in the order of arms, whatever job trained them.
 
     If every run diverged, it has no rows, so that later stages and the page still work.
     """
-    parts = [files.read_table(workdir / job.directory / score_stage.PART) for job in plan.of_kind("train")]
+    name = cases.part(score_stage.CASES)
+    parts = [files.read_table(workdir / job.directory / name) for job in plan.of_kind("train")]
     if plan.priors:
-        parts.append(files.read_table(workdir / score_stage.PRIOR_PART))
+        parts.append(files.read_table(workdir / score_stage.priors_part(cases)))
+    return _in_order(study, parts, KEYS)
+
+
+def _in_order(study: StudySettings, parts: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
+    """Part tables as one, in the order of arms, runs, cases and labels."""
     parts = [part for part in parts if len(part)]
     if not parts:
-        return pd.DataFrame(columns=[*KEYS, "case", "group", "label", *comparisons.METRICS, "unit", "status", "region"])
-    table = pd.concat(parts, ignore_index=True)
+        return pd.DataFrame(columns=[*keys, *(name for name in CASE_COLUMNS if name not in KEYS)])
     order = {arm.name: index for index, arm in enumerate(study.arms)}
-    return table.sort_values(
-        [*KEYS, "case", "label"],
+    table = pd.concat(parts, ignore_index=True).sort_values(
+        [*keys, "case", "label"],
         key=lambda column: column.map(order) if column.name == "arm" else column,
         kind="stable",
-    ).reset_index(drop=True)
+    )
+    return table.reset_index(drop=True)
+
+
+def write_cases(
+    study: StudySettings, workdir: Path, tasks: Tasks, plan: Plan, ensembles: Mapping[str, pd.DataFrame] | None
+) -> None:
+    """Writes cases.csv, and beside it the scores on external test sets and those of ensembles, where there are any.
+
+    These are tables of their own, of which no claim knows: whoever reads cases.csv reads the study's own test cases.
+    """
+    own, *others = case_sets(study, tasks)
+    results = workdir / "results"
+    files.write_table(results / "cases.csv", cases_table(study, workdir, plan, own))
+    tables = {
+        EXTERNAL_CASES: [_of_set(other.name, cases_table(study, workdir, plan, other)) for other in others],
+        ENSEMBLE_CASES: [
+            _of_set(name, _in_order(study, [table], ["arm", "train_cases", "fold", "n_members"]))
+            for name, table in (ensembles or {}).items()
+        ],
+    }
+    for name, parts in tables.items():
+        path = results / f"{name}.csv"
+        if parts:
+            files.write_table(path, pd.concat(parts, ignore_index=True))
+        elif files.was_written(path):
+            manifest.remove(path)
+
+
+def _of_set(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    table.insert(0, "test_set", name)
+    return table
 
 
 def merge_examples(
@@ -102,12 +155,12 @@ def merge_examples(
 ) -> None:
     """Writes one file of example slices from the jobs' files, and a list that describes them.
 
-    Of every arm the run is shown that `evaluate.shown_first` puts first, and the list says which it is: an arm may
+    Of every arm the run is shown that `examples.shown_first` puts first, and the list says which it is: an arm may
     have seeds of its own, and need not be trained with as many cases as another.
     """
     merged: dict[str, np.ndarray] = {}
     for job in jobs:
-        score_stage.keep_shown(merged, files.read_arrays(workdir / job.directory / score_stage.EXAMPLES))
+        examples.keep_shown(merged, files.read_arrays(workdir / job.directory / score_stage.EXAMPLES))
     table = files.read_table(workdir / "results" / "cases.csv")
     entries: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}
@@ -201,10 +254,61 @@ def write_comparisons(study: StudySettings, workdir: Path) -> None:
     }
     for name, table in tables.items():
         files.write_table(results / f"{name}.csv", table)
+    for name, made in {**external_tables(study, results), **ensemble_tables_of(study, results)}.items():
+        path = results / f"{name}.csv"
+        if made is not None:
+            files.write_table(path, made)
+        elif files.was_written(path):
+            manifest.remove(path)
     for name in ("summary", "comparisons"):
         short = for_reading(tables[name])
         caption = f"{study.name}: {name}, {confidence:.0%} intervals"
         files.write_text(results / f"{name}.tex", formats.to_latex(short, caption=caption, label=f"tab:{name}"))
+
+
+def external_tables(study: StudySettings, results: Path) -> dict[str, pd.DataFrame | None]:
+    """Makes external_summary.csv and external_comparisons.csv: the rows of summary.csv and comparisons.csv of each set.
+
+    The estimators are those of the study's own test cases. `p_maxt` is adjusted within a set. Where folds rotate over
+    seeds, every seed is tested on the same external cases, so that folds play no part.
+
+    Returns:
+        The tables by name; None where the study has no external set.
+    """
+    path = files.find_table(results, EXTERNAL_CASES)
+    names = ("external_summary", "external_comparisons")
+    if path is None:
+        return dict.fromkeys(names)
+    arms, confidence = [arm.name for arm in study.arms], study.analysis.confidence
+    found: dict[str, list[pd.DataFrame]] = {name: [] for name in names}
+    for name, cases in files.read_table(path).groupby("test_set", sort=False):
+        own = cases.assign(fold=0) if folds_rotate(study) else cases
+        rng = host_rng(study.base_seed, "external", str(name))
+        made = (
+            comparisons.summary(own, confidence=confidence),
+            comparisons.comparisons(own, arms, confidence=confidence, rng=rng),
+        )
+        for table, parts in zip(made, found.values(), strict=True):
+            parts.append(_of_set(str(name), table))
+    return {name: pd.concat(parts, ignore_index=True) if parts else None for name, parts in found.items()}
+
+
+def ensemble_tables_of(study: StudySettings, results: Path) -> dict[str, pd.DataFrame | None]:
+    """Makes ensemble_summary.csv and ensemble_comparisons.csv, of the study's own test cases and of each external set.
+
+    Returns:
+        The tables by name; None where the study scores no ensembles.
+    """
+    path = files.find_table(results, ENSEMBLE_CASES)
+    names = ("ensemble_summary", "ensemble_comparisons")
+    table = pd.DataFrame() if path is None else files.read_table(path)
+    if table.empty:
+        return dict.fromkeys(names)
+    arms, confidence = [arm.name for arm in study.arms], study.analysis.confidence
+    sets = [(str(name), cases) for name, cases in table.groupby("test_set", sort=False)]
+    summaries = [ensemble_tables.summary(cases, test_set=name, confidence=confidence) for name, cases in sets]
+    differences = [ensemble_tables.comparisons(own, arms, test_set=name, confidence=confidence) for name, own in sets]
+    return dict(zip(names, (pd.concat(parts, ignore_index=True) for parts in (summaries, differences)), strict=True))
 
 
 def for_reading(table: pd.DataFrame) -> pd.DataFrame:
@@ -221,9 +325,10 @@ def for_reading(table: pd.DataFrame) -> pd.DataFrame:
 def format_results(workdir: Path) -> str:
     """Formats what each arm reaches and how arms differ, averaged over labels, as text for a terminal."""
     parts = []
-    for name, title in (("summary", "scores"), ("comparisons", "differences")):
-        table = files.read_table(workdir / "results" / f"{name}.csv")
-        table = for_reading(table[table["label"] == MEAN])
+    for name, title in SHOWN.items():
+        path = files.find_table(workdir / "results", name)
+        table = pd.DataFrame() if path is None else files.read_table(path)
+        table = table if table.empty else for_reading(table[table["label"] == MEAN])
         if len(table):
             parts.append(f"{title} (all of them: {workdir / 'results' / name}.csv)\n{formats.to_text(table)}\n")
     return "\n".join(parts)

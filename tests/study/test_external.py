@@ -1,0 +1,221 @@
+"""External test sets: added after a study was trained, apart from what it tests on itself, unknown to its networks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxseg import manifest, settings
+from jaxseg.data.formats import sources, synthetic
+from jaxseg.report import write_report
+from jaxseg.settings import TaskSettings
+from jaxseg.study import files, record
+from jaxseg.study.plan.external import entries_of
+from jaxseg.study.plan.planned import PlannedStudy
+from jaxseg.study.run import run_stages
+from jaxseg.study.score import comparisons, tables
+from jaxseg.types import UserError
+from tests.tiny_study import changed, silent
+
+ELSEWHERE = "synthetic:blobs?n=4&shape=16x16&seed=5&relatedness=0.6&noise=0.6"
+LATER = ("evaluate", "analyze", "report")
+
+
+def write_case(folder: Path, part: str, name: str, image: np.ndarray, label: np.ndarray) -> None:
+    for kind, array in (("images", image.astype(np.float32)), ("labels", label.astype(np.uint8))):
+        (folder / f"{kind}{part}").mkdir(parents=True, exist_ok=True)
+        end = "_0000" if kind == "images" else ""
+        nib.Nifti1Image(array[..., None], np.eye(4)).to_filename(folder / f"{kind}{part}" / f"{name}{end}.nii.gz")
+
+
+def write_folder(folder: Path, data: str, *, part: str = "Tr", values: tuple[int, int] = (1, 2), **names: str) -> Path:
+    """A synthetic set as a folder in nnU-Net's layout, with other values for its two labels where these are given."""
+    source = sources.open_source(data, ndim=2, cache=folder)
+    labels = {"background": 0, **dict(zip((name for name, _ in source.listing.labels), values, strict=True))}
+    labels = {names.get(name.replace(" ", "_"), name): value for name, value in labels.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {"channel_names": {"0": "synthetic"}, "labels": labels, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    for case in source.listing.cases:
+        raw = source.read(case)
+        label = np.array([0, *values])[raw.label]
+        write_case(folder, part, f"{part}_{case.name}", raw.image[..., 0], label)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four cases from elsewhere with label values 7 and 3, and a copy of a training image of the tiny study."""
+    folder = write_folder(tmp_path_factory.mktemp("external") / "hospital b", ELSEWHERE, values=(7, 3))
+    task = synthetic.parse("blobs?n=10&shape=16x16")
+    image, label = synthetic.make_case(task, 0)
+    write_case(folder, "Tr", "copy", image[..., 0], np.array([0, 7, 3])[label])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def extended(tiny_study: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished tiny study, to which external sets were added."""
+    workdir = tmp_path_factory.mktemp("study") / "study"
+    shutil.copytree(tiny_study, workdir)
+    run_stages(changed(target__test_data=sets(folder)), workdir, stages=LATER, progress=silent)
+    return workdir
+
+
+def sets(folder: Path) -> tuple[str, ...]:
+    return (f"B={folder}", f"made={ELSEWHERE}")
+
+
+def table(workdir: Path, name: str) -> pd.DataFrame:
+    return files.read_table(workdir / "results" / f"{name}.csv")
+
+
+def test_sets_are_added_without_training_again_and_change_nothing_else(tiny_study: Path, extended: Path) -> None:
+    for path in tiny_study.rglob("train/**/*"):
+        if path.is_file() and path.name != manifest.NAME:
+            assert (extended / path.relative_to(tiny_study)).read_bytes() == path.read_bytes(), path
+    for name in ("cases", "summary", "comparisons", "claims", "seed_scores", "worst_cases", "variance", "planning"):
+        pd.testing.assert_frame_equal(table(extended, name), table(tiny_study, name), check_exact=True)
+
+
+def test_a_set_is_scored_by_every_run_on_labels_of_the_same_name(extended: Path, folder: Path) -> None:
+    cases = table(extended, "external_cases")
+    assert dict(cases.groupby("test_set").size()) == {"B": 3 * 2 * 4 * 2, "made": 3 * 2 * 4 * 2}
+    # The same images once as a folder with other label values, once as they are made: the same scores.
+    b, made = (cases[cases["test_set"] == name].drop(columns="test_set") for name in ("B", "made"))
+    made = made.assign(case="Tr_" + made["case"], group=b["group"].to_numpy())
+    pd.testing.assert_frame_equal(b.reset_index(drop=True), made.reset_index(drop=True))
+    assert cases["dsc"].nunique() > 10
+
+
+def test_what_the_networks_know_is_left_out_by_name(extended: Path, tiny_study: Path) -> None:
+    assert "copy" not in set(table(extended, "external_cases")["case"])
+    found = record.read(extended)
+    assert found is not None
+    assert [(one.name, len(one.cases)) for one in found.external] == [("B", 4), ("made", 4)]
+    (lost,) = [item for item in found.exclusions if item.case == "B: copy"]
+    assert lost.reason.startswith("it holds the same image as ")
+
+
+def test_gains_elsewhere_have_the_estimators_of_the_studys_own_cases(extended: Path) -> None:
+    cases, found = table(extended, "external_cases"), table(extended, "external_comparisons")
+    own = found[(found["test_set"] == "B") & (found["metric"] == "dsc") & (found["label"] == "mean")]
+    made = comparisons.comparisons(
+        cases[cases["test_set"] == "B"],
+        ["scratch", "transfer", "frozen_random_encoder"],
+        confidence=0.95,
+        rng=np.random.default_rng(0),
+    )
+    made = made[(made["metric"] == "dsc") & (made["label"] == "mean")]
+    for name in ("arm_a", "mean_diff", "ci_low", "ci_high", "n_groups"):
+        assert list(own[name]) == list(made[name]), name
+
+
+def test_the_page_shows_them_beside_the_studys_own(extended: Path, tiny_study: Path) -> None:
+    text = write_report(extended).read_text(encoding="utf-8")
+    assert 'id="elsewhere"' in text
+    assert "On B:" in text
+    assert "On its own test cases:" in text
+    assert "none of it is a verdict" in text
+    assert 'id="elsewhere"' not in (tiny_study / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_set_whose_folder_is_gone_or_whose_store_is_damaged(extended: Path, folder: Path, tmp_path: Path) -> None:
+    """The store is enough; a damaged one is prepared anew where the folder is, and an edited set is another set."""
+    workdir, moved = tmp_path / "study", tmp_path / "b"
+    shutil.copytree(extended, workdir)
+    shutil.copytree(folder, moved)
+    config = changed(target__test_data=(f"B={moved}",))
+    (before,) = planned(config, workdir).tasks.external
+    shutil.move(moved, tmp_path / "elsewhere")
+    assert planned(config, workdir).tasks.external[0].cases == before.cases
+    shutil.move(tmp_path / "elsewhere", moved)
+    store = next(before.prepared.directory.rglob("*.array_record*"))
+    store.write_bytes(store.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match="is prepared anew"):
+        assert planned(config, workdir).tasks.external[0].mark == before.mark
+    (moved / "labelsTr" / "copy.nii.gz").unlink()
+    (moved / "imagesTr" / "copy_0000.nii.gz").unlink()
+    assert planned(config, workdir).tasks.external[0].mark != before.mark
+
+
+def planned(config: object, workdir: Path) -> PlannedStudy:
+    return run_stages(config, workdir, stages=(), progress=silent)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("synthetic:blobs?n=2&shape=16x16&channels=2&seed=5", r"'blobs'.*has 2 channel\(s\)"),
+        ("one=synthetic:blobs?n=2&shape=16x16&labels=1&seed=5", r"'one'.* no label 'blobs 2', which the target has"),
+        ("synthetic:blobs?n=10&shape=16x16", "networks of the study know all of its 10 cases.*holds the same image"),
+        ("synthetic:blob?n=2", "external test set 'blob': .*blobs"),
+        ("internal=synthetic:blobs?n=2&shape=16x16&seed=5", "'internal' stands for the target's own test cases"),
+    ],
+)
+def test_a_set_that_cannot_be_used_is_refused_by_name(given: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"config\.target\.test_data.*{message}"):
+        planned(changed(target__test_data=(given,)), tmp_path)
+
+
+def test_a_source_has_no_test_sets() -> None:
+    with pytest.raises(UserError, match=r"config\.source\.test_data.*external test sets are the target's"):
+        settings.parse(changed(source__test_data=("elsewhere",)))
+
+
+def test_sets_have_the_names_of_their_folders_or_those_that_they_are_given(tmp_path: Path) -> None:
+    texts = ("A=x/a=b", str(tmp_path / "x=y" / "site c"), "synthetic:tubes?n=3", "imagesTs")
+    found = entries_of(TaskSettings(data=str(tmp_path), test_data=texts), {})
+    assert found == [("A", "x/a=b"), ("site c", texts[1]), ("tubes", texts[2])]
+    with pytest.raises(UserError, match="'c' is the name of two sets"):
+        entries_of(TaskSettings(data="", test_data=("a/c", "b/c")), {})
+
+
+def test_labelled_cases_of_the_targets_own_test_folder_are_a_set_unless_switched_off(tmp_path: Path) -> None:
+    """Of the same patients, those that the target trains or validates on are left out."""
+    folder = write_folder(tmp_path / "target", "synthetic:blobs?n=10&shape=16x16")
+    write_folder(folder, ELSEWHERE, part="Ts")
+    (folder / "labelsTs" / "Ts_blobs_0003.nii.gz").unlink()
+    description = json.loads((folder / "dataset.json").read_text())
+    patients = {f"Tr_blobs_{index:04d}": f"patient {index}" for index in range(10)}
+    description["groups"] = patients | {f"Ts_blobs_{index:04d}": f"patient {index}" for index in range(3)}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    config = changed(target__data=str(folder))
+    made = planned(config, tmp_path / "study")
+    (external,) = made.tasks.external
+    (split,) = made.tasks.splits[made.study.target]
+    tested = {patients[name] for name in split.test}
+    seen = [f"Ts_blobs_{index:04d}" for index in range(3) if f"patient {index}" not in tested]
+    assert [name for name, _ in external.left_out] == seen
+    assert len(external.cases) == 3 - len(seen) > 0
+    assert all("trains or is validated on images of its patient" in reason for _, reason in external.left_out)
+    told = [text for _, text in external.prepared.report.warnings]
+    assert "1 image(s) of imagesTs/ have no label: Ts_blobs_0003_0000" in told
+    assert not any("are not used" in text for _, text in made.tasks.prepared[made.study.target].report.warnings)
+    config.target.test_data = ()
+    assert planned(config, tmp_path / "study").tasks.external == ()
+
+
+def test_where_folds_rotate_all_seeds_are_compared_on_the_external_cases(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    keys = [(arm, seed, case) for arm in ("scratch", "transfer") for seed in range(4) for case in range(3)]
+    rows = [
+        {
+            **{"test_set": "B", "arm": arm, "seed": seed, "train_cases": 0, "fold": seed % 2, "case": f"c{case}"},
+            **{"group": f"c{case}", "label": "blob", "status": "ok", "unit": "mm", "dsc": rng.uniform()},
+            **dict.fromkeys(("hd95", "assd", "nsd"), 1.0),
+        }
+        for arm, seed, case in keys
+    ]
+    files.write_table(tmp_path / "external_cases.csv", pd.DataFrame(rows))
+    study = settings.parse(changed(vary="init,order,fold", target__folds=2, target__test_cases=0))
+    found = tables.external_tables(study, tmp_path)["external_comparisons"]
+    assert found is not None
+    assert set(found["n_seeds"]) == {4}
+    assert set(found["fold"]) == {0}
