@@ -79,9 +79,10 @@ def _elsewhere(tables: Tables, styles: Styles) -> Iterator[Block]:
     compared = [one for one in sets if len(one.differences)]
     outside = [one for one in compared if one.test_set != INTERNAL]
     if outside:
-        arms = [arm for arm in dict.fromkeys(("transfer", *styles)) if arm in set(outside[0].differences["arm_a"])]
-        asked = arms[0]
         variant = main_variant(variants_of(outside[0].differences))
+        ordered = dict.fromkeys(("transfer", *styles))
+        arms = [arm for arm in ordered if _row(outside[0].differences, variant, arm) is not None]
+        asked = arms[0]
         told = [(one, row) for one in compared if (row := _row(one.differences, variant, asked)) is not None]
         yield Finding(
             f"Is {asked} still ahead of {plain(told[0][1].arm_b)} on images from elsewhere?",
