@@ -9,10 +9,11 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import tensorstore as ts
 
@@ -31,8 +32,21 @@ WITHOUT_RUNS = ("shared", "log")
 
 
 def sum_rows(array: Any) -> list[int]:
-    """Return the checksums of an array, one for each entry of its first axis."""
-    return [zlib.crc32(row.tobytes()) for row in np.asarray(array)]
+    """Return the checksums of an array, one for each entry of its first axis, which devices may share out."""
+    return [zlib.crc32(row.tobytes()) for part in _parts(array) for row in part]
+
+
+def _parts(array: Any) -> Iterator[np.ndarray]:
+    """An array as one or, device by device, several NumPy arrays that follow each other along its first axis.
+
+    JAX would put the parts of several devices together in memory of the host, and keep that as long as the array: a
+    second copy of the states of all runs.
+    """
+    if not isinstance(array, jax.Array) or array.is_fully_replicated:
+        yield np.asarray(array)
+        return
+    for shard in sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0):
+        yield np.asarray(shard.data)
 
 
 def sum_whole(array: Any) -> int:

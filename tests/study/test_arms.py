@@ -23,7 +23,7 @@ from jaxseg.report import write_report
 from jaxseg.study import files
 from jaxseg.study.api import load
 from jaxseg.study.plan import planned
-from jaxseg.study.plan.jobs import Plan, chunk_sizes, make_plan
+from jaxseg.study.plan.jobs import Plan, chunk_sizes, even_sizes, make_plan
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.study.score import tables
 from jaxseg.study.train import learning_rates
@@ -289,6 +289,22 @@ def test_jobs_are_continued_with_the_runs_they_were_started_with() -> None:
     assert plan_of(made, chunk_sizes=chunk_sizes(small_machine)).jobs == small_machine.jobs
     # Sizes of another study are not taken.
     assert chunk_sizes(plan_of(made, chunk_sizes={"train_0": (3, 3)})) == chunk_sizes(large)
+
+
+def test_a_job_that_has_not_begun_is_cut_as_asked(tiny_study: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "study"
+    shutil.copytree(tiny_study, workdir)
+    made = settings.from_json((workdir / "config.json").read_text())
+    cut = planned.chunks_of(settings.parse(made), workdir)
+    (runs,) = cut["train_0"]
+    assert runs > 2
+    made.runtime.seeds_per_chunk = "2"
+    asked = settings.parse(made)
+    assert planned.chunks_of(asked, workdir) == cut  # all have begun
+    shutil.rmtree(workdir / "train" / "train_0" / "chunk_0" / "checkpoints")
+    assert planned.chunks_of(asked, workdir) == cut | {"train_0": even_sizes(runs, 2)}
+    (workdir / "train" / "train_0" / "chunk_1" / "checkpoints" / "0").mkdir(parents=True)
+    assert planned.chunks_of(asked, workdir) == cut | {"train_0": (runs,)}
 
 
 def test_an_arm_trains_with_its_own_sizes_and_tries_rates_for_these_alone() -> None:

@@ -93,8 +93,8 @@ def test_memory_follows_the_strategy_and_the_runs():
     made = plan("scratch")
     (job,), network = made.jobs, made.networks["scratch"]
     more = dataclasses.replace(job, runs=job.runs * 4)
-    for strategy, running in (("loop", 2), ("vmap", 8)):
-        expected = 2 * 8 * network.state_bytes + running * (network.activation_bytes + network.state_bytes)
+    for strategy, copies, running in (("loop", 3, 2), ("vmap", 2, 8)):
+        expected = copies * 8 * network.state_bytes + running * (network.activation_bytes + network.state_bytes)
         assert cost.job_bytes(more, network, devices=2, strategy=strategy) == expected
     assert plan("scratch", keep_best=True).networks["scratch"].state_bytes == pytest.approx(
         network.state_bytes + 4 * network.parameters

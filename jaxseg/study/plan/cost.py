@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxseg import trees
 from jaxseg.study.plan.jobs import Job
 from jaxseg.study.plan.program import (
+    STATES,
     NetworkSize,
     Program,
     abstract_batch,
@@ -122,5 +123,5 @@ def job_seconds(job: Job, speed: Speed) -> float:
 def job_bytes(job: Job, network: NetworkSize, *, devices: int, strategy: str) -> int:
     """Estimates the peak memory of a job's programs on all devices together, without the cohort."""
     running = len(job.runs) if strategy == "vmap" else min(devices, len(job.runs))
-    states = 2 * len(job.runs) * network.state_bytes + devices * network.shared_bytes
+    states = STATES[strategy] * len(job.runs) * network.state_bytes + devices * network.shared_bytes
     return states + running * (network.activation_bytes + network.state_bytes)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from jaxseg import hosts, machine, paths
+from jaxseg import checkpoint, hosts, machine, paths
 from jaxseg.data import PreparedTask
 from jaxseg.data.patches import residence
 from jaxseg.manifest import DamagedError
@@ -27,7 +27,7 @@ from jaxseg.study.plan.binding import (
     write_binding,
 )
 from jaxseg.study.plan.external import known_stores, with_external_sets
-from jaxseg.study.plan.jobs import Plan, check_networks, make_plan, seed_plan
+from jaxseg.study.plan.jobs import Plan, check_networks, even_sizes, make_plan, seed_plan
 from jaxseg.study.plan.seen import past_of
 from jaxseg.study.plan.tasks import Tasks, check_labels, cohort_names, prepare_tasks, recipe_of
 from jaxseg.types import Progress, UserError
@@ -80,7 +80,7 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> PlannedS
         known = read_binding(workdir)
     except DamagedError:
         known = None  # made anew by `bind`, from what the data and the checkpoints say
-    chunks, bound = chunks_of(workdir), None if known is None else known.tasks
+    chunks, bound = chunks_of(study, workdir), None if known is None else known.tasks
     waves = waves_of(study, workdir, read_trained(workdir).waves if known is None else known.waves)
 
     # The first host writes the stores, the others read them.
@@ -173,15 +173,35 @@ def _check_given_unchanged(study: StudySettings, known: Binding) -> None:
             )
 
 
-def chunks_of(workdir: Path) -> Mapping[str, Sequence[int]] | None:
-    """Returns the runs of each job as an earlier process cut them, from study.json or else from the checkpoints."""
+def chunks_of(study: StudySettings, workdir: Path) -> Mapping[str, Sequence[int]]:
+    """Returns the runs of each job as an earlier process cut them, from study.json or else from the checkpoints.
+
+    A job that has begun goes on with its runs. One that has not is cut to what `runtime.seeds_per_chunk` asks for: so a
+    study goes on that did not fit in memory.
+    """
+    chunks: Mapping[str, Sequence[int]] = {}
     try:
         found = records.read(workdir)
-        if found is not None and found.chunks:
-            return found.chunks
+        chunks = found.chunks if found is not None else {}
     except DamagedError as error:
         warnings.warn(f"{error.path} is damaged ({error.reason}); it is made anew from the checkpoints", stacklevel=2)
-    return read_trained(workdir).chunks
+    chunks = chunks or read_trained(workdir).chunks
+    most = study.runtime.seeds_per_chunk
+    if most is None:
+        return chunks
+    return {group: _recut(sizes, begun=_number_begun(workdir, group), most=most) for group, sizes in chunks.items()}
+
+
+def _number_begun(workdir: Path, group: str) -> int:
+    """How many of a group's jobs, counted from the first, have been begun or stand before one that has."""
+    folders = workdir.glob(f"train/{group}/chunk_*")
+    begun = [folder for folder in folders if checkpoint.saved_steps(folder / "checkpoints")]
+    return max((int(folder.name.removeprefix("chunk_")) + 1 for folder in begun), default=0)
+
+
+def _recut(sizes: Sequence[int], *, begun: int, most: int) -> tuple[int, ...]:
+    """The sizes of a group's jobs, of which those that have not begun are cut into parts of at most `most` runs."""
+    return (*sizes[:begun], *(part for size in sizes[begun:] for part in even_sizes(size, most)))
 
 
 def bind(planned: PlannedStudy, config_digest: str, rule_version: int) -> PlannedStudy:

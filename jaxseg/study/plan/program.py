@@ -190,16 +190,21 @@ def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+STATES = {"vmap": 2, "loop": 3}
+"""How often a strategy has the states of all runs in memory: before and after a step, and under `loop`, which is there
+for devices that compute in the memory of the host, also as the copy that a checkpoint is written from."""
+
+
 def runs_that_fit(network: NetworkSize, *, memory_bytes: int, devices: int, strategy: str) -> int:
     """Returns how many runs train together within the memory that images leave, at least one per device.
 
-    A program holds the states of all runs twice, before and after a step. Under `vmap` every run's activations
-    are alive at once, under `loop` only those of one run per device.
+    States are held as often as `STATES` says. Under `vmap` every run's activations are alive at once, under `loop` only
+    those of one run per device.
     """
     budget = int(0.8 * memory_bytes) - devices * network.shared_bytes
     if strategy == "vmap":
-        fit = budget // (3 * network.state_bytes + network.activation_bytes)
+        fit = budget // ((STATES[strategy] + 1) * network.state_bytes + network.activation_bytes)
     else:
         running = devices * (network.activation_bytes + network.state_bytes)
-        fit = (budget - running) // (2 * network.state_bytes)
+        fit = (budget - running) // (STATES[strategy] * network.state_bytes)
     return max(int(fit), devices)
