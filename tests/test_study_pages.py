@@ -21,6 +21,7 @@ FOLDERS = {
     "hippocampus-encoder": ("hippocampus_encoder*", "cardiac_to_hippocampus_gpu"),
     "harder-tasks": ("harder_tasks", "harder_tasks/*"),
     "across-studies": ("../studies", "*", "harder_tasks/*"),
+    "which-start": ("which_start/*",),
 }
 """Where a page's tables are, if not in the folder of its name."""
 PAGES = sorted({path.stem for path in STUDIES.glob("*.md")} - {"index", "sharing", "rejudged"})
