@@ -21,13 +21,14 @@ from typing import Any
 from jaxseg.loop import Interrupted
 from jaxseg.study import files, sweep
 from jaxseg.types import UserError
-from launch import terminal, whole
+from launch import slurm_queue, terminal, whole
 
 JOB = "sweep_job.json"
 """File in a point's workdir with the last job submitted for it, written only by the submitting process."""
 ELSEWHERE = "left to another command, which works on it or has just done it"
 _POLL_SECONDS = 0.2
 _QUEUE_SECONDS = 15.0
+"""The longest time between two questions to a cluster's queue; the first ones are asked sooner."""
 _UNIVERSAL = ("name", "nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task", "mem_gb", "timeout_min")
 """Parameters of submitit that are not Slurm's alone."""
 
@@ -54,8 +55,7 @@ def _in_queue(point: sweep.Point) -> bool:
         return False
     if job["queue"] == "local":
         return Path(f"/proc/{job['job']}").exists()
-    folder = _jobs_folder(point.workdir.parent.parent)
-    return not import_submitit().SlurmJob(folder=folder, job_id=job["job"]).done()
+    return bool(slurm_queue.still_queued([job["job"]]))
 
 
 # --------------------------------------------------------------------------------------------------- one point
@@ -304,13 +304,32 @@ def submit(
         for command, job in zip(part, jobs, strict=True):
             sweep.write_note(command.workdir / JOB, {"queue": executor.cluster, "job": job.job_id})
             terminal.say(f"{command.name}: submitted, job {job.job_id}, log {command.workdir / sweep.LOG}")
-        while wait and not all(job.done() for job in jobs):
-            time.sleep(_POLL_SECONDS if local else _QUEUE_SECONDS)
-        for command, job in zip(part, jobs, strict=True):
-            state = sweep.read_record(command.workdir).get("state")
-            if wait and state in ("submitted", "running") and not sweep.is_worked_on(command.workdir):
-                message = f"job {job.job_id} ended without a word; what it said is in {_jobs_folder(folder)}"
-                sweep.write_state(command.workdir, "failed", message=message)
+        if wait:
+            _wait_for(jobs, local=local)
+            for command, job in zip(part, jobs, strict=True):
+                _note_lost(command, job, local=local)
+
+
+def _wait_for(jobs: Sequence[Any], *, local: bool) -> None:
+    """Waits until all jobs have ended, whether or not they said so."""
+    pause = _POLL_SECONDS
+    while not all(job.done() for job in jobs) if local else slurm_queue.still_queued([job.job_id for job in jobs]):
+        time.sleep(pause)
+        if not local:
+            pause = min(2 * pause, _QUEUE_SECONDS)
+
+
+def _note_lost(command: Command, job: Any, *, local: bool) -> None:
+    """Notes as failed a point whose job ended and could no longer say how, as one that was cancelled."""
+    state = sweep.read_record(command.workdir).get("state")
+    if state not in ("submitted", "running") or sweep.is_worked_on(command.workdir):
+        return
+    how = "" if local else slurm_queue.how_it_ended(job.job_id)
+    log = job.paths.stderr
+    message = f"job {job.job_id} ended without a word{f' ({how})' if how else ''}; what it said is in {log}"
+    if last := sweep.last_lines(log, 1):
+        message += f": {last[0]}"
+    sweep.write_state(command.workdir, "failed", message=message)
 
 
 def _parameters(given: Sequence[str]) -> dict[str, Any]:

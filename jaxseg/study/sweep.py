@@ -218,12 +218,18 @@ def _sum(note: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()
 
 
+def last_lines(log: Path, count: int | None = None) -> list[str]:
+    """Returns what the last process that wrote a log printed, without empty lines: all of it, or the last lines."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    begun = max((index for index, line in enumerate(lines) if line.startswith("$ ")), default=-1)
+    return lines[begun + 1 :] if count is None else lines[begun + 1 :][-count:]
+
+
 def failure(log: Path, status: int) -> str:
     """Returns in one line what a failed process said at the end of its log."""
-    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    lines = [line for line in text.splitlines() if line.strip()]
-    begun = max((index for index, line in enumerate(lines) if line.startswith("$ ")), default=-1)
-    told = [line for line in lines[begun + 1 :] if line.startswith("error: ")]
+    lines = last_lines(log)
+    told = [line for line in lines if line.startswith("error: ")]
     if told and (status == 2 or (status == 1 and told[-1] == lines[-1])):
         return told[-1].removeprefix("error: ")
     last = f": {lines[-1].strip()}" if lines else ""
