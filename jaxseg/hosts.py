@@ -7,6 +7,7 @@ these functions do nothing. `jax.distributed` is set up by the launcher.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -71,6 +72,19 @@ def share(num_runs: int, *, devices: int, index: int, count: int) -> Share:
     return Share(tuple(min(row, num_runs - 1) for row in rows), len([row for row in rows if row < num_runs]))
 
 
+def _own_name(cause: str) -> str:
+    """What to mend where another host was looked for on this one; empty if that is not the cause.
+
+    Without accelerators hosts meet through Gloo, each at the address to which its own name leads on it.
+    """
+    if "Gloo context initialization failed" not in cause or not re.search(r"remote=\[(127\.|::1\])", cause):
+        return ""
+    return (
+        "It said that it is to be found at a loopback address, which leads nowhere from another host: in /etc/hosts of "
+        "every host, let the host's own name lead to the address at which the others reach it. "
+    )
+
+
 def _together(what: Callable[[], Any]) -> Any:
     """Does something that needs every host.
 
@@ -82,8 +96,8 @@ def _together(what: Callable[[], Any]) -> Any:
     except JaxRuntimeError as error:
         cause = str(error).splitlines()[0]
         message = (
-            f"a host of this job is gone ({cause}). Process {index()} of {count()} stops too. Checkpoints are whole: "
-            f"start the job again with the same command, and it goes on from the last one"
+            f"a host of this job is gone ({cause}). Process {index()} of {count()} stops too. {_own_name(cause)}"
+            f"Checkpoints are whole: start the job again with the same command, and it goes on from the last one"
         )
         warnings.warn(message, stacklevel=3)
         raise LostHostError(message) from error

@@ -6,9 +6,14 @@ python -m launch.study --coordinator=HOST:PORT --num_processes=2 --process_id=0 
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+from collections.abc import Iterator
+
 import jax
 from absl import flags
 
+from jaxseg import hosts
 from jaxseg.types import UserError
 
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -23,6 +28,8 @@ _LOST_AFTER = flags.DEFINE_integer(
     "lost_after", 30, "Seconds of silence after which a process counts as lost, and all others stop.", 5
 )
 _JOIN_SECONDS = 300
+_WATCH = """trap '' HUP INT TERM USR1 USR2; read -r line || printf '%s\\n' "$1" >&2"""
+"""A shell script that says its argument if its standard input ends before it holds a line."""
 
 
 def initialize() -> None:
@@ -57,3 +64,29 @@ def initialize() -> None:
             f"--distributed needs Slurm (srun) or a TPU pod; elsewhere give every process --coordinator=HOST:PORT "
             f"--num_processes=N --process_id=I, as launch/jobset.yaml does on Kubernetes"
         ) from error
+
+
+@contextlib.contextmanager
+def last_words() -> Iterator[None]:
+    """Says how to go on if this process, one of several, is ended while it is in here and cannot say it itself.
+
+    JAX ends a process that has lost the others from a thread of its own, by an abort with a stack trace; and nobody can
+    act on a SIGKILL. So a shell waits for the end of a pipe that this process holds open. With one process there is
+    nothing to lose.
+    """
+    if _COORDINATOR.value is None and not _DISTRIBUTED.value:
+        yield
+        return
+    text = (
+        f"error: process {hosts.index()} of {hosts.count()} was ended: it heard nothing from the others for "
+        f"{_LOST_AFTER.value} seconds (--lost_after), or it was killed. Checkpoints are whole: start the job again "
+        f"with the same command, on every host, and it goes on from the last one"
+    )
+    command = ["/bin/sh", "-c", _WATCH, "sh", text]
+    # Its own session keeps Ctrl-C from it. Its standard error is this process's own.
+    watch = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # it is gone already
+            watch.communicate(b"\n")

@@ -59,7 +59,8 @@ def main() -> None:
     if _BUDGET.value or _OUTPUT.value:
         raise UserError("--budget and --output are for --stages=plan; a study is as long as its config says")
     distributed.initialize()
-    planned = whole.run_study(config, workdir, stages=[] if _DRY_RUN.value else _STAGES.value)
+    with distributed.last_words():
+        planned = whole.run_study(config, workdir, stages=[] if _DRY_RUN.value else _STAGES.value)
     if _DRY_RUN.value and hosts.is_first():
         _look_ahead(planned)
 

@@ -189,6 +189,32 @@ def test_mistakes_in_the_flags(given: dict, message: str):
         distributed.initialize()
 
 
+ONE_OF_TWO = {"coordinator": "a:1", "num_processes": 2, "process_id": 1}
+"""Flags."""
+
+
+def test_a_process_that_is_killed_has_last_words(tmp_path: Path):
+    code = "import os, sys; from absl import flags; from launch import distributed; flags.FLAGS(sys.argv)\n"
+    code += "with distributed.last_words(): os.kill(os.getpid(), 9)"
+    given = [f"--{name}={value}" for name, value in ONE_OF_TWO.items()]
+    done = subprocess.run([sys.executable, "-c", code, *given], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: process 0 of 1 was ended: it heard nothing from the others for 30 seconds")
+    assert "start the job again with the same command" in line
+
+
+def test_a_process_that_ends_in_order_has_none(capfd: pytest.CaptureFixture[str]):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(**ONE_OF_TWO):
+        with distributed.last_words():
+            pass
+        with pytest.raises(KeyError), distributed.last_words():
+            raise KeyError  # which the command line explains
+    assert capfd.readouterr().err == ""
+
+
 # ------------------------------------------------------------------------------------------- five runs, longer
 
 
