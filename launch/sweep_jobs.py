@@ -327,8 +327,8 @@ def _note_lost(command: Command, job: Any, *, local: bool) -> None:
     how = "" if local else slurm_queue.how_it_ended(job.job_id)
     log = job.paths.stderr
     message = f"job {job.job_id} ended without a word{f' ({how})' if how else ''}; what it said is in {log}"
-    if last := sweep.last_lines(log, 1):
-        message += f": {last[0]}"
+    if last := sweep.last_lines(log, 3):
+        message += f": {'; '.join(last)}"
     sweep.write_state(command.workdir, "failed", message=message)
 
 
