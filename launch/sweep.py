@@ -24,8 +24,6 @@ from jaxseg.types import UserError
 from launch import cli, sweep_jobs, terminal
 
 _TABLES_SECONDS = 300.0
-_LINES = 5
-"""Of the log of a point that failed, how many are shown."""
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
 _DRY_RUN = cli.dry_run_flag()
@@ -125,11 +123,7 @@ def report(points: list[sweep.Point], folder: Path) -> int:
     terminal.say(f"\n{', '.join(f'{count} {state}' for state, count in states.items())}")
     for point in points:
         if point.state == "failed":
-            log = point.workdir / sweep.LOG
-            last = "".join(f"\n    {line}" for line in sweep.last_lines(log, _LINES))
-            terminal.say(
-                f"failed: {point.name}: {point.record.get('message')}\n  log: {log}{last and ', which ends'}{last}"
-            )
+            terminal.say(sweep_jobs.describe_failure(point))
     terminal.say(f"tables: {(folder / 'results').absolute()}\nreport: {page.absolute()}")
     return states["failed"]
 

@@ -29,6 +29,8 @@ ELSEWHERE = "left to another command, which works on it or has just done it"
 _POLL_SECONDS = 0.2
 _QUEUE_SECONDS = 15.0
 """The longest time between two questions to a cluster's queue; the first ones are asked sooner."""
+_LINES = 5
+"""How many lines of the log of a point that failed are shown."""
 _UNIVERSAL = ("name", "nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task", "mem_gb", "timeout_min")
 """Parameters of submitit that are not Slurm's alone."""
 
@@ -47,6 +49,14 @@ def state_of(point: sweep.Point) -> str:
     if point.state == "submitted" and not _in_queue(point):
         return "interrupted"
     return point.state
+
+
+def describe_failure(point: sweep.Point) -> str:
+    """Says why a point failed, where its log is, and how the log ends."""
+    log = point.workdir / sweep.LOG
+    last = sweep.last_lines(log, _LINES)
+    lines = [f"failed: {point.name}: {point.record.get('message')}", f"  log: {log}{', which ends' if last else ''}"]
+    return "\n".join([*lines, *(f"    {line}" for line in last)])
 
 
 def _in_queue(point: sweep.Point) -> bool:

@@ -53,6 +53,17 @@ def test_processes_are_run_and_how_they_ended_is_noted(tmp_path: Path, capsys: p
     assert record(commands[1])["attempts"] == 2
 
 
+def test_a_failed_point_is_named_with_the_end_of_its_log(tmp_path: Path):
+    point = sweep.Point("bad", (), {}, command(tmp_path, "bad", "").workdir)
+    sweep.write_state(point.workdir, "failed", message="exit status 1: x")
+    log = point.workdir / sweep.LOG
+    assert sweep_jobs.describe_failure(point) == f"failed: bad: exit status 1: x\n  log: {log}"
+    log.write_text("$ before\nother\n$ now\n" + "".join(f"line {index}\n\n" for index in range(7)))
+    told = sweep_jobs.describe_failure(point).splitlines()
+    assert told[:2] == ["failed: bad: exit status 1: x", f"  log: {log}, which ends"]
+    assert told[2:] == [f"    line {index}" for index in range(2, 7)], "the last lines of the last process"
+
+
 def test_points_at_once_share_the_cores(tmp_path: Path):
     cores = len(os.sched_getaffinity(0))
     with pytest.raises(UserError, match=f"--parallel={cores + 1}, but this machine has {cores} CPU cores"):
