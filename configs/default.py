@@ -132,8 +132,10 @@ def first_arms(config: ConfigDict) -> tuple[str, ...]:
 
 
 def first_levels(k: int) -> ConfigDict:
-    """The arm that starts with the first k encoder levels pretrained."""
-    return arm(f"pretrained:encoder/level_[0-{k - 1}]", "none")
+    """The arm that starts with the first k encoder levels pretrained, at most 20."""
+    # With the slash, so that level_1 is not the beginning of level_10 too.
+    levels = f"[0-{k - 1}]" if k <= 10 else f"([0-9]|1[0-{k - 11}])"
+    return arm(f"pretrained:encoder/level_{levels}/", "none")
 
 
 def pick_arms(*names: str, config: ConfigDict | None = None) -> ConfigDict:

@@ -11,6 +11,7 @@ import pytest
 from configs import default
 from jaxseg import settings
 from jaxseg.settings import kinds, reference
+from jaxseg.study.claims import parts
 from tests.tiny_study import changed, put, tiny_config
 
 FILES = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -122,6 +123,14 @@ def test_there_is_an_arm_for_each_number_of_pretrained_levels():
         [True, False, False],
         [True, True, False],
     ]
+    names = [f"encoder/level_{level}/conv_0/kernel" for level in range(24)]
+    for k in range(1, 21):
+        rule = default.first_levels(k).init
+        assert [bool(re.search(rule.removeprefix("pretrained:"), name)) for name in names] == [
+            *k * [True],
+            *(24 - k) * [False],
+        ]
+        assert parts.first_levels(rule) == k  # as the finding over these arms reads it
     with pytest.raises(ValueError, match="no arm 'first_0'"):
         default.pick_arms("first_0")
     with pytest.raises(ValueError, match="no arm 'first_k'; pass config=config, which it follows"):

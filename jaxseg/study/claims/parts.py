@@ -27,11 +27,15 @@ PARTS = {
 def first_levels(init: str) -> int | None:
     """Returns how many first levels of the encoder an arm loads, if it loads nothing else; None for other arms.
 
-    >>> [first_levels(init) for init in ("pretrained:encoder/level_[0-1]", "pretrained:encoder/level_0", "random")]
+    >>> [first_levels(init) for init in ("pretrained:encoder/level_[0-1]/", "pretrained:encoder/level_0", "random")]
     [2, 1, None]
+    >>> first_levels("pretrained:encoder/level_([0-9]|1[0-2])/")
+    13
     """
-    found = re.fullmatch(r"pretrained:\^?encoder/level_(?:\[0-(\d)\]|0)/?", init)
-    return None if found is None else int(found[1] or 0) + 1
+    found = re.fullmatch(r"pretrained:\^?encoder/level_(?:0|\[0-(\d)\]|\(\[0-9\]\|1\[0-(\d)\]\))/?", init)
+    if found is None:
+        return None
+    return int(found[1] or 0) + 1 if found[2] is None else int(found[2]) + 11
 
 
 def _less(evidence: Evidence, arm: str, other: str, name: str) -> tuple[Quantity, list[str]]:
