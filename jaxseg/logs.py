@@ -1,8 +1,8 @@
 """The measurements of a training job, row by row: losses, validations, divergence and time of all of its runs.
 
 Checkpoints hold the log up to their step, with checksums, so that a job resumes from exactly what it had measured.
-`metrics.jsonl` beside them holds the same rows for people and programs that follow a job during training; it is never
-read back.
+`metrics.jsonl` beside them holds the same rows for people and programs that follow a job during training, as the live
+page does. No job resumes from it.
 """
 
 from __future__ import annotations
@@ -138,6 +138,41 @@ def write_lines(directory: Path, rows: Sequence[Row]) -> None:
     with open(partial, "x", encoding="utf-8") as handle:
         handle.writelines(row.to_json() for row in rows)
     os.replace(partial, path)
+
+
+def read_lines(directory: Path, num_runs: int) -> list[Row]:
+    """Read the whole lines of metrics.jsonl, which another process may be writing, up to the first that is no row.
+
+    Args:
+        directory: Directory of the job.
+        num_runs: Number of runs of the job; lines about another number of runs are no rows of it.
+
+    Returns:
+        The rows; none if the job has not begun.
+    """
+    try:
+        text = (directory / METRICS_FILE).read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return []
+    rows = []
+    for line in text.split("\n")[:-1]:  # what follows the last newline is still being written
+        row = _read_row(line, num_runs)
+        if row is None:
+            break
+        rows.append(row)
+    return rows
+
+
+def _read_row(line: str, num_runs: int) -> Row | None:
+    """The row that a line holds; None if it is no row of so many runs."""
+    try:
+        step, loss, val_dsc, alive, seconds = (json.loads(line)[name] for name in Row._fields)
+        columns = [None if values is None else np.asarray(values, np.float64) for values in (loss, val_dsc, alive)]
+        if columns[2] is None or any(values is not None and values.shape != (num_runs,) for values in columns):
+            return None
+        return Row(int(step), columns[0], columns[1], columns[2].astype(np.int64), seconds)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def mend_lines(directory: Path, num_runs: int) -> None:

@@ -27,8 +27,8 @@ FOLDERS = (
 )
 """Folders in a workdir, or in the folder of a sweep or an import, that belong to jaxseg."""
 FILES = (
-    *(".lock", ".sweep.lock", "SHA256SUMS", "config.json", "data.json", "import.json", "report.html", "study.json"),
-    *("sweep.json", "sweep.log", "sweep_job.json"),
+    *(".lock", ".sweep.lock", "SHA256SUMS", "config.json", "data.json", "import.json", "live.html", "report.html"),
+    *("study.json", "sweep.json", "sweep.log", "sweep_job.json"),
 )
 """Files at the top of a workdir, or of the folder of a sweep or an import, that belong to jaxseg."""
 _PARTIAL = (".part", ".partial")

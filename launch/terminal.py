@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import errno
 import io
+import math
 import os
 import re
 import select
@@ -17,6 +18,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+from launch.pace import Pace
 
 if TYPE_CHECKING:
     from jaxseg.types import Progress, RunLine
@@ -178,7 +181,7 @@ def make_progress() -> Callable[[str], Progress]:
 def _bars() -> Callable[[str], Progress]:
     from rich.console import Console, Group
     from rich.live import Live
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
     console = Console(highlight=False)
@@ -190,15 +193,17 @@ def _bars() -> Callable[[str], Progress]:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[note]}", markup=False),
         )
         bars = Bars(*columns, console=console, auto_refresh=False)
-        task = bars.add_task(title, total=None, note="")
+        task, pace = bars.add_task(title, total=None, note="", left=""), Pace()
 
         def progress(what: str, done: int, total: int, note: str = "", runs: Sequence[RunLine] = ()) -> None:
-            bars.update(task, description=plain(f"{title}: {what}"), completed=done, total=total)
+            pace.reached(what, done, total)
+            bars.update(
+                task, description=plain(f"{title}: {what}"), completed=done, total=total, left=_left(pace, done < total)
+            )
             if note:
                 bars.update(task, note=plain(note))
             if runs:
@@ -231,15 +236,24 @@ def _table(runs: Sequence[RunLine], room: int) -> Any:
     return table
 
 
+def _left(pace: Pace, unfinished: bool) -> str:
+    """How long something still takes, in words; nothing where that is not known."""
+    from jaxseg.text import duration
+
+    return f"{duration(pace.left)} left" if unfinished and math.isfinite(pace.left) else ""
+
+
 def _lines(title: str) -> Progress:
-    told_at, told = -60.0, ""
+    told_at, told, pace = -60.0, "", Pace()
 
     def progress(what: str, done: int, total: int, note: str = "", runs: Sequence[RunLine] = ()) -> None:
         nonlocal told_at, told
         now = time.monotonic()
+        pace.reached(what, done, total)
         if what == "validating" or (done < total and now - told_at < 10 and what == told):
             return
         told_at, told = now, what
-        say(f"{title}: {what} {done}/{total}" + (f"  {note}" if note else ""))
+        more = ", ".join(filter(None, (note, _left(pace, done < total))))
+        say(f"{title}: {what} {done}/{total}" + (f"  {more}" if more else ""))
 
     return progress

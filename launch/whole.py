@@ -12,7 +12,7 @@ from jaxseg.study import run as study_run
 from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.study.score import tables
 from jaxseg.types import UserError
-from launch import terminal
+from launch import live, terminal
 
 
 def run_study(config: Any, workdir: Path, *, stages: Sequence[str] = study_run.STAGES) -> PlannedStudy:
@@ -21,7 +21,22 @@ def run_study(config: Any, workdir: Path, *, stages: Sequence[str] = study_run.S
     Raises:
         UserError: If config, data or workdir have a mistake, or the predecessor of a stage is not done.
     """
-    planned = study_run.run_stages(config, workdir, stages=stages, progress=terminal.make_progress(), tell=terminal.say)
+    page = live.LivePage(workdir, config.name, stages)
+    with page.following():
+        planned = _run_stages(config, workdir, stages, page)
+    if "report" in stages and hosts.is_first():
+        tables.require_scores(workdir)
+    return planned
+
+
+def _run_stages(config: Any, workdir: Path, stages: Sequence[str], page: live.LivePage) -> PlannedStudy:
+    planned = study_run.run_stages(
+        config,
+        workdir,
+        stages=stages,
+        progress=page.watch(terminal.make_progress()),
+        tell=terminal.say,
+    )
     if "report" in stages and hosts.is_first():
         if not (workdir / "results" / "cases.csv").exists():
             raise UserError(f"stage 'report' needs stage 'evaluate', which is not finished in {workdir}")
@@ -29,6 +44,4 @@ def run_study(config: Any, workdir: Path, *, stages: Sequence[str] = study_run.S
             terminal.say(tables.format_results(workdir))
         terminal.say(f"report: {write_report(workdir).absolute()}")
     hosts.barrier("end")  # else the first to end would look lost to the others
-    if "report" in stages and hosts.is_first():
-        tables.require_scores(workdir)
     return planned

@@ -114,9 +114,9 @@ ROOMS = {
         ("probe",),
         ("claims",),
         ("run", "api", "sweep"),
-        ("export", "mirror"),
+        ("export", "live", "mirror"),
     ),
-    "report": (("pictures", "charts"), ("tables", "blocks"), ("shown",), ("sections",), ("page",), ("sweep",)),
+    "report": (("pictures", "charts"), ("tables", "blocks"), ("shown",), ("sections",), ("page",), ("live", "sweep")),
 }
 
 

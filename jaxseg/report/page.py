@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -89,9 +89,9 @@ def write_page(workdir: Path, *, name: str, kind: str, lead: str, sections: Sequ
     _write_manifest(folder, before | written)  # first, so that files of a page that was cut short are known too
     drawn = {chart.stem: _draw(chart, folder) for chart in charts}
     for file, table in tables.items():
-        _write(folder / file, table.to_csv(index=False).encode("utf-8"))
+        write(folder / file, table.to_csv(index=False).encode("utf-8"))
     page = workdir / "report.html"
-    _write(page, _render(name, kind, lead, sections, drawn).encode("utf-8"))
+    write(page, render(name, kind, lead, sections, drawn).encode("utf-8"))
     for file in before - written:
         (folder / file).unlink(missing_ok=True)
     _write_manifest(folder, written)
@@ -107,11 +107,29 @@ def _read_manifest(folder: Path) -> set[str]:
 
 
 def _write_manifest(folder: Path, names: set[str]) -> None:
-    _write(folder / MANIFEST, json.dumps(sorted(names), indent=1).encode("utf-8"))
+    write(folder / MANIFEST, json.dumps(sorted(names), indent=1).encode("utf-8"))
 
 
-def _render(name: str, kind: str, lead: str, sections: Sequence[Section], drawn: dict[str, Markup]) -> str:
-    """Fill the template: an HTML document in which everything that comes from data is escaped."""
+def render(
+    name: str,
+    kind: str,
+    lead: str,
+    sections: Sequence[Section],
+    drawn: Mapping[str, Markup],
+    *,
+    refresh: str = "",
+) -> str:
+    """Fill the template: an HTML document in which everything that comes from data is escaped.
+
+    Args:
+        name: See `write_page`.
+        kind: See `write_page`.
+        lead: See `write_page`.
+        sections: See `write_page`.
+        drawn: The figures of the sections by stem.
+        refresh: Seconds after which a browser loads the page again, or `0; url=...` to go to another at once; empty
+            for a page that stays.
+    """
     files = resources.files("jaxseg.report")
     environment = jinja2.Environment(
         autoescape=True,
@@ -127,6 +145,7 @@ def _render(name: str, kind: str, lead: str, sections: Sequence[Section], drawn:
         standfirst=lead,
         sections=sections,
         drawn=drawn,
+        refresh=refresh,
         style=Markup((files / "style.css").read_text(encoding="utf-8")),
     )
 
@@ -139,11 +158,16 @@ def _flat(blocks: Iterable[Block]) -> Iterator[Block]:
 
 
 def _draw(chart: Chart, folder: Path) -> Markup:
-    """Write a figure's files and return it for the page, once for its column and once for phones."""
+    """Write a figure's files and return it for the page."""
     wide = chart.draw(width=WIDE_INCHES)
     document = to_svg(wide)
-    _write(folder / f"{chart.stem}.svg", document.encode("utf-8"))
-    _write(folder / f"{chart.stem}.png", to_png(wide))
+    write(folder / f"{chart.stem}.svg", document.encode("utf-8"))
+    write(folder / f"{chart.stem}.png", to_png(wide))
+    return inlined(chart, document)
+
+
+def inlined(chart: Chart, document: str) -> Markup:
+    """Return a figure for the page, once for its column, from the SVG given, and once for phones."""
     alt = plain(chart.alt)
     narrow = inline_svg(to_svg(chart.draw(width=NARROW_INCHES)), prefix=f"{chart.stem}-narrow", alt=alt)
     return Markup('<div class="wide">{}</div>\n<div class="narrow">{}</div>').format(
@@ -151,7 +175,7 @@ def _draw(chart: Chart, folder: Path) -> Markup:
     )
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(content)

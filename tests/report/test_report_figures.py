@@ -33,8 +33,6 @@ from jaxseg.report.sections import figures
 from jaxseg.report.sections.training import training_section
 from jaxseg.report.tables import read_tables
 from jaxseg.study.claims.drawn import drawn_curves
-from jaxseg.study.record import Counts, RecordedTask, StudyRecord
-from jaxseg.study.record import RecordedRun as Run
 from jaxseg.study.score import comparisons
 from jaxseg.types import RunKey
 from tests.report.tables_builder import write_workdir
@@ -51,7 +49,6 @@ def _marks(figure: Figure) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for line in in_data for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)]
 
 
-TARGET = RecordedTask(name="t", labels=("x",), channels=1, normalization=("zscore",), cases=Counts(1, 1, 1))
 NO_SCORES = pd.DataFrame(columns=["arm", "train_cases", "value"])
 
 
@@ -136,9 +133,7 @@ def _curves(values: np.ndarray) -> pd.DataFrame:
 
 
 def _learning_curves(table: pd.DataFrame, *, lost: tuple[RunKey, ...] = ()) -> Figure:
-    runs = [Run(**key._asdict(), kind="train", directory="", index=0, steps=9, diverged_at=5) for key in lost]
-    study = StudyRecord(name="s", source=None, target=TARGET, arms={}, runs=tuple(runs))
-    drawn = drawn_curves(table, study, confidence=0.9)
+    drawn = drawn_curves(table, lost, confidence=0.9)
     return figures.learning_curves(*drawn, arm_styles(["a"]), width=WIDE_INCHES, baseline="a", target_dsc=0.5)
 
 

@@ -140,6 +140,7 @@ def learning_curves(
     width: float,
     baseline: str | None,
     target_dsc: float | None,
+    validated: str = "Validation DSC",
 ) -> Figure:
     """Show loss and validation DSC over steps: mean, its interval over runs, and every run.
 
@@ -150,9 +151,10 @@ def learning_curves(
         width: Width of the figure, in inches.
         baseline: The arm that small panels repeat in grey.
         target_dsc: The validation DSC that counts as converged.
+        validated: What the second panel is called, where networks are validated otherwise.
     """
     panels = []
-    for quantity, ylabel, level in (("loss", "Training loss", None), ("val_dsc", "Validation DSC", target_dsc)):
+    for quantity, ylabel, level in (("loss", "Training loss", None), ("val_dsc", validated, target_dsc)):
         series = []
         for arm in styles:
             mean, of_runs = (t[(t["arm"] == arm) & (t["quantity"] == quantity)] for t in (means, runs))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 
 from jaxseg.analysis.statistics import t_interval
-from jaxseg.study.record import StudyRecord
+from jaxseg.types import RunKey
 
 MOST_POINTS, LEAST_POINTS, ALL_POINTS = 60, 12, 24_000
 """Limits on the points of one curve and of all curves together, which keep a page of many runs small."""
@@ -18,14 +20,16 @@ BUDGET_COLUMNS = (
 MEAN_COLUMNS = ("arm", "train_cases", "quantity", "step", "value", "ci_low", "ci_high", "n_runs")
 
 
-def drawn_curves(curves: pd.DataFrame, study: StudyRecord, *, confidence: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+def drawn_curves(
+    curves: pd.DataFrame, lost: Collection[RunKey], *, confidence: float
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Puts the runs of each arm on common steps and averages them.
 
     Curves with more steps than a figure can show are averaged in bins of steps first.
 
     Args:
         curves: Rows of curves.csv.
-        study: The study's record, which names the diverged runs; no mean includes them.
+        lost: The diverged runs; no mean includes them.
         confidence: Confidence level of the t interval over runs; a single run has no interval.
 
     Returns:
@@ -34,7 +38,6 @@ def drawn_curves(curves: pd.DataFrame, study: StudyRecord, *, confidence: float)
     logged = curves.dropna(subset=["loss", "val_dsc"], how="all")
     n_runs = max(len(logged[["arm", "train_cases", "fold", "seed"]].drop_duplicates()), 1)
     points = max(LEAST_POINTS, min(MOST_POINTS, ALL_POINTS // n_runs))
-    lost = {run.key for run in study.diverged if run.kind == "train"}
     runs, means = [pd.DataFrame(columns=list(RUN_COLUMNS))], []
     for arm, size in logged[["arm", "train_cases"]].drop_duplicates().itertuples(index=False):
         of_arm = logged[(logged["arm"] == arm) & (logged["train_cases"] == size)]

@@ -77,7 +77,8 @@ def shown_tables(workdir: Path, *, confidence: float) -> dict[str, pd.DataFrame]
     ranking = ranking_table(judged_evidence(tables), fold_of(tables) or 0)
     if len(ranking):
         made["ranking"] = ranking
-    made["curve_runs"], made["curve_means"] = drawn.drawn_curves(read["curves"], study, confidence=confidence)
+    lost = {run.key for run in study.diverged if run.kind == "train"}
+    made["curve_runs"], made["curve_means"] = drawn.drawn_curves(read["curves"], lost, confidence=confidence)
     if len(read.get("interpolation", ())):
         made["excess_loss"] = drawn.excess_loss(read["interpolation"])
     if len(read.get("budget", ())):
