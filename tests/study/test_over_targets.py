@@ -222,12 +222,32 @@ def test_harder_tasks_are_those_of_the_source_and_size_that_most_targets_share()
     }
     evidences = {name: gather(study) for name, study in (others | one).items()}
     named = {name: study.record.target for name, study in (others | one).items()}
-    found = targets.of_one_source(evidences, named, pair)
-    assert found == {f"t{i}": (evidences[str(i)], 8) for i in range(3)} | {"t3": (evidences["small"], 8)}
+    pairs = dict.fromkeys(evidences, pair)
+    found = targets.of_one_source(evidences, named, pairs)
+    assert found == {f"t{i}": (evidences[str(i)], 8, pair) for i in range(3)} | {"t3": (evidences["small"], 8, pair)}
     del evidences["small"]
-    found = targets.of_one_source(evidences, named, pair)
-    assert found == {f"t{i}": (evidences[str(i)], 16) for i in range(3)}
-    assert targets.of_one_source({}, {}, pair) == {}
+    found = targets.of_one_source(evidences, named, pairs)
+    assert found == {f"t{i}": (evidences[str(i)], 16, pair) for i in range(3)}
+    assert targets.of_one_source({}, {}, {}) == {}
+
+
+def _of_checkpoint(study, name="given"):
+    """The same study with its source networks from a checkpoint of someone else's."""
+    arms = {name if arm == "transfer" else arm: found for arm, found in study.record.arms.items()}
+    arms[name] = arms[name]._replace(seen="what it saw is unknown", source="blobs")
+    cases = study.tables["cases"]
+    return sim.study(study.record._replace(arms=arms), cases=cases.assign(arm=cases["arm"].replace("transfer", name)))
+
+
+def test_harder_tasks_are_asked_about_with_the_arm_that_each_study_is_about():
+    found = {name: _of_checkpoint(study) for name, study in harder(0.2).items()}
+    noisy = {level: _of_checkpoint(gains_study(i, "hippo", 0.01 + 0.02 * i)) for i, level in enumerate(NOISE_LEVELS)}
+    row = over(claims.over_studies(found, noisy=noisy), "C3")
+    assert row["verdict"] == SUPPORTED, row["reason"]
+    assert "over noise levels the gain rises" in row["reason"]
+    assert "t0: what it saw is unknown" in row["reason"]
+    mixed = over(claims.over_studies(found | {"0": harder(0.2)["0"]}), "C3")
+    assert "needs at least 8 targets of one source and training set size, has 7" in mixed["reason"]
 
 
 def test_difficulty_is_never_measured_on_the_seeds_of_the_gain():

@@ -291,12 +291,13 @@ def _gain_rows(gains: Mapping[str, Quantity], targets: Mapping[str, str]) -> tup
     return (*rows, *(_pooled_rows("C2", "gain", *result) if result else ()))
 
 
-def _c3(
-    evidences: Mapping[str, Evidence], targets: Mapping[str, str], noisy: Mapping[float, Evidence], pair: Pair
-) -> Over:
+def _c3(evidences: Mapping[str, Evidence], targets: Mapping[str, str], noisy: Mapping[float, Evidence]) -> Over:
+    """C3 over targets, about the arm that each study is about, as C2 is."""
     tasks: dict[str, differing.Task] = {}
-    left_out = []
-    for target, (evidence, size) in of_one_source(evidences, targets, pair).items():
+    left_out, told = [], []
+    pairs = {name: subject(evidence.record) for name, evidence in evidences.items()}
+    for target, (evidence, size, pair) in of_one_source(evidences, targets, pairs).items():
+        told += _seen(target, evidence, *pair)
         try:
             task = differing.task_of(evidence, size, pair)
         except (Lacking, Void) as error:
@@ -308,10 +309,10 @@ def _c3(
             tasks[target] = task
     missing, noise = "", None
     try:
-        noise = differing.noise_slope(noisy, pair) if noisy else None
+        noise = differing.noise_slope(noisy, subject(next(iter(noisy.values())).record)) if noisy else None
     except (Lacking, Void) as error:
         missing = f"; noise levels: {error}"
-    aside = missing + (f"; left out: {', '.join(left_out)}" if left_out else "")
+    aside = "; ".join((missing + (f"; left out: {', '.join(left_out)}" if left_out else ""), *told))
     try:
         found = judge("C3", differing.c3(tasks, noise))
     except Lacking as error:
@@ -335,7 +336,6 @@ def judge_over(
     studies: Mapping[str, StudyTables], *, noisy: Mapping[float, StudyTables] | None = None
 ) -> dict[str, Over]:
     """Judges each claim over the targets of several studies."""
-    pair = Pair()
     evidences = {name: gather(study) for name, study in studies.items()}
     targets = independent_targets(studies)
     found: dict[str, Over] = {}
@@ -344,7 +344,7 @@ def judge_over(
             found[claim] = _c2(evidences, targets)
         elif claim == "C3":
             levels = {level: gather(study) for level, study in (noisy or {}).items()}
-            found[claim] = _c3(evidences, targets, levels, pair)
+            found[claim] = _c3(evidences, targets, levels)
         else:
             found[claim] = (_by_one if claim in CAN else _by_mean)(claim, evidences, targets)
     why = next(filter(None, (newer_rules(evidence.record) for evidence in evidences.values())), "")

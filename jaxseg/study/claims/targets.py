@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -51,19 +52,35 @@ def made_noisy(found: Mapping[str, StudyTables]) -> tuple[dict[str, StudyTables]
     return as_they_are, max(by_target.values(), key=len, default={})
 
 
+class AtSize(NamedTuple):
+    """A study at one training set size, as that study names it, and the arms whose gain is asked about."""
+
+    evidence: Evidence
+    size: int
+    pair: Pair
+
+
 def of_one_source(
-    evidences: Mapping[str, Evidence], targets: Mapping[str, str], pair: Pair
-) -> dict[str, tuple[Evidence, int]]:
+    evidences: Mapping[str, Evidence], targets: Mapping[str, str], pairs: Mapping[str, Pair]
+) -> dict[str, AtSize]:
     """Returns by target the studies of the source and size that most targets have, and of equals the largest size.
 
-    Of several such studies of a target, the first is taken. Each comes with the size as that study names it.
+    Of several such studies of a target, the first is taken. A checkpoint of someone else's is another source than
+    networks that a study trained, whatever both were trained on.
+
+    Args:
+        evidences: The studies by name.
+        targets: The target that each study counts for.
+        pairs: The arm of each study that starts from its source, and the baseline.
     """
-    found: dict[tuple[str, int], dict[str, tuple[Evidence, int]]] = {}
+    found: dict[tuple[str, bool, int], dict[str, AtSize]] = {}
     for name, evidence in evidences.items():
+        pair, record = pairs[name], evidence.record
         for size in sizes_with(evidence, pair):
-            shared = evidence.record.source, evidence.record.number_of_cases(size)
-            found.setdefault(shared, {}).setdefault(targets[name], (evidence, size))
-    return found[max(found, key=lambda at: (len(found[at]), at[1]))] if found else {}
+            source = record.arms[pair.arm].source or record.source
+            shared = source, pair.arm in record.given, record.number_of_cases(size)
+            found.setdefault(shared, {}).setdefault(targets[name], AtSize(evidence, size, pair))
+    return found[max(found, key=lambda at: (len(found[at]), at[-1]))] if found else {}
 
 
 def by_target(targets: Mapping[str, str], names: Sequence[str]) -> dict[str, list[str]]:
