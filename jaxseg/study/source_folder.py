@@ -7,7 +7,9 @@ checked whenever they are read, as a folder may have been edited, damaged, or co
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,7 +83,9 @@ def check_new(folder: Path) -> None:
 
 
 def write(folder: Path, record: ImportRecord, model: ModelSettings, params: Params) -> None:
-    """Writes the folder; it is an import only once everything else in it is whole.
+    """Writes the folder, which is there only once everything in it is whole.
+
+    What an interrupted call leaves is a hidden folder beside it, which the next one removes.
 
     Args:
         folder: A folder that does not exist yet, or is empty.
@@ -93,6 +97,9 @@ def write(folder: Path, record: ImportRecord, model: ModelSettings, params: Para
         UserError: See `check_new`.
     """
     check_new(folder)
+    folder = paths.real(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -102,10 +109,11 @@ def write(folder: Path, record: ImportRecord, model: ModelSettings, params: Para
     )
     stacked = jax.tree.map(lambda leaf: leaf[None], state)
     meta = {"runs": [RUN._asdict()], "made_with": made_with()}
-    with checkpoint.open_manager(folder / "checkpoints", keep=1) as manager:
+    with checkpoint.open_manager(partial / "checkpoints", keep=1) as manager:
         checkpoint.save(manager, 0, stacked, meta)
-    tree = to_tree(record) | {"model": dataclasses.asdict(model), "params": checkpoint.params_digest(*place(folder), 0)}
-    files.write_json(folder / NAME, tree)
+    digest = checkpoint.params_digest(*place(partial), 0)
+    files.write_json(partial / NAME, to_tree(record) | {"model": dataclasses.asdict(model), "params": digest})
+    os.replace(partial, folder)
 
 
 def place(folder: Path) -> tuple[Path, int]:

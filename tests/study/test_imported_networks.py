@@ -98,6 +98,25 @@ def test_a_folder_that_is_not_empty_is_left_alone(imported: Import, command: Com
     assert (status, "is not empty; give a new folder" in err) == (2, True)
 
 
+def test_an_import_that_was_interrupted_is_done_again(
+    imported: Import, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    imported("--trained_on=mice")
+    output = tmp_path / "again"
+    words = [f"--input={tmp_path / 'mice.safetensors'}", f"--rules={tmp_path / 'rules.py'}", f"--output={output}"]
+    with monkeypatch.context() as patched:
+        patched.setattr(source_folder.files, "write_json", killed)
+        assert command(*words)[0] == 130
+    assert not output.exists()
+    assert (tmp_path / ".again.partial" / "checkpoints").exists()
+    assert command(*words)[0] == 0
+    assert source_folder.read(output) is not None
+    assert not (tmp_path / ".again.partial").exists()
+
+
 def test_what_an_import_cannot_be_for_a_study(imported: Import, tmp_path: Path) -> None:
     folder, _, _ = imported("--trained_on=mice")
     for fields, text in (
