@@ -66,6 +66,8 @@ def get_config(study: str = "hippocampus_mr,cardiac_ed_mr+rodent_brain_epi") -> 
     config.train.batch = 4 if ndim == 2 else 1
     config.train.steps = 500
     config.train.log_every = 10
+    # C1 needs a validation every 10 steps. Two cases of 8 windows (32^3) are 16 passes forward, as long as 5 steps of
+    # batch 1: 50 validations would take half as long again as the training, and what is asked here is which start wins.
     config.train.eval_every = 50
     config.train.save_every = 250
     config.pretrain.steps = 500
