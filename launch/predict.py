@@ -47,6 +47,7 @@ _INPUT = cli.path_flag(
     "input", "An image, or a folder of images (NIfTI, NRRD, MetaImage, TIFF, PNG; channels _0000, _0001)."
 )
 _OUTPUT = cli.path_flag("output", "Folder for the label maps, or file for the scores; created when new.")
+_ALLOW_DIVERGED = flags.DEFINE_bool("allow_diverged", False, "Also predict with networks whose training diverged.")
 _ENSEMBLE = flags.DEFINE_bool("ensemble", False, "One label map from the mean probabilities of the seeds.")
 _UNCERTAINTY = flags.DEFINE_bool("uncertainty", False, "Write the voxel entropy (nats) of the seeds' mean too.")
 _PROBABILITIES = flags.DEFINE_bool("probabilities", False, "Write the mean probabilities of the seeds, class by class.")
@@ -77,6 +78,7 @@ def predict(arm: Arm) -> None:
             predicted.
     """
     seeds = _seeds(arm)
+    _check_sound(arm, seeds)
     source = Path(cli.require(_INPUT.value, "input", "images/"))
     output = Path(cli.require(_OUTPUT.value, "output", "predictions/"))
     cases, failed = _usable(arm, source)
@@ -118,6 +120,24 @@ def _seeds(arm: Arm) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds={','.join(_SEEDS.value)} names a seed twice")
     return seeds
+
+
+def _check_sound(arm: Arm, seeds: Sequence[int]) -> None:
+    """Refuses networks whose training diverged, whose weights are those of some moment before.
+
+    Raises:
+        UserError: There are some among the seeds.
+    """
+    steps = {seed: arm.runs[seed].diverged_at for seed in seeds if seed in arm.runs}
+    lost = {seed: step for seed, step in steps.items() if step is not None}
+    if lost and not _ALLOW_DIVERGED.value:
+        named = ", ".join(f"seed {seed} at step {step}" for seed, step in lost.items())
+        left = ",".join(str(seed) for seed in seeds if seed not in lost)
+        raise UserError(
+            f"runs of arm {arm.settings.name!r} diverged: {named}. What is saved of them is no trained network; give "
+            f"{f'--seeds={left}' if left else 'another --arm'}, or --allow_diverged for the last weights that were "
+            f"numbers"
+        )
 
 
 def _usable(arm: Arm, source: Path) -> tuple[list[CaseFiles], dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable
@@ -167,6 +168,22 @@ def test_the_same_command_replaces_its_own_predictions_unless_they_were_correcte
     assert status == 2
     assert "x1.nii.gz was not written by jaxseg, or has been changed since" in err
     assert content(tmp_path / "out") == before
+
+
+def test_networks_that_diverged_are_refused_by_name(
+    tiny_study: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = jaxseg.load(tiny_study)
+    arm = study.arm("scratch")
+    lost = dataclasses.replace(arm, runs=arm.runs | {1: dataclasses.replace(arm.runs[1], diverged_at=0)})
+    monkeypatch.setattr(predict_command.selection, "chosen", lambda: (study, lost))
+    options = (f"--input={tmp_path / 'nothing'}", f"--output={tmp_path / 'out'}")
+    status, _, err = command(*options)
+    assert (status, "runs of arm 'scratch' diverged: seed 1 at step 0." in err) == (2, True)
+    assert "give --seeds=0, or --allow_diverged" in err
+    assert "give another --arm, or --allow_diverged" in command(*options, "--seeds=1")[2]
+    for accepted in ("--seeds=0", "--allow_diverged"):
+        assert "nothing does not exist" in command(*options, accepted)[2]
 
 
 def test_writing_a_prediction_replaces_no_other_file(images: Path, tmp_path: Path, tiny_study: Path) -> None:
