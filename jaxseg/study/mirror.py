@@ -71,6 +71,9 @@ class Mirror:
 def mirror(workdir: Path, *, page: bool = True) -> Mirror:
     """Reads what a tracker shows of a study.
 
+    No lock is taken, since the process that trains holds it to the end. Every file is whole whenever it is read, but
+    while another process works there, files may be of different moments: then nothing is called finished as a whole.
+
     Args:
         workdir: Folder of the study, which another process may be writing.
         page: Whether the page, which holds pictures of cases, is among the files.
@@ -78,6 +81,7 @@ def mirror(workdir: Path, *, page: bool = True) -> Mirror:
     Raises:
         UserError: If there is no study, or none that has begun to train.
     """
+    busy = files.is_locked(workdir)
     study = api.load(workdir)
     binding = read_binding(study.workdir)
     if binding is None:
@@ -94,7 +98,8 @@ def mirror(workdir: Path, *, page: bool = True) -> Mirror:
         arm = next(arm for arm in study.settings.arms if arm.name == run.arm)
         networks.append(_network(run, arm, study, common, curves, _scores_of(run, scores, study.record, names)))
     known = [path for path in _files(study.workdir, page) if files.was_written(path)]
-    done = all(run.state != "running" for run in networks)
+    busy = busy or files.is_locked(study.workdir)  # one that began meanwhile too
+    done = not busy and all(run.state != "running" for run in networks)
     arms = [
         MirroredRun(
             key=f"arm:{arm.name}",
@@ -117,6 +122,8 @@ def mirror(workdir: Path, *, page: bool = True) -> Mirror:
         files=tuple(known),
     )
     missing = (*_missing_runs(networks, curves), *_missing_files(study.workdir, known, page))
+    if busy:
+        missing = (*missing, "the end of the study: a process works on it, and what it wrote so far is shown")
     return Mirror(study=binding.study, name=study.record.name, runs=(whole, *arms, *networks), missing=missing)
 
 

@@ -57,6 +57,16 @@ def test_every_run_stands_below_its_arm_and_every_arm_below_the_study(tiny_study
         assert run.tags["version.jax"] == study.versions["jax"]
 
 
+def test_a_study_that_is_being_written_is_shown_and_not_called_finished(tiny_study: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_study, tmp_path / "study")
+    with files.locked(tmp_path / "study"):
+        found = mirror(tmp_path / "study")
+    states = {run.key.partition(":")[0]: run.state for run in found.runs}
+    assert states == {STUDY: "running", "arm": "running", "run": "finished"}
+    assert found.missing == ("the end of the study: a process works on it, and what it wrote so far is shown",)
+    assert by_key(found).keys() == by_key(mirror(tiny_study)).keys()
+
+
 def test_params_are_the_resolved_settings_of_the_arm(tiny_study: Path) -> None:
     found = by_key(mirror(tiny_study))
     for arm in parse(tiny_config()).arms:
