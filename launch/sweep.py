@@ -17,7 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from jaxseg import workdirs
-from jaxseg.report import write_sweep_report
+from jaxseg.report import live, write_sweep_report
 from jaxseg.study import files, sweep
 from jaxseg.study.workdir import check_workdir
 from jaxseg.types import UserError
@@ -97,6 +97,8 @@ def main() -> None:
     terminal.say(f"{len(points)} points, {len(commands)} to run\n")
     if _DRY_RUN.value:
         return
+    folder.mkdir(parents=True, exist_ok=True)
+    live.write_points(folder, cli.load_config(_CONFIG).name, [point.workdir for point, _ in points])
     try:
         if _CLUSTER.value == "debug":
             configs = {point.name: cli.parse_config(words) for point, words in points}
@@ -119,7 +121,9 @@ def report(points: list[sweep.Point], folder: Path) -> int:
     with files.locked(folder, seconds=_TABLES_SECONDS):  # of several commands in this folder, one writes at a time
         sweep.write_sweep(folder, cli.load_config(_CONFIG).name, points)
         page = write_sweep_report(folder)
-    states = Counter(point.state for point in points)
+        states = Counter(point.state for point in points)
+        if states["done"] == len(points):
+            live.write_forward(folder, cli.load_config(_CONFIG).name)
     terminal.say(f"\n{', '.join(f'{count} {state}' for state, count in states.items())}")
     for point in points:
         if point.state == "failed":

@@ -123,7 +123,7 @@ def write_live(workdir: Path, look: Look, tables: Mapping[str, pd.DataFrame] | N
     """
     styles = {} if tables is None else _styles(tables)
     sections = list(_sections(look, tables, styles, drawn.charts))
-    refresh = str(REFRESH_SECONDS) if look.state == "running" else ""
+    refresh = _refresh() if look.state == "running" else ""
     kind = "study in progress" if look.state == "running" else "unfinished study"
     text = render(look.name, kind, _lead(look), sections, drawn.pictures, refresh=refresh)
     write(workdir / NAME, text.encode("utf-8"))
@@ -131,10 +131,33 @@ def write_live(workdir: Path, look: Look, tables: Mapping[str, pd.DataFrame] | N
 
 def write_forward(workdir: Path, name: str) -> None:
     """Write a `live.html` that leads a browser on to `report.html`, since the study is finished."""
-    words = Prose(Markup('The study is finished; its page is <a href="report.html">report.html</a>.'))
+    words = Prose(Markup('Everything is done; the page is <a href="report.html">report.html</a>.'))
     sections = [Section("end", "Finished", (words,))]
-    text = render(name, "finished study", "All stages are done.", sections, {}, refresh="0; url=report.html")
+    text = render(name, "finished", "All is done.", sections, {}, refresh="0; url=report.html")
     write(workdir / NAME, text.encode("utf-8"))
+
+
+def write_points(folder: Path, name: str, workdirs: Sequence[Path]) -> None:
+    """Write the `live.html` of a sweep, which leads to those of its points.
+
+    Args:
+        folder: The folder of the sweep.
+        name: The sweep's name.
+        workdirs: The workdirs of the points, below the folder.
+    """
+    rows = []
+    for workdir in workdirs:
+        link = Markup('<a href="{}/{}">{}</a>').format(workdir.relative_to(folder), NAME, workdir.name)
+        rows.append((Cell(link),))
+    caption = "Each point has a page of its own as soon as it begins, which leads to its report when it is finished."
+    table = Table(caption, ("Point",), (TableGroup("", tuple(rows)),))
+    lead = f"{plural(len(rows), 'point')}. When all are done, this page leads to the report over them."
+    text = render(name, "sweep in progress", lead, [Section("points", "Points", (table,))], {}, refresh=_refresh())
+    write(folder / NAME, text.encode("utf-8"))
+
+
+def _refresh() -> str:
+    return str(REFRESH_SECONDS)
 
 
 def _lead(look: Look) -> str:

@@ -256,6 +256,7 @@ def wait_for_checkpoint(workdir: Path, step: int) -> None:
 def test_processes_give_what_one_gives(processes: int, devices: int, longer: Path, tmp_path: Path):
     finish(tmp_path / "study", processes, *LONGER, devices=devices)
     assert_same_results(tmp_path / "study", longer)
+    assert 'content="0; url=report.html"' in (tmp_path / "study" / "live.html").read_text()
 
 
 @pytest.mark.slow

@@ -188,6 +188,8 @@ def test_a_grid_of_jobs_killed_half_way_and_resumed(tmp_path: Path):
     again = launch(*arguments[1:])
     assert again.returncode == 0, again.stderr
     assert len(of_state("done")) == 6
+    for place in (folder, *(folder / "points" / name for name in of_state("done"))):
+        assert 'content="0; url=report.html"' in (place / "live.html").read_text()
     assert {name: (folder / "points" / name / "report.html").stat().st_mtime_ns for name in done} == before
     summary = files.read_table(folder / "results" / "summary.csv")
     assert len(summary.groupby(["optim.lr", "target.train_cases"])) == 6

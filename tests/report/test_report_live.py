@@ -111,6 +111,15 @@ def test_the_page_of_a_finished_study_leads_to_its_report(tmp_path: Path) -> Non
     assert _refresh(page) == ["0; url=report.html"]
 
 
+def test_the_page_of_a_sweep_leads_to_those_of_its_points(tmp_path: Path) -> None:
+    live.write_points(tmp_path, "<rates>", [tmp_path / "points" / name for name in ("lr=0.1", "lr=0.01,steps=8")])
+    page = Page((tmp_path / live.NAME).read_text(encoding="utf-8"))
+    links = [a["href"] for tag, a in page.elements if tag == "a" and str(a.get("href")).endswith(live.NAME)]
+    assert links == ["points/lr=0.1/live.html", "points/lr=0.01,steps=8/live.html"]
+    assert _refresh(page) == [str(live.REFRESH_SECONDS)]
+    assert "<rates>" in page.text
+
+
 def test_slurm_is_asked_for_a_job_of_slurm(tmp_path: Path) -> None:
     live.write_live(tmp_path, look(slurm_job="12_3"), None, live.Drawn())
     text = Page((tmp_path / live.NAME).read_text(encoding="utf-8")).text
