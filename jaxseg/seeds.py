@@ -34,6 +34,11 @@ class SeedPlan:
     strategy: str
 
     @property
+    def platform(self) -> str:
+        """The platform of the devices, such as `cpu`, `gpu` or `tpu`."""
+        return self.devices[0].platform
+
+    @property
     def mesh(self) -> Mesh:
         """A 1-D mesh of the devices; a single device also forms a mesh."""
         # Axes are Auto: inside the map nothing is sharded, and Explicit axes would put shardings into its types.
@@ -44,13 +49,17 @@ class SeedPlan:
         return -(-num_runs // len(self.devices)) * len(self.devices)
 
 
+def strategy_for(platform: str) -> str:
+    """Return the strategy that `auto` means on a platform: a convolution batched over weights is slow on CPU."""
+    return "loop" if platform == "cpu" else "vmap"
+
+
 def make_plan(num_runs: int, *, strategy: str = "auto", devices: int | None = None) -> SeedPlan:
     """Choose devices and strategy for a number of runs.
 
     Args:
         num_runs: Number of runs mapped together; no more devices are used than there are runs.
-        strategy: `vmap`, `loop`, or `auto`: `loop` on CPU, where a convolution batched over weights is slow, `vmap`
-            elsewhere.
+        strategy: `vmap`, `loop`, or `auto`, which is `strategy_for` the platform of the devices.
         devices: Number of local devices to use; None for all.
 
     Raises:
@@ -63,7 +72,7 @@ def make_plan(num_runs: int, *, strategy: str = "auto", devices: int | None = No
             f"{available[0].platform} device(s); use a number from 1 to {len(available)}, or 'auto'"
         )
     if strategy == "auto":
-        strategy = "loop" if available[0].platform == "cpu" else "vmap"
+        strategy = strategy_for(available[0].platform)
     if strategy not in STRATEGIES:
         raise UserError(f"runtime.seed_map = {strategy!r}; allowed: 'auto', {', '.join(map(repr, STRATEGIES))}")
     available = sorted(available, key=lambda device: device.id)

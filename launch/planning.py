@@ -90,11 +90,12 @@ def plan(
     if _pretrains(config) and config.source.data != "target":
         source = take_fingerprint(_text(config, "source"), labels=config.source.labels, cache=cache, progress=told)
     # How many runs there are is known of a config that is complete: first as if there was one.
-    alone = Resources(seconds, 1.0, speed, memory_bytes(1))
+    platform = jax.local_devices()[0].platform
+    alone = Resources(seconds, 1.0, speed, memory_bytes(1), platform)
     first = config.copy_and_resolve_references()
     put(first, _without(propose(target, source, alone, meter=ROUGH), fixed))
     study = settings.parse(first)
-    resources = Resources(seconds, count_runs(study, target, source), speed, device_bytes(study))
+    resources = Resources(seconds, count_runs(study, target, source), speed, device_bytes(study), platform)
     made = _without(propose(target, source, resources), fixed)
     put(config, made)
     check_networks(settings.parse(config))
@@ -144,6 +145,7 @@ def count_runs(study: settings.StudySettings, target: Fingerprint, source: Finge
         memory_bytes=memory_bytes(len(used.devices)),
         devices=len(used.devices),
         strategy=used.strategy,
+        platform=used.platform,
     )
     return max(1.0, sum(len(job.runs) * job.program.train.steps for job in planned.jobs) / study.train.steps)
 

@@ -3,7 +3,8 @@
 XLA's own convolution is best on TPU. On CPU its gradients are several times slower than PyTorch's, and up to 70 times
 inside a compiled loop; there, each operation is written as matrix products with its own gradient. On GPU it is slow
 when it is mapped over runs; there, several runs are joined. `form` chooses: `native` (XLA), `products`, `joined`, or
-`auto` (by the backend at trace time).
+`auto` (by the backend at trace time). `form_for` names the form of any platform, for programs that are lowered for a
+platform other than that of the process.
 
 All forms are the same function up to rounding. All but `native` have a custom reverse-mode gradient: forward-mode
 differentiation (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) needs `native`. The gradient of `products` is differentiable.
@@ -22,6 +23,12 @@ from jaxtyping import Array, Float
 from jaxseg.models.conv import joined, products, xla
 
 FORMS = ("auto", "native", "products", "joined")
+_FORM_OF_PLATFORM = {"cpu": "products", "gpu": "joined", "cuda": "joined", "rocm": "joined", "tpu": "native"}
+
+
+def form_for(platform: str) -> str:
+    """Return the form that `auto` means on a platform, by its name as a backend (`gpu`) or as a target (`cuda`)."""
+    return _FORM_OF_PLATFORM.get(platform, "native")
 
 
 def resolve_form(form: str) -> str:
@@ -34,7 +41,7 @@ def resolve_form(form: str) -> str:
         raise ValueError(f"form: got {form!r}; allowed are {', '.join(FORMS)}")
     if form != "auto":
         return form
-    return {"cpu": "products", "gpu": "joined"}.get(jax.default_backend(), "native")
+    return form_for(jax.default_backend())
 
 
 def conv(

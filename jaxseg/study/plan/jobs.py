@@ -155,6 +155,7 @@ def make_plan(
     memory_bytes: int,
     devices: int,
     strategy: str,
+    platform: str = "cpu",
     data_bytes: Mapping[TaskSettings, int] | None = None,
     given: Mapping[str, tuple[Any, Sequence[str]]] | None = None,
     chunk_sizes: Mapping[str, Sequence[int]] | None = None,
@@ -171,6 +172,7 @@ def make_plan(
             automatic.
         devices: Number of devices that runs are spread over.
         strategy: `loop` or `vmap`; under `loop` each device computes one run at a time.
+        platform: Platform of the devices; TPUs pad small axes of arrays (see `layout`).
         data_bytes: Memory that the images of each task occupy while networks train on it.
         given: Of each arm that has `pretrain.from_workdir`, the shapes of its source network, and the fields in which
             its own network differs from that.
@@ -192,13 +194,13 @@ def make_plan(
             networks[arm.name] = NO_NETWORK
             priors += target_runs(study, arm, None)
         else:
-            planned = _plan_arm(study, arm, target_size, source_sizes, sources, networks, given or {})
+            planned = _plan_arm(study, arm, target_size, source_sizes, sources, networks, given or {}, platform)
             _group_runs(groups, study, planned, waves, fold_statistics)
 
     def most_runs(program: Program) -> int:
         free = memory_bytes - (data_bytes or {}).get(program.task, 0)
         return study.runtime.seeds_per_chunk or runs_that_fit(
-            measure(program), memory_bytes=free, devices=devices, strategy=strategy
+            measure(program, platform), memory_bytes=free, devices=devices, strategy=strategy
         )
 
     return Plan(tuple(_cut_jobs(groups, most_runs, chunk_sizes or {})), networks, tuple(priors))
@@ -217,6 +219,7 @@ def _plan_arm(
     sources: dict[Any, str],
     networks: dict[str, NetworkSize],
     given: Mapping[str, tuple[Any, Sequence[str]]],
+    platform: str,
 ) -> _PlannedArm:
     """Plans one arm, checks its transfer, and adds its networks to `networks` and a new source to `sources`."""
     transfer_rules(arm.init)
@@ -230,7 +233,7 @@ def _plan_arm(
         else:
             source = _program(study, arm, "pretrain", *source_sizes[arm.source])
             name = _source_name(sources, source)
-            networks.setdefault(name, measure(source))
+            networks.setdefault(name, measure(source, platform))
             shapes = abstract_params(source)
         least, table = arm.pretrain.min_loaded, load_table(arm, program, shapes)
         check_load(table, min_loaded=least, arm=arm.name, differs=differs)
@@ -239,7 +242,7 @@ def _plan_arm(
     if name is not None:
         _check_runs_differ(arm, runs, load_table(arm, program, shapes))
     program = dataclasses.replace(program, shared=_shared_source(arm, program, shapes, [*runs, *trials]))
-    networks[arm.name] = measure(program)
+    networks[arm.name] = measure(program, platform)
     return _PlannedArm(arm, program, source, runs, trials)
 
 

@@ -311,6 +311,7 @@ def plan_jobs(
         memory_bytes=hosts.count() * hosts.from_first(memory_bytes(devices)),
         devices=hosts.count() * devices,
         strategy=used.strategy,
+        platform=used.platform,
         data_bytes=data_bytes(study, tasks, devices=hosts.count() * devices),
         given=source_networks.given_shapes(study),
         chunk_sizes=chunk_sizes,

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import averaging, losses, optim, trees
-from jaxseg.models import Network, make_model
+from jaxseg.models import Network, conv, make_model
 from jaxseg.settings import Compute, LossSettings, ModelSettings, OptimSettings, TaskSettings, TrainSettings
 from jaxseg.settings.schema import Objective
+from jaxseg.study.plan.layout import array_bytes, tree_bytes
 from jaxseg.types import Batch, Restoration, RunKey
 
 
@@ -37,11 +38,18 @@ class Program:
     """The fold whose training cases gave the intensity statistics; None if a case looks the same in every fold."""
     shared: RunKey | None = None
     """The source network that provides every run's frozen weights, which are kept once instead of in each state."""
+    form: str = "auto"
+    """Form of the network's convolutions; `auto` follows the backend of the process (see `jaxseg.models.conv`)."""
+
+    def for_platform(self, platform: str) -> Program:
+        """Returns the same program in the form that it has on a platform, whatever the backend of this process."""
+        return dataclasses.replace(self, form=conv.form_for(platform))
 
     @property
     def network(self) -> Network:
         """The network that is trained."""
-        return make_model(self.model, self.compute, classes=self.classes, restores=self.restores)
+        made = make_model(self.model, self.compute, classes=self.classes, restores=self.restores)
+        return made if self.form == "auto" else made.clone(form=self.form)
 
     @property
     def restores(self) -> bool:
@@ -93,7 +101,8 @@ def program_loss(program: Program) -> Callable[[Any, Any], Any]:
 
 def abstract_params(program: Program) -> Any:
     """Returns the parameter shapes of the program's network, without computing anything."""
-    return _abstract_params(program.network, image_shape(program))
+    # Every form has the same parameters.
+    return _abstract_params(dataclasses.replace(program, form="auto").network, image_shape(program))
 
 
 @functools.lru_cache(maxsize=64)  # tracing a network takes a second, and a plan asks for the same ones often
@@ -113,8 +122,8 @@ def own_labels(program: Program) -> Any:
     return labels if program.shared is None else trees.partition(labels, labels, "frozen")[1]
 
 
-def measure(program: Program) -> NetworkSize:
-    """Counts the parameters and estimates the memory of one run."""
+def measure(program: Program, platform: str = "cpu") -> NetworkSize:
+    """Counts the parameters and estimates the memory of one run on a platform, in the form that it has there."""
     params = abstract_params(program)
     labels = param_labels(program)
     trained, _ = trees.partition(params, labels, "train")
@@ -130,18 +139,25 @@ def measure(program: Program) -> NetworkSize:
     return NetworkSize(
         parameters=trees.count(params) - trees.count(statistics),
         trainable=trees.count(trained),
-        state_bytes=_bytes(state),
-        activation_bytes=_activation_bytes(dataclasses.replace(program, optim=OptimSettings(), shared=None, fold=None)),
-        shared_bytes=_bytes(shared),
+        state_bytes=tree_bytes(jax.tree.map(_with_run_axis, state), platform),
+        activation_bytes=_activation_bytes(
+            dataclasses.replace(program.for_platform(platform), optim=OptimSettings(), shared=None, fold=None), platform
+        ),
+        shared_bytes=tree_bytes(shared, platform),
     )
 
 
+def _with_run_axis(leaf: Any) -> jax.ShapeDtypeStruct:
+    """The shape of an array in the states of several runs, for one of them."""
+    return jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype)
+
+
 @functools.lru_cache(maxsize=64)
-def _activation_bytes(program: Program) -> int:
+def _activation_bytes(program: Program, platform: str) -> int:
     """What the forward pass keeps for the backward pass, and beside it the operand and the result of one operation.
 
     The largest array of the traced gradient stands for these two. Against the memory of compiled programs this is
-    within a fifth (docs/performance.md); what XLA fuses and what it lays out with padding it does not know.
+    within a fifth (docs/performance.md); what XLA fuses it does not know.
     """
     trained, fixed = trees.partition(abstract_params(program), param_labels(program), "train")
     batch, objective = abstract_batch(program), make_objective(program)
@@ -149,9 +165,9 @@ def _activation_bytes(program: Program) -> int:
     def backward(trained: Any, fixed: Any, batch: Batch) -> Any:
         return jax.vjp(lambda trained: objective(trained, fixed, batch), trained)[1]
 
-    kept = _bytes(jax.eval_shape(backward, trained, fixed, batch))
+    kept = tree_bytes(jax.eval_shape(backward, trained, fixed, batch), platform)
     gradient = jax.make_jaxpr(jax.grad(objective))(trained, fixed, batch)
-    return kept + 2 * _largest_bytes(gradient.jaxpr)
+    return kept + 2 * largest_bytes(gradient.jaxpr, platform)
 
 
 def make_objective(program: Program) -> Any:
@@ -175,19 +191,15 @@ def _is_jaxpr(value: Any) -> bool:
     return hasattr(value, "eqns") or hasattr(value, "jaxpr")
 
 
-def _largest_bytes(jaxpr: Any) -> int:
-    """Of the arrays that the operations in a jaxpr give."""
+def largest_bytes(jaxpr: Any, platform: str) -> int:
+    """Returns the bytes of the largest array that an operation in a jaxpr gives, on a platform."""
     largest = 0
     for equation in jaxpr.eqns:
         inner = inner_jaxprs(equation)
         given = [] if inner else [variable.aval for variable in equation.outvars]
-        sizes = [aval.size * getattr(aval.dtype, "itemsize", 0) for aval in given]
-        largest = max([largest, *sizes, *map(_largest_bytes, inner)])
+        sizes = [array_bytes(aval.shape, getattr(aval.dtype, "itemsize", 0), platform) for aval in given]
+        largest = max([largest, *sizes, *(largest_bytes(part, platform) for part in inner)])
     return largest
-
-
-def _bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 STATES = {"vmap": 2, "loop": 3}

@@ -27,6 +27,8 @@ class Resources:
     """Of all devices together."""
     memory_bytes: int
     """Of one device."""
+    platform: str = "cpu"
+    """Platform of the devices."""
 
     @property
     def run_seconds(self) -> float:

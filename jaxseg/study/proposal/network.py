@@ -140,7 +140,8 @@ class Meter(NamedTuple):
     """How the work and the size of a program are found."""
 
     work: Callable[[Program], cost.Work]
-    size: Callable[[Program], NetworkSize]
+    size: Callable[..., NetworkSize]
+    """Takes the program and the platform of the devices."""
 
 
 EXACT = Meter(cost.step_work, measure)
@@ -152,7 +153,8 @@ def _rough_work(program: Program) -> cost.Work:
     return cost.Work(*(program.train.batch * part for part in work))
 
 
-def _rough_size(program: Program) -> NetworkSize:
+def _rough_size(program: Program, platform: str = "cpu") -> NetworkSize:
+    del platform  # what TPUs pad is left to the exact measure, which has the last word
     count = rough_parameters(program.model, program.channels, program.classes)
     held = program.train.batch * rough_bytes(program.model, program.task.patch, program.classes)
     return NetworkSize(parameters=count, trainable=count, state_bytes=12 * count, activation_bytes=held)
@@ -167,7 +169,8 @@ def fit_memory(
 ) -> tuple[Network, int]:
     """Makes batch and then patch smaller until a run fits the memory by the measure that packs runs into jobs."""
     while True:
-        size = meter.size(program_of(network, batch=batch, channels=channels, classes=classes))
+        program = program_of(network, batch=batch, channels=channels, classes=classes)
+        size = meter.size(program, resources.platform)
         needed = 3 * size.state_bytes + size.activation_bytes
         if needed <= _MEMORY * resources.memory_bytes:
             return network, batch
