@@ -298,7 +298,9 @@ def probability_of_improvement(a: Float[np.ndarray, " runs_a"], b: Float[np.ndar
     a, b = (np.asarray(x, np.float64)[~np.isnan(x)] for x in (a, b))
     if not (len(a) and len(b)):
         return math.nan
-    return float(np.mean((a[:, None] > b[None, :]) + 0.5 * (a[:, None] == b[None, :])))
+    # How many values of b lie below those of a, and how many at or below: the pairs themselves may be very many.
+    below, at_most = (int(np.searchsorted(np.sort(b), a, side).sum()) for side in ("left", "right"))
+    return (below + 0.5 * (at_most - below)) / (len(a) * len(b))
 
 
 def interquartile_mean(values: Float[np.ndarray, "*shape"]) -> float:

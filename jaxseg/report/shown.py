@@ -28,6 +28,35 @@ def baseline_of(tables: Tables) -> str | None:
     return BASELINE_ARM if BASELINE_ARM in tables.arms else None
 
 
+ALL_RUNS, LEAST_RUNS = 1600, 8
+"""Limits on the runs that a figure draws: of all arms and train sizes together, and of each where these are many."""
+
+
+def drawn_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows on the runs that a figure draws: all, or of each arm and train size as many as keep it small.
+
+    These are evenly spread over the runs in the table's order. Nothing on the page is computed from them.
+    """
+    runs = table[["arm", "train_cases", "fold", "seed"]].drop_duplicates()
+    of_row = runs.groupby(["arm", "train_cases"], sort=False)
+    place, size, most = of_row.cumcount(), of_row["seed"].transform("size"), _most_runs(of_row.ngroups)
+    # Of n places, `most` begin a new share of n / most places.
+    taken = (size <= most) | ((place + 1) * most // size > place * most // size)
+    return table if taken.all() else table.merge(runs[taken])
+
+
+def _most_runs(rows: int) -> int:
+    return max(LEAST_RUNS, ALL_RUNS // max(rows, 1))
+
+
+def drawn_words(table: pd.DataFrame, name: str) -> str:
+    """Return a sentence on the runs that `drawn_runs` leaves out, which are in the table `name`; empty if none."""
+    if len(drawn_runs(table)) == len(table):
+        return ""
+    most = _most_runs(len(table[["arm", "train_cases"]].drop_duplicates()))
+    return f" Of more than {most} runs of an arm and size, {most} are drawn; results/{name}.csv has all."
+
+
 def lost_arms(study: StudyRecord) -> list[str]:
     """Return the arms of which every run diverged: they have no scores."""
     alive = {run.arm for run in study.runs_of("train") if run.diverged_at is None}

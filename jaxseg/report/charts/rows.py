@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -193,9 +194,11 @@ def _write_row(axes: Axes, row: Row, y: float, layout: _Layout) -> None:
 def _asides(values: Sequence[float], limits: tuple[float, float]) -> list[float]:
     """How far to move each value up or down so that those that would hide each other show."""
     places = [round(80 * value / (limits[1] - limits[0])) if np.isfinite(value) else 0 for value in values]
+    at_place, before = Counter(places), Counter[int]()
     asides = []
-    for i, place in enumerate(places):
-        hidden, rank = places.count(place), places[:i].count(place)
+    for place in places:
+        hidden, rank = at_place[place], before[place]
+        before[place] += 1
         asides.append((rank - (hidden - 1) / 2) * min(0.045, 0.11 / max(hidden - 1, 1)))
     return asides
 

@@ -27,7 +27,7 @@ from jaxseg.report.blocks import (
 from jaxseg.report.sections import figures
 from jaxseg.report.sections.ensembles import ensemble_blocks
 from jaxseg.report.sections.ranking import ranking_blocks
-from jaxseg.report.shown import baseline_of, main_variant, overall_dsc
+from jaxseg.report.shown import baseline_of, drawn_runs, drawn_words, main_variant, overall_dsc
 from jaxseg.report.tables import Tables, of_several_sizes, of_variant, rows_of, variants_of
 from jaxseg.reserved import MEAN
 from jaxseg.study.claims.rules import DELTA
@@ -69,10 +69,11 @@ def _scores(tables: Tables, styles: Styles, unit: str, sure: str) -> Iterator[Bl
             runs = overall[:0] if tables.seed_scores is None else overall_dsc(tables.seed_scores)
             yield Chart(
                 "scores",
-                partial(figures.scores, overall, runs, styles),
+                partial(figures.scores, overall, drawn_runs(runs), styles),
                 described("Mean DSC", rows_of(overall), lambda r: f"{r.arm} {number(r.mean)}"),
                 f"DSC of each arm: mean and {sure} interval over seeds (large mark, line)"
-                + (", every seed below it (dots)." if len(runs) else "."),
+                + (", every seed below it (dots)." if len(runs) else ".")
+                + drawn_words(runs, "seed_scores"),
             )
         labels = set(tables.summary["label"]) - {MEAN}
         by_label = _score_table(tables.summary, "dsc", styles, f"DSC by label: mean over seeds and {sure} interval.")

@@ -24,6 +24,9 @@ from jaxseg.study.claims.controls import CONTROLS
 from jaxseg.study.record import Device, MadeWith, RecordedRun, RecordedTask, StudyRecord
 from jaxseg.text import TIMES, cases, count, duration, listing, plural
 
+MOST_ROWS = 100
+"""The most ids, diverged runs or cases left out that a list on the page has."""
+
 
 def load_section(tables: Tables, styles: Styles) -> Section:
     """Show which parameters each arm took from its source network."""
@@ -65,7 +68,7 @@ def _provenance(tables: Tables, styles: Styles) -> Iterator[Block]:
         "Source": None if study.source is None else _task_words(study.source, _source_data(tables)),
         "Tested elsewhere": "; ".join(f"{one.name}: {one.data}, {cases(len(one.cases))}" for one in study.external),
         "Runs": f"{plural(len(runs), 'run')} of {plural(len(tables.arms), 'arm')}",
-        "Seeds": ", ".join(str(seed) for seed in sorted({run.seed for run in runs})),
+        "Seeds": _seed_words(sorted({run.seed for run in runs})),
         "Training": None if study.train is None else plural(study.train.steps, "step"),
         "Pretraining": _pretraining_words(study),
         "Checkpoint of others": checkpoint_words(tables),
@@ -97,11 +100,23 @@ def _source_data(tables: Tables) -> str:
     return tables.settings.source.data if here else ""
 
 
+def _seed_words(seeds: Sequence[int]) -> str:
+    """The ids, of many the first and the last ones."""
+    if len(seeds) <= MOST_ROWS:
+        return ", ".join(map(str, seeds))
+    return f"{', '.join(map(str, seeds[:3]))}, ..., {', '.join(map(str, seeds[-3:]))}: {plural(len(seeds), 'id')}"
+
+
 def _run_words(tables: Tables, runs: Sequence[RecordedRun]) -> str:
     diverged = [run for run in runs if run.diverged_at is not None]
     took = f", in {duration(tables.study.seconds)} of wall time" if tables.study.timing else ""
     lost = f"{count(len(diverged))} of them diverged" if diverged else "none of which diverged"
     return f"{plural(len(runs), 'run')} of {plural(len(tables.arms), 'arm')}, {lost}{took}."
+
+
+def _first_words(number: int) -> str:
+    """What a caption says of a list of so many rows that is cut."""
+    return "" if number <= MOST_ROWS else f", the first {MOST_ROWS} of {count(number)}; study.json has all"
 
 
 def _lost(study: StudyRecord, styles: Styles) -> Iterator[Block]:
@@ -115,16 +130,18 @@ def _lost(study: StudyRecord, styles: Styles) -> Iterator[Block]:
                 Cell(count(run.diverged_at or 0)),
                 Cell("a trial of rates: not scored" if run.kind == "select" else "left out of means and tests"),
             )
-            for run in study.diverged
+            for run in study.diverged[:MOST_ROWS]
         )
         head = ("Arm", "Trained on", "Fold", "Seed", "Diverged at step", "What follows")
-        yield Table("Diverged runs.", head, (TableGroup("", rows),), text_columns=(0, 1, 5))
+        caption = f"Diverged runs{_first_words(len(study.diverged))}."
+        yield Table(caption, head, (TableGroup("", rows),), text_columns=(0, 1, 5))
     else:
         yield Prose("No run diverged.")
     left_out = [item for item in study.exclusions if not item.reason.startswith("diverged")]
     if left_out:
-        cells = tuple((Cell(item.case), Cell(item.reason)) for item in left_out)
-        yield Table("Cases left out.", ("Case", "Why"), (TableGroup("", cells),), text_columns=(0, 1))
+        cells = tuple((Cell(item.case), Cell(item.reason)) for item in left_out[:MOST_ROWS])
+        caption = f"Cases left out{_first_words(len(left_out))}."
+        yield Table(caption, ("Case", "Why"), (TableGroup("", cells),), text_columns=(0, 1))
     else:
         yield Prose("No case was left out.")
 

@@ -25,7 +25,7 @@ from jaxseg.report.blocks import (
 )
 from jaxseg.report.sections import figures
 from jaxseg.report.sections.rates import rates_blocks
-from jaxseg.report.shown import baseline_of, main_size
+from jaxseg.report.shown import baseline_of, drawn_runs, drawn_words, main_size
 from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, variants_of
 from jaxseg.text import MISSING, cases, count, interval, listing, number, plural
 
@@ -42,7 +42,7 @@ def _training(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield Missing("There is no results/curve_runs.csv with rows in it: learning curves are left out.")
     else:
         variants = variants_of(tables.curve_runs)
-        drawn = (tables.curve_runs, tables.curve_means)
+        drawn = (drawn_runs(tables.curve_runs), tables.curve_means)
         charts = tuple(_curves_chart(tables, drawn, styles, variant, several=len(variants) > 1) for variant in variants)
         yield charts[-1]  # the largest training set
         others = charts[:-1]
@@ -92,14 +92,15 @@ def _steps_chart(tables: Tables, convergence: pd.DataFrame, training: pd.DataFra
     target = "" if fraction is None else f", {fraction:g} of what {baseline_of(tables) or 'the first arm'} reaches"
     return Chart(
         "steps_to_target",
-        partial(figures.steps_to_target, convergence, training, styles, tables.study.steps),
+        partial(figures.steps_to_target, drawn_runs(convergence), training, styles, tables.study.steps),
         described(
             "Steps to the target",
             [row for arm in styles for row in rows_of(training[training["arm"] == arm])],
             lambda row: f"{row.arm}, {cases(row.train_cases)}: {row.n_reached} of {row.n_runs} runs reached it",
         ),
         f"First step at which the median of three successive validation DSCs reaches the target{target}: every run "
-        "(dots) and the median over runs (large mark). Open arrows: runs that had not reached it when training ended.",
+        "(dots) and the median over runs (large mark). Open arrows: runs that had not reached it when training ended."
+        + drawn_words(convergence, "convergence"),
     )
 
 
@@ -145,6 +146,7 @@ def _curves_chart(
         + described("Final validation DSC", [a for a in styles if a in ends], lambda a: f"{a} {number(ends[a])}"),
         f"Learning curves, trained on {heading}: mean over seeds (thick), its {100 * tables.confidence:g} % interval "
         "(band), every run (thin). Long curves are averaged in bins of steps."
+        + ("" if tables.curve_runs is None else drawn_words(tables.curve_runs, "curve_runs"))
         + (" The dotted line is the target that counts as converged." if target is not None else "")
         + (" Diverged runs are drawn but left out of mean and band." if diverged else ""),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from jaxseg.analysis import statistics
 from jaxseg.analysis.statistics import Interval
-from jaxseg.reserved import MEAN, POOLED
+from jaxseg.reserved import POOLED
 from jaxseg.study.claims.findings import Lacking, Void
 from jaxseg.study.claims.rules import LEVEL
 from jaxseg.study.claims.study_tables import ArmRecord, Record, StudyTables
@@ -128,15 +128,10 @@ def gather(study: StudyTables, *, level: float = LEVEL) -> Evidence:
     rotate = folds_rotate(study.tables)
     scores: dict[int, tuple[Scores, ...]] = {}
     if "cases" in study.tables:
-        for found in read_scores(study.tables["cases"], ("dsc",)):
-            if found.label != MEAN or "dsc" not in found.metrics:
-                continue
-            own = scores.get(found.train_cases, ())
-            # Of folds that do not rotate, all together come first, and one is enough.
-            if rotate and found.fold != POOLED:
-                scores[found.train_cases] = (*own, found)
-            elif not rotate and not own:
-                scores[found.train_cases] = (found,)
+        folds: Literal["each", "together"] = "each" if rotate else "together"
+        for found in read_scores(study.tables["cases"], ("dsc",), each_label=False, folds=folds):
+            if "dsc" in found.metrics:
+                scores[found.train_cases] = (*scores.get(found.train_cases, ()), found)
     tables = dict(study.tables)
     if rotate:
         # A seed then has one fold, and the fold is no axis of its own.

@@ -172,9 +172,9 @@ def claims(study: StudyTables) -> pd.DataFrame:
     def without_verdict(finding: Finding, why: str = "") -> Finding:
         return dataclasses.replace(finding, verdict="", reason=why, tag="", needs="")
 
-    judged = judge_claims(study)
-    rows += _answer_rows(judged_evidence(study), fold)
-    rows += _ranking_rows(judged_evidence(study), fold)
+    judged, behind = judge_claims(study), judged_evidence(study)
+    rows += _answer_rows(behind, fold)
+    rows += _ranking_rows(behind, fold)
     for claim, finding in judged.items():
         if not finding.lacks:
             add(finding, CLAIM, arms_of(claim, record))

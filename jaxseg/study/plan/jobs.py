@@ -64,8 +64,8 @@ class Plan:
         return tuple(job for job in self.jobs if job.kind == kind)
 
 
-_Groups = dict[tuple[str, Program], dict[int, list[Run]]]
-"""Runs of each kind and program, by the wave in which they joined the study."""
+_Groups = dict[tuple[str, Program], dict[int, dict[Run, None]]]
+"""Runs of each kind and program in their order, by the wave in which they joined the study."""
 
 
 class _PlannedArm(NamedTuple):
@@ -263,13 +263,13 @@ def _group_runs(
     for kind, of_kind in joining.items():
         for run, wave in of_kind:
             own = dataclasses.replace(program, fold=run.key.fold) if study.target in fold_statistics else program
-            groups.setdefault((kind, own), {}).setdefault(wave, []).append(run)
+            groups.setdefault((kind, own), {}).setdefault(wave, {})[run] = None
             if source is not None and run.source is not None:
                 own = dataclasses.replace(source, fold=run.source.fold) if arm.source in fold_statistics else source
                 _need_source(groups.setdefault(("pretrain", own), {}), source_run(run.source, study.optim.lr), wave)
 
 
-def _need_source(by_wave: dict[int, list[Run]], source: Run, wave: int) -> None:
+def _need_source(by_wave: dict[int, dict[Run, None]], source: Run, wave: int) -> None:
     """Adds a source network to its group, unless it is there already, in the first wave that needs it.
 
     A later arm may need it earlier: crossed ids do not grow with the seeds, and may name one that came later.
@@ -278,8 +278,8 @@ def _need_source(by_wave: dict[int, list[Run]], source: Run, wave: int) -> None:
     if known is not None and known <= wave:
         return
     if known is not None:
-        by_wave[known].remove(source)
-    by_wave.setdefault(wave, []).append(source)
+        del by_wave[known][source]
+    by_wave.setdefault(wave, {})[source] = None
 
 
 def _cut_jobs(
@@ -295,7 +295,7 @@ def _cut_jobs(
             known = list(chunk_sizes.get(group, ()))
             parts: list[Sequence[Run]] = []
             for wave in sorted(wave for wave, runs in by_wave.items() if runs):
-                runs = by_wave[wave]
+                runs = tuple(by_wave[wave])
                 sizes = _taken(known, len(runs)) or even_sizes(len(runs), size)
                 parts += split(runs, sizes)
             jobs += [Job(kind, group, chunk, program, tuple(part)) for chunk, part in enumerate(parts)]
@@ -304,7 +304,7 @@ def _cut_jobs(
 
 def wave_of(study: StudySettings, arm: ArmSettings, run: Run, waves: Sequence[int]) -> int:
     """Returns the extension that added a run; 0 for the beginning. Crossed runs do not grow with the seeds."""
-    if arm.cross:
+    if arm.cross or len(waves) < 2:
         return 0
     place = study.seeds.index(run.key.seed - arm.seed_offset)
     return sum(place >= count for count in waves[:-1])

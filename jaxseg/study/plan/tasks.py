@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 
-from jaxseg import data, metrics, trees
+from jaxseg import data, metrics
 from jaxseg.data import PreparedTask, Split
 from jaxseg.data.cases import CaseRecord, Refused
 from jaxseg.data.formats.sources import is_elsewhere
@@ -262,18 +263,15 @@ def cohort_names(tasks: Tasks, task: TaskSettings) -> tuple[str, ...]:
 def run_inputs(tasks: Tasks, job: Job) -> RunInputs:
     """Returns the arrays that distinguish the runs of a job inside its program, with runs on the first axis."""
     position = {name: index for index, name in enumerate(cohort_names(tasks, job.program.task))}
-    chosen = [[position[name] for name in training_cases(tasks, job, run)] for run in job.runs]
     # All runs of a task have rows of equal length, so that jobs of other sizes and folds share a compiled shape.
-    width = len(position)
-    rows = [
-        RunInputs(
-            cases=jnp.asarray(cases + [cases[-1]] * (width - len(cases)), jnp.int32),
-            num_cases=jnp.asarray(len(cases), jnp.int32),
-            rate=jnp.asarray(run.rate, jnp.float32),
-        )
-        for cases, run in zip(chosen, job.runs, strict=True)
-    ]
-    return trees.stack(rows)
+    cases = np.empty((len(job.runs), len(position)), np.int32)
+    counts = np.empty(len(job.runs), np.int32)
+    for index, run in enumerate(job.runs):
+        chosen = [position[name] for name in training_cases(tasks, job, run)]
+        cases[index, : len(chosen)], cases[index, len(chosen) :] = chosen, chosen[-1]
+        counts[index] = len(chosen)
+    rates = np.array([run.rate for run in job.runs], np.float32)
+    return RunInputs(cases=jnp.asarray(cases), num_cases=jnp.asarray(counts), rate=jnp.asarray(rates))
 
 
 def check_labels(study: StudySettings, prepared: PreparedTask) -> None:

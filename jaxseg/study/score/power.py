@@ -38,9 +38,10 @@ def variance(cases: pd.DataFrame, *, metrics: Sequence[str] = METRICS) -> pd.Dat
         without a value for every run are left out. Arms left with one level of a factor give no rows.
     """
     rows: list[dict[str, Any]] = []
+    of_seeds = _ids_of_seeds(cases)
     for scores in read_scores(cases, metrics):
         for arm, seeds in scores.seeds.items():
-            factors, ids = _factors(cases[cases["arm"] == arm], seeds)
+            factors, ids = _factors(of_seeds.get(arm), seeds)
             grid = complete_grid(ids)
             for metric in scores.metrics:
                 values = group_means(scores.of(arm, metric), scores.groups)[grid]
@@ -59,20 +60,30 @@ def variance(cases: pd.DataFrame, *, metrics: Sequence[str] = METRICS) -> pd.Dat
     return pd.DataFrame(rows, columns=list(VARIANCE_COLUMNS))
 
 
+_ID_COLUMNS = {stream: f"{stream}_id" for stream in STREAMS}
+
+
+def _ids_of_seeds(cases: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The ids of the streams of each arm's seeds; nothing of tables without them."""
+    if not set(_ID_COLUMNS.values()) <= set(cases):
+        return {}
+    known = cases.drop_duplicates(["arm", "seed"]).set_index("seed")
+    return {str(arm): own[list(_ID_COLUMNS.values())] for arm, own in known.groupby("arm", sort=False)}
+
+
 def _factors(
-    cases: pd.DataFrame, seeds: Int[np.ndarray, " runs"]
+    ids_of_seeds: pd.DataFrame | None, seeds: Int[np.ndarray, " runs"]
 ) -> tuple[tuple[str, ...], Int[np.ndarray, "runs factors"]]:
     """What an arm's runs differ in, and its ids by run: the seed, or the streams that vary apart from each other.
 
     Streams whose ids always go together (every stream of a run fed by its seed) cannot be told apart.
     """
     seed_alone = ("seed",), seeds[:, None]
-    columns = {stream: f"{stream}_id" for stream in STREAMS}
-    if not set(columns.values()) <= set(cases):
+    if ids_of_seeds is None:
         return seed_alone
-    of_seed = cases.drop_duplicates("seed").set_index("seed").loc[seeds, list(columns.values())]
-    varied = [stream for stream, column in columns.items() if of_seed[column].nunique() > 1]
-    ids = of_seed[[columns[stream] for stream in varied]]
+    of_seed = ids_of_seeds.loc[seeds]
+    varied = [stream for stream, column in _ID_COLUMNS.items() if of_seed[column].nunique() > 1]
+    ids = of_seed[[_ID_COLUMNS[stream] for stream in varied]]
     if len(varied) < 2 or len(ids.drop_duplicates()) == max(ids.nunique()):
         return seed_alone
     return tuple(varied), ids.to_numpy()

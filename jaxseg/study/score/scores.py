@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -76,10 +76,18 @@ def group_means(
     return np.where(numbers > 0, totals, np.nan) / np.maximum(numbers, 1)
 
 
-def _status_counts(table: pd.DataFrame) -> Counts:
-    number = table["status"].value_counts()
-    missed, spurious, empty = (int(number.get(s, 0)) for s in ("missed", "spurious", "both_empty"))
-    return Counts(missed, spurious, spurious + empty)
+def _status_counts(table: pd.DataFrame, labels: Sequence[str], arms: Sequence[str]) -> Int[np.ndarray, "label arm 3"]:
+    """How many predictions of each label and arm are missed, spurious, and right where there is nothing to find."""
+    kinds = pd.Index(["missed", "spurious", "both_empty"])
+    places = (
+        pd.Index(labels).get_indexer(pd.Index(table["label"])),
+        pd.Index(arms).get_indexer(pd.Index(table["arm"])),
+        kinds.get_indexer(pd.Index(table["status"])),
+    )
+    counts = np.zeros((len(labels), len(arms), len(kinds)), np.int64)
+    counted = places[2] >= 0
+    np.add.at(counts, tuple(place[counted] for place in places), 1)
+    return counts
 
 
 def _mean_over_labels(
@@ -89,7 +97,7 @@ def _mean_over_labels(
     return np.where(held[None, :, :, None], values, 0.0).sum(2) / held.sum(1)[None, :, None]
 
 
-def _variant(table: pd.DataFrame, fold: int, metrics: tuple[str, ...]) -> Iterator[Scores]:
+def _variant(table: pd.DataFrame, fold: int, metrics: tuple[str, ...], *, each_label: bool) -> Iterator[Scores]:
     """Scores of one train size and fold: each label in its order of appearance, then their mean."""
     held_rows = table[table["status"].isin(["ok", "missed"])]
     if held_rows.empty:
@@ -120,10 +128,15 @@ def _variant(table: pd.DataFrame, fold: int, metrics: tuple[str, ...]) -> Iterat
         everywhere = np.logical_and.reduce(tested)
         seeds[arm], values[arm] = found[everywhere], cube[everywhere]
 
+    numbers_of = _status_counts(table, labels, list(seeds))
     for index, label in enumerate([*labels, MEAN]):
-        of_label = table[~table["label"].isin(regions)] if label == MEAN else table[table["label"] == label]
-        counts = {str(arm): _status_counts(rows) for arm, rows in of_label.groupby("arm", sort=False)}
-        counts = {arm: counts.get(arm, Counts()) for arm in seeds}
+        if label != MEAN and not each_label:
+            continue
+        of_arms = numbers_of[alone].sum(0) if label == MEAN else numbers_of[index]
+        counts = {
+            arm: Counts(missed, spurious, spurious + empty)
+            for arm, (missed, spurious, empty) in zip(seeds, of_arms.tolist(), strict=True)
+        }
         kept = held[:, alone].any(1) if label == MEAN else held[:, index]
         of_cases = {
             arm: _mean_over_labels(v[:, kept][:, :, alone], held[kept][:, alone])
@@ -135,12 +148,20 @@ def _variant(table: pd.DataFrame, fold: int, metrics: tuple[str, ...]) -> Iterat
         yield Scores(label, train_cases, fold, metrics, dense, seeds, of_cases, counts)
 
 
-def read_scores(cases: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Scores]:
+def read_scores(
+    cases: pd.DataFrame,
+    metrics: Sequence[str],
+    *,
+    each_label: bool = True,
+    folds: Literal["all", "each", "together"] = "all",
+) -> Iterator[Scores]:
     """Reads the arrays of every train size, fold and label; several folds come first all together (`POOLED`).
 
     Args:
         cases: rows of cases.csv.
         metrics: columns of it; one without a single value (NSD without a tolerance) is left out.
+        each_label: whether to yield each label too, and not only their mean.
+        folds: of several folds, each and all together, or one of these.
 
     Yields:
         One `Scores` a label, then one for their mean (`MEAN`), by train size and fold.
@@ -151,10 +172,12 @@ def read_scores(cases: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Scores]
     require_columns(cases, (*_COLUMNS, *metrics), "cases.csv")
     known = tuple(m for m in metrics if cases[m].notna().any())
     for _, of_size in cases.groupby("train_cases", sort=True):
-        if of_size["fold"].nunique() > 1:
-            yield from _variant(of_size, POOLED, known)
+        several = of_size["fold"].nunique() > 1
+        if several and folds != "each":
+            yield from _variant(of_size, POOLED, known, each_label=each_label)
         for fold, of_fold in of_size.groupby("fold", sort=True):
-            yield from _variant(of_fold, int(str(fold)), known)
+            if not several or folds != "together":
+                yield from _variant(of_fold, int(str(fold)), known, each_label=each_label)
 
 
 class Contrast(NamedTuple):

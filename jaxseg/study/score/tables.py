@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,20 +73,25 @@ def curves_table(workdir: Path, jobs: tuple[Job, ...], columns: Sequence[str] = 
     `seconds` is steps times the job's median step time, without compiling or downtime: runs of one program have no
     clock of their own.
     """
+    return curves_of(((job, logs.read_log(workdir / job.directory, len(job.runs))) for job in jobs), columns)
+
+
+def curves_of(measured: Iterable[tuple[Job, logs.TrainingLog]], columns: Sequence[str] = CURVE_COLUMNS) -> pd.DataFrame:
+    """Makes `curves_table` of jobs, each given with its log."""
     parts = []
-    for job in jobs:
-        log = logs.read_log(workdir / job.directory, len(job.runs))
-        for index, run in enumerate(job.runs):
-            of_run = {
-                "step": log.step,
-                "seconds": log.step * log.median_step_seconds,
-                "loss": log.loss[index],
-                "val_dsc": math.nan,
-                "val_restored": math.nan,
-                "val_restored" if job.program.restores else "val_dsc": log.val_dsc[index],
-            }
-            identity = {name: getattr(run.key, name) for name in KEYS}
-            parts.append(pd.DataFrame(of_run).assign(**identity)[list(columns)])
+    for job, log in measured:
+        count, length = log.loss.shape
+        nothing = np.full(count * length, math.nan)
+        of_job: dict[str, np.ndarray] = {
+            "step": np.tile(log.step, count),
+            "seconds": np.tile(log.step * log.median_step_seconds, count),
+            "loss": log.loss.ravel(),
+            "val_dsc": nothing,
+            "val_restored": nothing,
+            "val_restored" if job.program.restores else "val_dsc": log.val_dsc.ravel(),
+        }
+        identity = {name: np.repeat([getattr(run.key, name) for run in job.runs], length) for name in KEYS}
+        parts.append(pd.DataFrame({**of_job, **identity})[list(columns)])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(columns))
 
 
@@ -103,11 +108,11 @@ def cases_table(study: StudySettings, workdir: Path, plan: Plan, cases: CaseSet)
     parts = [files.read_table(workdir / job.directory / name) for job in plan.of_kind("train")]
     if plan.priors:
         parts.append(files.read_table(workdir / score_stage.priors_part(cases)))
-    return _in_order(study, parts, KEYS)
+    return in_order(study, parts, KEYS)
 
 
-def _in_order(study: StudySettings, parts: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
-    """Part tables as one, in the order of arms, runs, cases and labels."""
+def in_order(study: StudySettings, parts: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
+    """Joins part tables in the order of arms, runs, cases and labels."""
     parts = [part for part in parts if len(part)]
     if not parts:
         return pd.DataFrame(columns=[*keys, *(name for name in CASE_COLUMNS if name not in KEYS)])
@@ -133,7 +138,7 @@ def write_cases(
     tables = {
         EXTERNAL_CASES: [_of_set(other.name, cases_table(study, workdir, plan, other)) for other in others],
         ENSEMBLE_CASES: [
-            _of_set(name, _in_order(study, [table], ["arm", "train_cases", "fold", "n_members"]))
+            _of_set(name, in_order(study, [table], ["arm", "train_cases", "fold", "n_members"]))
             for name, table in (ensembles or {}).items()
         ],
     }
