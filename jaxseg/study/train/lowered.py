@@ -45,7 +45,7 @@ def training(program: Program, devices: tuple[jax.Device, ...], platform: str, s
         sizes: Runs and images.
     """
     program, plan = program.for_platform(platform), seeds.SeedPlan(devices, seeds.strategy_for(platform))
-    chunk, _ = training_calls(program, plan)
+    chunk: Any = training_calls(program, plan)[0]
     return jax.export.export(chunk, platforms=[platform])(*training_shapes(program, sizes))
 
 
@@ -54,7 +54,8 @@ def windows(program: Program, devices: tuple[jax.Device, ...], platform: str, si
     program, plan = program.for_platform(platform), seeds.SeedPlan(devices, seeds.strategy_for(platform))
     state, _, _, frozen, *_ = training_shapes(program, sizes)
     images = jax.ShapeDtypeStruct((sizes.windows, *image_shape(program)[1:]), jnp.float32)
-    return jax.export.export(window_predict(program.network, plan), platforms=[platform])(state.params, frozen, images)
+    predict: Any = window_predict(program.network, plan)
+    return jax.export.export(predict, platforms=[platform])(state.params, frozen, images)
 
 
 def training_shapes(
