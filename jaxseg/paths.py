@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,27 @@ _BACKSLASH = "\\"
 _REMOTE = "gs:"
 """An ending by which Orbax takes a folder for a bucket."""
 
+_ADDRESS = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|(?:gs|gcs|s3|s3a|az|abfss?|adl|hdfs|https?|file|memory):/)")
+"""Beginning of an address. `Path` leaves one slash of `gs://`, and would name a folder `gs:` of this machine."""
+
+
+def is_address(path: str | os.PathLike[str]) -> bool:
+    """Return whether a text is an address elsewhere, such as `gs://BUCKET/PATH`, and no path of this machine."""
+    return _ADDRESS.match(os.fspath(path)) is not None
+
 
 def expand(path: str | os.PathLike[str]) -> Path:
     """Replace `~` and `~user` in a path by that user's home.
 
     Raises:
-        UserError: There is no such user, or the home is unknown.
+        UserError: There is no such user, or the home is unknown; or it is no path of this machine.
     """
     text = os.fspath(path)
+    if is_address(path):
+        raise UserError(
+            f"{text!r} is an address and no path of this machine; only a study's workdir may lie in a bucket "
+            f"(docs/buckets.md). Give a local path, to which you copied what is there"
+        )
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
         first = text.split("/", 1)[0]

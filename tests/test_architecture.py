@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "data": BOTTOM | {"machine", "manifest"},
     "seeds": BOTTOM,
     "hosts": BOTTOM,
+    "buckets": BOTTOM | {"workdirs"},
     "stored": BOTTOM | {"manifest"},
     "checkpoint": BOTTOM | {"hosts", "manifest", "stored"},
     "logs": {"checkpoint"},
@@ -100,6 +101,7 @@ def test_imports_are_those_of_the_table(path):
 ROOMS = {
     "data": (("names", "digests", "volumes"), ("cases",), ("formats",), ("prepared",), ("splits", "patches")),
     "models": (("layout", "conv"), ("norms",), ("blocks",), ("network",), ("unet", "vnet", "multiscale_fcn", "nnunet")),
+    "buckets": (("address", "snapshot"), ("objects",), ("lease", "states"), ("mirror", "reading")),
     "imports": (("kinds",), ("layout", "readers"), ("naming",), ("rules",), ("conversion",)),
     "exports": (("torch_network", "nnunet", "program"), ("state_dict",), ("formats",)),
     "study": (

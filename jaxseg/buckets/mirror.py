@@ -1,0 +1,310 @@
+"""Keeps a bucket equal to the local folder of a workdir, beside the study that works there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from jaxseg.buckets import lease as leases
+from jaxseg.buckets import states
+from jaxseg.buckets.lease import Lease, LostLeaseError
+from jaxseg.buckets.objects import BucketError, Objects, insist, pause
+from jaxseg.buckets.snapshot import Folder
+from jaxseg.buckets.states import Manifest, Pushed
+from jaxseg.types import UserError
+
+Tell = Callable[[str], None]
+
+_NOTE = "note.json"
+_STAGING = "staged"
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds between the steps of a mirror, and how long it waits."""
+
+    look: float = 5.0
+    """Between looks at the folder for something to bring to the bucket."""
+    logs: float = 60.0
+    """After which logs that grew are brought although nothing else has changed."""
+    renew: float = leases.RENEW_SECONDS
+    stale: float = leases.STALE_SECONDS
+    settle: float = 1.0
+    begin: float = 60.0
+    """How long the start of a command waits for a bucket that does not answer."""
+    patience: float = 600.0
+    """How long the end of a stage waits for a bucket that does not answer, since its last answer."""
+    give_up: float = 30.0
+    """The same for the end of a command that failed or was stopped."""
+
+
+class Mirror:
+    """Brings the folder of a workdir to its bucket, in a thread of its own, while another renews the lease."""
+
+    def __init__(
+        self,
+        objects: Objects,
+        root: Path,
+        home: Path,
+        lease: Lease,
+        *,
+        tell: Tell,
+        lost: Callable[[], None],
+        timing: Timing,
+    ) -> None:
+        """Prepare; `start` begins.
+
+        Args:
+            objects: Objects of the workdir.
+            root: The local folder.
+            home: Folder beside it for what the mirror itself notes.
+            lease: The lease of the workdir.
+            tell: Receives a line when the bucket stops answering, and when it answers again.
+            lost: Called once if another process takes over the workdir.
+            timing: How long to wait for what.
+        """
+        self._objects, self._lease, self._home, self._timing = objects, lease, home, timing
+        self._tell, self._on_lost = tell, lost
+        self._folder = Folder(root, home / _STAGING)
+        self._pushed: Pushed | None = None
+        self._last: Manifest | None = None
+        self._ids, self._held = _read_note(home)
+        self._changed = threading.Condition()
+        self._wanted = self._done = 0
+        self._ended = threading.Event()
+        self._lost: LostLeaseError | None = None
+        self._failure: Exception | None = None
+        self._threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for work, name in ((self._bring_all, "bucket"), (self._renew_all, "lease"))
+        ]
+
+    def start(self) -> None:
+        """Start both threads."""
+        for thread in self._threads:
+            thread.start()
+
+    # ------------------------------------------------------------------------------------------------------- waiting
+
+    def flush(self, patience: float | None = None) -> None:
+        """Wait until the bucket holds the folder as it is now.
+
+        Args:
+            patience: How long to wait for a bucket that does not answer; by default `Timing.patience`.
+
+        Raises:
+            LostLeaseError: Another process has taken over the workdir.
+            UserError: The bucket did not answer for that long.
+        """
+        patience = self._timing.patience if patience is None else patience
+        with self._changed:
+            self._wanted += 1
+            ticket, asked = self._wanted, time.monotonic()
+            self._changed.notify_all()
+            while self._done < ticket:
+                if self._lost is not None:
+                    raise self._lost
+                if self._failure is not None and time.monotonic() - max(asked, self._objects.uploaded_at) > patience:
+                    raise UserError(
+                        f"{self._failure}; nothing could be brought to the bucket for {patience:.0f} s, and it lacks "
+                        f"the last of what is in {self._folder.root}. Give the same command again on this machine, "
+                        f"with the same --scratch: it goes on from there and brings the rest"
+                    )
+                self._changed.wait(0.2)
+
+    def close(self, patience: float | None = None) -> None:
+        """Bring the rest, stop both threads and give the lease back; errors as in `flush`."""
+        try:
+            self.flush(patience)
+        finally:
+            self._ended.set()
+            with self._changed:
+                self._changed.notify_all()
+            for thread in self._threads:
+                thread.join(1.0)  # what a driver still waits for ends with the process
+            self._folder.drop()
+            if self._lost is None:
+                with contextlib.suppress(BucketError):  # others wait for it to become stale
+                    self._lease.release()
+
+    # -------------------------------------------------------------------------------------------------------- threads
+
+    def _bring_all(self) -> None:
+        failures, logs_at = 0, time.monotonic()
+        while not self._ended.is_set() and self._lost is None:
+            wanted = self._wanted
+            try:
+                if wanted > self._done or time.monotonic() - logs_at > self._timing.logs or self._folder.has_changed():
+                    logs_at = time.monotonic()
+                    if not self._bring():
+                        continue
+            except LostLeaseError as error:
+                self._lose(error)
+                return
+            # A full disk, or whatever a driver raises in a thread, must not end what the study waits for.
+            except Exception as error:
+                failures += 1
+                self._failure = error
+                if failures <= 5 or failures % 10 == 0:
+                    again = f"trying again in {pause(failures):.0f} s"
+                    self._tell(f"bucket: {error}; the study goes on, {again}")
+                self._ended.wait(pause(failures))
+                continue
+            if failures:
+                self._tell(f"bucket: {self._objects.address} answers again, and holds all that was done meanwhile")
+            failures = 0
+            with self._changed:
+                self._failure, self._done = None, wanted
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._wanted > self._done or self._ended.is_set(), self._timing.look)
+
+    def _bring(self) -> bool:
+        """Brings the folder as it is now; returns whether it stood still for a moment."""
+        if self._pushed is None:
+            self._pushed = Pushed(self._objects)
+        snapshot = self._folder.take()
+        if snapshot is None:
+            return False
+        if self._last is None or (snapshot.files, snapshot.folders) != (self._last.files, self._last.folders):
+            manifest = states.manifest_of(snapshot)
+            self._ids = [*self._ids, manifest.id]  # before the bucket has it: the answer may be lost
+            _write_note(self._home, self._ids, self._held)
+            self._pushed.push(manifest, snapshot.staged, self._lease.check)
+            self._last, self._ids, self._held = manifest, [manifest.id], True
+            _write_note(self._home, self._ids, self._held)
+        self._folder.keep(snapshot)
+        return True
+
+    def _renew_all(self) -> None:
+        while not self._ended.wait(self._timing.renew):
+            try:
+                self._lease.renew()
+            except LostLeaseError as error:
+                self._lose(error)
+                return
+            except BucketError:
+                continue  # the other thread tells of it
+
+    def _lose(self, error: LostLeaseError) -> None:
+        with self._changed:
+            if self._lost is not None:
+                return
+            self._lost = error
+            self._changed.notify_all()
+        if not self._ended.is_set():
+            self._on_lost()
+
+
+# ------------------------------------------------------------------------------------------------------- local folders
+
+
+def _read_note(home: Path) -> tuple[list[str], bool]:
+    """The states of which one is what the local folder came from or was brought to, and whether a bucket held it."""
+    try:
+        found = json.loads((home / _NOTE).read_text(encoding="utf-8"))
+        return [str(one) for one in found["ids"]], bool(found["held"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return [], False
+
+
+def _write_note(home: Path, ids: list[str], held: bool) -> None:
+    partial = home / f"{_NOTE}.partial"
+    partial.write_text(json.dumps({"ids": ids, "held": held}), encoding="utf-8")
+    partial.replace(home / _NOTE)
+
+
+def fetch(objects: Objects, root: Path, home: Path, *, tell: Tell) -> Manifest | None:
+    """Bring a workdir's local folder to the state in the bucket, unless the folder is that state, worked on further.
+
+    A process that died may have done more than it brought to the bucket. Its folder is used as it is if nobody else has
+    worked on the study since.
+
+    Args:
+        objects: Objects of the workdir.
+        root: The local folder.
+        home: Folder beside it for what the mirror itself notes.
+        tell: Receives a line about what is done.
+
+    Returns:
+        The state in the bucket; None if there is none yet.
+    """
+    manifest, (known, held) = states.read(objects), _read_note(home)
+    if manifest is None:
+        if held:
+            raise UserError(
+                f"{objects.address} is empty, and {root} holds a study that was there. If it was removed from the "
+                f"bucket on purpose, remove the folder {home} too; else put back the objects"
+            )
+        return None  # a new study, or one that died before anything of it was in the bucket
+    if manifest.id in known and root.is_dir():
+        tell(f"bucket: going on in {root}, which holds the last state of {objects.address} or what came after it")
+        return manifest
+    tell(f"bucket: bringing what differs of {len(manifest.files)} files of {objects.address} to {root}")
+    _write_note(home, [], True)  # no state, until all is there
+    brought = states.pull(objects, root)
+    assert brought is not None  # the lease keeps others from removing it
+    _write_note(home, [brought.id], True)
+    return brought
+
+
+@contextlib.contextmanager
+def mirrored(
+    objects: Objects,
+    root: Path,
+    home: Path,
+    *,
+    tell: Tell,
+    lost: Callable[[], None] = lambda: None,
+    timing: Timing | None = None,
+) -> Iterator[Mirror]:
+    """Hold a workdir in a bucket: its local folder is brought up to date, and the bucket follows it until the end.
+
+    Args:
+        objects: Objects of the workdir.
+        root: The local folder.
+        home: Folder beside it, on the same disk, for what the mirror itself notes.
+        tell: Receives lines for a person.
+        lost: Called from another thread if another process takes over the workdir.
+        timing: How long to wait for what.
+
+    Yields:
+        The mirror, whose `flush` waits for the bucket.
+
+    Raises:
+        UserError: The workdir is in use by another process, or the bucket cannot be reached or used.
+    """
+    timing = timing or Timing()
+    token = secrets.token_hex(16)
+
+    def take() -> Lease:
+        return leases.take(objects, token, tell=tell, stale=timing.stale, settle=timing.settle)
+
+    lease = insist(take, seconds=timing.begin, tell=tell)
+    home.mkdir(parents=True, exist_ok=True)
+    try:
+        insist(lambda: fetch(objects, root, home, tell=tell), seconds=timing.begin, tell=tell)
+    except BaseException:
+        with contextlib.suppress(BucketError):
+            lease.release()
+        raise
+    root.mkdir(parents=True, exist_ok=True)
+    mirror = Mirror(objects, root, home, lease, tell=tell, lost=lost, timing=timing)
+    mirror.start()
+    try:
+        yield mirror
+    except BaseException as error:
+        try:
+            mirror.close(timing.give_up)
+        except LostLeaseError as cause:
+            raise cause from error
+        except UserError as cause:
+            tell(f"bucket: {cause}")
+        raise
+    else:
+        mirror.close()

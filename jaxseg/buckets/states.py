@@ -1,0 +1,257 @@
+"""Whole states of a workdir in a bucket: written so that one is always whole, and brought back to a folder.
+
+A state is a manifest, the list of all files with their sizes and checksums, and the objects that it names. The order of
+the operations is what keeps it whole: objects first, then the manifest, then the removal of objects that only the
+manifest before named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from jaxseg import workdirs
+from jaxseg.buckets.objects import Objects
+from jaxseg.buckets.snapshot import Entry, Snapshot, scan
+from jaxseg.types import UserError
+
+NAME = "manifest.json"
+FORMAT = 1
+_OBJECTS = "objects"
+_SHOWN = ("report.html", "results/", "figures/")
+"""Files, or beginnings of their paths, that are also copied to the bucket under their own names."""
+_SEAL = "sha256"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_PARALLEL = 8
+"""Transfers at once."""
+_READS = 3
+"""How often a state is read anew while another process replaces it."""
+_MEND = "give another --workdir, or put back the objects as they were (from earlier versions, if the bucket keeps them)"
+
+
+class DamagedStateError(UserError):
+    """The bucket does not hold what its manifest names."""
+
+    def __init__(self, objects: Objects, name: str, reason: str) -> None:
+        super().__init__(f"{objects.address}/{name} is damaged: {reason}; {_MEND}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A whole state of a workdir."""
+
+    id: str
+    """Chosen at random; no other state has it."""
+    files: dict[str, Entry]
+    folders: tuple[str, ...] = ()
+
+    @property
+    def objects(self) -> set[str]:
+        """The names of the objects that the state consists of."""
+        return {_object(entry.sha256) for entry in self.files.values()}
+
+
+def manifest_of(snapshot: Snapshot) -> Manifest:
+    """Return the manifest of a snapshot, with an id of its own."""
+    return Manifest(secrets.token_hex(16), snapshot.files, snapshot.folders)
+
+
+def _object(digest: str) -> str:
+    return f"{_OBJECTS}/{digest[:2]}/{digest}"
+
+
+def _seal_of(tree: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps({**tree, _SEAL: None}, sort_keys=True).encode()).hexdigest()
+
+
+def to_bytes(manifest: Manifest) -> bytes:
+    """Return the content of the object that holds a manifest."""
+    tree = {"format": FORMAT, "id": manifest.id, "files": manifest.files, "folders": manifest.folders}
+    return json.dumps(tree | {_SEAL: _seal_of(tree)}, indent=0).encode()
+
+
+def read(objects: Objects) -> Manifest | None:
+    """Return the last whole state; None if the bucket has none.
+
+    Raises:
+        DamagedStateError: The manifest is not as it was written.
+        UserError: A later version wrote it.
+        BucketError: The bucket does not answer.
+    """
+    content = objects.read(NAME)
+    if content is None:
+        return None
+    try:
+        tree = json.loads(content)
+        sound = tree[_SEAL] == _seal_of(tree)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise DamagedStateError(objects, NAME, "it is no list of the files of a workdir, or not as it was written")
+    if tree["format"] != FORMAT:
+        raise UserError(
+            f"{objects.address} was written in form {tree['format']}, and this version of jaxseg reads {FORMAT}; use "
+            f"the version that wrote it"
+        )
+    files = {path: Entry(*entry) for path, entry in tree["files"].items()}
+    if any(not _DIGEST.fullmatch(entry.sha256) for entry in files.values()):
+        raise DamagedStateError(objects, NAME, "it names an object that is none")
+    return Manifest(tree["id"], files, tuple(tree["folders"]))
+
+
+# ---------------------------------------------------------------------------------------------------------------- push
+
+
+class Pushed:
+    """What this process knows to be in the bucket."""
+
+    def __init__(self, objects: Objects) -> None:
+        """Ask the bucket for the names of its objects.
+
+        Raises:
+            BucketError: The bucket does not answer.
+        """
+        self._objects = objects
+        names = objects.names()
+        self._present = {name for name in names if name.startswith(f"{_OBJECTS}/")}
+        self._shown: dict[str, str] = {name: "" for name in names if _is_shown(name)}
+
+    def push(self, manifest: Manifest, staged: Mapping[str, Path], check: Callable[[], None]) -> None:
+        """Bring the bucket to a state; a call that failed may be followed by one with a later state.
+
+        Args:
+            manifest: The state.
+            staged: Files with the content of the state's objects that may be new.
+            check: Called before anything of an earlier state is replaced or removed; raises if this process may not.
+
+        Raises:
+            BucketError: The bucket failed; it holds the state before, or this one.
+        """
+        new = [digest for digest in staged if _object(digest) not in self._present]
+        _all(lambda digest: self._objects.upload(staged[digest], _object(digest)), new)
+        self._present |= {_object(digest) for digest in new}
+        check()
+        self._objects.write(NAME, to_bytes(manifest))
+        self._show(manifest, staged)
+        check()
+        self._remove(self._present - manifest.objects)
+
+    def _show(self, manifest: Manifest, staged: Mapping[str, Path]) -> None:
+        """Copies the files that people open to their own names."""
+        wanted = {path: entry.sha256 for path, entry in manifest.files.items() if _is_shown(path)}
+        changed = [path for path, digest in wanted.items() if self._shown.get(path) != digest]
+        _all(lambda path: self._objects.upload(staged[wanted[path]], path), changed)
+        self._shown |= {path: wanted[path] for path in changed}
+        for path in sorted(self._shown.keys() - wanted.keys()):
+            self._objects.remove(path)
+            del self._shown[path]
+
+    def _remove(self, names: Iterable[str]) -> None:
+        names = sorted(names)
+        _all(self._objects.remove, names)
+        self._present -= {*names}
+
+
+def _is_shown(path: str) -> bool:
+    return any(path == shown or (shown.endswith("/") and path.startswith(shown)) for shown in _SHOWN)
+
+
+def _all(what: Callable[[str], Any], names: Iterable[str]) -> None:
+    """Does something with each name, some at once; what is under way is done before an error is raised."""
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        try:
+            for _ in pool.map(what, names):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+# ---------------------------------------------------------------------------------------------------------------- pull
+
+
+def pull(objects: Objects, folder: Path, *, wanted: Callable[[str], bool] = lambda path: True) -> Manifest | None:
+    """Bring a folder to the last whole state of a bucket; what it holds already is compared and kept.
+
+    Args:
+        objects: The objects.
+        folder: The folder, to which no other process writes. Files that the state does not have are removed.
+        wanted: Which paths to bring; others are neither brought nor removed.
+
+    Returns:
+        The state; None if the bucket has none, and then the folder is not touched.
+
+    Raises:
+        DamagedStateError: An object is lost, or differs from its checksum.
+        BucketError: The bucket does not answer.
+    """
+    for attempt in range(_READS):
+        manifest = read(objects)
+        if manifest is None:
+            return None
+        try:
+            _bring(objects, folder, manifest, wanted)
+        except DamagedStateError:
+            # The process that works on the study may have replaced the state and removed objects meanwhile.
+            if attempt + 1 == _READS or read(objects) == manifest:
+                raise
+        else:
+            return manifest
+    return None
+
+
+def _bring(objects: Objects, folder: Path, manifest: Manifest, wanted: Callable[[str], bool]) -> None:
+    places = {path: workdirs.inside(folder, *path.split("/")) for path in manifest.files if wanted(path)}
+    found, _ = scan(folder)
+    for path in found.keys() - manifest.files.keys():
+        (folder / path).unlink()
+    missing = [path for path in places if not (path in found and _is(places[path], manifest.files[path]))]
+    for path in missing:
+        places[path].parent.mkdir(parents=True, exist_ok=True)
+    _all(lambda path: _fetch(objects, manifest.files[path], places[path]), missing)
+    for path in manifest.folders:
+        if wanted(f"{path}/"):
+            workdirs.inside(folder, *path.split("/")).mkdir(parents=True, exist_ok=True)
+    _remove_empty(folder, {*manifest.folders})
+
+
+def _is(path: Path, entry: Entry) -> bool:
+    """Whether a file has the size and the checksum of an entry."""
+    if path.stat().st_size != entry.size:
+        return False
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest() == entry.sha256
+
+
+def _fetch(objects: Objects, entry: Entry, path: Path) -> None:
+    """Brings an object to a file, whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    name = _object(entry.sha256)
+    if not objects.download(name, partial):
+        raise DamagedStateError(objects, name, f"it is the content of {path.name}, and not there")
+    if not _is(partial, entry):
+        partial.unlink()
+        raise DamagedStateError(objects, name, f"it is the content of {path.name}, and differs from its checksum")
+    os.replace(partial, path)
+
+
+def _remove_empty(folder: Path, kept: set[str]) -> None:
+    """Removes folders that hold nothing and are not part of the state."""
+    left = True
+    while left:
+        left = False
+        for path in scan(folder)[1]:
+            if path not in kept:
+                with contextlib.suppress(OSError):  # a lock is left in it
+                    (folder / path).rmdir()
+                    left = True  # the folder above it may be empty now

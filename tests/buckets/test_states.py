@@ -1,0 +1,209 @@
+"""Whatever fails, and whenever: a bucket holds one whole state, and a machine without a copy goes on from it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from jaxseg.buckets import states
+from jaxseg.buckets.objects import BucketError
+from jaxseg.buckets.snapshot import Folder
+from jaxseg.buckets.states import DamagedStateError, Pushed
+from jaxseg.types import UserError
+from tests.buckets.faults import KilledError, new_bucket, objects_of, put, tree
+
+STATES = (
+    {"study.json": b"1", "results/cases.csv": b"a,b\n", "train/c/checkpoints/4/d/x": b"four"},
+    {
+        "study.json": b"2",
+        "report.html": b"<p>",
+        "train/c/checkpoints/4/d/x": b"four",
+        "train/c/checkpoints/8/d/x": b"8",
+    },
+    {"study.json": b"2", "report.html": b"<p>!", "train/c/checkpoints/8/d/x": b"8", "figures/a.svg": b"four"},
+)
+
+
+class Process:
+    """A process that brings the states of a study to a bucket, one after the other."""
+
+    def __init__(self, place, folder: Path, fault=lambda count, name: None):
+        self.objects = objects_of(place, fault)
+        self._folder, self._root = Folder(folder, folder.parent / "staged"), folder
+        self._pushed = None
+
+    def push(self) -> None:
+        self._pushed = self._pushed or Pushed(self.objects)
+        snapshot = self._folder.take()
+        assert snapshot is not None
+        self._pushed.push(states.manifest_of(snapshot), snapshot.staged, lambda: None)
+        self._folder.keep(snapshot)
+
+
+def bring(place, folder: Path) -> dict[str, bytes] | None:
+    """What another machine gets."""
+    found = states.pull(objects_of(place), folder)
+    return None if found is None else tree(folder)
+
+
+def operations(tmp_path: Path) -> int:
+    process = Process(new_bucket(), tmp_path / "count")
+    for state in STATES:
+        put(tmp_path / "count", state)
+        process.push()
+    return process.objects._files.count
+
+
+def test_a_kill_at_any_operation_leaves_the_state_before_or_the_one_that_was_on_its_way(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(states, "_PARALLEL", 1)  # so that the k-th operation is always the same
+    total = operations(tmp_path)
+    assert total > 15
+    kinds, kills = set(), 0
+    for k in range(1, total + 1):
+        for kind in ("kill", "killed after"):
+            place, folder = new_bucket(), tmp_path / f"{k} {kind}" / "work"
+            process = Process(place, folder, lambda count, name, k=k, kind=kind: kind if count >= k else None)
+            allowed: list[dict[str, bytes] | None] = [None]
+            try:
+                for state in STATES:
+                    allowed = [allowed[-1], put(folder, state)]
+                    process.push()
+            except KilledError:
+                kills += 1
+            found = bring(place, folder.parent / "other")
+            assert found in allowed, (k, kind)
+            kinds.add(found == allowed[-1])
+            later = Process(place, folder.parent / "other")
+            put(folder.parent / "other", STATES[-1])
+            later.push()
+            assert bring(place, folder.parent / "third") == STATES[-1]
+            manifest = states.read(later.objects)
+            shown = {"report.html", "figures/a.svg"}
+            assert later.objects.names() == manifest.objects | shown | {states.NAME}, "nothing is left behind"
+            assert later.objects.read("report.html") == b"<p>!"
+    assert kinds == {True, False}
+    assert kills == 2 * total
+
+
+@pytest.mark.parametrize("kind", ["fail", "lost answer"])
+def test_any_operation_may_fail_and_the_next_try_brings_the_rest(tmp_path: Path, monkeypatch, kind: str):
+    monkeypatch.setattr(states, "_PARALLEL", 1)
+    for k in range(1, operations(tmp_path) + 1):
+        place, folder = new_bucket(), tmp_path / str(k) / "work"
+        process = Process(place, folder, lambda count, name, k=k: kind if count == k else None)
+        failures = 0
+        for state in STATES:
+            put(folder, state)
+            try:
+                process.push()
+            except BucketError:
+                failures += 1
+        if failures:
+            process.push()
+        assert failures == 1
+        assert bring(place, folder.parent / "other") == STATES[-1]
+
+
+def test_a_copy_of_this_machine_is_compared_and_only_what_differs_is_brought(tmp_path: Path):
+    place = new_bucket()
+    process = Process(place, tmp_path / "work")
+    put(tmp_path / "work", STATES[0])
+    process.push()
+    put(tmp_path / "copy", STATES[0] | {"study.json": b"x", "old/file": b"old"})
+    objects = objects_of(place)
+    names = []
+    objects._files.fault = lambda count, name: names.append(name)
+    states.pull(objects, tmp_path / "copy")
+    assert names.count("get_file") == 1
+    assert tree(tmp_path / "copy") == STATES[0]
+    assert not (tmp_path / "copy" / "old").exists()
+
+
+def test_folders_that_hold_nothing_are_kept_and_what_is_unfinished_is_not(tmp_path: Path):
+    place, work = new_bucket(), tmp_path / "work"
+    put(
+        work,
+        STATES[0] | {".lock": b"", "results/x.csv.partial": b"x", "train/c/checkpoints/12.orbax-checkpoint-tmp/d": b""},
+    )
+    (work / "train" / "d" / "checkpoints").mkdir(parents=True)
+    Process(place, work).push()
+    assert bring(place, tmp_path / "other") == STATES[0]
+    assert (tmp_path / "other" / "train" / "d" / "checkpoints").is_dir()
+
+
+def test_an_altered_or_lost_object_is_named_and_nothing_of_it_is_put_in_place(tmp_path: Path):
+    for content in (b"FOUR", b"longer than before", None):
+        place, work = new_bucket(), tmp_path / str(content) / "work"
+        put(work, STATES[0])
+        process = Process(place, work)
+        process.push()
+        name = states._object(states.read(process.objects).files["train/c/checkpoints/4/d/x"].sha256)
+        process.objects.remove(name) if content is None else process.objects.write(name, content)
+        with pytest.raises(DamagedStateError, match=name):
+            states.pull(process.objects, work.parent / "other")
+        assert not (work.parent / "other" / "train/c/checkpoints/4/d/x").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tree: tree["files"].popitem(),
+        lambda tree: tree.pop("sha256"),
+        lambda tree: tree["files"].update({"../../outside": [1, "0" * 64]}),
+    ],
+)
+def test_an_altered_manifest_is_refused(tmp_path: Path, change):
+    place, work = new_bucket(), tmp_path / "work"
+    put(work, STATES[0])
+    process = Process(place, work)
+    process.push()
+    tree = json.loads(process.objects.read(states.NAME))
+    change(tree)
+    process.objects.write(states.NAME, json.dumps(tree).encode())
+    with pytest.raises(DamagedStateError, match=r"manifest\.json is damaged"):
+        states.pull(process.objects, tmp_path / "other")
+    process.objects.write(states.NAME, b"\xff{")
+    with pytest.raises(DamagedStateError, match=r"manifest\.json is damaged"):
+        states.pull(process.objects, tmp_path / "other")
+
+
+def test_a_path_that_leads_out_of_the_folder_is_refused_though_its_seal_is_right(tmp_path: Path):
+    objects = objects_of(new_bucket())
+    evil = states.Manifest("1", {"../outside": states.Entry(1, "0" * 64)})
+    objects.write(states.NAME, states.to_bytes(evil))
+    with pytest.raises(UserError, match="leads nowhere, or out of it"):
+        states.pull(objects, tmp_path / "other")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_snapshot_of_a_folder_that_is_written_to_is_one_that_it_was_at_some_moment(tmp_path: Path):
+    """Two files that are always replaced in turn differ by one at most, and by what was there in which order."""
+    work = tmp_path / "work"
+    put(work, {"a": b"0", "b": b"0"})
+    ended = threading.Event()
+
+    def write():
+        number = 0
+        while not ended.is_set():
+            number += 1
+            put(work, {"a": b"%d" % number, "b": b"%d" % (number - 1)})
+            put(work, {"a": b"%d" % number, "b": b"%d" % number})
+            ended.wait(0.004)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    folder, found = Folder(work, tmp_path / "staged"), set()
+    try:
+        for _ in range(60):
+            snapshot = folder.take()
+            if snapshot is not None:
+                a, b = (int(snapshot.staged[snapshot.files[name].sha256].read_bytes()) for name in "ab")
+                found.add(a - b)
+    finally:
+        ended.set()
+        writer.join()
+    assert found
+    assert found <= {0, 1}
