@@ -21,6 +21,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jaxseg import machine, oserrors, paths
+from jaxseg.buckets import address as addresses
 from jaxseg.loop import Interrupted
 from jaxseg.types import UserError
 from launch import mishaps, terminal
@@ -102,11 +103,27 @@ class _PathParser(flags.ArgumentParser[str]):
         return str(paths.expand(argument))
 
 
-def path_flag(name: str, text: str) -> Any:
+class _PlaceParser(_PathParser):
+    """A path, or the address of a workdir in a bucket."""
+
+    syntactic_help = "a path, gs://BUCKET/PATH or s3://BUCKET/PATH"
+
+    def parse(self, argument: str) -> str:
+        """Returns the path or the address as text."""
+        address = addresses.parse(argument)
+        return super().parse(argument) if address is None else str(address)
+
+
+def path_flag(name: str, text: str, parser: type[_PathParser] = _PathParser) -> Any:
     """Declares a flag that takes a path, once a process: several commands may have one of that name."""
     if name in flags.FLAGS:
         return flags.FlagHolder(flags.FLAGS, flags.FLAGS[name])
-    return flags.DEFINE(_PathParser(), name, None, text)
+    return flags.DEFINE(parser(), name, None, text)
+
+
+def place_flag(name: str, text: str) -> Any:
+    """Declares a flag that takes the workdir of a study, which `launch.places` makes a folder of this machine."""
+    return path_flag(name, text, _PlaceParser)
 
 
 def config_flag() -> Any:
@@ -116,7 +133,9 @@ def config_flag() -> Any:
 
 def workdir_flag() -> Any:
     """Declares --workdir, which several commands have."""
-    return path_flag("workdir", "Folder of the study; launch.study creates a new one.")
+    return place_flag(
+        "workdir", "Folder of the study, or its address in a bucket (gs://, s3://); launch.study creates a new one."
+    )
 
 
 def dry_run_flag() -> Any:
@@ -222,7 +241,7 @@ def run(main: Callable[[], None], *, set_up: Callable[[], None] | None = None) -
     own = terminal.set_up()
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
-    for name in ("absl", "asyncio"):  # what Orbax logs as an error it raises too
+    for name in ("absl", "asyncio", "gcsfs", "s3fs", "google.auth"):  # what these log as an error they raise too
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if {"-h", "-help", "--help"} & {*sys.argv[1:]}:
         print_help(main)

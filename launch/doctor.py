@@ -25,6 +25,8 @@ OPTIONAL = {
     "safetensors": "launch.import_weights (pip install 'jaxseg[import]')",
     "SimpleITK": "NRRD and MetaImage files (pip install 'jaxseg[formats]')",
     "tifffile": "TIFF files (pip install 'jaxseg[formats]')",
+    "gcsfs": "workdirs at gs://... (pip install 'jaxseg[buckets]')",
+    "s3fs": "workdirs at s3://... (pip install 'jaxseg[buckets]')",
     "submitit": "launch.sweep --cluster=slurm (pip install 'jaxseg[slurm]')",
 }
 

@@ -28,6 +28,7 @@ from jax.errors import JaxRuntimeError
 
 import jaxseg
 from jaxseg import data
+from jaxseg.buckets.reading import all_paths
 from jaxseg.data.cases import CaseFiles
 from jaxseg.metrics.cases import UNITS
 from jaxseg.metrics.surface import HD_DEFINITIONS, SURFACE_EMPTY
@@ -37,7 +38,7 @@ from jaxseg.study.score import formats
 from jaxseg.study.score.folder import score_folder, summarise
 from jaxseg.study.train.stage import is_out_of_memory
 from jaxseg.types import UserError
-from launch import cli, selection, terminal
+from launch import cli, places, selection, terminal
 
 SCORES_BEGIN = "arm,seed,train_cases,fold,case,group,"
 """The beginning of a table of scores, by which an earlier one is recognised."""
@@ -228,7 +229,7 @@ def score(folder: Path) -> None:
     outputs.check_table(output, SCORES_BEGIN)
     confidence, wanted = 0.95, None
     if reference is None:
-        study = jaxseg.load(workdir)
+        study = jaxseg.load(places.reading(workdir, wanted=all_paths))
         confidence = study.settings.analysis.confidence
         truth, wanted, options = study.references(fold=selection.fold())
     else:

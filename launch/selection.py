@@ -8,7 +8,7 @@ from absl import flags
 
 import jaxseg
 from jaxseg.study.api import Arm, FinishedStudy
-from launch import cli
+from launch import cli, places
 
 _WORKDIR = cli.workdir_flag()
 _ARM = flags.DEFINE_string("arm", None, "Name of an arm.")
@@ -32,6 +32,6 @@ def chosen() -> tuple[FinishedStudy, Arm]:
     Raises:
         UserError: If a flag is missing, or there is no such study, arm or variant.
     """
-    study = jaxseg.load(cli.require(_WORKDIR.value, "workdir", "runs/quickstart"))
+    study = jaxseg.load(places.reading(cli.require(_WORKDIR.value, "workdir", "runs/quickstart")))
     name = cli.require(_ARM.value, "arm", study.arms[0])
     return study, study.arm(name, train_cases=_TRAIN_CASES.value, fold=_FOLD.value)

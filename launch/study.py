@@ -13,7 +13,6 @@ config to look at and run.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -23,7 +22,7 @@ from jaxseg.study.claims import ahead, pilot
 from jaxseg.study.plan import dry_run
 from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.types import UserError
-from launch import cli, distributed, planning, terminal, whole
+from launch import cli, distributed, places, planning, terminal, whole
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
@@ -39,7 +38,7 @@ _BUDGET = flags.DEFINE_string(
 )
 _OUTPUT = cli.path_flag("output", f"With --stages=plan: the config file. Default: {planning.FILE} in the workdir.")
 _DRY_RUN = cli.dry_run_flag()
-_PILOT = cli.path_flag(
+_PILOT = cli.place_flag(
     "pilot", "With --dry_run: a finished study from whose spread to tell how well the gain will be known."
 )
 
@@ -47,22 +46,24 @@ _PILOT = cli.path_flag(
 def main() -> None:
     """Runs the requested stages."""
     config = cli.load_config(_CONFIG)
-    workdir = Path(cli.require(_WORKDIR.value, "workdir", "runs/quickstart"))
+    place = cli.require(_WORKDIR.value, "workdir", "runs/quickstart")
     if _PILOT.value and not _DRY_RUN.value:
         raise UserError("--pilot looks ahead and trains nothing; give --dry_run with it")
     if planning.STAGE in _STAGES.value:
         if len(_STAGES.value) > 1 or _DRY_RUN.value:
             raise UserError("--stages=plan stands alone: it writes a config file, which you then look at and run")
         words = cli.config_words(sys.argv)
+        workdir = places.on_this_machine(place, "--stages=plan, which writes a config file there,")
         planning.run(config, words, workdir, budget=_BUDGET.value or planning.BUDGET, output=_OUTPUT.value)
         return
     if _BUDGET.value or _OUTPUT.value:
         raise UserError("--budget and --output are for --stages=plan; a study is as long as its config says")
     distributed.initialize()
-    with distributed.last_words():
-        planned = whole.run_study(config, workdir, stages=[] if _DRY_RUN.value else _STAGES.value)
-    if _DRY_RUN.value and hosts.is_first():
-        _look_ahead(planned)
+    with places.working(place) as work, distributed.last_words():
+        stages = [] if _DRY_RUN.value else _STAGES.value
+        planned = whole.run_study(config, work.folder, stages=stages, saved=work.saved)
+        if _DRY_RUN.value and hosts.is_first():
+            _look_ahead(planned)
 
 
 def _look_ahead(planned: PlannedStudy) -> None:
@@ -70,7 +71,7 @@ def _look_ahead(planned: PlannedStudy) -> None:
     terminal.say(dry_run.describe(planned))
     terminal.say(f"\n{ahead.describe(ahead.prospects(planned))}")
     if _PILOT.value:
-        terminal.say(f"\n{pilot.describe(*pilot.expected_widths(planned, Path(_PILOT.value)))}")
+        terminal.say(f"\n{pilot.describe(*pilot.expected_widths(planned, places.reading(_PILOT.value)))}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from jaxseg.report import live, write_sweep_report
 from jaxseg.study import files, sweep
 from jaxseg.study.workdir import check_workdir
 from jaxseg.types import UserError
-from launch import cli, sweep_jobs, terminal
+from launch import cli, places, sweep_jobs, terminal
 
 _TABLES_SECONDS = 300.0
 _CONFIG = cli.config_flag()
@@ -83,7 +83,17 @@ def _at(config: object, field: str) -> object:
 def main() -> None:
     """Runs the points that are not done, then writes the tables and the page over all that are."""
     cli.require(_CONFIG.value, "config", "configs/quickstart.py")
-    folder = Path(cli.require(_WORKDIR.value, "workdir", "runs/sweep"))
+    place = cli.require(_WORKDIR.value, "workdir", "runs/sweep")
+    if _CLUSTER.value.startswith("slurm"):
+        places.on_this_machine(place, f"--cluster={_CLUSTER.value}, whose jobs all see the same folder,")
+    with places.working(place) as work:
+        failed = run_points(work.folder)
+    if failed:
+        raise SystemExit(1)
+
+
+def run_points(folder: Path) -> int:
+    """Runs the points of a sweep in its folder; returns how many failed."""
     workdirs.check_links(folder)
     points = make_points(cli.config_words(sys.argv), folder)
     todo = ["new", "interrupted", *(["failed"] if _RETRY.value else [])]
@@ -96,7 +106,7 @@ def main() -> None:
             commands.append(sweep_jobs.Command(point.name, point.workdir, tuple(argv)))
     terminal.say(f"{len(points)} points, {len(commands)} to run\n")
     if _DRY_RUN.value:
-        return
+        return 0
     folder.mkdir(parents=True, exist_ok=True)
     live.write_points(folder, cli.load_config(_CONFIG).name, [point.workdir for point, _ in points])
     try:
@@ -113,7 +123,7 @@ def main() -> None:
         failed = report([point for point, _ in points], folder)
     if failed:
         terminal.say(f"{failed} of {len(points)} points failed; --retry_failed runs them again", error=True)
-        raise SystemExit(1)
+    return failed
 
 
 def report(points: list[sweep.Point], folder: Path) -> int:

@@ -9,12 +9,10 @@ scores; the run of the study holds the page, the claims and the main tables.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from absl import flags
 
 from jaxseg.study.mirror import mirror
-from launch import cli, mlflow_runs, terminal
+from launch import cli, mlflow_runs, places, terminal
 
 _WORKDIR = cli.workdir_flag()
 _TO = flags.DEFINE_enum("to", "mlflow", ["mlflow"], "Where the study is shown.")
@@ -32,7 +30,7 @@ _PAGE = flags.DEFINE_bool("page", True, "Also send report.html, which holds pict
 
 def main() -> None:
     """Writes the study as it is now, and says what it has not yet."""
-    workdir = Path(cli.require(_WORKDIR.value, "workdir", "runs/quickstart"))
+    workdir = places.reading(cli.require(_WORKDIR.value, "workdir", "runs/quickstart"))
     found = mirror(workdir, page=_PAGE.value)
     experiment = _EXPERIMENT.value or found.name
     place = mlflow_runs.connect(_TRACKING_URI.value, experiment)

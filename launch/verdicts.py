@@ -28,9 +28,13 @@ from jaxseg.report.sections.targets import gain_forest, gain_rows
 from jaxseg.study import claims, outputs, record
 from jaxseg.text import significant, significant_interval
 from jaxseg.types import UserError
-from launch import cli, terminal
+from launch import cli, places, terminal
 
-_STUDIES = flags.DEFINE_list("studies", None, "Folders of studies; a pattern in quotes (runs/c3/*) names several.")
+_STUDIES = flags.DEFINE_list(
+    "studies",
+    None,
+    "Folders of studies, or addresses in buckets; a pattern in quotes (runs/c3/*) names several folders.",
+)
 _TABLE = cli.path_flag("table", "File for the verdicts (.csv).")
 _REJUDGE = flags.DEFINE_bool("rejudge", False, "Show each study's verdicts then and now instead of those over targets.")
 
@@ -51,7 +55,9 @@ def find(patterns: list[str]) -> list[Path]:
 
 
 def _matches(pattern: str) -> list[Path]:
-    """The folder of this very name, or those that the pattern matches."""
+    """The folder of this very name, or those that the pattern matches; addresses in buckets are no patterns."""
+    if paths.is_address(pattern):
+        return [places.reading(pattern)]
     place = paths.expand(pattern)
     return [place] if place.exists() else sorted(map(Path, glob.glob(str(place))))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +15,36 @@ from jaxseg.types import UserError
 from launch import live, terminal
 
 
-def run_study(config: Any, workdir: Path, *, stages: Sequence[str] = study_run.STAGES) -> PlannedStudy:
-    """Runs the requested stages, including the report, and prints the results.
+def run_study(
+    config: Any,
+    workdir: Path,
+    *,
+    stages: Sequence[str] = study_run.STAGES,
+    saved: Callable[[], None] = lambda: None,
+) -> PlannedStudy:
+    """Runs the requested stages, including the report, and prints the results; `saved` is that of `run_stages`.
 
     Raises:
         UserError: If config, data or workdir have a mistake, or the predecessor of a stage is not done.
     """
     page = live.LivePage(workdir, config.name, stages)
     with page.following():
-        planned = _run_stages(config, workdir, stages, page)
+        planned = _run_stages(config, workdir, stages, page, saved)
     if "report" in stages and hosts.is_first():
         tables.require_scores(workdir)
     return planned
 
 
-def _run_stages(config: Any, workdir: Path, stages: Sequence[str], page: live.LivePage) -> PlannedStudy:
+def _run_stages(
+    config: Any, workdir: Path, stages: Sequence[str], page: live.LivePage, saved: Callable[[], None]
+) -> PlannedStudy:
     planned = study_run.run_stages(
         config,
         workdir,
         stages=stages,
         progress=page.watch(terminal.make_progress()),
         tell=terminal.say,
+        saved=saved,
     )
     if "report" in stages and hosts.is_first():
         if not (workdir / "results" / "cases.csv").exists():

@@ -1,4 +1,4 @@
-"""Packages that the extra `test` does not install, since they are large: PyTorch, and networks that others built."""
+"""Packages too large for the extra `test`: PyTorch, networks that others built, drivers and services of buckets."""
 
 from __future__ import annotations
 

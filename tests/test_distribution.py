@@ -49,7 +49,9 @@ def test_one_version_everywhere():
 
 
 def test_what_jaxseg_imports_is_a_declared_dependency():
-    extras = [line for name in ("import", "export", "formats", "buckets") for line in PROJECT["optional-dependencies"][name]]
+    extras = [
+        line for name in ("import", "export", "formats", "buckets") for line in PROJECT["optional-dependencies"][name]
+    ]
     declared = {re.match(r"[\w-]+", line)[0] for line in PROJECT["dependencies"] + extras}
     allowed = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in declared}
     used = set()

@@ -58,7 +58,7 @@ class Mirror:
         lost: Callable[[], None],
         timing: Timing,
     ) -> None:
-        """Prepare; `start` begins.
+        """Prepare; `hold` and `begin` start the threads.
 
         Args:
             objects: Objects of the workdir.
@@ -74,21 +74,32 @@ class Mirror:
         self._folder = Folder(root, home / _STAGING)
         self._pushed: Pushed | None = None
         self._last: Manifest | None = None
-        self._ids, self._held = _read_note(home)
+        self._ids: list[str] = []
+        self._held = False
         self._changed = threading.Condition()
         self._wanted = self._done = 0
         self._ended = threading.Event()
         self._lost: LostLeaseError | None = None
         self._failure: Exception | None = None
-        self._threads = [
-            threading.Thread(target=work, name=name, daemon=True)
-            for work, name in ((self._bring_all, "bucket"), (self._renew_all, "lease"))
-        ]
+        self._threads: list[threading.Thread] = []
 
-    def start(self) -> None:
-        """Start both threads."""
-        for thread in self._threads:
-            thread.start()
+    def hold(self) -> None:
+        """Start to renew the lease."""
+        self._start(self._renew_all)
+
+    def begin(self) -> None:
+        """Start to bring the folder, which is a state of the bucket or comes after one."""
+        self._ids, self._held = _read_note(self._home)
+        self._start(self._bring_all)
+
+    def _start(self, work: Callable[[], None]) -> None:
+        self._threads.append(threading.Thread(target=work, name=f"bucket {work.__name__}", daemon=True))
+        self._threads[-1].start()
+
+    @property
+    def lost(self) -> LostLeaseError | None:
+        """Tells that another process has taken over the workdir, if one has."""
+        return self._lost
 
     # ------------------------------------------------------------------------------------------------------- waiting
 
@@ -119,19 +130,23 @@ class Mirror:
                 self._changed.wait(0.2)
 
     def close(self, patience: float | None = None) -> None:
-        """Bring the rest, stop both threads and give the lease back; errors as in `flush`."""
+        """Bring the rest, and let go; errors as in `flush`."""
         try:
             self.flush(patience)
         finally:
-            self._ended.set()
-            with self._changed:
-                self._changed.notify_all()
-            for thread in self._threads:
-                thread.join(1.0)  # what a driver still waits for ends with the process
-            self._folder.drop()
-            if self._lost is None:
-                with contextlib.suppress(BucketError):  # others wait for it to become stale
-                    self._lease.release()
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Stop the threads and give the lease back."""
+        self._ended.set()
+        with self._changed:
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(1.0)  # what a driver still waits for ends with the process
+        self._folder.drop()
+        if self._lost is None and self._failure is None:
+            with contextlib.suppress(BucketError):  # others wait for it to become stale
+                self._lease.release()
 
     # -------------------------------------------------------------------------------------------------------- threads
 
@@ -173,6 +188,9 @@ class Mirror:
             return False
         if self._last is None or (snapshot.files, snapshot.folders) != (self._last.files, self._last.folders):
             manifest = states.manifest_of(snapshot)
+            if self._pushed.lacks(manifest, snapshot.staged):
+                self._folder.forget()
+                return False
             self._ids = [*self._ids, manifest.id]  # before the bucket has it: the answer may be lost
             _write_note(self._home, self._ids, self._held)
             self._pushed.push(manifest, snapshot.staged, self._lease.check)
@@ -286,16 +304,16 @@ def mirrored(
         return leases.take(objects, token, tell=tell, stale=timing.stale, settle=timing.settle)
 
     lease = insist(take, seconds=timing.begin, tell=tell)
-    home.mkdir(parents=True, exist_ok=True)
-    try:
-        insist(lambda: fetch(objects, root, home, tell=tell), seconds=timing.begin, tell=tell)
-    except BaseException:
-        with contextlib.suppress(BucketError):
-            lease.release()
-        raise
-    root.mkdir(parents=True, exist_ok=True)
     mirror = Mirror(objects, root, home, lease, tell=tell, lost=lost, timing=timing)
-    mirror.start()
+    mirror.hold()
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        insist(lambda: fetch(objects, root, home, tell=tell), seconds=timing.begin, tell=tell)
+        root.mkdir(exist_ok=True)
+    except BaseException as error:
+        mirror.let_go()
+        raise (mirror.lost or error) from None
+    mirror.begin()
     try:
         yield mirror
     except BaseException as error:

@@ -64,7 +64,7 @@ def copy_of(
     """Bring the last whole state of a workdir to a folder for readers, and return that folder; see `local_copy`."""
     home = scratch / address.slug / "read"
     folder = home / address.name
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(home / _LOCK, "w", encoding="utf-8") as lock:  # one reader at a time changes the copy
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = insist(lambda: states.pull(objects, folder, wanted=wanted), seconds=SECONDS, tell=tell)

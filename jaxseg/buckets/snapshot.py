@@ -133,6 +133,10 @@ class Folder:
         self._kept = snapshot
         self.drop()
 
+    def forget(self) -> None:
+        """Take nothing for known in the next snapshot."""
+        self._kept = None
+
 
 def scan(root: Path) -> tuple[dict[str, Stat], tuple[str, ...]]:
     """List the files of a folder by path, and its empty folders; locks and what is unfinished are left out."""

@@ -7,6 +7,7 @@ manifest before named.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -14,8 +15,8 @@ import json
 import os
 import re
 import secrets
+import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,18 @@ class Pushed:
         self._present = {name for name in names if name.startswith(f"{_OBJECTS}/")}
         self._shown: dict[str, str] = {name: "" for name in names if _is_shown(name)}
 
+    def lacks(self, manifest: Manifest, staged: Mapping[str, Path]) -> bool:
+        """Return whether content of a state is neither in the bucket nor at hand.
+
+        So it is if a file is there again, just as it was, whose object a call removed meanwhile that failed after that.
+        """
+        wanted = {_object(entry.sha256) for entry in manifest.files.values() if entry.sha256 not in staged}
+        shown = {path for path, entry in self._to_show(manifest).items() if entry not in staged}
+        return not wanted <= self._present or not shown <= self._shown.keys()
+
+    def _to_show(self, manifest: Manifest) -> dict[str, str]:
+        return {path: entry.sha256 for path, entry in manifest.files.items() if _is_shown(path)}
+
     def push(self, manifest: Manifest, staged: Mapping[str, Path], check: Callable[[], None]) -> None:
         """Bring the bucket to a state; a call that failed may be followed by one with a later state.
 
@@ -147,7 +160,7 @@ class Pushed:
 
     def _show(self, manifest: Manifest, staged: Mapping[str, Path]) -> None:
         """Copies the files that people open to their own names."""
-        wanted = {path: entry.sha256 for path, entry in manifest.files.items() if _is_shown(path)}
+        wanted = self._to_show(manifest)
         changed = [path for path, digest in wanted.items() if self._shown.get(path) != digest]
         _all(lambda path: self._objects.upload(staged[wanted[path]], path), changed)
         self._shown |= {path: wanted[path] for path in changed}
@@ -166,14 +179,29 @@ def _is_shown(path: str) -> bool:
 
 
 def _all(what: Callable[[str], Any], names: Iterable[str]) -> None:
-    """Does something with each name, some at once; what is under way is done before an error is raised."""
-    with ThreadPoolExecutor(_PARALLEL) as pool:
-        try:
-            for _ in pool.map(what, names):
-                pass
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    """Does something with each name, some at once; what is under way is done before an error is raised.
+
+    The threads are no reason for a process to live on, as those of an executor would be.
+    """
+    waiting = collections.deque(names)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        with contextlib.suppress(IndexError):  # nothing waits any more
+            while not errors:
+                name = waiting.popleft()
+                try:
+                    what(name)
+                except BaseException as error:
+                    errors.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(_PARALLEL, len(waiting)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------- pull

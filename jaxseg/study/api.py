@@ -16,6 +16,7 @@ from jaxtyping import Float, Num
 
 from jaxseg import checkpoint, data, inference, paths, workdirs
 from jaxseg.analysis.activations import features
+from jaxseg.buckets.reading import local_copy
 from jaxseg.data.cases import CaseArrays
 from jaxseg.data.volumes import headers
 from jaxseg.models import layer_names, make_model
@@ -381,10 +382,14 @@ class FinishedStudy:
 def load(workdir: str | Path) -> FinishedStudy:
     """Opens the study in a workdir. Nothing is unpickled, and parameters are read on demand.
 
+    Args:
+        workdir: Folder of the study; or, as text, its address in a bucket (`gs://...`, `s3://...`), from which it is
+            brought to this user's cache as far as it has changed since the last time.
+
     Raises:
         UserError: If the workdir holds no study.
     """
-    workdir = paths.expand(workdir)
+    workdir = local_copy(workdir)
     workdirs.check_links(workdir)
     found = record.read(workdir)
     if found is None:

@@ -34,6 +34,7 @@ def run_stages(
     stages: Sequence[str],
     progress: Callable[[str], Progress],
     tell: Callable[[str], None] = lambda line: None,
+    saved: Callable[[], None] = lambda: None,
 ) -> PlannedStudy:
     """Runs the requested stages up to `analyze` in order; each skips what is done.
 
@@ -43,6 +44,7 @@ def run_stages(
         stages: Some of `STAGES`; with none of them the study is only planned and the workdir is not claimed.
         progress: Makes the progress of a stage or job from its title.
         tell: Receives lines that a person should see at once, such as warnings about cases.
+        saved: Called on the first host when a stage from `pretrain` on has ended and all of it is in the workdir.
 
     Returns:
         The study as planned.
@@ -84,6 +86,7 @@ def run_stages(
                 hosts.barrier(stage)
                 if hosts.is_first():
                     write_study(planned, {stage: time.monotonic() - began}, claims.RULE_VERSION)
+                    saved()
     return planned
 
 

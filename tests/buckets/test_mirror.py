@@ -247,6 +247,24 @@ def test_a_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(tmp_pat
     assert lease.take(objects_of(place), "mine", tell=print, settle=0, sleep=sleep).check() is None
 
 
+def test_a_lease_is_renewed_while_a_study_is_brought(tmp_path: Path, monkeypatch):
+    place, beats = new_bucket(), []
+    with on(tmp_path / "first", place):
+        put(tmp_path / "first/work", STATES[0])
+    fetch = states._fetch
+
+    def slow(objects, entry, path):
+        begun = objects_of(place).read(lease.NAME)
+        until(lambda: objects_of(place).read(lease.NAME) != begun)
+        beats.append(path)
+        fetch(objects, entry, path)
+
+    monkeypatch.setattr(states, "_fetch", slow)
+    with on(tmp_path / "second", place):
+        assert tree(tmp_path / "second/work") == STATES[0]
+    assert len(beats) == len(STATES[0])
+
+
 def test_of_two_that_take_over_at_once_where_creation_is_not_exclusive_one_is_refused():
     """The service lets both create the lease; the second overwrites the first, who finds out when it reads again."""
     place = new_bucket()

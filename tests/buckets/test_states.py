@@ -122,6 +122,27 @@ def test_a_copy_of_this_machine_is_compared_and_only_what_differs_is_brought(tmp
     assert not (tmp_path / "copy" / "old").exists()
 
 
+@pytest.mark.parametrize("path", ["results/cases.csv", "train/c/checkpoints/4/d/x"])
+def test_content_that_was_removed_by_a_failed_call_and_is_there_again_is_brought_again(tmp_path: Path, path: str):
+    place, work = new_bucket(), tmp_path / "work"
+    folder, pushed = Folder(work, tmp_path / "staged"), Pushed(objects_of(place))
+    put(work, STATES[0])
+    snapshot = folder.take()
+    pushed.push(states.manifest_of(snapshot), snapshot.staged, lambda: None)
+    folder.keep(snapshot)
+    (work / path).rename(tmp_path / "aside")
+    without = folder.take()
+    pushed.push(states.manifest_of(without), without.staged, lambda: None)  # and its last answer is lost
+    (tmp_path / "aside").rename(work / path)
+    again = folder.take()
+    assert pushed.lacks(states.manifest_of(again), again.staged)
+    folder.forget()
+    again = folder.take()
+    assert not pushed.lacks(states.manifest_of(again), again.staged)
+    pushed.push(states.manifest_of(again), again.staged, lambda: None)
+    assert bring(place, tmp_path / "other") == STATES[0]
+
+
 def test_folders_that_hold_nothing_are_kept_and_what_is_unfinished_is_not(tmp_path: Path):
     place, work = new_bucket(), tmp_path / "work"
     put(
