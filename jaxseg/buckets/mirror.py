@@ -23,6 +23,8 @@ Tell = Callable[[str], None]
 
 _NOTE = "note.json"
 _STAGING = "staged"
+_CALL_SECONDS = 30.0
+"""How long the last call of a thread to a bucket that answers is waited for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +143,14 @@ class Mirror:
         self._ended.set()
         with self._changed:
             self._changed.notify_all()
+        patience = _CALL_SECONDS if self._failure is None else 0.0
         for thread in self._threads:
-            thread.join(1.0)  # what a driver still waits for ends with the process
-        self._folder.drop()
-        if self._lost is None and self._failure is None:
-            with contextlib.suppress(BucketError):  # others wait for it to become stale
+            thread.join(patience)  # what a driver still waits for ends with the process
+        # A thread that still waits for the bucket may yet write there, and one that does not answer would keep this
+        # process. Then the lease is left behind, and becomes stale.
+        if self._lost is None and self._failure is None and not any(thread.is_alive() for thread in self._threads):
+            self._folder.drop()
+            with contextlib.suppress(BucketError):
                 self._lease.release()
 
     # -------------------------------------------------------------------------------------------------------- threads

@@ -16,6 +16,9 @@ from typing import NamedTuple
 from tests.conftest import ROOT
 from tests.optional import optional_module
 
+# Read when gcsfs is imported: it would ask for a newer kind of bucket, with credentials that nobody has here.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
 BUCKET = "studies"
 _PACKAGES = {"s3": ("s3fs", "moto.server", "flask", "boto3"), "gs": ("gcsfs", "gcp_storage_emulator")}
 
@@ -114,8 +117,7 @@ def environment_of(scheme: str, port: int) -> dict[str, str]:
     if scheme == "s3":
         keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
         return keys | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
-    # The driver asks for a newer kind of bucket with credentials that nobody has here.
-    return {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
+    return {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}
 
 
 def _wait_for(port: int) -> None:

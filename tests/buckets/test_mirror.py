@@ -26,10 +26,10 @@ def on(machine: Path, place, said: list[str] | None = None, fault=lambda count, 
     return mirror.mirrored(objects, machine / "work", machine, tell=tell, timing=QUICK, **options)
 
 
-def until(what) -> None:
+def until(what, seconds: float = 60) -> None:
     begun = time.monotonic()
     while not what():
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - begun < seconds
         time.sleep(0.01)
 
 

@@ -1,0 +1,61 @@
+"""A mirror with the real drivers, against services on this machine whose connection is cut in the middle."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jaxseg.buckets import address, lease, states
+from jaxseg.buckets.mirror import mirrored
+from jaxseg.buckets.objects import insist, open_objects
+from jaxseg.buckets.reading import local_copy
+from jaxseg.types import UserError
+from tests.buckets.emulators import BUCKET, Service, emulated
+from tests.buckets.faults import QUICK, put, tree
+from tests.buckets.test_mirror import until
+from tests.buckets.test_states import STATES
+
+TIMING = dataclasses.replace(QUICK, renew=1.0, begin=60.0, patience=120.0, give_up=20.0)
+
+
+@pytest.fixture(params=["s3", "gs"])
+def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Service]]:
+    with emulated(request.param) as found:
+        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+            monkeypatch.delenv(name)
+        for name, value in found.environment.items():
+            monkeypatch.setenv(name, value)
+        yield request.param, found
+
+
+def test_a_connection_that_drops_loses_nothing_and_a_missing_bucket_is_named(service, tmp_path: Path):
+    scheme, emulator = service
+    place, said = f"{scheme}://{BUCKET}/runs/größe 1%", []
+    objects = open_objects(address.parse(place))
+    with mirrored(objects, tmp_path / "work", tmp_path, tell=said.append, timing=TIMING) as held:
+        put(tmp_path / "work", STATES[0])
+        held.flush()
+        with pytest.raises(UserError, match=r"in use by process \d+"):
+            lease.take(open_objects(address.parse(place)), "another", tell=said.append)
+        emulator.connection.cut()
+        put(tmp_path / "work", STATES[1])
+        until(lambda: any("the study goes on, trying again" in line for line in said), seconds=120)
+        emulator.connection.mend()
+        put(tmp_path / "work", STATES[2])
+        held.flush()
+        assert any("answers again" in line for line in said)
+        assert tree(local_copy(place, scratch=tmp_path / "reader")) == STATES[2]
+    shown = {"report.html", "figures/a.svg"}
+    assert objects.names() == states.read(objects).objects | shown | {states.NAME}
+    assert objects.read("report.html") == STATES[2]["report.html"]
+
+    if scheme == "s3":  # the other service honours no preconditions
+        objects._files.exists = lambda path: False  # so that only the service can say no
+        assert not objects.create(states.NAME, b"")
+    elsewhere = open_objects(address.parse(f"{scheme}://no-such-bucket/x"))
+    with pytest.raises(UserError, match=r"check the name of the bucket, and the credentials"):
+        insist(lambda: elsewhere.create("a", b""), seconds=0, tell=said.append)
