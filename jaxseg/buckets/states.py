@@ -15,10 +15,11 @@ import json
 import os
 import re
 import secrets
+import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxseg import workdirs
 from jaxseg.buckets.objects import Objects
@@ -37,6 +38,8 @@ _PARALLEL = 8
 _READS = 3
 """How often a state is read anew while another process replaces it."""
 _MEND = "give another --workdir, or put back the objects as they were (from earlier versions, if the bucket keeps them)"
+
+_Name = TypeVar("_Name")
 
 
 class DamagedStateError(UserError):
@@ -178,7 +181,7 @@ def _is_shown(path: str) -> bool:
     return any(path == shown or (shown.endswith("/") and path.startswith(shown)) for shown in _SHOWN)
 
 
-def _all(what: Callable[[str], Any], names: Iterable[str]) -> None:
+def _all(what: Callable[[_Name], Any], names: Iterable[_Name]) -> None:
     """Does something with each name, some at once; what is under way is done before an error is raised.
 
     The threads are no reason for a process to live on, as those of an executor would be.
@@ -242,10 +245,12 @@ def _bring(objects: Objects, folder: Path, manifest: Manifest, wanted: Callable[
     found, _ = scan(folder)
     for path in found.keys() - manifest.files.keys():
         (folder / path).unlink()
-    missing = [path for path in places if not (path in found and _is(places[path], manifest.files[path]))]
-    for path in missing:
-        places[path].parent.mkdir(parents=True, exist_ok=True)
-    _all(lambda path: _fetch(objects, manifest.files[path], places[path]), missing)
+    missing: dict[Entry, list[Path]] = {}
+    for path, place in places.items():
+        if not (path in found and _is(place, manifest.files[path])):
+            missing.setdefault(manifest.files[path], []).append(place)
+            place.parent.mkdir(parents=True, exist_ok=True)
+    _all(lambda entry: _fetch(objects, entry, missing[entry]), missing)
     for path in manifest.folders:
         if wanted(f"{path}/"):
             workdirs.inside(folder, *path.split("/")).mkdir(parents=True, exist_ok=True)
@@ -260,8 +265,9 @@ def _is(path: Path, entry: Entry) -> bool:
         return hashlib.file_digest(handle, "sha256").hexdigest() == entry.sha256
 
 
-def _fetch(objects: Objects, entry: Entry, path: Path) -> None:
-    """Brings an object to a file, whole or not at all."""
+def _fetch(objects: Objects, entry: Entry, places: Sequence[Path]) -> None:
+    """Brings an object to the files that have its content, each whole or not at all."""
+    path, *others = places
     partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)
     name = _object(entry.sha256)
@@ -270,6 +276,10 @@ def _fetch(objects: Objects, entry: Entry, path: Path) -> None:
     if not _is(partial, entry):
         partial.unlink()
         raise DamagedStateError(objects, name, f"it is the content of {path.name}, and differs from its checksum")
+    for other in others:
+        copy = other.with_name(f"{other.name}.partial")
+        shutil.copyfile(partial, copy)
+        os.replace(copy, other)
     os.replace(partial, path)
 
 

@@ -253,11 +253,11 @@ def test_a_lease_is_renewed_while_a_study_is_brought(tmp_path: Path, monkeypatch
         put(tmp_path / "first/work", STATES[0])
     fetch = states._fetch
 
-    def slow(objects, entry, path):
+    def slow(objects, entry, places):
         begun = objects_of(place).read(lease.NAME)
         until(lambda: objects_of(place).read(lease.NAME) != begun)
-        beats.append(path)
-        fetch(objects, entry, path)
+        beats.append(places)
+        fetch(objects, entry, places)
 
     monkeypatch.setattr(states, "_fetch", slow)
     with on(tmp_path / "second", place):
