@@ -183,23 +183,25 @@ def test_labelled_cases_of_the_targets_own_test_folder_are_a_set_unless_switched
     write_folder(folder, ELSEWHERE, part="Ts")
     (folder / "labelsTs" / "Ts_blobs_0003.nii.gz").unlink()
     description = json.loads((folder / "dataset.json").read_text())
-    patients = {f"Tr_blobs_{index:04d}": f"patient {index}" for index in range(10)}
-    description["groups"] = patients | {f"Ts_blobs_{index:04d}": f"patient {index}" for index in range(3)}
+    description["groups"] = {f"Tr_blobs_{index:04d}": f"patient {index}" for index in range(10)}
     (folder / "dataset.json").write_text(json.dumps(description))
-    config = changed(target__data=str(folder))
-    made = planned(config, tmp_path / "study")
+    off = planned(changed(target__data=str(folder), target__test_data=()), tmp_path / "study")
+    assert off.tasks.external == ()
+    (split,) = off.tasks.splits[off.study.target]
+    same = zip(
+        ("Ts_blobs_0000", "Ts_blobs_0001", "Ts_blobs_0002"), (part[0] for part in vars(split).values()), strict=True
+    )
+    description["groups"] |= {name: description["groups"][theirs] for name, theirs in same}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    made = planned(changed(target__data=str(folder)), tmp_path / "study")
     (external,) = made.tasks.external
-    (split,) = made.tasks.splits[made.study.target]
-    tested = {patients[name] for name in split.test}
-    seen = [f"Ts_blobs_{index:04d}" for index in range(3) if f"patient {index}" not in tested]
-    assert [name for name, _ in external.left_out] == seen
-    assert len(external.cases) == 3 - len(seen) > 0
+    assert [name for name, _ in external.left_out] == ["Ts_blobs_0000", "Ts_blobs_0001"], "train and val"
+    assert external.cases == ("Ts_blobs_0002",)
     assert all("trains or is validated on images of its patient" in reason for _, reason in external.left_out)
     told = [text for _, text in external.prepared.report.warnings]
     assert "1 image(s) of imagesTs/ have no label: Ts_blobs_0003_0000" in told
-    assert not any("are not used" in text for _, text in made.tasks.prepared[made.study.target].report.warnings)
-    config.target.test_data = ()
-    assert planned(config, tmp_path / "study").tasks.external == ()
+    told = [text for _, text in made.tasks.prepared[made.study.target].report.warnings]
+    assert not any("are not used" in text or "`groups`" in text for text in told)
 
 
 def test_where_folds_rotate_all_seeds_are_compared_on_the_external_cases(tmp_path: Path) -> None:

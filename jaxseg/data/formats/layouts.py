@@ -120,7 +120,7 @@ def read_folder(folder: Path) -> CaseList:
         *descriptions.label_warnings(description),
         *descriptions.count_warnings(description, len(cases) + len(search.refused)),
         *descriptions.unused_lists(description),
-        *_group_warnings(cases, groups),
+        *_group_warnings(cases, groups, image_files.image_files(folder / TEST_LABELS)),
         *more,
         *_fold_warnings(cases, splits),
         *search.warnings,
@@ -197,10 +197,11 @@ def _fold_warnings(cases: Iterable[CaseFiles], splits: Folds | None) -> tuple[st
     )
 
 
-def _group_warnings(cases: Iterable[CaseFiles], groups: Mapping[str, str]) -> tuple[str, ...]:
+def _group_warnings(cases: Iterable[CaseFiles], groups: Mapping[str, str], tested: Iterable[str]) -> tuple[str, ...]:
+    """Patients that are not said, or said of cases that are there neither for training nor in labelsTs/ (`tested`)."""
     known = {case.name for case in cases}
     alone = sorted(known - set(groups)) if groups else []
-    unknown = sorted(set(groups) - known)
+    unknown = sorted(set(groups) - known - set(tested))
     out = []
     if alone:
         out.append(f"`groups` does not name {names.several(alone)}: each counts as a group of its own")
