@@ -164,11 +164,6 @@ def test_a_set_that_cannot_be_used_is_refused_by_name(given: str, message: str, 
         planned(changed(target__test_data=(given,)), tmp_path)
 
 
-def test_a_source_has_no_test_sets() -> None:
-    with pytest.raises(UserError, match=r"config\.source\.test_data.*external test sets are the target's"):
-        settings.parse(changed(source__test_data=("elsewhere",)))
-
-
 def test_sets_have_the_names_of_their_folders_or_those_that_they_are_given(tmp_path: Path) -> None:
     texts = ("A=x/a=b", str(tmp_path / "x=y" / "site c"), "synthetic:tubes?n=3", "imagesTs")
     found = entries_of(TaskSettings(data=str(tmp_path), test_data=texts), {})
