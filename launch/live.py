@@ -30,8 +30,9 @@ from launch.pace import Pace
 
 DRAWING_SHARE, WRITING_SHARE = 0.0075, 0.0025
 """The most of a study's time that the curves of its page, and all the rest of it, may take."""
-_FIRST_DRAWING = 0.5
-"""Seconds that the first drawing of curves is taken to need."""
+_A_WRITING, _A_DRAWING = 0.05, 0.5
+"""Seconds that they are taken to need before it is known. The first page of all does not count: what it takes longer
+than others, loading its template, comes once and before anything trains."""
 _MOST_WARNINGS = 20
 _STAGE = {"select": "train"}
 """The stage of a title of progress whose first word is not the stage itself."""
@@ -60,7 +61,8 @@ class LivePage:
         self._study: tuple[int, StudyRecord] | None = None
         self._drawn, self._measured = page.Drawn(), 0
         self._writing, self._drawing = 0.0, 0.0  # seconds in all
-        self._wrote, self._drew, self._drew_now = 0.0, _FIRST_DRAWING, 0.0  # the last time
+        self._wrote, self._drew, self._drew_now = _A_WRITING, _A_DRAWING, 0.0  # the last time
+        self._pages = 0
         self._every = math.nan
         self._broken = False
 
@@ -128,9 +130,9 @@ class LivePage:
         """Writes the page where its share of the time so far allows it, with new curves where theirs does."""
         now = self._clock()
         so_far = now - self._began
-        if self._wrote and self._writing + self._wrote > WRITING_SHARE * so_far:
+        if self._pages and self._writing + self._wrote > WRITING_SHARE * so_far:
             return
-        self._every = 2 * (now - self._written) if self._wrote else math.nan
+        self._every = 2 * (now - self._written) if self._pages else math.nan
         self._guarded(lambda: self._write("running", "", draw=self._drawing + self._drew <= DRAWING_SHARE * so_far))
         self._written = self._clock()
 
@@ -145,8 +147,10 @@ class LivePage:
                 self._draw(jobs, tables)
             page.write_live(self._workdir, self._look(state, said, tables), tables, self._drawn)
         finally:
-            self._wrote = self._clock() - began - self._drew_now
-            self._writing, self._drawing = self._writing + self._wrote, self._drawing + self._drew_now
+            self._pages += 1
+            if self._pages > 1:
+                self._wrote = self._clock() - began - self._drew_now
+                self._writing, self._drawing = self._writing + self._wrote, self._drawing + self._drew_now
 
     def _draw(self, jobs: Sequence[live.LiveJob], tables: Mapping[str, pd.DataFrame]) -> None:
         """Draws the curves anew, if there is more to draw."""
