@@ -15,6 +15,8 @@ def task() -> ConfigDict:
     # `target`, the cases of the target that its runs do not see
     config.data = "synthetic:blobs"
     config.labels = ()  # Names of the labels to segment, in this order; () takes all of dataset.json
+    # Overlapping regions, segmented in place of labels: 'whole=edema+core, core=core'; each writes its first label
+    config.regions = ""
     # Voxel size of training: native, median, or a number per axis such as '1.0, 1.0, 3.0' (0 keeps it as it is)
     config.spacing_mm = "native"
     # A 2-D network segments volumes slice by slice: axial, coronal or sagittal; empty where images are 2-D

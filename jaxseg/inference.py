@@ -7,21 +7,23 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 import scipy.ndimage
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
-from jaxseg import trees
+from jaxseg import regions, trees
+from jaxseg.models import Network
 from jaxseg.types import Frozen, Params
 
 
 def make_window_predict(
-    model: nn.Module, *, one_by_one: bool = False
+    model: Network, *, one_by_one: bool = False
 ) -> Callable[[Params, Frozen, Float[Array, "windows *patch channels"]], Float[Array, "windows *patch classes"]]:
     """Make a function that returns the class probabilities of a batch of windows for one run, without dropout.
+
+    Those of a network of overlapping regions are one probability per region, which need not sum to 1.
 
     Args:
         model: The network.
@@ -36,7 +38,7 @@ def make_window_predict(
 
         def probabilities(some: Float[Array, "some *patch channels"]) -> Float[Array, "some *patch classes"]:
             logits: Any = model.apply(variables, some, train=False)
-            return jax.nn.softmax(logits)
+            return jax.nn.sigmoid(logits) if model.overlapping else jax.nn.softmax(logits)
 
         if one_by_one:
             return lax.map(lambda window: probabilities(window[None])[0], windows)
@@ -187,7 +189,7 @@ def predict_slabs(
             are mirrored back and averaged. k axes cost 2^k times as much.
 
     Yields:
-        Slabs, which ascend and cover each case. Probabilities sum to 1 over classes.
+        Slabs, which ascend and cover each case. Probabilities sum to 1 over classes; those of regions do not.
     """
     weight = window_weight(patch)
     copies = [axes for count in range(len(flips) + 1) for axes in itertools.combinations(flips, count)]
@@ -247,3 +249,27 @@ def largest_component(
             sizes = np.bincount(components.ravel())
             cleaned[(components > 0) & (components != 1 + np.argmax(sizes[1:]))] = 0
     return cleaned
+
+
+def largest_of_regions(
+    labels: Integer[np.ndarray, "*spatial"], chosen: Iterable[int], of: regions.Regions
+) -> Integer[np.ndarray, "*spatial"]:
+    """Keep only the largest connected component of some regions, one after another.
+
+    The rest of a region becomes what the other regions around it make of these voxels (`regions.without`), so that a
+    spurious part inside a larger region leaves no hole in it.
+
+    Args:
+        labels: A label map.
+        chosen: Positions of the regions.
+        of: The regions.
+
+    >>> nested = regions.Regions(members=((1, 2), (2,)), written=(1, 2))
+    >>> largest_of_regions(np.array([1, 2, 2, 1, 2, 1]), [1], nested).tolist()
+    [1, 2, 2, 1, 1, 1]
+    """
+    for index in chosen:
+        inside = regions.mask(labels, of.members[index])
+        kept = largest_component(inside.astype(np.uint8), [1]) > 0
+        labels = np.where(inside & ~kept, regions.without(labels, index, of), labels)
+    return labels

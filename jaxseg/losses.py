@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxseg.regions import Regions, masks
 from jaxseg.settings import LossSettings
 from jaxseg.settings.kinds import check
 from jaxseg.types import Restoration
@@ -28,8 +29,8 @@ def soft_dice(
     """Soft Dice loss 1 - (2 sum(p y) + smooth) / (sum(p) + sum(y) + smooth) (Milletari 2016).
 
     Args:
-        probabilities: Softmax outputs.
-        target: One-hot labels.
+        probabilities: Outputs of a softmax or, of regions that overlap, of a sigmoid.
+        target: One-hot labels, or masks of regions.
         smooth: Keeps the ratio defined when a class is absent from both; must be positive.
     """
     axes = tuple(range(1, probabilities.ndim - 1))
@@ -84,17 +85,27 @@ def restoration_loss(restored: Float[Array, "batch *spatial channels"], wanted: 
 
 
 def make_loss(
-    settings: LossSettings,
+    settings: LossSettings, regions: Regions | None = None
 ) -> Callable[[Float[Array, "batch *spatial classes"], Int[Array, "batch *spatial"]], Float[Array, ""]]:
     """Make the training loss of logits and integer labels, averaged over the batch.
 
     `dice` averages the soft Dice loss over foreground labels, `ce` is the cross-entropy over all classes and `focal`
     its focal form. `dice_ce` (as in nnU-Net, Isensee 2021) and `dice_focal` are sums of the two.
 
+    Of regions that overlap, every output has a sigmoid of its own and says whether a voxel lies in its region: `dice`
+    averages over all regions, and `ce` and `focal` are binary, averaged over voxels and regions. `dice_ce` is then
+    nnU-Net's loss for region-based training.
+
+    Args:
+        settings: Name of the loss, and its smoothing.
+        regions: The regions that the logits are of; None if they are of classes that exclude each other.
+
     Raises:
         UserError: A setting is not allowed.
     """
     check(settings, "loss.")
+    if regions is not None:
+        return _make_region_loss(settings, regions)
 
     def loss(logits: Float[Array, "batch *spatial classes"], label: Int[Array, "batch *spatial"]) -> Float[Array, ""]:
         log_probabilities = jax.nn.log_softmax(logits)
@@ -110,6 +121,29 @@ def make_loss(
             value = value + cross_entropy(log_probabilities, target).mean()
         if "focal" in settings.name:
             value = value + focal(log_probabilities, target, gamma=FOCAL_GAMMA).mean()
+        return value
+
+    return loss
+
+
+def _make_region_loss(
+    settings: LossSettings, regions: Regions
+) -> Callable[[Float[Array, "batch *spatial regions"], Int[Array, "batch *spatial"]], Float[Array, ""]]:
+    """The loss of one logit per region, with masks that are made of the label map here."""
+
+    def loss(logits: Float[Array, "batch *spatial regions"], label: Int[Array, "batch *spatial"]) -> Float[Array, ""]:
+        known = (label <= regions.classes).astype(logits.dtype)[..., None]
+        target = masks(label, regions).astype(logits.dtype) * known
+        value = jnp.zeros((), logits.dtype)
+        if "dice" in settings.name:
+            value = value + soft_dice(jax.nn.sigmoid(logits) * known, target, smooth=settings.smooth).mean()
+        # A voxel and region is a voxel with the two classes outside and inside, so that the forms above hold.
+        log_probabilities = jnp.stack([jax.nn.log_sigmoid(-logits), jax.nn.log_sigmoid(logits)], -1)
+        two = jnp.stack([known - target, target], -1)
+        if "ce" in settings.name.split("_"):
+            value = value + cross_entropy(log_probabilities, two).mean()
+        if "focal" in settings.name:
+            value = value + focal(log_probabilities, two, gamma=FOCAL_GAMMA).mean()
         return value
 
     return loss

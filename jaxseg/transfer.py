@@ -103,6 +103,19 @@ def make_load_table(
     return tuple(rows)
 
 
+def for_head_of(source: Params, source_overlaps: bool, overlaps: bool) -> Params:
+    """Return a source network's parameters, or their shapes, without a head that answers another kind of question.
+
+    A softmax over classes and one sigmoid per region may have equally many outputs, of which none means the same.
+
+    Args:
+        source: Parameters of the source network.
+        source_overlaps: Whether its outputs are regions that overlap.
+        overlaps: Whether those of the network to be trained are.
+    """
+    return source if source_overlaps == overlaps else {name: part for name, part in source.items() if name != "head"}
+
+
 def _differ_in_channels(shape: tuple[int, ...], other: tuple[int, ...] | None) -> bool:
     """Whether two kernels `[*taps, channels, features]` differ in their channels alone."""
     same = other is not None and len(other) == len(shape) and (shape[:-2], shape[-1]) == (other[:-2], other[-1])

@@ -91,7 +91,7 @@ class Cohort:
     offsets: Int[Array, " cases"]
     shapes: Int[Array, "cases ndim"]
     foreground: Int[Array, "cases labels points"]
-    """Flat positions inside the case (C order) of voxels of each label, a seeded draw of at most `points`."""
+    """Flat positions inside the case (C order) of voxels of each label or region, a seeded draw of at most `points`."""
     num_foreground: Int[Array, "cases labels"]
     """Number of entries of `foreground` in use; 0 if the case lacks the label."""
     spacing: Float[Array, "cases ndim"] | None = None

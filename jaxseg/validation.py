@@ -19,6 +19,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Integer
 
 from jaxseg import inference, losses, trees
+from jaxseg.models import Network
+from jaxseg.regions import Regions, decide, masks
 from jaxseg.types import Batch, Frozen, Params
 
 Either = Array | np.ndarray
@@ -41,10 +43,22 @@ def canvas_shape(shapes: Sequence[Sequence[int]], patch: Sequence[int]) -> tuple
     return tuple(max(lengths) for lengths in zip(*shapes, patch, strict=True))
 
 
+def sums_held(classes: int, regions: Regions | None) -> int:
+    """Return the number of sums of a voxel: one per class or, of regions, one per region and that of the weights."""
+    return classes if regions is None else len(regions.members) + 1
+
+
 def canvas_bytes(
     shapes: Sequence[Sequence[int]], patch: Sequence[int], *, channels: int, classes: int
 ) -> tuple[int, int]:
-    """Return the bytes of the canvases, which all runs share, and of the sums that each run holds at a time."""
+    """Return the bytes of the canvases, which all runs share, and of the sums that each run holds at a time.
+
+    Args:
+        shapes: Shapes of the cases.
+        patch: Window size.
+        channels: Channels of an image.
+        classes: Sums of a voxel; see `sums_held`.
+    """
     voxels = math.prod(canvas_shape(shapes, patch))
     return len(shapes) * voxels * 4 * (channels + 1), voxels * 4 * classes
 
@@ -88,36 +102,63 @@ def lay_out(
 
 
 def count_overlaps(
-    predicted: Integer[Either, "*any voxels"], label: Integer[Either, " voxels"], classes: int
+    predicted: Integer[Either, "*any voxels"],
+    label: Integer[Either, " voxels"],
+    classes: int,
+    regions: Regions | None = None,
 ) -> list[tuple[Any, Any, Any]]:
-    """Count, for each foreground label, known voxels in both maps, in the reference and in the prediction.
+    """Count, for each structure, known voxels in both maps, in the reference and in the prediction.
 
-    This works on NumPy and JAX arrays; the axis of voxels is summed over.
+    A structure is a foreground label or, where there are regions, a region. This works on NumPy and JAX arrays; the
+    axis of voxels is summed over.
     """
     known = label < classes
     found = []
+    if regions is not None:
+        truths, answers = masks(label, regions), masks(predicted, regions) & known[..., None]
+        for index in range(len(regions.members)):
+            truth, answer = truths[..., index], answers[..., index]
+            found.append(((answer & truth).sum(-1), truth.sum(-1), answer.sum(-1)))
+        return found
     for index in range(1, classes):
         truth, answer = label == index, (predicted == index) & known
         found.append(((answer & truth).sum(-1), truth.sum(-1), answer.sum(-1)))
     return found
 
 
-def _make_predict(model: nn.Module, slice_axis: int | None) -> Callable[..., Float[Array, "window *patch classes"]]:
-    """`inference.make_window_predict`, for windows that keep the axis across which a 2-D network sees slices."""
+def _make_predict(model: Network, slice_axis: int | None) -> Callable[..., Float[Array, "window *patch sums"]]:
+    """`inference.make_window_predict`, for windows that keep the axis across which a 2-D network sees slices.
+
+    A network of regions gives a last channel of ones, whose weighted sum is the weight of each voxel.
+    """
     predict = inference.make_window_predict(model)
-    if slice_axis is None:
-        return predict
-    axis = 1 + slice_axis
-    return lambda params, frozen, shown: jnp.expand_dims(predict(params, frozen, shown.squeeze(axis)), axis)
+
+    def summed(params: Params, frozen: Frozen, shown: Array) -> Array:
+        found = predict(params, frozen, shown if slice_axis is None else shown.squeeze(1 + slice_axis))
+        if model.overlapping:
+            found = jnp.concatenate([found, jnp.ones_like(found[..., :1])], axis=-1)
+        return found if slice_axis is None else jnp.expand_dims(found, 1 + slice_axis)
+
+    return summed
+
+
+def _decide(sums: Float[Array, "*canvas sums"], regions: Regions | None) -> Int[Array, "*canvas"]:
+    """The label map of weighted sums; see `_make_predict` for their last channel."""
+    if regions is None:
+        # The largest weighted sum is also the largest mean, since all classes of a voxel have the same weights.
+        return decide(sums, None)
+    # Outside the case no window has a weight, and nothing is divided.
+    return decide(sums[..., :-1] / jnp.where(sums[..., -1:] > 0, sums[..., -1:], 1), regions)
 
 
 def make_case_counts(
-    model: nn.Module,
+    model: Network,
     *,
     patch: tuple[int, ...],
     window_batch: int,
     classes: int,
     slice_axis: int | None = None,
+    regions: Regions | None = None,
 ) -> Callable[[Params, Frozen, Canvases], Int[Array, "case label 3"]]:
     """Make a function that counts the voxels of whole cases for one run, without dropout.
 
@@ -127,12 +168,13 @@ def make_case_counts(
         model: The network.
         patch: Window size, one voxel along `slice_axis`.
         window_batch: Number of windows that go through the network at once.
-        classes: Number of classes, background included.
+        classes: Number of classes of label maps, background included.
         slice_axis: Spatial axis across which a 2-D network sees slices; None for a network of all axes.
+        regions: The regions that the network finds; None if it finds the classes.
 
     Returns:
-        `count(params, frozen, canvases)`, which gives for each case and foreground label the number of voxels in both,
-        in the reference and in the prediction.
+        `count(params, frozen, canvases)`, which gives for each case and structure the number of voxels in both, in the
+        reference and in the prediction (see `count_overlaps`).
     """
     weight = jnp.asarray(inference.window_weight(patch))[..., None]
     predict = _make_predict(model, slice_axis)
@@ -158,10 +200,9 @@ def make_case_counts(
 
                 return lax.fori_loop(0, batch, add, sums)
 
-            sums = jnp.zeros((*case.labels.shape, classes), jnp.float32)
+            sums = jnp.zeros((*case.labels.shape, sums_held(classes, regions)), jnp.float32)
             sums = lax.fori_loop(0, -(-case.windows // batch), add_batch, sums)
-            # The largest weighted sum is also the largest mean, since all classes of a voxel have the same weights.
-            counted = count_overlaps(sums.argmax(-1).ravel(), case.labels.ravel(), classes)
+            counted = count_overlaps(_decide(sums, regions).ravel(), case.labels.ravel(), classes, regions)
             return jnp.stack([jnp.stack(of_label) for of_label in counted]).astype(jnp.int32)
 
         return lax.map(of_case, canvases)

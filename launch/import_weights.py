@@ -82,6 +82,7 @@ def _record(path: Path, rules: Rules, weights: Weights, converted: Converted) ->
         channels=imported.channels,
         classes=imported.classes,
         normalization=imported.normalization,
+        outputs=imported.outputs,
         names=Names(
             used=dict(imported.used),
             ignored=dict(imported.ignored),
@@ -119,7 +120,7 @@ def _summary(converted: Converted) -> str:
     total = sum(math.prod(shape) for shape in shapes.values())
     taken = total - sum(math.prod(shapes[path]) for path in converted.missing)
     whose = f"{taken:,} of {total:,} numbers of the network's parameters are the file's"
-    return "\n".join([*lines, "", f"{whose}; {imported.channels} channel(s), {imported.classes} classes"])
+    return "\n".join([*lines, "", f"{whose}; {imported.channels} channel(s), {imported.classes} {imported.outputs}"])
 
 
 def _columns(rows: list[tuple[str, str, str]]) -> list[str]:

@@ -14,6 +14,7 @@ import jax
 
 import jaxseg
 from jaxseg import paths, settings
+from jaxseg.settings.kinds import read_regions
 from jaxseg.study.plan import cost
 from jaxseg.study.plan.jobs import check_networks, make_plan, seed_plan
 from jaxseg.study.plan.planned import device_bytes, memory_bytes
@@ -85,10 +86,10 @@ def plan(
     """
     cache = paths.expand(str(config.runtime.store_dir) or workdir / "stores")
     told = terminal.make_progress()("look at the images")
-    target = take_fingerprint(_text(config, "target"), labels=config.target.labels, cache=cache, progress=told)
+    target = take_fingerprint(_text(config, "target"), **_structures(config, "target"), cache=cache, progress=told)
     source = None
     if _pretrains(config) and config.source.data != "target":
-        source = take_fingerprint(_text(config, "source"), labels=config.source.labels, cache=cache, progress=told)
+        source = take_fingerprint(_text(config, "source"), **_structures(config, "source"), cache=cache, progress=told)
     # How many runs there are is known of a config that is complete: first as if there was one.
     platform = jax.local_devices()[0].platform
     alone = Resources(seconds, 1.0, speed, memory_bytes(1), platform)
@@ -107,6 +108,11 @@ def _text(config: Any, task: str) -> str:
     if not isinstance(data, str) or not data:
         raise UserError(f"config.{task}.data = {data!r}; allowed: a folder, or synthetic:NAME")
     return data
+
+
+def _structures(config: Any, task: str) -> dict[str, Any]:
+    """What a task segments, as arguments of `take_fingerprint`."""
+    return {"labels": config[task].labels, "regions": read_regions(config[task].regions, f"{task}.regions")}
 
 
 def _pretrains(config: Any) -> bool:

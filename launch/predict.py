@@ -89,7 +89,7 @@ def predict(arm: Arm) -> None:
         seeds=seeds,
         ensemble=_ENSEMBLE.value,
         uncertainty=_UNCERTAINTY.value,
-        probabilities=("background", *arm.target.labels) if _PROBABILITIES.value else (),
+        probabilities=arm.target.output_names if _PROBABILITIES.value else (),
     )
     outputs.check(planned, cases, arm.workdir)
     arm.keep(seeds)  # damaged parameters are no fault of an image

@@ -11,9 +11,10 @@ PACKAGE = ROOT / "jaxseg"
 
 # Every module or package of jaxseg, from the bottom up, and what of jaxseg it may import beside itself. A module may
 # import what the rows above it state, never what stands below it: there are no cycles.
-BOTTOM = {"types", "trees", "streams", "paths", "oserrors", "reserved", "settings"}
+BOTTOM = {"types", "trees", "streams", "paths", "oserrors", "reserved", "settings", "regions"}
 MAY_IMPORT = {
     "reserved": set(),
+    "regions": set(),
     "text": set(),
     "types": set(),
     "streams": set(),

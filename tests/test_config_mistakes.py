@@ -197,6 +197,7 @@ OUT_OF_RANGE = [
     ("evaluate.flips", (0, 2), "different axes from 0 to 1"),
     ("evaluate.largest_component", "a, a", "different names"),
     ("evaluate.regions", "whole", "unions of labels such as"),
+    ("target.regions", "whole", "unions of labels such as"),
     ("evaluate.regions", "@SUM(1)=a+b", "unions of labels such as"),  # a spreadsheet would run it
     ("evaluate.regions", "-1+x=a+b", "unions of labels such as"),
     ("evaluate.regions", "w\x1b[31m=a+b", "unions of labels such as"),

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxseg import trees
+from jaxseg.regions import Regions, decide, masks
 from jaxseg.types import Params
 
 Windows = tuple[Float[Array, "batches windows *patch channels"], Int[Array, "batches windows *patch"]]
@@ -28,14 +29,28 @@ class Quality(NamedTuple):
 
 
 def make_quality(
-    model: nn.Module, loss: Callable[[jax.Array, jax.Array], Float[Array, ""]]
+    model: nn.Module, loss: Callable[[jax.Array, jax.Array], Float[Array, ""]], regions: Regions | None = None
 ) -> Callable[[Params, Windows], Quality]:
-    """Make a function that returns loss and DSC of one run's parameters on windows, batch by batch, without dropout."""
+    """Make a function that returns loss and DSC of one run's parameters on windows, batch by batch, without dropout.
+
+    Args:
+        model: The network.
+        loss: Loss of logits and labels.
+        regions: The regions that the logits are of, over which DSC is averaged; None if they are of classes.
+    """
+
+    def masks_of_regions(logits: jax.Array, label: jax.Array, of: Regions) -> tuple[jax.Array, jax.Array]:
+        known = (label <= of.classes)[..., None]
+        found = masks(decide(jax.nn.sigmoid(logits), of), of) & known
+        return masks(label, of).reshape(-1, len(of.members)), found.reshape(-1, len(of.members))
 
     def quality(params: Params, windows: Windows) -> Quality:
         def of_batch(batch: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             image, label = batch
             logits: Any = model.apply({"params": params}, image, train=False)
+            if regions is not None:
+                inside, said = masks_of_regions(logits, label, regions)
+                return loss(logits, label), jnp.stack([(inside & said).sum(0), inside.sum(0), said.sum(0)])
             classes = logits.shape[-1]
             # Labels beyond the last class (unknown) are in no row of the one-hot matrices.
             known = label < classes

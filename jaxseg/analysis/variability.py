@@ -9,6 +9,7 @@ import scipy.special
 from jaxtyping import Bool, Float, Int
 
 from jaxseg.analysis import sites
+from jaxseg.regions import mask
 
 
 def region_of(
@@ -33,9 +34,16 @@ def differing(
     return np.asarray(a.shape[1] - same, np.float64)
 
 
-def pairwise_dsc(labels: Int[np.ndarray, "runs voxels"], classes: int) -> Float[np.ndarray, "runs runs"]:
-    """Return the DSC of every two runs, averaged over the labels that either of them predicts; NaN if neither does."""
-    votes = _votes(labels, classes)[1:]
+def pairwise_dsc(
+    labels: Int[np.ndarray, "runs voxels"], members: Sequence[Sequence[int]]
+) -> Float[np.ndarray, "runs runs"]:
+    """Return the DSC of every two runs, averaged over the labels that either of them predicts; NaN if neither does.
+
+    Args:
+        labels: Label maps.
+        members: The classes that each label, or region, is made of.
+    """
+    votes = np.stack([mask(labels, classes) for classes in members]).astype(np.float32)
     both = np.einsum("crv,csv->crs", votes, votes, optimize=True)
     size = votes.sum(-1)
     total = size[:, :, None] + size[:, None, :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -15,6 +16,16 @@ Folds = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
 """Pairs (train, val) of case names for each fold; `val` is held out."""
 Refused = tuple[tuple[str, str], ...]
 """Pairs (case, reason) of cases that were left out."""
+
+
+class NamedRegion(NamedTuple):
+    """A region of a task by its values in label files."""
+
+    name: str
+    values: tuple[int, ...]
+    """Every value of which the region is made."""
+    written: int
+    """The value that the region writes into a predicted label map; one of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +54,7 @@ class CaseRecord:
     """Shape on the case's own grid, canonical axes, on which metrics are computed."""
     own_spacing_mm: tuple[float, ...]
     voxels_per_label: tuple[int, ...]
-    """Number of voxels of each label on the case's own grid, background first."""
+    """Number of voxels of each label or region on the case's own grid, background first."""
     warnings: tuple[str, ...]
     image_sha256: str = ""
     """SHA-256 of the bytes of the image file, or of the list of the channel files' checksums. Without files, it is that
@@ -53,6 +64,9 @@ class CaseRecord:
     voxels_sha256: str = ""
     """SHA-256 of the image's voxels as they were read, on canonical axes and before any processing. It is the same for
     the same image in another folder, under another name or compressed anew."""
+    voxels_per_value: tuple[int, ...] = ()
+    """Number of voxels of each class of the label map, background first, where regions are made of several; otherwise
+    empty."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +86,8 @@ class CaseList:
 
     name: str
     labels: tuple[tuple[str, int], ...]
-    """Every label name of dataset.json with its value in the files, without the background."""
+    """Every label name of dataset.json with its value in the files, without the background. Where dataset.json has
+    regions, its values with themselves as names."""
     ignore: int | None
     """Value of voxels without a known label (nnU-Net's `ignore`), which count neither in training nor in evaluation."""
     modality: tuple[str, ...]
@@ -85,6 +100,8 @@ class CaseList:
     """Pairs (train, val) of case names for each fold, from splits_final.json or dataset.json."""
     sources: tuple[Path, ...] = ()
     """Files beside images and labels that the preparation depends on."""
+    regions: tuple[NamedRegion, ...] = ()
+    """The regions of dataset.json, in its order; empty if it has labels."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -122,6 +122,8 @@ def _checked(imported: Imported, weights: Weights) -> Converted:
         count = getattr(imported, name)
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise UserError(f"{name} = {count!r}; allowed: a number from 1")
+    if imported.outputs not in ("classes", "regions"):
+        raise UserError(f"outputs = {imported.outputs!r}; allowed: 'classes' or 'regions'")
     allowed = choices(hints(TaskSettings)["normalization"])
     told = imported.normalization
     if told is not None and not (isinstance(told, str) and told in allowed):

@@ -34,13 +34,16 @@ class Imported:
     channels: int
     """Image channels that the network reads."""
     classes: int
-    """Classes that it predicts, background included."""
+    """Classes that it predicts, background included, or regions (see `outputs`)."""
     used: Mapping[str, str]
     """For each path of `params`, the name of the tensor that it was made from."""
     ignored: tuple[tuple[str, str], ...] = ()
     """Names of tensors that have no place in the network, each with the reason."""
     normalization: str | None = None
     """The value of `config.target.normalization` that images were prepared with, where the rules know it."""
+    outputs: str = "classes"
+    """`classes` where outputs exclude each other, `regions` where each has a sigmoid of its own. An arm takes the head
+    of an import only if its task is of the same kind."""
 
 
 class Convert(Protocol):

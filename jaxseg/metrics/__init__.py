@@ -1,7 +1,7 @@
 """Segmentation metrics on boolean masks, in physical units."""
 
 from jaxseg.metrics.calibration import CalibrationBins, calibration_error, count_bins, expected_calibration_error
-from jaxseg.metrics.cases import case_metrics, members_of
+from jaxseg.metrics.cases import case_metrics, classes_by_name, members_of
 from jaxseg.metrics.overlap import (
     Counts,
     bounding_box,
@@ -24,6 +24,7 @@ __all__ = [
     "bounding_box",
     "calibration_error",
     "case_metrics",
+    "classes_by_name",
     "count_bins",
     "count_voxels",
     "dsc",

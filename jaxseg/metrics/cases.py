@@ -103,6 +103,29 @@ COLUMNS = (
 """Keys of a row of `case_metrics`, in the order of cases.csv."""
 
 
+def classes_by_name(
+    labels: Sequence[str],
+    unions: Mapping[str, Sequence[str]] | None = None,
+    members: Sequence[Sequence[int]] | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """Return the classes of a label map that everything which is scored is made of, by name.
+
+    Args:
+        labels: Names of the labels.
+        unions: Unions of labels that are scored as well.
+        members: The classes of each label where labels are regions that overlap; None if label i is class i + 1.
+
+    Raises:
+        UserError: See `members_of`.
+    """
+    own = [(index,) for index in range(1, len(labels) + 1)] if members is None else [tuple(part) for part in members]
+    of_label = dict(zip(labels, own, strict=True))
+    return {
+        name: tuple(dict.fromkeys(value for label in group for value in of_label[label]))
+        for name, group in members_of(labels, unions or {}).items()
+    }
+
+
 def members_of(labels: Sequence[str], regions: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """Return the labels of everything that is scored, by name: every label by itself, then every region.
 
@@ -131,11 +154,12 @@ def case_metrics(
     tolerance_mm: float | None,
     regions: Mapping[str, Sequence[str]] | None = None,
     ignore_index: int | None = None,
+    members: Sequence[Sequence[int]] | None = None,
 ) -> list[dict[str, float | str]]:
     """Score one predicted label map against its reference, on the case's own grid.
 
     Args:
-        pred_labels: Predicted label map; value i + 1 is `labels[i]`, 0 is background.
+        pred_labels: Predicted label map; value i + 1 is `labels[i]` (but see `members`), 0 is background.
         ref_labels: Reference label map on the same grid.
         labels: Names of the labels.
         spacing_mm: Voxel size along each axis.
@@ -146,6 +170,7 @@ def case_metrics(
         tolerance_mm: Tolerance of NSD, in `unit`; None if the task has none, in which case NSD is NaN.
         regions: Unions of labels to score as well, region name to label names (`{"whole": ("core", "edema")}`).
         ignore_index: Value of reference voxels without a known label, which are left out of both maps; None if unused.
+        members: The values that each label is made of, where labels are regions that overlap; None if label i is i + 1.
 
     Returns:
         One dict per label, then one per region (`region` is true), with the keys `COLUMNS`. `volume_pred` and
@@ -156,13 +181,13 @@ def case_metrics(
         UserError: A map holds other values than labels, the maps differ in shape, or an option is unknown.
     """
     _check_options(unit, hd_definition, surface_empty, tolerance_mm)
-    pred_labels, ref_labels = _on_one_grid(pred_labels, ref_labels, len(labels), ignore_index)
+    named = classes_by_name(labels, regions, members)
+    pred_labels, ref_labels = _on_one_grid(pred_labels, ref_labels, max(map(max, named.values())), ignore_index)
     spacing = check_spacing(spacing_mm, pred_labels.ndim)
     if unit == "voxel":
         spacing = (1.0,) * len(spacing)
     rows = []
-    for name, group in members_of(labels, regions or {}).items():
-        values = [labels.index(m) + 1 for m in group]
+    for name, values in named.items():
         pred, ref = (m == values[0] if len(values) == 1 else np.isin(m, values) for m in (pred_labels, ref_labels))
         row = _row(
             pred,

@@ -27,7 +27,12 @@ MODELS: dict[ModelName, type[Network]] = {
 
 
 def make_model(
-    settings: ModelSettings, compute: Compute = FULL_PRECISION, *, classes: int, restores: bool = False
+    settings: ModelSettings,
+    compute: Compute = FULL_PRECISION,
+    *,
+    classes: int,
+    restores: bool = False,
+    overlapping: bool = False,
 ) -> Network:
     """Build the network that `settings` name, with `classes` output channels (background included).
 
@@ -35,13 +40,14 @@ def make_model(
     `model.apply({"params": params}, image, train=False)` gives float32 logits `[batch, *spatial, classes]`; with
     `mutable=["activations"]` it also returns the features of the levels that `layer_names` lists. Training with
     dropout needs `rngs={"dropout": key}`. A network that `restores` images has a sub-tree `restoration` in place of
-    `head`, and `classes` is the number of image channels.
+    `head`, and `classes` is the number of image channels. One whose outputs are `overlapping` regions has no
+    background, and `classes` is the number of regions.
 
     Raises:
         UserError: See `check_model`.
     """
     check_model(settings)
-    return MODELS[settings.name](settings, classes, compute=compute, restores=restores)
+    return MODELS[settings.name](settings, classes, compute=compute, restores=restores, overlapping=overlapping)
 
 
 def layer_names(settings: ModelSettings) -> tuple[str, ...]:

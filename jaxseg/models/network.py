@@ -67,13 +67,15 @@ class Network(nn.Module):
 
     Attributes:
         settings: Widths, strides, kernels, norm, dropout, skips and encoder.
-        classes: Output channels, background included.
+        classes: Output channels: the classes, background included, or the regions.
         form: Form of every convolution; see `jaxseg.models.conv`.
         frozen: Paths of parameters that are not trained. Even in training, frozen layers have no dropout, and their
             batch norms use the statistics that they have.
         compute: Precision of convolutions, and whether the backward pass recomputes levels.
         restores: Whether the network restores images. Its head, with `classes` image channels, is then called
             `restoration` in place of `head`, so that no transfer takes one for the other.
+        overlapping: Whether the outputs are regions that may overlap, each of which a sigmoid decides by itself, in
+            place of classes that share a softmax. It says how logits are read; the network computes the same.
     """
 
     settings: ModelSettings
@@ -82,6 +84,7 @@ class Network(nn.Module):
     frozen: frozenset[str] = frozenset()
     compute: Compute = FULL_PRECISION
     restores: bool = False
+    overlapping: bool = False
 
     encoder_level: ClassVar[type[nn.Module]]
     """See `Encoder.level`."""

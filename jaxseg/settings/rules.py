@@ -44,6 +44,7 @@ def check_task(task: TaskSettings, ndim: int, need: Need) -> None:
     Raises:
         UserError: Values that contradict each other.
     """
+    need(not (task.labels and task.regions), "labels", task.labels, "() with regions, which name labels themselves")
     sound = len(task.patch) == ndim and min(task.patch) >= 1
     unplanned = "" if task.patch else "; launch.study --stages=plan chooses them from the images"
     need(sound, "patch", task.patch, f"{ndim} sizes, as model.ndim = {ndim}{unplanned}")

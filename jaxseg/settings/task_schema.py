@@ -3,7 +3,18 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from jaxseg.settings.kinds import Allowed, Amount, ExternalSets, Limits, Number, Probability, Share, Sizes, Spacing
+from jaxseg.settings.kinds import (
+    Allowed,
+    Amount,
+    ExternalSets,
+    Limits,
+    Number,
+    Probability,
+    Regions,
+    Share,
+    Sizes,
+    Spacing,
+)
 
 Unit = Literal["mm", "voxel"]
 Normalization = Literal["zscore", "zscore_nonzero", "percentile", "none", "dataset", "auto"]
@@ -49,6 +60,8 @@ class TaskSettings:
     `target`, the cases of the target that its runs do not see."""
     labels: tuple[str, ...] = ()
     """Names of the labels to segment, in this order; () takes all of dataset.json."""
+    regions: Regions = ()
+    """Overlapping regions, segmented in place of labels: 'whole=edema+core, core=core'; each writes its first label."""
     spacing_mm: Spacing = "native"
     """Voxel size of training: native, median, or a number per axis such as '1.0, 1.0, 3.0' (0 keeps it as it is)."""
     as_slices: str = ""
@@ -120,4 +133,4 @@ class ImageTask(TaskSettings):
 def images_alone(task: TaskSettings) -> ImageTask:
     """Returns a task as networks see it that learn without labels: no label is named, sought or drawn from."""
     values = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
-    return ImageTask(**values | {"labels": (), "foreground": 0.0, "shuffle_labels": False})
+    return ImageTask(**values | {"labels": (), "regions": (), "foreground": 0.0, "shuffle_labels": False})

@@ -115,7 +115,8 @@ class Arm:
 
     @functools.cached_property
     def _model(self) -> Any:
-        return make_model(self.settings.model, self.settings.train.compute, classes=len(self.target.labels) + 1)
+        overlapping, settings = self.target.regions is not None, self.settings
+        return make_model(settings.model, settings.train.compute, classes=self.target.outputs, overlapping=overlapping)
 
     @functools.cached_property
     def _predict(self) -> Any:
@@ -195,7 +196,7 @@ class Arm:
         slabs = self._slabs(array, seeds)
         clean = classes_of(self.study.evaluate.largest_component, self.target.labels)
         own = slabs if geometry is None else data.to_own_grid(slabs, geometry)
-        return segment(own, clean=clean, keep_mean=probabilities), geometry
+        return segment(own, clean=clean, keep_mean=probabilities, regions=self.target.regions), geometry
 
     def predict(
         self, image: Any, seeds: Sequence[int] | None = None, *, probabilities: bool = False
@@ -355,10 +356,9 @@ class FinishedStudy:
             raise UserError(f"no fold {fold}; the study has {len(splits)}, from 0")
         chosen = splits if fold is None else [splits[fold]]
         target, settings = self.settings.target, self.settings.evaluate
-        store = self.settings.runtime.store_dir or self.workdir / "stores"
-        references = data.open_references(
-            target.data, ndim=len(target.window), cache=paths.expand(store), labels=self.record.target.labels
-        )
+        labels, regions = () if target.regions else self.record.target.labels, target.regions
+        axes, cache = len(target.window), paths.expand(self.settings.runtime.store_dir or self.workdir / "stores")
+        references = data.open_references(target.data, ndim=axes, cache=cache, labels=labels, regions=regions)
         return (
             references,
             frozenset(name for split in chosen for name in split.test),

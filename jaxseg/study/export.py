@@ -19,8 +19,10 @@ from jaxseg import inference, settings, streams, trees
 from jaxseg.exports import formats, program, state_dict
 from jaxseg.exports.formats import Format, StateDict
 from jaxseg.models import Network, make_model
+from jaxseg.regions import THRESHOLD
 from jaxseg.study import outputs
 from jaxseg.study.api import Arm, FinishedStudy
+from jaxseg.study.record import RecordedTask
 from jaxseg.types import Params, UserError
 
 TOLERANCE = 1e-4
@@ -64,7 +66,9 @@ def export_network(
         raise UserError(f"arm {arm.settings.name!r}, seed {seed}: parameters are not finite numbers; none is exported")
     about["trained"]["parameters"] = _digest(params)
     # XLA's own convolution: it is the form that every platform has, and the most exact one (docs/export.md).
-    network = make_model(arm.settings.model, classes=len(arm.target.labels) + 1).clone(form="native")
+    overlapping = arm.target.regions is not None
+    made = make_model(arm.settings.model, classes=arm.target.outputs, overlapping=overlapping)
+    network = made.clone(form="native")
     contents = {path.name: _encode(kind, network, params, about)}
     if kind != "jax" and network.settings.name in state_dict.NETWORKS:
         contents["network.py"] = state_dict.NETWORK.read_bytes()
@@ -109,7 +113,7 @@ def describe(
             f"arm {arm.settings.name!r}, seed {seed} diverged at step {run.diverged_at}: it has no scores, and its "
             f"weights are not exported; seeds that did not: {_sound(arm)}"
         )
-    model, channels, classes = arm.settings.model, target.channels, len(target.labels) + 1
+    model, channels, classes = arm.settings.model, target.channels, target.outputs
     fields = json.loads(json.dumps(dataclasses.asdict(model))) | {"channels": channels, "classes": classes}
     if kind != "jax":
         fields = state_dict.network_arguments(model, channels=channels, classes=classes)
@@ -121,8 +125,7 @@ def describe(
         "made_by": f"jaxseg {packages.version('jaxseg')}",
         "format": kind,
         "network": fields,
-        "labels": ["background", *target.labels],
-        "label_values": [0, *target.label_values],
+        **_outputs(target),
         "window": list(task.patch),
         "axes": f"[windows, {inner}], in RAS+ orientation",
         "preparation": {
@@ -144,6 +147,22 @@ def describe(
             "average": study.record.average,
             "precision": arm.settings.train.compute.precision,
             "started_from": _checkpoint_of(study, arm),
+        },
+    }
+
+
+def _outputs(target: RecordedTask) -> dict[str, Any]:
+    """What the network's outputs mean: classes that share a softmax, or regions with a sigmoid each."""
+    if target.regions is None:
+        return {"labels": ["background", *target.labels], "label_values": [0, *target.label_values]}
+    value = (0, *target.label_values)
+    return {
+        "labels": list(target.labels),
+        "label_values": [0, *target.label_values],
+        "regions": {
+            "outputs": f"a sigmoid each; a voxel is in a region where its probability is above {THRESHOLD:g}",
+            "label_values": [[value[index] for index in group] for group in target.regions.members],
+            "regions_class_order": [value[index] for index in target.regions.written],
         },
     }
 

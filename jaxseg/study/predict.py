@@ -17,6 +17,7 @@ from jaxseg import data, inference, metrics, seeds, validation
 from jaxseg.data import PreparedTask
 from jaxseg.data.cases import CaseArrays
 from jaxseg.models import Network
+from jaxseg.regions import Regions, decide
 from jaxseg.settings import EvaluateSettings, TaskSettings
 from jaxseg.study.plan.jobs import Job, Program
 from jaxseg.types import Frozen, Params
@@ -92,14 +93,16 @@ def mapped_counts(
     slice_axis: int | None,
     settings: EvaluateSettings,
     plan: seeds.SeedPlan,
+    regions: Regions | None = None,
 ) -> Callable[..., Any]:
     """Maps `validation.make_case_counts` of a network over runs; compiled on first use."""
     made = validation.make_case_counts(
         network,
         patch=window,
         window_batch=settings.window_batch,
-        classes=network.classes,
+        classes=network.classes if regions is None else regions.classes + 1,
         slice_axis=slice_axis,
+        regions=regions,
     )
     return seeds.map_seeds(made, plan=plan, shared=(1, 2))
 
@@ -112,7 +115,8 @@ def counts_on_device(
     On a CPU the network takes all of the time (docs/performance.md), and there are no transfers to save.
     """
     task = program.task
-    common, own = validation.canvas_bytes(shapes, task.window, channels=program.channels, classes=program.classes)
+    sums = validation.sums_held(program.map_classes, program.regions)
+    common, own = validation.canvas_bytes(shapes, task.window, channels=program.channels, classes=sums)
     a_device = plan.padded(num_runs) // len(plan.devices)
     return plan.strategy == "vmap" and common + a_device * own <= ON_DEVICE_SHARE * device_bytes
 
@@ -136,11 +140,11 @@ def make_counter(
             [case.label for case in cases],
             patch=program.task.window,
             overlap=settings.val_overlap,
-            classes=program.classes,
+            classes=program.map_classes,
         )
         placed = seeds.replicate(canvases, plan)
         task = program.task
-        mapped = mapped_counts(program.network, task.window, task.slice_axis, settings, plan)
+        mapped = mapped_counts(program.network, task.window, task.slice_axis, settings, plan, program.regions)
         return lambda params, frozen: seeds.fetch(mapped(params, frozen, placed), len(job.runs))
 
     predict = make_predict_slabs(
@@ -152,11 +156,13 @@ def make_counter(
     )
 
     def count(params: Params, frozen: Frozen) -> Integer[np.ndarray, "run case label 3"]:
-        counts = np.zeros((len(job.runs), len(cases), program.classes - 1, 3), np.int64)
+        structures = program.classes - (program.regions is None)
+        counts = np.zeros((len(job.runs), len(cases), structures, 3), np.int64)
         for slab in predict(params, frozen, [case.image for case in cases]):
-            predicted = slab.probabilities.argmax(-1)
+            predicted = decide(slab.probabilities, program.regions)
             truth = cases[slab.case].label[slab.start : slab.start + predicted.shape[1]]
-            found = validation.count_overlaps(predicted.reshape(len(predicted), -1), truth.ravel(), program.classes)
+            flat = predicted.reshape(len(predicted), -1)
+            found = validation.count_overlaps(flat, truth.ravel(), program.map_classes, program.regions)
             for label, parts in enumerate(found):
                 for kind, part in enumerate(parts):
                     counts[:, slab.case, label, kind] += part
@@ -205,7 +211,10 @@ def make_validate(
 
 
 class Segmentation(NamedTuple):
-    """The predictions of several runs for one image, on its own grid (canonical axes)."""
+    """The predictions of several runs for one image, on its own grid (canonical axes).
+
+    Predicted regions are written into label maps, see `regions.decide`.
+    """
 
     labels: Integer[np.ndarray, "run *own"]
     """The class indices of each run."""
@@ -213,7 +222,7 @@ class Segmentation(NamedTuple):
     """The class indices from the mean of the runs' probabilities."""
     entropy: Float[np.ndarray, " *own"]
     """Entropy of the mean of the runs' probabilities, in nats: 0 if all runs are sure of a class, at most
-    ln(classes)."""
+    ln(classes). Of regions, the sum of each region's own, at most ln(2) times their number."""
     mean: Float[np.ndarray, "*own classes"] | None = None
     """The mean of the runs' probabilities, where it is asked for: it takes the memory of an image for each class."""
 
@@ -223,26 +232,41 @@ def segment(
     *,
     clean: Sequence[int] = (),
     keep_mean: bool = False,
+    regions: Regions | None = None,
 ) -> Segmentation:
     """Computes label maps of all runs and of their ensemble, with the voxel entropy over runs.
 
     Args:
         probabilities: Slabs along the first axis that cover the image, on the wanted grid.
-        clean: Classes of which only the largest component is kept.
+        clean: Classes, or numbers of regions from 1 on, of which only the largest component is kept.
         keep_mean: Whether `mean` is returned.
+        regions: The regions that the probabilities are of; None if they are of classes.
     """
     parts = []
     means = []
     for slab in probabilities:
-        kind = np.uint8 if slab.shape[-1] <= 256 else np.uint16
+        classes = slab.shape[-1] if regions is None else regions.classes + 1
+        kind = np.uint8 if classes <= 256 else np.uint16
         mean = slab.mean(0)
         entropy = -scipy.special.xlogy(mean, mean).sum(-1)
-        parts.append((slab.argmax(-1).astype(kind), mean.argmax(-1).astype(kind)[None], entropy[None]))
+        if regions is not None:
+            entropy = entropy - scipy.special.xlogy(1 - mean, 1 - mean).sum(-1)
+        found, of_mean = decide(slab, regions), decide(mean, regions)
+        parts.append((found.astype(kind), of_mean.astype(kind)[None], entropy[None]))
         means += [mean] if keep_mean else []
     labels, ensemble, entropy = (np.concatenate(pieces, axis=1) for pieces in zip(*parts, strict=True))
-    cleaned = np.stack([inference.largest_component(one, clean) for one in labels])
+    cleaned = np.stack([cleaned_up(one, clean, regions) for one in labels])
     whole = np.concatenate(means) if keep_mean else None
-    return Segmentation(cleaned, inference.largest_component(ensemble[0], clean), entropy[0], whole)
+    return Segmentation(cleaned, cleaned_up(ensemble[0], clean, regions), entropy[0], whole)
+
+
+def cleaned_up(
+    labels: Integer[np.ndarray, " *own"], clean: Sequence[int], regions: Regions | None
+) -> Integer[np.ndarray, " *own"]:
+    """Returns a label map with only the largest component of some classes or, from 1 on, of some regions."""
+    if regions is None:
+        return inference.largest_component(labels, clean)
+    return inference.largest_of_regions(labels, [number - 1 for number in clean], regions)
 
 
 CALIBRATION_MARGIN = 5
@@ -291,31 +315,33 @@ def case_maps(
         settings: The regions, and the labels to clean up.
         pool: A pool that shares the runs among its threads.
     """
-    members = metrics.members_of(prepared.labels, dict(settings.regions))
-    classes = {name: [prepared.labels.index(label) + 1 for label in group] for name, group in members.items()}
+    regions = prepared.regions
+    classes = metrics.classes_by_name(prepared.labels, dict(settings.regions), prepared.members)
+    # The outputs that each name is the sum of: those of its classes, or the one of its region.
+    outputs = classes if regions is None else {name: (index,) for index, name in enumerate(prepared.labels)}
     reference = case.reference
-    known = reference <= len(prepared.labels)  # the index after the last label's marks voxels to ignore
+    known = reference < prepared.classes  # the index after the last class marks voxels to ignore
     box = metrics.bounding_box(known & (reference > 0), margin=CALIBRATION_MARGIN)
 
     def reduce(part: np.ndarray, begin: int) -> tuple[np.ndarray, dict[str, metrics.CalibrationBins]]:
         planes = slice(max(box[0].start, begin), min(box[0].stop, begin + len(part)))
         if planes.start >= planes.stop:
-            return part.argmax(-1), {}
+            return decide(part, regions), {}
         where = (planes, *box[1:])
         inside = known[where]
         shown, truth = (
             part[(slice(planes.start - begin, planes.stop - begin), *box[1:])][inside],
             reference[where][inside],
         )
-        return part.argmax(-1), {
-            name: metrics.count_bins(shown[:, values].sum(-1), np.isin(truth, values))
+        return decide(part, regions), {
+            name: metrics.count_bins(shown[:, list(outputs[name])].sum(-1), np.isin(truth, values))
             for name, values in classes.items()
         }
 
     pieces: list[list[np.ndarray]] = []
     bins: list[dict[str, metrics.CalibrationBins]] = []
     begin = 0
-    kind = np.uint8 if len(prepared.labels) < 256 else np.uint16
+    kind = np.uint8 if prepared.classes <= 256 else np.uint16
     for slab in data.to_own_grid(probabilities, case.record):
         pieces = pieces or [[] for _ in slab]
         bins = bins or [{} for _ in slab]
@@ -324,9 +350,9 @@ def case_maps(
             bins[run] |= {name: b.merge(bins[run][name]) if name in bins[run] else b for name, b in found.items()}
         begin += slab.shape[1]
     clean = classes_of(settings.largest_component, prepared.labels)
-    whole = [inference.largest_component(np.concatenate(parts), clean) for parts in pieces]
+    whole = [cleaned_up(np.concatenate(parts), clean, regions) for parts in pieces]
     errors = tuple(
-        {name: metrics.expected_calibration_error(of_run[name]) if name in of_run else math.nan for name in members}
+        {name: metrics.expected_calibration_error(of_run[name]) if name in of_run else math.nan for name in classes}
         for of_run in bins
     )
     return CaseMaps(np.stack(whole) if whole else np.zeros((0, *reference.shape), kind), errors)

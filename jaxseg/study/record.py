@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from jaxseg import workdirs
 from jaxseg.data.splits import Split
 from jaxseg.manifest import DamagedError
+from jaxseg.regions import Regions, count_outputs
 from jaxseg.study import files
 from jaxseg.study.typed_json import MismatchError, from_tree, to_tree
 from jaxseg.types import RunKey, UserError
@@ -120,6 +121,9 @@ class RecordedTask:
     name: str
     labels: tuple[str, ...]
     label_values: tuple[int, ...] = ()
+    """The value in files of each class of the label maps."""
+    regions: Regions | None = None
+    """What `labels` are made of where they are regions that overlap."""
     unit: str = ""
     noise: float = 0.0
     channels: int
@@ -131,6 +135,16 @@ class RecordedTask:
     splits: tuple[Split, ...] = ()
     """The split of each fold."""
     subsets: tuple[Subset, ...] = ()
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of a network: the classes, background included, or the regions."""
+        return count_outputs(len(self.labels), self.regions)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What these outputs are called: the background and the labels, or the regions."""
+        return self.labels if self.regions is not None else ("background", *self.labels)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -332,7 +346,12 @@ def _contradiction(record: StudyRecord, workdir: Path) -> str | None:
         if task is None:
             continue
         values, labels = task.label_values, task.labels
-        if values and len(set(values)) != len(labels):
+        if (regions := task.regions) is not None:
+            groups = regions.members
+            sound = all(groups) and all(0 < value <= len(values) for group in groups for value in group)
+            if not len(labels) == len(groups) == len(regions.written) or not sound:
+                return f"{role} has {len(labels)} labels, {len(values)} label_values, and regions that do not fit them"
+        elif values and len(set(values)) != len(labels):
             return f"{role} has {len(labels)} labels and {len(set(values))} different label_values"
         if len(task.normalization) != task.channels:
             return f"{role} has {task.channels} channel(s) and {len(task.normalization)} entries of normalization"

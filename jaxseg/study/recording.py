@@ -173,6 +173,7 @@ def _task(planned: PlannedStudy, task: TaskSettings) -> RecordedTask:
         name=prepared.name,
         labels=tuple(prepared.labels),
         label_values=tuple(prepared.label_values),
+        regions=prepared.regions,
         unit=task.unit,
         noise=task.noise,
         channels=prepared.channels,

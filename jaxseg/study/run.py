@@ -113,7 +113,7 @@ def evaluate_jobs(planned: PlannedStudy, progress: Callable[[str], Progress]) ->
     tables.write_curves(workdir, planned.plan)
     tables.write_budget(study, workdir, planned.plan)
     shown = examples.example_cases(study, planned.tasks)
-    tables.merge_examples(study, workdir, jobs, shown, planned.tasks.prepared[study.target].labels)
+    tables.merge_examples(study, workdir, jobs, shown, planned.tasks.prepared[study.target].class_names)
 
 
 def analyze(planned: PlannedStudy, progress: Progress) -> None:

@@ -61,6 +61,8 @@ class ImportRecord:
     classes: int
     normalization: str | None = None
     """How images were normalised for the network, as a value of `target.normalization`; None if unknown."""
+    outputs: str = "classes"
+    """`classes`, which share a softmax, or `regions`, each with a sigmoid of its own."""
     names: Names
     notes: tuple[str, ...] = ()
     """What was found or done while the file was read."""

@@ -15,7 +15,10 @@ from jaxseg.analysis import interpolation, variability
 @given(seed=st.integers(0, 999), runs=st.integers(2, 5), classes=st.integers(2, 4))
 def test_pairs_of_runs_against_their_definitions(seed, runs, classes):
     labels = np.random.default_rng(seed).integers(0, classes, (runs, 40)).astype(np.uint8)
-    differing, dsc = variability.differing(labels, labels, classes), variability.pairwise_dsc(labels, classes)
+    differing, dsc = (
+        variability.differing(labels, labels, classes),
+        variability.pairwise_dsc(labels, [(index,) for index in range(1, classes)]),
+    )
     for i, j in itertools.product(range(runs), repeat=2):
         assert differing[i, j] == (labels[i] != labels[j]).sum()
         known = [c for c in range(1, classes) if (labels[[i, j]] == c).any()]
@@ -29,7 +32,7 @@ def test_pairs_of_runs_against_their_definitions(seed, runs, classes):
 
 
 def test_two_runs_that_predict_nothing_have_no_dsc():
-    assert np.isnan(variability.pairwise_dsc(np.zeros((2, 9), np.uint8), 3)).all()
+    assert np.isnan(variability.pairwise_dsc(np.zeros((2, 9), np.uint8), [(1,), (2,)])).all()
 
 
 def test_the_region_holds_reference_band_and_every_prediction():

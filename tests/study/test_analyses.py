@@ -238,7 +238,7 @@ def test_two_networks_that_differ_by_the_order_of_their_channels(ready, scratch,
     values = [row["value"] for row in rows if (row["comparison"], row["index"]) == ("within_arm", "cka")]
     np.testing.assert_allclose(values, 1, atol=1e-5)
     predicted = variation.predict_cases(twins, shown, tools.predict, plan)
-    found = variation.agreement([predicted], shown, "scratch", classes=3)
+    found = variation.agreement([predicted], shown, "scratch", ready.tasks.prepared[ready.study.target])
     assert found.disagreement["scratch", "scratch"].max() == 0
     assert found.entropy["scratch"].max() == 0
     (distance,) = variation.parameter_rows(twins)

@@ -131,7 +131,7 @@ def test_the_prior_is_cleaned_up_as_the_study_says(clean: str, tmp_path: Path, m
     scores[9:14, 1:7, 2] = scores[1:3, 12:15, 2] = 2
     seen: list[np.ndarray] = []
     score = metrics.case_metrics
-    monkeypatch.setattr(prior, "fit_prior", lambda labels, classes: scores)
+    monkeypatch.setattr(prior, "fit_prior", lambda labels, members, overlapping: scores)
 
     def seeing(predicted: np.ndarray, *args: object, **options: object) -> object:
         seen.append(predicted)

@@ -151,11 +151,6 @@ def _pairs(raw: Mapping[str, Any], where: Path) -> list[tuple[str, int]]:
     pairs = []
     for key, entry in raw.items():
         name, value = (entry, whole(key)) if isinstance(entry, str) and whole(key) is not None else (key, whole(entry))
-        if value is None and isinstance(entry, list):
-            raise UserError(
-                f"{where}: the label '{names.shown(key)}' has the value {entry!r}. Regions made of several labels are "
-                "not supported; give each label one whole number."
-            )
         if value is None:
             raise UserError(f"{where}: the label '{names.shown(key)}' has the value {entry!r}, not a whole number")
         pairs.append((name, value))

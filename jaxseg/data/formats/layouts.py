@@ -21,7 +21,7 @@ from typing import Any
 from jaxseg.data import names
 from jaxseg.data.cases import CaseFiles, CaseList, Folds
 from jaxseg.data.formats import description as descriptions
-from jaxseg.data.formats import image_files, unlabelled
+from jaxseg.data.formats import image_files, structures, unlabelled
 from jaxseg.data.formats.case_search import CaseSearch
 from jaxseg.types import UserError
 
@@ -62,7 +62,7 @@ def _read_test_part(folder: Path) -> CaseList:
     root = folder.parent
     where = root / "dataset.json"
     description = _read_description(where)
-    labels, ignore = descriptions.labels(description, where)
+    labels, ignore, regions = structures.described(description, where)
     modality, numbers = descriptions.channels(description, where)
     groups = descriptions.groups(description, where)
     search = CaseSearch(root, numbers, groups, descriptions.file_ending(description, where), part="Ts")
@@ -78,9 +78,10 @@ def _read_test_part(folder: Path) -> CaseList:
         modality=modality,
         cases=tuple(sorted(search.cases.values(), key=lambda case: case.name)),
         refused=tuple(sorted((names.shown(name), reason) for name, reason in search.refused.items())),
-        warnings=(*descriptions.label_warnings(description), *search.warnings),
+        warnings=(*structures.label_warnings(description, regions), *search.warnings),
         splits=None,
         sources=(where,),
+        regions=regions,
     )
 
 
@@ -96,7 +97,7 @@ def read_folder(folder: Path) -> CaseList:
     where, splits_path = folder / "dataset.json", folder / "splits_final.json"
     description = _read_description(where)
     ending = descriptions.file_ending(description, where)
-    labels, ignore = descriptions.labels(description, where)
+    labels, ignore, regions = structures.described(description, where)
     modality, numbers = descriptions.channels(description, where)
     groups = descriptions.groups(description, where)
     listed = descriptions.listed(description, where)
@@ -117,7 +118,7 @@ def read_folder(folder: Path) -> CaseList:
     splits = _one_set_of_folds(splits_path, folds, where)
     cases = tuple(sorted(search.cases.values(), key=lambda case: case.name))
     warnings = (
-        *descriptions.label_warnings(description),
+        *structures.label_warnings(description, regions),
         *descriptions.count_warnings(description, len(cases) + len(search.refused)),
         *descriptions.unused_lists(description),
         *_group_warnings(cases, groups, image_files.image_files(folder / TEST_LABELS)),
@@ -135,6 +136,7 @@ def read_folder(folder: Path) -> CaseList:
         warnings=warnings,
         splits=splits,
         sources=tuple(path for path in (where, splits_path) if path.exists()),
+        regions=regions,
     )
 
 

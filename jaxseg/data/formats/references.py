@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from jaxseg import paths
-from jaxseg.data.cases import CaseFiles, CaseRecord
-from jaxseg.data.formats import image_files, sources
+from jaxseg.data.cases import CaseFiles, CaseRecord, NamedRegion
+from jaxseg.data.formats import image_files, sources, structures
 from jaxseg.data.formats.files import reading
 from jaxseg.data.volumes import headers, volume
 from jaxseg.types import UserError
@@ -33,13 +33,15 @@ class References(NamedTuple):
     """The reference label maps of a task, or of a folder of label maps."""
 
     labels: tuple[tuple[str, int], ...]
-    """Label names with their values in the files."""
+    """Label names with their values in the files; where there are regions, those that these are made of."""
     known: frozenset[int]
     """Every value that a file may hold."""
     ignore: int | None
     """Value of voxels without a known label."""
     cases: tuple[CaseFiles, ...]
     read: Callable[[CaseFiles], LabelMap]
+    regions: tuple[NamedRegion, ...] = ()
+    """The regions that are scored in place of labels."""
 
 
 def read_label_map(path: str | Path, like: np.ndarray | None = None, image: str | None = None) -> LabelMap:
@@ -60,14 +62,22 @@ def read_label_map(path: str | Path, like: np.ndarray | None = None, image: str 
     return LabelMap(values, headers.spacing_mm(affine), affine)
 
 
-def open_references(data: str, *, ndim: int, cache: Path, labels: Sequence[str] = ()) -> References:
+def open_references(
+    data: str,
+    *,
+    ndim: int,
+    cache: Path,
+    labels: Sequence[str] = (),
+    regions: Sequence[tuple[str, Sequence[str]]] = (),
+) -> References:
     """Open the references that a `data` string names.
 
     Args:
         data: The `data` of a task, or a folder that holds only label maps, whose labels are then named by their values.
         ndim: 2 or 3.
         cache: Folder of downloads.
-        labels: Names of some of the labels, in class order; empty for all.
+        labels: Names of some of the labels or regions, in class order; empty for all.
+        regions: As in `TaskSettings.regions`.
 
     Raises:
         UserError: There is no data, or it cannot be used for `ndim` axes.
@@ -85,10 +95,9 @@ def open_references(data: str, *, ndim: int, cache: Path, labels: Sequence[str] 
         return LabelMap(raw.label.reshape(shape), spacing, None)
 
     listing = source.listing
-    values = dict(listing.labels)
-    chosen = tuple((name, values[name]) for name in labels or values)
+    chosen, made = structures.choose(listing, labels=labels, regions=regions, data=data)
     known = frozenset({0, *(value for _, value in listing.labels)})
-    return References(chosen, known, listing.ignore, listing.cases, read)
+    return References(chosen, known, listing.ignore, listing.cases, read, made)
 
 
 def _label_folder(folder: Path) -> References:

@@ -61,7 +61,7 @@ def _without_labels(source: Source) -> Source:
     def read(files: CaseFiles) -> RawCase:
         return _unlabelled(source.read(files))
 
-    listing = dataclasses.replace(source.listing, labels=(), ignore=None, splits=None)
+    listing = dataclasses.replace(source.listing, labels=(), ignore=None, splits=None, regions=())
     return dataclasses.replace(
         source, listing=listing, read=read, digests_of=lambda files: (source.digests_of(files)[0], "")
     )

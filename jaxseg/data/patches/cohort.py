@@ -10,11 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, Num
+from jaxtyping import Bool, Int
 
 from jaxseg import streams
 from jaxseg.data.prepared.task import PreparedTask, load_case
 from jaxseg.data.volumes.resample import resize_labels
+from jaxseg.regions import mask
 from jaxseg.types import Cohort, UserError
 
 INT32_VOXELS = 2**31 - 1
@@ -61,8 +62,8 @@ def load_cohort(
         here = slice(int(offsets[index]), int(offsets[index]) + sizes[index])
         image[here] = case.image.reshape(-1, prepared.channels)
         label[here] = labels.ravel()
-        for row in range(len(prepared.labels)):
-            chosen = _draw_positions(labels, row + 1, points, seed, name)
+        for row, classes in enumerate(prepared.members):
+            chosen = _draw_positions(mask(labels, classes), row + 1, points, seed, name)
             foreground[index, row, : chosen.size] = chosen
             counts[index, row] = chosen.size
     used = max(1, int(counts.max(initial=0)))
@@ -91,7 +92,7 @@ def image_kind(prepared: PreparedTask) -> type[np.float16] | type[np.float32]:
 
 def label_kind(prepared: PreparedTask) -> type[np.uint8] | type[np.uint16]:
     """Return the smallest dtype that holds every class index, including that of unknown voxels."""
-    return np.uint8 if len(prepared.labels) < 255 else np.uint16
+    return np.uint8 if len(prepared.label_values) < 255 else np.uint16
 
 
 def cohort_bytes(prepared: PreparedTask, names: Sequence[str]) -> int:
@@ -128,11 +129,11 @@ def check_size(voxels: int, name: str, cases: int) -> None:
 
 
 def _draw_positions(
-    label: Num[np.ndarray, " *spatial"], value: int, points: int, seed: int, name: str
+    of_label: Bool[np.ndarray, " *spatial"], number: int, points: int, seed: int, name: str
 ) -> Int[np.ndarray, " points"]:
-    """Positions of one label, in order; a draw that depends on the case and the seed, not on the other cases."""
-    inside = np.flatnonzero(label == value)
+    """Positions of one label or region, in order; a draw that depends on the case and the seed, not on other cases."""
+    inside = np.flatnonzero(of_label)
     if inside.size <= points:
         return inside
-    rng = streams.host_rng(seed, name, value)
+    rng = streams.host_rng(seed, name, number)
     return np.sort(rng.choice(inside, size=points, replace=False, shuffle=False))

@@ -15,6 +15,7 @@ from jaxtyping import Float, Num
 from jaxseg.data import names
 from jaxseg.data.prepared import store
 from jaxseg.data.prepared.task import PreparedTask
+from jaxseg.regions import mask
 
 # Okabe and Ito's colours without black, so that neighbouring labels also differ for colour-blind readers.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -50,13 +51,14 @@ def write_contact_sheet(prepared: PreparedTask, path: Path, *, cases: int = 24) 
         low, high = np.percentile(image, (1, 99))
         origin: Literal["lower", "upper"] = "lower" if prepared.ndim == 3 else "upper"
         place.imshow(image.T, cmap="gray", origin=origin, vmin=low, vmax=max(high, low + 1e-6), aspect=aspect)
-        masks = {value: label == value for value in range(1, len(prepared.labels) + 1) if (label == value).any()}
+        found = {value: mask(label, classes) for value, classes in enumerate(prepared.members, start=1)}
+        masks = {value: inside for value, inside in found.items() if inside.any()}
         # Enclosed labels are drawn last: where outlines coincide, as for a ring and its content, the inner one is
         # visible.
         for value in sorted(masks, key=lambda value: -np.ptp(np.nonzero(masks[value]), axis=1).prod()):
             colour, dashes = _line(value)
-            mask = masks[value].astype(float).T
-            place.contour(mask, levels=[0.7], colors=[colour], linestyles=[dashes], linewidths=0.8)
+            inside = masks[value].astype(float).T
+            place.contour(inside, levels=[0.7], colors=[colour], linestyles=[dashes], linewidths=0.8)
         place.set_title(_plain(record.name, 24) + (" (!)" if record.warnings else ""), fontsize=7)
     handles = []
     for value, name in enumerate(prepared.labels, start=1):
@@ -111,12 +113,17 @@ def case_table(prepared: PreparedTask) -> list[dict[str, object]]:
                 "spacing_mm": _joined(record.spacing_mm),
                 "labels": ", ".join(name for name, count in zip(prepared.labels, voxels[1:], strict=True) if count),
                 **{f"voxels {name}": count for name, count in zip(prepared.labels, voxels[1:], strict=True)},
-                "foreground_share": sum(voxels[1:]) / max(1, sum(voxels)),
+                "foreground_share": _share(record.voxels_per_value or voxels),
                 "warnings": "; ".join(record.warnings),
             }
         )
     rows += [{"case": name, "status": f"refused: {reason}"} for name, reason in prepared.report.refused]
     return rows
+
+
+def _share(voxels: Sequence[int]) -> float:
+    """The share of foreground among voxels that were counted by class, background first."""
+    return sum(voxels[1:]) / max(1, sum(voxels))
 
 
 def _joined(values: Sequence[float]) -> str:

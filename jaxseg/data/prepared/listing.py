@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxseg.data import digests
-from jaxseg.data.cases import Folds, Refused, Source
+from jaxseg.data.cases import Folds, NamedRegion, Refused, Source
 from jaxseg.data.formats import sources
 from jaxseg.data.volumes import volume
 from jaxseg.settings import TaskSettings
@@ -44,10 +44,13 @@ class Listing:
     """Pairs (case, reason) of what is no case, such as an image without a label."""
     splits: Folds | None
     """Pairs (train, val) of case names for each fold that the data prescribes."""
+    regions: tuple[NamedRegion, ...] = ()
+    """The regions that the data prescribes; empty if it has labels."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the listing as JSON values."""
-        return dataclasses.asdict(self)
+        """Return the listing as JSON values; data with labels has no entry `regions`."""
+        tree = dataclasses.asdict(self)
+        return tree if self.regions else {name: value for name, value in tree.items() if name != "regions"}
 
 
 EMPTY = Listing((), None, (), (), (), None)
@@ -62,12 +65,18 @@ def from_json(tree: Mapping[str, Any]) -> Listing:
         cases=tuple(ListedCase(**case) for case in tree["cases"]),
         refused=tuple((name, reason) for name, reason in tree["refused"]),
         splits=splits_from_json(tree["splits"]),
+        regions=regions_from_json(tree.get("regions", ())),
     )
 
 
 def splits_from_json(folds: Any) -> Folds | None:
     """Convert folds to tuples, which JSON turned into lists."""
     return None if folds is None else tuple((tuple(train), tuple(val)) for train, val in folds)
+
+
+def regions_from_json(regions: Sequence[Any]) -> tuple[NamedRegion, ...]:
+    """Convert regions to tuples, which JSON turned into lists."""
+    return tuple(NamedRegion(name, tuple(values), written) for name, values, written in regions)
 
 
 def list_cases(task: TaskSettings, *, ndim: int, store_dir: Path, progress: digests.Progress | None = None) -> Listing:
@@ -99,4 +108,5 @@ def listing_of(source: Source) -> Listing:
         cases=tuple(ListedCase(case.name, case.group, *source.digests_of(case)) for case in listed.cases),
         refused=listed.refused,
         splits=listed.splits,
+        regions=listed.regions,
     )

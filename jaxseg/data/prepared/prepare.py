@@ -25,6 +25,7 @@ from jaxseg.data.prepared.recipe import Recipe, fingerprint, make_recipe, recipe
 from jaxseg.data.prepared.task import PreparedTask, read_prepared
 from jaxseg.data.volumes import normalize, resample, volume
 from jaxseg.manifest import DamagedError
+from jaxseg.regions import mask
 from jaxseg.settings import TaskSettings
 from jaxseg.types import UserError
 
@@ -284,10 +285,15 @@ def _prepare_case(source: Source, files: CaseFiles, recipe: Recipe) -> tuple[Cas
         image = normalize.add_noise(image, recipe.noise, streams.host_rng(files.name))
     image, contrast = normalize.normalize_case(image, recipe.normalization)
     counts = np.sum([np.bincount(plane.ravel(), minlength=len(recipe.labels) + 2) for plane in reference], axis=0)
+    held = tuple(int(sum(counts[value] for value in classes)) for _, classes in recipe.structures)
     warnings += contrast
     if recipe.labels and not counts[1 : len(recipe.labels) + 1].any():
         warnings += ("it holds none of the labels",)
-    lost = [name for index, (name, _) in enumerate(recipe.labels, 1) if counts[index] and not (label == index).any()]
+    lost = [
+        name
+        for (name, classes), voxels in zip(recipe.structures, held, strict=True)
+        if voxels and not mask(label, classes).any()
+    ]
     if lost:
         warnings += (f"the training grid is too coarse for {', '.join(lost)}: no voxel of it is left",)
     record = CaseRecord(
@@ -297,7 +303,8 @@ def _prepare_case(source: Source, files: CaseFiles, recipe: Recipe) -> tuple[Cas
         spacing_mm=spacing,
         own_shape=reference.shape,
         own_spacing_mm=own_spacing,
-        voxels_per_label=tuple(int(count) for count in counts[: len(recipe.labels) + 1]),
+        voxels_per_label=(int(counts[0]), *held),
+        voxels_per_value=tuple(int(count) for count in counts[: len(recipe.labels) + 1]) if recipe.regions else (),
         warnings=warnings,
         image_sha256=image_sha256,
         label_sha256=label_sha256,

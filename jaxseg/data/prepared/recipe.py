@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 
 import numpy as np
 
 from jaxseg.data import digests
-from jaxseg.data.cases import CaseList, Source
-from jaxseg.data.prepared.task import PreparedTask
+from jaxseg.data.cases import CaseList, NamedRegion, Source
+from jaxseg.data.formats import structures
+from jaxseg.data.prepared.task import PreparedTask, region_classes
 from jaxseg.data.volumes import normalize
 from jaxseg.settings import TaskSettings
 from jaxseg.settings.kinds import check
@@ -25,7 +25,8 @@ class Recipe:
 
     ndim: int
     labels: tuple[tuple[str, int], ...]
-    """Segmented labels with their values in the files, in class order."""
+    """Labels of the label maps with their values in the files, in class order: those that are segmented, or those that
+    regions are made of."""
     known: tuple[int, ...]
     """Every value that may occur in a label map."""
     ignore: int | None
@@ -34,6 +35,16 @@ class Recipe:
     spacing_mm: tuple[float, ...] | None
     clip: tuple[float, ...]
     noise: float
+    regions: tuple[NamedRegion, ...] = ()
+    """Segmented regions, in the order of outputs; empty if labels are segmented."""
+
+    @property
+    def structures(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """What is segmented, as pairs of a name and the classes of the label map that it is made of."""
+        index = {value: place for place, (_, value) in enumerate(self.labels, start=1)}
+        if not self.regions:
+            return tuple((name, (index[value],)) for name, value in self.labels)
+        return tuple((region.name, tuple(index[value] for value in region.values)) for region in self.regions)
 
 
 def make_recipe(task: TaskSettings, source: Source, ndim: int) -> Recipe:
@@ -44,9 +55,11 @@ def make_recipe(task: TaskSettings, source: Source, ndim: int) -> Recipe:
     """
     listing = source.listing
     check(task)
+    labels, regions = structures.choose(listing, labels=task.labels, regions=task.regions, data=task.data)
     return Recipe(
         ndim=ndim,
-        labels=_chosen_labels(task, listing),
+        labels=labels,
+        regions=regions,
         known=_known(listing),
         ignore=listing.ignore,
         modality=listing.modality,
@@ -61,20 +74,15 @@ def recipe_like(task: TaskSettings, source: Source, like: PreparedTask) -> Recip
     """Make the recipe of cases that networks of another task are to segment: its labels, grid and normalisation.
 
     Args:
-        task: Settings, of which `clip` and `noise` are used.
+        task: Settings, of which `regions`, `clip` and `noise` are used.
         source: The cases, whose label files may have other values for the same names.
         like: The other task.
 
     Raises:
-        UserError: A label is not there, or the images have another number of channels.
+        UserError: A label is not there, regions are made of others, or the images have another number of channels.
     """
     listing = source.listing
-    values = dict(listing.labels)
-    if lacking := [name for name in like.labels if name not in values]:
-        raise UserError(
-            f"{task.data} has no label {', '.join(map(repr, lacking))}, which the target has; its labels are "
-            f"{', '.join(map(repr, values))}. Labels go by their names in dataset.json: give them the target's there"
-        )
+    labels, regions = _labels_like(task, listing, like)
     if len(listing.modality) != len(like.modality):
         raise UserError(
             f"{task.data} has {len(listing.modality)} channel(s), {', '.join(listing.modality)}; the target has "
@@ -82,7 +90,8 @@ def recipe_like(task: TaskSettings, source: Source, like: PreparedTask) -> Recip
         )
     return Recipe(
         ndim=like.ndim,
-        labels=tuple((name, values[name]) for name in like.labels),
+        labels=labels,
+        regions=regions,
         known=_known(listing),
         ignore=listing.ignore,
         modality=listing.modality,
@@ -93,22 +102,30 @@ def recipe_like(task: TaskSettings, source: Source, like: PreparedTask) -> Recip
     )
 
 
+def _labels_like(
+    task: TaskSettings, listing: CaseList, like: PreparedTask
+) -> tuple[structures.Labels, tuple[NamedRegion, ...]]:
+    """The classes and regions of another task, as these cases have them."""
+    if like.regions is not None:
+        chosen = () if task.regions else like.labels
+        labels, regions = structures.choose(listing, labels=chosen, regions=task.regions, data=task.data)
+        if region_classes(regions, [value for _, value in labels]) != like.regions:
+            raise UserError(
+                f"{task.data}: its regions are not made as the target's are, {', '.join(map(repr, like.labels))}. Give "
+                "its dataset.json the target's `labels` and `regions_class_order`, and its label files their values"
+            )
+        return labels, regions
+    values = dict(listing.labels)
+    if lacking := [name for name in like.labels if name not in values]:
+        raise UserError(
+            f"{task.data} has no label {', '.join(map(repr, lacking))}, which the target has; its labels are "
+            f"{', '.join(map(repr, values))}. Labels go by their names in dataset.json: give them the target's there"
+        )
+    return tuple((name, values[name]) for name in like.labels), ()
+
+
 def _known(listing: CaseList) -> tuple[int, ...]:
     return (0, *(value for _, value in listing.labels), *([] if listing.ignore is None else [listing.ignore]))
-
-
-def _chosen_labels(task: TaskSettings, listing: CaseList) -> tuple[tuple[str, int], ...]:
-    if not task.labels:
-        return listing.labels
-    values = dict(listing.labels)
-    for name in task.labels:
-        if name not in values:
-            near = difflib.get_close_matches(name, values, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"labels: {task.data} has no label {name!r}; it has {', '.join(map(repr, values))}.{hint}")
-    if len(set(task.labels)) != len(task.labels):
-        raise UserError(f"labels: {task.labels} names a label twice.")
-    return tuple((name, values[name]) for name in task.labels)
 
 
 def _wanted_spacing(wanted: str | tuple[float, ...], source: Source, ndim: int) -> tuple[float, ...] | None:
@@ -128,4 +145,7 @@ def _wanted_spacing(wanted: str | tuple[float, ...], source: Source, ndim: int) 
 
 def fingerprint(recipe: Recipe, identity: str) -> str:
     """Return the name of the store for a recipe and the identity of its inputs."""
-    return digests.of_values(FORMAT, identity, dataclasses.asdict(recipe))[:16]
+    fields = dataclasses.asdict(recipe)
+    if not recipe.regions:  # the name of a store of labels is that which it had before there were regions
+        del fields["regions"]
+    return digests.of_values(FORMAT, identity, fields)[:16]

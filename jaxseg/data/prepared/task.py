@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.data.cases import CaseArrays, CaseRecord, Folds, Refused
+from jaxseg.data.cases import CaseArrays, CaseRecord, Folds, NamedRegion, Refused
 from jaxseg.data.prepared import doubts, listing, store
 from jaxseg.data.volumes import normalize
+from jaxseg.regions import Regions, count_outputs
 from jaxseg.settings import TaskSettings
 from jaxseg.types import UserError
 
@@ -36,9 +37,10 @@ class PreparedTask:
     cases: tuple[CaseRecord, ...]
     """Records of the cases in name order."""
     labels: tuple[str, ...]
-    """Label names without the background: the class index of `labels[i]` is i + 1."""
+    """Names of what is segmented, without the background: labels, of which `labels[i]` has the class index i + 1, or
+    regions."""
     label_values: tuple[int, ...]
-    """Value of each label in the files."""
+    """Value in the files of each class of the label maps."""
     channels: int
     ndim: int
     """Number of axes of a case; 3 if volumes are taken slice by slice."""
@@ -58,6 +60,25 @@ class PreparedTask:
     """Intensity statistics of the training cases, from `fit_intensity`; empty until then."""
     listing: listing.Listing = listing.EMPTY
     """The data at the time when the store was made, including the cases that could not be used."""
+    regions: Regions | None = None
+    """What regions are made of; None if labels are segmented."""
+    class_names: tuple[str, ...] = ()
+    """What pictures call each class of the label maps."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes of the label maps, background included; the next index marks voxels without a label."""
+        return len(self.label_values) + 1
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of a network: the classes, background included, or the regions."""
+        return count_outputs(len(self.labels), self.regions)
+
+    @property
+    def members(self) -> tuple[tuple[int, ...], ...]:
+        """The classes of the label map that each of `labels` is made of."""
+        return tuple((index,) for index in range(1, self.classes)) if self.regions is None else self.regions.members
 
     def record(self, name: str) -> CaseRecord:
         """Return the record of a case.
@@ -84,7 +105,10 @@ def read_prepared(directory: Path, task: TaskSettings, *, warnings: Sequence[str
     """
     notes = store.read_metadata(directory)
     recipe = notes["recipe"]
-    labels = tuple(name for name, _ in recipe["labels"])
+    values = tuple(value for _, value in recipe["labels"])
+    named = listing.regions_from_json(recipe.get("regions", ()))  # stores made before there were regions have none
+    labels = tuple(region.name for region in named) or tuple(name for name, _ in recipe["labels"])
+    regions = region_classes(named, values)
     found = [_record(entry) for entry in notes["cases"]]
     doubts.check_names(directory, [(record.name, record.group) for record in found], (notes["name"], *labels))
     records, doubtful = doubts.of_task(found, labels, task.unit)
@@ -94,7 +118,7 @@ def read_prepared(directory: Path, task: TaskSettings, *, warnings: Sequence[str
         directory=directory,
         cases=records,
         labels=labels,
-        label_values=tuple(value for _, value in recipe["labels"]),
+        label_values=values,
         channels=len(recipe["modality"]),
         ndim=recipe["ndim"],
         unit=task.unit,
@@ -108,7 +132,31 @@ def read_prepared(directory: Path, task: TaskSettings, *, warnings: Sequence[str
         splits=listing.splits_from_json(notes["listing"]["splits"]),
         listing=listing.from_json(notes["listing"]),
         ignore_index=None if recipe["ignore"] is None else len(recipe["labels"]) + 1,
+        regions=regions,
+        class_names=_class_names(recipe["labels"], named),
     )
+
+
+def region_classes(regions: Sequence[NamedRegion], values: Sequence[int]) -> Regions | None:
+    """Return regions by class instead of value; None of no regions.
+
+    Args:
+        regions: The regions, by their values in files.
+        values: The value of each class from 1 on.
+    """
+    index = {value: place for place, value in enumerate(values, start=1)}
+    if not regions:
+        return None
+    members = tuple(tuple(index[value] for value in region.values) for region in regions)
+    return Regions(members, tuple(index[region.written] for region in regions))
+
+
+def _class_names(labels: Sequence[tuple[str, int]], regions: Sequence[NamedRegion]) -> tuple[str, ...]:
+    """Names of the classes, with the regions around each: the whole of a region has several colours in a picture."""
+    if not regions:
+        return tuple(name for name, _ in labels)
+    around = [", ".join(region.name for region in regions if value in region.values) for _, value in labels]
+    return tuple(f"{name} ({within})" for (name, _), within in zip(labels, around, strict=True))
 
 
 def _record(entry: Mapping[str, Any]) -> CaseRecord:

@@ -12,6 +12,8 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Float, Num
 
+from jaxseg.regions import Regions, decide
+
 THICK = 3.0
 """Ratio of voxel length to width from which images are resampled linearly: cubic splines ring across thick slices."""
 
@@ -83,14 +85,17 @@ def resize_labels(label: Num[np.ndarray, " *spatial"], shape: Sequence[int]) -> 
 
 
 def labels_from_probabilities(
-    probabilities: Float[np.ndarray, "*spatial classes"], shape: Sequence[int]
+    probabilities: Float[np.ndarray, "*spatial classes"], shape: Sequence[int], regions: Regions | None = None
 ) -> Num[np.ndarray, " *new"]:
-    """Return class indices on another grid: probabilities are resampled linearly, then the largest wins."""
-    classes = probabilities.shape[-1]
+    """Return class indices on another grid: probabilities are resampled linearly, then the largest wins.
+
+    Probabilities of regions are decided as in `regions.decide`.
+    """
+    classes = probabilities.shape[-1] if regions is None else regions.classes + 1
     kind = np.uint8 if classes <= 256 else np.uint16
     if probabilities.shape[:-1] != tuple(shape):
         probabilities = resize_linear(np.asarray(probabilities, dtype=np.float32), shape)
-    return probabilities.argmax(axis=-1).astype(kind)
+    return decide(probabilities, regions).astype(kind)
 
 
 def resize_planes(

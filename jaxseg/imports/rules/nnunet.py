@@ -76,7 +76,8 @@ def convert(tensors: Mapping[str, np.ndarray], *, metadata: Mapping[str, Any]) -
 
     Args:
         tensors: The weights by name.
-        metadata: The rest of the checkpoint; of it, `init_args` holds the plans and the name of their configuration.
+        metadata: The rest of the checkpoint; of it, `init_args` holds the plans, the name of their configuration and
+            the dataset.json.
 
     Raises:
         UserError: The names or shapes are not of a network that nnU-Net builds from its presets.
@@ -105,6 +106,17 @@ def convert(tensors: Mapping[str, np.ndarray], *, metadata: Mapping[str, Any]) -
         used=used,
         ignored=tuple(ignored),
         normalization=normalization_of(plans, configuration),
+        outputs="regions" if has_regions(metadata) else "classes",
+    )
+
+
+def has_regions(metadata: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint's network was trained on regions: its dataset.json gives a label several values."""
+    given = metadata.get("init_args", metadata)
+    described = given.get("dataset_json") if isinstance(given, Mapping) else None
+    labels = described.get("labels") if isinstance(described, Mapping) else None
+    return isinstance(labels, Mapping) and any(
+        isinstance(one, list | tuple) and len(one) > 1 for one in labels.values()
     )
 
 

@@ -73,7 +73,12 @@ class BoundTask:
             both = (name for name in before if name in after)
             changed = [name for name in both if getattr(before[name], field) != getattr(after[name], field)]
             lines.append(_named(what, changed))
-        for what, field in (("labels", "labels"), ("value to ignore", "ignore"), ("channels", "modality")):
+        for what, field in (
+            ("labels", "labels"),
+            ("regions", "regions"),
+            ("value to ignore", "ignore"),
+            ("channels", "modality"),
+        ):
             was, found = getattr(self.listing, field), getattr(now, field)
             if was != found:
                 lines.append(f"{what}: {was} before, {found} now")

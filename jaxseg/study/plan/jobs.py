@@ -18,13 +18,14 @@ from jaxseg.study.plan.program import (
     NO_NETWORK,
     NetworkSize,
     Program,
+    TaskSize,
     abstract_params,
     measure,
     param_labels,
     runs_that_fit,
 )
 from jaxseg.study.plan.runs import Run, source_run, target_runs, trial_runs
-from jaxseg.transfer import LoadTable, check_load, make_load_table, transfer_rules, warn_of_frozen
+from jaxseg.transfer import LoadTable, check_load, for_head_of, make_load_table, transfer_rules, warn_of_frozen
 from jaxseg.types import RunKey, UserError
 
 KINDS = ("pretrain", "select", "train")
@@ -94,7 +95,8 @@ def check_networks(study: StudySettings) -> None:
                 raise UserError(f"arm {arm.name!r}, {role}: {error}") from error
 
 
-def _program(study: StudySettings, arm: ArmSettings, kind: str, channels: int, classes: int) -> Program:
+def _program(study: StudySettings, arm: ArmSettings, kind: str, size: tuple[int, int] | TaskSize) -> Program:
+    channels, classes, regions = TaskSize(*size)
     objective = arm.pretrain.objective if kind == "pretrain" else "labels"
     if kind == "pretrain":
         eval_every = arm.pretrain.eval_every or study.train.eval_every
@@ -105,8 +107,10 @@ def _program(study: StudySettings, arm: ArmSettings, kind: str, channels: int, c
     task, model, optimizer, loss, train, freeze = settings
     # Rates are arrays over runs: arms that differ in them share a program.
     optimizer = dataclasses.replace(optimizer, lr=OptimSettings.lr, lr_grid=(), lr_seeds=())
-    outputs = classes if objective == "labels" else channels
-    return Program(task, model, arm.train.compute, optimizer, loss, train, freeze, channels, outputs, objective)
+    if objective != "labels":
+        classes, regions = channels, None
+    compute = arm.train.compute
+    return Program(task, model, compute, optimizer, loss, train, freeze, channels, classes, objective, regions=regions)
 
 
 def _shared_source(arm: ArmSettings, program: Program, source: Any, runs: Sequence[Run]) -> RunKey | None:
@@ -149,8 +153,8 @@ def load_table(arm: ArmSettings, program: Program, source: Any) -> Any:
 def make_plan(
     study: StudySettings,
     *,
-    target_size: tuple[int, int],
-    source_sizes: dict[TaskSettings, tuple[int, int]],
+    target_size: tuple[int, int] | TaskSize,
+    source_sizes: Mapping[TaskSettings, tuple[int, int] | TaskSize],
     fold_statistics: Collection[TaskSettings] = (),
     memory_bytes: int,
     devices: int,
@@ -165,8 +169,8 @@ def make_plan(
 
     Args:
         study: Settings of the study.
-        target_size: Channels and classes (background included) of the target task.
-        source_sizes: Channels and classes of each source task that is pretrained on.
+        target_size: Channels and classes (background included) of the target task; see `TaskSize`.
+        source_sizes: The same of each source task that is pretrained on.
         fold_statistics: Tasks whose images depend on the fold; each fold of these has jobs of its own.
         memory_bytes: What the devices together can hold; bounds the runs of a job when `runtime.seeds_per_chunk` is
             automatic.
@@ -214,8 +218,8 @@ def _source_name(sources: dict[Any, str], key: Any) -> str:
 def _plan_arm(
     study: StudySettings,
     arm: ArmSettings,
-    target_size: tuple[int, int],
-    source_sizes: Mapping[TaskSettings, tuple[int, int]],
+    target_size: tuple[int, int] | TaskSize,
+    source_sizes: Mapping[TaskSettings, tuple[int, int] | TaskSize],
     sources: dict[Any, str],
     networks: dict[str, NetworkSize],
     given: Mapping[str, tuple[Any, Sequence[str]]],
@@ -223,7 +227,7 @@ def _plan_arm(
 ) -> _PlannedArm:
     """Plans one arm, checks its transfer, and adds its networks to `networks` and a new source to `sources`."""
     transfer_rules(arm.init)
-    program = _program(study, arm, "train", *target_size)
+    program = _program(study, arm, "train", target_size)
     name, shapes, source = None, None, None
     differs: Sequence[str] = ()
     if arm.init != "random":
@@ -231,10 +235,10 @@ def _plan_arm(
             shapes, differs = given[arm.name]
             name = _source_name(sources, (arm.pretrain.from_workdir, arm.pretrain.from_arm))
         else:
-            source = _program(study, arm, "pretrain", *source_sizes[arm.source])
+            source = _program(study, arm, "pretrain", source_sizes[arm.source])
             name = _source_name(sources, source)
             networks.setdefault(name, measure(source, platform))
-            shapes = abstract_params(source)
+            shapes = for_head_of(abstract_params(source), source.regions is not None, program.regions is not None)
         least, table = arm.pretrain.min_loaded, load_table(arm, program, shapes)
         check_load(table, min_loaded=least, arm=arm.name, differs=differs)
         warn_of_frozen(table, param_labels(program), arm=arm.name)

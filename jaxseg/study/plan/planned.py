@@ -28,8 +28,9 @@ from jaxseg.study.plan.binding import (
 )
 from jaxseg.study.plan.external import known_stores, with_external_sets
 from jaxseg.study.plan.jobs import Plan, check_networks, even_sizes, make_plan, seed_plan
+from jaxseg.study.plan.program import TaskSize
 from jaxseg.study.plan.seen import past_of
-from jaxseg.study.plan.tasks import Tasks, check_labels, cohort_names, prepare_tasks, recipe_of
+from jaxseg.study.plan.tasks import Tasks, check_labels, check_regions, cohort_names, prepare_tasks, recipe_of
 from jaxseg.types import Progress, UserError
 
 
@@ -91,6 +92,8 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> PlannedS
 
     tasks = hosts.in_turn("prepare", prepare_all)
     check_labels(study, tasks.prepared[study.target])
+    for prepared in tasks.prepared.values():
+        check_regions(prepared)
     _check_given_networks(study, tasks)
     if known is not None:
         _check_given_unchanged(study, known)
@@ -298,14 +301,15 @@ def plan_jobs(
         UserError: If settings do not fit the data, or source networks are not where they should be.
     """
 
-    def size(task: PreparedTask) -> tuple[int, int]:
-        return task.channels, len(task.labels) + 1
+    def size(task: PreparedTask) -> TaskSize:
+        return TaskSize(task.channels, task.outputs, task.regions)
 
+    target = tasks.prepared[study.target]
     used = seed_plan(study)
     devices = hosts.agree("devices", len(used.devices))
     return make_plan(
         study,
-        target_size=size(tasks.prepared[study.target]),
+        target_size=size(target),
         source_sizes={task: size(planned) for task, planned in tasks.prepared.items()},
         fold_statistics=[task for task in tasks.prepared if tasks.fold_statistics(task)],
         memory_bytes=hosts.count() * hosts.from_first(memory_bytes(devices)),
@@ -313,7 +317,7 @@ def plan_jobs(
         strategy=used.strategy,
         platform=used.platform,
         data_bytes=data_bytes(study, tasks, devices=hosts.count() * devices),
-        given=source_networks.given_shapes(study),
+        given=source_networks.given_shapes(study, overlaps=target.regions is not None),
         chunk_sizes=chunk_sizes,
         waves=waves,
     )

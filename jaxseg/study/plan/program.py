@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxseg import averaging, losses, optim, trees
 from jaxseg.models import Network, conv, make_model
+from jaxseg.regions import Regions
 from jaxseg.settings import Compute, LossSettings, ModelSettings, OptimSettings, TaskSettings, TrainSettings
 from jaxseg.settings.schema import Objective
 from jaxseg.study.plan.layout import array_bytes, tree_bytes
@@ -32,7 +33,8 @@ class Program:
     freeze: str
     channels: int
     classes: int
-    """Output channels: the classes, background included; the image's channels where the network restores images."""
+    """Output channels: the classes, background included, or the regions; the image's channels where the network
+    restores images."""
     objective: Objective = "labels"
     fold: int | None = None
     """The fold whose training cases gave the intensity statistics; None if a case looks the same in every fold."""
@@ -40,6 +42,8 @@ class Program:
     """The source network that provides every run's frozen weights, which are kept once instead of in each state."""
     form: str = "auto"
     """Form of the network's convolutions; `auto` follows the backend of the process (see `jaxseg.models.conv`)."""
+    regions: Regions | None = None
+    """The regions that the network finds; None if it finds classes that exclude each other, or restores images."""
 
     def for_platform(self, platform: str) -> Program:
         """Returns the same program in the form that it has on a platform, whatever the backend of this process."""
@@ -48,13 +52,29 @@ class Program:
     @property
     def network(self) -> Network:
         """The network that is trained."""
-        made = make_model(self.model, self.compute, classes=self.classes, restores=self.restores)
+        kind = {"restores": self.restores, "overlapping": self.regions is not None}
+        made = make_model(self.model, self.compute, classes=self.classes, **kind)
         return made if self.form == "auto" else made.clone(form=self.form)
+
+    @property
+    def map_classes(self) -> int:
+        """Classes of the label maps that the network is trained and judged on, background included."""
+        return self.classes if self.regions is None else self.regions.classes + 1
 
     @property
     def restores(self) -> bool:
         """Whether the network restores images instead of segmenting them."""
         return self.objective != "labels"
+
+
+class TaskSize(NamedTuple):
+    """What a task decides about its networks."""
+
+    channels: int
+    """Channels of an image."""
+    outputs: int
+    """Classes, background included, or regions."""
+    regions: Regions | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +116,7 @@ def abstract_batch(program: Program) -> Batch:
 
 def program_loss(program: Program) -> Callable[[Any, Any], Any]:
     """Returns the loss of the network's output and of what a batch holds as `label`."""
-    return losses.restoration_loss if program.restores else losses.make_loss(program.loss)
+    return losses.restoration_loss if program.restores else losses.make_loss(program.loss, program.regions)
 
 
 def abstract_params(program: Program) -> Any:

@@ -18,6 +18,7 @@ from jaxseg.study.plan.runs import Run, target_runs, trial_runs
 from jaxseg.study.plan.seen import past_of
 from jaxseg.study.record import Pretraining, RecordedTask, StudyRecord
 from jaxseg.study.recorded_runs import Place
+from jaxseg.transfer import for_head_of
 from jaxseg.types import Params, RunKey, UserError
 
 Locate = Callable[[RunKey], Place]
@@ -204,6 +205,33 @@ def read_source(where: Locate, run: Run) -> Params:
     return checkpoint.read_seed(*where(run.source))
 
 
+def read_start(workdir: Path, plan: Plan, arm: ArmSettings, run: Run, *, overlaps: bool) -> Params:
+    """Reads the parameters of a run's source network, without a head of another kind; see `transfer.for_head_of`.
+
+    Args:
+        workdir: Folder of the study.
+        plan: Its plan.
+        arm: The run's arm.
+        run: The run.
+        overlaps: Whether the outputs of the run's network are regions that overlap.
+    """
+    params = read_source(locate(workdir, plan, arm), run)
+    if arm.pretrain.from_workdir or run.source is None:
+        theirs = given_overlaps(arm)
+    else:
+        theirs = find(plan, run.source)[0].program.regions is not None
+    return for_head_of(params, theirs, overlaps)
+
+
+def given_overlaps(arm: ArmSettings) -> bool:
+    """Returns whether the outputs of the networks that an arm is given are regions; False if nothing says so."""
+    imported = source_folder.read(paths.expand(arm.pretrain.from_workdir))
+    if imported is not None:
+        return imported[0].outputs == "regions"
+    task = given_task(arm)
+    return task is not None and task.regions is not None
+
+
 class Given(NamedTuple):
     """What is known, before anything trains, of the network that an arm is given."""
 
@@ -213,8 +241,12 @@ class Given(NamedTuple):
     """The fields in which the arm's network differs from the one that was imported, a phrase each."""
 
 
-def given_shapes(study: StudySettings) -> dict[str, Given]:
-    """Returns the shapes of the source network of each arm that is given one.
+def given_shapes(study: StudySettings, *, overlaps: bool = False) -> dict[str, Given]:
+    """Returns the shapes of the source network of each arm that is given one, without a head of another kind.
+
+    Args:
+        study: Settings of the study.
+        overlaps: Whether the outputs of the arms' networks are regions that overlap.
 
     Raises:
         UserError: If a network that some run would start from is missing.
@@ -225,7 +257,8 @@ def given_shapes(study: StudySettings) -> dict[str, Given]:
         place = next(iter(places.values()))
         imported = source_folder.read(paths.expand(arms[name].pretrain.from_workdir))
         differs = source_folder.differences(arms[name].model, imported[1]) if imported else ()
-        given[name] = Given(checkpoint.param_shapes(place.directory, place.step), differs)
+        shapes = checkpoint.param_shapes(place.directory, place.step)
+        given[name] = Given(for_head_of(shapes, given_overlaps(arms[name]), overlaps), differs)
     return given
 
 

@@ -281,6 +281,11 @@ def check_labels(study: StudySettings, prepared: PreparedTask) -> None:
         UserError: If the task lacks a label.
     """
     settings = study.evaluate
+    if prepared.regions is not None and settings.regions:
+        raise UserError(
+            f"config.evaluate.regions adds unions of labels to the scores, and {prepared.name} is segmented by "
+            f"regions, each of which is scored: leave it empty"
+        )
     for what, taken in (("label", prepared.labels), ("region", [name for name, _ in settings.regions])):
         if MEAN in taken:
             raise UserError(
@@ -304,3 +309,22 @@ def check_labels(study: StudySettings, prepared: PreparedTask) -> None:
                     f"{prepared.name} has {', '.join(map(repr, prepared.labels))}"
                 )
     metrics.members_of(prepared.labels, dict(settings.regions))
+
+
+def check_regions(prepared: PreparedTask) -> None:
+    """Checks that every value of which a region is made occurs in some case.
+
+    Raises:
+        UserError: The region and the value.
+    """
+    if prepared.regions is None:
+        return
+    found = [sum(counts) for counts in zip(*(record.voxels_per_value for record in prepared.cases), strict=True)]
+    for name, classes in zip(prepared.labels, prepared.members, strict=True):
+        for index in classes:
+            if not found[index]:
+                raise UserError(
+                    f"{prepared.name}: the region {name!r} is made of the label value "
+                    f"{prepared.label_values[index - 1]} among others, which no case holds; take it out of the region, "
+                    f"or look at the values in the label files"
+                )

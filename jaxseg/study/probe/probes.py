@@ -71,7 +71,7 @@ def make_probes(planned: PlannedStudy, cases: Sequence[CaseArrays], rng: np.rand
         rng: Generator of the positions; see `rng_for`.
     """
     task = planned.study.target
-    classes = len(planned.tasks.prepared[task].labels) + 1  # from which on a label says that nothing is known
+    classes = planned.tasks.prepared[task].classes  # from which on a label says that nothing is known
     per_window = max(planned.study.analysis.positions // (len(cases) * WINDOWS), 3)
     images, labels, positions, origins = [], [], [], []
     for number, case in enumerate(cases):

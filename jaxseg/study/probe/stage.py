@@ -178,8 +178,8 @@ def measure(
     rows["similarity"] += representations.similarity_rows(represented, baseline)
     rows["similarity"] += representations.similarity_rows(halfway, baseline, of_starts=False)
     tell("agreement of all pairs")
-    classes = len(planned.tasks.prepared[study.target].labels) + 1
-    found = variation.agreement(predicted, shown, baseline, classes)
+    target = planned.tasks.prepared[study.target]
+    found = variation.agreement(predicted, shown, baseline, target)
     rows["pairs"] += variation.agreement_rows(predicted, found)
     for row in rows["pairs"]:
         row |= {f"source_{side}": sources[row[f"arm_{side}"], row[f"seed_{side}"]] for side in "ab"}
@@ -188,7 +188,7 @@ def measure(
     rows["variability"] = variation.variability_rows(
         represented, found, rows["pairs"], rows["similarity"], chosen, confidence=settings.confidence
     )
-    overlays = pictures.overlays(predicted, shown, study.report.examples, classes)
+    overlays = pictures.overlays(predicted, shown, study.report.examples, target.classes)
     return rows, pictures.merge(montages, overlays, train_cases, fold)
 
 

@@ -17,7 +17,9 @@ from jaxtyping import Float, Int
 from jaxseg import losses, seeds, trees
 from jaxseg.analysis import alignment, interpolation, statistics, variability
 from jaxseg.analysis.wiring import Wiring, trace_wiring
+from jaxseg.data import PreparedTask
 from jaxseg.data.cases import CaseArrays
+from jaxseg.regions import decide
 from jaxseg.reserved import MEAN
 from jaxseg.settings import EvaluateSettings
 from jaxseg.streams import stream_key
@@ -53,7 +55,7 @@ class Judge(NamedTuple):
 def make_judge(program: Program, plan: seeds.SeedPlan) -> Judge:
     """Makes the functions that judge altered parameters on windows."""
     model = program.network
-    quality = interpolation.make_quality(model, losses.make_loss(program.loss))
+    quality = interpolation.make_quality(model, losses.make_loss(program.loss, program.regions), program.regions)
     layers = tuple(kernel_layers(trees.flatten(abstract_params(program))))
 
     def fresh(seed: jax.Array) -> Any:
@@ -175,10 +177,11 @@ def predict_cases(
     networks: Networks, cases: Sequence[CaseArrays], predict: PredictSlabs, plan: seeds.SeedPlan
 ) -> Predicted:
     """Predicts whole cases with each run, on the training grid."""
+    regions = networks.program.regions
     slabs = predict(seeds.put(networks.end, plan), {}, [case.image for case in cases])
     packed = []
     for _, of_case in itertools.groupby(slabs, key=lambda slab: slab.case):
-        maps = np.concatenate([slab.probabilities.argmax(-1).astype(np.uint16) for slab in of_case], axis=1)
+        maps = np.concatenate([decide(slab.probabilities, regions).astype(np.uint16) for slab in of_case], axis=1)
         packed.append(zlib.compress(np.ascontiguousarray(maps).data, 1))
     return Predicted(networks.arm, networks.seeds, tuple(packed))
 
@@ -194,8 +197,9 @@ class Agreement(NamedTuple):
     error: dict[str, Float[np.ndarray, " runs"]]
 
 
-def agreement(arms: Sequence[Predicted], cases: Sequence[CaseArrays], baseline: str, classes: int) -> Agreement:
+def agreement(arms: Sequence[Predicted], cases: Sequence[CaseArrays], baseline: str, target: PreparedTask) -> Agreement:
     """Compares runs voxel by voxel, within a region of each case that is the same for all arms."""
+    classes = target.classes
     parts: list[Agreement] = []
     for index, case in enumerate(cases):
         maps = {arm.arm: arm.of(index, case.label.shape) for arm in arms}
@@ -209,7 +213,7 @@ def agreement(arms: Sequence[Predicted], cases: Sequence[CaseArrays], baseline: 
         parts.append(
             Agreement(
                 {(a, b): variability.differing(inside[a], inside[b], classes) / size for a, b in pairs},
-                {arm: variability.pairwise_dsc(labels, classes) for arm, labels in inside.items()},
+                {arm: variability.pairwise_dsc(labels, target.members) for arm, labels in inside.items()},
                 {
                     arm: np.array([_entropy(part, classes) for part in (labels, *left_out[arm])])
                     for arm, labels in inside.items()

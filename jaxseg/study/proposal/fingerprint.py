@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg.data.cases import CaseFiles, RawCase, Source
-from jaxseg.data.formats import sources
+from jaxseg.data.formats import sources, structures
 from jaxseg.data.volumes import volume
+from jaxseg.regions import mask
 from jaxseg.study.proposal.structures import Structure, measure_label
 from jaxseg.types import Progress, UserError
 
@@ -79,7 +80,7 @@ class Fingerprint:
     missing: tuple[str, ...] = ()
     """Labels of which no case that was read has a voxel."""
     classes: int = 1
-    """Labels of the task, whether they occur or not, and the background."""
+    """Outputs of a network: the labels of the task, whether they occur or not, and the background; or the regions."""
 
     @property
     def ndim(self) -> int:
@@ -93,12 +94,20 @@ class Fingerprint:
         return self.ndim == 2 and not scanned and all(span == (1.0, 1.0) for span in self.spacing_range)
 
 
-def take_fingerprint(data: str, *, labels: Sequence[str] = (), cache: Path, progress: Progress) -> Fingerprint:
+def take_fingerprint(
+    data: str,
+    *,
+    labels: Sequence[str] = (),
+    regions: Sequence[tuple[str, Sequence[str]]] = (),
+    cache: Path,
+    progress: Progress,
+) -> Fingerprint:
     """Takes the fingerprint of a task.
 
     Args:
         data: As in `TaskSettings.data`.
-        labels: Names of the labels to segment; () takes all.
+        labels: Names of the labels or regions to segment; () takes all.
+        regions: As in `TaskSettings.regions`.
         cache: Folder of downloads.
         progress: Told about every case that is read.
 
@@ -108,14 +117,10 @@ def take_fingerprint(data: str, *, labels: Sequence[str] = (), cache: Path, prog
     with volume.quiet_nibabel():
         source, ndim = _open(data, cache)
         listing = source.listing
-        wanted = [(name, value) for name, value in listing.labels if not labels or name in labels]
-        unknown = [name for name in labels if name not in dict(listing.labels)]
-        if unknown:
-            raise UserError(f"labels: {data} has no label {unknown[0]!r}; it has {', '.join(dict(listing.labels))}")
+        classes, made = structures.choose(listing, labels=labels, regions=regions, data=data)
+        wanted = [(one.name, one.values) for one in made] or [(name, (value,)) for name, value in classes]
         if not listing.cases:
-            raise UserError(
-                f"{data} has no case that can be used" + "".join(f"\n  {a}: {b}" for a, b in listing.refused)
-            )
+            raise UserError("\n  ".join([f"{data} has no case that can be used", *map(": ".join, listing.refused)]))
         grids = [grid for case in listing.cases if (grid := source.grid_of(case)) is not None and grid[0]]
         kept = _axes(grids, ndim)
         looks, reasons = [], []
@@ -127,16 +132,15 @@ def take_fingerprint(data: str, *, labels: Sequence[str] = (), cache: Path, prog
                 reasons.append(f"{files.name}: {error}")
             progress(f"looking at {listing.name}", done, len(chosen))
     if not looks:
-        raise UserError(
-            f"none of the {len(chosen)} cases of {data} that were tried can be read:\n  " + "\n  ".join(reasons)
-        )
+        tried = f"none of the {len(chosen)} cases of {data} that were tried can be read"
+        raise UserError("\n  ".join([f"{tried}:", *reasons]))
     own = [(look.shape, look.spacing) for look in looks]
     if not grids:
         grids = own
         kept = tuple(range(len(own[0][0])))
     shapes = np.array([[shape[axis] for axis in kept] for shape, _ in grids])
     spacings = np.array([[spacing[axis] for axis in kept] for _, spacing in grids])
-    profiles = [_profile(name, [look.structures.get(value) for look in looks]) for name, value in wanted]
+    profiles = [_profile(name, [look.structures.get(name) for look in looks]) for name, _ in wanted]
     ranges = np.percentile(spacings, (10, 90), axis=0).T
     return Fingerprint(
         data=data,
@@ -151,7 +155,7 @@ def take_fingerprint(data: str, *, labels: Sequence[str] = (), cache: Path, prog
         channels=tuple(_channel(name, [look.channels[i] for look in looks]) for i, name in enumerate(listing.modality)),
         labels=tuple(profile for profile in profiles if profile is not None),
         missing=tuple(name for (name, _), found in zip(wanted, profiles, strict=True) if found is None),
-        classes=len(wanted) + 1,
+        classes=len(wanted) + (not made),
     )
 
 
@@ -163,7 +167,7 @@ class _Look:
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     channels: tuple[tuple[float, ...], ...]
-    structures: dict[int, Structure]
+    structures: dict[str, Structure]
 
 
 def _open(data: str, cache: Path) -> tuple[Source, int]:
@@ -193,7 +197,7 @@ def _chosen(cases: Sequence[CaseFiles], grids: Sequence[tuple[tuple[int, ...], t
     return [cases[int(place)] for place in np.linspace(0, len(cases) - 1, count)]
 
 
-def _look(raw: RawCase, kept: Sequence[int], labels: Sequence[tuple[str, int]]) -> _Look:
+def _look(raw: RawCase, kept: Sequence[int], wanted: Sequence[tuple[str, Sequence[int]]]) -> _Look:
     """Measures one case; label values that no name belongs to are left for the preparation to refuse."""
     image, label, spacing = raw.image, raw.label, raw.spacing_mm
     for axis in sorted({*range(label.ndim)} - {*kept}, reverse=True):
@@ -203,12 +207,12 @@ def _look(raw: RawCase, kept: Sequence[int], labels: Sequence[tuple[str, int]]) 
     flat = flat[:: max(1, len(flat) // _SAMPLED)]
     low, high = np.percentile(flat, (0.5, 99.5), axis=0)
     zeros, dark = np.mean(flat == 0, axis=0), np.mean((flat > 0) & (flat < high / 20), axis=0)
-    found = {value: measure_label(label == value, spacing) for _, value in labels}
+    found = {name: measure_label(mask(label, values), spacing) for name, values in wanted}
     return _Look(
         label.shape,
         spacing,
         tuple(tuple(map(float, four)) for four in zip(low, high, zeros, dark, strict=True)),
-        {value: structure for value, structure in found.items() if structure is not None},
+        {name: structure for name, structure in found.items() if structure is not None},
     )
 
 

@@ -16,6 +16,7 @@ from jaxseg.analysis import statistics
 from jaxseg.data import names
 from jaxseg.data.cases import CaseFiles
 from jaxseg.data.formats import image_files, references
+from jaxseg.data.prepared.task import region_classes
 from jaxseg.data.volumes import volume
 from jaxseg.study.score.comparisons import DISTANCES, METRICS
 from jaxseg.study.score.scores import group_means, read_scores
@@ -139,12 +140,14 @@ def _score_file(
             volume.compare_grids(ref.values.shape, ref.affine, pred.values.shape, pred.affine, path)
         except volume.BadCaseError as error:
             raise UserError(f"{error}. Resample the prediction to the grid of the case's own image.") from None
-    labels = [name for name, _ in truth.labels]
-    ignore = None if truth.ignore is None else len(labels) + 1
+    labels = [region.name for region in truth.regions] or [name for name, _ in truth.labels]
+    regions = region_classes(truth.regions, [value for _, value in truth.labels])
+    ignore = None if truth.ignore is None else len(truth.labels) + 1
     return metrics.case_metrics(
         _class_indices(pred.values, truth, path),
         _class_indices(ref.values, truth, case.name, ignore),
         labels=labels,
+        members=None if regions is None else regions.members,
         spacing_mm=ref.spacing_mm,
         ignore_index=ignore,
         **options,

@@ -12,35 +12,43 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from jaxseg.data.volumes.resample import resize_linear
+from jaxseg.regions import THRESHOLD, mask
 
 THRESHOLDS = np.linspace(0.05, 0.95, 19)
 
 
-def mean_labels(labels: Sequence[Num[np.ndarray, " *spatial"]], classes: int) -> Float[np.ndarray, "*common classes"]:
-    """Computes how often each voxel of a common grid, of the cases' median shape, has each class.
+Members = Sequence[Sequence[int]]
+"""The classes of a label map that each label or region is made of."""
+
+
+def mean_labels(labels: Sequence[Num[np.ndarray, " *spatial"]], members: Members) -> Float[np.ndarray, "*common names"]:
+    """Computes how often each voxel of a common grid, of the cases' median shape, has each name.
 
     Args:
-        labels: Label maps of any shapes; voxels of unknown label (the index `classes`) count for no class.
-        classes: Number of classes, background included.
+        labels: Label maps of any shapes; voxels of unknown label count for none.
+        members: The classes of each name.
     """
     shape = tuple(int(size) for size in np.median([label.shape for label in labels], axis=0))
-    total = np.zeros((*shape, classes), np.float32)
+    total = np.zeros((*shape, len(members)), np.float32)
     for label in labels:
-        total += resize_linear((label[..., None] == np.arange(classes)).astype(np.float32), shape)
+        masks = np.stack([mask(label, classes) for classes in members], -1)
+        total += resize_linear(masks.astype(np.float32), shape)
     return total / len(labels)
 
 
 def best_thresholds(
-    mean: Float[np.ndarray, "*common classes"], labels: Sequence[Num[np.ndarray, " *spatial"]]
-) -> Float[np.ndarray, " labels"]:
-    """Finds for each foreground label the threshold at which the mean has the largest mean DSC with the cases."""
-    classes = mean.shape[-1]
-    dsc = np.full((len(labels), classes - 1, len(THRESHOLDS)), np.nan)
+    mean: Float[np.ndarray, "*common classes"], labels: Sequence[Num[np.ndarray, " *spatial"]], members: Members
+) -> Float[np.ndarray, " names"]:
+    """Finds for each label or region the threshold at which the mean has the largest mean DSC with the cases.
+
+    The mean begins with the background, which has no threshold.
+    """
+    dsc = np.full((len(labels), len(members), len(THRESHOLDS)), np.nan)
     for row, label in zip(dsc, labels, strict=True):
         # How many thresholds each voxel's share reaches: all DSCs come from its histogram.
         reached = np.searchsorted(THRESHOLDS, resize_linear(mean, label.shape)[..., 1:], side="right")
-        for index in range(classes - 1):
-            truth = label == index + 1
+        for index, classes in enumerate(members):
+            truth = mask(label, classes)
             if truth.any():
                 said, both = (_at_least(values) for values in (reached[..., index], reached[..., index][truth]))
                 row[index] = 2 * both / (said + truth.sum())
@@ -54,13 +62,23 @@ def _at_least(reached: Num[np.ndarray, " *any"]) -> Num[np.ndarray, " thresholds
     return counts[::-1].cumsum()[::-1][1:]
 
 
-def fit_prior(labels: Sequence[Num[np.ndarray, " *spatial"]], classes: int) -> Float[np.ndarray, "*common classes"]:
-    """Fits the prior to training cases: scores on the common grid, whose largest class is the prediction.
+def fit_prior(
+    labels: Sequence[Num[np.ndarray, " *spatial"]], members: Members, *, overlapping: bool = False
+) -> Float[np.ndarray, "*common outputs"]:
+    """Fits the prior to training cases: scores on the common grid, from which labels are decided as from a network's.
 
     A label scores its share divided by its threshold, and background scores 1: a label is predicted where it passes its
-    threshold, the one that passes by most where several do.
+    threshold, the one that passes by most where several do. A region that may overlap others has no background beside
+    it, and scores `regions.THRESHOLD` where it reaches its own.
+
+    Args:
+        labels: Label maps of the training cases.
+        members: The classes of each label or region.
+        overlapping: Whether these are regions.
     """
-    mean = mean_labels(labels, classes)
-    scores = mean / np.concatenate([[1.0], best_thresholds(mean, labels)])
+    mean = mean_labels(labels, [(0,), *members])
+    scores = mean / np.concatenate([[1.0], best_thresholds(mean, labels, members)])
+    if overlapping:
+        return (THRESHOLD * scores[..., 1:]).astype(np.float32)
     scores[..., 0] = 1.0
     return scores.astype(np.float32)

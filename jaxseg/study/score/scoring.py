@@ -309,6 +309,7 @@ def _score(
         labels,
         case.reference,
         labels=prepared.labels,
+        members=prepared.members,
         spacing_mm=record.own_spacing_mm,
         ignore_index=prepared.ignore_index,
         **scoring_options(study.target, study.evaluate),

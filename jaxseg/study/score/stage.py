@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from jaxseg import data, hosts, inference
+from jaxseg import data, hosts
 from jaxseg.data.volumes.resample import labels_from_probabilities, resize_linear
 from jaxseg.settings import StudySettings
 from jaxseg.study import files
@@ -18,7 +18,7 @@ from jaxseg.study.plan.binding import Draw
 from jaxseg.study.plan.jobs import Job, own_rows
 from jaxseg.study.plan.runs import Run
 from jaxseg.study.plan.tasks import Tasks
-from jaxseg.study.predict import classes_of
+from jaxseg.study.predict import classes_of, cleaned_up
 from jaxseg.study.score import examples, prior
 from jaxseg.study.score.scoring import CaseSet, Row, Scoring, case_sets, make_save, score_run
 from jaxseg.types import Progress
@@ -131,7 +131,7 @@ def priors_part(cases: CaseSet) -> str:
 
 def evaluate_priors(study: StudySettings, workdir: Path, tasks: Tasks, runs: Sequence[Run], progress: Progress) -> None:
     """Scores the mean label map of each run's training cases, and writes one part table of all of them for each set."""
-    classes = len(tasks.prepared[study.target].labels) + 1
+    target = tasks.prepared[study.target]
     fitted: dict[tuple[str, ...], np.ndarray] = {}
     for cases in case_sets(study, tasks):
         path = workdir / priors_part(cases)
@@ -142,7 +142,8 @@ def evaluate_priors(study: StudySettings, workdir: Path, tasks: Tasks, runs: Seq
             names = tasks.subset(study.target, Draw(run.key.train_cases, run.key.fold, run.subset_id))
             if names not in fitted:
                 own = tasks.fitted[study.target][run.key.fold]
-                fitted[names] = prior.fit_prior([data.load_case(own, name).label for name in names], classes)
+                maps = [data.load_case(own, name).label for name in names]
+                fitted[names] = prior.fit_prior(maps, target.members, overlapping=target.regions is not None)
             rows += _score_prior(study, cases, run, fitted[names])
             progress("scoring", done, len(runs), run.name())
         files.write_table(path, pd.DataFrame(rows))
@@ -155,6 +156,7 @@ def _score_prior(study: StudySettings, cases: CaseSet, run: Run, fitted: np.ndar
     rows: list[Row] = []
     for case in (data.load_case(prepared, name) for name in cases.by_fold[run.key.fold]):
         scores = resize_linear(fitted, case.record.shape)
-        labels = inference.largest_component(labels_from_probabilities(scores, case.record.own_shape), clean)
+        found = labels_from_probabilities(scores, case.record.own_shape, prepared.regions)
+        labels = cleaned_up(found, clean, prepared.regions)
         rows += score_run(study, prepared, case, run, labels, no_calibration, None)
     return rows

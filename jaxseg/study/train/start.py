@@ -34,7 +34,7 @@ def load_tables(study: StudySettings, workdir: Path, plan: Plan, job: Job) -> di
         if run.source is None or where in tables:
             continue
         arm = arms[run.key.arm]
-        source = source_networks.read_source(source_networks.locate(workdir, plan, arm), run)
+        source = source_networks.read_start(workdir, plan, arm, run, overlaps=job.program.regions is not None)
         tables[where] = load_table(arm, job.program, source)
         transfer.check_load(tables[where], min_loaded=arm.pretrain.min_loaded, arm=arm.name)
     return tables
@@ -82,7 +82,7 @@ def make_init(
         adapt = arm is not None and arm.pretrain.adapt_channels
         source = {}
         if arm is not None and run.source is not None:
-            source = source_networks.read_source(source_networks.locate(workdir, plan, arm), run)
+            source = source_networks.read_start(workdir, plan, arm, run, overlaps=program.regions is not None)
         return compiled(run.init, adapt, np.uint32(run.init_id), np.uint32(run.order_id), source)
 
     like, _ = jax.eval_shape(functools.partial(init, "random", False), jnp.uint32(0), jnp.uint32(0), {})
