@@ -238,7 +238,9 @@ def get_config() -> ConfigDict:
     config.optim.plateau_factor = 0.9  # plateau multiplies the rate by this
 
     config.loss = ConfigDict(sort_keys=False)
-    config.loss.name = "dice_ce"  # Loss; those joined by _ are sums [dice_ce, dice, ce, focal, dice_focal]
+    # Loss; those joined by _ are sums. Of overlapping regions it is binary, see `regions` of a task [dice_ce, dice, ce,
+    # focal, dice_focal]
+    config.loss.name = "dice_ce"
     config.loss.smooth = 1.0  # Added to numerator and denominator of the Dice ratio
 
     config.train = ConfigDict(sort_keys=False)

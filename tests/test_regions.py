@@ -1,6 +1,7 @@
 """Regions that overlap: masks and label maps, the loss and its gradient in NumPy, training, counts of whole cases."""
 
 import functools
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jaxseg import inference, losses, regions, seeds, trees, validation
 from jaxseg.models import make_model
 from jaxseg.regions import Regions
 from jaxseg.settings import LossSettings, ModelSettings
+from jaxseg.settings.schema import Loss
 from tests import training_parts
 
 NESTED = Regions(members=((1, 2, 3), (2, 3), (3,)), written=(1, 2, 3))
@@ -94,7 +96,7 @@ def expected(name, logits, label, of, smooth):
     return value, gradient
 
 
-@pytest.mark.parametrize("name", ["dice_ce", "dice", "ce", "focal", "dice_focal"])
+@pytest.mark.parametrize("name", typing.get_args(Loss))
 def test_loss_and_gradient_are_those_of_numpy(name):
     rng = np.random.default_rng(1)
     for of in (NESTED, CROSSING):

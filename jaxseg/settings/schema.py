@@ -132,7 +132,7 @@ class LossSettings:
     """The training loss."""
 
     name: Loss = "dice_ce"
-    """Loss; those joined by _ are sums."""
+    """Loss; those joined by _ are sums. Of overlapping regions it is binary, see `regions` of a task."""
     smooth: Positive = 1.0
     """Added to numerator and denominator of the Dice ratio."""
 

@@ -250,7 +250,8 @@ def segment(
         mean = slab.mean(0)
         entropy = -scipy.special.xlogy(mean, mean).sum(-1)
         if regions is not None:
-            entropy = entropy - scipy.special.xlogy(1 - mean, 1 - mean).sum(-1)
+            outside = np.maximum(1 - mean, 0)  # which rounding may take below 0
+            entropy = entropy - scipy.special.xlogy(outside, outside).sum(-1)
         found, of_mean = decide(slab, regions), decide(mean, regions)
         parts.append((found.astype(kind), of_mean.astype(kind)[None], entropy[None]))
         means += [mean] if keep_mean else []

@@ -347,9 +347,10 @@ def _contradiction(record: StudyRecord, workdir: Path) -> str | None:
             continue
         values, labels = task.label_values, task.labels
         if (regions := task.regions) is not None:
-            groups = regions.members
+            groups, counts = regions.members, {len(labels), len(regions.members), len(regions.written)}
             sound = all(groups) and all(0 < value <= len(values) for group in groups for value in group)
-            if not len(labels) == len(groups) == len(regions.written) or not sound:
+            own = all(value in group for group, value in zip(groups, regions.written, strict=False))
+            if len(counts) > 1 or not sound or not own:
                 return f"{role} has {len(labels)} labels, {len(values)} label_values, and regions that do not fit them"
         elif values and len(set(values)) != len(labels):
             return f"{role} has {len(labels)} labels and {len(set(values))} different label_values"

@@ -56,6 +56,22 @@ def test_a_network_is_recognised_by_its_tensors(name):
     assert ("extra.num_batches_tracked", "a count of batches") in found.ignored
 
 
+@pytest.mark.parametrize(
+    ("labels", "outputs"),
+    [
+        ({"background": 0, "whole": [1, 2], "core": 2}, "regions"),
+        ({"background": 0, "whole": (1, 2), "core": (2,)}, "regions"),
+        ({"background": 0, "a": 1, "b": [2]}, "classes"),
+        ({"0": "background", "1": "a"}, "classes"),
+        (None, "classes"),
+    ],
+)
+def test_a_checkpoint_of_nnunet_says_whether_it_was_trained_on_regions(labels, outputs):
+    _, tensors = state_of("plain")
+    metadata = {"init_args": {"fold": 0} | ({} if labels is None else {"dataset_json": {"labels": labels}})}
+    assert nnunet.convert(tensors, metadata=metadata).outputs == outputs
+
+
 @pytest.mark.parametrize("name", ["residual", "modules"])
 def test_a_bias_before_a_batch_norm_is_taken_from_its_running_mean(name):
     rules, names, model = NETWORKS[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,18 +13,25 @@ import pytest
 import jaxseg
 from configs import default
 from jaxseg import data, regions, settings
+from jaxseg.manifest import DamagedError
 from jaxseg.regions import Regions
 from jaxseg.report import write_report
-from jaxseg.study import export, files
+from jaxseg.settings import ModelSettings
+from jaxseg.study import export, files, record, source_folder
+from jaxseg.study.plan import source_networks
 from jaxseg.study.plan.jobs import find, make_plan
 from jaxseg.study.plan.planned import prepare
 from jaxseg.study.plan.program import TaskSize
 from jaxseg.study.predict import cleaned_up
+from jaxseg.study.proposal.fingerprint import take_fingerprint
+from jaxseg.study.record import Checkpoint
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.study.score import prior
 from jaxseg.study.score.folder import score_folder
+from jaxseg.study.train.start import load_tables
 from jaxseg.types import UserError
 from tests import image_sets
+from tests.networks import draw_params, shapes_of
 from tests.tiny_study import changed, silent
 
 LABELS = {"background": 0, "whole tumour": [1, 2, 4], "tumour core": [2, 4], "enhancing": 4, "ignore": 6}
@@ -79,6 +87,7 @@ def test_tables_and_page_name_the_regions(finished: Path) -> None:
     summary = files.read_table(finished / "results" / "summary.csv")
     assert set(summary["label"]) == {"mean", *NAMES}
     page = (finished / "report.html").read_text()
+    assert "overlapping regions: whole tumour, tumour core, enhancing" in page
     assert all(name in page for name in NAMES)
     shown = json.loads((finished / "results" / "examples.json").read_text())
     assert shown[0]["label_names"] == [
@@ -149,8 +158,6 @@ def test_networks_of_regions_are_given_to_other_studies(finished: Path, folder: 
     same = prepare(settings.parse(config_of(folder, "transfer", **fields)), tmp_path / "same", silent(""))
     (job,) = same.plan.jobs
     assert (job.program.classes, job.program.regions) == (3, NESTED)
-    from jaxseg.study.train.start import load_tables
-
     (table,) = load_tables(same.study, tmp_path, same.plan, job).values()
     assert {row.path: row.status for row in table}["head/kernel"] == "loaded"
     labels = settings.parse(changed(**fields, arms=default.pick_arms("transfer")))
@@ -215,6 +222,66 @@ def test_what_a_study_cannot_do_with_regions_is_refused(
     (copy / "dataset.json").write_text(json.dumps(described | more))
     with pytest.raises(UserError, match=message):
         prepare(settings.parse(config_of(copy, "scratch", **fields)), tmp_path / "runs", silent(""))
+
+
+def test_an_import_of_regions_gives_its_head_to_regions_alone(tmp_path: Path) -> None:
+    model = ModelSettings(ndim=2, widths=(2, 4))
+    shapes = shapes_of(model, (8, 8), channels=1, classes=3)
+    names = source_folder.Names(used={}, ignored={}, unused=(), missing=())
+    for outputs in ("classes", "regions"):
+        made = source_folder.ImportRecord(
+            checkpoint=Checkpoint("w"), rules="r", rules_sha256="", channels=1, classes=3, names=names, outputs=outputs
+        )
+        source_folder.write(tmp_path / outputs, made, model, draw_params(shapes))
+        fields = {"pretrain__from_workdir": str(tmp_path / outputs), "pretrain__share": "one"}
+        study = settings.parse(changed(arms=default.pick_arms("transfer"), **fields))
+        for overlaps in (False, True):
+            (given,) = source_networks.given_shapes(study, overlaps=overlaps).values()
+            assert ("head" in given.shapes) == (overlaps == (outputs == "regions"))
+
+
+def test_a_fingerprint_measures_the_regions(folder: Path, tmp_path: Path) -> None:
+    found = take_fingerprint(str(folder), cache=tmp_path, progress=silent(""))
+    whole, core, spot = found.labels
+    assert (whole.name, core.name, spot.name, found.classes) == (*NAMES, 3)
+    assert whole.share > core.share > spot.share > 0
+    some = take_fingerprint(str(folder), labels=("tumour core",), cache=tmp_path, progress=silent(""))
+    assert (some.labels, some.classes) == ((core,), 1)
+
+
+def test_label_maps_are_scored_by_the_regions_of_their_references(folder: Path, tmp_path: Path) -> None:
+    """Without a study: a perfect map, and one that takes the core for its rim."""
+    truth = data.open_references(str(folder), ndim=3, cache=tmp_path)
+    label = np.asarray(nib.load(folder / "labelsTr" / "case_0.nii.gz").dataobj)
+    known = np.where(label == 6, 0, label).astype(np.uint8)
+    image_sets.save(tmp_path / "said" / "case_0.nii.gz", known)
+    image_sets.save(tmp_path / "said" / "case_1.nii.gz", np.zeros_like(known))
+    options = {"unit": "mm", "hd_definition": "pooled", "surface_empty": "diagonal", "tolerance_mm": None}
+    wanted = ("case_0", "case_1")
+    rows = score_folder(tmp_path / "said", truth, wanted=wanted, options=options, progress=silent("")).cases
+    assert rows["label"].tolist() == [*NAMES, *NAMES]
+    assert rows["dsc"].tolist() == [1, 1, 1, 0, 0, 0]
+    image_sets.save(tmp_path / "said" / "case_0.nii.gz", np.where(known == 4, 2, known).astype(np.uint8))
+    rows = score_folder(tmp_path / "said", truth, wanted=wanted, options=options, progress=silent("")).cases
+    assert rows["dsc"].tolist()[:3] == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Regions(members=((1, 2, 3), (2, 3)), written=(1, 2)),
+        Regions(members=((1, 2, 4), (2, 3), (3,)), written=(1, 2, 3)),
+        Regions(members=((1, 2, 3), (), (3,)), written=(1, 2, 3)),
+        Regions(members=((1, 2, 3), (2, 3), (3,)), written=(1, 1, 3)),
+    ],
+)
+def test_a_record_whose_regions_do_not_fit_is_refused(finished: Path, tmp_path: Path, broken: Regions) -> None:
+    whole = record.read(finished)
+    assert whole is not None
+    target = dataclasses.replace(whole.target, regions=broken)
+    record.write(tmp_path, dataclasses.replace(whole, target=target))
+    with pytest.raises(DamagedError, match="target has 3 labels, 3 label_values, and regions that do not fit them"):
+        record.read(tmp_path)
 
 
 def test_settings_make_regions_of_any_data(tmp_path: Path) -> None:

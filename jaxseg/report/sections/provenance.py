@@ -176,5 +176,6 @@ def _machine_words(made: MadeWith) -> str:
 def _task_words(task: RecordedTask, data: str) -> str:
     split = ", ".join(f"{count(n)} {what}" for what, n in task.cases._asdict().items() if n)
     origin = f" from {data}" if data else ""
-    labels = f"labels: {', '.join(task.labels)}" if task.labels else "labels not used"
+    kind = "labels" if task.regions is None else "overlapping regions"
+    labels = f"{kind}: {', '.join(task.labels)}" if task.labels else "labels not used"
     return f"{task.name}{origin}; {labels}; cases: {split}; unit: {task.unit}"

@@ -102,7 +102,8 @@ def summary(role: str, prepared: PreparedTask, splits: Sequence[Split]) -> list[
     left = len(prepared.cases) - len(split.train) - len(split.val) - len(split.test)
     why = "in no list of its own folds" if prepared.splits is not None else "held out for the target"
     held = f", {left} {why}" if left else ""
-    labels = f"labels {', '.join(prepared.labels)}" if prepared.labels else "labels not used"
+    kind = "labels" if prepared.regions is None else "overlapping regions"
+    labels = f"{kind} {', '.join(prepared.labels)}" if prepared.labels else "labels not used"
     lines = [
         f"{role}: {prepared.name}, {len(prepared.cases)} cases ({parts}{folds}{held}), {prepared.channels} channel(s), "
         f"{labels}; {len(report.refused)} refused, {len(report.warnings)} warning(s)"
