@@ -117,13 +117,23 @@ def make_loss(
             known = target.sum(-1, keepdims=True)
             per_label = soft_dice(jnp.exp(log_probabilities) * known, target, smooth=settings.smooth)
             value = value + per_label[:, 1:].mean()
-        if "ce" in settings.name.split("_"):
-            value = value + cross_entropy(log_probabilities, target).mean()
-        if "focal" in settings.name:
-            value = value + focal(log_probabilities, target, gamma=FOCAL_GAMMA).mean()
-        return value
+        return _with_voxel_terms(value, settings, log_probabilities, target)
 
     return loss
+
+
+def _with_voxel_terms(
+    value: Float[Array, ""],
+    settings: LossSettings,
+    log_probabilities: Float[Array, "batch *spatial classes"],
+    target: Float[Array, "batch *spatial classes"],
+) -> Float[Array, ""]:
+    """Add the terms of a loss that are means over voxels."""
+    if "ce" in settings.name.split("_"):
+        value = value + cross_entropy(log_probabilities, target).mean()
+    if "focal" in settings.name:
+        value = value + focal(log_probabilities, target, gamma=FOCAL_GAMMA).mean()
+    return value
 
 
 def _make_region_loss(
@@ -139,11 +149,6 @@ def _make_region_loss(
             value = value + soft_dice(jax.nn.sigmoid(logits) * known, target, smooth=settings.smooth).mean()
         # A voxel and region is a voxel with the two classes outside and inside, so that the forms above hold.
         log_probabilities = jnp.stack([jax.nn.log_sigmoid(-logits), jax.nn.log_sigmoid(logits)], -1)
-        two = jnp.stack([known - target, target], -1)
-        if "ce" in settings.name.split("_"):
-            value = value + cross_entropy(log_probabilities, two).mean()
-        if "focal" in settings.name:
-            value = value + focal(log_probabilities, two, gamma=FOCAL_GAMMA).mean()
-        return value
+        return _with_voxel_terms(value, settings, log_probabilities, jnp.stack([known - target, target], -1))
 
     return loss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -39,10 +40,10 @@ NAMES = ("whole tumour", "tumour core", "enhancing")
 NESTED = Regions(members=((1, 2, 3), (2, 3), (3,)), written=(1, 2, 3))
 
 
-def write_folder(folder: Path, cases: int = 10) -> Path:
+def write_folder(folder: Path, cases: int = 10, first: int = 0) -> Path:
     """An nnU-Net folder (version 2) of pictures with discs in discs, each with a corner that is to be ignored."""
     grid = np.stack(np.meshgrid(np.arange(16), np.arange(16), indexing="ij"))
-    for index in range(cases):
+    for index in range(first, first + cases):
         rng = np.random.default_rng(index)
         far = np.sqrt(((grid - rng.integers(5, 11, 2)[:, None, None]) ** 2).sum(0))
         label = np.select([far < 1.5, far < 3, far < 5], [4, 2, 1]).astype(np.uint8)
@@ -264,6 +265,23 @@ def test_label_maps_are_scored_by_the_regions_of_their_references(folder: Path, 
     image_sets.save(tmp_path / "said" / "case_0.nii.gz", np.where(known == 4, 2, known).astype(np.uint8))
     rows = score_folder(tmp_path / "said", truth, wanted=wanted, options=options, progress=silent("")).cases
     assert rows["dsc"].tolist()[:3] == [1, 1, 0]
+
+
+def test_an_external_set_has_the_target_s_regions(folder: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(folder, whole)
+    elsewhere = write_folder(tmp_path / "elsewhere", cases=3, first=100)
+    for part in ("images", "labels"):
+        shutil.copytree(elsewhere / f"{part}Tr", whole / f"{part}Ts")
+    study = settings.parse(config_of(whole, "scratch", target__test_data=("imagesTs", str(elsewhere))))
+    own, other = prepare(study, tmp_path / "runs", silent("")).tasks.external
+    for made in (own, other):
+        assert (made.by_fold[0].labels, made.by_fold[0].regions) == (NAMES, NESTED)
+    described = json.loads((elsewhere / "dataset.json").read_text())
+    described["labels"]["tumour core"] = [1, 2]
+    (elsewhere / "dataset.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match=r"'elsewhere': .* its regions are not made as the target's are"):
+        prepare(study, tmp_path / "again", silent(""))
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,8 @@ def take_fingerprint(
     with volume.quiet_nibabel():
         source, ndim = _open(data, cache)
         listing = source.listing
-        classes, made = structures.choose(listing, labels=labels, regions=regions, data=data)
-        wanted = [(one.name, one.values) for one in made] or [(name, (value,)) for name, value in classes]
+        named, made = structures.choose(listing, labels=labels, regions=regions, data=data)
+        wanted = [(one.name, one.values) for one in made] or [(name, (value,)) for name, value in named]
         if not listing.cases:
             raise UserError("\n  ".join([f"{data} has no case that can be used", *map(": ".join, listing.refused)]))
         grids = [grid for case in listing.cases if (grid := source.grid_of(case)) is not None and grid[0]]
@@ -132,15 +132,14 @@ def take_fingerprint(
                 reasons.append(f"{files.name}: {error}")
             progress(f"looking at {listing.name}", done, len(chosen))
     if not looks:
-        tried = f"none of the {len(chosen)} cases of {data} that were tried can be read"
-        raise UserError("\n  ".join([f"{tried}:", *reasons]))
-    own = [(look.shape, look.spacing) for look in looks]
+        raise UserError(
+            "\n  ".join([f"none of the {len(chosen)} cases of {data} that were tried can be read:", *reasons])
+        )
     if not grids:
-        grids = own
-        kept = tuple(range(len(own[0][0])))
-    shapes = np.array([[shape[axis] for axis in kept] for shape, _ in grids])
-    spacings = np.array([[spacing[axis] for axis in kept] for _, spacing in grids])
-    profiles = [_profile(name, [look.structures.get(name) for look in looks]) for name, _ in wanted]
+        grids = [(look.shape, look.spacing) for look in looks]
+        kept = tuple(range(len(grids[0][0])))
+    shapes, spacings = (np.array([[one[axis] for axis in kept] for one in part]) for part in zip(*grids, strict=True))
+    profiles = {name: _profile(name, [look.structures.get(name) for look in looks]) for name, _ in wanted}
     ranges = np.percentile(spacings, (10, 90), axis=0).T
     return Fingerprint(
         data=data,
@@ -153,8 +152,8 @@ def take_fingerprint(
         spacing_mm=tuple(float(size) for size in np.median(spacings, axis=0)),
         spacing_range=tuple((float(low), float(high)) for low, high in ranges),
         channels=tuple(_channel(name, [look.channels[i] for look in looks]) for i, name in enumerate(listing.modality)),
-        labels=tuple(profile for profile in profiles if profile is not None),
-        missing=tuple(name for (name, _), found in zip(wanted, profiles, strict=True) if found is None),
+        labels=tuple(profile for profile in profiles.values() if profile is not None),
+        missing=tuple(name for name, found in profiles.items() if found is None),
         classes=len(wanted) + (not made),
     )
 
