@@ -132,9 +132,7 @@ def take_fingerprint(
                 reasons.append(f"{files.name}: {error}")
             progress(f"looking at {listing.name}", done, len(chosen))
     if not looks:
-        raise UserError(
-            "\n  ".join([f"none of the {len(chosen)} cases of {data} that were tried can be read:", *reasons])
-        )
+        raise UserError("\n  ".join([f"none of {len(chosen)} cases of {data} that were tried can be read:", *reasons]))
     if not grids:
         grids = [(look.shape, look.spacing) for look in looks]
         kept = tuple(range(len(grids[0][0])))
