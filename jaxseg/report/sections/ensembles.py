@@ -66,7 +66,8 @@ def _table(
     sure: str,
 ) -> Table:
     rows = []
-    for row in rows_of(of_variant(scores, variant)):
+    own = {row.arm: row for row in rows_of(of_variant(scores, variant))}
+    for row in (own[arm] for arm in styles if arm in own):
         alone = _of(single, variant, "arm", row.arm)
         apart = differences[differences["test_set"] == INTERNAL] if differences is not None else None
         gain = _of(apart, variant, "arm_a", row.arm)
