@@ -226,6 +226,7 @@ def test_a_lease_of_another_machine_is_watched_and_taken_over_when_nobody_renews
         lease.take(
             objects_of(place), "mine", tell=said.append, stale=60, settle=0, sleep=lambda _: foreign(place, next(beats))
         )
+    assert next(beats) == 2, "the first sign of life is enough"
 
 
 def test_a_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(tmp_path: Path):

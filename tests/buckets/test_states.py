@@ -132,6 +132,23 @@ def test_a_copy_of_this_machine_is_compared_and_only_what_differs_is_brought(tmp
     assert not (tmp_path / "copy" / "old").exists()
 
 
+def test_who_may_not_replaces_and_removes_nothing(tmp_path: Path):
+    place, work = new_bucket(), tmp_path / "work"
+    put(work, STATES[0])
+    Process(place, work).push()
+    objects = objects_of(place)
+    before = {name: objects.read(name) for name in objects.names()}
+    put(work, STATES[2])
+    found = Folder(work, tmp_path / "staged").take()
+
+    def refuse() -> None:
+        raise UserError("it was taken over")
+
+    with pytest.raises(UserError, match="taken over"):
+        Pushed(objects).push(states.manifest_of(found), found.staged, refuse)
+    assert {name: objects.read(name) for name in before} == before
+
+
 @pytest.mark.parametrize("path", ["results/cases.csv", "train/c/checkpoints/4/d/x"])
 def test_content_that_was_removed_by_a_failed_call_and_is_there_again_is_brought_again(tmp_path: Path, path: str):
     place, work = new_bucket(), tmp_path / "work"
