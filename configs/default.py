@@ -12,7 +12,7 @@ def task() -> ConfigDict:
     """A task: where its cases come from and how they become training data."""
     config = ConfigDict(sort_keys=False)
     # A folder in Medical Segmentation Decathlon or nnU-Net layout, or synthetic:NAME[?n=..&shape=..]; of a source also
-    # `target`, the cases of the target that its runs do not see
+    # `target`, the cases of the target that its runs do not see, and A+B, several of these pooled
     config.data = "synthetic:blobs"
     config.labels = ()  # Names of the labels to segment, in this order; () takes all of dataset.json
     # Overlapping regions, segmented in place of labels: 'whole=edema+core, core=core'; each writes its first label

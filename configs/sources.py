@@ -6,7 +6,8 @@ TARGET and each SOURCE are what `data` takes (folders of images and labels, buil
 configs/pairs.py knows, then with the folder that all of them lie in: TARGET,SOURCE+SOURCE,FOLDER; with ,slices behind
 it volumes are segmented slice by slice. A source becomes the arm `transfer_NAME`, whose networks this study trains.
 `given:FOLDER` becomes `given_NAME`: all seeds start from the one network in that folder, and what is said of it is said
-of this checkpoint. `ssl` stands for the arms `ssl_source`, which learns from the images of the first SOURCE if there is
+of this checkpoint. `A++B` is one source that is pooled from two sets, with labels joined by name, and becomes
+`transfer_A-B`. `ssl` stands for the arms `ssl_source`, which learns from the images of the first SOURCE if there is
 one, and `ssl_target`. Eight seeds of 500 steps with three sources take about half an hour on two CPU cores, and the
 page says which start to take (docs/ranking.md).
 """
@@ -16,19 +17,29 @@ from ml_collections import ConfigDict
 from configs import default, pairs
 
 LABEL_FREE = ("ssl_source", "ssl_target")
+POOL = "++"
+"""Between sets that are pooled to one source; one + separates sources."""
 
 
 def arm_name(prefix: str, data: str) -> str:
     """The arm of a source: the last part of its path, with a dash for what an arm's name cannot hold."""
-    parts = [part for part in data.split("/") if part]
-    if not parts:
-        raise ValueError(f"{data!r} names no folder; a source is a folder, synthetic:NAME, given:FOLDER or ssl")
-    last = parts[-1]
+    lasts = []
+    for one in data.split(POOL):
+        parts = [part for part in one.split("/") if part]
+        if not parts:
+            raise ValueError(f"{data!r} names no folder; a source is a folder, synthetic:NAME, given:FOLDER or ssl")
+        lasts.append(parts[-1])
+    last = "-".join(lasts)
     return f"{prefix}_" + "".join(c if c.isascii() and (c.isalnum() or c in "_.") else "-" for c in last)
 
 
 def task_of(name: str, folder: str, ndim: int) -> ConfigDict:
-    """A set's own settings, or those that suit most images of a folder."""
+    """A set's own settings, or those that suit most images of a folder; of pooled sets, those of the first."""
+    if POOL in name:
+        tasks = [task_of(one, folder, ndim) for one in name.split(POOL)]
+        tasks[0].data = "+".join(task.data for task in tasks)
+        tasks[0].val_cases = max(tasks[0].val_cases, len(tasks))
+        return tasks[0]
     task = default.task()
     if name in pairs.SETS:
         pairs.set_task(task, name, folder, ndim)
@@ -44,7 +55,7 @@ def task_of(name: str, folder: str, ndim: int) -> ConfigDict:
 def get_config(study: str = "hippocampus_mr,cardiac_ed_mr+rodent_brain_epi") -> ConfigDict:
     """The study; `study` is TARGET,SOURCE+SOURCE, with ,FOLDER or with ,FOLDER,slices."""
     target, sources, folder, how = (*study.split(","), "", "", "")[:4]
-    wanted = sources.split("+")
+    wanted = [name.replace("\0", POOL) for name in sources.replace(POOL, "\0").split("+")]
     if not target or not all(wanted):
         raise ValueError(f"{study!r}: give TARGET,SOURCE+SOURCE")
     if how not in ("", "slices"):
@@ -53,7 +64,8 @@ def get_config(study: str = "hippocampus_mr,cardiac_ed_mr+rodent_brain_epi") -> 
     config = default.get_config()
     config.name = f"which start for {target}"
     config.vary = "init,order,subset"
-    ndim = 2 if how or {target, *trained} & {*pairs.IMAGES} else 3
+    pooled = {one for name in trained for one in name.split(POOL)}
+    ndim = 2 if how or {target, *pooled} & {*pairs.IMAGES} else 3
     config.model.ndim = ndim
     config.model.widths = (8, 16, 32, 64) if ndim == 2 else (8, 16, 32)
     config.target = task_of(target, folder, ndim)

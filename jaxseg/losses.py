@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxseg.regions import Regions, masks
 from jaxseg.settings import LossSettings
 from jaxseg.settings.kinds import check
-from jaxseg.types import Restoration
+from jaxseg.types import PartialLabel, Restoration
 
 FOCAL_GAMMA = 2.0
 """Exponent of the focal losses (Lin 2017)."""
@@ -66,6 +66,36 @@ def _mean_over_known(
     return values.sum(axes) / jnp.maximum(target.sum((*axes, -1)), 1.0)
 
 
+def merge_unannotated(
+    log_probabilities: Float[Array, "batch *spatial classes"], annotated: Bool[Array, "batch classes"]
+) -> Float[Array, "batch *spatial classes"]:
+    """Merge the classes that a case does not annotate into its background (Fang and Yan 2020; Shi et al. 2021).
+
+    Where a structure is not annotated, its voxels are labelled as background: `background` there stands for the union
+    of the background and of all unannotated classes, whose probability is the sum of theirs. A loss of the merged
+    probabilities is the same whatever share of the sum each of these classes has, so that such a case teaches nothing
+    false about them.
+
+    Args:
+        log_probabilities: Log-softmax outputs.
+        annotated: Whether the case annotates a class. The background, class 0, always counts as annotated.
+
+    Returns:
+        Log-probabilities that are distributions over the annotated classes; the others have the probability 0, whose
+        logarithm is the lowest finite number, so that products with a target of 0 stay 0.
+
+    References:
+        Fang and Yan, Multi-organ segmentation over partially labeled datasets with multi-scale feature abstraction,
+        IEEE TMI 2020. Shi et al., Marginal loss and exclusion loss for partially supervised multi-organ segmentation,
+        Medical Image Analysis 2021.
+    """
+    shape = log_probabilities.shape
+    own = jnp.expand_dims(annotated, tuple(range(1, len(shape) - 1)))
+    own, first = jnp.broadcast_to(own, shape), jnp.broadcast_to(jnp.arange(shape[-1]) == 0, shape)
+    background = jax.nn.logsumexp(log_probabilities, axis=-1, keepdims=True, where=first | ~own)
+    return jnp.where(first, background, jnp.where(own, log_probabilities, jnp.finfo(log_probabilities.dtype).min))
+
+
 def restoration_errors(
     restored: Float[Array, "batch *spatial channels"], wanted: Restoration
 ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
@@ -86,11 +116,13 @@ def restoration_loss(restored: Float[Array, "batch *spatial channels"], wanted: 
 
 def make_loss(
     settings: LossSettings, regions: Regions | None = None
-) -> Callable[[Float[Array, "batch *spatial classes"], Int[Array, "batch *spatial"]], Float[Array, ""]]:
+) -> Callable[[Float[Array, "batch *spatial classes"], Int[Array, "batch *spatial"] | PartialLabel], Float[Array, ""]]:
     """Make the training loss of logits and integer labels, averaged over the batch.
 
     `dice` averages the soft Dice loss over foreground labels, `ce` is the cross-entropy over all classes and `focal`
-    its focal form. `dice_ce` (as in nnU-Net, Isensee 2021) and `dice_focal` are sums of the two.
+    its focal form. `dice_ce` (as in nnU-Net, Isensee 2021) and `dice_focal` are sums of the two. Of a `PartialLabel`
+    the classes that a case does not annotate are merged into its background (`merge_unannotated`), and `dice` averages
+    over the foreground labels that the case annotates.
 
     Of regions that overlap, every output has a sigmoid of its own and says whether a voxel lies in its region: `dice`
     averages over all regions, and `ce` and `focal` are binary, averaged over voxels and regions. `dice_ce` is then
@@ -107,8 +139,14 @@ def make_loss(
     if regions is not None:
         return _make_region_loss(settings, regions)
 
-    def loss(logits: Float[Array, "batch *spatial classes"], label: Int[Array, "batch *spatial"]) -> Float[Array, ""]:
-        log_probabilities = jax.nn.log_softmax(logits)
+    def loss(
+        logits: Float[Array, "batch *spatial classes"], label: Int[Array, "batch *spatial"] | PartialLabel
+    ) -> Float[Array, ""]:
+        log_probabilities, annotated = jax.nn.log_softmax(logits), None
+        if isinstance(label, PartialLabel):
+            annotated = label.annotated
+            log_probabilities = merge_unannotated(log_probabilities, annotated)
+            label = label.label
         # One-hot products instead of a gather along the class axis: gathers of single elements are slow on CPU.
         target = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
         value = jnp.zeros((), logits.dtype)
@@ -116,7 +154,7 @@ def make_loss(
             # Voxels of unknown label (the index after the last class) belong to no class and contribute nothing.
             known = target.sum(-1, keepdims=True)
             per_label = soft_dice(jnp.exp(log_probabilities) * known, target, smooth=settings.smooth)
-            value = value + per_label[:, 1:].mean()
+            value = value + _mean_over_labels(per_label, annotated)
         return _with_voxel_terms(value, settings, log_probabilities, target)
 
     return loss
@@ -152,3 +190,13 @@ def _make_region_loss(
         return _with_voxel_terms(value, settings, log_probabilities, jnp.stack([known - target, target], -1))
 
     return loss
+
+
+def _mean_over_labels(
+    values: Float[Array, "batch classes"], annotated: Bool[Array, "batch classes"] | None
+) -> Float[Array, ""]:
+    """The mean over foreground labels, of each case those that it annotates, and then over the batch."""
+    if annotated is None:
+        return values[:, 1:].mean()
+    weight = annotated[:, 1:].astype(values.dtype)
+    return ((values[:, 1:] * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)).mean()

@@ -69,12 +69,23 @@ class Restoration:
 
 
 @flax.struct.dataclass
+class PartialLabel:
+    """Label maps of cases that need not annotate every class; see `losses.merge_unannotated`."""
+
+    label: Int[Array, "batch *patch"]
+    """Classes."""
+    annotated: Bool[Array, "batch classes"]
+    """Whether the case that a patch is from annotates a class; it always annotates the background, class 0."""
+
+
+@flax.struct.dataclass
 class Batch:
     """Patches of one training step of one run."""
 
     image: Float[Array, "batch *patch channels"]
     label: Any
-    """Classes `[batch, *patch]` or, where networks learn without labels, the `Restoration` that they are to make."""
+    """Classes `[batch, *patch]`; a `PartialLabel` where cases differ in what they annotate; or, where networks learn
+    without labels, the `Restoration` that they are to make."""
 
 
 @flax.struct.dataclass
@@ -96,6 +107,8 @@ class Cohort:
     """Number of entries of `foreground` in use; 0 if the case lacks the label."""
     spacing: Float[Array, "cases ndim"] | None = None
     """Voxel sizes in mm, for rotations and scalings; None counts as isotropic."""
+    annotated: Bool[Array, "cases classes"] | None = None
+    """Whether a case annotates a class, background first; None where every case annotates all."""
 
 
 @flax.struct.dataclass

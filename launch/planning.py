@@ -18,6 +18,7 @@ from jaxseg.settings.kinds import read_regions
 from jaxseg.study.plan import cost
 from jaxseg.study.plan.jobs import check_networks, make_plan, seed_plan
 from jaxseg.study.plan.planned import device_bytes, memory_bytes
+from jaxseg.study.plan.tasks import check_target_data
 from jaxseg.study.proposal.choice import Proposal, as_lines
 from jaxseg.study.proposal.fingerprint import Fingerprint, take_fingerprint
 from jaxseg.study.proposal.machine import Resources, read_budget
@@ -86,6 +87,7 @@ def plan(
     """
     cache = paths.expand(str(config.runtime.store_dir) or workdir / "stores")
     told = terminal.make_progress()("look at the images")
+    check_target_data(_text(config, "target"))
     target = take_fingerprint(_text(config, "target"), **_structures(config, "target"), cache=cache, progress=told)
     source = None
     if _pretrains(config) and config.source.data != "target":

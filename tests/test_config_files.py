@@ -113,11 +113,21 @@ def test_every_source_is_an_arm_with_a_task_of_its_own():
     assert list(made.arms)[3:] == ["given_import", "ssl_target"]
 
 
+def test_two_signs_pool_sets_to_one_source():
+    made = sources.get_config("hippocampus_mr,cardiac_ed_mr++other/heads+cardiac_es_mr,somewhere")
+    arms = {arm.name: arm.source for arm in settings.parse(made).arms}
+    assert list(arms)[3:] == ["transfer_cardiac_ed_mr-heads", "transfer_cardiac_es_mr"]
+    source = arms["transfer_cardiac_ed_mr-heads"]
+    assert (source.data, source.patch) == ("somewhere/cardiac_ed_mr+somewhere/other/heads", (64, 64, 8))
+    assert settings.parse(sources.get_config("hippocampus_mr,cardiac_ed_mr++nerve_us,somewhere")).model.ndim == 2
+
+
 @pytest.mark.parametrize(
     ("study", "text"),
     [
         ("hippocampus_mr", "give TARGET,SOURCE"),
         ("hippocampus_mr,a+", "give TARGET,SOURCE"),
+        ("hippocampus_mr,a++", "'a..' names no folder"),
         ("hippocampus_mr,given:", "'' names no folder; a source is a folder"),
         ("hippocampus_mr,a/b+c/b", "two sources would be the arm 'transfer_b'"),
         ("hippocampus_mr,a,somewhere,slice", "'slice' after the folder"),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Num
 
 from jaxseg.data import digests
+
+_Value = TypeVar("_Value")
 
 Folds = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
 """Pairs (train, val) of case names for each fold; `val` is held out."""
@@ -38,6 +40,20 @@ class CaseFiles:
     images: tuple[str, ...]
     """One path per channel, or a single path to a 4-D file with all channels."""
     label: str | None
+    part: int = 0
+    """Index of the part of a pooled source that the case is from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One part of a pooled source, as its own files describe it."""
+
+    name: str
+    labels: tuple[tuple[str, int], ...]
+    """Every label that the part annotates, with its value in the part's files."""
+    ignore: int | None
+    modality: tuple[str, ...]
+    """Modality of each channel."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +83,8 @@ class CaseRecord:
     voxels_per_value: tuple[int, ...] = ()
     """Number of voxels of each class of the label map, background first, where regions are made of several; otherwise
     empty."""
+    part: int = 0
+    """Index of the part of a pooled source that the case is from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +120,8 @@ class CaseList:
     """Files beside images and labels that the preparation depends on."""
     regions: tuple[NamedRegion, ...] = ()
     """The regions of dataset.json, in its order; empty if it has labels."""
+    parts: tuple[Part, ...] = ()
+    """The parts of a pooled source; empty where there is one source."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,3 +148,12 @@ class Source:
     Files that changed since they were last read are read again, with progress."""
     digests_of: Callable[[CaseFiles], tuple[str, str]]
     """Returns the checksums of image and label; see `CaseRecord.image_sha256`."""
+
+
+def of_part(values: Sequence[_Value], part: int, channels: int) -> tuple[_Value, ...]:
+    """Return what belongs to the channels of one part, of values by part and channel.
+
+    >>> of_part("abcd", 1, 2)
+    ('c', 'd')
+    """
+    return tuple(values[part * channels : (part + 1) * channels])

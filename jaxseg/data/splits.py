@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from jaxseg import streams
 from jaxseg.data.names import shown
@@ -39,7 +40,8 @@ def split_cases(
     If the task has folds of its own (`splits_final.json`, or `fold` or `validation` in dataset.json), the cases that a
     fold calls `val` are its test cases, validation cases are taken from its `train`, and cases in neither take no part.
     Otherwise groups are shuffled with the seed. A set of k cases gets at most k where groups do not fit exactly, but at
-    least one group.
+    least one group. Groups of each part of a pooled task are split by themselves, with a share of these numbers, so
+    that all sets hold cases of all parts.
 
     Args:
         prepared: The prepared task.
@@ -56,6 +58,23 @@ def split_cases(
     """
     if not 0 <= fold < folds:
         raise UserError(f"{prepared.name}: fold {fold} does not exist; folds are 0 to {folds - 1}.")
+    draw = _Draw(val_cases, test_cases, folds, fold, seed)
+    return (_split_parts if prepared.parts else _split_set)(prepared, draw, frozenset(exclude_groups))
+
+
+class _Draw(NamedTuple):
+    """The arguments of `split_cases` that say how many cases are drawn, and by which seed."""
+
+    val_cases: int
+    test_cases: int
+    folds: int
+    fold: int
+    seed: int
+
+
+def _split_set(prepared: PreparedTask, draw: _Draw, exclude_groups: frozenset[str]) -> Split:
+    """The split of a task that is not pooled."""
+    val_cases, test_cases, folds, fold, seed = draw
     listed = None if prepared.splits is None else _listed_fold(prepared, fold, folds)
     groups: dict[str, list[str]] = {}
     for record in prepared.cases:
@@ -74,6 +93,54 @@ def split_cases(
             f"val_cases {val_cases}, test_cases {test_cases}, folds {folds}. Ask for fewer, or add cases."
         )
     return Split(*(tuple(sorted(name for group in part for name in groups[group])) for part in (train, val, test)))
+
+
+def _split_parts(prepared: PreparedTask, draw: _Draw, exclude_groups: frozenset[str]) -> Split:
+    """The split of a pooled task, joined from those of its parts; parts that share groups are split together."""
+    parts_of: dict[str, set[int]] = {}
+    for record in prepared.cases:
+        if record.group not in exclude_groups:
+            parts_of.setdefault(record.group, set()).add(record.part)
+    missing = {*range(len(prepared.parts))}.difference(*parts_of.values())
+    if missing:
+        raise UserError(
+            f"{prepared.name}: no case of the part {prepared.parts[min(missing)].name} is left, as its patients are "
+            "those that the target is validated or tested on; leave the part out"
+        )
+    strata: list[set[int]] = []
+    for parts in parts_of.values():
+        joined = parts.union(*(stratum for stratum in strata if stratum & parts))
+        strata = [stratum for stratum in strata if not stratum & parts] + [joined]
+    strata.sort(key=min)
+    members = [
+        tuple(record for record in prepared.cases if record.group in parts_of and record.part in stratum)
+        for stratum in strata
+    ]
+    counts = list(map(len, members))
+    val, test = (_shares(getattr(draw, name), counts, name, prepared) for name in ("val_cases", "test_cases"))
+    found = []
+    for place, (stratum, cases) in enumerate(zip(strata, members, strict=True)):
+        name = " and ".join(prepared.parts[part].name for part in sorted(stratum))
+        own = dataclasses.replace(prepared, name=f"{name}, of {prepared.name}", cases=cases, parts=())
+        found.append(_split_set(own, draw._replace(val_cases=val[place], test_cases=test[place]), frozenset()))
+    names = ([name for split in found for name in getattr(split, kind)] for kind in ("train", "val", "test"))
+    return Split(*(tuple(sorted(of_kind)) for of_kind in names))
+
+
+def _shares(wanted: int, counts: Sequence[int], name: str, prepared: PreparedTask) -> list[int]:
+    """A number of cases shared among strata in proportion to their sizes, at least one each; 0 is 0 for each."""
+    if wanted == 0:
+        return [0] * len(counts)
+    if wanted < len(counts):
+        raise UserError(
+            f"{prepared.name}: {name} = {wanted} is fewer than the {len(counts)} parts that each need a case; ask for "
+            f"at least {len(counts)}"
+        )
+    shares = [1] * len(counts)
+    for _ in range(wanted - len(counts)):
+        # The next case goes to the stratum that is furthest below its share.
+        shares[max(range(len(counts)), key=lambda place: counts[place] / (shares[place] + 1))] += 1
+    return shares
 
 
 def held_out_groups(prepared: PreparedTask, split: Split) -> frozenset[str]:

@@ -57,7 +57,7 @@ class TaskSettings:
 
     data: Annotated[str, Allowed("a folder, or synthetic:NAME", bool)] = "synthetic:blobs"
     """A folder in Medical Segmentation Decathlon or nnU-Net layout, or synthetic:NAME[?n=..&shape=..]; of a source also
-    `target`, the cases of the target that its runs do not see."""
+    `target`, the cases of the target that its runs do not see, and A+B, several of these pooled."""
     labels: tuple[str, ...] = ()
     """Names of the labels to segment, in this order; () takes all of dataset.json."""
     regions: Regions = ()

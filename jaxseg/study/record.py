@@ -114,6 +114,16 @@ class MadeWith(NamedTuple):
     git_commit: str | None
 
 
+class RecordedPart(NamedTuple):
+    """One part of a pooled source."""
+
+    name: str
+    cases: int
+    """Cases that could be used."""
+    labels: tuple[str, ...]
+    """Those of the task's labels that the part annotates."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordedTask:
     """A task as its networks see it. Tables and pages need fewer of its fields than predictions do."""
@@ -129,12 +139,15 @@ class RecordedTask:
     channels: int
     spacing_mm: tuple[float, ...] | None = None
     normalization: tuple[str, ...]
+    """Normalisation of each channel; of a pooled source, those of each part, one part after another."""
     windows: tuple[tuple[tuple[float, float, float, float], ...], ...] = ()
-    """The intensity windows by fold and channel."""
+    """The intensity windows by fold and channel, in the order of `normalization`."""
     cases: Counts
     splits: tuple[Split, ...] = ()
     """The split of each fold."""
     subsets: tuple[Subset, ...] = ()
+    parts: tuple[RecordedPart, ...] = ()
+    """The parts of a pooled source; empty where there is one source."""
 
     @property
     def outputs(self) -> int:
@@ -354,7 +367,7 @@ def _contradiction(record: StudyRecord, workdir: Path) -> str | None:
                 return f"{role} has {len(labels)} labels, {len(values)} label_values, and regions that do not fit them"
         elif values and len(set(values)) != len(labels):
             return f"{role} has {len(labels)} labels and {len(set(values))} different label_values"
-        if len(task.normalization) != task.channels:
+        if len(task.normalization) != task.channels * max(1, len(task.parts)):
             return f"{role} has {task.channels} channel(s) and {len(task.normalization)} entries of normalization"
     for name in record.stores.values():
         try:

@@ -23,6 +23,7 @@ from jaxseg.study.record import (
     Exclusion,
     MadeWith,
     RecordedArm,
+    RecordedPart,
     RecordedRun,
     RecordedSet,
     RecordedTask,
@@ -183,6 +184,7 @@ def _task(planned: PlannedStudy, task: TaskSettings) -> RecordedTask:
         cases=Counts(len(splits[0].train), len(splits[0].val), len(splits[0].test)),
         splits=tuple(splits),
         subsets=tuple(Subset(*draw, cases) for draw, cases in subsets_of(planned, task).items()),
+        parts=tuple(RecordedPart(*part) for part in prepared.part_table()),
     )
 
 

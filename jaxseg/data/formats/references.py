@@ -85,6 +85,8 @@ def open_references(
     folder = paths.expand(data)
     if folder.is_dir() and not (folder / "dataset.json").exists():
         return _label_folder(folder)
+    if sources.is_pooled(data):
+        raise UserError(f"references are of one set, and {data!r} pools several; score against one after another")
     source = sources.open_source(data, ndim=ndim, cache=cache)
 
     def read(files: CaseFiles) -> LabelMap:

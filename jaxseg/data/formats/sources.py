@@ -12,7 +12,7 @@ import numpy as np
 from jaxseg import paths
 from jaxseg.data import digests
 from jaxseg.data.cases import CaseFiles, CaseList, RawCase, Source
-from jaxseg.data.formats import decathlon, layouts, synthetic, tfds_source
+from jaxseg.data.formats import decathlon, layouts, pooled, synthetic, tfds_source
 from jaxseg.data.formats.files import reading, table
 from jaxseg.data.volumes import volume
 from jaxseg.types import UserError
@@ -25,7 +25,8 @@ def open_source(data: str, *, ndim: int, cache: Path, labelled: bool = True) -> 
     """Resolve a `data` string.
 
     Args:
-        data: A folder in Decathlon or nnU-Net layout, `synthetic:FAMILY[?...]`, `msd:TaskNN_Name` or `tfds:NAME?...`.
+        data: A folder in Decathlon or nnU-Net layout, `synthetic:FAMILY[?...]`, `msd:TaskNN_Name` or `tfds:NAME?...`;
+            or several of these, `A+B` (see `pooled`).
         ndim: 2 or 3.
         cache: Folder of downloads and of the checksums of files.
         labelled: Whether cases have label maps. Otherwise the images alone are listed and read, every voxel of a case
@@ -34,6 +35,28 @@ def open_source(data: str, *, ndim: int, cache: Path, labelled: bool = True) -> 
     Raises:
         UserError: There is no data, or it cannot be used for `ndim` axes.
     """
+    parts = pooled.split_data(data, SCHEMES)
+    if len(parts) == 1:
+        return _open_one(data, ndim, cache, labelled=labelled)
+    spellings = [resolved(part) for part in parts]
+    for part, spelling in zip(parts, spellings, strict=True):
+        if spellings.count(spelling) > 1:
+            raise UserError(f"data {data!r} pools {part} with itself; name each source once")
+        if part == "target":
+            raise UserError(
+                f"data {data!r}: 'target' stands for the cases of the target that runs do not train on, and cannot be "
+                "pooled with others; give the folders themselves, of which cases that the target is tested on are "
+                "held out"
+            )
+    return pooled.pool([_open_one(part, ndim, cache, labelled=labelled) for part in parts], data)
+
+
+def is_pooled(data: str) -> bool:
+    """Return whether a `data` string names several sources."""
+    return len(pooled.split_data(data, SCHEMES)) > 1
+
+
+def _open_one(data: str, ndim: int, cache: Path, *, labelled: bool) -> Source:
     scheme, separator, rest = data.partition(":")
     if separator and scheme == "synthetic":
         return _synthetic(rest, ndim) if labelled else _without_labels(_synthetic(rest, ndim))
@@ -51,8 +74,12 @@ def open_source(data: str, *, ndim: int, cache: Path, labelled: bool = True) -> 
 
 def resolved(data: str) -> str:
     """Return one spelling for all strings that name the same data: `~` and links in a folder's path are resolved."""
-    scheme, separator, _ = data.partition(":")
-    return data if separator and scheme in SCHEMES else os.path.realpath(paths.expand(data))
+
+    def one(part: str) -> str:
+        scheme, separator, _ = part.partition(":")
+        return part if separator and scheme in SCHEMES else os.path.realpath(paths.expand(part))
+
+    return pooled.SIGN.join(map(one, pooled.split_data(data, SCHEMES)))
 
 
 def _without_labels(source: Source) -> Source:
@@ -74,8 +101,12 @@ def _unlabelled(raw: RawCase) -> RawCase:
 
 def is_elsewhere(data: str) -> bool:
     """Return whether a `data` string names a folder that this machine does not have."""
-    scheme, separator, _ = data.partition(":")
-    return not (separator and scheme in SCHEMES) and not paths.expand(data).exists()
+
+    def one(part: str) -> bool:
+        scheme, separator, _ = part.partition(":")
+        return not (separator and scheme in SCHEMES) and not paths.expand(part).exists()
+
+    return any(map(one, pooled.split_data(data, SCHEMES)))
 
 
 # ------------------------------------------------------------------------------------------------------------ folder

@@ -76,6 +76,9 @@ def load_cohort(
         "num_foreground": counts,
         "spacing": np.asarray([prepared.record(name).spacing_mm for name in names], dtype=np.float32),
     }
+    if prepared.is_partial:  # a label map that is another case's annotates what that one does
+        given = [prepared.record(donors.get(name, name)) for name in names]
+        arrays["annotated"] = np.asarray([prepared.annotated(record) for record in given])
     return Cohort(**arrays)
 
 

@@ -22,7 +22,7 @@ from jaxseg.settings.kinds import check
 from jaxseg.settings.rules import check_task, needs
 from jaxseg.settings.schema import Objective
 from jaxseg.streams import fold_in_name
-from jaxseg.types import Batch, Cohort, Restoration, RunInputs
+from jaxseg.types import Batch, Cohort, PartialLabel, Restoration, RunInputs
 
 Sample = Callable[[Key[Array, ""], Cohort, RunInputs], Batch]
 
@@ -48,6 +48,8 @@ class RawBatch:
     label: Int[Array, " batch *patch"]
     inside: Bool[Array, " batch *patch"]
     """Mask of the voxels inside the case."""
+    annotated: Bool[Array, "batch classes"] | None = None
+    """See `Cohort.annotated`."""
 
 
 def make_sample(task: TaskSettings, *, batch: int, objective: Objective = "labels") -> Sample:
@@ -91,9 +93,10 @@ def make_gather(task: TaskSettings, *, batch: int) -> Callable[[Key[Array, ""], 
             image, label, inside = spatial.cut(voxels, place.start, task.window, place.turn)
         else:
             image, label, inside = spatial.cut_affine(voxels, place.start, task.window, place.turn, place.matrix)
+        annotated = None if cohort.annotated is None else cohort.annotated[place.case]
         if axis is None:
-            return RawBatch(image, label, inside)
-        return RawBatch(image.squeeze(axis), label.squeeze(axis), inside.squeeze(axis))
+            return RawBatch(image, label, inside, annotated)
+        return RawBatch(image.squeeze(axis), label.squeeze(axis), inside.squeeze(axis), annotated)
 
     def gather(key: Key[Array, ""], cohort: Cohort, run: RunInputs) -> RawBatch:
         keys, patches = patch_keys(key, batch), jnp.arange(batch)
@@ -142,7 +145,8 @@ def make_finish(task: TaskSettings, objective: Objective = "labels") -> Callable
         keys = patch_keys(key, raw.image.shape[0])
         image = jax.vmap(change)(keys, raw.image, raw.inside)
         if objective == "labels":
-            return Batch(image=image, label=raw.label)
+            label = raw.label if raw.annotated is None else PartialLabel(raw.label, raw.annotated)
+            return Batch(image=image, label=label)
         return corrupted_batch(jax.vmap(lambda key: fold_in_name(key, "corrupt"))(keys), image, raw.inside, objective)
 
     return finish

@@ -106,6 +106,7 @@ def case_table(prepared: PreparedTask) -> list[dict[str, object]]:
             {
                 "case": record.name,
                 "group": record.group,
+                **({"part": prepared.parts[record.part].name} if prepared.parts else {}),
                 "status": "ok",
                 "own_shape": _joined(record.own_shape),
                 "own_spacing_mm": _joined(record.own_spacing_mm),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxseg.data import digests
-from jaxseg.data.cases import Folds, NamedRegion, Refused, Source
+from jaxseg.data.cases import Folds, NamedRegion, Part, Refused, Source
 from jaxseg.data.formats import sources
 from jaxseg.data.volumes import volume
 from jaxseg.settings import TaskSettings
@@ -46,11 +46,13 @@ class Listing:
     """Pairs (train, val) of case names for each fold that the data prescribes."""
     regions: tuple[NamedRegion, ...] = ()
     """The regions that the data prescribes; empty if it has labels."""
+    parts: tuple[Part, ...] = ()
+    """The parts of a pooled source; empty where there is one source."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the listing as JSON values; data with labels has no entry `regions`."""
-        tree = dataclasses.asdict(self)
-        return tree if self.regions else {name: value for name, value in tree.items() if name != "regions"}
+        """Return the listing as JSON values, without regions and parts where there are none."""
+        rare = ("regions", "parts")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in rare or value}
 
 
 EMPTY = Listing((), None, (), (), (), None)
@@ -66,6 +68,7 @@ def from_json(tree: Mapping[str, Any]) -> Listing:
         refused=tuple((name, reason) for name, reason in tree["refused"]),
         splits=splits_from_json(tree["splits"]),
         regions=regions_from_json(tree.get("regions", ())),
+        parts=parts_from_json(tree.get("parts", ())),
     )
 
 
@@ -77,6 +80,19 @@ def splits_from_json(folds: Any) -> Folds | None:
 def regions_from_json(regions: Sequence[Any]) -> tuple[NamedRegion, ...]:
     """Convert regions to tuples, which JSON turned into lists."""
     return tuple(NamedRegion(name, tuple(values), written) for name, values, written in regions)
+
+
+def parts_from_json(parts: Iterable[Mapping[str, Any]]) -> tuple[Part, ...]:
+    """Restore the parts of a pooled source."""
+    return tuple(
+        Part(
+            name=part["name"],
+            labels=tuple((name, value) for name, value in part["labels"]),
+            ignore=part["ignore"],
+            modality=tuple(part["modality"]),
+        )
+        for part in parts
+    )
 
 
 def list_cases(task: TaskSettings, *, ndim: int, store_dir: Path, progress: digests.Progress | None = None) -> Listing:
@@ -109,4 +125,5 @@ def listing_of(source: Source) -> Listing:
         refused=listed.refused,
         splits=listed.splits,
         regions=listed.regions,
+        parts=listed.parts,
     )

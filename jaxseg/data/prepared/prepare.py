@@ -283,7 +283,7 @@ def _prepare_case(source: Source, files: CaseFiles, recipe: Recipe) -> tuple[Cas
     del raw  # normalising needs several times the memory of an image
     if recipe.noise:
         image = normalize.add_noise(image, recipe.noise, streams.host_rng(files.name))
-    image, contrast = normalize.normalize_case(image, recipe.normalization)
+    image, contrast = normalize.normalize_case(image, recipe.normalization_of(files.part))
     counts = np.sum([np.bincount(plane.ravel(), minlength=len(recipe.labels) + 2) for plane in reference], axis=0)
     held = tuple(int(sum(counts[value] for value in classes)) for _, classes in recipe.structures)
     warnings += contrast
@@ -309,6 +309,7 @@ def _prepare_case(source: Source, files: CaseFiles, recipe: Recipe) -> tuple[Cas
         image_sha256=image_sha256,
         label_sha256=label_sha256,
         voxels_sha256=voxels_sha256,
+        part=files.part,
     )
     arrays = {"image": np.ascontiguousarray(image, dtype=np.float32), "label": np.ascontiguousarray(label)}
     if recipe.spacing_mm is not None:
@@ -318,20 +319,11 @@ def _prepare_case(source: Source, files: CaseFiles, recipe: Recipe) -> tuple[Cas
 
 def _class_indices(label: Num[np.ndarray, " *spatial"], recipe: Recipe) -> Num[np.ndarray, " *spatial"]:
     """File values to class indices: known labels that are not segmented become background, `ignore` the last index."""
-    # Work plane by plane: sorting a whole volume takes several times its memory.
-    found = {value for plane in label for value in np.unique(plane).tolist()}
-    unknown = sorted(found - set(recipe.known))
-    if unknown:
-        raise volume.BadCaseError(
-            f"its label holds the value(s) {', '.join(map(str, unknown[:10]))}, which dataset.json does not name "
-            f"(it names {', '.join(map(str, recipe.known))})"
-        )
-    table = np.zeros(max(recipe.known) + 1, dtype=np.uint8 if len(recipe.labels) < 254 else np.uint16)
-    for index, (_, value) in enumerate(recipe.labels, start=1):
-        table[value] = index
+    classes = {value: index for index, (_, value) in enumerate(recipe.labels, start=1)}
     if recipe.ignore is not None:
-        table[recipe.ignore] = len(recipe.labels) + 1
-    return table[label]
+        classes[recipe.ignore] = len(recipe.labels) + 1
+    kind = np.uint8 if len(recipe.labels) < 254 else np.uint16
+    return volume.replace_values(label, {value: classes.get(value, 0) for value in recipe.known}, kind)
 
 
 def _on_training_grid(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from jaxseg.data import digests
-from jaxseg.data.cases import CaseList, NamedRegion, Source
+from jaxseg.data.cases import CaseList, NamedRegion, Part, Source, of_part
 from jaxseg.data.formats import structures
 from jaxseg.data.prepared.task import PreparedTask, region_classes
 from jaxseg.data.volumes import normalize
@@ -32,11 +33,14 @@ class Recipe:
     ignore: int | None
     modality: tuple[str, ...]
     normalization: tuple[str, ...]
+    """Normalisation of each channel; of a pooled source, those of each part, one part after another."""
     spacing_mm: tuple[float, ...] | None
     clip: tuple[float, ...]
     noise: float
     regions: tuple[NamedRegion, ...] = ()
     """Segmented regions, in the order of outputs; empty if labels are segmented."""
+    parts: tuple[Part, ...] = ()
+    """The parts of a pooled source; empty where there is one source."""
 
     @property
     def structures(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -45,6 +49,10 @@ class Recipe:
         if not self.regions:
             return tuple((name, (index[value],)) for name, value in self.labels)
         return tuple((region.name, tuple(index[value] for value in region.values)) for region in self.regions)
+
+    def normalization_of(self, part: int) -> tuple[str, ...]:
+        """Return the normalisation of each channel in a part."""
+        return of_part(self.normalization, part, len(self.modality))
 
 
 def make_recipe(task: TaskSettings, source: Source, ndim: int) -> Recipe:
@@ -56,6 +64,7 @@ def make_recipe(task: TaskSettings, source: Source, ndim: int) -> Recipe:
     listing = source.listing
     check(task)
     labels, regions = structures.choose(listing, labels=task.labels, regions=task.regions, data=task.data)
+    _check_parts(labels, listing, task.data)
     return Recipe(
         ndim=ndim,
         labels=labels,
@@ -63,10 +72,15 @@ def make_recipe(task: TaskSettings, source: Source, ndim: int) -> Recipe:
         known=_known(listing),
         ignore=listing.ignore,
         modality=listing.modality,
-        normalization=normalize.per_channel(task.normalization, listing.modality),
+        normalization=tuple(
+            name
+            for modality in [part.modality for part in listing.parts] or [listing.modality]
+            for name in normalize.per_channel(task.normalization, modality)
+        ),
         spacing_mm=_wanted_spacing(task.spacing_mm, source, ndim),
         clip=task.clip,
         noise=task.noise,
+        parts=listing.parts,
     )
 
 
@@ -128,6 +142,19 @@ def _known(listing: CaseList) -> tuple[int, ...]:
     return (0, *(value for _, value in listing.labels), *([] if listing.ignore is None else [listing.ignore]))
 
 
+def _check_parts(labels: Sequence[tuple[str, int]], listing: CaseList, data: str) -> None:
+    """Refuse a part of a pooled source from which nothing can be learned, as it annotates none of the labels."""
+    wanted = {name for name, _ in labels}
+    for part in listing.parts:
+        own = [name for name, _ in part.labels]
+        if wanted and not wanted & {*own}:
+            raise UserError(
+                f"labels: the part {part.name} of {data} annotates none of {', '.join(sorted(wanted))}; it has "
+                f"{', '.join(own)}. Leave it out, name one of its labels too, or give the structure the same name in "
+                "both dataset.json files"
+            )
+
+
 def _wanted_spacing(wanted: str | tuple[float, ...], source: Source, ndim: int) -> tuple[float, ...] | None:
     if wanted == "native":
         return None
@@ -146,6 +173,7 @@ def _wanted_spacing(wanted: str | tuple[float, ...], source: Source, ndim: int) 
 def fingerprint(recipe: Recipe, identity: str) -> str:
     """Return the name of the store for a recipe and the identity of its inputs."""
     fields = dataclasses.asdict(recipe)
-    if not recipe.regions:  # the name of a store of labels is that which it had before there were regions
-        del fields["regions"]
+    for name in ("regions", "parts"):  # stores without them keep the names that they had before there were any
+        if not fields[name]:
+            del fields[name]
     return digests.of_values(FORMAT, identity, fields)[:16]

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.data.cases import CaseArrays, CaseRecord, Folds, NamedRegion, Refused
+from jaxseg.data.cases import CaseArrays, CaseRecord, Folds, NamedRegion, Part, Refused, of_part
 from jaxseg.data.prepared import doubts, listing, store
 from jaxseg.data.volumes import normalize
 from jaxseg.regions import Regions, count_outputs
 from jaxseg.settings import TaskSettings
 from jaxseg.types import UserError
+
+_UNUSED: normalize.Window = (0.0, 0.0, 0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,8 @@ class PreparedTask:
     modality: tuple[str, ...]
     """Modality of each channel."""
     normalization: tuple[str, ...]
-    """Normalisation of each channel, with `auto` resolved."""
+    """Normalisation of each channel, with `auto` resolved; of a pooled task, those of each part, one part after
+    another."""
     spacing_mm: tuple[float, ...] | None
     """Voxel sizes of the training grid; None if every case keeps its own."""
     report: PrepareReport
@@ -57,13 +60,16 @@ class PreparedTask:
     ignore_index: int | None
     """Class index of voxels without a known label (nnU-Net's `ignore`): one above the last label's; None if unused."""
     windows: tuple[normalize.Window, ...] = ()
-    """Intensity statistics of the training cases, from `fit_intensity`; empty until then."""
+    """Intensity statistics of the training cases, from `fit_intensity`, in the order of `normalization`; empty until
+    then."""
     listing: listing.Listing = listing.EMPTY
     """The data at the time when the store was made, including the cases that could not be used."""
     regions: Regions | None = None
     """What regions are made of; None if labels are segmented."""
     class_names: tuple[str, ...] = ()
     """What pictures call each class of the label maps."""
+    parts: tuple[Part, ...] = ()
+    """The parts of a pooled task; empty where its cases are from one source."""
 
     @property
     def classes(self) -> int:
@@ -87,6 +93,29 @@ class PreparedTask:
             KeyError: There is no case of this name.
         """
         return self.cases[self._position(name)]
+
+    def annotated(self, record: CaseRecord) -> tuple[bool, ...]:
+        """Return for each class, background first, whether the part that a case is from annotates it."""
+        if not self.parts:
+            return (True,) * (len(self.labels) + 1)
+        own = dict(self.parts[record.part].labels)
+        return (True, *(name in own for name in self.labels))
+
+    def part_table(self) -> list[tuple[str, int, tuple[str, ...]]]:
+        """Return name, number of cases and annotated labels of each part of a pooled task."""
+        return [
+            (
+                part.name,
+                sum(record.part == place for record in self.cases),
+                tuple(name for name in self.labels if name in dict(part.labels)),
+            )
+            for place, part in enumerate(self.parts)
+        ]
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some case lacks the annotation of a label that the task has."""
+        return not all(all(self.annotated(record)) for record in self.cases)
 
     def _position(self, name: str) -> int:
         return _positions(self.cases)[name]
@@ -134,6 +163,7 @@ def read_prepared(directory: Path, task: TaskSettings, *, warnings: Sequence[str
         ignore_index=None if recipe["ignore"] is None else len(recipe["labels"]) + 1,
         regions=regions,
         class_names=_class_names(recipe["labels"], named),
+        parts=listing.parts_from_json(recipe.get("parts", ())),
     )
 
 
@@ -191,24 +221,39 @@ def load_cases(prepared: PreparedTask, names: Sequence[str]) -> list[CaseArrays]
 def _case(prepared: PreparedTask, record: CaseRecord, arrays: Mapping[str, np.ndarray]) -> CaseArrays:
     image = arrays["image"]
     if prepared.windows:
-        image = normalize.apply_windows(image, prepared.normalization, prepared.windows)
+        names = of_part(prepared.normalization, record.part, prepared.channels)
+        windows = of_part(prepared.windows, record.part, prepared.channels)
+        image = normalize.apply_windows(image, names, windows)
     return CaseArrays(record, image, arrays["label"], arrays.get("reference", arrays["label"]))
 
 
 def fit_intensity(prepared: PreparedTask, train: Sequence[str]) -> PreparedTask:
     """Return the task with the intensity statistics of these training cases, if its normalisation uses any.
 
-    They are those of the foreground or, of a task without labels, of all voxels. Neither images nor labels of other
-    cases are read.
+    They are those of the foreground or, of a task without labels, of all voxels; of a pooled task, each part has its
+    own. Neither images nor labels of other cases are read.
     """
     if "dataset" not in prepared.normalization:
         return prepared
+    windows: list[normalize.Window] = []
+    for part in range(max(1, len(prepared.parts))):
+        names = of_part(prepared.normalization, part, prepared.channels)
+        own = [name for name in sorted(train) if prepared.record(name).part == part]
+        # A part without such a channel has windows that nothing uses, so that places in the tuple stay what they are.
+        found = _part_windows(prepared, own) if "dataset" in names else (_UNUSED,) * prepared.channels
+        windows += found
+    return dataclasses.replace(prepared, windows=tuple(windows))
+
+
+def _part_windows(prepared: PreparedTask, train: Sequence[str]) -> tuple[normalize.Window, ...]:
+    """The intensity statistics of cases from one part."""
     positions = _positions(prepared.cases)
     samples = []
-    for name in sorted(train):
+    for name in train:
         (arrays,) = store.read_cases(prepared.directory, [positions[name]])
         inside = arrays["label"] if prepared.labels else np.ones_like(arrays["label"])
         samples.append(normalize.sample_foreground(arrays["image"], inside))
     if not sum(len(sample) for sample in samples):
-        raise UserError("normalization `dataset`: none of the training cases holds a voxel of any label.")
-    return dataclasses.replace(prepared, windows=normalize.fit_windows(samples))
+        of = f" of {prepared.parts[prepared.record(train[0]).part].name}" if prepared.parts and train else ""
+        raise UserError(f"normalization `dataset`: none of the training cases{of} holds a voxel of any label.")
+    return normalize.fit_windows(samples)

@@ -12,7 +12,7 @@ import dataclasses
 import gzip
 import logging
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -286,6 +286,33 @@ def label_of(
     if data.size and (data.min() < 0 or data.max() > 65535):
         raise BadCaseError(f"{path} has label values from {data.min():g} to {data.max():g}; 0 to 65535 are allowed")
     return data.astype(np.int32), affine, headers.without_unit_notes(headers.header_warnings(image.header))
+
+
+def replace_values(
+    label: Num[np.ndarray, " *spatial"], table: Mapping[int, int], kind: type[np.uint8] | type[np.uint16]
+) -> Num[np.ndarray, " *spatial"]:
+    """Replace the values of a label map.
+
+    Args:
+        label: The label map.
+        table: The new value of every value that may occur.
+        kind: Dtype of the new values.
+
+    Raises:
+        BadCaseError: The label map holds another value.
+    """
+    # Work plane by plane: sorting a whole volume takes several times its memory.
+    found = {value for plane in label for value in np.unique(plane).tolist()}
+    unknown = sorted(found - table.keys())
+    if unknown:
+        raise BadCaseError(
+            f"its label holds the value(s) {', '.join(map(str, unknown[:10]))}, which dataset.json does not name "
+            f"(it names {', '.join(map(str, table))})"
+        )
+    lookup = np.zeros(max(table) + 1, dtype=kind)
+    for old, new in table.items():
+        lookup[old] = new
+    return lookup[label]
 
 
 def _scaling(image: Any) -> str:

@@ -178,4 +178,6 @@ def _task_words(task: RecordedTask, data: str) -> str:
     origin = f" from {data}" if data else ""
     kind = "labels" if task.regions is None else "overlapping regions"
     labels = f"{kind}: {', '.join(task.labels)}" if task.labels else "labels not used"
-    return f"{task.name}{origin}; {labels}; cases: {split}; unit: {task.unit}"
+    pooled = [f"{part.name} ({cases(part.cases)}, labels: {', '.join(part.labels)})" for part in task.parts]
+    name = f"{listing(pooled)}, pooled" if pooled else task.name
+    return f"{name}{origin}; {labels}; cases: {split}; unit: {task.unit}"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from jaxseg import data
 from jaxseg.data import PreparedTask, Split
 from jaxseg.data.cases import CaseRecord
+from jaxseg.data.formats.pooled import SEPARATOR
 from jaxseg.settings import ArmSettings, StudySettings, TaskSettings
 from jaxseg.study.plan.runs import folds_rotate, target_runs, trial_runs
 from jaxseg.types import UserError
@@ -163,7 +164,7 @@ def with_name_warning(task: PreparedTask, other: PreparedTask, what: str, harm: 
         what: What the warning calls the other task.
         harm: What networks are if the patients are the same.
     """
-    shared = sorted({record.group for record in other.cases} & {record.group for record in task.cases})
+    shared = sorted(_names_of(other) & _names_of(task))
     if not shared:
         return task
     text = (
@@ -171,6 +172,12 @@ def with_name_warning(task: PreparedTask, other: PreparedTask, what: str, harm: 
         f"are the same patients, networks are {harm}; name the patients in `groups` of both dataset.json files"
     )
     return with_warning(task, text)
+
+
+def _names_of(task: PreparedTask) -> set[str]:
+    """The names of a task's groups, without those of the parts of a pooled source in front."""
+    prefixes = [f"{part.name}{SEPARATOR}" for part in task.parts] or [""]
+    return {record.group.removeprefix(prefixes[record.part]) for record in task.cases}
 
 
 def with_warning(task: PreparedTask, text: str) -> PreparedTask:

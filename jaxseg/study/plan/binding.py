@@ -14,12 +14,13 @@ import dataclasses
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxseg import checkpoint, workdirs
 from jaxseg.data import Listing, Split
+from jaxseg.data.cases import Part
 from jaxseg.data.prepared import listing
 from jaxseg.data.volumes import normalize
 from jaxseg.manifest import DamagedError
@@ -82,12 +83,27 @@ class BoundTask:
             was, found = getattr(self.listing, field), getattr(now, field)
             if was != found:
                 lines.append(f"{what}: {was} before, {found} now")
+        lines += _part_changes(self.listing.parts, now.parts)
         if self.listing.splits != now.splits:
             lines.append("the folds of splits_final.json changed")
         if self.listing.refused != now.refused:
             names = sorted({name for name, _ in {*self.listing.refused} ^ {*now.refused}})
             lines.append(_named("that cannot be used for another reason than before, or no longer", names))
         return [line for line in lines if line]
+
+
+def _part_changes(before: Sequence[Part], now: Sequence[Part]) -> list[str]:
+    """What changed in the descriptions of the parts of a pooled source."""
+    was, found = ({part.name: part for part in parts} for parts in (before, now))
+    if [*was] != [*found]:
+        return [f"parts: {', '.join(was) or 'none'} before, {', '.join(found) or 'none'} now"]
+    fields = (("labels", "labels"), ("value to ignore", "ignore"), ("channels", "modality"))
+    return [
+        f"{what} of the part {name}: {getattr(was[name], field)} before, {getattr(found[name], field)} now"
+        for name in was
+        for what, field in fields
+        if getattr(was[name], field) != getattr(found[name], field)
+    ]
 
 
 def _named(what: str, names: list[str]) -> str:

@@ -108,4 +108,8 @@ def summary(role: str, prepared: PreparedTask, splits: Sequence[Split]) -> list[
         f"{role}: {prepared.name}, {len(prepared.cases)} cases ({parts}{folds}{held}), {prepared.channels} channel(s), "
         f"{labels}; {len(report.refused)} refused, {len(report.warnings)} warning(s)"
     ]
+    lines += [
+        f"  part {name}: {cases} cases, labels {', '.join(labels) or 'not used'}"
+        for name, cases, labels in prepared.part_table()
+    ]
     return lines + _first(_told(prepared))

@@ -12,7 +12,7 @@ import numpy as np
 from jaxseg import data, metrics
 from jaxseg.data import PreparedTask, Split
 from jaxseg.data.cases import CaseRecord, Refused
-from jaxseg.data.formats.sources import is_elsewhere
+from jaxseg.data.formats.sources import is_elsewhere, is_pooled
 from jaxseg.reserved import MEAN
 from jaxseg.settings import StudySettings, TaskSettings
 from jaxseg.settings.kinds import nearest
@@ -118,6 +118,8 @@ def prepare_tasks(
     Raises:
         UserError: If data cannot be used, with each problem by name, or has changed.
     """
+    if "target" not in (bound or {}):  # of a bound study, this machine may lack a folder with a `+` in its name
+        check_target_data(study.target.data)
     wanted = tasks_of(study)
     prepared: dict[TaskSettings, PreparedTask] = {}
     splits: dict[TaskSettings, tuple[Split, ...]] = {}
@@ -146,6 +148,20 @@ def prepare_tasks(
         for task, parts in splits.items()
     }
     return Tasks(prepared, splits, fitted, {task: was.subsets for task, was in kept.items()})
+
+
+def check_target_data(data: str) -> None:
+    """Refuses a pooled target.
+
+    Raises:
+        UserError: If the data is several sets.
+    """
+    if is_pooled(data):
+        raise UserError(
+            f"config.target.data = {data!r} pools several sets, which only a source may be: a new image is of none of "
+            "the parts, whose intensities are normalised each in its own way, and a network cannot be scored on labels "
+            "that a part does not have. Put the cases that belong together into one folder, with one dataset.json"
+        )
 
 
 def _split(

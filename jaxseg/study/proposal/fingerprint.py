@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.data.cases import CaseFiles, RawCase, Source
+from jaxseg.data.cases import CaseFiles, Part, RawCase, Source
 from jaxseg.data.formats import sources, structures
 from jaxseg.data.volumes import volume
 from jaxseg.regions import mask
@@ -81,6 +81,8 @@ class Fingerprint:
     """Labels of which no case that was read has a voxel."""
     classes: int = 1
     """Outputs of a network: the labels of the task, whether they occur or not, and the background; or the regions."""
+    parts: int = 1
+    """Parts of a pooled source."""
 
     @property
     def ndim(self) -> int:
@@ -127,7 +129,7 @@ def take_fingerprint(
         chosen = _chosen(listing.cases, grids)
         for done, files in enumerate(chosen, start=1):
             try:
-                looks.append(_look(source.read(files), kept, wanted))
+                looks.append(_look(source.read(files), kept, wanted, files.part))
             except volume.BadCaseError as error:
                 reasons.append(f"{files.name}: {error}")
             progress(f"looking at {listing.name}", done, len(chosen))
@@ -137,7 +139,7 @@ def take_fingerprint(
         grids = [(look.shape, look.spacing) for look in looks]
         kept = tuple(range(len(grids[0][0])))
     shapes, spacings = (np.array([[one[axis] for axis in kept] for one in part]) for part in zip(*grids, strict=True))
-    profiles = {name: _profile(name, [look.structures.get(name) for look in looks]) for name, _ in wanted}
+    profiles = _profiles([name for name, _ in wanted], looks, listing.parts)
     ranges = np.percentile(spacings, (10, 90), axis=0).T
     return Fingerprint(
         data=data,
@@ -153,6 +155,7 @@ def take_fingerprint(
         labels=tuple(profile for profile in profiles.values() if profile is not None),
         missing=tuple(name for name, found in profiles.items() if found is None),
         classes=len(wanted) + (not made),
+        parts=max(1, len(listing.parts)),
     )
 
 
@@ -165,6 +168,8 @@ class _Look:
     spacing: tuple[float, ...]
     channels: tuple[tuple[float, ...], ...]
     structures: dict[str, Structure]
+    part: int
+    """Index of the part of a pooled source."""
 
 
 def _open(data: str, cache: Path) -> tuple[Source, int]:
@@ -194,7 +199,7 @@ def _chosen(cases: Sequence[CaseFiles], grids: Sequence[tuple[tuple[int, ...], t
     return [cases[int(place)] for place in np.linspace(0, len(cases) - 1, count)]
 
 
-def _look(raw: RawCase, kept: Sequence[int], wanted: Sequence[tuple[str, Sequence[int]]]) -> _Look:
+def _look(raw: RawCase, kept: Sequence[int], wanted: Sequence[tuple[str, Sequence[int]]], part: int) -> _Look:
     """Measures one case; label values that no name belongs to are left for the preparation to refuse."""
     image, label, spacing = raw.image, raw.label, raw.spacing_mm
     for axis in sorted({*range(label.ndim)} - {*kept}, reverse=True):
@@ -210,7 +215,19 @@ def _look(raw: RawCase, kept: Sequence[int], wanted: Sequence[tuple[str, Sequenc
         spacing,
         tuple(tuple(map(float, four)) for four in zip(low, high, zeros, dark, strict=True)),
         {name: structure for name, structure in found.items() if structure is not None},
+        part,
     )
+
+
+def _profiles(
+    wanted: Sequence[str], looks: Sequence[_Look], parts: Sequence[Part]
+) -> dict[str, LabelProfile | None]:
+    """Each structure in the cases that were read and, of a pooled source, are from a part that annotates it."""
+    annotated = [{name for name, _ in part.labels} for part in parts]
+    return {
+        name: _profile(name, [look.structures.get(name) for look in looks if not parts or name in annotated[look.part]])
+        for name in wanted
+    }
 
 
 def _profile(name: str, found: Sequence[Structure | None]) -> LabelProfile | None:

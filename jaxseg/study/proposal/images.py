@@ -96,7 +96,8 @@ SAME_SIZE = 2.5
 
 def normalization(found: Fingerprint) -> tuple[str, str]:
     """Returns the normalisation of a task, and why."""
-    names = [channel.modality or "unnamed" for channel in found.channels]
+    # A channel of a pooled source has the modalities of all parts.
+    names = [name for channel in found.channels for name in (channel.modality or "unnamed").split(" / ")]
     computed = [name.strip().upper().startswith("CT") for name in names]
     shown = ", ".join(dict.fromkeys(names))
     if all(computed):
@@ -144,7 +145,7 @@ def task_choices(role: str, found: Fingerprint, seen: View, across: int | None, 
     said = (
         "the voxel size is exactly 1 everywhere, as where it is unknown" if found.in_voxels else "headers give lengths"
     )
-    values = min(val_cases, max(1, found.groups // 10))
+    values = max(found.parts, min(val_cases, max(1, found.groups // 10)))
     return [
         Choice(f"{role}.as_slices", name, taken),
         Choice(f"{role}.unit", unit, said),
