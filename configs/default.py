@@ -285,6 +285,11 @@ def get_config() -> ConfigDict:
     config.evaluate.flips = ()  # Axes mirrored at test time, predictions averaged; k axes cost 2^k as much
     config.evaluate.largest_component = ""  # Labels of which only the largest component is kept: 'a, b', or 'all'
     config.evaluate.regions = ""  # Unions of labels that are scored as well: 'whole=core+edema, ...'
+    # Labels or regions whose connected components are counted as found, missed and spurious: 'a, b'
+    config.evaluate.lesions = ""
+    config.evaluate.lesion_overlap = 0.1  # Share of a lesion's voxels that is predicted where it is found
+    # Volume in mm^3 (mm^2 in 2-D, voxels with unit voxel) below which a component does not count
+    config.evaluate.lesion_min_volume = 0.0
     # HD95 as MedPy has it (pooled) or as MONAI has it (directed) [pooled, directed]
     config.evaluate.hd_definition = "pooled"
     # Distance of a missed label; diagonal is that of the image [diagonal, nan, inf]

@@ -6,6 +6,7 @@ The pieces of segmentation losses return one value per case and label; `make_los
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -176,10 +177,10 @@ def _with_voxel_terms(
 
 def _make_region_loss(
     settings: LossSettings, regions: Regions
-) -> Callable[[Float[Array, "batch *spatial regions"], Int[Array, "batch *spatial"]], Float[Array, ""]]:
+) -> Callable[[Float[Array, "batch *spatial regions"], Any], Float[Array, ""]]:
     """The loss of one logit per region, with masks that are made of the label map here."""
 
-    def loss(logits: Float[Array, "batch *spatial regions"], label: Int[Array, "batch *spatial"]) -> Float[Array, ""]:
+    def loss(logits: Float[Array, "batch *spatial regions"], label: Any) -> Float[Array, ""]:
         known = (label <= regions.classes).astype(logits.dtype)[..., None]
         target = masks(label, regions).astype(logits.dtype) * known
         value = jnp.zeros((), logits.dtype)

@@ -2,6 +2,7 @@
 
 from jaxseg.metrics.calibration import CalibrationBins, calibration_error, count_bins, expected_calibration_error
 from jaxseg.metrics.cases import case_metrics, classes_by_name, members_of
+from jaxseg.metrics.lesions import LesionCounts, LesionRule, count_lesions, lesion_scores
 from jaxseg.metrics.overlap import (
     Counts,
     bounding_box,
@@ -19,6 +20,8 @@ from jaxseg.metrics.surface import SurfaceDistances, assd, hd, hd95, nsd, surfac
 __all__ = [
     "CalibrationBins",
     "Counts",
+    "LesionCounts",
+    "LesionRule",
     "SurfaceDistances",
     "assd",
     "bounding_box",
@@ -26,12 +29,14 @@ __all__ = [
     "case_metrics",
     "classes_by_name",
     "count_bins",
+    "count_lesions",
     "count_voxels",
     "dsc",
     "expected_calibration_error",
     "hd",
     "hd95",
     "iou",
+    "lesion_scores",
     "mask_status",
     "members_of",
     "nsd",

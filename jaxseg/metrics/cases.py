@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Num
 
+from jaxseg.metrics.lesions import COLUMNS as LESION_COLUMNS
+from jaxseg.metrics.lesions import LesionRule, count_lesions, lesion_scores
 from jaxseg.metrics.overlap import count_voxels, mask_status, overlap_scores
 from jaxseg.metrics.surface import (
     HD_DEFINITIONS,
@@ -96,6 +99,18 @@ def _row(
     return row
 
 
+def _lesions(
+    pred: np.ndarray, ref: np.ndarray, name: str, rule: LesionRule | None, spacing: tuple[float, ...]
+) -> Mapping[str, float | str]:
+    """What is counted of a label's components; nothing where no lesions are asked for."""
+    if rule is None:
+        return {}
+    if name not in rule.names:
+        return dict.fromkeys(LESION_COLUMNS, math.nan)
+    min_voxels = rule.min_volume / math.prod(spacing)
+    return lesion_scores(count_lesions(pred, ref, overlap=rule.overlap, min_voxels=min_voxels))
+
+
 COLUMNS = (
     *("label", "dsc", "hd95", "assd", "nsd", "unit", "hd_definition", "status"),
     *("iou", "precision", "recall", "hd", "volume_error", "volume_pred", "volume_ref", "tolerance", "region"),
@@ -155,6 +170,7 @@ def case_metrics(
     regions: Mapping[str, Sequence[str]] | None = None,
     ignore_index: int | None = None,
     members: Sequence[Sequence[int]] | None = None,
+    lesions: LesionRule | None = None,
 ) -> list[dict[str, float | str]]:
     """Score one predicted label map against its reference, on the case's own grid.
 
@@ -171,9 +187,11 @@ def case_metrics(
         regions: Unions of labels to score as well, region name to label names (`{"whole": ("core", "edema")}`).
         ignore_index: Value of reference voxels without a known label, which are left out of both maps; None if unused.
         members: The values that each label is made of, where labels are regions that overlap; None if label i is i + 1.
+        lesions: Labels and regions whose components are counted (see `lesions`); None for none.
 
     Returns:
-        One dict per label, then one per region (`region` is true), with the keys `COLUMNS`. `volume_pred` and
+        One dict per label, then one per region (`region` is true), with the keys `COLUMNS` and, if lesions are counted,
+        `lesions.COLUMNS`, which are NaN for other labels. `volume_pred` and
         `volume_ref` are in unit^ndim. `status` is `ok`, `missed`, `spurious` or `both_empty`; undefined values are NaN
         (see `overlap.overlap_scores` and `surface.empty_distance`), and the NSD of a missed or spurious label is 0.
 
@@ -186,19 +204,14 @@ def case_metrics(
     spacing = check_spacing(spacing_mm, pred_labels.ndim)
     if unit == "voxel":
         spacing = (1.0,) * len(spacing)
+    options: dict[str, Any] = {"hd_definition": hd_definition, "surface_empty": surface_empty}
+    options["tolerance_mm"] = tolerance_mm
     rows = []
     for name, values in named.items():
         pred, ref = (m == values[0] if len(values) == 1 else np.isin(m, values) for m in (pred_labels, ref_labels))
-        row = _row(
-            pred,
-            ref,
-            spacing=spacing,
-            diagonal=image_diagonal(pred.shape, spacing),
-            hd_definition=hd_definition,
-            surface_empty=surface_empty,
-            tolerance_mm=tolerance_mm,
-        )
+        row = _row(pred, ref, spacing=spacing, diagonal=image_diagonal(pred.shape, spacing), **options)
         row |= {"label": name, "unit": unit, "hd_definition": hd_definition, "region": name not in labels}
         row["tolerance"] = math.nan if tolerance_mm is None else float(tolerance_mm)
         rows.append({column: row[column] for column in COLUMNS})
+        rows[-1].update(_lesions(pred, ref, name, lesions, spacing))
     return rows

@@ -47,6 +47,11 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "ensemble_summary": (
         *("test_set", "arm", "train_cases", "label", "metric", "mean", "ci_low", "ci_high", "n_members"),
     ),
+    "detection": ("arm", "train_cases", "label", "metric", "mean", "ci_low", "ci_high"),
+    "detection_differences": (
+        *("metric", "label", "train_cases", "arm_a", "arm_b", "mean_diff", "ci_low", "ci_high", "p", "p_maxt"),
+        *("n_seeds", "n_groups"),
+    ),
     "worst_cases": (
         *("train_cases", "case", "group", "label", "mean", "min", "max"),
         *("worst_arm", "worst_seed", "n_missed", "n_runs"),
@@ -152,6 +157,8 @@ class Tables:
     layers: pd.DataFrame | None = None
     similarity_means: pd.DataFrame | None = None
     ranking: pd.DataFrame | None = None
+    detection: pd.DataFrame | None = None
+    detection_differences: pd.DataFrame | None = None
     page: pd.DataFrame | None = None
     external_comparisons: pd.DataFrame | None = None
     external_summary: pd.DataFrame | None = None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxseg.settings.kinds import MAX_SEED, check, distinct, one_of
-from jaxseg.settings.schema import ArmSettings, ModelSettings, StudySettings, TrainSettings
+from jaxseg.settings.schema import ArmSettings, EvaluateSettings, ModelSettings, StudySettings, TrainSettings
 from jaxseg.settings.task_schema import SLICE_AXES, TaskSettings
 from jaxseg.streams import STREAMS
 from jaxseg.types import UserError
@@ -236,3 +236,7 @@ def check_study(study: StudySettings) -> None:
     for arm in study.arms:
         _check_arm(arm, study)
     check_axes(study.evaluate.flips, study.model.ndim, "evaluate.flips", need)
+    for field in ("lesion_overlap", "lesion_min_volume"):
+        value, default = getattr(study.evaluate, field), getattr(EvaluateSettings, field)
+        allowed = f"{default!r} without evaluate.lesions, the labels that it is about"
+        need(bool(study.evaluate.lesions) or value == default, f"evaluate.{field}", value, allowed)

@@ -258,6 +258,12 @@ class EvaluateSettings:
     """Labels of which only the largest component is kept: 'a, b', or 'all'."""
     regions: Regions = ()
     """Unions of labels that are scored as well: 'whole=core+edema, ...'."""
+    lesions: Names = ()
+    """Labels or regions whose connected components are counted as found, missed and spurious: 'a, b'."""
+    lesion_overlap: ShareAboveZero = 0.1
+    """Share of a lesion's voxels that is predicted where it is found."""
+    lesion_min_volume: Amount = 0.0
+    """Volume in mm^3 (mm^2 in 2-D, voxels with unit voxel) below which a component does not count."""
     hd_definition: HdDefinition = "pooled"
     """HD95 as MedPy has it (pooled) or as MONAI has it (directed)."""
     surface_empty: SurfaceEmpty = "diagonal"

@@ -372,4 +372,7 @@ def scoring_options(task: TaskSettings, settings: EvaluateSettings) -> dict[str,
         "surface_empty": settings.surface_empty,
         "tolerance_mm": settings.tolerance_mm or None,
         "regions": dict(settings.regions),
+        "lesions": metrics.LesionRule(settings.lesions, settings.lesion_overlap, settings.lesion_min_volume)
+        if settings.lesions
+        else None,
     }

@@ -191,8 +191,8 @@ def test_the_store_of_a_source_that_is_not_pooled_keeps_its_name():
     assert fingerprint(recipe, "inputs") == "0294e76f853305d2"
 
 
-def test_mistakes_are_told(parts, write_set, volume_of, prepare, tmp_path):
-    one, _ = parts
+def test_mistakes_are_told(parts, write_set, volume_of, make_task, prepare, tmp_path):
+    one, other = parts
     for text, message in (
         (f"{one}+{one}/../A", "with itself"),
         (f"target+{one}", "'target' stands for"),
@@ -209,6 +209,10 @@ def test_mistakes_are_told(parts, write_set, volume_of, prepare, tmp_path):
     write_set(tmp_path / "C", more, labels=("Organ", "b", "c"))
     with pytest.raises(UserError, match=r"C\.case_0: its label holds the value\(s\) 7"):
         prepare(f"{one}+{tmp_path}/C")
+    with pytest.raises(UserError, match=r"pools 2 sets, which only a source may; give each of them as a set"):
+        data.prepare_task(
+            make_task(f"{one}+{other}", patch=(8, 8)), ndim=2, store_dir=tmp_path / "store", like=prepare(one)
+        )
     told = [text for _, text in prepare(f"{one}+{tmp_path}/C", bad_cases="skip").report.warnings]
     assert any(text.startswith("the labels 'organ' of A and 'Organ' of C are two classes") for text in told)
 

@@ -30,7 +30,7 @@ SOURCES = {
     "summary": ("comparisons", "speed", "claims", "summary", "page"),
     "accuracy": (
         *("summary", "comparisons", "seed_scores", "ranking", "claims"),
-        *("ensemble_summary", "ensemble_comparisons"),
+        *("ensemble_summary", "ensemble_comparisons", "detection", "detection_differences"),
     ),
     "elsewhere": ("summary", "comparisons", "external_summary", "external_comparisons"),
     "training": ("training", "convergence", "rates", "budget_means", "page"),

@@ -11,6 +11,7 @@ import pytest
 from configs import default
 from jaxseg import settings
 from jaxseg.report import write_report
+from jaxseg.reserved import MEAN
 from jaxseg.study import record
 from jaxseg.study.files import read_table
 from jaxseg.study.plan import preparation
@@ -18,9 +19,11 @@ from jaxseg.study.plan.tasks import prepare_tasks
 from jaxseg.study.proposal.fingerprint import take_fingerprint
 from jaxseg.study.proposal.images import normalization
 from jaxseg.study.run import STAGES, run_stages
+from jaxseg.study.score import detection
 from jaxseg.types import UserError
 from launch import planning
 from tests.image_sets import write_set
+from tests.report.page_numbers import Tables, read_words, unknown_numbers
 from tests.tiny_study import silent, tiny_config
 
 
@@ -51,6 +54,9 @@ def finished(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made.source.data = f"{folders}/A+{folders}/B"
     made.source.normalization = "auto"
     made.analysis.cases = 0
+    made.evaluate.regions = "whole=blobs 1+blobs 2"
+    made.evaluate.lesions = "blobs 1, whole"
+    made.evaluate.lesion_min_volume = 2.0
     made.arms = default.pick_arms("scratch", "transfer")
     workdir = tmp_path_factory.mktemp("pooled") / "study"
     run_stages(made, workdir, stages=STAGES, progress=silent)
@@ -75,6 +81,28 @@ def test_a_pooled_source_is_prepared_trained_recorded_and_shown(finished: Path) 
     assert "A (7 cases, labels: organ, vessel) and B (5 cases, labels: organ, tumour), pooled" in page
     scores = read_table(finished / "results" / "cases.csv")
     assert set(scores["arm"]) == {"scratch", "transfer"}
+
+
+def test_lesions_are_counted_compared_and_shown(finished: Path) -> None:
+    results = finished / "results"
+    cases = read_table(results / "cases.csv")
+    counts = cases[["lesions_found", "lesions_missed", "lesions_predicted", "lesions_spurious"]]
+    assert (counts.notna().all(axis=1) == cases["label"].isin(["blobs 1", "whole"])).all()
+    assert counts.max().max() > 0
+    found = read_table(results / "detection.csv")
+    assert tuple(found) == detection.SUMMARY_COLUMNS
+    assert set(found["label"]) == {"blobs 1", "whole", MEAN}
+    own = cases[(cases["arm"] == "scratch") & (cases["label"] == "whole")]
+    of_arm = found[(found["arm"] == "scratch") & (found["label"] == "whole")].set_index("metric")["mean"]
+    assert of_arm["lesions_spurious"] == pytest.approx(own.groupby("seed")["lesions_spurious"].mean().mean())
+    compared = read_table(results / "detection_differences.csv")
+    assert tuple(compared) == detection.COMPARISON_COLUMNS
+    assert set(compared["arm_a"]) == {"transfer"}
+    page = (finished / "report.html").read_text()
+    assert "How many lesions (blobs 1) does each arm find?" in page
+    assert "Lesions: paired differences to scratch" in page
+    words, tables = read_words(finished / "report.html"), Tables(finished)
+    assert {found: bad for found in words if (bad := unknown_numbers(found, tables))} == {}
 
 
 def test_a_part_that_changed_is_told_by_name(finished: Path, folders: Path) -> None:

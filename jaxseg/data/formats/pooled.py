@@ -84,11 +84,12 @@ def pool(parts: Sequence[Source], data: str) -> Source:
         data: The `data` string, for messages.
 
     Raises:
-        UserError: The parts differ in their number of channels.
+        UserError: The parts differ in their number of channels, or one has regions that overlap.
     """
     listings = [part.listing for part in parts]
     own_names = _part_names(listings)
     _check_channels(listings, own_names, data)
+    _check_no_regions(listings, own_names, data)
     labels = tuple(
         (name, value)
         for value, name in enumerate(dict.fromkeys(name for one in listings for name, _ in one.labels), start=1)
@@ -170,6 +171,15 @@ def _check_channels(listings: Sequence[CaseList], own_names: Sequence[str], data
             f"data {data!r}: the parts of a pooled source need the same channels in the same order, and these have "
             f"{said}; pool sets with as many channels each"
         )
+
+
+def _check_no_regions(listings: Sequence[CaseList], own_names: Sequence[str], data: str) -> None:
+    for name, one in zip(own_names, listings, strict=True):
+        if one.regions:
+            raise UserError(
+                f"data {data!r}: {name} has regions that overlap ({', '.join(region.name for region in one.regions)}), "
+                "which cannot be pooled; give each of its labels one value in its dataset.json, or take it alone"
+            )
 
 
 def _values(listing: CaseList, pooled: dict[str, int], ignore: int | None) -> dict[int, int]:

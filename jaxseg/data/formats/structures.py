@@ -158,6 +158,11 @@ def choose(
             f"regions: {data} has regions of its own, {', '.join(repr(one.name) for one in listing.regions)}; leave "
             "`regions` empty, and choose among them with `labels`."
         )
+    if regions and listing.parts:
+        raise UserError(
+            f"regions: {data} pools several sets, of which one may not annotate what a region is made of; leave "
+            "`regions` empty, or take one of the sets alone"
+        )
     values = dict(listing.labels)
     if regions:
         used = [label for _, group in regions for label in group]

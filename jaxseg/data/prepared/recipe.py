@@ -96,6 +96,11 @@ def recipe_like(task: TaskSettings, source: Source, like: PreparedTask) -> Recip
         UserError: A label is not there, regions are made of others, or the images have another number of channels.
     """
     listing = source.listing
+    if listing.parts:
+        raise UserError(
+            f"{task.data} pools {len(listing.parts)} sets, which only a source may; give each of them as a set of its "
+            "own"
+        )
     labels, regions = _labels_like(task, listing, like)
     if len(listing.modality) != len(like.modality):
         raise UserError(

@@ -25,6 +25,7 @@ from jaxseg.report.blocks import (
     described,
 )
 from jaxseg.report.sections import figures
+from jaxseg.report.sections.detection import detection_blocks
 from jaxseg.report.sections.ensembles import ensemble_blocks
 from jaxseg.report.sections.ranking import ranking_blocks
 from jaxseg.report.shown import baseline_of, drawn_runs, drawn_words, main_variant, overall_dsc
@@ -51,6 +52,7 @@ def _accuracy(tables: Tables, styles: Styles) -> Iterator[Block]:
     yield from ranking_blocks(tables, styles)
     yield from _differences(tables, styles, unit, sure)
     yield from ensemble_blocks(tables, styles)
+    yield from detection_blocks(tables, styles)
 
 
 def _scores(tables: Tables, styles: Styles, unit: str, sure: str) -> Iterator[Block]:

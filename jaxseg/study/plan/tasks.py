@@ -315,6 +315,7 @@ def check_labels(study: StudySettings, prepared: PreparedTask) -> None:
         )
     named = {
         "largest_component": settings.largest_component,
+        "lesions": [name for name in settings.lesions if name not in dict(settings.regions)],
         "regions": [m for _, group in settings.regions for m in group],
     }
     for field, names in named.items():

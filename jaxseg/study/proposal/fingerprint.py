@@ -219,9 +219,7 @@ def _look(raw: RawCase, kept: Sequence[int], wanted: Sequence[tuple[str, Sequenc
     )
 
 
-def _profiles(
-    wanted: Sequence[str], looks: Sequence[_Look], parts: Sequence[Part]
-) -> dict[str, LabelProfile | None]:
+def _profiles(wanted: Sequence[str], looks: Sequence[_Look], parts: Sequence[Part]) -> dict[str, LabelProfile | None]:
     """Each structure in the cases that were read and, of a pooled source, are from a part that annotates it."""
     annotated = [{name for name, _ in part.labels} for part in parts]
     return {

@@ -18,7 +18,7 @@ from jaxseg.study import files
 from jaxseg.study.plan.jobs import Job, Plan
 from jaxseg.study.plan.runs import folds_rotate
 from jaxseg.study.plan.tasks import Tasks
-from jaxseg.study.score import comparisons, ensemble_tables, examples, formats, power
+from jaxseg.study.score import comparisons, detection, ensemble_tables, examples, formats, power
 from jaxseg.study.score import stage as score_stage
 from jaxseg.study.score.scoring import CaseSet, case_sets
 from jaxseg.types import UserError
@@ -257,6 +257,12 @@ def write_comparisons(study: StudySettings, workdir: Path) -> None:
         "variance": power.variance(cases),
         "planning": power.planning(cases, arms, confidence=confidence),
     }
+    if lesions := study.evaluate.lesions:
+        rng = host_rng(study.base_seed, "detection")
+        tables |= {
+            "detection": detection.summary(cases, lesions, confidence=confidence),
+            "detection_differences": detection.differences(cases, lesions, arms, confidence=confidence, rng=rng),
+        }
     for name, table in tables.items():
         files.write_table(results / f"{name}.csv", table)
     for name, made in {**external_tables(study, results), **ensemble_tables_of(study, results)}.items():
