@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from absl import flags
@@ -12,6 +14,15 @@ from launch import cli
 from launch import predict as predict_command
 
 Command = Callable[..., tuple[int, str, str]]
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Checksums of all files below a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def make_command(
@@ -32,7 +43,7 @@ def make_command(
         with pytest.raises(SystemExit) as stopped:
             cli.run(main)
         out, err = capsys.readouterr()
-        assert "Traceback" not in err
+        assert "Traceback" not in err, err
         return stopped.value.code, out, err
 
     return run

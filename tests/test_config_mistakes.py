@@ -196,6 +196,8 @@ OUT_OF_RANGE = [
     ("evaluate.window_batch", 0, "a number from 1"),
     ("evaluate.flips", (0, 2), "different axes from 0 to 1"),
     ("evaluate.largest_component", "a, a", "different names"),
+    ("evaluate.lesion_overlap", 0.5, "without evaluate.lesions"),
+    ("evaluate.lesion_min_volume", 5.0, "without evaluate.lesions"),
     ("evaluate.regions", "whole", "unions of labels such as"),
     ("target.regions", "whole", "unions of labels such as"),
     ("evaluate.regions", "@SUM(1)=a+b", "unions of labels such as"),  # a spreadsheet would run it
@@ -290,6 +292,7 @@ def test_every_checked_field_is_tried_above():
         "pretrain.adapt_channels",
         "evaluate.save_predictions",
         "evaluate.ensemble",
+        "evaluate.lesions",
         "evaluate.budget_tests",
         "analysis.half",
         "analysis.probes",

@@ -53,9 +53,7 @@ def run_stages(
         UserError: If config, data or workdir have a mistake, or the predecessor of a stage is not done.
         loop.Interrupted: If a signal arrives; what was done is saved.
     """
-    for stage in stages:
-        if stage not in STAGES:
-            raise UserError(f"--stages names {stage!r}{nearest(stage, STAGES)} Stages: {', '.join(STAGES)}")
+    _check_stages(stages)
     study = check_workdir(config, workdir)
     with files.locked(workdir) if hosts.is_first() else contextlib.nullcontext():
         began = time.monotonic()
@@ -88,6 +86,12 @@ def run_stages(
                     write_study(planned, {stage: time.monotonic() - began}, claims.RULE_VERSION)
                     saved()
     return planned
+
+
+def _check_stages(stages: Sequence[str]) -> None:
+    for stage in stages:
+        if stage not in STAGES:
+            raise UserError(f"--stages names {stage!r}{nearest(stage, STAGES)} Stages: {', '.join(STAGES)}")
 
 
 def evaluate_jobs(planned: PlannedStudy, progress: Callable[[str], Progress]) -> None:

@@ -75,7 +75,7 @@ def test_volumes(tmp_path):
     assert (found.missing, found.classes) == (("b",), 3)
     assert found.channels[0].scales > 100
     assert taken(folder, labels=("a",)).missing == ()
-    with pytest.raises(UserError, match="no label 'c'; it has a, b"):
+    with pytest.raises(UserError, match="no label 'c'; it has 'a', 'b'"):
         taken(folder, labels=("c",))
 
 
@@ -101,5 +101,5 @@ def test_cases_that_cannot_be_read_are_left_out_unless_none_is_left(tmp_path):
     assert taken(folder).read == 3
     for path in damaged:
         path.write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"none of the 4 cases .* can be read:\n  case_0: "):
+    with pytest.raises(UserError, match=r"none of 4 cases .* can be read:\n  case_0: "):
         taken(folder)

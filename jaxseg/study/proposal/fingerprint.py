@@ -125,16 +125,7 @@ def take_fingerprint(
             raise UserError("\n  ".join([f"{data} has no case that can be used", *map(": ".join, listing.refused)]))
         grids = [grid for case in listing.cases if (grid := source.grid_of(case)) is not None and grid[0]]
         kept = _axes(grids, ndim)
-        looks, reasons = [], []
-        chosen = _chosen(listing.cases, grids)
-        for done, files in enumerate(chosen, start=1):
-            try:
-                looks.append(_look(source.read(files), kept, wanted, files.part))
-            except volume.BadCaseError as error:
-                reasons.append(f"{files.name}: {error}")
-            progress(f"looking at {listing.name}", done, len(chosen))
-    if not looks:
-        raise UserError("\n  ".join([f"none of {len(chosen)} cases of {data} that were tried can be read:", *reasons]))
+        looks = _looks(source, _chosen(listing.cases, grids), kept, wanted, data, progress)
     if not grids:
         grids = [(look.shape, look.spacing) for look in looks]
         kept = tuple(range(len(grids[0][0])))
@@ -197,6 +188,31 @@ def _chosen(cases: Sequence[CaseFiles], grids: Sequence[tuple[tuple[int, ...], t
     voxels = float(np.mean([math.prod(shape) for shape, _ in grids])) if grids else 1.0
     count = min(len(cases), max(FEW, min(MANY, int(_VOXELS / voxels))))
     return [cases[int(place)] for place in np.linspace(0, len(cases) - 1, count)]
+
+
+def _looks(
+    source: Source,
+    chosen: Sequence[CaseFiles],
+    kept: Sequence[int],
+    wanted: Sequence[tuple[str, Sequence[int]]],
+    data: str,
+    progress: Progress,
+) -> list[_Look]:
+    """Measures those of the chosen cases that can be read.
+
+    Raises:
+        UserError: If none of them can.
+    """
+    looks, reasons = [], []
+    for done, files in enumerate(chosen, start=1):
+        try:
+            looks.append(_look(source.read(files), kept, wanted, files.part))
+        except volume.BadCaseError as error:
+            reasons.append(f"{files.name}: {error}")
+        progress(f"looking at {source.listing.name}", done, len(chosen))
+    if not looks:
+        raise UserError("\n  ".join([f"none of {len(chosen)} cases of {data} that were tried can be read:", *reasons]))
+    return looks
 
 
 def _look(raw: RawCase, kept: Sequence[int], wanted: Sequence[tuple[str, Sequence[int]]], part: int) -> _Look:
