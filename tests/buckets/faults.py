@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import threading
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pandas as pd
 
 from jaxseg.buckets.mirror import Timing
 from jaxseg.buckets.objects import Objects
@@ -77,3 +79,15 @@ def put(folder: Path, files: dict[str, bytes]) -> dict[str, bytes]:
             (folder / f"{path}.partial").write_bytes(content)
             (folder / f"{path}.partial").replace(folder / path)
     return files
+
+
+def results(folder: Path) -> dict[str, object]:
+    """The tables of a study: every field as it is written, but for the seconds that something took."""
+    found: dict[str, object] = {}
+    for name, content in tree(folder / "results").items():
+        if name.endswith(".csv") and name != "speed.csv" and content.strip():
+            table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+            found[name] = table.drop(columns="seconds", errors="ignore").to_csv(index=False)
+        elif name not in ("speed.csv", "SHA256SUMS"):
+            found[name] = content
+    return found

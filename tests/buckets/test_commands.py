@@ -13,7 +13,7 @@ from jaxseg.buckets import address, reading, states
 from jaxseg.types import UserError
 from launch import export, places, predict, study, track, verdicts
 from tests import programs
-from tests.buckets.faults import QUICK, new_bucket, objects_of, put, tree
+from tests.buckets.faults import QUICK, new_bucket, objects_of, put, results, tree
 from tests.buckets.test_mirror import on
 from tests.commands import make_command
 from tests.conftest import ROOT
@@ -31,12 +31,6 @@ def bucket(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(module, "open_objects", lambda found: objects_of(place))
     monkeypatch.setattr("jaxseg.buckets.mirror.Timing", lambda: QUICK)
     return place
-
-
-def results(folder: Path) -> dict[str, bytes]:
-    return {
-        name: content for name, content in tree(folder / "results").items() if name not in ("speed.csv", "SHA256SUMS")
-    }
 
 
 def test_a_study_begun_on_one_machine_ends_on_another_with_the_tables_of_one_on_a_disk(

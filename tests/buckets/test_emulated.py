@@ -17,12 +17,10 @@ from jaxseg.buckets.lease import NAME as LEASE
 from jaxseg.buckets.objects import open_objects
 from jaxseg.buckets.reading import local_copy
 from tests.buckets.emulators import BUCKET, Service, emulated, free_of_proxies
-from tests.buckets.faults import tree
+from tests.buckets.faults import results
 from tests.conftest import ROOT
 
 KILLS = {"s3": 2, "gs": 1}
-MEASURED = {"speed.csv"}
-"""Tables that say how long something took."""
 
 
 @pytest.fixture(params=KILLS)
@@ -55,11 +53,6 @@ def follow(process: subprocess.Popen[str], lines: int) -> list[str]:
     ):
         read.append(line)
     return read
-
-
-def results(folder: Path) -> dict[str, bytes]:
-    found = tree(folder / "results")
-    return {name: content for name, content in found.items() if name not in MEASURED | {"SHA256SUMS"}}
 
 
 def test_a_study_killed_and_cut_off_ends_with_the_tables_of_one_on_a_disk(service, tiny_study: Path, tmp_path: Path):
