@@ -35,6 +35,8 @@ def make_command(
 
     def run(*arguments: object) -> tuple[int, str, str]:
         flags.FLAGS.unparse_flags()
+        for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+            delattr(flags.FLAGS, name)  # fields of a config that the command before was given
         for module, found in flags.FLAGS.flags_by_module_dict().items():
             if module.startswith("launch."):
                 for flag in found:

@@ -35,15 +35,16 @@ def differing(
 
 
 def pairwise_dsc(
-    labels: Int[np.ndarray, "runs voxels"], members: Sequence[Sequence[int]]
+    labels: Int[np.ndarray, "runs voxels"], classes: int | Sequence[Sequence[int]]
 ) -> Float[np.ndarray, "runs runs"]:
     """Return the DSC of every two runs, averaged over the labels that either of them predicts; NaN if neither does.
 
     Args:
         labels: Label maps.
-        members: The classes that each label, or region, is made of.
+        classes: The number of classes, background included; or, of regions, the classes that each is made of.
     """
-    votes = np.stack([mask(labels, classes) for classes in members]).astype(np.float32)
+    members = [(label,) for label in range(1, classes)] if isinstance(classes, int) else classes
+    votes = np.stack([mask(labels, group) for group in members]).astype(np.float32)
     both = np.einsum("crv,csv->crs", votes, votes, optimize=True)
     size = votes.sum(-1)
     total = size[:, :, None] + size[:, None, :]

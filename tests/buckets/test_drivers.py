@@ -16,7 +16,7 @@ from jaxseg.buckets.reading import local_copy
 from jaxseg.types import UserError
 from tests.buckets.emulators import BUCKET, Service, emulated
 from tests.buckets.faults import QUICK, put, tree
-from tests.buckets.test_mirror import until
+from tests.buckets.test_bucket_mirror import until
 from tests.buckets.test_states import STATES
 
 TIMING = dataclasses.replace(QUICK, renew=1.0, begin=60.0, patience=120.0, give_up=20.0)

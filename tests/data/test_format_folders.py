@@ -13,7 +13,7 @@ import SimpleITK as sitk  # noqa: N813
 from jaxseg import data
 from jaxseg.data.formats import image_files, layouts, sources
 from jaxseg.study import outputs
-from jaxseg.study.score import stage
+from jaxseg.study.score import scoring
 from jaxseg.types import RunKey, UserError
 from tests.image_sets import make_volume, write_set
 
@@ -211,7 +211,9 @@ def test_a_study_saves_its_predictions_in_the_format_of_the_images(pictures, mak
     copy = converted(pictures, tmp_path / "copy", to_png, ".png")
     task = make_task(copy)
     prepared = data.prepare_task(task, ndim=2, store_dir=tmp_path / "store")
-    save = stage._make_save(types.SimpleNamespace(target=task), tmp_path / "work", prepared)
+    cases = scoring.CaseSet(scoring.INTERNAL, task, (prepared,), (("case_1",),))
+    job = types.SimpleNamespace(program=types.SimpleNamespace(fold=None))
+    save = scoring.make_save(types.SimpleNamespace(), tmp_path / "work", cases, job)
     key = RunKey(arm="scratch", train_cases=0, fold=0, seed=7)
     save(prepared.cases[1])(types.SimpleNamespace(key=key), data.load_case(prepared, "case_1").reference)
     (path,) = (tmp_path / "work").rglob("*.*")

@@ -148,6 +148,8 @@ class Cluster:
         return "\n".join(f"== {log.name}\n{log.read_text(errors='replace')[-1500:]}" for log in logs)
 
     def _start(self, name: str, program: str, *arguments: str) -> None:
+        if name in self.daemons:  # one that was killed
+            self.daemons[name].wait()
         with (self.folder / f"{name}.out.log").open("ab") as log:
             self.daemons[name] = subprocess.Popen(
                 [str(_find(program)), *arguments],

@@ -129,5 +129,6 @@ def test_the_defaults_of_then_are_complete() -> None:
         return {name for name in found if not name.startswith("arms.")}
 
     then = names(json.loads(DEFAULTS_THEN.read_text()))
-    for path in STUDIES.rglob("config.json"):
+    later = [*(STUDIES / "which_start").rglob("config.json")]  # these keep no tables to run again from
+    for path in {*STUDIES.rglob("config.json")} - {*later}:
         assert names(json.loads(path.read_text())) <= then

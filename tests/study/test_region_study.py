@@ -276,7 +276,7 @@ def test_an_external_set_has_the_target_s_regions(folder: Path, tmp_path: Path) 
     study = settings.parse(config_of(whole, "scratch", target__test_data=("imagesTs", str(elsewhere))))
     own, other = prepare(study, tmp_path / "runs", silent("")).tasks.external
     for made in (own, other):
-        assert (made.by_fold[0].labels, made.by_fold[0].regions) == (NAMES, NESTED)
+        assert (made.fitted[0].labels, made.fitted[0].regions) == (NAMES, NESTED)
     described = json.loads((elsewhere / "dataset.json").read_text())
     described["labels"]["tumour core"] = [1, 2]
     (elsewhere / "dataset.json").write_text(json.dumps(described))

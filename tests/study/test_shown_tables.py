@@ -149,6 +149,7 @@ def test_a_label_that_stands_for_the_mean_is_refused(
 ) -> None:
     class Prepared:
         name = "set"
+        regions = None
 
     Prepared.labels = labels
     made = tiny_config()
