@@ -116,7 +116,9 @@ class Cluster:
 
     def lose_node(self, node: str) -> None:
         """Takes a node away as a power cut does: nothing on it runs any longer, and nobody was told."""
-        self.daemons.pop(node).kill()
+        daemon = self.daemons.pop(node)
+        daemon.kill()
+        daemon.wait()
         for pid, environment in self.processes():
             if f"SLURMD_NODENAME={node}" in environment or f"{_NODE}={node}" in environment:
                 _kill(pid)
@@ -148,8 +150,6 @@ class Cluster:
         return "\n".join(f"== {log.name}\n{log.read_text(errors='replace')[-1500:]}" for log in logs)
 
     def _start(self, name: str, program: str, *arguments: str) -> None:
-        if name in self.daemons:  # one that was killed
-            self.daemons[name].wait()
         with (self.folder / f"{name}.out.log").open("ab") as log:
             self.daemons[name] = subprocess.Popen(
                 [str(_find(program)), *arguments],
