@@ -131,8 +131,8 @@ def _external_set(
     if left_out:
         shown = names.several([case for case, _ in left_out])
         prepared = with_warning(prepared, f"{len(left_out)} case(s) that networks know are left out: {shown}")
-    by_fold = tuple(dataclasses.replace(prepared, windows=fold.windows) for fold in tasks.fitted[study.target])
-    return ExternalSet(entry.name, task, by_fold, cases, left_out)
+    fitted = tuple(dataclasses.replace(prepared, windows=fold.windows) for fold in tasks.fitted[study.target])
+    return ExternalSet(entry.name, task, fitted, cases, left_out)
 
 
 def _with_differences(prepared: PreparedTask, target: PreparedTask) -> PreparedTask:
