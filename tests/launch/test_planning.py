@@ -20,7 +20,7 @@ from tests.image_sets import write_set
 @pytest.fixture
 def quick(monkeypatch):
     """Speed and work by rule of thumb, and the root of the clone as the working directory's parent."""
-    monkeypatch.setattr(cost, "measure_speed", lambda devices: cost.Speed(1e11, 2e10))
+    monkeypatch.setattr(cost, "measure_speed", lambda devices: cost.Speed(1e11, 1e10, 2e10))
     rough = lambda target, source, resources, **meter: propose(target, source, resources, meter=network.ROUGH)  # noqa: E731
     monkeypatch.setattr(planning, "propose", rough)
 

@@ -55,17 +55,29 @@ def test_operations_between_products_by_what_they_write():
     def work_of(function, *shapes):
         return cost.count_work(jax.make_jaxpr(function)(*(jnp.zeros(shape) for shape in shapes)).jaxpr)
 
-    assert work_of(lambda a: jnp.sin(a) + 1, (4, 5)) == (0, 2 * 4 * 20)
-    assert work_of(lambda a: jnp.transpose(a)[:3], (4, 5)) == (0, 0)
-    assert work_of(lambda a, b: jnp.sin(a @ b), (4, 5), (5, 3)) == (2 * 4 * 5 * 3, 4 * 12)
-    assert work_of(lambda a: lax.scan(lambda x, _: (jnp.sin(x), None), a, length=7)[0], (4, 5)) == (0, 7 * 4 * 20)
+    assert work_of(lambda a: jnp.sin(a) + 1, (4, 5)) == (0, 0, 2 * 4 * 20)
+    assert work_of(lambda a: jnp.transpose(a)[:3], (4, 5)) == (0, 0, 0)
+    assert work_of(lambda a, b: jnp.sin(a @ b), (4, 5), (5, 3)) == (2 * 4 * 5 * 3, 2 * 4 * 5, 4 * 12)
+    assert work_of(lambda a: lax.scan(lambda x, _: (jnp.sin(x), None), a, length=7)[0], (4, 5)) == (0, 0, 7 * 4 * 20)
+
+
+def test_the_columns_of_a_product_are_the_smaller_one_of_its_free_dimensions():
+    def narrow_of(subscripts, *shapes):
+        jaxpr = jax.make_jaxpr(lambda a, b: jnp.einsum(subscripts, a, b))(*map(jnp.zeros, shapes)).jaxpr
+        work = cost.count_work(jaxpr)
+        return work.flops / work.narrow
+
+    assert narrow_of("ij,jk->ik", (40, 5), (5, 3)) == 3
+    assert narrow_of("ij,jk->ik", (3, 5), (5, 40)) == 3
+    assert narrow_of("bij,bjk->bik", (7, 40, 5), (7, 5, 4)) == 4
+    assert narrow_of("ij,kj->ik", (40, 5), (6, 5)) == 6
 
 
 def test_time_is_that_of_products_and_of_what_lies_between_them():
     (job,) = plan("scratch").jobs
     work = cost.step_work(job.program)
-    seconds = cost.job_seconds(job, cost.Speed(1e9, 1e8))
-    step = work.flops / (cost.PRODUCTS * 1e9) + work.written / (cost.ELEMENTS * 1e8)
+    seconds = cost.job_seconds(job, cost.Speed(1e9, 1e8, 1e7))
+    step = cost.WHOLE * (work.flops / 1e9 + work.narrow / 1e8 + work.written / (cost.ELEMENTS * 1e7))
     assert seconds == pytest.approx(len(job.runs) * job.program.train.steps * step)
 
 
@@ -165,3 +177,24 @@ def test_memory_is_that_of_the_devices_in_use(
     accelerator.platform = "cpu"
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert (readiness.memory_bytes(used), readiness.device_bytes(study)) == (machine, machine // used)
+
+
+def test_a_trial_s_speed_gives_the_time_of_its_own_products():
+    rate = {8: 2e10, 64: 9e10}  # operations a second, by columns
+    seconds = {columns: 1 / speed for columns, speed in rate.items()}
+    speed = cost.speed_of(seconds[8], seconds[64], written=1e9)
+    for columns, each in seconds.items():
+        assert 1 / speed.flops + 1 / (columns * speed.narrow) == pytest.approx(each)
+    # A device on which columns cost nothing extra, and a trial that noise has turned around.
+    for few in (seconds[64], seconds[64] / 2):
+        assert cost.speed_of(few, seconds[64], written=1e9).flops == pytest.approx(rate[64], rel=0.01)
+
+
+def test_on_a_cpu_the_speed_is_what_two_layers_reach(monkeypatch):
+    # A clock by which every program takes a second: the two layers then take one on every device.
+    monkeypatch.setattr(cost, "_fastest", lambda function, operands, devices: 1.0)
+    devices = tuple(jax.local_devices()[:1])
+    layers = (jnp.zeros((1, 32, 32, 32, 16)), jnp.zeros((3, 3, 3, 16, 16)))
+    work = cost.count_work(jax.make_jaxpr(cost._two_layers)(*layers).jaxpr)
+    assert cost.measure_speed(devices).seconds(work) == pytest.approx(cost.WHOLE)
+    assert cost.measure_speed(devices * 2).seconds(work) == pytest.approx(cost.WHOLE / 2)

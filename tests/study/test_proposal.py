@@ -25,8 +25,8 @@ from jaxseg.study.proposal.rules import propose
 from jaxseg.types import UserError
 from launch.planning import put
 
-LAPTOP = Resources(7200.0, 32.0, cost.Speed(1e11, 2e10), 8 * 2**30)
-GPU = Resources(7200.0, 32.0, cost.Speed(2e13, 1e12), 60 * 2**30)
+LAPTOP = Resources(7200.0, 32.0, cost.Speed(1e11, 1e10, 2e10), 8 * 2**30)
+GPU = Resources(7200.0, 32.0, cost.Speed(2e13, 2e12, 1e12), 60 * 2**30)
 
 
 def label(name="x", share=0.02, extent=(30.0, 30.0, 30.0), thickness=20.0, present=1.0):
@@ -117,7 +117,7 @@ def test_tiny_lesions_keep_the_grid_and_are_sought():
 def test_many_labels_take_memory_that_patches_give_up():
     few = found((200, 200, 200), (1.0,) * 3, [label(extent=(90.0,) * 3)])
     many = found((200, 200, 200), (1.0,) * 3, [label(f"part {i}", extent=(90.0,) * 3) for i in range(40)])
-    tight = Resources(1e6, 1.0, cost.Speed(2e13, 1e12), 2**30)
+    tight = Resources(1e6, 1.0, cost.Speed(2e13, 2e12, 1e12), 2**30)
     small, large = (math.prod(proposed(one, resources=tight).value("target.patch")) for one in (many, few))
     assert small < large
 
@@ -243,7 +243,7 @@ budgets = st.builds(
     Resources,
     st.floats(60.0, 1e7),
     st.floats(1.0, 1000.0),
-    st.builds(cost.Speed, st.floats(1e9, 1e15), st.floats(1e8, 1e13)),
+    st.builds(cost.Speed, st.floats(1e9, 1e15), st.floats(1e8, 1e15), st.floats(1e8, 1e13)),
     st.integers(2**30, 2**38),
 )
 

@@ -74,7 +74,8 @@ def describe(planned: PlannedStudy) -> str:
     lines += [
         "",
         f"{_programs(plan)} training program(s) to compile, {len(plan.jobs)} job(s); about {_time(total)} of training "
-        f"at this machine's speed now ({speed.flops / 1e9:.0f} GFLOP/s), without compiling, validation and evaluation",
+        f"at this machine's speed now ({speed.flops / 1e9:.0f} GFLOP/s in wide products), without compiling, "
+        "validation and evaluation",
     ]
     return "\n".join(lines)
 

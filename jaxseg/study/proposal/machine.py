@@ -37,7 +37,7 @@ class Resources:
 
     def step_seconds(self, work: cost.Work) -> float:
         """Returns the time of a step, by the model that `--dry_run` uses."""
-        return work.flops / (cost.PRODUCTS * self.speed.flops) + work.written / (cost.ELEMENTS * self.speed.written)
+        return self.speed.seconds(work)
 
 
 def read_budget(text: str) -> float:
@@ -61,22 +61,23 @@ def rough_work(model: ModelSettings, patch: tuple[int, ...], channels: int, clas
     Tracing a network takes a second, and a search looks at dozens. This is within a third of `cost.step_work`, which
     has the last word.
     """
-    macs, elements, voxels = 0.0, 0.0, float(math.prod(patch))
+    macs, narrow, elements, voxels = 0.0, 0.0, 0.0, float(math.prod(patch))
     coming = channels
     for level, (width, kernel) in enumerate(zip(model.widths, model.kernels, strict=True)):
         if level:
             voxels /= math.prod(model.strides[level - 1])
         taps = math.prod(kernel)
-        macs += voxels * taps * width * (coming + width)
-        elements += 2 * voxels * width
+        reads, arrays = coming + width, 2
         if level < len(model.widths) - 1:  # the decoder's level, which reads the encoder's and the one below
-            macs += voxels * taps * width * (width + model.widths[level + 1] + width)
-            elements += 2 * voxels * width
+            reads, arrays = reads + 2 * width + model.widths[level + 1], 4
+        macs, narrow = macs + voxels * taps * width * reads, narrow + voxels * taps * reads
+        elements += arrays * voxels * width
         coming = width
     # A backward pass takes two products for one, and Winograd's algorithm does with half of the products. A norm, a
     # nonlinearity and their gradients write about 24 arrays.
     head = math.prod(patch) * classes
-    return cost.Work(int(3 * (macs + head * model.widths[0])), int(4 * (24 * elements + 20 * head)))
+    products, narrow = 3 * (macs + head * model.widths[0]), 3 * (narrow + head * model.widths[0] / classes)
+    return cost.Work(int(products), narrow, int(4 * (24 * elements + 20 * head)))
 
 
 def rough_parameters(model: ModelSettings, channels: int, classes: int) -> int:
