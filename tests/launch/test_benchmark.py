@@ -97,3 +97,20 @@ def test_the_smallest_workload(tmp_path: Path) -> None:
     assert {"jax", "jaxlib", "numpy"} <= set(found["machine"]["versions"])
     assert figure.read_text().count("seconds per seed and step")
     assert list(trace.rglob("*.xplane.pb"))
+
+
+def test_what_is_left_beside_busy_processes_is_measured_and_these_are_ended() -> None:
+    before = set(busy_processes())
+    options = ("--workload=smallest", "--seeds=1", "--burners=1", "--rounds=1", "--sample_seconds=0.01")
+    command = [sys.executable, "-m", "benchmarks.contention", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()[2:]]
+    assert [row[:2] for row in rows if row[0] == "jaxseg"] == [["jaxseg", "0"], ["jaxseg", "1"]]
+    assert rows[0][4] == "1.00"
+    assert float(rows[1][4]) > 0
+    assert set(busy_processes()) <= before
+
+
+def busy_processes() -> list[str]:
+    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [line.split()[0] for line in found.splitlines() if line.endswith("while True: pass")]
