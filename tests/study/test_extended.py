@@ -16,6 +16,8 @@ from jaxseg.study.plan.jobs import Job
 from jaxseg.study.plan.planned import PlannedStudy, plan_jobs
 from jaxseg.study.plan.tasks import prepare_tasks
 from jaxseg.study.run import STAGES, run_stages
+from jaxseg.study.score import stage as score_stage
+from jaxseg.study.score.scoring import case_sets
 from jaxseg.types import UserError
 from tests.tiny_study import changed, silent, tiny_config
 
@@ -145,3 +147,21 @@ def test_seeds_are_refused_that_train_on_what_a_source_of_the_target_has_seen(tm
     (split,) = tasks.splits[source]
     assert len(drawn) > 4
     assert not drawn & {*split.train, *split.val}
+
+
+def test_the_prior_is_scored_for_the_new_seeds_alone(tmp_path: Path) -> None:
+    made = changed(num_seeds=4, vary="init,order,subset", target__train_cases=(2,))
+    made.arms = default.pick_arms("scratch", "prior")
+    study = settings.parse(made)
+    tasks = prepare_tasks(study, tmp_path / "stores", silent("prepare"))
+    runs = plan_jobs(study, tasks, None, (4,)).priors
+    (path,) = (tmp_path / score_stage.priors_part(cases) for cases in case_sets(study, tasks))
+    tables = []
+    for asked in (runs[:2], runs, runs):
+        score_stage.evaluate_priors(study, tmp_path, tasks, asked, silent("evaluate priors"))
+        tables.append((files.read_table(path), path.stat().st_mtime_ns))
+    (first, _), (all_of_them, written), (again, left_alone) = tables
+    assert [set(table["seed"]) for table in (first, all_of_them)] == [{0, 1}, {0, 1, 2, 3}]
+    assert all_of_them[: len(first)].equals(first)
+    assert again.equals(all_of_them)
+    assert left_alone == written

@@ -21,7 +21,7 @@ from jaxseg.study.plan.tasks import Tasks
 from jaxseg.study.predict import classes_of, cleaned_up
 from jaxseg.study.score import examples, prior
 from jaxseg.study.score.scoring import CaseSet, Row, Scoring, case_sets, make_save, score_run
-from jaxseg.types import Progress
+from jaxseg.types import Progress, RunKey
 
 CASES, ENSEMBLE = "cases", "ensemble"
 """What the part tables of a job and a set of cases hold: the scores of its runs, and those of its ensembles."""
@@ -130,23 +130,30 @@ def priors_part(cases: CaseSet) -> str:
 
 
 def evaluate_priors(study: StudySettings, workdir: Path, tasks: Tasks, runs: Sequence[Run], progress: Progress) -> None:
-    """Scores the mean label map of each run's training cases, and writes one part table of all of them for each set."""
+    """Scores the mean label map of each run's training cases, and writes one part table of all of them for each set.
+
+    Runs that are in the table already are left as they are: a study may have been given more seeds since.
+    """
     target = tasks.prepared[study.target]
     fitted: dict[tuple[str, ...], np.ndarray] = {}
     for cases in case_sets(study, tasks):
         path = workdir / priors_part(cases)
-        if files.are_sound([path]):
+        before = files.read_table(path) if files.are_sound([path]) else pd.DataFrame(columns=list(RunKey._fields))
+        scored = set(before[list(RunKey._fields)].itertuples(index=False, name=None))
+        missing = [run for run in runs if run.key not in scored]
+        if not missing:
             continue
         rows: list[Row] = []
-        for done, run in enumerate(runs, start=1):
+        for done, run in enumerate(missing, start=1):
             names = tasks.subset(study.target, Draw(run.key.train_cases, run.key.fold, run.subset_id))
             if names not in fitted:
                 own = tasks.fitted[study.target][run.key.fold]
                 maps = [data.load_case(own, name).label for name in names]
                 fitted[names] = prior.fit_prior(maps, target.members, overlapping=target.regions is not None)
             rows += _score_prior(study, cases, run, fitted[names])
-            progress("scoring", done, len(runs), run.name())
-        files.write_table(path, pd.DataFrame(rows))
+            progress("scoring", done, len(missing), run.name())
+        added = pd.DataFrame(rows)
+        files.write_table(path, pd.concat([before, added], ignore_index=True) if scored else added)
 
 
 def _score_prior(study: StudySettings, cases: CaseSet, run: Run, fitted: np.ndarray) -> list[Row]:
