@@ -106,7 +106,7 @@ def named_arms(config: ConfigDict | None = None) -> dict[str, ConfigDict]:
         # Their sources are made for them, also in a study that starts from networks trained elsewhere.
         "shuffled_source": arm("pretrained", "none", source={"shuffle_labels": True}, pretrain=OWN_SOURCE),
         "self_transfer": arm("pretrained", "none", source={"data": "target"}, pretrain=OWN_SOURCE),
-        # Pretrained on images alone: those of the source, or those of the target that no run of the arm sees.
+        # Pretrained on images alone: those of the source, or those of the target that the run does not see.
         "ssl_source": arm("pretrained", "none", pretrain=OWN_SOURCE | {"objective": "restore"}),
         "ssl_target": arm(
             "pretrained", "none", source={"data": "target"}, pretrain=OWN_SOURCE | {"objective": "restore"}

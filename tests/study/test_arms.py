@@ -24,6 +24,7 @@ from jaxseg.study import files
 from jaxseg.study.api import load
 from jaxseg.study.plan import planned
 from jaxseg.study.plan.jobs import Plan, chunk_sizes, even_sizes, make_plan
+from jaxseg.study.plan.tasks import training_cases
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.study.score import tables
 from jaxseg.study.train import learning_rates
@@ -176,11 +177,15 @@ def test_a_source_that_is_the_target_sees_none_of_its_runs_cases(study: Path) ->
     target = ready.tasks.splits[ready.study.target][0]
     held = {*target.val, *target.test}
     trained = data.nested_subset(ready.tasks.prepared[own], target.train, 2, seed=0)
-    assert split.train
-    assert not {*split.train, *split.val} & (held | {*trained})
+    assert not {*split.train, *split.val} & held
+    (job,) = [job for job in ready.plan.of_kind("pretrain") if job.program.task == own]
+    for run in job.runs:
+        learned = {*training_cases(ready.tasks, job, run)}
+        assert learned
+        assert not learned & {*trained}
     everything = arms_config()
     everything.target.train_cases = (0,)
-    with pytest.raises(UserError, match=r"runs that start from it train on all .*Set target.train_cases"):
+    with pytest.raises(UserError, match=r"runs that start from one network train on all .*Set target.train_cases"):
         run_stages(everything, study.parent / "other", stages=[], progress=silent)
 
 

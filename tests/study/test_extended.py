@@ -128,20 +128,43 @@ def test_jobs_that_are_trained_stay_where_crossed_ids_name_a_seed_that_comes_lat
     assert [run.key.seed for run in later.runs] == [2]
 
 
-def test_seeds_are_refused_that_train_on_what_a_source_of_the_target_has_seen(tmp_path: Path) -> None:
-    """Each seed draws its cases, and source networks learn from the rest: of all seeds that were declared."""
+def of_the_target(num_seeds: int, workdir: Path, **fields: object) -> PlannedStudy:
+    """A study of a start from other cases of the target; each seed draws its training cases."""
+    fixed = {"num_seeds": num_seeds, "vary": "init,order,subset", "target__train_cases": (2,)}
+    made = changed(**fixed | fields)
+    made.target.data = "synthetic:blobs?n=20&shape=16x16"
+    made.arms = default.pick_arms("self_transfer")
+    return run_stages(made, workdir, stages=("pretrain",), progress=silent)
 
-    def study(num_seeds: int, name: str, looks: tuple[int, ...] = ()) -> PlannedStudy:
-        made = changed(num_seeds=num_seeds, looks=looks, vary="init,order,subset", target__train_cases=(2,))
-        made.target.data = "synthetic:blobs?n=20&shape=16x16"
-        made.arms = default.pick_arms("self_transfer")
-        return run_stages(made, tmp_path / name, stages=("pretrain",), progress=silent)
 
-    study(2, "sudden")
-    with pytest.raises(UserError, match=r"num_seeds = 5: seeds .* source networks of self_transfer were trained on"):
-        study(5, "sudden")
-    study(2, "declared", looks=(2, 5))
-    tasks = study(5, "declared", looks=(2, 5)).tasks
+def test_new_seeds_bring_networks_of_the_target_that_have_not_seen_their_cases(tmp_path: Path) -> None:
+    of_the_target(2, tmp_path)
+    planned = of_the_target(5, tmp_path)
+    target, source = planned.tasks.splits
+    (fold,) = planned.tasks.splits[source]
+    for seed in range(5):
+        used = planned.tasks.subset(target, Draw(2, 0, seed))
+        assert {*planned.tasks.subset(source, Draw(0, 0, seed))} == {*fold.train} - {*used}
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "fields"),
+    [(2, 5, {"pretrain__share": "one"}), (3, 4, {"pretrain__runs_per_source": 2})],
+    ids=["one network", "a network of a seed that was there"],
+)
+def test_seeds_are_refused_that_train_on_what_their_network_of_the_target_has_seen(
+    tmp_path: Path, first: int, then: int, fields: dict[str, object]
+) -> None:
+    of_the_target(first, tmp_path, **fields)
+    message = rf"num_seeds = {then}: seeds .* source networks of self_transfer were trained on"
+    with pytest.raises(UserError, match=message):
+        of_the_target(then, tmp_path, **fields)
+
+
+def test_one_network_of_the_target_leaves_out_what_declared_seeds_will_train_on(tmp_path: Path) -> None:
+    fields = {"pretrain__share": "one", "looks": (2, 5)}
+    of_the_target(2, tmp_path, **fields)
+    tasks = of_the_target(5, tmp_path, **fields).tasks
     target, source = tasks.splits
     drawn = {name for seed in range(5) for name in tasks.subset(target, Draw(2, 0, seed))}
     (split,) = tasks.splits[source]

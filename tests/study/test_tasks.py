@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 
@@ -298,18 +297,28 @@ def test_a_network_that_all_seeds_share_is_apart_from_every_fold(tmp_path: Path)
         prepare(settings.parse(rotating(tmp_path, pretrain__share="one")), tmp_path / "study", silent("prepare"))
 
 
-def test_a_source_that_is_the_target_leaves_out_what_the_seeds_of_a_fold_train_on(tmp_path: Path) -> None:
-    made = rotating(tmp_path, target__train_cases=(3,))
+@pytest.mark.parametrize("vary", ["init,order,fold", "init,order,subset,fold", "init,order,subset"])
+def test_a_source_that_is_the_target_leaves_out_what_the_runs_of_each_network_train_on(tmp_path: Path, vary: str):
+    made = rotating(tmp_path, vary=vary, target__train_cases=(2, 3))
+    made.target.folds = made.target.folds if "fold" in vary else 1
     made.arms = default.pick_arms("scratch", "self_transfer")
     study = settings.parse(made)
     planned = prepare(study, tmp_path / "study", silent("prepare"))
-    (source,) = [task for task in planned.tasks.splits if task.data == "target"]
+    tasks = planned.tasks
+    (source,) = [task for task in tasks.splits if task.data == "target"]
+    learned = {
+        run.key: {*training_cases(tasks, job, run)} for job in planned.plan.of_kind("pretrain") for run in job.runs
+    }
     for job in planned.plan.of_kind("train"):
         for run in job.runs:
             if run.source is not None:
-                split = planned.tasks.splits[source][run.source.fold]
-                used = training_cases(planned.tasks, job, run), planned.tasks.splits[study.target][run.key.fold].test
-                assert not {*split.train, *split.val} & {*itertools.chain(*used)}
+                held = tasks.splits[study.target][run.key.fold]
+                own = {*training_cases(tasks, job, run)}
+                assert not learned[run.source] & {*own, *held.val, *held.test}
+                assert learned[run.source] >= {*tasks.splits[source][run.source.fold].train} - own - {*held.train}
+    if "subset" in vary:
+        everything = set().union(*learned.values())
+        assert any(everything - names for names in learned.values()), "a network learns from the cases of other seeds"
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from jaxseg import data
 from jaxseg.data import PreparedTask, Split
-from jaxseg.data.cases import CaseRecord
 from jaxseg.data.formats.pooled import SEPARATOR
+from jaxseg.reserved import SOURCE
 from jaxseg.settings import ArmSettings, StudySettings, TaskSettings
-from jaxseg.study.plan.runs import folds_rotate, target_runs, trial_runs
+from jaxseg.study.plan.runs import Run, target_runs, trial_runs
 from jaxseg.types import UserError
 
 
@@ -55,83 +55,116 @@ def apart_from_target(
     return source, held
 
 
-def left_out(
+def one_network_each(arms: Sequence[ArmSettings]) -> bool:
+    """Returns whether every network of a source is there for some seeds alone, instead of for all of them."""
+    return all(arm.pretrain.share == "per_seed" for arm in arms)
+
+
+Apart = dict[tuple[int, int], frozenset[str]]
+"""Groups that a source network must not see, by its fold and seed."""
+
+
+def apart_by_network(
     study: StudySettings,
     arms: Sequence[ArmSettings],
     target: PreparedTask,
     source: PreparedTask,
     splits: tuple[Split, ...],
-    folds: Sequence[int],
+) -> Apart:
+    """Groups of a source, whose data is the target's, that runs train on which start from each of its networks.
+
+    Each seed has a network of its own: it may learn from the cases of other seeds, on which its runs are not trained.
+    """
+    names: dict[tuple[int, int], set[str]] = {}
+    for arm in arms:
+        for run in (*target_runs(study, arm, SOURCE), *trial_runs(study, arm, SOURCE)):
+            if run.source is not None:
+                seen = names.setdefault((run.source.fold, run.source.seed), set())
+                seen |= {*_cases_of(run, target, splits)}
+    return {network: _groups_of(target, source, seen) for network, seen in names.items()}
+
+
+def apart_from_all(
+    study: StudySettings,
+    arms: Sequence[ArmSettings],
+    target: PreparedTask,
+    source: PreparedTask,
+    splits: tuple[Split, ...],
 ) -> frozenset[str]:
-    """Groups of the source, whose data is the target's, that some run of these arms and folds trains on.
+    """Groups of a source, whose data is the target's, that any run of these arms trains on: they share a network.
 
-    Seeds count up to the last declared look, so that those which are added later find cases that no source network has
+    Seeds count up to the last declared look, so that those which are added later find cases that the network has not
     seen.
-
-    Raises:
-        UserError: These are all there are: nothing is left for a source network.
     """
     later = study if study.seed_ids else dataclasses.replace(study, num_seeds=max(study.num_seeds, *study.looks, 0))
-    groups, trained = _trained_on(later, arms, target, source, splits, folds)
-    held = frozenset().union(*(data.held_out_groups(target, split) for split in (splits[fold] for fold in folds)))
-    if not {record.group for record in source.cases} - groups - held:
+    names: set[str] = set()
+    for arm in arms:
+        for run in (*target_runs(later, arm, None), *trial_runs(later, arm, None)):
+            names |= {*_cases_of(run, target, splits)}
+    return _groups_of(target, source, names)
+
+
+def check_some_left(
+    arms: Sequence[ArmSettings], target: PreparedTask, source: PreparedTask, held: frozenset[str], apart: Apart
+) -> None:
+    """Checks that each network of a source, whose data is the target's, has groups to learn from.
+
+    Args:
+        arms: The arms that start from these networks.
+        target: The target.
+        source: The source.
+        held: Groups that no network may see.
+        apart: Groups that single networks may not see besides.
+
+    Raises:
+        UserError: All that some network might learn from is taken by its own runs.
+    """
+    groups = {record.group for record in source.cases} - held
+    if not groups or any(not groups - taken for taken in apart.values()):
+        trained = frozenset[str]().union(*apart.values()) & {record.group for record in target.cases}
         raise UserError(
-            f"source.data = 'target' ({', '.join(arm.name for arm in arms)}): runs that start from it train on all "
-            f"{len({record.group for record in trained})} groups of {target.name} that are not held out for validation "
-            f"and tests, so none is left to pretrain on. Set target.train_cases, or train_cases of these arms, below "
-            f"the number of training cases (0 stands for all), use one fold, and leave subset out of vary where the "
-            f"task is small"
+            f"source.data = 'target' ({', '.join(arm.name for arm in arms)}): runs that start from one network train "
+            f"on all groups of {target.name} that are not held out for validation and tests"
+            f"{f' ({len(trained)})' if trained else ''}, so none is left to pretrain it on. Set target.train_cases, or "
+            f"train_cases of these arms, below the number of training cases (0 stands for all), or use one fold"
         )
-    return groups
 
 
-def _trained_on(
-    study: StudySettings,
-    arms: Sequence[ArmSettings],
-    target: PreparedTask,
-    source: PreparedTask,
-    splits: tuple[Split, ...],
-    folds: Sequence[int],
-) -> tuple[frozenset[str], list[CaseRecord]]:
-    """Groups of the target and of a source with its data that runs of these arms and folds train on, and their cases.
+def _cases_of(run: Run, target: PreparedTask, splits: tuple[Split, ...]) -> tuple[str, ...]:
+    """The cases of the target that a run trains on."""
+    return data.nested_subset(target, splits[run.key.fold].train, run.key.train_cases, seed=run.subset_id)
+
+
+def _groups_of(target: PreparedTask, source: PreparedTask, names: Collection[str]) -> frozenset[str]:
+    """The groups of the target and of a source with its data that cases of the target belong to.
 
     A source that is used without labels may have images that the target lacks, and groups joined by these.
     """
-    names: set[str] = set()
-    for arm in arms:
-        for run in (*target_runs(study, arm, None), *trial_runs(study, arm, None)):
-            if run.key.fold not in folds:
-                continue
-            split = splits[run.key.fold]
-            names |= {*data.nested_subset(target, split.train, run.key.train_cases, seed=run.subset_id)}
     trained = [target.record(name) for name in names]
     voxels = {record.voxels_sha256 for record in trained}
     groups = frozenset(record.group for record in trained)
-    groups |= {record.group for record in source.cases if record.name in names or record.voxels_sha256 in voxels}
-    return groups, trained
+    return groups | {rec.group for rec in source.cases if rec.name in names or rec.voxels_sha256 in voxels}
 
 
 def check_still_apart(
     study: StudySettings,
-    task: TaskSettings,
+    arms: Sequence[ArmSettings],
     source: PreparedTask,
-    own: tuple[Split, ...],
-    target: PreparedTask,
-    splits: tuple[Split, ...],
+    learned: Iterable[tuple[frozenset[str], Collection[str]]],
 ) -> None:
-    """Refuses seeds that train on what source networks with the target's data have seen.
+    """Refuses seeds that train on what networks with the target's data have seen that are trained already.
 
-    The split of the source was made for the seeds that the study began with, and its networks are trained.
+    Args:
+        study: The study, with all its seeds.
+        arms: The arms that start from these networks.
+        source: The source.
+        learned: Of each network, the groups that its runs train on, and the cases that it has seen.
 
     Raises:
         UserError: A new seed draws such cases; the message names the arms.
     """
-    arms = arms_of(study, task)
-    rotating = folds_rotate(study) and all(arm.pretrain.share == "per_seed" for arm in arms)
-    for place, split in enumerate(own if rotating else own[:1]):
-        folds = (place,) if rotating else tuple(range(len(splits)))
-        groups, _ = _trained_on(study, arms, target, source, splits, folds)
-        known = sorted(name for name in (*split.train, *split.val) if source.record(name).group in groups)
+    for groups, names in learned:
+        known = sorted(name for name in names if source.record(name).group in groups)
         if known:
             raise UserError(
                 f"config.num_seeds = {study.num_seeds}: seeds that were not there when this study began would train on "

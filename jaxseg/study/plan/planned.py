@@ -277,8 +277,10 @@ def subsets_of(planned: PlannedStudy, task: TaskSettings) -> dict[Draw, tuple[st
     runs = [run for job in planned.plan.jobs if job.program.task == task for run in job.runs]
     if task == planned.study.target:
         runs += planned.plan.priors
-    draws = {Draw(run.key.train_cases, run.key.fold, run.subset_id) for run in runs if run.key.train_cases}
-    return {draw: planned.tasks.subset(task, draw) for draw in sorted(draws)}
+    draws = {Draw(run.key.train_cases, run.key.fold, run.subset_id) for run in runs}
+    apart = planned.tasks.apart.get(task, {})
+    smaller = {draw for draw in draws if draw.train_cases or (draw.fold, draw.subset_id) in apart}
+    return {draw: planned.tasks.subset(task, draw) for draw in sorted(smaller)}
 
 
 def store_dir_of(study: StudySettings, workdir: Path) -> Path:

@@ -16,7 +16,17 @@ from jaxseg.data.formats.sources import is_elsewhere, is_pooled
 from jaxseg.reserved import MEAN
 from jaxseg.settings import StudySettings, TaskSettings
 from jaxseg.settings.kinds import nearest
-from jaxseg.study.plan.apart import apart_from_target, arms_of, check_still_apart, left_out, with_warning
+from jaxseg.study.plan.apart import (
+    Apart,
+    apart_by_network,
+    apart_from_all,
+    apart_from_target,
+    arms_of,
+    check_some_left,
+    check_still_apart,
+    one_network_each,
+    with_warning,
+)
 from jaxseg.study.plan.binding import BoundTask, Draw
 from jaxseg.study.plan.jobs import Job
 from jaxseg.study.plan.runs import Run, folds_rotate
@@ -61,6 +71,8 @@ class Tasks:
     """The prepared task of each fold, with the statistics of its training cases."""
     subsets: dict[TaskSettings, dict[Draw, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
     """Subsets of training cases that were drawn earlier, which runs keep."""
+    apart: dict[TaskSettings, Apart] = dataclasses.field(default_factory=dict)
+    """Of sources with the target's data, the groups that single networks must not see."""
     external: tuple[ExternalSet, ...] = ()
     """The external test sets, in the order of the settings."""
 
@@ -77,8 +89,11 @@ class Tasks:
         """Returns the training cases of a draw, as recorded or drawn now."""
         if (known := self.subsets.get(task, {}).get(draw)) is not None:
             return known
-        train = self.splits[task][draw.fold].train
-        return data.nested_subset(self.prepared[task], train, draw.train_cases, seed=draw.subset_id)
+        prepared, train = self.prepared[task], self.splits[task][draw.fold].train
+        # The streams of a source network all have its seed as their id.
+        if held := self.apart.get(task, {}).get((draw.fold, draw.subset_id)):
+            train = tuple(name for name in train if prepared.record(name).group not in held)
+        return data.nested_subset(prepared, train, draw.train_cases, seed=draw.subset_id)
 
     def of(self, job: Job) -> PreparedTask:
         """Returns the task of a job as its runs see it."""
@@ -123,6 +138,7 @@ def prepare_tasks(
     wanted = tasks_of(study)
     prepared: dict[TaskSettings, PreparedTask] = {}
     splits: dict[TaskSettings, tuple[Split, ...]] = {}
+    apart: dict[TaskSettings, Apart] = {}
     kept = {task: was for place, task in enumerate(wanted) if (was := (bound or {}).get(role_of(place))) is not None}
     for place, task in enumerate(wanted):
         recipe, was = recipe_of(study, task), kept.get(task)
@@ -131,15 +147,18 @@ def prepare_tasks(
         known = "" if was is None else was.store
         ready = data.prepare_task(recipe, ndim=study.model.ndim, store_dir=store_dir, progress=progress, known=known)
         ready = with_one_group_for_copies(ready)
+        if task.data == "target" and one_network_each(arms := arms_of(study, task)):
+            apart[task] = apart_by_network(study, arms, prepared[study.target], ready, splits[study.target])
         if was is not None:
             prepared[task], splits[task] = ready, was.splits
             if task.data == "target":
-                check_still_apart(study, task, ready, was.splits, prepared[study.target], splits[study.target])
+                _check_still_apart(study, task, was, prepared, splits[study.target], apart.get(task))
             continue
         if task == study.target:
             splits[task] = _split(task, ready, study.target.folds, study.base_seed, frozenset())
         else:
-            ready, splits[task] = _split_source(study, task, ready, prepared[study.target], splits[study.target])
+            target = prepared[study.target]
+            ready, splits[task] = _split_source(study, task, ready, target, splits[study.target], apart.get(task))
         prepared[task] = data.with_split_warnings(ready, splits[task])
     fitted = {
         task: tuple(dataclasses.replace(prepared[task], windows=windows) for windows in kept[task].windows)
@@ -147,7 +166,7 @@ def prepare_tasks(
         else tuple(data.fit_intensity(prepared[task], split.train) for split in parts)
         for task, parts in splits.items()
     }
-    return Tasks(prepared, splits, fitted, {task: was.subsets for task, was in kept.items()})
+    return Tasks(prepared, splits, fitted, {task: was.subsets for task, was in kept.items()}, apart=apart)
 
 
 def check_target_data(data: str) -> None:
@@ -184,24 +203,58 @@ def _split(
 
 
 def _split_source(
-    study: StudySettings, task: TaskSettings, source: PreparedTask, target: PreparedTask, folds: tuple[Split, ...]
+    study: StudySettings,
+    task: TaskSettings,
+    source: PreparedTask,
+    target: PreparedTask,
+    folds: tuple[Split, ...],
+    apart: Apart | None,
 ) -> tuple[PreparedTask, tuple[Split, ...]]:
     """A source task with warnings about patients it shares with the target, and its split apart from those.
 
     Where folds rotate over seeds, a source network is for the seeds of one fold, and need only be apart from what that
-    fold holds out: there is one split a fold. Where several seeds share a network it is apart from all folds.
+    fold holds out: there is one split a fold. Where several seeds share a network it is apart from all folds. A source
+    with the target's data is apart from what its runs train on too: each network from those of its own (`apart`),
+    which its split leaves in, or one network from all of them.
     """
     same_data = recipe_of(study, task).data == study.target.data
     arms = arms_of(study, task)
-    own = folds_rotate(study) and all(arm.pretrain.share == "per_seed" for arm in arms)
+    own = folds_rotate(study) and one_network_each(arms)
     told = source
     splits: list[Split] = []
     for numbers in [(fold,) for fold in range(len(folds))] if own else [tuple(range(len(folds)))]:
         told, held = apart_from_target(target, tuple(folds[fold] for fold in numbers), source, same_data=same_data)
         if task.data == "target":
-            held |= left_out(study, arms, target, source, folds, numbers)
+            if apart is None:
+                held |= apart_from_all(study, arms, target, source, folds)
+            of_these = {
+                network: groups for network, groups in (apart or {}).items() if not own or network[0] in numbers
+            }
+            check_some_left(arms, target, source, held, of_these)
         splits += _split(task, told, 1, study.base_seed, held)
     return told, tuple(splits if own or not folds_rotate(study) else splits * len(folds))
+
+
+def _check_still_apart(
+    study: StudySettings,
+    task: TaskSettings,
+    was: BoundTask,
+    prepared: Mapping[TaskSettings, PreparedTask],
+    folds: tuple[Split, ...],
+    apart: Apart | None,
+) -> None:
+    """Refuses new seeds that train on what networks of a source with the target's data have seen."""
+    arms, source = arms_of(study, task), prepared[task]
+    if apart is None:
+        groups = apart_from_all(study, arms, prepared[study.target], source, folds)
+        learned = [(groups, (*split.train, *split.val)) for split in was.splits]
+    else:
+        learned = [
+            (groups, names)
+            for (fold, seed), groups in apart.items()
+            if (names := was.subsets.get(Draw(0, fold, seed))) is not None
+        ]
+    check_still_apart(study, arms, source, learned)
 
 
 def recipe_of(study: StudySettings, task: TaskSettings) -> TaskSettings:
