@@ -41,6 +41,7 @@ def alike(config: Any, name: str, folder: Path, seeds: int) -> None:
     config.optim = usual.optim
     config.arms = default.pick_arms("scratch")
     config.target.data, config.target.train_cases, config.target.val_cases = str(folder / name), (0,), 2
+    config.target.folds = 1
     config.evaluate.update({"overlap": 0.5, "val_overlap": 0.0, "tolerance_mm": 0.0})
     config.analysis.cases = 0
 
