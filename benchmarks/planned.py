@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from benchmarks import accuracy
-from configs import auto, default, pairs
+from configs import auto, pairs
 from jaxseg import settings
 from jaxseg.analysis import statistics
 from jaxseg.study import record
@@ -34,16 +34,27 @@ _TRAINING = 0.6
 """Share of a study's budget that its steps have; the plan is made for a budget of this much more."""
 
 
-def alike(config: Any, name: str, folder: Path, seeds: int) -> None:
-    """Sets what both sides share, so that they differ in what is planned alone."""
-    usual = auto.get_config(str(folder / name))
-    config.name, config.num_seeds, config.vary = name, seeds, usual.vary
-    config.optim = usual.optim
-    config.arms = default.pick_arms("scratch")
-    config.target.data, config.target.train_cases, config.target.val_cases = str(folder / name), (0,), 2
-    config.target.folds = 1
+BY_HAND = {
+    "target": ("spacing_mm", "patch", "as_slices", "normalization", "clip", "foreground", "augment"),
+    "model": ("ndim", "widths", "strides", "kernels"),
+    "train": ("batch", "accumulate", "remat"),
+}
+"""What a plan decides, and what configs/pairs.py sets instead; steps follow from the time."""
+
+
+def make_side(name: str, asked: argparse.Namespace, *, by_hand: bool) -> Any:
+    """The study of a set before it is planned, or with the settings made by hand; all else is the same."""
+    config = auto.get_config(str(asked.data / name))
+    config.name, config.num_seeds = name, asked.seeds
+    config.target.train_cases, config.target.val_cases = (0,), 2
     config.evaluate.update({"overlap": 0.5, "val_overlap": 0.0, "tolerance_mm": 0.0})
     config.analysis.cases = 0
+    if by_hand:
+        made = pairs.get_config(f"{name},{name},{asked.data},scratch")
+        for part, fields in BY_HAND.items():
+            config[part].update({field: made[part][field] for field in fields})
+        config.source.patch = config.target.patch  # of no arm, but checked
+    return config
 
 
 def set_steps(config: Any, seconds: float, size: tuple[int, int], speed: cost.Speed) -> None:
@@ -66,10 +77,7 @@ def make_configs(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     begun = {side: read_config(folder) for side, folder in folders.items() if folder.exists()}
     if len(begun) == len(SIDES) and all(begun.values()):
         return begun
-    hand = pairs.get_config(f"{name},{name},{asked.data},scratch")
-    planned = auto.get_config(str(asked.data / name))
-    for config in (hand, planned):
-        alike(config, name, asked.data, asked.seeds)
+    hand, planned = (make_side(name, asked, by_hand=side == "hand") for side in SIDES)
     speed, seconds = cost.measure_speed(tuple(jax.local_devices())), 60 * asked.minutes
     fixed = ("target.val_cases", "evaluate.overlap", "evaluate.val_overlap")
     made, found, _ = planning.plan(planned, asked.workdir, fixed=fixed, seconds=seconds / _TRAINING, speed=speed)

@@ -32,6 +32,7 @@ def get_config(pair: str = "synthetic:blobs?seed=1,synthetic:blobs") -> ConfigDi
     config.optim.schedule = "constant"
     config.optim.lr_grid = (3e-4, 1e-3, 3e-3)
     config.optim.lr_seeds = (9001,)
+    config.optim.lr_sizes = "largest"
     config.train.average = 0.2
     config.train.steps = 1000
     config.train.log_every = 10

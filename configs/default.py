@@ -222,6 +222,9 @@ def get_config() -> ConfigDict:
     # [joint, per_arm]
     config.optim.lr_choice = "joint"
     config.optim.lr_seeds = ()  # Seeds of these trials, used for nothing else, such as (9001, 9002)
+    # Training set sizes at which rates are tried; `largest` tries that of the study alone, and its rate serves all
+    # [every, largest]
+    config.optim.lr_sizes = "every"
     config.optim.weight_decay = 0.0  # Weight decay of adamw and sgd
     config.optim.momentum = 0.9  # Nesterov momentum of sgd
     # Course of the rate after the warm-up (polynomial has power 0.9; plateau follows the run's own validation)

@@ -76,9 +76,6 @@ def get_config(pair: str = "cardiac_ed_mr,hippocampus_mr") -> ConfigDict:
     if config.target.folds > 1:
         config.vary = "init,order,subset,fold"
     config.train.batch = 4 if config.model.ndim == 2 else 1
-    # Trials of each arm and size would take a third of the time. The rate is that of a pilot on seeds of its own:
-    # --config.optim.lr_grid='(1e-3, 3e-3)' with scratch+transfer and --config.target.train_cases='(0,)'.
-    config.optim.lr, config.optim.lr_grid, config.optim.lr_seeds = 2e-3, (), ()
     config.evaluate.tolerance_mm = 2.0
 
     # Several runs from one source network need it to fit the test cases of all of them.

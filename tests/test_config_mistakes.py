@@ -170,6 +170,7 @@ OUT_OF_RANGE = [
     ("looks", (8, 4), "rising numbers of seeds from 2"),
     ("pretrain.runs_per_source", 0, "a number from 1"),
     ("optim.lr_choice", "each", "'joint' or 'per_arm'"),
+    ("optim.lr_sizes", "some", "'every' or 'largest'"),
     ("train.snapshots", (3,), "multiples of train.log_every = 2, below train.steps = 8"),
     ("train.snapshots", (8,), "below train.steps = 8"),
     ("target.shuffle_labels", True, "False"),

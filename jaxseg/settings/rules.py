@@ -199,6 +199,8 @@ def _check_rates(arm: ArmSettings, study: StudySettings, need: Need) -> None:
     joint = [other.optim.lr_grid for other in study.arms if other.optim.lr_grid and other.optim.lr_choice == "joint"]
     one_grid = arm.optim.lr_choice == "per_arm" or not grid or all({*other} == {*grid} for other in joint)
     need(one_grid, "optim.lr_grid", grid, "the same rates for all arms, with optim.lr_choice = 'joint'")
+    sizes, alone = arm.optim.lr_sizes, arm.optim.lr_choice == "per_arm"
+    need(sizes == "every" or not alone, "optim.lr_sizes", sizes, "'every', with optim.lr_choice = 'per_arm'")
     used = {seed + other.seed_offset for other in study.arms for seed in study.seeds}
     used |= {seed for other in study.arms for seed in other.cross_ids} | {study.base_seed}
     allowed = "seeds that no run uses: a rate chosen on a run's own seed would favour it"

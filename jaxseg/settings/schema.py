@@ -107,6 +107,8 @@ class OptimSettings:
     """One rate for all arms, the best on average; or one for each variant of an arm, with exploratory comparisons."""
     lr_seeds: Seeds = ()
     """Seeds of these trials, used for nothing else, such as (9001, 9002)."""
+    lr_sizes: Literal["every", "largest"] = "every"
+    """Training set sizes at which rates are tried; `largest` tries that of the study alone, and its rate serves all."""
     weight_decay: Amount = 0.0
     """Weight decay of adamw and sgd."""
     momentum: ShareBelowOne = 0.9

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from ml_collections import ConfigDict
 
@@ -325,6 +326,39 @@ def test_an_arm_trains_with_its_own_sizes_and_tries_rates_for_these_alone() -> N
         assert {(key.arm, key.train_cases) for key in keys} == {
             ("scratch", 2), ("scratch", 4), ("frozen_random_encoder", 4)
         }  # fmt: skip
+
+
+def test_rates_are_tried_with_the_largest_training_set_alone_where_that_is_asked_for() -> None:
+    made = tiny_config()
+    made.target.train_cases = (2, 4)
+    made.arms = default.pick_arms("scratch", "frozen_random_encoder", "transfer")
+    made.arms.frozen_random_encoder.train_cases = (2,)
+    made.optim.lr_grid, made.optim.lr_seeds, made.optim.lr_sizes = (1e-2, 1e-3), (70,), "largest"
+
+    def tried() -> set[tuple[str, int]]:
+        return {run.key[:2] for job in plan_of(made).of_kind("select") for run in job.runs}
+
+    assert tried() == {("scratch", 4), ("transfer", 4)}
+    made.target.train_cases = (2, 4, 0)
+    assert tried() == {("scratch", 0), ("transfer", 0)}
+    made.optim.lr_choice = "per_arm"
+    with pytest.raises(UserError, match=r"optim.lr_sizes = 'largest'; allowed: 'every', with optim.lr_choice"):
+        settings.parse(made)
+
+
+def test_a_shared_rate_is_that_of_sizes_and_arms_that_were_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny_config()
+    made.target.train_cases = (2, 4)
+    made.arms = default.pick_arms("scratch", "frozen_random_encoder", "transfer")
+    made.arms.transfer.optim = {"lr_grid": (), "lr": 7e-3}
+    made.optim.lr_grid, made.optim.lr_seeds, made.optim.lr_sizes = (1e-2, 1e-3), (70,), "largest"
+    made.arms.frozen_random_encoder.train_cases = (2,)
+    table = pd.DataFrame([("scratch", 4, 0, 1e-2, False), ("scratch", 4, 0, 1e-3, True)])
+    table.columns = [*learning_rates.VARIANT, "lr", "chosen"]
+    monkeypatch.setattr(learning_rates, "is_done", lambda *_: True)
+    monkeypatch.setattr(learning_rates, "rates_table", lambda *_: table)
+    found = learning_rates.chosen_rates(Path(), plan_of(made), settings.parse(made).arms)
+    assert found == {("scratch", 2, 0): 1e-3, ("scratch", 4, 0): 1e-3, ("frozen_random_encoder", 2, 0): 1e-3}
 
 
 def test_images_leave_less_memory_for_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

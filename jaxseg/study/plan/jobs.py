@@ -106,7 +106,7 @@ def _program(study: StudySettings, arm: ArmSettings, kind: str, size: tuple[int,
         settings = (study.target, arm.model, arm.optim, arm.loss, arm.train, arm.freeze)
     task, model, optimizer, loss, train, freeze = settings
     # Rates are arrays over runs: arms that differ in them share a program.
-    optimizer = dataclasses.replace(optimizer, lr=OptimSettings.lr, lr_grid=(), lr_seeds=())
+    optimizer = dataclasses.replace(optimizer, lr=OptimSettings.lr, lr_grid=(), lr_seeds=(), lr_sizes="every")
     if objective != "labels":
         classes, regions = channels, None
     compute = arm.train.compute

@@ -104,8 +104,14 @@ def target_runs(study: StudySettings, arm: ArmSettings, source_name: str | None)
 
 
 def trial_runs(study: StudySettings, arm: ArmSettings, source_name: str | None) -> list[Run]:
-    """Returns runs that try each rate of `optim.lr_grid` on each seed of `optim.lr_seeds`, by variant of an arm."""
-    trials = dataclasses.replace(arm, seed_offset=0, cross=(), cross_ids=())
+    """Returns runs that try each rate of `optim.lr_grid` on each seed of `optim.lr_seeds`, by variant of an arm.
+
+    With `optim.lr_sizes` = `largest` these are of the study's largest training set alone, which the arm may not have.
+    """
+    all_sizes = {size for other in study.arms for size in other.train_cases if other.optim.lr_grid}
+    largest = max(all_sizes, key=lambda size: (size == 0, size), default=0)  # 0 stands for all cases
+    sizes = tuple(size for size in arm.train_cases if arm.optim.lr_sizes == "every" or size == largest)
+    trials = dataclasses.replace(arm, seed_offset=0, cross=(), cross_ids=(), train_cases=sizes)
     runs = target_runs(dataclasses.replace(study, seed_ids=arm.optim.lr_seeds), trials, source_name)
     return [dataclasses.replace(run, rate=rate) for rate in arm.optim.lr_grid for run in runs]
 
