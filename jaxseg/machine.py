@@ -7,11 +7,15 @@ bound applies.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+
+import scipy.linalg  # noqa: F401  (its BLAS is a library of its own, which must be loaded to be limited)
+from threadpoolctl import threadpool_limits
 
 _ROOT = Path("/")
 _UNLIMITED = 2**60
@@ -30,6 +34,16 @@ def cores(root: Path = _ROOT) -> int:
         if quota > 0 and period > 0:
             allowed.append(math.ceil(quota / period))
     return max(1, min(allowed))
+
+
+def one_blas_thread() -> contextlib.AbstractContextManager[object]:
+    """Limit the BLAS of NumPy and SciPy to one thread, in a `with` block or, without one, from now on.
+
+    It starts a thread for each core, and they wait for each other by spinning. The matrices of the analyses have a few
+    hundred rows: one thread is about as fast, and a hundred times faster where other work shares the cores
+    (docs/performance.md). Results then do not depend on the number of cores either. XLA has threads of its own.
+    """
+    return threadpool_limits(limits=1, user_api="blas")
 
 
 def memory_bytes(root: Path = _ROOT) -> int:

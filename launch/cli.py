@@ -251,7 +251,8 @@ def run(main: Callable[[], None], *, set_up: Callable[[], None] | None = None) -
         parse_flags()
         (set_up or setup_jax)()
         check_room()
-        main()
+        with machine.one_blas_thread():
+            main()
     except (app.UsageError, SystemExit) as error:
         status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 2
     except BaseException as error:

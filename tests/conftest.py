@@ -9,6 +9,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxseg import machine
+
 ROOT = Path(__file__).parent.parent
 
 # Before anything touches a device.
@@ -23,6 +25,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+machine.one_blas_thread()
 
 
 @pytest.fixture(scope="session")

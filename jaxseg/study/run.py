@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxseg import hosts, settings
+from jaxseg import hosts, machine, settings
 from jaxseg.settings.kinds import nearest
 from jaxseg.study import claims, files
 from jaxseg.study.plan import preparation
@@ -55,7 +55,7 @@ def run_stages(
     """
     _check_stages(stages)
     study = check_workdir(config, workdir)
-    with files.locked(workdir) if hosts.is_first() else contextlib.nullcontext():
+    with machine.one_blas_thread(), files.locked(workdir) if hosts.is_first() else contextlib.nullcontext():
         began = time.monotonic()
         planned = prepare(study, workdir, progress("prepare"))
         if not stages:
