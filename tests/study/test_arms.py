@@ -6,30 +6,24 @@ import dataclasses
 import json
 import re
 import shutil
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from ml_collections import ConfigDict
 
 from configs import default
 from jaxseg import checkpoint, data, logs, settings, trees
-from jaxseg.data.patches import residence
 from jaxseg.data.volumes.resample import resize_labels
 from jaxseg.report import write_report
 from jaxseg.study import files
 from jaxseg.study.api import load
-from jaxseg.study.plan import planned
-from jaxseg.study.plan.jobs import Plan, chunk_sizes, even_sizes, make_plan
 from jaxseg.study.plan.tasks import training_cases
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.study.score import tables
 from jaxseg.study.train import learning_rates
-from jaxseg.study.train import stage as train_stage
 from jaxseg.types import UserError
 from tests.tiny_study import silent, tiny_config
 
@@ -273,154 +267,3 @@ def test_an_arm_trained_beside_others_has_the_bits_it_has_alone(study: Path, tmp
             ours, theirs = params_of(tmp_path / "alone", alone, 8), params_of(study, beside, 8)
             for path, leaf in ours.items():
                 np.testing.assert_array_equal(leaf, theirs[path], err_msg=f"{arm} {path}")
-
-
-# ------------------------------------------------------------------------------------------------- chunks and memory
-
-
-def plan_of(made: ConfigDict, **more: Any) -> Plan:
-    study = settings.parse(made)
-    sizes = {arm.source: (1, 3) for arm in study.arms}
-    given = {"target_size": (1, 3), "memory_bytes": 2**34, "devices": 1, "strategy": "loop"} | more
-    return make_plan(study, source_sizes=sizes, **given)
-
-
-def test_jobs_are_continued_with_the_runs_they_were_started_with() -> None:
-    made = tiny_config()
-    made.num_seeds = 5
-    small_machine = plan_of(made, memory_bytes=30_000)
-    assert all(len(sizes) > 1 for group, sizes in chunk_sizes(small_machine).items() if group != "pretrain")
-    large = plan_of(made)
-    assert chunk_sizes(large) == {"pretrain": (5,), "train_0": (10,), "train_1": (5,)}
-    assert plan_of(made, chunk_sizes=chunk_sizes(small_machine)).jobs == small_machine.jobs
-    # Sizes of another study are not taken.
-    assert chunk_sizes(plan_of(made, chunk_sizes={"train_0": (3, 3)})) == chunk_sizes(large)
-
-
-def test_a_job_that_has_not_begun_is_cut_as_asked(tiny_study: Path, tmp_path: Path) -> None:
-    workdir = tmp_path / "study"
-    shutil.copytree(tiny_study, workdir)
-    made = settings.from_json((workdir / "config.json").read_text())
-    cut = planned.chunks_of(settings.parse(made), workdir)
-    (runs,) = cut["train_0"]
-    assert runs > 2
-    made.runtime.seeds_per_chunk = "2"
-    asked = settings.parse(made)
-    assert planned.chunks_of(asked, workdir) == cut  # all have begun
-    shutil.rmtree(workdir / "train" / "train_0" / "chunk_0" / "checkpoints")
-    assert planned.chunks_of(asked, workdir) == cut | {"train_0": even_sizes(runs, 2)}
-    (workdir / "train" / "train_0" / "chunk_1" / "checkpoints" / "0").mkdir(parents=True)
-    assert planned.chunks_of(asked, workdir) == cut | {"train_0": (runs,)}
-
-
-def test_an_arm_trains_with_its_own_sizes_and_tries_rates_for_these_alone() -> None:
-    made = tiny_config()
-    made.target.train_cases = (2, 4)
-    made.arms = default.pick_arms("scratch", "frozen_random_encoder")
-    made.arms.frozen_random_encoder.train_cases = (4,)
-    made.optim.lr_grid, made.optim.lr_seeds = (1e-2, 1e-3), (70,)
-    plan = plan_of(made)
-    for kind, number in (("train", 2), ("select", 2)):
-        keys = [run.key for job in plan.of_kind(kind) for run in job.runs]
-        assert len(keys) == 3 * number
-        assert {(key.arm, key.train_cases) for key in keys} == {
-            ("scratch", 2), ("scratch", 4), ("frozen_random_encoder", 4)
-        }  # fmt: skip
-
-
-def test_rates_are_tried_with_the_largest_training_set_alone_where_that_is_asked_for() -> None:
-    made = tiny_config()
-    made.target.train_cases = (2, 4)
-    made.arms = default.pick_arms("scratch", "frozen_random_encoder", "transfer")
-    made.arms.frozen_random_encoder.train_cases = (2,)
-    made.optim.lr_grid, made.optim.lr_seeds, made.optim.lr_sizes = (1e-2, 1e-3), (70,), "largest"
-
-    def tried() -> set[tuple[str, int]]:
-        return {run.key[:2] for job in plan_of(made).of_kind("select") for run in job.runs}
-
-    assert tried() == {("scratch", 4), ("transfer", 4)}
-    made.target.train_cases = (2, 4, 0)
-    assert tried() == {("scratch", 0), ("transfer", 0)}
-    made.optim.lr_choice = "per_arm"
-    with pytest.raises(UserError, match=r"optim.lr_sizes = 'largest'; allowed: 'every', with optim.lr_choice"):
-        settings.parse(made)
-
-
-def test_a_shared_rate_is_that_of_sizes_and_arms_that_were_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tiny_config()
-    made.target.train_cases = (2, 4)
-    made.arms = default.pick_arms("scratch", "frozen_random_encoder", "transfer")
-    made.arms.transfer.optim = {"lr_grid": (), "lr": 7e-3}
-    made.optim.lr_grid, made.optim.lr_seeds, made.optim.lr_sizes = (1e-2, 1e-3), (70,), "largest"
-    made.arms.frozen_random_encoder.train_cases = (2,)
-    table = pd.DataFrame([("scratch", 4, 0, 1e-2, False), ("scratch", 4, 0, 1e-3, True)])
-    table.columns = [*learning_rates.VARIANT, "lr", "chosen"]
-    monkeypatch.setattr(learning_rates, "is_done", lambda *_: True)
-    monkeypatch.setattr(learning_rates, "rates_table", lambda *_: table)
-    found = learning_rates.chosen_rates(Path(), plan_of(made), settings.parse(made).arms)
-    assert found == {("scratch", 2, 0): 1e-3, ("scratch", 4, 0): 1e-3, ("frozen_random_encoder", 2, 0): 1e-3}
-
-
-def test_images_leave_less_memory_for_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tiny_config()
-    made.num_seeds = 5
-    small_machine = plan_of(made, memory_bytes=30_000)
-    study = settings.parse(made)
-    held = dict.fromkeys((study.target, study.arms[1].source), 10**6)
-    assert plan_of(made, memory_bytes=30_000 + 10**6, data_bytes=held).jobs == small_machine.jobs
-
-    made.runtime.devices = "2"
-    made.runtime.data_residence = "device"
-    read = planned.prepare(settings.parse(made), tmp_path, silent(""))
-    images, of_source = planned.data_bytes(read.study, read.tasks, devices=2).values()
-    assert images == 2 * 6 * 16**2 * 3  # devices, training cases, voxels, float16 and uint8
-    held = {read.study.target: images, read.study.arms[1].source: of_source}
-    for enough in (0, 10**6):
-        monkeypatch.setattr(planned, "memory_bytes", lambda devices, enough=enough: 60_000 + images + enough)
-        expected = plan_of(made, memory_bytes=60_000 + images + enough, devices=2, data_bytes=held)
-        assert chunk_sizes(planned.plan_jobs(read.study, read.tasks, None)) == chunk_sizes(expected)
-    runtime = dataclasses.replace(read.study.runtime, data_residence="host")
-    on_host = planned.data_bytes(dataclasses.replace(read.study, runtime=runtime), read.tasks, devices=2)
-    assert on_host[read.study.target] == 3 * residence.SENT_BYTES + images // 2
-
-
-def test_out_of_memory_halves_the_runs_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tiny_config()
-    made.arms = default.pick_arms("scratch")
-    made.num_seeds = 3
-    fit, tried = train_stage.loop.fit, []
-
-    def cramped(job: Any, progress: Any) -> None:
-        tried.append(len(job.names))
-        if len(job.names) > 2:
-            job.directory.mkdir(parents=True)
-            raise train_stage.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.")
-        fit(job, progress)
-
-    monkeypatch.setattr(train_stage.loop, "fit", cramped)
-    with pytest.warns(UserWarning, match=r"train/train/chunk_0: out of memory with 3 runs at once; going on with 2"):
-        run_stages(made, tmp_path / "study", stages=UNANALYSED, progress=silent)
-    assert tried == [3, 2, 1]
-    assert [(run["directory"], run["index"]) for run in entries(tmp_path / "study")] == [
-        ("train/train/chunk_0", 0), ("train/train/chunk_0", 1), ("train/train/chunk_1", 0)
-    ]  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        run_stages(made, tmp_path / "study", stages=UNANALYSED, progress=silent)  # all is there
-    assert tried == [3, 2, 1]
-    made.runtime.seeds_per_chunk = "3"
-    with pytest.raises(UserError, match=r"does not fit in memory with 3 run\(s\) .* lower runtime.seeds_per_chunk"):
-        run_stages(made, tmp_path / "fixed", stages=UNANALYSED, progress=silent)
-
-
-def test_seeds_that_would_be_one_run_are_refused() -> None:
-    made = tiny_config()
-    made.pretrain.share, made.vary = "one", "init"
-    with pytest.raises(UserError, match=r"arm 'transfer': seeds 0 and 1 would be the same run: .*Add 'order' to vary"):
-        plan_of(made)
-    made.vary = "init,order"
-    plan_of(made)
-    made.vary, made.pretrain.share = "init", "per_seed"
-    plan_of(made)
-    made.pretrain.share, made.pretrain.min_loaded = "one", 0.1
-    plan_of(made, target_size=(1, 4))  # the head begins anew with every seed
