@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -67,6 +68,23 @@ def test_thick_stacks_are_halved_within_slices_first():
     assert made.value("target.spacing_mm").endswith(", 0") or made.value("target.spacing_mm") == "native"
     assert made.value("target.patch")[2] <= 16
     assert made.value("target.augment.affine") == 0.0
+
+
+def test_steps_and_patch_share_what_time_is_missing():
+    seen = grid.view(found((36, 50, 36), (1.0, 1.0, 1.0), [label(extent=(22.0, 39.0, 26.0), thickness=4.0)]))
+    made = [
+        network.choose(seen, dataclasses.replace(LAPTOP, seconds=seconds), channels=1, classes=2)
+        for seconds in (200.0, 400.0, 800.0, 1600.0, 100_000.0)
+    ]
+    tight = made[:4]
+    assert [one.covered for one in made] == sorted(one.covered for one in made)
+    assert all(one.widths[0] == 8 and one.covered < network.COVERED for one in tight)
+    for one in tight:
+        # Patches are multiples of the strides, so that shares agree only roughly.
+        assert one.steps >= network.FEWEST_STEPS
+        assert one.steps == pytest.approx(max(network.FEWEST_STEPS, 1500 * one.covered), rel=0.3)
+    assert made[-1].covered >= 1
+    assert made[-1].steps >= 1500
 
 
 def test_stacks_of_few_slices_are_segmented_in_two_dimensions():

@@ -39,6 +39,8 @@ AMBITIONS = (
     Ambition(8, 1.5, grid.LEAST_ACROSS, 1500),
 )
 """From the largest to the smallest. Where time is short, steps and surroundings gain more than a wider network."""
+FEWEST_STEPS = 300
+"""Steps that a run should have however short its time is."""
 WIDEST = {2: 512, 3: 320}
 """Channels of a level at most."""
 COVERED = 0.75
@@ -82,8 +84,8 @@ def choose(seen: View, resources: Resources, *, channels: int, classes: int) -> 
     """Chooses grid, patch and network for images.
 
     From the largest ambition down and from the finest grid on, the first is taken whose patches cover the structures
-    and fit the time and the memory of a run. If none fits, it is the smallest network on the coarsest grid, with
-    smaller patches.
+    and fit the time and the memory of a run. If none fits, it is the smallest network on the coarsest grid, and steps
+    and patches share what time is missing: a run has the same share of the steps as of the surroundings.
     """
     spacings = grid.grids(seen)
     for wish in AMBITIONS:
@@ -93,13 +95,25 @@ def choose(seen: View, resources: Resources, *, channels: int, classes: int) -> 
             made = _fitted(seen, spacing, wish, resources, channels, classes)
             if made.covered >= COVERED and made.steps >= wish.steps:
                 return made
-    return _fitted(seen, spacings[-1], AMBITIONS[-1], resources, channels, classes)
+    return _fitted(seen, spacings[-1], AMBITIONS[-1], resources, channels, classes, shared=True)
 
 
 def _fitted(
-    seen: View, spacing: tuple[float, ...], wish: Ambition, resources: Resources, channels: int, classes: int
+    seen: View,
+    spacing: tuple[float, ...],
+    wish: Ambition,
+    resources: Resources,
+    channels: int,
+    classes: int,
+    *,
+    shared: bool = False,
 ) -> Network:
-    """A network on a grid, with the patch made smaller until time and memory suffice, or it is smallest."""
+    """A network on a grid, with the patch made smaller until time and memory suffice, or it is smallest.
+
+    With `shared`, fewer steps suffice for smaller patches. In equal time, three levels of 8 to 32 channels reached a
+    DSC of 0.70 on the hippocampus in 1,550 steps of 16^3 voxels, 0.77 in 470 of 24^3, 0.79 in 300 of 28^3, and 0.61 in
+    200 of 32^3; on hearts, 1,550 steps of 32 x 32 x 10 reached 0.69, and 650 of 64 x 64 x 8 reached 0.58.
+    """
     wanted = grid.wanted_size(seen, spacing, wish.around)
     whole = tuple(length / edge for length, edge in zip(seen.lengths, spacing, strict=True))
     size = wanted
@@ -112,7 +126,8 @@ def _fitted(
         made = dataclasses.replace(made, steps=int(_TRAINING * resources.run_seconds / seconds))
         fits = batch * rough_bytes(made.model, patch, classes) <= _MEMORY * resources.memory_bytes
         smaller = grid.shrunk(size, 0.9 * math.prod(size))
-        if (fits and made.steps >= wish.steps) or smaller == size:
+        enough = max(FEWEST_STEPS, made.covered * wish.steps) if shared else wish.steps
+        if (fits and made.steps >= enough) or smaller == size:
             return made
         size = smaller
 
