@@ -20,7 +20,7 @@ def get_config(folders: str = "synthetic:blobs?seed=1,synthetic:blobs") -> Confi
     """The study; `folders` is TARGET, SOURCE,TARGET or SOURCE,TARGET,ARM+ARM."""
     source, target, arms = (*folders.split(","), "", "")[:3]
     config = default.get_config()
-    config.name = target or source
+    config.name = default.title_of(target or source)
     config.target.data = target or source
     # A rate of 3e-3 gains accuracy in runs of up to a few thousand steps (docs/accuracy.md).
     config.optim.lr = 3e-3

@@ -163,6 +163,11 @@ def pick_arms(*names: str, config: ConfigDict | None = None) -> ConfigDict:
     return ConfigDict({name: named[name] for name in names}, sort_keys=False)
 
 
+def title_of(data: str) -> str:
+    """What a report calls a folder: its name, without those of the folders that it lies in."""
+    return data.rstrip("/").rpartition("/")[2]
+
+
 def get_config() -> ConfigDict:
     """All fields with their defaults."""
     config = ConfigDict(sort_keys=False)

@@ -62,7 +62,7 @@ def get_config(study: str = "hippocampus_mr,cardiac_ed_mr+rodent_brain_epi") -> 
         raise ValueError(f"{how!r} after the folder; give 'slices' or nothing")
     trained = [name for name in wanted if name != "ssl" and not name.startswith("given:")]
     config = default.get_config()
-    config.name = f"which start for {target}"
+    config.name = f"which start for {default.title_of(target)}"
     config.vary = "init,order,subset"
     pooled = {one for name in trained for one in name.split(POOL)}
     ndim = 2 if how or {target, *pooled} & {*pairs.IMAGES} else 3

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import default, pairs, sources
+from configs import auto, default, pairs, sources
 from jaxseg import data, losses, optim, settings, train, trees
 from jaxseg.models import MODELS
 from jaxseg.study.plan.jobs import check_networks
@@ -91,6 +91,12 @@ def test_the_paper_s_preset_is_their_setting():
     assert (study.loss.name, study.loss.smooth) == ("dice", 1e-5)
     assert (study.train.batch, study.target.patch, study.target.foreground) == (1, (96, 96, 96), 0.0)
     assert 96 * (1 - study.evaluate.overlap) == 24
+
+
+def test_a_report_is_named_after_the_folder_and_not_where_it_lies():
+    assert auto.get_config("a/source,there/my_target/").name == "my_target"
+    assert auto.get_config("synthetic:blobs").name == "synthetic:blobs"
+    assert sources.get_config("there/my_target,a/source").name == "which start for my_target"
 
 
 def test_every_source_is_an_arm_with_a_task_of_its_own():
