@@ -3,11 +3,11 @@
 python -m launch.verdicts --studies='runs/hippocampus,runs/nerve,runs/c3/*' [--table=FILE.csv]
 
 Studies of targets with noise added (`target.noise`) serve the claim on harder tasks alone. Published folders
-(docs/studies) are read too. With --table the verdicts are written too, in the columns of claims.csv, and beside them
-what each target measured, with mean, prediction and tau (over_targets.csv), and a forest plot of the gain
-(over_targets.svg).
+(docs/studies) will do, but for noise levels, which are compared seed by seed. With --table the verdicts are written
+too, in the columns of claims.csv, and beside them what each target measured, with mean, prediction and tau
+(over_targets.csv), and a forest plot of the gain (over_targets.svg).
 
-    python -m launch.verdicts --rejudge --studies='docs/studies/*' [--table=FILE.csv]
+    python -m launch.verdicts --rejudge --studies='runs/*' [--table=FILE.csv]
 
 prints each study's verdict under the rules that it was begun with beside that of today's rules, which is exploratory.
 """
@@ -26,6 +26,7 @@ from jaxseg import paths
 from jaxseg.report.charts.style import WIDE_INCHES, to_svg
 from jaxseg.report.sections.targets import gain_forest, gain_rows
 from jaxseg.study import claims, outputs, record
+from jaxseg.study.claims.findings import UNDECIDED
 from jaxseg.text import significant, significant_interval
 from jaxseg.types import UserError
 from launch import cli, places, terminal
@@ -91,6 +92,8 @@ def to_text(table: pd.DataFrame, width: int) -> str:
                 lines.append(f"    {row['quantity']}: {shown}{grade}")
         if isinstance(first["reason"], str) and first["reason"]:
             lines += textwrap.wrap(first["reason"], width, initial_indent="    ", subsequent_indent="    ")
+        if first["verdict"] == UNDECIDED and first["needs"]:
+            lines += textwrap.wrap(f"needs {first['needs']}", width, initial_indent="    ", subsequent_indent="    ")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
@@ -116,13 +119,13 @@ def main() -> None:
     if _REJUDGE.value:
         _then_and_now(folders)
         return
-    found = {name: claims.read_study(folder) for name, folder in zip(names(folders), folders, strict=True)}
-    unfinished = [name for name, study in found.items() if "cases" not in study.tables]
-    if unfinished:
-        raise UserError(f"--studies: {', '.join(unfinished)} not evaluated yet; the command that began a study goes on")
-    studies, noisy = claims.made_noisy(found)
-    if not studies:
+    named = dict(zip(names(folders), folders, strict=True))
+    told = {name: claims.read_target_study(folder) for name, folder in named.items()}
+    without_noise, levels = claims.made_noisy({name: study.record for name, study in told.items()})
+    if not without_noise:
         raise UserError("--studies: noise was added to the target of every one; give at least one study without")
+    studies = {name: told[name] for name in without_noise}
+    noisy = {level: claims.read_study(named[name]) for level, name in levels.items()}
     table = claims.over_studies(studies, noisy=noisy)
     for name, study in studies.items():
         terminal.say(f"{name}: {study.record.source or 'no source'} to {study.record.target}")

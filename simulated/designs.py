@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxseg.analysis.folds import t_quantile
-from jaxseg.study.claims import differing, over_targets
+from jaxseg.study.claims import differing, pooling
 from jaxseg.study.claims.dsc import gain
 from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.findings import OF_STEPS, Measured, Quantity, judge
@@ -177,7 +177,7 @@ def _known(rng, value: float, error: float, *, log: bool = False, df: int = 7, k
 def _mean_speed(rng, ratio: float, tau: float, targets: int) -> str:
     """C1 over targets, each of whose ratios is known with an error of 0.1 in its logarithm."""
     by = {str(i): [_known(rng, np.log(ratio) + tau * rng.normal(), 0.1, log=True)] for i in range(targets)}
-    found = over_targets.over_mean("ratio", by)
+    found = pooling.over_mean("ratio", by)
     assert found is not None
     same = [dataclasses.replace(found[0], key=key) for key in ("ratio", "against", "turned")]
     measured = Measured(tuple(same), is_shorter)

@@ -135,5 +135,5 @@ def analyze(planned: PlannedStudy, progress: Progress) -> None:
     if planned.study.analysis.cases:
         probe_stage.write_analyses(planned, progress)
     tables.write_comparisons(planned.study, planned.workdir)
-    files.write_table(planned.workdir / "results" / "claims.csv", claims.claims(claims.read_study(planned.workdir)))
+    claims.write_claims(planned.workdir)
     claims.write_shown(planned.workdir, confidence=planned.study.analysis.confidence)

@@ -289,9 +289,12 @@ def write_sweep(sweep: Path, name: str, points: Sequence[Point]) -> None:
 def _write_claims(sweep: Path, done: Sequence[Point]) -> None:
     """Verdicts over all points, where these are studies of several targets or of one at several levels of noise."""
     judged = [point for point in done if (point.workdir / "results" / "claims.csv").exists()]
-    found = {point.name: claims.read_study(point.workdir) for point in judged}
-    studies, noisy = claims.made_noisy(found)
-    if studies and (noisy or len({study.record.target for study in studies.values()}) > 1):
+    told = {point.name: claims.read_target_study(point.workdir) for point in judged}
+    names, levels = claims.made_noisy({name: study.record for name, study in told.items()})
+    if names and (levels or len({told[name].record.target for name in names}) > 1):
+        places = {point.name: point.workdir for point in judged}
+        noisy = {level: claims.read_study(places[name]) for level, name in levels.items()}
+        studies = {name: told[name] for name in names}
         table = claims.over_studies(studies, noisy=noisy)
         files.write_table(sweep / "results" / "claims_over_studies.csv", table)
         files.write_table(sweep / "results" / "over_targets.csv", claims.target_table(studies, noisy=noisy))

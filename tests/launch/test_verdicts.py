@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import html
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from jaxseg import manifest
 from jaxseg.study import claims, files
 from jaxseg.types import UserError
 from launch import verdicts
+from tests.report.tables_builder import write_claims, write_workdir
 
 
 @pytest.fixture
@@ -45,8 +47,7 @@ def test_verdicts_are_printed_and_written(kept: Path, capsys: pytest.CaptureFixt
     assert "noise levels of blobs: 0.5" in shown
     assert "C4b no gain at full size: undecided" in shown
     assert "lacks 0.25, 1.0, 2.0" in " ".join(shown.split())
-    studies = {name: claims.read_study(kept / name) for name in "ab"}
-    assert "cases" in studies["b"].tables
+    studies = {name: claims.read_target_study(kept / name) for name in "ab"}
     expected = claims.over_studies(studies, noisy={0.5: claims.read_study(kept / "noisy")})
     written = files.read_table(kept / "verdicts.csv")
     pd.testing.assert_series_equal(written["verdict"], expected["verdict"], check_dtype=False)
@@ -55,13 +56,15 @@ def test_verdicts_are_printed_and_written(kept: Path, capsys: pytest.CaptureFixt
 
 
 def test_gains_are_drawn_beside_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    published = Path(__file__).parents[2] / "docs" / "studies" / "hippocampus_to_rodent"
-    run(f"--studies={published}", f"--table={tmp_path}/verdicts.csv")
+    arms = ("scratch", "transfer")
+    workdir = write_claims(write_workdir(tmp_path / "study", arms=arms, seeds=8))
+    run(f"--studies={workdir}", f"--table={tmp_path}/verdicts.csv")
     assert f"figure: {tmp_path}/over_targets.svg" in capsys.readouterr().out
-    assert "rodent_brain_epi" in (tmp_path / "over_targets.svg").read_text()
+    target = json.loads((workdir / "study.json").read_text())["target"]["name"]
+    assert f">{html.escape(target)}<" in (tmp_path / "over_targets.svg").read_text()
     (tmp_path / "over_targets.svg").write_text("mine")
     with pytest.raises(UserError, match=r"over_targets\.svg holds something else"):
-        run(f"--studies={published}", f"--table={tmp_path}/verdicts.csv")
+        run(f"--studies={workdir}", f"--table={tmp_path}/verdicts.csv")
 
 
 def test_verdicts_then_and_now_stand_beside_each_other(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,8 +93,9 @@ def test_folders_without_studies_are_refused(kept: Path) -> None:
 
 
 def test_an_unfinished_study_is_named(kept: Path) -> None:
-    manifest.remove(kept / "a" / "results" / "cases.csv")
-    with pytest.raises(UserError, match="a not evaluated yet"):
+    for name in ("claims", "cases"):
+        manifest.remove(kept / "a" / "results" / f"{name}.csv")
+    with pytest.raises(UserError, match=r"no claims\.csv in .*a/results: not judged yet"):
         run(f"--studies={kept}/[ab]")
 
 

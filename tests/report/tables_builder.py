@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from jaxseg.study.claims import claims, read_study, shown_tables
+from jaxseg.study import claims
+from jaxseg.study.claims.told import group_table
 from jaxseg.study.score.comparisons import worst_cases
 from jaxseg.study.score.power import variance
 
@@ -79,15 +80,17 @@ def write_workdir(
 
 def write_shown(directory: Path, *, confidence: float = 0.95) -> Path:
     """Write the tables that follow from the others, as the analysis does."""
-    for name, table in shown_tables(directory, confidence=confidence).items():
+    for name, table in claims.shown_tables(directory, confidence=confidence).items():
         table.to_csv(directory / "results" / f"{name}.csv", index=False)
     return directory
 
 
 def write_claims(directory: Path) -> Path:
     """Write the verdicts and the answer, and what the page says of them."""
-    claims(read_study(directory)).to_csv(directory / "results" / "claims.csv", index=False)
-    pages = shown_tables(directory, confidence=0.95)["page"]
+    study = claims.read_study(directory)
+    claims.claims(study).to_csv(directory / "results" / "claims.csv", index=False)
+    group_table(study).to_csv(directory / "results" / "test_groups.csv", index=False)
+    pages = claims.shown_tables(directory, confidence=0.95)["page"]
     pages.to_csv(directory / "results" / "page.csv", index=False)
     return directory
 

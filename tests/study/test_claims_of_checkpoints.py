@@ -62,7 +62,7 @@ def test_beside_transfer_a_checkpoint_has_verdicts_of_its_own() -> None:
 
 
 def test_over_targets_the_studies_of_such_checkpoints_are_named() -> None:
-    studies = {f"s{i}": of_checkpoint_study(seed=i, target=f"t{i}") for i in range(5)}
+    studies = {f"s{i}": claims.tell(of_checkpoint_study(seed=i, target=f"t{i}")) for i in range(5)}
     table = claims.over_studies(studies).drop_duplicates("claim").set_index("claim")
     for claim in ("C1", "C2", "C4b"):
         for name in studies:

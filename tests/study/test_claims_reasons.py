@@ -197,7 +197,7 @@ def test_an_encoder_that_does_no_better_than_none_is_idle(study):
 
 def test_nothing_at_all():
     found = claims.claims(StudyTables(sim.record("scratch"), {}))
-    assert set(found["role"]) == {"lacking", "answer"}
+    assert set(found["role"]) == {"lacking", "answer", "target"}
     assert "nothing to compare" in found.loc[found["role"] == "answer", "reason"].item()
 
 

@@ -8,10 +8,10 @@ import pytest
 from jaxseg.report.charts.style import NARROW_INCHES, WIDE_INCHES
 from jaxseg.report.sections.targets import gain_forest, gain_rows, targets_blocks
 from jaxseg.study import claims
-from jaxseg.study.claims import over_targets, targets
+from jaxseg.study.claims import over_targets, pooling, targets
 from jaxseg.study.claims.differing import task_of
 from jaxseg.study.claims.evidence import Pair, gather
-from jaxseg.study.claims.findings import CONTRADICTED, DEPENDS, SUPPORTED, UNDECIDED
+from jaxseg.study.claims.findings import CONTRADICTED, DEPENDS, SUPPORTED, UNDECIDED, Quantity
 from jaxseg.study.claims.rules import NOISE_LEVELS
 from jaxseg.text import interval, signed
 from simulated import tables as sim
@@ -30,27 +30,43 @@ def many(*gains, **more):
     return {f"s{i}": gains_study(i, f"t{i}", gain, **more) for i, gain in enumerate(gains)}
 
 
+def told(studies):
+    return {name: claims.tell(study) for name, study in studies.items()}
+
+
+def over_studies(studies, **more):
+    return claims.over_studies(told(studies), **more)
+
+
+def target_table(studies):
+    return claims.target_table(told(studies))
+
+
+def independent_targets(studies):
+    return targets.independent_targets(told(studies))
+
+
 def over(table, claim):
     return verdict(table, claim, "over studies")
 
 
 def test_the_mean_decides_and_needs_four_targets():
-    three = over(claims.over_studies(many(0.0, 0.0, 0.0)), "C4b")
+    three = over(over_studies(many(0.0, 0.0, 0.0)), "C4b")
     assert three["verdict"] == UNDECIDED
     assert three["reason"].startswith("needs at least 4 targets that can speak of it, has 3")
-    four = over(claims.over_studies(many(0.0, 0.001, 0.0, -0.001)), "C4b")
+    four = over(over_studies(many(0.0, 0.001, 0.0, -0.001)), "C4b")
     assert four["verdict"] == SUPPORTED
     assert four["quantity"] == "gain, mean over 4 targets"
     assert four["ci_high"] < 0.01
-    assert over(claims.over_studies(many(0.03, 0.031, 0.03, 0.029)), "C4b")["verdict"] == CONTRADICTED
+    assert over(over_studies(many(0.03, 0.031, 0.03, 0.029)), "C4b")["verdict"] == CONTRADICTED
 
 
 def test_targets_that_differ_are_an_answer():
-    found = over(claims.over_studies(many(0.06, 0.0, -0.03, 0.04, 0.02)), "C4b")
+    found = over(over_studies(many(0.06, 0.0, -0.03, 0.04, 0.02)), "C4b")
     assert found["verdict"] == DEPENDS
     assert found["reason"].startswith("targets differ: tau 0.0")
     # Where the mean decides all the same, that they differ is said beside.
-    found = over(claims.over_studies(many(0.06, 0.05, 0.03, 0.04, 0.07)), "C4b")
+    found = over(over_studies(many(0.06, 0.05, 0.03, 0.04, 0.07)), "C4b")
     assert found["verdict"] == CONTRADICTED
     assert found["reason"].startswith("targets differ")
 
@@ -62,7 +78,7 @@ def test_more_targets_of_no_effect_support_no_more_often():
         found = []
         for _ in range(60):
             by = {str(i): [quantity_of(draw, 0.1 * draw.normal() + np.log(1.0))] for i in range(count)}
-            found.append(over_targets.over_mean("ratio", by)[0].low > 1)
+            found.append(pooling.over_mean("ratio", by)[0].low > 1)
         wrong[count] = np.mean(found)
     assert max(wrong.values()) <= 0.1  # nominal 0.025, and 60 draws
 
@@ -71,14 +87,12 @@ def quantity_of(draw, log):
     """A ratio known with an error of 0.1."""
     at = log + 0.1 * draw.normal()
     low, high = (np.exp(at + side * 2.365 * 0.1) for side in (-1, 1))
-    return over_targets.Quantity(
-        "ratio", np.exp(at), low, high, df=7, confidence=0.95, n_seeds=8, key="ratio", log=True
-    )
+    return Quantity("ratio", np.exp(at), low, high, df=7, confidence=0.95, n_seeds=8, key="ratio", log=True)
 
 
 def test_rows_of_the_forest_plot():
     studies = many(0.0, 0.01, 0.02, 0.03)
-    found = claims.target_table(studies)
+    found = target_table(studies)
     assert tuple(found.columns) == over_targets.TARGET_COLUMNS
     gains = found[(found["claim"] == "C2") & (found["quantity"] == "gain")].set_index("role")
     assert gains.loc["study", "target"].tolist() == ["t0", "t1", "t2", "t3"]
@@ -91,7 +105,7 @@ def test_rows_of_the_forest_plot():
 @pytest.fixture(scope="module")
 def tabulated():
     """over_targets.csv of eight targets, the last as easy as the first: the gain follows how hard they are."""
-    return claims.target_table(harder(0.2))
+    return target_table(harder(0.2))
 
 
 def test_the_meta_regression_has_its_rows(tabulated):
@@ -128,7 +142,7 @@ def test_the_forest_plot_shows_targets_mean_prediction_and_slope(tabulated, widt
 
 
 def test_studies_of_one_target_stand_together_and_few_targets_have_no_mean(tabulated):
-    three = claims.target_table(many(0.0, 0.01) | {"twice": gains_study(9, "t1", 0.02)})
+    three = target_table(many(0.0, 0.01) | {"twice": gains_study(9, "t1", 0.02)})
     _, texts = drawn(three)
     names = ["t0", "s0", "t1", "s1", "twice"]
     assert [text for text in texts if text in names] == names
@@ -145,31 +159,31 @@ def test_studies_of_one_target_stand_together_and_few_targets_have_no_mean(tabul
 def test_two_phases_of_the_same_hearts_are_one_target():
     both = {"ed": gains_study(0, "cardiac_ed_mr", 0.0), "es": gains_study(1, "cardiac_es_mr", 0.0)}
     # Cases of these studies have the same names, but no groups: names of cases say nothing.
-    assert set(targets.independent_targets(both).values()) == {"cardiac_ed_mr", "cardiac_es_mr"}
+    assert set(independent_targets(both).values()) == {"cardiac_ed_mr", "cardiac_es_mr"}
     hearts = {
         name: changed(study, "cases", case=study.tables["cases"]["group"] + f"_{name}") for name, study in both.items()
     }
-    assert set(targets.independent_targets(hearts).values()) == {"cardiac_ed_mr + cardiac_es_mr"}
-    found = over(claims.over_studies({**hearts, **many(0.0, 0.0)}), "C4b")
+    assert set(independent_targets(hearts).values()) == {"cardiac_ed_mr + cardiac_es_mr"}
+    found = over(over_studies({**hearts, **many(0.0, 0.0)}), "C4b")
     assert "has 3" in found["reason"]
     liver = changed(hearts["ed"], "cases", group="liver " + hearts["ed"].tables["cases"]["group"])
     three = hearts | {"liver": liver._replace(record=liver.record._replace(target="liver"))}
-    assert len(set(targets.independent_targets(three).values())) == 2
+    assert len(set(independent_targets(three).values())) == 2
 
 
 def test_two_studies_of_one_target_are_no_surer_than_one():
-    one = over_targets.of_target([quantity_of(rng(0), 0.2)])
-    two = over_targets.of_target([quantity_of(rng(0), 0.2), quantity_of(rng(0), 0.2)])
+    one = pooling.of_target([quantity_of(rng(0), 0.2)])
+    two = pooling.of_target([quantity_of(rng(0), 0.2), quantity_of(rng(0), 0.2)])
     assert two == pytest.approx(one)
 
 
 def test_gains_of_five_targets_differ_or_do_not():
-    found = over(claims.over_studies(many(0.05, 0.0, 0.02, 0.07, -0.02)), "C2")
+    found = over(over_studies(many(0.05, 0.0, 0.02, 0.07, -0.02)), "C2")
     assert found["verdict"] == SUPPORTED
     assert found["quantity"] == "tau of the gain over 5 targets"
-    alike = over(claims.over_studies(many(*(0.02,) * 8)), "C2")
+    alike = over(over_studies(many(*(0.02,) * 8)), "C2")
     assert alike["verdict"] == CONTRADICTED
-    assert "needs at least 5 targets, has 4" in over(claims.over_studies(many(0.05, 0.0, 0.02, 0.07)), "C2")["reason"]
+    assert "needs at least 5 targets, has 4" in over(over_studies(many(0.05, 0.0, 0.02, 0.07)), "C2")["reason"]
 
 
 def test_a_pilot_of_few_seeds_is_left_out_and_named():
@@ -178,15 +192,15 @@ def test_a_pilot_of_few_seeds_is_left_out_and_named():
     cases = pilot.tables["cases"]
     few = pilot._replace(tables={"cases": cases[cases["seed"] < 4]})
     for claim in ("C2", "C4b"):
-        found = over(claims.over_studies(sound | {"pilot": few}), claim)
+        found = over(over_studies(sound | {"pilot": few}), claim)
         assert "left out: pilot (needs at least 8 seeds, has 4" in found["reason"]
-        assert found["value"] == over(claims.over_studies(sound), claim)["value"]
+        assert found["value"] == over(over_studies(sound), claim)["value"]
 
 
 def test_a_claim_that_says_can_needs_one_target_at_a_shared_level(study):
     one = study._replace(tables={name: study.tables[name] for name in ("similarity", "pairs")})
     other = one._replace(record=study.record._replace(target="nerve"))
-    found = claims.over_studies({"a": one, "b": other})
+    found = over_studies({"a": one, "b": other})
     assert over(found, "C10")["verdict"] == SUPPORTED
     assert over(found, "C10")["reason"].startswith("of 2 targets 2 support at level 0.025 (hippo, nerve)")
     assert over(found, "C9")["verdict"] == UNDECIDED
@@ -202,33 +216,31 @@ def harder(slope):
 
 def test_harder_tasks_over_targets_with_noise_levels_beside():
     noisy = {level: gains_study(i, "hippo", 0.01 + 0.02 * i) for i, level in enumerate(NOISE_LEVELS)}
-    found = over(claims.over_studies(harder(0.2), noisy=noisy), "C3")
+    found = over(over_studies(harder(0.2), noisy=noisy), "C3")
     assert found["verdict"] == SUPPORTED, found["reason"]
     assert "over noise levels the gain rises" in found["reason"]
-    assert over(claims.over_studies(harder(-0.2), noisy=noisy), "C3")["verdict"] == CONTRADICTED
-    less = over(claims.over_studies(harder(0.2), noisy={0.25: noisy[0.25]}), "C3")
+    assert over(over_studies(harder(-0.2), noisy=noisy), "C3")["verdict"] == CONTRADICTED
+    less = over(over_studies(harder(0.2), noisy={0.25: noisy[0.25]}), "C3")
     assert less["verdict"] == SUPPORTED
     assert "needs noise levels 0.25, 0.5, 1.0, 2.0; lacks 0.5, 1.0, 2.0" in less["reason"]
-    few = over(claims.over_studies({k: v for k, v in harder(0.2).items() if k < "7"}), "C3")
+    few = over(over_studies({k: v for k, v in harder(0.2).items() if k < "7"}), "C3")
     assert "needs at least 8 targets of one source and training set size, has 7" in few["reason"]
 
 
 def test_harder_tasks_are_those_of_the_source_and_size_that_most_targets_share():
-    one, pair = {str(i): gains_study(i, f"t{i}", 0.01, sizes=(8, 16)) for i in range(3)}, Pair()
+    one = {str(i): gains_study(i, f"t{i}", 0.01, sizes=(8, 16)) for i in range(3)}
     others = {
         "another source": gains_study(3, "t0", 0.01, sizes=(8, 16), source="shapes"),
         "another size": gains_study(4, "t1", 0.01),
         "small": gains_study(5, "t3", 0.01, sizes=(8,)),
     }
-    evidences = {name: gather(study) for name, study in (others | one).items()}
+    found = told(others | one)
     named = {name: study.record.target for name, study in (others | one).items()}
-    pairs = dict.fromkeys(evidences, pair)
-    found = targets.of_one_source(evidences, named, pairs)
-    assert found == {f"t{i}": (evidences[str(i)], 8, pair) for i in range(3)} | {"t3": (evidences["small"], 8, pair)}
-    del evidences["small"]
-    found = targets.of_one_source(evidences, named, pairs)
-    assert found == {f"t{i}": (evidences[str(i)], 16, pair) for i in range(3)}
-    assert targets.of_one_source({}, {}, {}) == {}
+    expected = {f"t{i}": found[str(i)].tasks[8] for i in range(3)} | {"t3": found["small"].tasks[8]}
+    assert targets.of_one_source(found, named) == expected
+    del found["small"]
+    assert targets.of_one_source(found, named) == {f"t{i}": found[str(i)].tasks[16] for i in range(3)}
+    assert targets.of_one_source({}, {}) == {}
 
 
 def _of_checkpoint(study, name="given"):
@@ -242,11 +254,11 @@ def _of_checkpoint(study, name="given"):
 def test_harder_tasks_are_asked_about_with_the_arm_that_each_study_is_about():
     found = {name: _of_checkpoint(study) for name, study in harder(0.2).items()}
     noisy = {level: _of_checkpoint(gains_study(i, "hippo", 0.01 + 0.02 * i)) for i, level in enumerate(NOISE_LEVELS)}
-    row = over(claims.over_studies(found, noisy=noisy), "C3")
+    row = over(over_studies(found, noisy=noisy), "C3")
     assert row["verdict"] == SUPPORTED, row["reason"]
     assert "over noise levels the gain rises" in row["reason"]
     assert "t0: what it saw is unknown" in row["reason"]
-    mixed = over(claims.over_studies(found | {"0": harder(0.2)["0"]}), "C3")
+    mixed = over(over_studies(found | {"0": harder(0.2)["0"]}), "C3")
     assert "needs at least 8 targets of one source and training set size, has 7" in mixed["reason"]
 
 
@@ -267,11 +279,7 @@ def test_difficulty_is_never_measured_on_the_seeds_of_the_gain():
 def test_points_of_a_sweep_with_noise_are_the_noise_levels_of_one_target():
     plain = {"a": gains_study(0, "hippo", 0.0), "b": gains_study(1, "nerve", 0.0)}
     levels = {"c": ("nerve", 0.25), "d": ("hippo", 0.25), "e": ("nerve", 0.5)}
-    noisy = {
-        name: plain["a"]._replace(record=plain["a"].record._replace(target=target, noise=noise))
-        for name, (target, noise) in levels.items()
-    }
-    studies, found = claims.made_noisy(plain | noisy)
-    assert studies == plain
-    assert found == {0.25: noisy["c"], 0.5: noisy["e"]}
-    assert claims.made_noisy(plain) == (plain, {})
+    records = {name: study.record for name, study in plain.items()}
+    noisy = {name: records["a"]._replace(target=target, noise=noise) for name, (target, noise) in levels.items()}
+    assert claims.made_noisy(records | noisy) == (["a", "b"], {0.25: "c", 0.5: "e"})
+    assert claims.made_noisy(records) == (["a", "b"], {})

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from jaxseg.report import write_sweep_report
-from jaxseg.study import files, sweep
+from jaxseg.study import claims, files, sweep
 from jaxseg.types import UserError
 
 
@@ -187,7 +187,7 @@ def test_verdicts_over_the_targets_of_a_sweep(folder: Path):
         task |= {"cases": {"train": 8, "val": 1, "test": 1}}
         record = {"name": "rates", "rule_version": 2, "runs": [], "arms": {}, "source": None, "target": task}
         files.write_json(point.workdir / "study.json", record)
-        files.write_table(point.workdir / "results" / "claims.csv", pd.DataFrame({"claim": ["C1"]}))
+        claims.write_claims(point.workdir)
     sweep.write_sweep(folder, "rates", points)
     table = files.read_table(folder / "results" / "claims_over_studies.csv")
     assert table["claim"].nunique() == 13

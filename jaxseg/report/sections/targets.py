@@ -1,21 +1,22 @@
-"""What several targets give together: a forest plot of the gain with mean and prediction, and the meta-regression."""
+"""What several targets give together: a forest plot of each claim with mean and prediction, and the meta-regression."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from jaxseg.report.blocks import Block, Chart, Finding, described
-from jaxseg.report.charts.rows import Group, Row
-from jaxseg.report.charts.style import INK, MUTED, ArmStyle
+from jaxseg.report.charts.rows import Group, Row, row_chart
+from jaxseg.report.charts.style import INK, MUTED, ArmStyle, drawing
 from jaxseg.report.sections.figures import difference_row, forest_plot
 from jaxseg.report.tables import rows_of
+from jaxseg.study.claims import rules
 from jaxseg.study.claims.rules import CONFIDENCE, DELTA, MIN_TARGETS
-from jaxseg.text import interval, limit, number, plural, signed
+from jaxseg.text import interval, limit, number, plural, signed, significant, significant_interval
 
 _STUDY = ArmStyle("#0072B2", "s", "-")
 _MEAN, _PREDICTION, _NUMBER = ArmStyle(INK, "D", "-"), ArmStyle(MUTED, "s", "-"), ArmStyle(INK, "", "-")
@@ -76,29 +77,112 @@ def gain_forest(table: pd.DataFrame, *, width: float) -> Figure:
         width: Width of the figure, in inches.
     """
     studies = table[table["role"] == "study"]
-    repeated = studies["target"].duplicated().any()
     by_target = [
         Group(str(target), tuple(_study_row(row, row.study) for row in rows_of(own)))
         for target, own in studies.groupby("target", sort=False)
     ]
     alone = Group("Targets", tuple(_study_row(row, row.target) for row in rows_of(studies)))
-    together = tuple(_together(row) for row in rows_of(table[table["role"] != "study"]))
-    groups = [*(by_target if repeated else [alone]), *([Group(_ALL, together)] if together else [])]
+    together = tuple(_together(row, _OF_DSC) for row in rows_of(table[table["role"] != "study"]))
+    groups = [
+        *(by_target if studies["target"].duplicated().any() else [alone]),
+        *([Group(_ALL, together)] if together else []),
+    ]
     return forest_plot(groups, width=width, xlabel="Gain of transfer over scratch, DSC")
+
+
+class Words(NamedTuple):
+    """How numbers are written: those with a sign, those without, and limits."""
+
+    signed: Callable[[float], str]
+    plain: Callable[[float], str]
+    limits: Callable[[float, float], str]
+
+    def whole(self, value: float, low: float, high: float) -> str:
+        """Return a number with its limits."""
+        return f"{self.signed(value)} {self.limits(low, high)}".rstrip()
+
+
+_OF_DSC, _OF_ANY_SIZE = Words(signed, number, interval), Words(significant, significant, significant_interval)
+
+
+class Axis(NamedTuple):
+    """What the forest plot of a claim shows."""
+
+    label: str
+    zero: float | None = None
+    """Where there is a line."""
+    band: tuple[float, float] | None = None
+    """Values too small to matter, or those between the two limits of the rule."""
+    sides: tuple[str, str] | None = None
+    """What lying left and right of the line means."""
+    words: Words = _OF_ANY_SIZE
+
+
+_DSC_SIDES = ("worse", "better")
+AXES: Mapping[str, Axis] = {
+    "C1": Axis("Times fewer steps than from scratch", 1.0, (1 / rules.SHORTER, rules.SHORTER), ("slower", "faster")),
+    "C4": Axis("Gain in DSC, and its slope a doubling of the training set", 0.0, (-DELTA, DELTA), None, _OF_DSC),
+    "C4b": Axis("Gain of transfer over scratch with all cases, DSC", 0.0, (-DELTA, DELTA), _DSC_SIDES, _OF_DSC),
+    "C5": Axis("Median angle of filters between start and end, degrees", None, (rules.LITTLE_DEG, rules.MUCH_DEG)),
+    "C6": Axis("Structure of trained filters beyond chance, and AUC", 0.0),
+    "C7": Axis("Margin of a frozen random encoder, DSC", 0.0, None, ("not accurate", "quite accurate"), _OF_DSC),
+    "C8": Axis("Margin of a frozen random encoder, DSC", 0.0, None, _DSC_SIDES, _OF_DSC),
+    "C9": Axis("Excess distance between arms, in that within scratch", 0.0, (rules.DIFFERENT, rules.ALIKE)),
+    "C10": Axis("Distance within a source over that among scratch", rules.AS_HIGH, None, ("alike", "as variable")),
+    "C11": Axis("Reuse: similarity to the source above the floor", 0.0, (rules.REUSED, rules.NOT_REUSED)),
+    "C11b": Axis("Reuse, lead over the early levels", 0.0, None, ("less deep", "more deep")),
+}
+"""The axes of the claims that are not about the gain alone, which `gain_forest` draws (C2, C3)."""
+
+
+def claim_forest(table: pd.DataFrame, claim: str, names: Mapping[str, str], *, width: float) -> Figure:
+    """Draw what every study found on a claim as a forest plot, with what all targets give below.
+
+    Args:
+        table: The rows of over_targets.csv.
+        claim: The claim.
+        names: What each quantity is called, by its name in the table and in the order of the plot; others are not
+            drawn.
+        width: Width of the figure, in inches.
+    """
+    if claim not in AXES:
+        return gain_forest(gain_rows(table), width=width)
+    axis, own = AXES[claim], table[table["claim"] == claim]
+    groups = []
+    for key, name in names.items():
+        rows = own[own["quantity"] == key]
+        label = "study" if rows.loc[rows["role"] == "study", "target"].duplicated().any() else "target"
+        lines = [
+            _own(row, getattr(row, label), axis.words) if row.role == "study" else _together(row, axis.words)
+            for row in rows_of(rows)
+        ]
+        groups.append(Group(name, tuple(lines)))
+    with drawing():
+        return row_chart(groups, width=width, xlabel=axis.label, zero=axis.zero, band=axis.band, sides=axis.sides)
+
+
+def words_of(claim: str) -> Words:
+    """Return how the numbers of a claim are written."""
+    return AXES[claim].words if claim in AXES else _OF_DSC
+
+
+def _own(row: Any, label: str, words: Words) -> Row:
+    note = words.whole(row.value, row.ci_low, row.ci_high)
+    return Row(label, _STUDY, row.value, row.ci_low, row.ci_high, (), (), note)
 
 
 def _study_row(row: Any, label: str) -> Row:
     return difference_row(label, _STUDY, row.value, row.ci_low, row.ci_high)
 
 
-def _together(row: Any) -> Row:
+def _together(row: Any, words: Words) -> Row:
     """The row of a number over all targets; tau and the slope are no gains, so that they stand in words alone."""
-    none, limits = float("nan"), interval(row.ci_low, row.ci_high)
+    none, limits = float("nan"), words.limits(row.ci_low, row.ci_high)
     if row.role == "mean":
-        note = f"{signed(row.value)} {limits}"
+        note = f"{words.signed(row.value)} {limits}"
         return Row("mean", _MEAN, row.value, row.ci_low, row.ci_high, (), (), note, "diamond")
     if row.role == "prediction":
         return Row("another target", _PREDICTION, row.value, row.ci_low, row.ci_high, (), (), limits, "bar")
     if row.role == "tau":
-        return Row("spread of targets, tau", _NUMBER, none, none, none, (), (), f"{number(row.value)} {limits}")
-    return Row("slope on difficulty (C3)", _NUMBER, none, none, none, (), (), f"{signed(row.value)} {limits}")
+        return Row("spread of targets, tau", _NUMBER, none, none, none, (), (), f"{words.plain(row.value)} {limits}")
+    return Row("slope on difficulty (C3)", _NUMBER, none, none, none, (), (), f"{words.signed(row.value)} {limits}")

@@ -11,4 +11,8 @@ from jaxseg.study.claims.shown import write_shown as write_shown
 from jaxseg.study.claims.study_tables import StudyTables as StudyTables
 from jaxseg.study.claims.study_tables import read_study as read_study
 from jaxseg.study.claims.table import claims as claims
+from jaxseg.study.claims.table import write_claims as write_claims
 from jaxseg.study.claims.targets import made_noisy as made_noisy
+from jaxseg.study.claims.told import TargetStudy as TargetStudy
+from jaxseg.study.claims.told import read_target_study as read_target_study
+from jaxseg.study.claims.told import tell as tell

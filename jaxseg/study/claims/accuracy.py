@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -92,5 +93,6 @@ def c4b(evidence: Evidence, pair: Pair) -> Measured:
     if number < full:
         raise Lacking(f"needs all {full} training cases (train_cases 0), has at most {number}")
     found, doubts = gain(evidence, pair)
+    found = dataclasses.replace(found, thresholds=(DELTA,))
     doubts = [*doubts, *doubts_of_rates(evidence, *pair)]
     return Measured((found,), is_none, unique(doubts), (pair.baseline, pair.arm), scope_of(evidence, pair.arm))

@@ -114,6 +114,8 @@ def noise_slope(noisy: Mapping[float, Evidence], pair: Pair) -> Quantity:
     if missing:
         raise Lacking(f"needs noise levels {', '.join(map(str, NOISE_LEVELS))}; lacks {', '.join(map(str, missing))}")
     evidences = [noisy[level] for level in NOISE_LEVELS]
+    if any("cases" not in evidence.tables for evidence in evidences):
+        raise Lacking("they are compared seed by seed and need cases.csv, which published studies leave out")
     if len({(e.record.target, e.record.number_of_cases(e.size)) for e in evidences}) > 1:
         raise Lacking("the noise levels are of different targets or training set sizes")
     if len({frozenset(evidence.tables["cases"]["case"]) for evidence in evidences}) > 1:

@@ -265,4 +265,5 @@ def c6(evidence: Evidence, alone: Alone) -> Measured:
     # An index that tables of an earlier version do not have cannot support, nor does it hide what others show.
     seeds = min((q.n_seeds for q in quantities if q.n_seeds), default=0)
     uncontrolled = _without_control(evidence, rows)
-    return Measured(tuple(quantities), look_random(uncontrolled), unique(few_seeds(seeds)), (alone.arm,))
+    doubts = unique(few_seeds(seeds))
+    return Measured(tuple(quantities), look_random(uncontrolled), doubts, (alone.arm,), unsupported=uncontrolled)

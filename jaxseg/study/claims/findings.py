@@ -148,6 +148,8 @@ class Measured:
     """Returns whether the study's positive control shows the effect; called only if an absence depends on it."""
     shown: tuple[str, ...] = ()
     """Keys of the quantities that the reason names; empty for all."""
+    unsupported: str = ""
+    """What keeps the study from supporting the claim whatever the quantities are; empty if nothing does."""
 
     def by_key(self) -> dict[str, Quantity]:
         """The quantities, keyed by their names in rules."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
-from jaxseg.analysis.folds import expected_half_width_over_folds
+from jaxseg.analysis.folds import expected_half_width_over_folds, t_quantile
 from jaxseg.analysis.statistics import MIN_SEEDS
 from jaxseg.study.claims.findings import UNDECIDED, Quantity
 
 MAX_SEEDS, MAX_GROUPS = 128, 1024
 """Numbers of seeds and test groups beyond which a study is unrealistic."""
+MAX_TARGETS = 64
+"""Number of targets beyond which verdicts over targets are unrealistic."""
 
 
 def half_width_needed(found: Quantity) -> float:
@@ -20,7 +22,7 @@ def half_width_needed(found: Quantity) -> float:
     value, thresholds = found.value, found.thresholds
     if found.log:
         value, thresholds = math.log(value), tuple(map(math.log, thresholds))
-    if found.scale is not None:
+    if found.scale is not None and found.grade == UNDECIDED:
         least, most = found.scale.limits
         nothing = found.scale.nothing
         if found.log:
@@ -86,9 +88,28 @@ def what_decides(found: Quantity) -> str:
 
 def of_undecided(quantities: tuple[Quantity, ...]) -> str:
     """Returns the needs of the first undecided quantity, which is the one that a claim rests on most."""
+    return next(filter(None, map(what_decides, _undecided(quantities))), "")
+
+
+def _undecided(quantities: tuple[Quantity, ...]) -> list[Quantity]:
+    """Quantities whose limits hold a number of the rule, then those without a grade."""
     graded = [q for q in quantities if q.grade == UNDECIDED]
-    straddling = [q for q in quantities if any(q.low <= t <= q.high for t in q.thresholds)]
-    for found in (*straddling, *graded):
-        if words := what_decides(found):
-            return words
+    return [*(q for q in quantities if any(q.low <= t <= q.high for t in q.thresholds)), *graded]
+
+
+def targets_needed(quantities: tuple[Quantity, ...]) -> str:
+    """Returns how many targets would decide the first undecided mean or slope over targets, if its estimate stays.
+
+    Its error falls with the square root of the number of targets, and its degrees of freedom grow with them.
+    """
+    for found in _undecided(quantities):
+        if math.isnan(found.low) or math.isnan(found.df) or not (wanted := half_width_needed(found)) > 0:
+            continue
+        for more in range(1, MAX_TARGETS):
+            df = found.df + more
+            narrower = t_quantile(df, found.confidence) / t_quantile(found.df, found.confidence)
+            # A mean has one degree of freedom fewer than targets; counting a slope's so errs by a target.
+            if _half_width(found) * narrower * math.sqrt((found.df + 1) / (df + 1)) <= wanted:
+                return f"about {more} more targets, if {found.name} stays"
+        return f"no realistic number of targets: {found.name} is too near a limit of the rule"
     return ""

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from jaxseg.analysis.folds import standard_error
-from jaxseg.analysis.random_effects import Pooled, pooled
+from jaxseg.analysis.random_effects import Pooled
 from jaxseg.study.claims import differing
-from jaxseg.study.claims.dsc import gain
-from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, gather, seen_by
+from jaxseg.study.claims.accuracy import falls_with_size, is_none
+from jaxseg.study.claims.evidence import Pair, gather
+from jaxseg.study.claims.filters import changes_little, look_random
 from jaxseg.study.claims.findings import (
     DEPENDS,
     SUPPORTED,
@@ -29,15 +28,24 @@ from jaxseg.study.claims.findings import (
     Lacking,
     Measured,
     Quantity,
+    Ruling,
     Void,
     judge,
 )
-from jaxseg.study.claims.judging import JUDGES, measure_claim, newer_rules, subject
-from jaxseg.study.claims.rest import AT_REST, tag_of
+from jaxseg.study.claims.frozen import is_accurate, need_not_learn
+from jaxseg.study.claims.judging import JUDGES, newer_rules, subject
+from jaxseg.study.claims.needs import targets_needed
+from jaxseg.study.claims.pooling import known, of_target, over_mean, sharing
+from jaxseg.study.claims.representation import differ
+from jaxseg.study.claims.rest import AT_REST
+from jaxseg.study.claims.reuse import leads, reused_in_depth
 from jaxseg.study.claims.rules import CAN, LEVEL, MIN_TARGETS, RULES
 from jaxseg.study.claims.study_tables import StudyTables
 from jaxseg.study.claims.table import COLUMNS, INTEGERS, rows_of
 from jaxseg.study.claims.targets import by_target, independent_targets, of_one_source
+from jaxseg.study.claims.told import TargetStudy, Told, task_of
+from jaxseg.study.claims.training import is_shorter
+from jaxseg.study.claims.variability import JUDGED, as_variable
 from jaxseg.text import significant, significant_interval
 
 OVER_STUDIES = "over studies"
@@ -45,64 +53,6 @@ OVER_STUDIES = "over studies"
 TARGET_COLUMNS = ("claim", "role", "target", "study", "quantity", "value", "ci_low", "ci_high", "n_seeds", "n_groups")
 STUDY, MEAN, PREDICTION, TAU, SLOPE = "study", "mean", "prediction", "tau", "slope"
 """Values of column `role` of over_targets.csv: a study's own value, or what all targets give together."""
-
-
-class Known(NamedTuple):
-    """A quantity as an estimate with its variance, on the scale on which targets are pooled."""
-
-    value: float
-    variance: float
-
-
-def known(found: Quantity) -> Known | None:
-    """Returns a quantity on the scale of pooling; None if its limits are unknown or give no variance."""
-    if math.isnan(found.low) or math.isnan(found.df) or found.high <= found.low:
-        return None
-    low, high, value = (math.log(x) if found.log else x for x in (found.low, found.high, found.value))
-    return Known(value, standard_error(low, high, found.df, found.confidence) ** 2)
-
-
-def of_target(studies: Sequence[Quantity]) -> Known | None:
-    """Averages studies of one target; the variance stays that of one study, since they share its patients."""
-    found = [one for one in map(known, studies) if one is not None]
-    if not found:
-        return None
-    return Known(float(np.mean([one.value for one in found])), float(np.mean([one.variance for one in found])))
-
-
-def over_mean(key: str, by: Mapping[str, Sequence[Quantity]]) -> tuple[Quantity, Pooled] | None:
-    """Pools a quantity over targets; None if fewer than `MIN_TARGETS` know it."""
-    found = {target: one for target, own in by.items() if (one := of_target(own)) is not None}
-    if len(found) < MIN_TARGETS:
-        return None
-    first = next(iter(by.values()))[0]
-    every = [q for own in by.values() for q in own]
-    y, v = (np.array(column) for column in zip(*found.values(), strict=True))
-    result = pooled(y, v, confidence=first.confidence)
-    mean = result.mean
-    limits = [math.exp(x) if first.log else x for x in (mean.estimate, mean.low, mean.high)]
-    whole = dataclasses.replace(
-        first,
-        name=f"{_general(first)}, mean over {len(found)} targets",
-        value=limits[0],
-        low=limits[1],
-        high=limits[2],
-        df=mean.df,
-        # What studies may change by in another doubling of their steps, on average.
-        fall=float(np.mean([q.fall for q in every])),
-        rise=float(np.mean([q.rise for q in every])),
-        n_seeds=min(q.n_seeds for q in every),
-        n_groups=sum(q.n_groups for q in every),
-        train_cases=-1,
-        spread=None,
-        key=key,
-    )
-    return whole, result
-
-
-def _general(found: Quantity) -> str:
-    """Its name without the number of training cases, which is another for each target."""
-    return found.name.partition(", ")[0] if found.name.endswith("training cases") else found.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,32 +89,22 @@ def _pooled_rows(claim: str, key: str, whole: Quantity, result: Pooled) -> list[
 class Speaking(NamedTuple):
     """The studies that can inform a claim, and the reasons why others cannot."""
 
-    measured: dict[str, Measured]
+    told: dict[str, Told]
     left_out: tuple[str, ...]
-    tags: tuple[str, ...]
     seen: tuple[str, ...] = ()
     """What the checkpoints of others that studies start from may have seen, by study."""
 
 
-def speaking(claim: str, evidences: Mapping[str, Evidence]) -> Speaking:
-    """Measures a claim in each study; studies that cannot carry a verdict alone are left out and named."""
-    measured, left_out, tags, seen = {}, [], [], []
-    for name, evidence in evidences.items():
-        found = measure_claim(claim, evidence)
-        if isinstance(found, Finding):
-            left_out.append(f"{name} ({found.reason})")
-        elif found.doubts:
-            left_out.append(f"{name} ({'; '.join(found.doubts)})")
+def speaking(claim: str, studies: Mapping[str, TargetStudy]) -> Speaking:
+    """Takes what each study tells of a claim; studies that cannot carry a verdict alone are left out and named."""
+    told, left_out = {}, []
+    for name, study in studies.items():
+        found = study.claims[claim]
+        if found.quantities:
+            told[name] = found
         else:
-            measured[name] = found
-            tags.append(tag_of(evidence, found.arms))
-            seen += _seen(name, evidence, *found.arms)
-    return Speaking(measured, tuple(left_out), tuple(tags), tuple(seen))
-
-
-def _seen(name: str, evidence: Evidence, *arms: str) -> list[str]:
-    words = seen_by(evidence.record, *arms)
-    return [f"{name}: {words}"] if words else []
+            left_out.append(f"{name} ({found.left_out})")
+    return Speaking(told, tuple(left_out), tuple(f"{name}: {one.seen}" for name, one in told.items() if one.seen))
 
 
 def _left_out(found: Speaking) -> str:
@@ -172,21 +112,21 @@ def _left_out(found: Speaking) -> str:
     return "; ".join((left_out, *found.seen))
 
 
-def _by_mean(claim: str, evidences: Mapping[str, Evidence], targets: Mapping[str, str]) -> Over:
+def _by_mean(claim: str, studies: Mapping[str, TargetStudy], targets: Mapping[str, str]) -> Over:
     """The claim's rule, asked about the means of its quantities over targets."""
-    found = speaking(claim, evidences)
-    by = by_target(targets, list(found.measured))
+    found = speaking(claim, studies)
+    by = by_target(targets, list(found.told))
     if len(by) < MIN_TARGETS:
         reason = f"needs at least {MIN_TARGETS} targets that can speak of it, has {len(by)}{_left_out(found)}"
         return Over(Finding(claim, UNDECIDED, reason, needs=f"{MIN_TARGETS} targets"), _rows_of(claim, found, targets))
-    keys = list(dict.fromkeys(q.key for one in found.measured.values() for q in one.quantities))
+    keys = list(dict.fromkeys(q.key for one in found.told.values() for q in one.quantities))
     quantities: list[Quantity] = []
     rows = list(_rows_of(claim, found, targets))
     differs = ""
     for key in keys:
-        of_studies = {name: q for name, one in found.measured.items() if (q := one.by_key().get(key)) is not None}
+        of_studies = {name: q for name, one in found.told.items() if (q := one.by_key().get(key)) is not None}
         own = {target: [of_studies[n] for n in names if n in of_studies] for target, names in by.items()}
-        result = over_mean(key, {target: studies for target, studies in own.items() if studies})
+        result = over_mean(key, {target: alike for target, alike in own.items() if alike})
         if result is None:
             continue
         quantities.append(result[0])
@@ -194,50 +134,77 @@ def _by_mean(claim: str, evidences: Mapping[str, Evidence], targets: Mapping[str
         tau = result[1].heterogeneity
         if len(quantities) == 1 and tau.low > 0:
             differs = f"targets differ: tau {significant(tau.tau)} {significant_interval(tau.low, tau.high)}"
-    one = next(iter(found.measured.values()))
     ruled = Measured(
         tuple(quantities),
-        one.rule,
-        sensitive=lambda: all(study.sensitive() for study in found.measured.values()),
-        shown=tuple(q.key for q in quantities if not one.shown or q.key in one.shown),
+        _rule(claim, found),
+        sensitive=lambda: all(one.sensitive for one in found.told.values()),
+        shown=shown_keys(claim, [q.key for q in quantities]),
     )
     try:
         finding = judge(claim, ruled)
     except KeyError as error:
         finding = Finding(claim, UNDECIDED, f"fewer than {MIN_TARGETS} targets know {error.args[0]}", tuple(quantities))
+    if finding.verdict == UNDECIDED:
+        finding = dataclasses.replace(finding, needs=targets_needed(finding.quantities))
     if differs:
         verdict = DEPENDS if finding.verdict == UNDECIDED else finding.verdict
         finding = dataclasses.replace(finding, verdict=verdict, reason=f"{differs}; {finding.reason}")
-    tag = AT_REST if all(tag == AT_REST for tag in found.tags) else "not all at rest"
+    tag = AT_REST if all(one.tag == AT_REST for one in found.told.values()) else "not all at rest"
     finding = dataclasses.replace(finding, reason=f"{finding.reason}{_left_out(found)}", tag=tag)
     return Over(finding, tuple(rows))
 
 
+Rule = Callable[[Mapping[str, Quantity], bool], Ruling]
+RULE_OF: Mapping[str, Rule] = {
+    **{"C1": is_shorter, "C4": falls_with_size, "C4b": is_none, "C5": changes_little, "C7": is_accurate},
+    **{"C8": need_not_learn, "C9": differ(LEVEL), "C10": as_variable, "C11": reused_in_depth, "C11b": leads},
+}
+_SHOWN: Mapping[str, tuple[str, ...]] = {
+    **{"C1": ("ratio",), "C7": ("of scratch", "half way"), "C8": ("nearly", "used"), "C10": JUDGED},
+}
+"""Keys of the quantities that a claim's reason names; of other claims it names all."""
+
+
+def shown_keys(claim: str, keys: Sequence[str]) -> tuple[str, ...]:
+    """Returns those of a claim's quantities that its reason names."""
+    return tuple(key for key in keys if key in _SHOWN.get(claim, keys))
+
+
+def _rule(claim: str, found: Speaking) -> Rule:
+    """The rule of a claim; C6 is not supported where the controls of any study were not found."""
+    if claim == "C6":
+        return look_random("; ".join(dict.fromkeys(one.unsupported for one in found.told.values() if one.unsupported)))
+    return RULE_OF[claim]
+
+
 def _rows_of(claim: str, found: Speaking, targets: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
     rows: list[dict[str, Any]] = []
-    for name, one in found.measured.items():
+    for name, one in found.told.items():
         for q in one.quantities:
             rows += _target_rows(claim, q.key, {name: q}, targets)
     return tuple(rows)
 
 
-def _by_one(claim: str, evidences: Mapping[str, Evidence], targets: Mapping[str, str]) -> Over:
+def _by_one(claim: str, studies: Mapping[str, TargetStudy], targets: Mapping[str, str]) -> Over:
     """A claim that says `can`: one target that supports it is enough, at the level over the number that can speak."""
-    found = speaking(claim, evidences)
-    by = by_target(targets, list(found.measured))
+    found = speaking(claim, studies)
+    by = by_target(targets, list(found.told))
     rows = _rows_of(claim, found, targets)
     if not by:
         return Over(Finding(claim, UNDECIDED, f"no target can speak of it{_left_out(found)}"))
-    level = LEVEL / len(by)
-    shared = speaking(claim, {n: dataclasses.replace(evidences[n], level=level) for n in found.measured})
-    verdicts = {name: judge(claim, one).verdict for name, one in shared.measured.items()}
-    supporting = [target for target, names in by.items() if any(verdicts.get(n) == SUPPORTED for n in names)]
+    verdicts = {
+        name: judge(claim, Measured(tuple(sharing(q, len(by)) for q in one.quantities), _rule(claim, found))).verdict
+        for name, one in found.told.items()
+    }
+    supporting = [target for target, names in by.items() if any(verdicts[name] == SUPPORTED for name in names)]
     quantities = (
         Quantity("targets that can speak", len(by), key="targets"),
         Quantity("targets that support, at the level over their number", len(supporting), key="supporting"),
     )
     names = ", ".join(supporting) or "none"
-    reason = f"of {len(by)} targets {len(supporting)} support at level {level:.3g} ({names}){_left_out(found)}"
+    reason = (
+        f"of {len(by)} targets {len(supporting)} support at level {LEVEL / len(by):.3g} ({names}){_left_out(found)}"
+    )
     verdict = SUPPORTED if supporting else UNDECIDED
     return Over(Finding(claim, verdict, reason, quantities), rows)
 
@@ -245,29 +212,11 @@ def _by_one(claim: str, evidences: Mapping[str, Evidence], targets: Mapping[str,
 # ----------------------------------------------------------------------------------------------------------- C2, C3
 
 
-def _gains(evidences: Mapping[str, Evidence]) -> tuple[dict[str, Quantity], list[str]]:
-    """The gain of each study at its largest size, and the studies that may carry no verdict."""
-    found, left_out = {}, []
-    for name, evidence in evidences.items():
-        try:
-            pair = subject(evidence.record)
-            one, doubts = gain(evidence, pair)
-            doubts = [*doubts, *doubts_of_rates(evidence, *pair)]
-        except (Lacking, Void) as error:
-            doubts = [str(error)]
-        if doubts:
-            left_out.append(f"{name} ({'; '.join(doubts)})")
-        else:
-            found[name] = one
-    return found, left_out
-
-
-def _c2(evidences: Mapping[str, Evidence], targets: Mapping[str, str]) -> Over:
+def _c2(studies: Mapping[str, TargetStudy], targets: Mapping[str, str]) -> Over:
     """C2 over targets: a pilot of few seeds must not take the verdict from the rest."""
-    gains, left_out = _gains(evidences)
-    aside = f"; left out: {', '.join(left_out)}" if left_out else ""
-    told = [words for name in gains for words in _seen(name, evidences[name], *subject(evidences[name].record))]
-    aside = "; ".join((aside, *told))
+    found = speaking("C2", studies)
+    gains = {name: one.quantities[0] for name, one in found.told.items()}
+    aside = _left_out(found)
     cells = []
     for target, names in by_target(targets, list(gains)).items():
         one = of_target([gains[name] for name in names])
@@ -278,9 +227,9 @@ def _c2(evidences: Mapping[str, Evidence], targets: Mapping[str, str]) -> Over:
     try:
         measured = Measured(differing.differences(cells, LEVEL, "targets"), differing.differ(LEVEL), shown=("tau", "p"))
     except Lacking as error:
-        return Over(Finding("C2", UNDECIDED, f"{error}{aside}", needs=str(error)), rows)
-    found = judge("C2", measured)
-    return Over(dataclasses.replace(found, reason=f"{found.reason}{aside}"), rows)
+        return Over(Finding("C2", UNDECIDED, f"{error}{aside}", needs=str(error).removeprefix("needs ")), rows)
+    judged = judge("C2", measured)
+    return Over(dataclasses.replace(judged, reason=f"{judged.reason}{aside}"), rows)
 
 
 def _gain_rows(gains: Mapping[str, Quantity], targets: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
@@ -291,33 +240,38 @@ def _gain_rows(gains: Mapping[str, Quantity], targets: Mapping[str, str]) -> tup
     return (*rows, *(_pooled_rows("C2", "gain", *result) if result else ()))
 
 
-def _c3(evidences: Mapping[str, Evidence], targets: Mapping[str, str], noisy: Mapping[float, Evidence]) -> Over:
+def _c3(studies: Mapping[str, TargetStudy], targets: Mapping[str, str], noisy: Mapping[float, StudyTables]) -> Over:
     """C3 over targets, about the arm that each study is about, as C2 is."""
     tasks: dict[str, differing.Task] = {}
-    left_out, told = [], []
-    pairs = {name: subject(evidence.record) for name, evidence in evidences.items()}
-    for target, (evidence, size, pair) in of_one_source(evidences, targets, pairs).items():
-        told += _seen(target, evidence, *pair)
-        try:
-            task = differing.task_of(evidence, size, pair)
-        except (Lacking, Void) as error:
-            left_out.append(f"{target} ({error})")
-            continue
-        if task.doubts or known(task.gain) is None:
-            left_out.append(f"{target} ({'; '.join(task.doubts) or 'no interval'})")
+    left_out, seen = [], []
+    for target, told in of_one_source(studies, targets).items():
+        seen += [f"{target}: {told.seen}"] if told.seen else []
+        task = task_of(told) if told.quantities else None
+        if task is None or known(task.gain) is None:
+            left_out.append(f"{target} ({told.left_out or 'no interval'})")
         else:
             tasks[target] = task
-    missing, noise = "", None
-    try:
-        noise = differing.noise_slope(noisy, subject(next(iter(noisy.values())).record)) if noisy else None
-    except (Lacking, Void) as error:
-        missing = f"; noise levels: {error}"
-    aside = "; ".join((missing + (f"; left out: {', '.join(left_out)}" if left_out else ""), *told))
+    noise, missing = _noise(noisy)
+    aside = "; ".join((missing + (f"; left out: {', '.join(left_out)}" if left_out else ""), *seen))
     try:
         found = judge("C3", differing.c3(tasks, noise))
     except Lacking as error:
-        return Over(Finding("C3", UNDECIDED, f"{error}{aside}", (noise,) if noise else (), needs=str(error)))
+        missing = str(error).removeprefix("needs ")
+        return Over(Finding("C3", UNDECIDED, f"{error}{aside}", (noise,) if noise else (), needs=missing))
+    if found.verdict == UNDECIDED:
+        found = dataclasses.replace(found, needs=targets_needed(found.quantities[:1]))
     return Over(dataclasses.replace(found, reason=f"{found.reason}{aside}"), _slope_rows(tasks, found.quantities[0]))
+
+
+def _noise(noisy: Mapping[float, StudyTables]) -> tuple[Quantity | None, str]:
+    """The slope of the gain over noise levels, or why there is none."""
+    if not noisy:
+        return None, ""
+    evidences = {level: gather(study) for level, study in noisy.items()}
+    try:
+        return differing.noise_slope(evidences, subject(next(iter(noisy.values())).record)), ""
+    except (Lacking, Void) as error:
+        return None, f"; noise levels: {error}"
 
 
 def _slope_rows(tasks: Mapping[str, differing.Task], slope: Quantity) -> tuple[dict[str, Any], ...]:
@@ -333,21 +287,19 @@ def _slope_rows(tasks: Mapping[str, differing.Task], slope: Quantity) -> tuple[d
 
 
 def judge_over(
-    studies: Mapping[str, StudyTables], *, noisy: Mapping[float, StudyTables] | None = None
+    studies: Mapping[str, TargetStudy], *, noisy: Mapping[float, StudyTables] | None = None
 ) -> dict[str, Over]:
     """Judges each claim over the targets of several studies."""
-    evidences = {name: gather(study) for name, study in studies.items()}
     targets = independent_targets(studies)
     found: dict[str, Over] = {}
     for claim in RULES:
         if claim == "C2":
-            found[claim] = _c2(evidences, targets)
+            found[claim] = _c2(studies, targets)
         elif claim == "C3":
-            levels = {level: gather(study) for level, study in (noisy or {}).items()}
-            found[claim] = _c3(evidences, targets, levels)
+            found[claim] = _c3(studies, targets, noisy or {})
         else:
-            found[claim] = (_by_one if claim in CAN else _by_mean)(claim, evidences, targets)
-    why = next(filter(None, (newer_rules(evidence.record) for evidence in evidences.values())), "")
+            found[claim] = (_by_one if claim in CAN else _by_mean)(claim, studies, targets)
+    why = next(filter(None, (newer_rules(study.record) for study in studies.values())), "")
     return {
         claim: dataclasses.replace(over, finding=dataclasses.replace(over.finding, exploratory=why))
         for claim, over in found.items()
@@ -355,17 +307,17 @@ def judge_over(
 
 
 def over_studies(
-    studies: Mapping[str, StudyTables],
+    studies: Mapping[str, TargetStudy],
     *,
     noisy: Mapping[float, StudyTables] | None = None,
 ) -> pd.DataFrame:
     """Tabulates the verdicts over several studies.
 
     Args:
-        studies: The studies by name. Several may share a target (with other sources or sizes) or its patients: they
-            count as one, see `independent_targets`.
-        noisy: Studies of one target by the noise added, in standard deviations of each case (`NOISE_LEVELS`); they
-            serve only C3.
+        studies: What each study tells, by name: of `tell` or `read_target_study`. Several may share a target (with
+            other sources or sizes) or its patients: they count as one, see `independent_targets`.
+        noisy: The tables of studies of one target by the noise added, in standard deviations of each case
+            (`NOISE_LEVELS`); they serve only C3, and are compared seed by seed.
 
     Returns:
         The columns of claims.csv; each claim has one verdict, from the mean over targets.
@@ -380,7 +332,7 @@ def over_studies(
 
 
 def target_table(
-    studies: Mapping[str, StudyTables], *, noisy: Mapping[float, StudyTables] | None = None
+    studies: Mapping[str, TargetStudy], *, noisy: Mapping[float, StudyTables] | None = None
 ) -> pd.DataFrame:
     """Tabulates what each target measured, with the mean, the prediction for another target, and tau.
 

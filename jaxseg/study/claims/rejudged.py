@@ -11,6 +11,7 @@ import pandas as pd
 from jaxseg.study import files
 from jaxseg.study.claims.judging import judge_claims
 from jaxseg.study.claims.study_tables import read_study
+from jaxseg.types import UserError
 
 COLUMNS = ("study", "claim", "rule_version", "then", "now", "reason", "exploratory")
 NOT_ASKED = "not asked"
@@ -31,15 +32,22 @@ def rejudge(folders: Mapping[str, Path]) -> pd.DataFrame:
     """Tabulates, by study and claim, the verdict in claims.csv and that of today's rules with the reason.
 
     Args:
-        folders: Workdirs, or their published folders, by name.
+        folders: Workdirs by name.
 
     Returns:
         The columns `COLUMNS`. Rules newer than a study were made with its tables in sight, so what they say about it
         is marked `exploratory`.
+
+    Raises:
+        UserError: If a folder lacks the tables to judge it.
     """
     rows: list[dict[str, Any]] = []
     for name, folder in folders.items():
         then, study = _then(folder), read_study(folder)
+        if "cases" not in study.tables:
+            raise UserError(
+                f"no cases.csv in {folder / 'results'}, which published studies leave out; give its workdir"
+            )
         for claim, found in judge_claims(study).items():
             before = then.get(claim, {})
             verdict = before.get("verdict")

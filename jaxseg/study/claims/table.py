@@ -7,11 +7,13 @@ without one. A comparison whose arm is a control in the place of transfer is lis
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from jaxseg.reserved import POOLED
+from jaxseg.study import files
 from jaxseg.study.claims.answer import answer_pair, plain_answer
 from jaxseg.study.claims.controls import CONTROLS, PLACEBO
 from jaxseg.study.claims.evidence import Evidence, Pair, gather, seen_by
@@ -30,12 +32,14 @@ from jaxseg.study.claims.judging import (
 from jaxseg.study.claims.parts import PARTS, parts_of_transfer
 from jaxseg.study.claims.ranking import RANKING, ranking_finding
 from jaxseg.study.claims.rules import RULE_VERSION, RULES
-from jaxseg.study.claims.study_tables import StudyTables
+from jaxseg.study.claims.study_tables import StudyTables, read_study
+from jaxseg.study.claims.told import GROUPS, TARGET, columns_of, group_table, tell, told_findings
 
 COLUMNS = (
     *("claim", "statement", "role", "arm", "baseline", "quantity", "value", "ci_low", "ci_high", "verdict", "reason"),
     *("grade", "tag", "projected_low", "projected_high", "needs", "look", "exploratory"),
     *("rule_version", "n_seeds", "n_groups", "train_cases", "fold"),
+    *("key", "scale", "thresholds", "df", "confidence"),
 )
 INTEGERS = ("look", "n_seeds", "n_groups", "train_cases", "fold")
 CLAIM, GRADED, CONTROL, OTHER_SIZE, ALL_SEEDS, LACKING, ANSWER = (
@@ -82,7 +86,7 @@ def rows_of(finding: Finding, *, size: int | None, fold: int | None, **more: Any
                 **fixed,
                 **{"quantity": q.name, "value": q.value, "ci_low": q.low, "ci_high": q.high, "grade": ungraded},
                 **{"projected_low": q.projected_low, "projected_high": q.projected_high},
-                **{"n_seeds": q.n_seeds, "n_groups": q.n_groups},
+                **{"n_seeds": q.n_seeds, "n_groups": q.n_groups, **columns_of(q)},
                 "train_cases": size if q.train_cases is None else None if q.train_cases < 0 else q.train_cases,
             }
         )
@@ -159,7 +163,8 @@ def claims(study: StudyTables) -> pd.DataFrame:
         control arm, with its own verdict), `other size` (quantities at other training set sizes, without a verdict),
         `all seeds` (the same of a study that was extended without declared looks), `lacking` (a claim that the study
         has no arm, size or table for: no verdict, and what it needs), `answer` (what transfer does here, in words, as
-        `reason`), or `ranking` (of several starts, which one to take, likewise).
+        `reason`), `ranking` (of several starts, which one to take, likewise), or `target` (what verdicts over several
+        targets take of this one, which a page does not show).
     """
     evidence, fold = gather(study), fold_of(study)
     record = evidence.record
@@ -196,6 +201,8 @@ def claims(study: StudyTables) -> pd.DataFrame:
                 if finding.quantities:
                     seen = seen_by(record, *arms_of(claim, record))
                     add(without_verdict(finding, seen), OTHER_SIZE, arms_of(claim, record), size)
+    for finding, of_size in told_findings(tell(study)):
+        add(finding, TARGET, arms_of(finding.claim, record), evidence.size if of_size is None else of_size)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     return table.astype(dict.fromkeys(INTEGERS, "Int64"))
 
@@ -207,3 +214,10 @@ def _later_seeds(study: StudyTables, evidence: Evidence) -> dict[str, Finding]:
         return {}
     found = {claim: judge_claim(claim, evidence) for claim in JUDGES}
     return {claim: finding for claim, finding in found.items() if finding.quantities}
+
+
+def write_claims(workdir: Path) -> None:
+    """Judges a study and writes claims.csv and the digests of its test groups into its results."""
+    study = read_study(workdir)
+    for name, table in (("claims", claims(study)), (GROUPS, group_table(study))):
+        files.write_table(workdir / "results" / f"{name}.csv", table)

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
-import pandas as pd
-
-from jaxseg.study.claims.dsc import sizes_with
-from jaxseg.study.claims.evidence import Evidence, Pair
-from jaxseg.study.claims.study_tables import StudyTables
+from jaxseg.study.claims.judging import subject
+from jaxseg.study.claims.study_tables import Record
+from jaxseg.study.claims.told import TargetStudy, Told
 
 
-def _patients(study: StudyTables) -> frozenset[str]:
-    """Names of the test groups; empty where a case is its own group, since names of cases are no names of patients."""
-    cases = study.tables.get("cases", pd.DataFrame(columns=["case", "group"]))
-    return frozenset(cases["group"]) if (cases["group"] != cases["case"]).any() else frozenset()
-
-
-def independent_targets(studies: Mapping[str, StudyTables]) -> dict[str, str]:
+def independent_targets(studies: Mapping[str, TargetStudy]) -> dict[str, str]:
     """Returns the target that each study counts for; targets of the same patients are one, named after both.
 
     Two phases of the same hearts are an example. Such targets share at least half of the smaller one's test groups.
     """
     patients: dict[str, frozenset[str]] = {}
     for study in studies.values():
-        patients[study.record.target] = patients.get(study.record.target, frozenset()) | _patients(study)
+        patients[study.record.target] = patients.get(study.record.target, frozenset()) | study.patients
     named: dict[str, str] = {}
     for target, own in patients.items():
         alike = [
@@ -39,47 +30,36 @@ def independent_targets(studies: Mapping[str, StudyTables]) -> dict[str, str]:
     return {name: named[study.record.target] for name, study in studies.items()}
 
 
-def made_noisy(found: Mapping[str, StudyTables]) -> tuple[dict[str, StudyTables], dict[float, StudyTables]]:
-    """Separates studies of unaltered targets, keyed by name, from those of one noisy target, keyed by noise level.
+def made_noisy(records: Mapping[str, Record]) -> tuple[list[str], dict[float, str]]:
+    """Separates the names of studies of unaltered targets from those of one noisy target, keyed by noise level.
 
     If there are several noisy targets, the one with the most levels is taken.
     """
-    as_they_are = {name: study for name, study in found.items() if not study.record.noise}
-    by_target: dict[str, dict[float, StudyTables]] = {}
-    for study in found.values():
-        if study.record.noise:
-            by_target.setdefault(study.record.target, {})[study.record.noise] = study
-    return as_they_are, max(by_target.values(), key=len, default={})
+    levels: dict[str, dict[float, str]] = {}
+    for name, record in records.items():
+        if record.noise:
+            levels.setdefault(record.target, {})[record.noise] = name
+    as_they_are = [name for name, record in records.items() if not record.noise]
+    return as_they_are, max(levels.values(), key=len, default={})
 
 
-class AtSize(NamedTuple):
-    """A study at one training set size, as that study names it, and the arms whose gain is asked about."""
+def of_one_source(studies: Mapping[str, TargetStudy], targets: Mapping[str, str]) -> dict[str, Told]:
+    """Returns by target what the studies of the source and size that most targets have tell of the task.
 
-    evidence: Evidence
-    size: int
-    pair: Pair
-
-
-def of_one_source(
-    evidences: Mapping[str, Evidence], targets: Mapping[str, str], pairs: Mapping[str, Pair]
-) -> dict[str, AtSize]:
-    """Returns by target the studies of the source and size that most targets have, and of equals the largest size.
-
-    Of several such studies of a target, the first is taken. A checkpoint of someone else's is another source than
-    networks that a study trained, whatever both were trained on.
+    Of equally many targets, the larger size is taken, and of several such studies of a target the first. A checkpoint
+    of someone else's is another source than networks that a study trained, whatever both were trained on.
 
     Args:
-        evidences: The studies by name.
+        studies: What each study tells, by name.
         targets: The target that each study counts for.
-        pairs: The arm of each study that starts from its source, and the baseline.
     """
-    found: dict[tuple[str, bool, int], dict[str, AtSize]] = {}
-    for name, evidence in evidences.items():
-        pair, record = pairs[name], evidence.record
-        for size in sizes_with(evidence, pair):
-            source = record.arms[pair.arm].source or record.source
-            shared = source, pair.arm in record.given, record.number_of_cases(size)
-            found.setdefault(shared, {}).setdefault(targets[name], AtSize(evidence, size, pair))
+    found: dict[tuple[str, bool, int], dict[str, Told]] = {}
+    for name, study in studies.items():
+        record, arm = study.record, subject(study.record).arm
+        for size, told in study.tasks.items():
+            source = record.arms[arm].source or record.source
+            shared = source, arm in record.given, record.number_of_cases(size)
+            found.setdefault(shared, {}).setdefault(targets[name], told)
     return found[max(found, key=lambda at: (len(found[at]), at[-1]))] if found else {}
 
 

@@ -8,7 +8,7 @@ eight sources, or all of a single given one, which then is all that the finding 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
@@ -133,14 +133,11 @@ def _mean(matrix: Matrix, of_units: Seeds) -> Interval:
     return jackknife(lambda kept: float(mean_of_pairs(matrix, kept)), of_units, 0.95, log=True)
 
 
-def as_variable(complete: bool) -> Callable[[Mapping[str, Quantity], bool], Ruling]:
+def as_variable(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
     """Applies the rule of C10, which can be contradicted only if every deciding distance was measured."""
-
-    def rule(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
-        ratios = [found[kind] for kind in JUDGED if kind in found]
-        return Ruling(any(q.low > AS_HIGH for q in ratios), complete and all(q.high < AS_HIGH for q in ratios))
-
-    return rule
+    ratios = [found[kind] for kind in JUDGED if kind in found]
+    complete = len(ratios) == len(JUDGED)
+    return Ruling(any(q.low > AS_HIGH for q in ratios), complete and all(q.high < AS_HIGH for q in ratios))
 
 
 def c10(evidence: Evidence, pair: Pair) -> Measured:
@@ -161,7 +158,7 @@ def c10(evidence: Evidence, pair: Pair) -> Measured:
     doubts = [*few_seeds(min(q.n_seeds for q in judged)), *doubts_of_rates(evidence, arm, pair.baseline)]
     return Measured(
         tuple(ratios.values()),
-        as_variable(len(judged) == len(JUDGED)),
+        as_variable,
         unique([doubt.replace("seeds", "source networks") for doubt in doubts])
         if not evidence.arm(arm).one_source
         else unique(doubts),

@@ -1,0 +1,85 @@
+"""Pools a claim's quantities over targets as random effects, from estimates, limits and degrees of freedom."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxseg.analysis.folds import standard_error, t_quantile
+from jaxseg.analysis.random_effects import Pooled, pooled
+from jaxseg.study.claims.findings import Quantity
+from jaxseg.study.claims.rules import MIN_TARGETS
+
+
+class Known(NamedTuple):
+    """A quantity as an estimate with its variance, on the scale on which targets are pooled."""
+
+    value: float
+    variance: float
+
+
+def known(found: Quantity) -> Known | None:
+    """Returns a quantity on the scale of pooling; None if its limits are unknown or give no variance."""
+    if math.isnan(found.low) or math.isnan(found.df) or found.high <= found.low:
+        return None
+    low, high, value = (math.log(x) if found.log else x for x in (found.low, found.high, found.value))
+    return Known(value, standard_error(low, high, found.df, found.confidence) ** 2)
+
+
+def of_target(studies: Sequence[Quantity]) -> Known | None:
+    """Averages studies of one target; the variance stays that of one study, since they share its patients."""
+    found = [one for one in map(known, studies) if one is not None]
+    if not found:
+        return None
+    return Known(float(np.mean([one.value for one in found])), float(np.mean([one.variance for one in found])))
+
+
+def over_mean(key: str, by: Mapping[str, Sequence[Quantity]]) -> tuple[Quantity, Pooled] | None:
+    """Pools a quantity over targets; None if fewer than `MIN_TARGETS` know it."""
+    found = {target: one for target, own in by.items() if (one := of_target(own)) is not None}
+    if len(found) < MIN_TARGETS:
+        return None
+    first = next(iter(by.values()))[0]
+    every = [q for own in by.values() for q in own]
+    y, v = (np.array(column) for column in zip(*found.values(), strict=True))
+    result = pooled(y, v, confidence=first.confidence)
+    mean = result.mean
+    limits = [math.exp(x) if first.log else x for x in (mean.estimate, mean.low, mean.high)]
+    whole = dataclasses.replace(
+        first,
+        name=f"{general_name(first)}, mean over {len(found)} targets",
+        value=limits[0],
+        low=limits[1],
+        high=limits[2],
+        df=mean.df,
+        # What studies may change by in another doubling of their steps, on average.
+        fall=float(np.mean([q.fall for q in every])),
+        rise=float(np.mean([q.rise for q in every])),
+        n_seeds=min(q.n_seeds for q in every),
+        n_groups=sum(q.n_groups for q in every),
+        train_cases=-1,
+        spread=None,
+        key=key,
+    )
+    return whole, result
+
+
+def general_name(found: Quantity) -> str:
+    """Returns the name of a quantity without its number of training cases, which is another for each target."""
+    return found.name.partition(", ")[0] if found.name.endswith("training cases") else found.name
+
+
+def sharing(found: Quantity, count: int) -> Quantity:
+    """Widens the limits of a quantity to the level that it has if so many share what it had alone."""
+    if math.isnan(found.low) or math.isnan(found.df):
+        return found
+    confidence = 1 - (1 - found.confidence) / count
+    low, high = (math.log(x) if found.log else x for x in (found.low, found.high))
+    middle, half = (low + high) / 2, (high - low) / 2
+    half *= t_quantile(found.df, confidence) / t_quantile(found.df, found.confidence)
+    low, high = (math.exp(x) if found.log else x for x in (middle - half, middle + half))
+    return dataclasses.replace(found, low=low, high=high, confidence=confidence)
