@@ -4,7 +4,7 @@
 
 PATH holds the sets in Medical Segmentation Decathlon layout. `--torch_python` is the interpreter of an environment
 that has PyTorch, NumPy and nibabel, by default the one that runs this; without PyTorch there, ours is scored alone.
-`--former=docs/studies/defaults_0.1.json` trains with the defaults of 0.1 as well, `--lr` sets another rate for what is
+`--former=benchmarks/defaults_0.1.json` trains with the defaults of 0.1 as well, `--lr` sets another rate for what is
 compared with them; `--dry_run` prints the configs. What is finished is kept and not done again; `--finished` trains
 nothing and makes the table of it. Prints tables in
 Markdown: the mean over seeds and groups of cases of a case's DSC (averaged over labels), and paired differences, both

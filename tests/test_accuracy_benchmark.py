@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 from tests.image_sets import save
 from tests.programs import run
 
-FORMER = ROOT / "docs" / "studies" / "defaults_0.1.json"
+FORMER = ROOT / "benchmarks" / "defaults_0.1.json"
 
 
 @pytest.fixture(scope="module")

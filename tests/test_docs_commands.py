@@ -38,7 +38,7 @@ LESS = {
 VOLUMES = ("TARGET", "SOURCE", "Task04_Hippocampus", "Task02_Heart", "TO/FOLDER", "TO/CARDIAC_FOLDER")
 SETS = ("hippocampus_mr", "rodent_brain_epi", "cardiac_ed_mr", "cardiac_es_mr")
 IMAGES = ("nerve_us", "fetal_head_us", "lung_tumour_ct", "nuclei_micro")
-FINISHED = ("quickstart", "mine", "short", "hippocampus", "nerve", "ed", "es", "c3/hippocampus_mr")
+FINISHED = ("quickstart", "mine", "NAME", "short", "hippocampus", "nerve", "ed", "es", "c3/hippocampus_mr")
 """Studies that commands other than launch.study find in runs/."""
 
 
@@ -100,9 +100,12 @@ def owner(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(tiny_study, folder / "runs" / name)
     programs.run("tools.publish_study", tiny_study, folder / "docs" / "studies" / "NAME")
     published = [path.parent.name for path in (ROOT / "docs" / "studies").glob("*/study.json")]
-    for name in ("harder_tasks/one_target", *published):
+    for name in {"one_to_another", *published}:
         shutil.copytree(folder / "docs" / "studies" / "NAME", folder / "docs" / "studies" / name)
-    shutil.copy(ROOT / "docs" / "studies" / "defaults_0.1.json", folder / "docs" / "studies")
+    # Seeds of the tiny study are too few to speak of any claim.
+    shutil.copytree(ROOT / "docs" / "studies" / "which_start", folder / "docs" / "studies" / "which_start")
+    (folder / "benchmarks").mkdir()
+    shutil.copy(ROOT / "benchmarks" / "defaults_0.1.json", folder / "benchmarks")
     study = jaxseg.load(tiny_study)
     for name in study.cases("test"):
         case = study.case(name)

@@ -1,48 +1,75 @@
-"""Copies what a finished study shows into a folder small enough to keep: page, tables, config and record.
+"""Copies what a finished study found into a folder small enough to keep: its config, record, results and figures.
 
-    python -m tools.publish_study runs/NAME docs/studies/NAME [--without_page | --summary]
+    python -m tools.publish_study runs/NAME docs/studies/NAME [--figures=differences,learning_curves]
 
-Tables above 100 kB (`--compress_above`) are compressed; pandas reads them as they are. Networks and prepared images
-stay behind. The page is written anew from what is kept, without the machine's own settings (`runtime`); studies that
-are one point of a larger question can do without it. With `--summary` the config, the tables with a study's results
-(`SUMMARY`) and the figures of its main results are kept alone: less than a megabyte. The config makes the others again.
+The tables that are kept (`TABLES`) say what was found; those that it was found from stay in the workdir, as do
+networks and images. From what is kept verdicts over several studies are drawn (`launch.verdicts`, `tools.draw_claims`),
+and seeds that are trained again are compared (`tools.rerun_study`). The config makes all the rest anew. PATH stands for
+the folders of this machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from configs import default
-from jaxseg import manifest, settings
-from jaxseg.report import write_report
+from jaxseg import settings
+from jaxseg.types import UserError
 
-SUMMARY = ("claims", "comparisons", "ranking", "reuse", "speed", "summary")
-"""Tables that hold what a study found, and none of what it was found from."""
+TABLES = (
+    *("claims", "test_groups", "summary", "seed_scores", "comparisons", "ranking", "reuse", "speed"),
+    *("ensemble_summary", "ensemble_comparisons", "external_summary", "external_comparisons"),
+    *("detection", "detection_differences"),
+)
+"""Tables that are kept, where the study has them."""
 FIGURES = ("differences", "ranking")
-"""Figures of a study's main results."""
+"""Figures that are kept if no others are asked for: those of a study's main results."""
+ALL = 10**9
+"""Stands for all training cases where sizes are put in order."""
 
 PLACE = re.compile(r"(?<![^:=+&,])/(?:[^/:=+&,]+/)*(?=[^/:=+&,])")
 """The folders of an absolute path, which may stand alone or within a value that names several (`A+B`, `given:A`)."""
 
 
-def publish_summary(workdir: Path, folder: Path) -> int:
-    """Fill the folder anew with the results of a study alone, and return its bytes."""
+def publish(workdir: Path, folder: Path, figures: tuple[str, ...]) -> int:
+    """Fills the folder anew and returns its bytes.
+
+    Raises:
+        UserError: If the workdir holds no study that was judged, the folder something else, or a figure is missing.
+    """
+    for needed in ("config.json", "study.json", "results/claims.csv"):
+        if not (workdir / needed).exists():
+            raise UserError(f"no {needed} in {workdir}: give the workdir of a finished study")
+    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").exists():
+        raise UserError(f"{folder} holds something else than a published study; give another folder")
+    found = {name: largest(workdir / "figures", name) for name in figures or FIGURES}
+    if missing := [name for name in figures if found[name] is None]:
+        raise UserError(f"no figure {', '.join(missing)} in {workdir / 'figures'}; its file names say which there are")
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "results").mkdir(parents=True)
     (folder / "config.json").write_text(config_without_machine(workdir), encoding="utf-8")
-    found = [workdir / "results" / f"{name}.csv" for name in SUMMARY]
-    for path in (*found, *(workdir / "figures" / f"{name}.svg" for name in FIGURES)):
-        if path.exists():
-            (folder / path.relative_to(workdir)).parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, folder / path.relative_to(workdir))
-    return size_of(folder)
+    record = json.loads((workdir / "study.json").read_text(encoding="utf-8"))
+    (folder / "study.json").write_text(json.dumps(_without_places(record)) + "\n", encoding="utf-8")
+    for name in TABLES:
+        if (workdir / "results" / f"{name}.csv").exists():
+            shutil.copyfile(workdir / "results" / f"{name}.csv", folder / "results" / f"{name}.csv")
+    for name, path in found.items():
+        if path is not None:
+            (folder / "figures").mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / "figures" / f"{name}.svg")
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def largest(figures: Path, name: str) -> Path | None:
+    """A figure, of several training set sizes that of the largest; None where the page has none."""
+    of_sizes = {int(path.stem.rpartition("_n")[2]) or ALL: path for path in figures.glob(f"{name}_n*.svg")}
+    whole = figures / f"{name}.svg"
+    return of_sizes[max(of_sizes)] if of_sizes else whole if whole.exists() else None
 
 
 def config_without_machine(workdir: Path) -> str:
@@ -53,7 +80,7 @@ def config_without_machine(workdir: Path) -> str:
 
 
 def _without_places(value: Any) -> Any:
-    """The same settings, in which absolute paths are PATH and their last part."""
+    """The same tree, in which absolute paths are PATH and their last part."""
     if isinstance(value, dict):
         return {name: _without_places(part) for name, part in value.items()}
     if isinstance(value, list):
@@ -61,52 +88,19 @@ def _without_places(value: Any) -> Any:
     return PLACE.sub("PATH/", value) if isinstance(value, str) else value
 
 
-def size_of(folder: Path) -> int:
-    """The bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def publish(workdir: Path, folder: Path, *, page: bool, compress_above: int) -> int:
-    """Fills the folder anew and returns its bytes."""
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "results").mkdir(parents=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        bare = Path(scratch)
-        for name in ("results", "load_tables"):
-            if (workdir / name).exists():  # no load tables where nothing starts from a source network
-                shutil.copytree(workdir / name, bare / name)
-        if (bare / "load_tables").exists():
-            shutil.copytree(bare / "load_tables", folder / "load_tables", ignore=shutil.ignore_patterns(manifest.NAME))
-        shutil.copyfile(workdir / "study.json", bare / "study.json")
-        (bare / "config.json").write_text(config_without_machine(workdir), encoding="utf-8")
-        if page:
-            write_report(bare)
-        for name in ("config.json", "study.json", *(["report.html"] if page else [])):
-            shutil.copyfile(bare / name, folder / name)
-    for path in sorted((workdir / "results").glob("*.csv")):
-        text = path.read_bytes()
-        if len(text) <= compress_above:
-            (folder / "results" / path.name).write_bytes(text)
-        else:  # no time inside, so that the same table is the same file
-            (folder / "results" / f"{path.name}.gz").write_bytes(gzip.compress(text, mtime=0))
-    return size_of(folder)
-
-
 def main() -> None:
     """Says how much was kept."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("workdir", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--compress_above", type=int, default=100_000, help="bytes from which a table is compressed")
-    kept = parser.add_mutually_exclusive_group()
-    kept.add_argument("--without_page", action="store_true", help="keep tables, config and record alone")
-    kept.add_argument("--summary", action="store_true", help="keep the config, results and main figures alone")
+    parser.add_argument(
+        "--figures", default="", help=f"names in figures/, by commas, instead of {', '.join(FIGURES)}; ending left out"
+    )
     asked = parser.parse_args()
-    if asked.summary:
-        size = publish_summary(asked.workdir, asked.folder)
-    else:
-        page, limit = not asked.without_page, asked.compress_above
-        size = publish(asked.workdir, asked.folder, page=page, compress_above=limit)
+    try:
+        size = publish(asked.workdir, asked.folder, tuple(filter(None, asked.figures.split(","))))
+    except UserError as error:
+        parser.exit(2, f"{error}\n")
     print(f"{asked.folder}: {size / 1e6:.2f} MB")
 
 

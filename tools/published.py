@@ -1,12 +1,11 @@
-"""What is kept of a published study: its tables, and the whole config that it ran with.
+"""The whole config that a published study ran with, or the part of it that runs one arm again.
 
     python -m tools.published docs/studies/NAME docs/studies/OTHER
     python -m tools.published docs/studies/NAME --arm=scratch --seeds=0,1
 
-Prints the configs as JSON, by folder. What a study wrote down stands, whatever the defaults have become since. A field
-that it does not mention has the value of `docs/studies/defaults_0.1.json`, the defaults with which these studies were
-made; one that came after 0.1 has its default, which changes nothing. With `--arm`, the config is that of one arm alone,
-at the study's largest training set, with the learning rate that was chosen then and the seeds that are asked for.
+Prints the configs as JSON, by folder. What a study wrote down stands, whatever the defaults have become since; a field
+that came later has its default, which changes nothing. With `--arm`, the config is that of one arm alone, at the
+study's largest training set, with the learning rate that was chosen then and the seeds that are asked for.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import argparse
 import json
 from pathlib import Path
 
-import pandas as pd
 from ml_collections import ConfigDict
 
 from configs import default
@@ -23,15 +21,6 @@ from jaxseg import settings
 from jaxseg.study import record
 from jaxseg.study.claims.evidence import largest_size
 from jaxseg.study.claims.study_tables import read_record
-
-DEFAULTS_THEN = Path(__file__).parents[1] / "docs" / "studies" / "defaults_0.1.json"
-"""All defaults of version 0.1. Never changed: it says what published studies were made with."""
-
-
-def read_table(folder: Path, name: str) -> pd.DataFrame:
-    """A table of a workdir, or of a folder that `tools.publish_study` wrote."""
-    (path,) = (folder / "results").glob(f"{name}.csv*")
-    return pd.read_csv(path)
 
 
 def fill(into: ConfigDict, given: ConfigDict) -> None:
@@ -47,9 +36,8 @@ def fill(into: ConfigDict, given: ConfigDict) -> None:
 
 
 def whole_config(folder: Path) -> ConfigDict:
-    """The study's config as it was written, with the values that fields had when studies did not write them down."""
+    """The study's config as it was written, with the defaults of fields that came later."""
     full = default.get_config()
-    fill(full, settings.from_json(DEFAULTS_THEN.read_text(encoding="utf-8")))
     fill(full, settings.from_json((folder / "config.json").read_text(encoding="utf-8")))
     return full
 

@@ -3,10 +3,10 @@
     python -m tools.rerun_study docs/studies/NAME runs/again --arm=scratch --seeds=0,1
 
 `tools.published` says which config is run. With the code that trained the study, on the same kind of processor with as
-many devices, the scores are the same to the last digit. With later code or elsewhere rounding differs: the first losses
-agree to a few units in the fifth digit, and training amplifies the difference until a run is at most as far from the
-published one as another seed's would be. Two seeds differ by sqrt(2) standard deviations over seeds (root mean square),
-and the differences of the means are held against that.
+many devices, every seed's mean scores are the same to the last digit. With later code or elsewhere rounding differs,
+and training amplifies the difference until a run is at most as far from the published one as another seed's would be.
+Two seeds differ by sqrt(2) standard deviations over seeds (root mean square), and the differences of the means are held
+against that.
 """
 
 from __future__ import annotations
@@ -17,32 +17,44 @@ from typing import Any
 
 import pandas as pd
 
+from jaxseg.reserved import MEAN, POOLED
+from jaxseg.study import files
 from jaxseg.study.run import run_stages
+from jaxseg.study.score.comparisons import seed_scores
 from launch import cli, terminal
-from tools.published import config_of_arm, read_table
+from tools.published import config_of_arm
 
-KEYS = ["seed", "case", "label"]
-
-
-def first_loss_difference(folder: Path, workdir: Path, arm: str, size: int) -> float:
-    """Largest relative difference of the first logged training losses: draws that differ would show at once."""
-    before, after = (read_table(place, "curves").dropna(subset="loss") for place in (folder, workdir))
-    before = before[(before["arm"] == arm) & (before["train_cases"] == size)]
-    both = before.merge(after, on=["seed", "step"], suffixes=("", "_again"), validate="one_to_one")
-    first = both[both["step"] == both["step"].min()]
-    return float((first["loss_again"] / first["loss"] - 1).abs().max())
+KEYS = ["arm", "seed", "train_cases", "fold", "label", "metric"]
 
 
 def rerun(folder: Path, workdir: Path, arm: str, seeds: tuple[int, ...], progress: Any) -> pd.DataFrame:
-    """Scores as published and, with the suffix `_again`, as they came now; one row a seed, case and label."""
+    """Mean scores of runs as published and, with the suffix `_again`, as they came now; one row a seed and score."""
     made, size = config_of_arm(folder, arm, seeds)
     run_stages(made, workdir, stages=("prepare", "pretrain", "train", "evaluate"), progress=progress)
-    before, after = read_table(folder, "cases"), read_table(workdir, "cases")
-    before = before[(before["arm"] == arm) & (before["train_cases"] == size) & before["seed"].isin(seeds)]
+    before = scores_of(folder, arm, size)
+    after = of_folds(seed_scores(files.read_table(workdir / "results" / "cases.csv")))
+    before = before[before["seed"].isin(seeds)]
     both = before.merge(after, on=KEYS, suffixes=("", "_again"), validate="one_to_one")
     if not len(both) == len(before) == len(after):
-        raise SystemExit(f"{len(before)} scores were published, {len(after)} came again, {len(both)} of the same cases")
+        raise SystemExit(f"{len(before)} scores were published, {len(after)} came again, {len(both)} of the same seeds")
     return both
+
+
+def scores_of(folder: Path, arm: str, size: int) -> pd.DataFrame:
+    """The published mean scores of an arm's runs at one training set size."""
+    scores = of_folds(files.read_table(folder / "results" / "seed_scores.csv"))
+    return scores[(scores["arm"] == arm) & (scores["train_cases"] == size)]
+
+
+def of_folds(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores in each fold: those over folds together are of all seeds, which are not all run again."""
+    return scores[scores["fold"] != POOLED]
+
+
+def mean_dsc(scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean DSC of each seed, over labels and folds."""
+    own = scores[(scores["metric"] == "dsc") & (scores["label"] == MEAN)]
+    return own.groupby("seed")[[name for name in ("value", "value_again") if name in own]].mean()
 
 
 def main() -> None:
@@ -57,18 +69,14 @@ def main() -> None:
     seeds = tuple(map(int, asked.seeds.split(",")))
     both = rerun(asked.published, asked.workdir, asked.arm, seeds, terminal.make_progress())
     size = int(both["train_cases"].iloc[0])
-    cases = read_table(asked.published, "cases")
-    cases = cases[(cases["arm"] == asked.arm) & (cases["train_cases"] == size)]
-    spread = cases.groupby("seed")["dsc"].mean().std()
-    first = first_loss_difference(asked.published, asked.workdir, asked.arm, size)
-    print(f"{len(both)} scores of {asked.arm}, {size or 'all'} training cases")
-    print(f"first losses: largest relative difference {first:.1e}")
-    print(f"DSC of a case: largest difference {(both['dsc_again'] - both['dsc']).abs().max():.2g}")
-    means = both.groupby("seed")[["dsc", "dsc_again"]].mean()
+    every = mean_dsc(scores_of(asked.published, asked.arm, size))["value"]
+    print(f"{len(both)} mean scores of {asked.arm}, {size or 'all'} training cases")
+    print(f"largest difference: {(both['value_again'] - both['value']).abs().max():.2g}")
+    means = mean_dsc(both)
     for seed, mean in means.iterrows():
-        print(f"seed {seed}: mean DSC {mean['dsc']:.4f}, again {mean['dsc_again']:.4f}")
-    print(f"standard deviation over the {cases['seed'].nunique()} published seeds: {spread:.4f}")
-    moved = ((means["dsc_again"] - means["dsc"]) ** 2).mean() ** 0.5 / (2**0.5 * spread)
+        print(f"seed {seed}: mean DSC {mean['value']:.4f}, again {mean['value_again']:.4f}")
+    print(f"standard deviation over the {len(every)} published seeds: {every.std():.4f}")
+    moved = ((means["value_again"] - means["value"]) ** 2).mean() ** 0.5 / (2**0.5 * every.std())
     print(f"means moved by {moved:.2f} of what two seeds differ by (root mean square)")
 
 

@@ -1,4 +1,4 @@
-"""What is kept of a finished study: enough for its page and tables, and to run a part of it again."""
+"""What is kept of a finished study: enough to read it, to pool it with others, and to run a part of it again."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
+from jaxseg.report import write_report
 from tests.conftest import ROOT
-from tests.programs import run
-from tests.tiny_study import tiny_config
+from tests.programs import run, start
+from tests.report.tables_builder import write_claims, write_workdir
 
 STUDIES = ROOT / "docs" / "studies"
-DEFAULTS_THEN = STUDIES / "defaults_0.1.json"
 
 
 def configs_of(*arguments: object, cwd: Path = ROOT) -> dict[str, dict]:
@@ -23,36 +22,70 @@ def configs_of(*arguments: object, cwd: Path = ROOT) -> dict[str, dict]:
 
 def test_published_scores_come_again(tiny_study: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    printed = run("tools.publish_study", tiny_study, kept, "--compress_above=2000")
+    printed = run("tools.publish_study", tiny_study, kept)
     size = sum(path.stat().st_size for path in kept.rglob("*.*"))
     assert printed == f"{kept}: {size / 1e6:.2f} MB\n"
-    assert size < 5e6
-    assert {path.name.removesuffix(".gz") for path in (kept / "results").iterdir()} == {
-        path.name for path in (tiny_study / "results").glob("*.csv")
-    }
-    compressed, plain = (pd.read_csv(place / "results" / name) for place, name in
-                         ((kept, "cases.csv.gz"), (tiny_study, "cases.csv")))  # fmt: skip
-    pd.testing.assert_frame_equal(compressed, plain)
-    assert (kept / "report.html").read_bytes() == (tiny_study / "report.html").read_bytes()
-
+    assert size < 5e5
     again = run("tools.rerun_study", kept, tmp_path / "again", "--arm=scratch", "--seeds=1").splitlines()
-    of_seed = plain[(plain["arm"] == "scratch") & (plain["seed"] == 1)]
-    mean = f"{of_seed['dsc'].mean():.4f}"
-    assert again[-6:-2] == [
-        f"{len(of_seed)} scores of scratch, all training cases",
-        "first losses: largest relative difference 0.0e+00",
-        "DSC of a case: largest difference 0",
-        f"seed 1: mean DSC {mean}, again {mean}",
-    ]
+    assert again[-5].endswith(" mean scores of scratch, all training cases")
+    assert again[-4] == "largest difference: 0"
+    before, _, after = again[-3].removeprefix("seed 1: mean DSC ").partition(", again ")
+    assert before == after
     assert again[-1].startswith("means moved by 0.00 of what")
 
 
-def test_a_study_without_source_networks_is_published(tiny_study: Path, tmp_path: Path) -> None:
-    workdir = tmp_path / "workdir"
-    shutil.copytree(tiny_study, workdir, ignore=shutil.ignore_patterns("load_tables", "train", "figures"))
-    run("tools.publish_study", workdir, tmp_path / "kept", "--without_page")
-    assert (tmp_path / "kept" / "study.json").exists()
-    assert not (tmp_path / "kept" / "report.html").exists()
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up study of two sizes, whose config and record name folders of this machine."""
+    arms, place = ("scratch", "transfer"), tmp_path_factory.mktemp("made") / "study"
+    workdir = write_claims(write_workdir(place, arms=arms, sizes=(4, 16), seeds=3, n_cases=5))
+    write_report(workdir)
+    config, record = (json.loads((workdir / name).read_text()) for name in ("config.json", "study.json"))
+    config["source"] = {"data": "/home/someone/sets/hearts+/media/disk/heads", "unit": "mm"}
+    config["pretrain"] = {"from_workdir": "/home/someone/import"}
+    (workdir / "config.json").write_text(json.dumps(config))
+    (workdir / "study.json").write_text(json.dumps(record | {"stores": {"hearts": "/home/someone/stores/hearts"}}))
+    return workdir
+
+
+@pytest.fixture
+def workdir(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "study"))
+
+
+def test_results_are_kept_and_no_place_of_the_machine(workdir: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    run("tools.publish_study", workdir, kept, "--figures=learning_curves,differences")
+    found = json.loads((kept / "config.json").read_text())
+    assert found["source"] == {"data": "PATH/hearts+PATH/heads", "unit": "mm"}
+    assert found["pretrain"] == {"from_workdir": "PATH/import"}
+    assert json.loads((kept / "study.json").read_text())["stores"] == {"hearts": "PATH/hearts"}
+    results = {path.name for path in (kept / "results").iterdir()}
+    assert {"claims.csv", "test_groups.csv", "comparisons.csv", "summary.csv", "seed_scores.csv"} <= results
+    assert not {"cases.csv", "curves.csv", "similarity.csv"} & results
+    for path in kept.glob("results/*"):
+        assert path.read_bytes() == (workdir / path.relative_to(kept)).read_bytes()
+    # Of a figure for each training set size, that of the largest is kept.
+    curves = {path.name: path.read_bytes() for path in (workdir / "figures").glob("learning_curves_n*.svg")}
+    assert len(set(curves.values())) == 2
+    assert (kept / "figures" / "learning_curves.svg").read_bytes() == curves["learning_curves_n16.svg"]
+    assert {path.name for path in (kept / "figures").iterdir()} == {"learning_curves.svg", "differences.svg"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda workdir, kept: (workdir / "results" / "claims.csv").unlink(), "no results/claims.csv in"),
+        (lambda workdir, kept: (kept.mkdir(), (kept / "mine.txt").write_text("")), "holds something else than a"),
+        (lambda workdir, kept: shutil.rmtree(workdir / "figures"), "no figure differences in"),
+    ],
+)
+def test_what_is_no_study_or_would_be_lost_is_refused(workdir: Path, tmp_path: Path, change, message: str) -> None:
+    change(workdir, tmp_path / "kept")
+    done = start("tools.publish_study", workdir, tmp_path / "kept", "--figures=differences")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "kept" / "study.json").exists()
 
 
 def test_the_rate_that_was_chosen_is_taken(tiny_study: Path, tmp_path: Path) -> None:
@@ -67,21 +100,19 @@ def test_the_rate_that_was_chosen_is_taken(tiny_study: Path, tmp_path: Path) -> 
     )  # fmt: skip
 
 
-GONE = {
-    **{"image_interpolation": "cubic", "label_interpolation": "linear", "weights": "gaussian"},
-    **{"dice_over": "case", "focal_gamma": 2.0, "decay": "kernel$"},
-    **{"windows": 2},
-}
-"""Fields that there are no longer, with what is done now."""
+def test_a_published_config_stands_whatever_the_defaults_are(tmp_path: Path) -> None:
+    """With the defaults of a later version, where hardly anything is as it was."""
 
+    def kept(before: dict, after: dict) -> None:
+        for name, value in before.items():
+            if isinstance(value, dict):
+                kept(value, after[name])
+            else:
+                assert after[name] == value, name
 
-@pytest.fixture(scope="module")
-def later(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the defaults of a later version, where hardly anything is as it was."""
-    folder = tmp_path_factory.mktemp("later")
-    (folder / "configs").mkdir()
+    (tmp_path / "configs").mkdir()
     source = (ROOT / "configs" / "default.py").read_text().replace("def get_config(", "def get_config_now(")
-    (folder / "configs" / "default.py").write_text(f"""{source}
+    (tmp_path / "configs" / "default.py").write_text(f"""{source}
 
 def get_config():
     made = get_config_now()
@@ -91,44 +122,8 @@ def get_config():
                 section[name] = type(value)(value + 1)
     return made
 """)
-    return folder
-
-
-def test_what_a_study_did_not_write_down_is_as_it_was_then(tiny_study: Path, tmp_path: Path, later: Path) -> None:
-    written = json.loads((tiny_study / "config.json").read_text())
-    del written["pretrain"]["eval_every"], written["optim"]["lr"], written["loss"]
-    (tmp_path / "config.json").write_text(json.dumps(written))
-    made = configs_of(tmp_path, cwd=later)[str(tmp_path)]
-    assert (made["pretrain"]["eval_every"], made["optim"]["lr"], made["loss"]["smooth"]) == (0, 1e-3, 1.0)
-    assert (made["target"]["foreground"], made["target"]["augment"]["gamma"]) == (0.5, 0.0)
-    assert made["train"]["steps"] == tiny_config().train.steps
-
-
-def test_a_published_config_stands_whatever_the_defaults_are(later: Path) -> None:
-    def kept(before: dict, after: dict) -> None:
-        for name, value in before.items():
-            if isinstance(value, dict):
-                kept(value, after[name])
-            else:
-                assert (GONE if name in GONE else after)[name] == value, name
-
-    then = json.loads(DEFAULTS_THEN.read_text()) | {"arms": {}}
     folders = sorted(path.parent for path in STUDIES.rglob("config.json"))
-    found = configs_of(*folders, cwd=later)
+    assert folders
+    found = configs_of(*folders, cwd=tmp_path)
     for folder in folders:
-        kept(then | json.loads((folder / "config.json").read_text()), found[str(folder)])
-
-
-def test_the_defaults_of_then_are_complete() -> None:
-    """Every field of a published study is among them, so none is ever filled from what came later."""
-
-    def names(tree: dict, prefix: str = "") -> set[str]:
-        found: set[str] = set()
-        for name, value in tree.items():
-            found |= names(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name}
-        return {name for name in found if not name.startswith("arms.")}
-
-    then = names(json.loads(DEFAULTS_THEN.read_text()))
-    later = [*(STUDIES / "which_start").rglob("config.json")]  # these keep no tables to run again from
-    for path in {*STUDIES.rglob("config.json")} - {*later}:
-        assert names(json.loads(path.read_text())) <= then
+        kept(json.loads((folder / "config.json").read_text()), found[str(folder)])
