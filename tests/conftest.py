@@ -27,6 +27,15 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 machine.one_blas_thread()
 
+LONGEST_FIRST = ("browser", "study", "buckets", "launch", "report", ".", "models")
+"""Folders of tests with files that take up to a minute: none is left to one worker when the other is done."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the folders with long files first; workers take files in the order of the tests."""
+    places = {ROOT / "tests" / folder: place for place, folder in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.parent, len(places)))
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
