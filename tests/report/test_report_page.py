@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from jaxseg.report import write_report
 from jaxseg.report.blocks import Block, Cell, Chart, Section, Table, TableGroup
+from jaxseg.report.charts.style import WIDE_INCHES
 from jaxseg.report.page import MANIFEST, write_page
 from jaxseg.text import limit, signed
 from tests.report.tables_builder import NASTY, write_claims, write_workdir
@@ -80,6 +82,28 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folds=2,
     )
     write_report(workdir)
+    return workdir
+
+
+def sketch(chart: Chart, folder: Path) -> Markup:
+    """Draws a chart, but neither renders nor writes it, which takes longer."""
+    chart.draw(width=WIDE_INCHES)
+    return Markup("")
+
+
+@pytest.fixture
+def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what a page says in words."""
+    monkeypatch.setattr("jaxseg.report.page._draw", sketch)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small study that lacks no table, with the words of its page."""
+    workdir = write_workdir(tmp_path_factory.mktemp("whole") / "study", seeds=2, examples=1, n_cases=4, steps=120)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxseg.report.page._draw", sketch)
+        write_report(workdir)
     return workdir
 
 
@@ -232,8 +256,13 @@ def _drop(*names: str) -> Callable[[Path], None]:
         ("config.json", "the configuration is left out", "The whole configuration"),
     ],
 )
-def test_a_missing_table_leaves_a_sentence(tmp_path: Path, name: str, sentence: str, gone: str):
-    workdir = write_workdir(tmp_path, seeds=2, examples=1, n_cases=4, steps=120)
+def test_a_missing_table_leaves_a_sentence(
+    sketched: None, whole: Path, tmp_path: Path, name: str, sentence: str, gone: str
+):
+    assert sentence not in _page(whole).text
+    assert gone in _page(whole).text
+    workdir = tmp_path / "study"
+    shutil.copytree(whole, workdir)
     _drop(name)(workdir)
     write_report(workdir)
     page = _page(workdir).text
@@ -241,7 +270,7 @@ def test_a_missing_table_leaves_a_sentence(tmp_path: Path, name: str, sentence: 
     assert gone not in page
 
 
-def test_a_placebo_of_other_seeds_does_not_make_them_more(tmp_path: Path):
+def test_a_placebo_of_other_seeds_does_not_make_them_more(sketched: None, tmp_path: Path):
     workdir = write_workdir(tmp_path, seeds=4, examples=1)
     record = json.loads((workdir / "study.json").read_text())
     for run in record["runs"]:
@@ -279,7 +308,7 @@ def _labels_of_charts(workdir: Path) -> dict[str, str]:
     return {label.split(":")[0]: label for label in charts}
 
 
-def test_study_json_alone_makes_a_page(tmp_path: Path):
+def test_study_json_alone_makes_a_page(sketched: None, tmp_path: Path):
     workdir = write_workdir(tmp_path, seeds=1, examples=1)
     _drop("results", "load_tables", "config.json")(workdir)
     bare = {"name": "bare", "arms": {}, "runs": [], "source": None}
@@ -323,7 +352,7 @@ def test_a_page_of_many_arms_and_sizes_stays_light(tmp_path: Path):
     assert _page(workdir)
 
 
-def test_a_source_called_like_the_target_is_told_apart(tmp_path: Path):
+def test_a_source_called_like_the_target_is_told_apart(sketched: None, tmp_path: Path):
     workdir = write_workdir(tmp_path, seeds=1, examples=0)
     study = json.loads((workdir / "study.json").read_text())
     study["source"]["name"] = study["target"]["name"] = "blobs"
