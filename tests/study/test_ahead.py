@@ -22,10 +22,6 @@ from jaxseg.types import UserError
 from tests.tiny_study import changed, silent, tiny_config
 
 
-def small():
-    return changed(num_seeds=3)
-
-
 def nested():
     """Two runs to a source network, three rates, and a look after half of the steps."""
     made = changed(num_seeds=4, analysis__half=True)
@@ -164,19 +160,12 @@ def test_the_text_names_every_claim_once(tmp_path):
 # -------------------------------------------------------------------------------------------------------- with a pilot
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("pilot")
-    run_stages(small(), workdir, stages=["prepare", "pretrain", "train", "evaluate"], progress=silent)
-    return workdir
-
-
-def test_widths_are_those_of_the_pilots_spread_and_the_plans_numbers(finished, tmp_path):
+def test_widths_are_those_of_the_pilots_spread_and_the_plans_numbers(tiny_study, tmp_path):
     ready = planned(changed(num_seeds=12, target__test_cases=4), tmp_path / "study")
-    pair, widths = pilot.expected_widths(ready, finished)
+    pair, widths = pilot.expected_widths(ready, tiny_study)
     assert pair == Pair()
     assert [width.seeds for width in widths] == [8, 12, 16, 32]
-    spread = gain(gather(claims.read_study(finished)), Pair())[0].spread
+    spread = gain(gather(claims.read_study(tiny_study)), Pair())[0].spread
     assert [width.half for width in widths] == [expected_half_width(spread, width.seeds, 4) for width in widths]
     halves = [width.half for width in widths]
     assert halves == sorted(halves, reverse=True)
@@ -184,24 +173,24 @@ def test_widths_are_those_of_the_pilots_spread_and_the_plans_numbers(finished, t
     assert "+-" in pilot.describe(pair, widths)
 
 
-def test_folds_that_rotate_count_with_their_groups(finished, tmp_path):
+def test_folds_that_rotate_count_with_their_groups(tiny_study, tmp_path):
     made = changed(num_seeds=8, vary="init,order,fold", target__folds=2)
-    _, widths = pilot.expected_widths(planned(made, tmp_path / "study"), finished)
+    _, widths = pilot.expected_widths(planned(made, tmp_path / "study"), tiny_study)
     assert [width.groups for width in widths] == [4, 4, 4]
     assert [width.seeds for width in widths] == [8, 16, 32]
 
 
-def test_pilots_that_cannot_say_are_refused(finished, tmp_path):
+def test_pilots_that_cannot_say_are_refused(tiny_study, tmp_path):
     ready = planned(tiny_config(), tmp_path / "study")
-    one, table = tmp_path / "one", claims.read_study(finished).tables["cases"]
+    one, table = tmp_path / "one", claims.read_study(tiny_study).tables["cases"]
     (one / "results").mkdir(parents=True)
-    shutil.copy(finished / "study.json", one)
+    shutil.copy(tiny_study / "study.json", one)
     files.write_table(one / "results" / "cases.csv", table[table["seed"] == 0])
     with pytest.raises(UserError, match="has 1 seeds and 2 test groups"):
         pilot.expected_widths(ready, one)
     without = planned(changed(arms=default.pick_arms("scratch", "transfer_encoder")), tmp_path / "other")
     with pytest.raises(UserError, match="has no arm transfer_encoder"):
-        pilot.expected_widths(without, finished)
+        pilot.expected_widths(without, tiny_study)
     sized = planned(changed(target__train_cases=(3,)), tmp_path / "sized")
     with pytest.raises(UserError, match="no scores of transfer and scratch at a training set size"):
-        pilot.expected_widths(sized, finished)
+        pilot.expected_widths(sized, tiny_study)
