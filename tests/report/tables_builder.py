@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from jaxseg.study import claims
+from jaxseg.study import claims, files
+from jaxseg.study.claims.sentences import page_table
+from jaxseg.study.claims.shown import READ
 from jaxseg.study.claims.told import group_table
 from jaxseg.study.score.comparisons import worst_cases
 from jaxseg.study.score.power import variance
@@ -86,12 +88,16 @@ def write_shown(directory: Path, *, confidence: float = 0.95) -> Path:
 
 
 def write_claims(directory: Path) -> Path:
-    """Write the verdicts and the answer, and what the page says of them."""
-    study = claims.read_study(directory)
-    claims.claims(study).to_csv(directory / "results" / "claims.csv", index=False)
-    group_table(study).to_csv(directory / "results" / "test_groups.csv", index=False)
-    pages = claims.shown_tables(directory, confidence=0.95)["page"]
-    pages.to_csv(directory / "results" / "page.csv", index=False)
+    """Write the verdicts and the answer, and what the page says of them beside the tables of `write_shown`."""
+    results, study = directory / "results", claims.read_study(directory)
+    claims.claims(study).to_csv(results / "claims.csv", index=False)
+    group_table(study).to_csv(results / "test_groups.csv", index=False)
+    read = {
+        name: files.read_table(results / f"{name}.csv")
+        for name in (*READ, "layers")
+        if (results / f"{name}.csv").exists()
+    }
+    page_table({name: table for name, table in read.items() if len(table)}).to_csv(results / "page.csv", index=False)
     return directory
 
 
