@@ -22,7 +22,7 @@ from jaxseg.study.claims import ahead, pilot
 from jaxseg.study.plan import dry_run
 from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.types import UserError
-from launch import cli, distributed, places, planning, terminal, whole
+from launch import cli, distributed, places, planning, terminal, timing, whole
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
@@ -38,6 +38,7 @@ _BUDGET = flags.DEFINE_string(
 )
 _OUTPUT = cli.path_flag("output", f"With --stages=plan: the config file. Default: {planning.FILE} in the workdir.")
 _DRY_RUN = cli.dry_run_flag()
+_TIMING = flags.DEFINE_bool("timing", False, "Print at the end what each stage and each compiled program took.")
 _PILOT = cli.place_flag(
     "pilot", "With --dry_run: a finished study from whose spread to tell how well the gain will be known."
 )
@@ -64,6 +65,8 @@ def main() -> None:
         planned = whole.run_study(config, work.folder, stages=stages, saved=work.saved)
         if _DRY_RUN.value and hosts.is_first():
             _look_ahead(planned)
+        elif _TIMING.value and hosts.is_first():
+            terminal.say(f"\n{timing.describe(work.folder)}")
 
 
 def _look_ahead(planned: PlannedStudy) -> None:

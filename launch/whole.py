@@ -8,7 +8,9 @@ from typing import Any
 
 from jaxseg import hosts
 from jaxseg.report import write_report
+from jaxseg.study import recording
 from jaxseg.study import run as study_run
+from jaxseg.study.clock import Clock
 from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.study.score import tables
 from jaxseg.types import UserError
@@ -51,6 +53,8 @@ def _run_stages(
             raise UserError(f"stage 'report' needs stage 'evaluate', which is not finished in {workdir}")
         if (workdir / "results" / "comparisons.csv").exists():
             terminal.say(tables.format_results(workdir))
+        clock = Clock()
         terminal.say(f"report: {write_report(workdir).absolute()}")
+        recording.add_spent(workdir, clock.end("report"))
     hosts.barrier("end")  # else the first to end would look lost to the others
     return planned

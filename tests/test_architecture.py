@@ -106,7 +106,7 @@ ROOMS = {
     "imports": (("kinds",), ("layout", "readers"), ("naming",), ("rules",), ("conversion",)),
     "exports": (("torch_network", "nnunet", "program"), ("state_dict",), ("formats",)),
     "study": (
-        ("files", "outputs", "typed_json", "versions"),
+        ("clock", "files", "outputs", "typed_json", "versions"),
         ("record",),
         ("plan", "predict", "recorded_runs", "restore", "source_folder"),
         ("proposal",),
@@ -151,6 +151,7 @@ def test_no_modules_import_each_other_in_a_circle():
 def test_the_report_takes_definitions_and_computes_nothing():
     allowed = {
         "jaxseg.analysis.statistics",
+        "jaxseg.study.clock",
         "jaxseg.study.files",
         "jaxseg.study.record",
         "jaxseg.study.typed_json",

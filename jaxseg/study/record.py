@@ -18,6 +18,7 @@ from jaxseg.data.splits import Split
 from jaxseg.manifest import DamagedError
 from jaxseg.regions import Regions, count_outputs
 from jaxseg.study import files
+from jaxseg.study.clock import CompiledProgram
 from jaxseg.study.typed_json import MismatchError, from_tree, to_tree
 from jaxseg.types import RunKey, UserError
 
@@ -235,6 +236,10 @@ class StudyRecord:
     stores: Mapping[str, str] = dataclasses.field(default_factory=dict)
     timing: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """The seconds that each stage took."""
+    parts: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    """The seconds of each stage that were compiling and validating; empty in records of an earlier version."""
+    programs: tuple[CompiledProgram, ...] = ()
+    """The programs that each stage compiled, and how long that took; empty in records of an earlier version."""
     exclusions: tuple[Exclusion, ...] = ()
     vary: tuple[str, ...] = ()
     """The streams that differ between seeds; with `fold`, each seed is tested on one fold."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
-import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxseg import checkpoint, logs, optim
 from jaxseg.manifest import DamagedError
 from jaxseg.settings import ArmSettings, TaskSettings
-from jaxseg.study import record, typed_json
+from jaxseg.study import clock, record, typed_json
+from jaxseg.study.clock import Spent
 from jaxseg.study.plan import source_networks
 from jaxseg.study.plan.external import left_out_of, role_of
 from jaxseg.study.plan.jobs import Job, chunk_sizes
@@ -36,25 +37,32 @@ from jaxseg.study.train import learning_rates
 from jaxseg.study.versions import made_with, ways
 
 
-def write_study(planned: PlannedStudy, seconds: Mapping[str, float], rule_version: int) -> None:
+def write_study(planned: PlannedStudy, spent: Spent, rule_version: int) -> None:
     """Writes study.json: what was planned, with which code, on which data, and how it went so far.
 
     Args:
         planned: The planned study.
-        seconds: Seconds that stages took in this process, which are added to those of earlier ones.
+        spent: What a stage took in this process, which is added to what it took in earlier ones.
         rule_version: Version of this code's rules; a study that began to train under other rules keeps theirs.
     """
     try:
         before = record.read(planned.workdir)
     except DamagedError:  # `plan.planned.chunks_of` has said so
         before = None
-    record.write(planned.workdir, planned_record(planned, rule_version, seconds, before))
+    record.write(planned.workdir, planned_record(planned, rule_version, spent, before))
+
+
+def add_spent(workdir: Path, spent: Spent) -> None:
+    """Adds to study.json what a stage took that is done with the study's tables alone."""
+    before = record.read(workdir)
+    if before is not None:
+        record.write(workdir, dataclasses.replace(before, **_times(before, spent)))
 
 
 def planned_record(
     planned: PlannedStudy,
     rule_version: int,
-    seconds: Mapping[str, float] = types.MappingProxyType({}),
+    spent: Spent | None = None,
     before: StudyRecord | None = None,
 ) -> StudyRecord:
     """The record of a study as it stands: of one that never trained, what it will be if no run diverges.
@@ -62,13 +70,10 @@ def planned_record(
     Args:
         planned: The study.
         rule_version: See `write_study`.
-        seconds: See `write_study`.
+        spent: See `write_study`.
         before: What was recorded before.
     """
     study, plan, tasks, binding = planned.study, planned.plan, planned.tasks, planned.binding
-    timing = dict(before.timing) if before else {}
-    for stage, spent in seconds.items():
-        timing[stage] = round(timing.get(stage, 0.0) + spent, 2)
     runs = tuple(_runs(planned))
     lost = [
         Exclusion(named(run.key), f"diverged at step {run.diverged_at}") for run in runs if run.diverged_at is not None
@@ -101,7 +106,7 @@ def planned_record(
         train=Training(study.train.steps),
         chunks=chunk_sizes(plan),
         stores=_stores(tasks),
-        timing=timing,
+        **_times(before, spent),
         exclusions=(*lost, *refused, *(Exclusion(*case) for case in left_out_of(tasks))),
         vary=study.vary,
         waves=planned.waves,
@@ -110,6 +115,20 @@ def planned_record(
         external=tuple(RecordedSet(one.name, one.prepared.name, one.cases) for one in tasks.external),
         exploratory=_why_exploratory(planned),
     )
+
+
+def _times(before: StudyRecord | None, spent: Spent | None) -> dict[str, Any]:
+    """The fields of a record that say what stages took, with what one of them has taken since."""
+    timing = dict(before.timing) if before else {}
+    parts = {stage: dict(of_stage) for stage, of_stage in before.parts.items()} if before else {}
+    programs = before.programs if before else ()
+    if spent is not None:
+        timing[spent.stage] = round(timing.get(spent.stage, 0.0) + spent.seconds, 2)
+        of_stage = parts.setdefault(spent.stage, {})
+        for part, seconds in spent.parts.items():
+            of_stage[part] = round(of_stage.get(part, 0.0) + seconds, 2)
+        programs = clock.joined(programs, spent.programs)
+    return {"timing": timing, "parts": parts, "programs": programs}
 
 
 def _stores(tasks: Tasks) -> dict[str, str]:

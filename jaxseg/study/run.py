@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ml_collections import ConfigDict
 from jaxseg import hosts, machine, settings
 from jaxseg.settings.kinds import nearest
 from jaxseg.study import claims, files
+from jaxseg.study.clock import Clock
 from jaxseg.study.plan import preparation
 from jaxseg.study.plan.binding import read_binding, read_trained
 from jaxseg.study.plan.planned import PlannedStudy, bind, prepare
@@ -55,8 +55,12 @@ def run_stages(
     """
     _check_stages(stages)
     study = check_workdir(config, workdir)
-    with machine.one_blas_thread(), files.locked(workdir) if hosts.is_first() else contextlib.nullcontext():
-        began = time.monotonic()
+    clock = Clock()
+    with (
+        machine.one_blas_thread(),
+        files.locked(workdir) if hosts.is_first() else contextlib.nullcontext(),
+        clock.listening(),
+    ):
         planned = prepare(study, workdir, progress("prepare"))
         if not stages:
             return planned
@@ -70,20 +74,20 @@ def run_stages(
             if "prepare" in stages:
                 for line in preparation.write_preparation(planned.tasks, workdir, progress("prepare")):
                     tell(line)
-            write_study(planned, {"prepare": time.monotonic() - began}, claims.RULE_VERSION)
+            write_study(planned, clock.end("prepare"), claims.RULE_VERSION)
         work: dict[str, Callable[[PlannedStudy], PlannedStudy | None]] = {
-            "pretrain": lambda planned: train_jobs(planned, "pretrain", progress),
-            "train": lambda planned: train_arms(planned, progress),
+            "pretrain": lambda planned: train_jobs(planned, "pretrain", progress, clock),
+            "train": lambda planned: train_arms(planned, progress, clock),
             "evaluate": lambda planned: evaluate_jobs(planned, progress),
             "analyze": lambda planned: analyze(planned, progress("analyze")),
         }
         for stage, do in work.items():
             if stage in stages:
-                began = time.monotonic()
+                clock.begin()
                 planned = do(planned) or planned
                 hosts.barrier(stage)
                 if hosts.is_first():
-                    write_study(planned, {stage: time.monotonic() - began}, claims.RULE_VERSION)
+                    write_study(planned, clock.end(stage), claims.RULE_VERSION)
                     saved()
     return planned
 

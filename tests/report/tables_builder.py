@@ -322,6 +322,13 @@ def _study(arms, runs, labels, name, steps, n_cases, case_name, lost) -> dict[st
             for i, seed in enumerate(sorted({run[3] for run in runs}))
         ],
         "timing": {"prepare": 3.1, "pretrain": 41.0, "train": 83.4, "evaluate": 12.0},
+        "parts": {"pretrain": {"compile": 9.5, "validate": 2.25}, "train": {"compile": 17.25, "validate": 6.5}},
+        "programs": [
+            {"stage": "train", "name": "chunk", "number": 1, "cached": 0}
+            | {"traced": 1.75, "lowered": 0.45, "compiled": 12.65},
+            {"stage": "train", "name": "", "number": 38, "cached": 13}
+            | {"traced": 0.35, "lowered": 0.15, "compiled": 1.95},
+        ],
         "exclusions": [{"case": f"<b>{case_name.format(99)}</b>", "reason": "label value 7 is not in dataset.json"}],
         "train": {"steps": steps},
     }  # fmt: skip

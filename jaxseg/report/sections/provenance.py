@@ -21,8 +21,9 @@ from jaxseg.report.blocks import (
 from jaxseg.report.sections.checkpoints import checkpoint_words
 from jaxseg.report.tables import Tables
 from jaxseg.study.claims.controls import CONTROLS
+from jaxseg.study.clock import COMPILE, VALIDATE
 from jaxseg.study.record import Device, MadeWith, RecordedRun, RecordedTask, StudyRecord
-from jaxseg.text import TIMES, cases, count, duration, listing, plural
+from jaxseg.text import TIMES, cases, count, duration, listing, number, plural
 
 MOST_ROWS = 100
 """The most ids, diverged runs or cases left out that a list on the page has."""
@@ -81,15 +82,49 @@ def _provenance(tables: Tables, styles: Styles) -> Iterator[Block]:
     rows = tuple((Cell(name), Cell(str(value))) for name, value in facts.items() if value)
     yield Table("", (), (TableGroup("", rows),), text_columns=(0, 1))
     if study.timing:
-        spent = [(stage, seconds) for stage, seconds in [*study.timing.items(), ("total", study.seconds)]]
-        rows = tuple((Cell(stage), Cell(duration(seconds))) for stage, seconds in spent)
-        yield Table("Wall time of each stage.", ("Stage", "Time"), (TableGroup("", rows),))
+        yield _stage_times(study)
+    if study.programs:
+        yield Fold("The programs that were compiled", (_compile_times(study),))
     yield Prose("The numbers on this page stand in results/*.csv; every figure lies in figures/ as SVG and PNG.")
     yield from _lost(study, styles)
     if tables.config:
         yield Fold("The whole configuration", (Verbatim(tables.config),))
     else:
         yield Missing("There is no config.json: the configuration is left out.")
+
+
+def _stage_times(study: StudyRecord) -> Table:
+    """The seconds of each stage and, where they are known, those of its parts."""
+    columns = [part for part in (COMPILE, VALIDATE) if any(part in found for found in study.parts.values())]
+    rows = []
+    for stage, seconds in [*study.timing.items(), ("total", study.seconds)]:
+        parts = [study.parts.get(stage, {}).get(part) for part in columns]
+        rows.append((Cell(stage), *(Cell(duration(spent) if spent else "") for spent in (seconds, *parts))))
+    heads = {COMPILE: "of it compiling", VALIDATE: "validating"}
+    return Table(
+        "Wall time of each stage.",
+        ("Stage", "Time", *(heads[part] for part in columns)),
+        (TableGroup("", tuple(rows)),),
+    )
+
+
+def _compile_times(study: StudyRecord) -> Table:
+    """The seconds that each program took, by stage."""
+    rows = tuple(
+        (
+            Cell(program.stage),
+            Cell(program.name or "all others"),
+            *(Cell(count(times)) for times in (program.number, program.cached)),
+            *(Cell(number(seconds, 2)) for seconds in (program.traced, program.lowered, program.compiled)),
+        )
+        for program in study.programs
+    )
+    return Table(
+        "Seconds that programs took until they could run. Cached ones were read from the disk.",
+        ("Stage", "Program", "Number", "Cached", "Traced", "Lowered", "Compiled"),
+        (TableGroup("", rows),),
+        text_columns=(0, 1),
+    )
 
 
 def _source_data(tables: Tables) -> str:

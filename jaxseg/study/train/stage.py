@@ -13,6 +13,7 @@ from jax.errors import JaxRuntimeError
 
 from jaxseg import checkpoint, hosts, logs, loop, transfer, workdirs
 from jaxseg.study import files
+from jaxseg.study.clock import Clock
 from jaxseg.study.plan import binding
 from jaxseg.study.plan.jobs import Job, chunk_sizes, halved
 from jaxseg.study.plan.planned import PlannedStudy, device_bytes, plan_jobs
@@ -41,7 +42,7 @@ def require_done(planned: PlannedStudy, kind: str, wanted_by: str) -> None:
             )
 
 
-def train_jobs(planned: PlannedStudy, kind: str, progress: MakeProgress) -> PlannedStudy:
+def train_jobs(planned: PlannedStudy, kind: str, progress: MakeProgress, clock: Clock) -> PlannedStudy:
     """Trains every job of a kind that is not at its last step.
 
     A damaged last checkpoint is set aside, and its job trained again from the one before. A job that runs out
@@ -56,7 +57,7 @@ def train_jobs(planned: PlannedStudy, kind: str, progress: MakeProgress) -> Plan
     while True:
         try:
             for job in planned.plan.of_kind(kind):
-                _train(planned, job, progress)
+                _train(planned, job, progress, clock)
         except JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -71,7 +72,7 @@ def train_jobs(planned: PlannedStudy, kind: str, progress: MakeProgress) -> Plan
             return planned
 
 
-def _train(planned: PlannedStudy, job: Job, progress: MakeProgress) -> None:
+def _train(planned: PlannedStudy, job: Job, progress: MakeProgress, clock: Clock) -> None:
     directory = planned.workdir / job.directory
     folder = directory / "checkpoints"
     # All hosts hear whether training is done, and whether its start is as it was saved.
@@ -98,6 +99,7 @@ def _train(planned: PlannedStudy, job: Job, progress: MakeProgress) -> None:
         mark=planned.bound().mark | {"made_with_before": before},
     )
     if not trained:
+        fit = dataclasses.replace(fit, validate=clock.validation(fit.validate))
         loop.fit(fit, progress(f"{job.group}/{job.chunk} ({len(job.runs)} runs)"))
     if not started and (why := loop.mend_start(fit)) is not None:
         raise UserError(
@@ -167,17 +169,17 @@ def back_off(planned: PlannedStudy, job: Job, cause: str) -> PlannedStudy:
     return dataclasses.replace(planned, plan=plan)
 
 
-def train_arms(planned: PlannedStudy, progress: MakeProgress) -> PlannedStudy:
+def train_arms(planned: PlannedStudy, progress: MakeProgress, clock: Clock) -> PlannedStudy:
     """Chooses learning rates if a grid asks for it, then trains every arm."""
     require_done(planned, "pretrain", "train")
     if hosts.is_first():
         for job in (*planned.plan.of_kind("select"), *planned.plan.of_kind("train")):
             write_load_tables(planned, job)
-    planned = train_jobs(planned, "select", progress)
+    planned = train_jobs(planned, "select", progress, clock)
     if hosts.is_first():
         learning_rates.write_rates(planned.workdir, planned.plan, planned.study.arms)
     hosts.barrier("rates")
-    return train_jobs(planned, "train", progress)
+    return train_jobs(planned, "train", progress, clock)
 
 
 def write_load_tables(planned: PlannedStudy, job: Job) -> None:
