@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg.streams import STREAMS, fold_in_name, host_rng, stream_id, stream_key
+from jaxseg import transfer, trees
+from jaxseg.streams import STREAMS, fold_in_name, host_rng, jit_draws, stream_id, stream_key
+from tests import training_parts
 
 
 def data(key):
@@ -96,3 +98,21 @@ def test_draws_on_the_host_do_not_change_between_versions():
 def test_draws_on_the_host_differ_by_every_word():
     words = [(0,), (1,), (0, "subset"), (0, "order"), (0, "subset", 1), ("subset", 0)]
     assert len({host_rng(*each).integers(2**62) for each in words}) == len(words)
+
+
+@pytest.mark.parametrize("kind", ["random", "mean_var"])
+def test_starts_that_are_compiled_faster_have_the_same_bits(kind):
+    start, source = transfer.make_start(transfer.transfer_rules(kind)), training_parts.random_params()
+
+    def draw(seed):
+        def of(path, leaf):
+            key = fold_in_name(stream_key(seed, "init"), path)
+            return 0.3 * jax.random.truncated_normal(key, -2.0, 2.0, leaf.shape)
+
+        params = trees.map_with_path(of, source)
+        return params if kind == "random" else start(params, source, stream_key(seed, "init"))
+
+    fast, usual = jit_draws(draw), jax.jit(draw)
+    for seed in range(20):
+        for a, b in zip(jax.tree.leaves(fast(seed)), jax.tree.leaves(usual(seed)), strict=True):
+            np.testing.assert_array_equal(a, b)

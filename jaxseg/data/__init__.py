@@ -9,7 +9,7 @@ from jaxseg.data.formats.files.writing import to_nifti, write_map, write_predict
 from jaxseg.data.formats.image_files import find_images, list_images, unread
 from jaxseg.data.formats.references import References, case_geometries, open_references
 from jaxseg.data.formats.sources import resolved
-from jaxseg.data.patches.cohort import build_cohort, load_cohort
+from jaxseg.data.patches.cohort import build_cohort, load_cohort, room_of
 from jaxseg.data.patches.sampling import make_sample
 from jaxseg.data.prepared.contact import case_table, write_contact_sheet
 from jaxseg.data.prepared.images import ImageWarning, image_problem, read_image, to_own_grid
@@ -47,6 +47,7 @@ __all__ = [
     "prepare_task",
     "read_image",
     "resolved",
+    "room_of",
     "split_cases",
     "to_nifti",
     "to_own_grid",

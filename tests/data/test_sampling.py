@@ -88,6 +88,21 @@ def test_kept_foreground_is_a_draw_of_the_seed_and_the_case(prepared):
     assert not np.array_equal(other.foreground, few.foreground)
 
 
+def test_room_for_more_cases_changes_no_patch(prepared, cohort, make_task):
+    names = [record.name for record in prepared.cases]
+    few, many = (data.room_of([(prepared, names[:1]), (prepared, names)], points=points) for points in (5, 4096))
+    assert few == (cohort.label.size, len(names), 5)
+    assert many == (*few[:2], 12 * 11 * 10)  # no more positions than the largest case has voxels
+    larger = data.build_cohort(prepared, names, room=cohort_module.Room(many.voxels + 100, many.cases + 2, 40))
+    assert larger.label.shape == (many.voxels + 100,)
+    assert larger.shapes.shape == (many.cases + 2, 3)
+    assert larger.foreground.shape[2] == 40
+    sample = jax.jit(data.make_sample(make_task("unused", patch=(8, 8, 8), foreground=0.5), batch=16))
+    found, expected = (sample(jax.random.key(3), one, run_of(0, 2, width=6)) for one in (larger, cohort))
+    np.testing.assert_array_equal(found.image, expected.image)
+    np.testing.assert_array_equal(found.label, expected.label)
+
+
 def test_more_voxels_than_positions_are_refused():
     cohort_module.check_size(2**31 - 1, "set", 3)
     with pytest.raises(UserError, match=r"2,147,483,648 voxels together"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,37 @@ from jaxseg.regions import mask
 from jaxseg.types import Cohort, UserError
 
 INT32_VOXELS = 2**31 - 1
+POINTS = 4096
+"""The most foreground voxels that are kept for each case and label."""
+
+
+class Room(NamedTuple):
+    """Least sizes of a cohort's arrays; what cases do not fill is never read."""
+
+    voxels: int
+    cases: int
+    points: int
+
+
+def room_of(cohorts: Sequence[tuple[PreparedTask, Sequence[str]]], *, points: int = POINTS) -> Room:
+    """Return the room in which each of several cohorts has its place, so that one program can train on all of them.
+
+    Args:
+        cohorts: The prepared task and the names of the cases of each.
+        points: See `build_cohort`.
+    """
+    sizes = [[math.prod(prepared.record(name).shape) for name in names] for prepared, names in cohorts]
+    return Room(max(map(sum, sizes)), max(map(len, sizes)), min(points, max(map(max, sizes))))
 
 
 def build_cohort(
-    prepared: PreparedTask, names: Sequence[str], *, seed: int = 0, points: int = 4096, shuffle_labels: bool = False
+    prepared: PreparedTask,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    points: int = POINTS,
+    shuffle_labels: bool = False,
+    room: Room | None = None,
 ) -> Cohort:
     """Load cases into a cohort on the default device; the order of names determines the indices in the cohort.
 
@@ -32,6 +59,7 @@ def build_cohort(
         seed: Seed of the draw of foreground voxels.
         points: Largest number of foreground voxels that are kept for each case and label.
         shuffle_labels: Whether each image gets the label map of another case, resized to it (`shuffled_donors`).
+        room: Least sizes of the arrays; None for those that the cases need.
 
     Raises:
         UserError: There are more voxels than 32-bit positions can address, or labels of a single case are to be
@@ -39,11 +67,13 @@ def build_cohort(
     """
     check_size(sum(math.prod(prepared.record(name).shape) for name in names), prepared.name, len(names))
     cohort = load_cohort(prepared, names, seed=seed, points=points, shuffle_labels=shuffle_labels)
+    if room is not None:
+        cohort = _with_room(cohort, room)
     return jax.tree.map(jnp.asarray, dataclasses.replace(cohort, offsets=cohort.offsets.astype(np.int32)))
 
 
 def load_cohort(
-    prepared: PreparedTask, names: Sequence[str], *, seed: int = 0, points: int = 4096, shuffle_labels: bool = False
+    prepared: PreparedTask, names: Sequence[str], *, seed: int = 0, points: int = POINTS, shuffle_labels: bool = False
 ) -> Cohort:
     """Like `build_cohort`, but on the host and of any size: NumPy arrays with 64-bit offsets."""
     donors = shuffled_donors(prepared.name, names, seed) if shuffle_labels else {}
@@ -80,6 +110,20 @@ def load_cohort(
         given = [prepared.record(donors.get(name, name)) for name in names]
         arrays["annotated"] = np.asarray([prepared.annotated(record) for record in given])
     return Cohort(**arrays)
+
+
+def _with_room(cohort: Cohort, room: Room) -> Cohort:
+    """The same cohort in larger arrays."""
+
+    def longer(array: Any, length: int) -> Any:
+        return np.pad(array, ((0, length - len(array)), *((0, 0),) * (array.ndim - 1)))
+
+    of_voxels, of_cases = ("image", "label"), ("offsets", "shapes", "num_foreground", "spacing", "annotated")
+    arrays = {name: longer(getattr(cohort, name), room.voxels) for name in of_voxels}
+    known = {name: found for name in of_cases if (found := getattr(cohort, name)) is not None}
+    arrays |= {name: longer(found, room.cases) for name, found in known.items()}
+    foreground = np.pad(cohort.foreground, ((0, 0), (0, 0), (0, room.points - cohort.foreground.shape[-1])))
+    return dataclasses.replace(cohort, **arrays, foreground=longer(foreground, room.cases))
 
 
 def image_kind(prepared: PreparedTask) -> type[np.float16] | type[np.float32]:

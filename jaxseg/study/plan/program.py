@@ -96,6 +96,22 @@ NO_NETWORK = NetworkSize(0, 0, 0, 0)
 """The size of an arm that has no network."""
 
 
+_OF_SAMPLES = ("patch", "as_slices", "foreground", "augment")
+"""What of a task its batches depend on, beside the images."""
+
+
+def training_part(program: Program) -> Program:
+    """Returns the program with defaults in the place of everything that its compiled training does not depend on.
+
+    That is where the images come from, and when the host validates and saves. Programs that agree in the rest are
+    traced and compiled once: those of source networks and of arms, if they are trained alike.
+    """
+    own = {name: getattr(program.task, name) for name in _OF_SAMPLES}
+    on_host = {name: getattr(TrainSettings, name) for name in ("eval_every", "save_every", "snapshots")}
+    train = dataclasses.replace(program.train, **on_host)
+    return dataclasses.replace(program, task=TaskSettings(**own), train=train, fold=None)
+
+
 def image_shape(program: Program) -> tuple[int, ...]:
     """Returns the shape of one training batch of images."""
     return (program.train.batch, *program.task.patch, program.channels)
@@ -161,7 +177,8 @@ def measure(program: Program, platform: str = "cpu") -> NetworkSize:
         trainable=trees.count(trained),
         state_bytes=tree_bytes(jax.tree.map(_with_run_axis, state), platform),
         activation_bytes=_activation_bytes(
-            dataclasses.replace(program.for_platform(platform), optim=OptimSettings(), shared=None, fold=None), platform
+            dataclasses.replace(training_part(program).for_platform(platform), optim=OptimSettings(), shared=None),
+            platform,
         ),
         shared_bytes=tree_bytes(shared, platform),
     )

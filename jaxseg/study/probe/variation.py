@@ -22,7 +22,7 @@ from jaxseg.data.cases import CaseArrays
 from jaxseg.regions import decide
 from jaxseg.reserved import MEAN
 from jaxseg.settings import EvaluateSettings
-from jaxseg.streams import stream_key
+from jaxseg.streams import jit_draws, stream_key
 from jaxseg.study.plan.program import Program, abstract_params, param_labels
 from jaxseg.study.predict import PredictSlabs, make_predict_slabs
 from jaxseg.study.probe.networks import Networks, kernel_layers
@@ -67,7 +67,7 @@ def make_judge(program: Program, plan: seeds.SeedPlan) -> Judge:
         seeds.map_seeds(interpolation.make_rewind(quality, layers), plan=plan, shared=(2,)),
         layers,
         trace_wiring(program.model, program.classes, program.channels),
-        jax.jit(jax.vmap(fresh)),
+        jit_draws(jax.vmap(fresh)),
     )
 
 

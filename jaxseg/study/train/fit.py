@@ -7,24 +7,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import optax
-
-from jaxseg import averaging, data, hosts, loop, optim, seeds, train, trees
-from jaxseg.settings import StudySettings
+from jaxseg import averaging, data, hosts, loop, seeds, train, trees
+from jaxseg.settings import StudySettings, TaskSettings
 from jaxseg.study import restore
 from jaxseg.study.plan.jobs import Job, Plan, chunk_sizes, host_share, of_host, seed_plan
-from jaxseg.study.plan.program import Program, own_labels, param_labels, program_loss
+from jaxseg.study.plan.program import Program, own_labels, param_labels, program_loss, training_part
 from jaxseg.study.plan.tasks import Tasks
 from jaxseg.study.predict import make_validate
 from jaxseg.study.train import learning_rates
 from jaxseg.study.train.feed import make_feed
-from jaxseg.study.train.start import make_init
+from jaxseg.study.train.start import make_init, make_tx
 from jaxseg.study.versions import made_with
-
-
-def make_tx(program: Program) -> optax.GradientTransformationExtraArgs:
-    """Makes the optimizer of a program's runs."""
-    return optim.make_optimizer(program.optim, own_labels(program), program.train.steps)
 
 
 def encodes_once(job: Job) -> bool:
@@ -40,7 +33,6 @@ def encodes_once(job: Job) -> bool:
     return bool(shared) and len(drawn) == 1 and program.train.accumulate == 1
 
 
-@functools.lru_cache(maxsize=4)  # jobs of one group run the same program: traced and compiled once
 def training_calls(
     program: Program, plan: seeds.SeedPlan, once: bool = False
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -48,6 +40,13 @@ def training_calls(
 
     With `once` the runs' common encoder is computed once for all runs of a device, see `encodes_once`.
     """
+    return _training_calls(training_part(program), plan, once)
+
+
+@functools.lru_cache(maxsize=4)  # jobs that train alike run the same program: traced and compiled once
+def _training_calls(
+    program: Program, plan: seeds.SeedPlan, once: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     model, parts = program.network, program.train.accumulate
     sample = data.make_sample(program.task, batch=program.train.batch * parts, objective=program.objective)
     common = model, make_tx(program), program_loss(program), sample, own_labels(program)
@@ -88,8 +87,8 @@ def make_fit(
     plan_of_runs = seed_plan(study, len(job.runs))
     chunk, observe = training_calls(program, plan_of_runs, encodes_once(job))
     listens = program.optim.schedule == "plateau" or program.train.keep_best
-    cohort, feed = make_feed(study, tasks, job, plan_of_runs, device_bytes=device_bytes)
-    like, init, shared = make_init(study, workdir, plan, job, make_tx(program))
+    cohort, feed = make_feed(study, tasks, job, _alike(plan, whole), plan_of_runs, device_bytes=device_bytes)
+    like, init, shared = make_init(study, workdir, plan, job)
     return loop.Fit(
         directory=workdir / job.directory,
         plan=plan_of_runs,
@@ -115,6 +114,13 @@ def make_fit(
             "made_with": made_with(),
         },
     )
+
+
+def _alike(plan: Plan, job: Job) -> list[TaskSettings]:
+    """The tasks of the jobs that could share the compiled program of one, if their arrays had the same shapes."""
+    part = training_part(job.program)
+    jobs = [one for one in plan.jobs if len(one.runs) == len(job.runs) and training_part(one.program) == part]
+    return [*dict.fromkeys(one.program.task for one in jobs)]
 
 
 def _make_validate(

@@ -17,7 +17,8 @@ from jaxseg import seeds, train, trees
 from jaxseg.streams import stream_key
 from jaxseg.study.plan.program import Program, abstract_params, image_shape, own_labels, param_labels
 from jaxseg.study.predict import window_predict
-from jaxseg.study.train.fit import make_tx, training_calls
+from jaxseg.study.train.fit import training_calls
+from jaxseg.study.train.start import make_tx
 from jaxseg.types import Cohort, Frozen, RunInputs, TrainState
 
 _POINTS = 4096

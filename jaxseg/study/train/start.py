@@ -10,13 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from jaxseg import train, transfer, trees
+from jaxseg import optim, train, transfer, trees
 from jaxseg.settings import StudySettings
-from jaxseg.streams import stream_key
+from jaxseg.streams import jit_draws, stream_key
 from jaxseg.study.plan import source_networks
 from jaxseg.study.plan.jobs import Job, Plan, load_table
-from jaxseg.study.plan.program import image_shape, own_labels
+from jaxseg.study.plan.program import Program, image_shape, own_labels, training_part
 from jaxseg.study.plan.runs import Run
 from jaxseg.types import Frozen, Params, TrainState
 
@@ -40,8 +41,13 @@ def load_tables(study: StudySettings, workdir: Path, plan: Plan, job: Job) -> di
     return tables
 
 
+def make_tx(program: Program) -> optax.GradientTransformationExtraArgs:
+    """Makes the optimizer of a program's runs."""
+    return optim.make_optimizer(program.optim, own_labels(program), program.train.steps)
+
+
 def make_init(
-    study: StudySettings, workdir: Path, plan: Plan, job: Job, tx: Any
+    study: StudySettings, workdir: Path, plan: Plan, job: Job
 ) -> tuple[TrainState, Callable[[], TrainState], Callable[[], Frozen]]:
     """Returns the shapes of one run's state, a function that makes all starts, and one that makes what runs share.
 
@@ -49,9 +55,28 @@ def make_init(
     depend on which other runs the job has.
     """
     program = job.program
-    model = program.network
     arms = {arm.name: arm for arm in study.arms}
-    image = jnp.zeros(image_shape(program), jnp.float32)
+    compiled, like = _compiled_init(training_part(program))
+
+    def start_of(run: Run) -> tuple[TrainState, Frozen]:
+        arm = arms.get(run.key.arm)  # None: a source network, which is no arm
+        adapt = arm is not None and arm.pretrain.adapt_channels
+        source = {}
+        if arm is not None and run.source is not None:
+            source = source_networks.read_start(workdir, plan, arm, run, overlaps=program.regions is not None)
+        return compiled(run.init, adapt, np.uint32(run.init_id), np.uint32(run.order_id), source)
+
+    return (
+        like,
+        lambda: trees.stack([start_of(run)[0] for run in job.runs]),
+        lambda: start_of(job.runs[0])[1] if program.shared is not None else {},
+    )
+
+
+@functools.lru_cache(maxsize=8)  # jobs that train alike start alike: traced and compiled once for each kind of start
+def _compiled_init(program: Program) -> tuple[Callable[..., tuple[TrainState, Frozen]], TrainState]:
+    """The start of one run and what it shares with others, a compiled function; and the shapes of the former."""
+    model, tx = program.network, make_tx(program)
     own = trees.flatten(own_labels(program))
 
     def init(kind: str, adapt: bool, init_id: jax.Array, order_id: jax.Array, source: Params) -> Any:
@@ -68,26 +93,12 @@ def make_init(
             stream_key(order_id, "order"),
             model,
             tx,
-            image,
+            jnp.zeros(image_shape(program), jnp.float32),
             load,
             keep_best=program.train.keep_best,
             averaged=own_labels(program) if program.train.average else None,
         )
         return state, shared[0]
 
-    compiled = jax.jit(init, static_argnums=(0, 1))
-
-    def start_of(run: Run) -> tuple[TrainState, Frozen]:
-        arm = arms.get(run.key.arm)  # None: a source network, which is no arm
-        adapt = arm is not None and arm.pretrain.adapt_channels
-        source = {}
-        if arm is not None and run.source is not None:
-            source = source_networks.read_start(workdir, plan, arm, run, overlaps=program.regions is not None)
-        return compiled(run.init, adapt, np.uint32(run.init_id), np.uint32(run.order_id), source)
-
     like, _ = jax.eval_shape(functools.partial(init, "random", False), jnp.uint32(0), jnp.uint32(0), {})
-    return (
-        like,
-        lambda: trees.stack([start_of(run)[0] for run in job.runs]),
-        lambda: start_of(job.runs[0])[1] if program.shared is not None else {},
-    )
+    return jit_draws(init, static_argnums=(0, 1)), like
