@@ -14,20 +14,37 @@ import itertools
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import nibabel
 import numpy as np
 import torch
 
-from benchmarks.torch_networks import make_network
+from benchmarks import torch_networks
 
-Case = tuple[np.ndarray, np.ndarray]
+
+class Case(NamedTuple):
+    """A training case, at least as large as a patch."""
+
+    image: np.ndarray
+    label: np.ndarray
+    places: dict[int, np.ndarray]
+    """Positions of the voxels of each label that the case holds."""
+
+
+def make_case(image: np.ndarray, label: np.ndarray, patch: list[int], classes: int) -> Case:
+    """Pads a case to the size of a patch, and finds its labels."""
+    pad = padding(image.shape, patch)
+    image, label = np.pad(image, pad), np.pad(label, pad)
+    places = {value: np.argwhere(label == value) for value in range(1, classes)}
+    return Case(image, label, {value: found for value, found in places.items() if len(found)})
 
 
 def read(path: Path, patch: list[int]) -> np.ndarray:
     """The voxels of a file on its own grid; images are stored as volumes of one slice."""
+    import nibabel  # which `torch_study`, whose cases are arrays, does without
+
     image: Any = nibabel.load(path)
     voxels = np.asanyarray(image.dataobj)
     return voxels[..., 0] if len(patch) == 2 else voxels
@@ -45,24 +62,21 @@ def padding(shape: tuple[int, ...], patch: list[int]) -> list[tuple[int, int]]:
     return [(missing // 2, missing - missing // 2) for missing in short]
 
 
-def read_training_case(folder: Path, name: str, patch: list[int]) -> Case:
-    """Image and label map, at least as large as a patch."""
+def read_training_case(folder: Path, name: str, patch: list[int], classes: int) -> Case:
+    """A case of a folder in Medical Segmentation Decathlon layout."""
     image = normalised(read(folder / "imagesTr" / f"{name}.nii.gz", patch))
-    label = read(folder / "labelsTr" / f"{name}.nii.gz", patch).astype(np.int64)
-    pad = padding(image.shape, patch)
-    return np.pad(image, pad), np.pad(label, pad)
+    return make_case(image, read(folder / "labelsTr" / f"{name}.nii.gz", patch).astype(np.int64), patch, classes)
 
 
 def draw(cases: list[Case], settings: dict[str, Any], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch: patches anywhere in a case, half of them about a voxel of a label."""
     images, labels = [], []
     for _ in range(settings["batch"]):
-        image, label = cases[rng.integers(len(cases))]
+        image, label, places = cases[rng.integers(len(cases))]
         patch = settings["patch"]
         start = [int(rng.integers(extent - side + 1)) for extent, side in zip(image.shape, patch, strict=True)]
-        present = [value for value in range(1, settings["classes"]) if (label == value).any()]
-        if present and rng.random() < 0.5:
-            voxels = np.argwhere(label == rng.choice(present))
+        if places and rng.random() < 0.5:
+            voxels = places[rng.choice([*places])]
             middle = voxels[rng.integers(len(voxels))] - np.array(patch) // 2
             start = np.clip(middle, 0, np.array(image.shape) - patch).tolist()
         box = tuple(slice(a, a + side) for a, side in zip(start, patch, strict=True))
@@ -80,38 +94,57 @@ def dice_ce(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     return 1 - dice[:, 1:].mean() + torch.nn.functional.cross_entropy(logits, label)
 
 
-def train(cases: list[Case], settings: dict[str, Any]) -> torch.nn.Module:
-    """The network after all steps."""
+def train(
+    cases: list[Case],
+    settings: dict[str, Any],
+    *,
+    start: dict[str, torch.Tensor] | None = None,
+    after: Callable[[int, torch.nn.Module], None] = lambda step, network: None,
+) -> torch.nn.Module:
+    """Trains one network.
+
+    Args:
+        cases: The training cases.
+        settings: Those of the network and of its training.
+        start: Weights to begin with, those of another shape left out; none are PyTorch's own initialisation.
+        after: Called after every step with the number of steps done.
+
+    Returns:
+        The network after all steps.
+    """
     torch.manual_seed(settings["seed"])
     rng = np.random.default_rng(settings["seed"])
-    ndim, widths = len(settings["patch"]), settings["widths"]
-    network = make_network("unet", ndim=ndim, channels=1, widths=widths, classes=settings["classes"])
+    ndim, widths, classes = len(settings["patch"]), settings["widths"], settings["classes"]
+    network = torch_networks.make_network("unet", ndim=ndim, channels=1, widths=widths, classes=classes)
+    if start is not None:
+        fresh = network.state_dict()
+        network.load_state_dict(
+            fresh | {name: found for name, found in start.items() if found.shape == fresh[name].shape}
+        )
     optimizer = torch.optim.Adam(network.parameters(), lr=settings["lr"])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings["steps"])
-    for _ in range(settings["steps"]):
+    for step in range(settings["steps"]):
         image, label = draw(cases, settings, rng)
         optimizer.zero_grad()
         dice_ce(network(image), label).backward()
         optimizer.step()
         schedule.step()
+        after(step + 1, network)
     return network.eval()
 
 
-@torch.inference_mode()
 def segment(network: torch.nn.Module, image: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
     """Label map of a case: the mean of windows that share half."""
     patch = settings["patch"]
     pad = padding(image.shape, patch)
-    padded = torch.from_numpy(np.pad(image, pad))
-    total = torch.zeros(settings["classes"], *padded.shape)
+    padded = torch.from_numpy(np.pad(image, pad))[None, None]
     corners = []
-    for extent, side in zip(padded.shape, patch, strict=True):
+    for extent, side in zip(padded.shape[2:], patch, strict=True):
         corners.append(sorted({*range(0, extent - side, side // 2), extent - side}))
-    for start in itertools.product(*corners):
-        box = tuple(slice(a, a + side) for a, side in zip(start, patch, strict=True))
-        total[(slice(None), *box)] += torch.softmax(network(padded[box][None, None]), 1)[0]
+    starts = [*itertools.product(*corners)]
+    found = torch_networks.segment(network, padded, starts, patch=patch, classes=settings["classes"])
     inside = tuple(slice(before, before + extent) for (before, _), extent in zip(pad, image.shape, strict=True))
-    return total.argmax(0).numpy().astype(np.uint8)[inside]
+    return found.numpy()[inside]
 
 
 def main() -> None:
@@ -120,12 +153,12 @@ def main() -> None:
     torch.set_num_threads(settings["threads"])
     folder = Path(settings["data"])
     patch = settings["patch"]
-    cases = [read_training_case(folder, name, patch) for name in settings["train"]]
+    cases = [read_training_case(folder, name, patch, settings["classes"]) for name in settings["train"]]
     begun = time.perf_counter()
     network = train(cases, settings)
     seconds = time.perf_counter() - begun
     images = {name: normalised(read(folder / "imagesTr" / f"{name}.nii.gz", patch)) for name in settings["test"]}
-    maps = {name: segment(network, image, settings) for name, image in images.items()}
+    maps: dict[str, Any] = {name: segment(network, image, settings) for name, image in images.items()}
     np.savez_compressed(settings["output"], **maps)
     print(json.dumps({"seconds_per_step": seconds / settings["steps"], "version": torch.__version__}))
 

@@ -16,7 +16,7 @@ import time
 import numpy as np
 import torch
 
-from benchmarks.torch_networks import make_network
+from benchmarks import torch_networks
 from jaxseg import inference
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(0)
     classes = settings["classes"]
-    network = make_network("unet", ndim=3, channels=1, widths=settings["widths"], classes=classes).eval()
+    network = torch_networks.make_network("unet", ndim=3, channels=1, widths=settings["widths"], classes=classes).eval()
     patch = tuple(settings["patch"])
     rng = np.random.default_rng(0)
     images = [torch.tensor(rng.normal(size=(1, 1, *shape)), dtype=torch.float32) for shape in settings["shapes"]]
@@ -35,25 +35,17 @@ def main() -> None:
         # Images smaller than the window are padded to it, as jaxseg does.
         short = [max(side - extent, 0) for side, extent in zip(patch, image.shape[2:], strict=True)]
         image = torch.nn.functional.pad(image, [n for side in reversed(short) for n in (0, side)])
-        total = torch.zeros(settings["classes"], *image.shape[2:])
         starts = inference.window_starts(image.shape[2:], patch, settings["overlap"])
-        windows = [tuple(slice(a, a + side) for a, side in zip(start, patch, strict=True)) for start in starts]
-        for begin in range(0, len(windows), settings["batch"]):
-            some = windows[begin : begin + settings["batch"]]
-            found = torch.softmax(network(torch.cat([image[(..., *window)] for window in some])), 1)
-            for window, probabilities in zip(some, found, strict=True):
-                total[(..., *window)] += probabilities
-        return total.argmax(0).to(torch.uint8)
+        return torch_networks.segment(network, image, starts, patch=patch, classes=classes, batch=settings["batch"])
 
-    with torch.inference_mode():
-        segment(images[0])
-        print(json.dumps({"ready": True, "version": torch.__version__}), flush=True)
-        for _ in sys.stdin:
-            start = time.perf_counter()
-            for image in images:
-                segment(image)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            print(json.dumps({"seconds": time.perf_counter() - start, "peak_bytes": peak}), flush=True)
+    segment(images[0])
+    print(json.dumps({"ready": True, "version": torch.__version__}), flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        for image in images:
+            segment(image)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"seconds": time.perf_counter() - start, "peak_bytes": peak}), flush=True)
 
 
 if __name__ == "__main__":

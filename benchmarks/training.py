@@ -236,6 +236,20 @@ def numbers(option: str, words: Sequence[str]) -> list[int]:
     return [int(word) for word in words]
 
 
+def allowed_busy() -> float:
+    """Returns the cores that other processes use now.
+
+    Raises:
+        UserError: They use more than `BUSY`, and --allow_busy is not given.
+    """
+    busy = busy_cores()
+    if busy > BUSY and not _ALLOW_BUSY.value:
+        raise UserError(
+            f"other processes use {busy:.1f} cores, so times would mean nothing; wait for them, or use --allow_busy"
+        )
+    return busy
+
+
 def main() -> None:
     """Prints the table; writes the rows."""
     for option, values, allowed in (
@@ -251,11 +265,7 @@ def main() -> None:
     # This process and the contestants share an accelerator, so each may hold only what it uses at the time.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     seeds, patches = numbers("seeds", _SEEDS.value), numbers("patch", _PATCH.value)
-    busy = busy_cores()
-    if busy > BUSY and not _ALLOW_BUSY.value:
-        raise UserError(
-            f"other processes use {busy:.1f} cores, so times would mean nothing; wait for them, or use --allow_busy"
-        )
+    busy = allowed_busy()
     about = machine(busy)
     print(f"{about['device']}, {about['cores']} cores; large float32 products: "
           f"{about['product_flops_per_second'] / 1e9:.0f} GFLOP/s, "

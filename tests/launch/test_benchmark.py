@@ -1,7 +1,8 @@
-"""The benchmark: slow contestants, busy machines, mistakes, and a whole run of the smallest workload."""
+"""The benchmark: slow contestants, busy machines, mistakes, and whole runs of the smallest workload and study."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -13,6 +14,13 @@ import time
 from pathlib import Path
 
 import pytest
+
+from jaxseg import settings
+from jaxseg.settings import StudySettings
+from jaxseg.study.plan.jobs import check_networks
+from jaxseg.types import UserError
+from launch import cli
+from tests.conftest import ROOT
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
@@ -67,10 +75,11 @@ def test_work_of_other_processes_is_seen() -> None:
         ("--patch=0", "'0' is not a number from 1"),
         ("--workload=unet3d_33", "'unet3d_33' is none of"),
         ("--precision=float16", "'float16' is none of float32, tf32, bfloat16"),
+        ("--study --pair=4d", "'4d' is none of 2d, 3d, smallest"),
     ],
 )
 def test_mistakes(option: str, text: str) -> None:
-    done = run(option)
+    done = run(*option.split())
     assert done.returncode == 2
     assert text in done.stderr
     assert "Traceback" not in done.stderr
@@ -114,3 +123,66 @@ def test_what_is_left_beside_busy_processes_is_measured_and_these_are_ended() ->
 def busy_processes() -> list[str]:
     found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     return [line.split()[0] for line in found.splitlines() if line.endswith("while True: pass")]
+
+
+def pair(words: str) -> StudySettings:
+    """The study that `--study` measures for a pair."""
+    return settings.parse(cli.parse_config([f"--config={ROOT / 'benchmarks' / 'pair.py'}:{words}"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "networks", "steps"),
+    [("2d", 8, 500), ("3d", 8, 500), ("3d,somewhere,100", 8, 100), ("2d,somewhere", 8, 500), ("smallest", 2, 4)],
+)
+def test_a_pair_is_a_study_of_transfer_with_a_placebo_and_a_positive_control(
+    words: str, networks: int, steps: int
+) -> None:
+    study = pair(words)
+    check_networks(study)
+    assert [arm.name for arm in study.arms] == ["scratch", "transfer", "scratch_b", "self_transfer"]
+    assert study.num_seeds == networks
+    for arm in study.arms:
+        assert arm.train.steps == arm.pretrain.steps == steps
+        assert arm.train.eval_every == max(steps // 50, 1)  # fine enough for the claim about training time
+        assert not arm.optim.lr_grid  # trials of rates would be networks that PyTorch does not train
+    folders = {"2d": "somewhere/nerve_us", "3d": "somewhere/hippocampus_mr"}
+    data = folders[words[:2]] if "somewhere" in words else "synthetic:"
+    assert study.target.data.startswith(data)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("4d", "no pair '4d'; pairs: 2d, 3d, smallest"),
+        ("smallest,somewhere", "the pair 'smallest' has synthetic images alone"),
+        ("3d,,0", "'0' is no number of steps from 1"),
+    ],
+)
+def test_a_mistake_in_a_pair_is_told(words: str, text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        pair(words)
+
+
+@pytest.mark.slow
+def test_the_smallest_study(tmp_path: Path) -> None:
+    table, text = tmp_path / "rows.json", tmp_path / "rows.md"
+    options = ("--study", "--quick", "--allow_busy", f"--workdir={tmp_path}", f"--json={table}", f"--markdown={text}")
+    done = run(*options)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(table.read_text())["rows"]
+    assert (row["pair"], row["steps"], row["networks"]) == ("smallest", 4, 12)
+    stages = row["seconds"]
+    assert [*stages] == ["start", "prepare", "compile", "pretrain", "train", "validate", "score", "analyse", "page"]
+    assert all(seconds > 0 for seconds in stages.values())
+    record = json.loads((tmp_path / "smallest" / "study" / "study.json").read_text())
+    parts = sum(record["timing"].values())
+    assert sum(stages.values()) - stages["start"] == pytest.approx(parts)
+    assert {"chunk", "predict", "record"} <= {program["name"] for program in row["programs"]}
+    assert row["answer"].startswith("Transfer here:")
+    assert row["answer"] in text.read_text()
+    if importlib.util.find_spec("torch"):
+        assert set(row["torch"]["dsc"]) == {"scratch", "transfer", "scratch_b", "self_transfer"}
+        assert row["torch"]["seconds"]["train"] > 0
+    again = run(*options)
+    assert again.returncode == 2
+    assert "exists, and a study that goes on says nothing about time" in again.stderr

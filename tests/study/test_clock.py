@@ -12,6 +12,7 @@ import pytest
 
 from jaxseg.study import clock
 from jaxseg.study.clock import Clock, CompiledProgram
+from launch import timing
 
 TRACED, LOWERED, COMPILED = (
     f"/jax/core/compile/{step}_duration" for step in ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
@@ -106,6 +107,21 @@ def test_programs_of_several_processes_are_joined() -> None:
         CompiledProgram("train", "chunk", 2, 1, 2.0, 4.0, 3.25),
         other,
     )
+
+
+def test_the_time_is_printed_by_stage_and_program(tiny_study: Path) -> None:
+    found = json.loads((tiny_study / "study.json").read_text())
+    stages, programs = (part.splitlines()[1:] for part in timing.describe(tiny_study).split("\n\n"))
+    printed = {name: [float(number) for number in numbers] for name, *numbers in map(str.split, stages)}
+    for stage, seconds in found["timing"].items():
+        whole, *parts = printed[stage]
+        assert whole == pytest.approx(seconds, abs=0.051)
+        assert sum(parts) == pytest.approx(seconds, abs=0.151)
+    assert printed["total"] == [pytest.approx(sum(found["timing"].values()), abs=0.051)]
+    assert len(programs) == len(found["programs"])
+    for line, program in zip(programs, found["programs"], strict=True):
+        assert line.split()[0] == program["stage"]
+        assert (program["name"] or "others, below 0.1 s") in line
 
 
 def test_a_study_knows_its_programs_and_the_time_of_its_parts(tiny_study: Path) -> None:
