@@ -18,7 +18,9 @@ SHAPES = {"2d": "96x96", "3d": "40x40x40", "smallest": "16x16"}
 """Voxels of the synthetic images."""
 PATCHES = {"2d": (64, 64), "3d": (32, 32, 32), "smallest": (8, 8)}
 ARMS = ("scratch", "transfer", "scratch_b", "self_transfer")
-SEEDS, TRAIN_CASES = 8, 16
+SEEDS, STEPS, TRAIN_CASES = 8, 500, 16
+SMALLEST_STEPS = 4
+"""Training steps of the pair `smallest`, where no other number is asked for."""
 
 
 def get_config(words: str = "3d") -> ConfigDict:
@@ -32,15 +34,16 @@ def get_config(words: str = "3d") -> ConfigDict:
         raise ValueError(f"{steps!r} is no number of steps from 1")
     config = pairs.get_config(",".join(SETS["2d" if name == "smallest" else name]) + f",{folder}")
     config.name, config.num_seeds = f"benchmark {name}", SEEDS
+    config.looks = ()
     config.vary = "init,order"  # one draw of training cases, which leaves others for the positive control
     config.arms = default.pick_arms(*ARMS)
     if not folder:
         _set_synthetic(config, name)
-    config.target.train_cases = (TRAIN_CASES,)
+    config.target.train_cases, config.target.folds = (TRAIN_CASES,), 1
     config.optim.lr_grid, config.optim.lr_seeds = (), ()
     if name == "smallest":
         _make_small(config)
-    count = int(steps or config.train.steps)
+    count = int(steps or (SMALLEST_STEPS if name == "smallest" else STEPS))
     every = max(count // 50, 1)  # the claim about training time needs a validation every fiftieth of the steps
     config.train.steps = config.pretrain.steps = count
     config.optim.warmup_steps = min(config.optim.warmup_steps, count // 4)
@@ -63,7 +66,6 @@ def _make_small(config: ConfigDict) -> None:
     config.source.data = config.source.data.replace("n=60", "n=9")
     config.target.data = config.target.data.replace("n=60", "n=14")
     config.target.train_cases = (3,)
-    config.train.steps = 4
     config.analysis.cases = 1
     for task in (config.source, config.target):
         task.val_cases, task.test_cases = 2, 2

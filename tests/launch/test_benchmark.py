@@ -140,7 +140,7 @@ def test_a_pair_is_a_study_of_transfer_with_a_placebo_and_a_positive_control(
     study = pair(words)
     check_networks(study)
     assert [arm.name for arm in study.arms] == ["scratch", "transfer", "scratch_b", "self_transfer"]
-    assert study.num_seeds == networks
+    assert (study.num_seeds, study.target.folds, len(study.target.train_cases)) == (networks, 1, 1)
     for arm in study.arms:
         assert arm.train.steps == arm.pretrain.steps == steps
         assert arm.train.eval_every == max(steps // 50, 1)  # fine enough for the claim about training time
