@@ -178,7 +178,7 @@ def test_the_smallest_study(tmp_path: Path) -> None:
     parts = sum(record["timing"].values())
     assert sum(stages.values()) - stages["start"] == pytest.approx(parts)
     assert {"chunk", "predict", "record"} <= {program["name"] for program in row["programs"]}
-    assert row["answer"].startswith("Transfer here:")
+    assert row["answer"].startswith("Transfer on synthetic_blobs")
     assert row["answer"] in text.read_text()
     if importlib.util.find_spec("torch"):
         assert set(row["torch"]["dsc"]) == {"scratch", "transfer", "scratch_b", "self_transfer"}
