@@ -64,13 +64,8 @@ def run_stages(
         planned = prepare(study, workdir, progress("prepare"))
         if not stages:
             return planned
-        if hosts.is_first() and (planned.binding or {"pretrain", "train"} & {*stages} or read_trained(workdir).marks):
-            planned = bind(planned, settings.digest(config), claims.RULE_VERSION)
-        hosts.barrier("bind")
-        planned = dataclasses.replace(planned, binding=read_binding(workdir))
+        planned = _claim(planned, config, stages)
         if hosts.is_first():
-            # Only now: a config whose data turned out unusable must not claim the workdir.
-            files.write_text(workdir / files.CONFIG, settings.to_json(config))
             if "prepare" in stages:
                 for line in preparation.write_preparation(planned.tasks, workdir, progress("prepare")):
                     tell(line)
@@ -90,6 +85,18 @@ def run_stages(
                     write_study(planned, clock.end(stage), claims.RULE_VERSION)
                     saved()
     return planned
+
+
+def _claim(planned: PlannedStudy, config: ConfigDict, stages: Sequence[str]) -> PlannedStudy:
+    """Binds a study that trains to its data, and writes the config: from now on the workdir is this study's."""
+    workdir = planned.workdir
+    if hosts.is_first() and (planned.binding or {"pretrain", "train"} & {*stages} or read_trained(workdir).marks):
+        planned = bind(planned, settings.digest(config), claims.RULE_VERSION)
+    hosts.barrier("bind")
+    if hosts.is_first():
+        # Only now: a config whose data turned out unusable must not claim the workdir.
+        files.write_text(workdir / files.CONFIG, settings.to_json(config))
+    return dataclasses.replace(planned, binding=read_binding(workdir))
 
 
 def _check_stages(stages: Sequence[str]) -> None:

@@ -266,6 +266,6 @@ def test_an_import_in_the_folder_of_a_study_is_no_network_of_that_study(imported
     made.arms = default.pick_arms("transfer")
     made.arms.hearts = default.arm("pretrained", "none", source={"data": OTHER}, pretrain=default.OWN_SOURCE)
     ready = run_stages(made, tmp_path, stages=[], progress=silent)
-    recording.write_study(ready, {}, 2)
+    recording.write_study(ready, None, 2)
     arm = ready.study.arms[0]
     assert (source_networks.given_source(arm), source_networks.given_task(arm)) == ("", None)

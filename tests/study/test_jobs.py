@@ -15,13 +15,16 @@ from ml_collections import ConfigDict
 from configs import default
 from jaxseg import settings
 from jaxseg.data.patches import residence
+from jaxseg.study import files
 from jaxseg.study.plan import planned
 from jaxseg.study.plan.jobs import Plan, chunk_sizes, even_sizes, make_plan
-from jaxseg.study.run import run_stages
+from jaxseg.study.run import STAGES, run_stages
 from jaxseg.study.train import learning_rates
 from jaxseg.study.train import stage as train_stage
 from jaxseg.types import UserError
 from tests.tiny_study import silent, tiny_config
+
+UNANALYSED = tuple(stage for stage in STAGES if stage != "analyze")
 
 
 def plan_of(made: ConfigDict, **more: Any) -> Plan:
@@ -147,7 +150,8 @@ def test_out_of_memory_halves_the_runs_and_says_so(tmp_path: Path, monkeypatch: 
     with pytest.warns(UserWarning, match=r"train/train/chunk_0: out of memory with 3 runs at once; going on with 2"):
         run_stages(made, tmp_path / "study", stages=UNANALYSED, progress=silent)
     assert tried == [3, 2, 1]
-    assert [(run["directory"], run["index"]) for run in entries(tmp_path / "study")] == [
+    recorded = files.read_json(tmp_path / "study" / "study.json")["runs"]
+    assert [(run["directory"], run["index"]) for run in recorded] == [
         ("train/train/chunk_0", 0), ("train/train/chunk_0", 1), ("train/train/chunk_1", 0)
     ]  # fmt: skip
     with warnings.catch_warnings():

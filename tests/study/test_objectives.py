@@ -149,18 +149,19 @@ def test_images_of_the_target_are_those_outside_of_every_split(tmp_path: Path) -
     (source,) = [task for task in planned.tasks.splits if task.data == "target"]
     (own,), (held,) = planned.tasks.splits[source], planned.tasks.splits[planned.study.target]
     assert held == split
-    seen = {*own.train, *own.val}
-    assert {"case_30", "case_31"} <= seen | {*own.test}
-    used = {
-        name
-        for job in planned.plan.of_kind("train")
-        for run in job.runs
-        for name in training_cases(planned.tasks, job, run)
+    kept = {*own.train, *own.val, *own.test}
+    assert not kept & {*held.val, *held.test, "aa_copy"}
+    assert {"case_30", "case_31"} <= kept
+    assert len(kept) == 20 + 2 - len(held.val) - len(held.test)
+    cases = {
+        (job.kind, run.key): {*training_cases(planned.tasks, job, run)} for job in planned.plan.jobs for run in job.runs
     }
-    assert len(used) > 3
-    assert not seen & {*used, *held.val, *held.test, "aa_copy"}
-    # All that is left is used: one case is the source's own test case.
-    assert len(seen) == 20 + 2 - len(used) - len(held.val) - len(held.test) - len(own.test)
+    learned = {run.key for job in planned.plan.of_kind("pretrain") if job.program.task == source for run in job.runs}
+    transferred = [run for job in planned.plan.of_kind("train") for run in job.runs if run.source in learned]
+    started = {run.key: run.source for run in transferred}
+    assert len({frozenset(cases["train", key]) for key in started}) > 1
+    for key, network in started.items():
+        assert cases["pretrain", network] == {*own.train} - cases["train", key], "all that the run does not see"
 
 
 @pytest.mark.parametrize(
@@ -184,5 +185,5 @@ def test_settings_that_contradict_the_objective_are_refused(fields: dict[str, ob
 
 def test_a_target_of_which_nothing_is_left_over_is_refused_with_what_would_leave_some(tmp_path: Path) -> None:
     made = config(SYNTHETIC, target__train_cases=(0,))
-    with pytest.raises(UserError, match=r"\(ssl_target\).* none is left to pretrain on. Set target.train_cases"):
+    with pytest.raises(UserError, match=r"\(ssl_target\).* none is left to pretrain it on. Set target.train_cases"):
         prepare(settings.parse(made), tmp_path / "study", silent("prepare"))

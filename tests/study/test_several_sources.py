@@ -72,7 +72,7 @@ def test_the_record_says_what_each_arm_started_from(planned: PlannedStudy) -> No
 
 
 def test_of_several_sources_the_one_that_is_meant_must_be_named(planned: PlannedStudy, tmp_path: Path) -> None:
-    recording.write_study(planned, {}, 2)
+    recording.write_study(planned, None, 2)
     made = tiny_config()
     made.arms = default.pick_arms("transfer")
     made.pretrain.from_workdir = str(planned.workdir)
