@@ -142,14 +142,19 @@ class Objects:
 
     def names(self, folder: str = "") -> set[str]:
         """Return the names of all objects below a folder."""
+        return {*self.sizes(folder)}
 
-        def names() -> set[str]:
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Return the sizes in bytes of all objects below a folder, by name."""
+
+        def sizes() -> dict[str, int]:
             self._files.invalidate_cache()
             root = self._path(folder).rstrip("/")
             base = self._files._strip_protocol(self._root)
-            return {found.removeprefix(f"{base}/") for found in self._files.find(root)}
+            found = self._files.find(root, detail=True)
+            return {name.removeprefix(f"{base}/"): int(entry["size"]) for name, entry in found.items()}
 
-        return self._call(names)
+        return self._call(sizes)
 
 
 def open_objects(address: Address) -> Objects:

@@ -119,14 +119,17 @@ class Pushed:
     """What this process knows to be in the bucket."""
 
     def __init__(self, objects: Objects) -> None:
-        """Ask the bucket for the names of its objects.
+        """Ask the bucket for the names and sizes of its objects.
+
+        A service may keep the first part of an object whose upload was cut off, under the name of the whole content.
+        Only an object of the right size counts as being there.
 
         Raises:
             BucketError: The bucket does not answer.
         """
         self._objects = objects
-        names = objects.names()
-        self._present = {name for name in names if name.startswith(f"{_OBJECTS}/")}
+        names = objects.sizes()
+        self._present = {name: size for name, size in names.items() if name.startswith(f"{_OBJECTS}/")}
         self._shown: dict[str, str] = {name: "" for name in names if _is_shown(name)}
 
     def lacks(self, manifest: Manifest, staged: Mapping[str, Path]) -> bool:
@@ -134,9 +137,9 @@ class Pushed:
 
         So it is if a file is there again, just as it was, whose object a call removed meanwhile that failed after that.
         """
-        wanted = {_object(entry.sha256) for entry in manifest.files.values() if entry.sha256 not in staged}
+        wanted = {_object(entry.sha256): entry.size for entry in manifest.files.values() if entry.sha256 not in staged}
         shown = {path for path, entry in self._to_show(manifest).items() if entry not in staged}
-        return not wanted <= self._present or not shown <= self._shown.keys()
+        return not wanted.items() <= self._present.items() or not shown <= self._shown.keys()
 
     def _to_show(self, manifest: Manifest) -> dict[str, str]:
         return {path: entry.sha256 for path, entry in manifest.files.items() if _is_shown(path)}
@@ -152,14 +155,15 @@ class Pushed:
         Raises:
             BucketError: The bucket failed; it holds the state before, or this one.
         """
-        new = [digest for digest in staged if _object(digest) not in self._present]
+        sizes = {digest: path.stat().st_size for digest, path in staged.items()}
+        new = [digest for digest, size in sizes.items() if self._present.get(_object(digest)) != size]
         _all(lambda digest: self._objects.upload(staged[digest], _object(digest)), new)
-        self._present |= {_object(digest) for digest in new}
+        self._present |= {_object(digest): sizes[digest] for digest in new}
         check()
         self._objects.write(NAME, to_bytes(manifest))
         self._show(manifest, staged)
         check()
-        self._remove(self._present - manifest.objects)
+        self._remove(self._present.keys() - manifest.objects)
 
     def _show(self, manifest: Manifest, staged: Mapping[str, Path]) -> None:
         """Copies the files that people open to their own names."""
@@ -174,7 +178,8 @@ class Pushed:
     def _remove(self, names: Iterable[str]) -> None:
         names = sorted(names)
         _all(self._objects.remove, names)
-        self._present -= {*names}
+        for name in names:
+            del self._present[name]
 
 
 def _is_shown(path: str) -> bool:

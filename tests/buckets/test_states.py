@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -245,3 +246,11 @@ def test_a_snapshot_of_a_folder_that_is_written_to_is_one_that_it_was_at_some_mo
 
     writes = itertools.count(4)  # and never ends
     assert Folder(work, tmp_path / "staged").take() is None
+
+
+def test_the_first_part_of_an_object_is_not_taken_for_it(tmp_path: Path):
+    place, folder = new_bucket(), tmp_path / "work"
+    put(folder, STATES[0])
+    objects_of(place).write(states._object(hashlib.sha256(b"four").hexdigest()), b"fo")
+    Process(place, folder).push()
+    assert bring(place, tmp_path / "other") == STATES[0]
