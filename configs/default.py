@@ -113,15 +113,14 @@ def named_arms(config: ConfigDict | None = None) -> dict[str, ConfigDict]:
         ),
         # Several runs from each source network: what fine-tuning alone makes them differ by.
         "transfer_nested": arm("pretrained", "none", pretrain={"runs_per_source": 2}),
+        # Rates a factor of 3 apart, also where the one between is chosen by trials: how far filters move depends on it.
+        "scratch_slow": arm("random", "none", optim={"lr_factor": 1 / 3}),
+        "scratch_fast": arm("random", "none", optim={"lr_factor": 3.0}),
         "prior": arm("random", "none", kind="prior"),
     }
     if config is not None:
         # References, so that they follow the study's own lengths wherever these are set.
         steps = config.train.get_oneway_ref("steps")
-        # Rates a factor of 3 apart: how far filters move depends on them.
-        rate = config.optim.get_oneway_ref("lr")
-        for name, factor in (("scratch_slow", 1 / 3), ("scratch_fast", 3)):
-            arms[name] = arm("random", "none", optim={"lr": rate * factor, "lr_grid": ()})
         for name in first_arms(config):
             arms[name] = first_levels(int(name.removeprefix("first_")))
         arms["scratch_long"] = arm("random", "none", train={"steps": steps + config.pretrain.get_oneway_ref("steps")})
@@ -149,7 +148,7 @@ def pick_arms(*names: str, config: ConfigDict | None = None) -> ConfigDict:
 
     Args:
         names: Names of arms.
-        config: The study, which `first_k`, `scratch_long`, `scratch_slow` and `scratch_fast` follow.
+        config: The study, which `first_k` and `scratch_long` follow.
     """
     named = named_arms(config) | {f"first_{k}": first_levels(k) for k in range(1, 10)}
     if config is not None:
@@ -230,6 +229,8 @@ def get_config() -> ConfigDict:
     # Training set sizes at which rates are tried; `largest` tries that of the study alone, and its rate serves all
     # [every, largest]
     config.optim.lr_sizes = "every"
+    # Factor on the rate, also on one that arms choose jointly; an arm with another factor than 1 tries no rates
+    config.optim.lr_factor = 1.0
     config.optim.weight_decay = 0.0  # Weight decay of adamw and sgd
     config.optim.momentum = 0.9  # Nesterov momentum of sgd
     # Course of the rate after the warm-up (polynomial has power 0.9; plateau follows the run's own validation)

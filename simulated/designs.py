@@ -21,7 +21,7 @@ from jaxseg.study.claims.judging import first_seeds, judge_claims, look_levels
 from jaxseg.study.claims.ranking import Ranking, rank
 from jaxseg.study.claims.training import is_shorter, speed
 from simulated import tables as sim
-from simulated.settings import AT_REST, FALSE, LAST_DOUBLING, ONE_STUDY, OPPOSITE, TRUE, Setting
+from simulated.settings import AT_REST, FALSE, IN_FOLDS, LAST_DOUBLING, ONE_STUDY, OPPOSITE, TRUE, Setting
 
 # ---------------------------------------------------------------------------------------------------------- two looks
 
@@ -221,16 +221,18 @@ DESIGNS = [
 ]
 
 
-SETTINGS = [*ONE_STUDY, *DESIGNS]
+SETTINGS = [*ONE_STUDY, *IN_FOLDS, *DESIGNS]
+_PLACES = [*ONE_STUDY, *DESIGNS, *SHARES, *IN_FOLDS]
+"""The place of each is the seed of its draws: what is new comes last, so that others are drawn as before."""
 
 
 def verdicts(setting: Setting, draws: int, seed: int = 0) -> list[str]:
     """Of simulated studies of one setting, the same for the same seed."""
-    place = SETTINGS.index(setting)
+    place = _PLACES.index(setting)
     return [setting.verdict(np.random.default_rng((seed, place, draw))) for draw in range(draws)]
 
 
 def share(of: Share, draws: int, seed: int = 0) -> float:
     """How often it happens in simulated studies, the same for the same seed."""
-    place = len(SETTINGS) + SHARES.index(of)
+    place = _PLACES.index(of)
     return float(np.mean([of.happens(np.random.default_rng((seed, place, draw))) for draw in range(draws)]))

@@ -170,6 +170,14 @@ def _reuse(rng, *reuse: float, sd: float = 0.05) -> sim.StudyTables:
     return sim.study(sim.record("scratch", "transfer"), similarity=sim.to_source(rng, reuse, sd=sd))
 
 
+def _runs_in_folds(rng, **truth) -> sim.StudyTables:
+    return sim.in_folds(_runs(rng, **truth), rng, apart=0.02)
+
+
+def _reuse_in_folds(rng, *reuse: float) -> sim.StudyTables:
+    return sim.in_folds(_reuse(rng, *reuse), rng)
+
+
 # ------------------------------------------------------------------------------------------------------------ the list
 
 
@@ -238,3 +246,15 @@ def _settings() -> list[Setting]:
 
 
 ONE_STUDY = _settings()
+
+IN_FOLDS = [
+    of("C9", TRUE, "excess 0.15, two rotating folds", _runs_in_folds, shift=0.15, k=200),
+    of("C9", FALSE, "excess 0.05, two rotating folds", _runs_in_folds, shift=0.05, k=200),
+    of("C9", FALSE, "no difference, six dimensions, two rotating folds", _runs_in_folds, k=6),
+    of("C9", OPPOSITE, "no difference, many dimensions, two rotating folds", _runs_in_folds, k=200),
+    of("C11", TRUE, "deep encoder level 0.2, two rotating folds", _reuse_in_folds, 0.6, 0.6, 0.2, 0.0, 0.0),
+    of("C11", FALSE, "0.05, decoder reused, two rotating folds", _reuse_in_folds, 0.6, 0.6, 0.05, 0.5, 0.5),
+    of("C11", OPPOSITE, "early 0.6, deep 0, two rotating folds", _reuse_in_folds, 0.6, 0.6, 0.0, 0.0, 0.0),
+    of("C11b", FALSE, "all alike, two rotating folds", _reuse_in_folds, 0.4, 0.4, 0.4, 0.4, 0.4),
+]
+"""Settings of networks that are compared where folds rotate over seeds."""

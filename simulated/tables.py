@@ -45,6 +45,25 @@ def merged(*studies: StudyTables) -> StudyTables:
     return StudyTables(studies[0].record._replace(arms=arms), tables)
 
 
+def in_folds(made: StudyTables, rng: np.random.Generator, *, folds: int = 2, apart: float = 0.05) -> StudyTables:
+    """The same study where folds rotate over seeds: networks are compared on the test cases of one fold alone.
+
+    Args:
+        made: A study with similarity.csv or pairs.csv, of seeds from 0 on.
+        rng: of the scores, which say where a seed was tested.
+        folds: a seed has the fold of its number modulo these.
+        apart: standard deviation of what the folds' test cases make similarities and distances differ by.
+    """
+    levels, tables = apart * rng.normal(size=folds), {}
+    for name, rows in made.tables.items():
+        own = rows[rows["seed_a"] % folds == rows["seed_b"] % folds]
+        fold = own["seed_a"].to_numpy() % folds
+        tables[name] = own.assign(fold=fold, value=own["value"] + levels[fold])
+    seeds = 1 + max(int(rows["seed_a"].max()) for rows in tables.values())
+    tables["cases"] = cases(rng, {name: {0: 0.8} for name in made.record.arms}, seeds=seeds, folds=folds, rotate=True)
+    return study(made.record, **tables)
+
+
 def _keys(table: pd.DataFrame, size: int = 0, fold: int = 0) -> pd.DataFrame:
     return table.assign(train_cases=size, fold=fold)
 

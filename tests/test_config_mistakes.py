@@ -260,6 +260,15 @@ def test_settings_that_do_not_go_together(fields, message):
         settings.parse(made)
 
 
+def test_some_arm_tries_the_rates_that_others_take_a_multiple_of():
+    made = changed(optim__lr_grid=(0.1, 0.3), optim__lr_seeds=(9,))
+    put(made, "arms.transfer.optim", {"lr_factor": 3.0})
+    assert settings.parse(made).arms[1].optim.lr_factor == 3.0
+    made = changed(optim__lr_grid=(0.1, 0.3), optim__lr_seeds=(9,), optim__lr_factor=3.0)
+    with pytest.raises(UserError, match=r"optim.lr_factor = 3.0; allowed: 1 with optim.lr_grid, or an arm beside"):
+        settings.parse(made)
+
+
 @pytest.mark.parametrize("groups", [0, 3])
 def test_a_group_norm_needs_groups_that_divide_the_widths(groups):
     with pytest.raises(UserError, match=r"model.groups = \d; allowed: a number that divides every width in \(2, 4\)"):

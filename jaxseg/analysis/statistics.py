@@ -257,17 +257,22 @@ def from_left_out(values: Float[np.ndarray, " all_and_left_out"], *, confidence:
 def mean_of_pairs(
     matrix: Float[np.ndarray, "*axes seeds seeds"], kept: Int[np.ndarray, " kept"]
 ) -> Float[np.ndarray, "*axes"]:
-    """Return means over pairs of different kept seeds that have a value; the diagonal is never used.
+    """Return means over kept seeds of what each has on average with the others; the diagonal is never used.
 
-    Pairs may be missing (NaN) if every seed is in equally many: leaving out a seed then leaves out its share.
+    This is the mean over pairs where all of them have a value. Others are missing (NaN): runs of different sources, or
+    of different folds. Every seed that has a pair counts the same, so that leaving out a seed leaves out its share, and
+    not that of the pairs that its fold has left.
 
     >>> float(mean_of_pairs(np.array([[9.0, 1.0], [3.0, 9.0]]), np.array([0, 1])))
     2.0
     """
-    pairs = matrix[..., kept[:, None], kept][..., ~np.eye(len(kept), dtype=bool)]
-    known = ~np.isnan(pairs)
+    pairs = matrix[..., kept[:, None], kept]
+    known = ~np.isnan(pairs) & ~np.eye(len(kept), dtype=bool)
+    sums, counts = (part.sum(-1) + part.sum(-2) for part in (np.where(known, pairs, 0.0), known))
+    paired = counts > 0
     with np.errstate(invalid="ignore"):
-        return np.where(known, pairs, 0.0).sum(-1) / known.sum(-1)
+        of_seed = np.divide(sums, counts, out=np.zeros(sums.shape), where=paired)
+        return of_seed.sum(-1) / paired.sum(-1)
 
 
 # ------------------------------------------------------------------------------------------- effect sizes, robust means

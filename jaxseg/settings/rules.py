@@ -199,6 +199,10 @@ def _check_rates(arm: ArmSettings, study: StudySettings, need: Need) -> None:
     joint = [other.optim.lr_grid for other in study.arms if other.optim.lr_grid and other.optim.lr_choice == "joint"]
     one_grid = arm.optim.lr_choice == "per_arm" or not grid or all({*other} == {*grid} for other in joint)
     need(one_grid, "optim.lr_grid", grid, "the same rates for all arms, with optim.lr_choice = 'joint'")
+    tries = [other for other in study.arms if other.optim.lr_grid and other.optim.lr_factor == 1]
+    sound = arm.optim.lr_factor == 1 or not grid or (bool(tries) and arm.optim.lr_choice == "joint")
+    allowed = "1 with optim.lr_grid, or an arm beside with factor 1 that tries the rates and optim.lr_choice = 'joint'"
+    need(sound, "optim.lr_factor", arm.optim.lr_factor, allowed)
     sizes, alone = arm.optim.lr_sizes, arm.optim.lr_choice == "per_arm"
     need(sizes == "every" or not alone, "optim.lr_sizes", sizes, "'every', with optim.lr_choice = 'per_arm'")
     used = {seed + other.seed_offset for other in study.arms for seed in study.seeds}

@@ -109,6 +109,8 @@ class OptimSettings:
     """Seeds of these trials, used for nothing else, such as (9001, 9002)."""
     lr_sizes: Literal["every", "largest"] = "every"
     """Training set sizes at which rates are tried; `largest` tries that of the study alone, and its rate serves all."""
+    lr_factor: Annotated[float, Allowed("a positive factor", lambda factor: 0 < factor < math.inf)] = 1.0
+    """Factor on the rate, also on one that arms choose jointly; an arm with another factor than 1 tries no rates."""
     weight_decay: Amount = 0.0
     """Weight decay of adamw and sgd."""
     momentum: ShareBelowOne = 0.9

@@ -119,6 +119,22 @@ def test_a_study_that_holds_all_can_decide_either_way(tmp_path):
 GRID = {"optim.lr_grid": (1e-3, 3e-3), "optim.lr_seeds": (90,)}
 
 
+def test_networks_are_compared_within_folds_that_rotate(tmp_path):
+    made = able()
+    made.target.folds, made.vary = 2, "init,order,subset,fold"
+    found = prospects(made, tmp_path)
+    assert all(found[claim].supported and found[claim].contradicted for claim in ("C9", "C11", "C11b"))
+
+
+def test_filters_are_seen_at_three_rates_whichever_is_chosen(tmp_path):
+    made = able()
+    made.arms.update(default.pick_arms("scratch_slow", "scratch_fast"))
+    made.update_from_flattened_dict(GRID)
+    found = prospects(made, tmp_path)["C5"]
+    assert found.supported
+    assert found.contradicted
+
+
 @pytest.mark.parametrize(
     ("change", "claim", "supported", "contradicted", "needs"),
     [

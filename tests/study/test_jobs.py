@@ -110,6 +110,28 @@ def test_a_shared_rate_is_that_of_sizes_and_arms_that_were_not_tried(monkeypatch
     assert found == {("scratch", 2, 0): 1e-3, ("scratch", 4, 0): 1e-3, ("frozen_random_encoder", 2, 0): 1e-3}
 
 
+def test_an_arm_at_a_multiple_of_the_rate_follows_the_one_that_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny_config()
+    made.target.train_cases = (4,)
+    made.arms = default.pick_arms("scratch", "scratch_slow", "scratch_fast")
+    rates = {run.key.arm: run.rate for job in plan_of(made).of_kind("train") for run in job.runs}
+    assert rates == pytest.approx(
+        {"scratch": made.optim.lr, "scratch_slow": made.optim.lr / 3, "scratch_fast": made.optim.lr * 3}
+    )
+    made.optim.lr_grid, made.optim.lr_seeds = (1e-2, 3e-3), (70,)
+    plan = plan_of(made)
+    assert {run.key.arm for job in plan.of_kind("select") for run in job.runs} == {"scratch"}
+    assert len({job.program for job in plan.of_kind("train")}) == 1, "rates differ by run, in one program"
+    table = pd.DataFrame([("scratch", 4, 0, 1e-2, False), ("scratch", 4, 0, 3e-3, True)])
+    table.columns = [*learning_rates.VARIANT, "lr", "chosen"]
+    monkeypatch.setattr(learning_rates, "is_done", lambda *_: True)
+    monkeypatch.setattr(learning_rates, "rates_table", lambda *_: table)
+    found = learning_rates.chosen_rates(Path(), plan, settings.parse(made).arms)
+    assert {arm: rate for (arm, _, _), rate in found.items()} == pytest.approx(
+        {"scratch": 3e-3, "scratch_slow": 1e-3, "scratch_fast": 9e-3}
+    )
+
+
 def test_images_leave_less_memory_for_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tiny_config()
     made.num_seeds = 5

@@ -55,7 +55,7 @@ def _with_shared_rates(planned: PlannedStudy, record: Record) -> Record:
     arms = dict(record.arms)
     for arm in planned.study.arms:
         if arm.optim.lr_grid and arm.optim.lr_choice == "joint":
-            rates = dict.fromkeys(arms[arm.name].rates, arm.optim.lr_grid[0])
+            rates = dict.fromkeys(arms[arm.name].rates, arm.optim.lr_grid[0] * arm.optim.lr_factor)
             arms[arm.name] = arms[arm.name]._replace(rates=rates)
     return record._replace(arms=arms)
 

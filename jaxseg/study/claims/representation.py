@@ -72,8 +72,12 @@ def usable_layers(values: Float[np.ndarray, "folds layers *runs"]) -> Bool[np.nd
 
 
 def usable_in_pairs(values: Float[np.ndarray, "folds layers a b"]) -> Bool[np.ndarray, " layers"]:
-    """Returns the layers with a value in every fold and pair of different seeds."""
-    return usable_layers(values[..., ~np.eye(values.shape[-1], dtype=bool)])
+    """Returns the layers with a value in every fold and every pair that was compared.
+
+    Pairs that were not compared, such as those of seeds that are tested on different folds, have no value in any layer.
+    """
+    compared = np.isfinite(values).any(axis=(0, 1)) & ~np.eye(values.shape[-1], dtype=bool)
+    return usable_layers(values[..., compared]) & compared.any()
 
 
 def require_layers(usable: Bool[np.ndarray, " layers"], what: str) -> None:

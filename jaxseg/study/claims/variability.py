@@ -28,7 +28,7 @@ from jaxseg.study.claims.evidence import (
     within_arm,
 )
 from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, Void, few_seeds, quantity, unique
-from jaxseg.study.claims.representation import index_of, require_layers, similarity_rows, usable_layers
+from jaxseg.study.claims.representation import index_of, require_layers, similarity_rows, usable_in_pairs
 from jaxseg.study.claims.rules import AS_HIGH
 
 JUDGED = ("representation", "prediction")
@@ -58,9 +58,7 @@ def _representation(evidence: Evidence, arm: str) -> tuple[Seeds, Matrix]:
     rows = similarity_rows(evidence, "within_arm", index, arm)
     layers, seeds = layers_of(rows), seeds_of_pairs(rows)
     values = within_arm(rows, layers, seeds)
-    # A layer that a pair has no value in is left out for all; pairs that were not looked at have none in any.
-    looked_at = np.isfinite(values).any(axis=(0, 1))
-    usable = usable_layers(values[..., looked_at])
+    usable = usable_in_pairs(values)
     require_layers(usable, "layers")
     return seeds, 1 - values[:, usable].mean((0, 1))
 

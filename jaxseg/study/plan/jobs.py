@@ -106,7 +106,9 @@ def _program(study: StudySettings, arm: ArmSettings, kind: str, size: tuple[int,
         settings = (study.target, arm.model, arm.optim, arm.loss, arm.train, arm.freeze)
     task, model, optimizer, loss, train, freeze = settings
     # Rates are arrays over runs: arms that differ in them share a program.
-    optimizer = dataclasses.replace(optimizer, lr=OptimSettings.lr, lr_grid=(), lr_seeds=(), lr_sizes="every")
+    optimizer = dataclasses.replace(
+        optimizer, lr=OptimSettings.lr, lr_factor=1.0, lr_grid=(), lr_seeds=(), lr_sizes="every"
+    )
     if objective != "labels":
         classes, regions = channels, None
     compute = arm.train.compute
@@ -259,6 +261,7 @@ def _group_runs(
 ) -> None:
     """Adds the runs of an arm, and those of the source networks that it needs, to the groups they are trained in."""
     arm, program, source, runs, trials = planned
+    rate = study.optim.lr * study.optim.lr_factor
     # Trials of rates are made once, before anything else trains.
     joining = {
         "train": [(run, wave_of(study, arm, run, waves)) for run in runs],
@@ -270,7 +273,7 @@ def _group_runs(
             groups.setdefault((kind, own), {}).setdefault(wave, {})[run] = None
             if source is not None and run.source is not None:
                 own = dataclasses.replace(source, fold=run.source.fold) if arm.source in fold_statistics else source
-                _need_source(groups.setdefault(("pretrain", own), {}), source_run(run.source, study.optim.lr), wave)
+                _need_source(groups.setdefault(("pretrain", own), {}), source_run(run.source, rate), wave)
 
 
 def _need_source(by_wave: dict[int, dict[Run, None]], source: Run, wave: int) -> None:

@@ -84,7 +84,7 @@ def target_runs(study: StudySettings, arm: ArmSettings, source_name: str | None)
             `pretrain.runs_per_source` = n, n consecutive seeds start from one network.
     """
     runs = []
-    rotate, settings = folds_rotate(study), arm.pretrain
+    rotate, settings, rate = folds_rotate(study), arm.pretrain, arm.optim.lr * arm.optim.lr_factor
     for size, fold, (seed, place, ids) in itertools.product(
         arm.train_cases, range(study.target.folds), _seeds_of(study, arm)
     ):
@@ -99,7 +99,7 @@ def target_runs(study: StudySettings, arm: ArmSettings, source_name: str | None)
             shared = settings.share != "per_seed"
             source = RunKey(source_name, 0, fold if of_fold else 0, study.base_seed if shared else own)
         key = RunKey(arm.name, size, fold, seed)
-        runs.append(Run(key, ids["init"], ids["order"], ids["subset"], arm.init, arm.optim.lr, source))
+        runs.append(Run(key, ids["init"], ids["order"], ids["subset"], arm.init, rate, source))
     return runs
 
 
@@ -107,7 +107,10 @@ def trial_runs(study: StudySettings, arm: ArmSettings, source_name: str | None) 
     """Returns runs that try each rate of `optim.lr_grid` on each seed of `optim.lr_seeds`, by variant of an arm.
 
     With `optim.lr_sizes` = `largest` these are of the study's largest training set alone, which the arm may not have.
+    An arm that takes a multiple of the rate of others tries none.
     """
+    if arm.optim.lr_factor != 1:
+        return []
     all_sizes = {size for other in study.arms for size in other.train_cases if other.optim.lr_grid}
     largest = max(all_sizes, key=lambda size: (size == 0, size), default=0)  # 0 stands for all cases
     sizes = tuple(size for size in arm.train_cases if arm.optim.lr_sizes == "every" or size == largest)

@@ -76,7 +76,8 @@ def write_rates(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> None:
 def chosen_rates(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> Rates:
     """Returns the rates chosen from the trials; empty if there are none or they are not done.
 
-    A rate that arms chose jointly is that of all their variants, also of those that were not tried.
+    A rate that arms chose jointly is that of all their variants, also of those that were not tried; an arm with
+    `optim.lr_factor` takes that multiple of it.
 
     Raises:
         DamagedError: If a trial's last checkpoint is not as it was written.
@@ -88,10 +89,10 @@ def chosen_rates(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> Rate
     chosen = table[table["chosen"]]
     columns = (chosen[name].tolist() for name in (*VARIANT, "lr"))
     rates = {(arm, size, fold): rate for arm, size, fold, rate in zip(*columns, strict=True)}
-    joint = {arm.name for arm in arms if arm.optim.lr_grid and arm.optim.lr_choice == "joint"}
+    joint = {arm.name: arm.optim.lr_factor for arm in arms if arm.optim.lr_grid and arm.optim.lr_choice == "joint"}
     shared = {rate for (arm, _, _), rate in rates.items() if arm in joint}
     keys = [run.key for job in plan.of_kind("train") for run in job.runs if run.key.arm in joint]
-    return {(key.arm, key.train_cases, key.fold): rate for key in keys for rate in shared} | rates
+    return {(key.arm, key.train_cases, key.fold): rate * joint[key.arm] for key in keys for rate in shared} | rates
 
 
 def with_rates(job: Job, chosen: Rates) -> Job:
