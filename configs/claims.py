@@ -36,7 +36,7 @@ def get_config(pair: str = "synthetic:blobs?seed=1,synthetic:blobs") -> ConfigDi
     config.train.average = 0.2
     config.train.steps = 1000
     config.train.log_every = 10
-    config.train.eval_every = 20  # a fiftieth of the steps
+    config.train.eval_every = config.train.get_oneway_ref("steps") // 50
     config.train.save_every = 250
     config.pretrain.eval_every = 100
     config.evaluate.val_overlap = 0.0

@@ -253,7 +253,17 @@ IN_FOLDS = [
     of("C9", FALSE, "no difference, six dimensions, two rotating folds", _runs_in_folds, k=6),
     of("C9", OPPOSITE, "no difference, many dimensions, two rotating folds", _runs_in_folds, k=200),
     of("C11", TRUE, "deep encoder level 0.2, two rotating folds", _reuse_in_folds, 0.6, 0.6, 0.2, 0.0, 0.0),
-    of("C11", FALSE, "0.05, decoder reused, two rotating folds", _reuse_in_folds, 0.6, 0.6, 0.05, 0.5, 0.5),
+    of(
+        "C11",
+        FALSE,
+        "deep encoder level 0.05, decoder reused, two rotating folds",
+        _reuse_in_folds,
+        0.6,
+        0.6,
+        0.05,
+        0.5,
+        0.5,
+    ),
     of("C11", OPPOSITE, "early 0.6, deep 0, two rotating folds", _reuse_in_folds, 0.6, 0.6, 0.0, 0.0, 0.0),
     of("C11b", FALSE, "all alike, two rotating folds", _reuse_in_folds, 0.4, 0.4, 0.4, 0.4, 0.4),
 ]
