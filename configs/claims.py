@@ -41,6 +41,7 @@ def get_config(pair: str = "synthetic:blobs?seed=1,synthetic:blobs") -> ConfigDi
     config.pretrain.eval_every = 100
     config.evaluate.val_overlap = 0.0
     config.analysis.half = True
+    config.analysis.sizes = "largest"
     config.arms = default.pick_arms(
         *("scratch", "transfer", "scratch_b", "self_transfer"), *AT_ALL_CASES, config=config
     )

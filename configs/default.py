@@ -316,6 +316,9 @@ def get_config() -> ConfigDict:
     config.analysis.target_fraction = 0.99  # Convergence target: this share of scratch's final validation DSC
     # Test cases that networks are compared on, and validation cases, evenly spread; 0 analyses scores alone
     config.analysis.cases = 8
+    # Training set sizes whose networks are compared; `largest` takes that of the study, on which claims are judged
+    # [every, largest]
+    config.analysis.sizes = "every"
     config.analysis.positions = 4096  # Voxels at which features are read, over all patches of these cases
     # Pairs of runs of an arm whose networks are interpolated and aligned, at most about so many
     config.analysis.barrier_pairs = 32

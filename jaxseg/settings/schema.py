@@ -292,6 +292,8 @@ class AnalysisSettings:
     """Convergence target: this share of scratch's final validation DSC."""
     cases: Count = 8
     """Test cases that networks are compared on, and validation cases, evenly spread; 0 analyses scores alone."""
+    sizes: Literal["every", "largest"] = "every"
+    """Training set sizes whose networks are compared; `largest` takes that of the study, on which claims are judged."""
     positions: Number = 4096
     """Voxels at which features are read, over all patches of these cases."""
     barrier_pairs: Number = 32

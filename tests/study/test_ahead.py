@@ -9,6 +9,7 @@ import pytest
 
 from configs import default
 from jaxseg.analysis.variance_components import expected_half_width
+from jaxseg.report import write_report
 from jaxseg.study import claims, files
 from jaxseg.study.claims import ahead, pilot
 from jaxseg.study.claims.dsc import gain
@@ -35,8 +36,8 @@ def nested():
 
 
 def by_size():
-    """Five training set sizes, folds that rotate, scores alone."""
-    made = changed(num_seeds=4, target__train_cases=(1, 2, 3, 4, 0), analysis__cases=0)
+    """Five training set sizes, folds that rotate, networks compared at the largest size alone."""
+    made = changed(num_seeds=4, target__train_cases=(1, 2, 3, 4, 0), analysis__sizes="largest")
     made.vary, made.target.folds = "init,order,subset,fold", 2
     made.arms = default.pick_arms("scratch", "transfer", "scratch_b")
     return made
@@ -64,6 +65,16 @@ def test_what_a_study_will_lack_is_what_it_then_lacks(before_and_after):
     void = set(table["claim"][table["verdict"] == "void"])
     assert {one.claim: one.needs for one in foreseen if one.lacks and one.claim not in void} == lacking
     assert 0 < len(lacking) < len(RULES)
+
+
+def test_networks_are_compared_at_the_sizes_that_are_asked_for(before_and_after):
+    _, evidence, workdir = before_and_after
+    sizes = {
+        name: set(files.read_table(workdir / "results" / f"{name}.csv")["train_cases"]) for name in ("pairs", "cases")
+    }
+    assert sizes["pairs"] == {0}
+    assert sizes["cases"] == set(evidence.scores)
+    assert write_report(workdir).stat().st_size > 0
 
 
 def said(found: Measured | Finding) -> tuple[str, ...]:

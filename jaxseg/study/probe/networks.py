@@ -95,8 +95,12 @@ def kernel_layers(paths: Iterable[str]) -> list[str]:
 
 
 def variants(planned: PlannedStudy) -> list[tuple[int, int]]:
-    """Returns every train size and fold of the study."""
-    return sorted({(run.key.train_cases, run.key.fold) for job in planned.plan.of_kind("train") for run in job.runs})
+    """Returns the train sizes and folds whose networks are compared."""
+    every = {(run.key.train_cases, run.key.fold) for job in planned.plan.of_kind("train") for run in job.runs}
+    if planned.study.analysis.sizes == "every":
+        return sorted(every)
+    largest = max((size for size, _ in every), key=lambda size: (size == 0, size), default=0)  # 0 stands for all cases
+    return sorted(variant for variant in every if variant[0] == largest)
 
 
 def read_networks(planned: PlannedStudy, train_cases: int, fold: int) -> Iterator[Networks]:
