@@ -43,6 +43,18 @@ def log_of(job: Job, rng: np.random.Generator) -> logs.TrainingLog:
     return logs.TrainingLog(step, loss, step > 0, rng.normal(size=shape), alive, np.array([np.nan, 0.1, 0.3]))
 
 
+def test_a_case_is_found_without_a_look_at_all_others(planned: PlannedStudy) -> None:
+    prepared = planned.tasks.prepared[planned.study.target]
+    for place, record in enumerate(prepared.cases):
+        assert prepared.record(record.name) is record
+        assert prepared.positions[record.name] == place
+    assert prepared.positions is prepared.positions
+    fewer = dataclasses.replace(prepared, cases=prepared.cases[1:])
+    assert fewer.positions[prepared.cases[1].name] == 0
+    with pytest.raises(KeyError):
+        fewer.record(prepared.cases[0].name)
+
+
 def test_curves_are_those_of_run_after_run(planned: PlannedStudy) -> None:
     rng = np.random.default_rng(0)
     jobs = planned.plan.jobs

@@ -92,7 +92,7 @@ class PreparedTask:
         Raises:
             KeyError: There is no case of this name.
         """
-        return self.cases[self._position(name)]
+        return self.cases[self.positions[name]]
 
     def annotated(self, record: CaseRecord) -> tuple[bool, ...]:
         """Return for each class, background first, whether the part that a case is from annotates it."""
@@ -117,8 +117,10 @@ class PreparedTask:
         """Whether some case lacks the annotation of a label that the task has."""
         return not all(all(self.annotated(record)) for record in self.cases)
 
-    def _position(self, name: str) -> int:
-        return _positions(self.cases)[name]
+    @functools.cached_property
+    def positions(self) -> Mapping[str, int]:
+        """The place of each case in the store, by name."""
+        return {record.name: position for position, record in enumerate(self.cases)}
 
 
 def read_prepared(directory: Path, task: TaskSettings, *, warnings: Sequence[str] | None = None) -> PreparedTask:
@@ -194,11 +196,6 @@ def _record(entry: Mapping[str, Any]) -> CaseRecord:
     return CaseRecord(**values)
 
 
-@functools.lru_cache(maxsize=64)
-def _positions(cases: tuple[CaseRecord, ...]) -> Mapping[str, int]:
-    return {record.name: position for position, record in enumerate(cases)}
-
-
 def load_case(prepared: PreparedTask, name: str) -> CaseArrays:
     """Load one case from the store into memory.
 
@@ -213,7 +210,7 @@ def load_cases(prepared: PreparedTask, names: Sequence[str]) -> list[CaseArrays]
     """Load several cases from the store, in this order; see `load_case`."""
     if "dataset" in prepared.normalization and not prepared.windows:
         raise ValueError("normalization `dataset` needs statistics of the training cases: call fit_intensity first")
-    positions = _positions(prepared.cases)
+    positions = prepared.positions
     read = store.read_cases(prepared.directory, [positions[name] for name in names])
     return [_case(prepared, prepared.cases[positions[name]], arrays) for name, arrays in zip(names, read, strict=True)]
 
@@ -247,7 +244,7 @@ def fit_intensity(prepared: PreparedTask, train: Sequence[str]) -> PreparedTask:
 
 def _part_windows(prepared: PreparedTask, train: Sequence[str]) -> tuple[normalize.Window, ...]:
     """The intensity statistics of cases from one part."""
-    positions = _positions(prepared.cases)
+    positions = prepared.positions
     samples = []
     for name in train:
         (arrays,) = store.read_cases(prepared.directory, [positions[name]])
