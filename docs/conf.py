@@ -23,7 +23,7 @@ extensions = [
     "sphinx_copybutton",
     "config_fields",
 ]
-exclude_patterns = ["_ext", "studies/over_targets"]  # which pages of questions include
+exclude_patterns = ["_ext", "studies/over_targets", "studies/*/found.md"]  # which other pages include
 templates_path: list[str] = []
 
 # Single backticks in docstrings are code. Types of other packages have no page here.

@@ -77,5 +77,13 @@ def test_pages_include_the_tables_over_targets_that_there_are_and_these_are_of_t
         run("tools.draw_claims", *sorted(included), "--check", cwd=ROOT)
 
 
+def test_pages_include_what_their_studies_found() -> None:
+    texts = {path.stem: path.read_text() for path in STUDIES.glob("*.md")}
+    included = {name for text in texts.values() for name in re.findall(r"\{include\} (\S+)/found\.md", text)}
+    assert included == {path.parent.relative_to(STUDIES).as_posix() for path in STUDIES.rglob("found.md")}
+    if included:
+        run("tools.draw_study", *sorted(str(STUDIES / name) for name in included), "--check", cwd=ROOT)
+
+
 def test_published_studies_stay_small() -> None:
     assert sum(path.stat().st_size for path in STUDIES.rglob("*") if path.is_file()) < 6e6
