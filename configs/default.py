@@ -290,6 +290,8 @@ def get_config() -> ConfigDict:
     config.evaluate = ConfigDict(sort_keys=False)
     config.evaluate.overlap = 0.5  # Least shared part of neighbouring windows, along each axis
     config.evaluate.val_overlap = 0.25  # The same for validation during training, where speed matters more
+    # Validation cases that are looked at during training, evenly spread, since every look takes time; 0 takes all
+    config.evaluate.val_limit = 0
     config.evaluate.window_batch = 8  # Windows in one compiled call
     config.evaluate.flips = ()  # Axes mirrored at test time, predictions averaged; k axes cost 2^k as much
     config.evaluate.largest_component = ""  # Labels of which only the largest component is kept: 'a, b', or 'all'

@@ -2,7 +2,8 @@
 
 `inference.predict_slabs` brings the probabilities of all runs to the host, which maps and distances need. DSC needs
 only three counts per label. With many runs on an accelerator, moving probabilities to the host and stitching them there
-costs as much as the training between two validations (docs/performance.md); here they stay on the device.
+costs as much as the training between two validations, and on a processor it leaves the devices idle
+(docs/performance.md); here they stay on the device.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def make_case_counts(
     classes: int,
     slice_axis: int | None = None,
     regions: Regions | None = None,
-) -> Callable[[Params, Frozen, Canvases], Int[Array, "case label 3"]]:
+) -> Callable[[Params, Frozen, Canvases, Int[Array, " own"]], Int[Array, "own label 3"]]:
     """Make a function that counts the voxels of whole cases for one run, without dropout.
 
     Cases are processed one at a time, with windows in batches, so that a run holds only the sums of one canvas.
@@ -173,13 +174,13 @@ def make_case_counts(
         regions: The regions that the network finds; None if it finds the classes.
 
     Returns:
-        `count(params, frozen, canvases)`, which gives for each case and structure the number of voxels in both, in the
-        reference and in the prediction (see `count_overlaps`).
+        `count(params, frozen, canvases, own)`, which gives for each case in `own`, positions on the canvases, and each
+        structure the number of voxels in both, in the reference and in the prediction (see `count_overlaps`).
     """
     weight = jnp.asarray(inference.window_weight(patch))[..., None]
     predict = _make_predict(model, slice_axis)
 
-    def count(params: Params, frozen: Frozen, canvases: Canvases) -> Int[Array, "case label 3"]:
+    def count(params: Params, frozen: Frozen, canvases: Canvases, own: Int[Array, " own"]) -> Int[Array, "own label 3"]:
         batch = min(window_batch, canvases.starts.shape[1])
         channels = canvases.images.shape[-1]
 
@@ -205,7 +206,7 @@ def make_case_counts(
             counted = count_overlaps(_decide(sums, regions).ravel(), case.labels.ravel(), classes, regions)
             return jnp.stack([jnp.stack(of_label) for of_label in counted]).astype(jnp.int32)
 
-        return lax.map(of_case, canvases)
+        return lax.map(lambda case: of_case(jax.tree.map(lambda leaf: jnp.asarray(leaf)[case], canvases)), own)
 
     return count
 

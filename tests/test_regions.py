@@ -176,7 +176,8 @@ def test_counts_on_the_device_are_those_of_stitched_probabilities():
         wanted.append(np.stack(sums, -1))
     canvases = validation.lay_out(images, labels, patch=(8, 8), overlap=0.5, classes=4)
     count = validation.make_case_counts(model, patch=(8, 8), window_batch=3, classes=4, regions=NESTED)
-    found = np.asarray(seeds.map_seeds(count, plan=plan, shared=(1, 2))(params, {}, canvases))
+    mapped = seeds.map_seeds(count, plan=plan, shared=(1, 2, 3))
+    found = np.asarray(mapped(params, {}, canvases, np.arange(len(images))))
     np.testing.assert_allclose(found, np.stack(wanted, 1), atol=1)
     assert (found == np.stack(wanted, 1)).mean() > 0.95
     assert len(np.unique(found[..., 0])) > 5

@@ -63,12 +63,17 @@ def test_counts_are_those_of_stitched_probabilities(shapes, patch, slice_axis, s
 
     canvases = validation.lay_out(images, labels, patch=patch, overlap=0.5, classes=3)
     count = validation.make_case_counts(model, patch=patch, window_batch=3, classes=3, slice_axis=slice_axis)
-    found = np.asarray(seeds.map_seeds(count, plan=plan, shared=(1, 2))(params, {}, canvases))
+    mapped = seeds.map_seeds(count, plan=plan, shared=(1, 2, 3))
+    found = np.asarray(mapped(params, {}, canvases, np.arange(len(shapes))))
     assert found.shape == (4, len(shapes), 2, 3)
     # A voxel on which two classes are equal to the last bit may fall to either.
     np.testing.assert_allclose(found, expected, atol=1)
     assert (found == expected).mean() > 0.95
     assert len(np.unique(found[..., 0])) > 5
+    # Each run may ask for cases of its own, some twice.
+    own = np.array([[0, 1], [1, 0], [1, 1], [0, 0]])
+    of_own = np.asarray(seeds.map_seeds(count, plan=plan, shared=(1, 2))(params, {}, canvases, seeds.put(own, plan)))
+    np.testing.assert_array_equal(of_own, found[np.arange(4)[:, None], own])
 
 
 def test_every_voxel_of_a_case_is_seen_and_nothing_beside_it():
@@ -83,7 +88,7 @@ def test_every_voxel_of_a_case_is_seen_and_nothing_beside_it():
     images, labels = cases_of(SHAPES_2D)
     canvases = validation.lay_out(images, labels, patch=(8, 8), overlap=0.3, classes=3)
     count = validation.make_case_counts(make_model(settings, classes=3), patch=(8, 8), window_batch=4, classes=3)
-    found = np.asarray(count(params, {}, canvases))
+    found = np.asarray(count(params, {}, canvases, np.arange(len(images))))
     for counts, label in zip(found, labels, strict=True):
         ones, twos = (label == 1).sum(), (label == 2).sum()
         assert counts.tolist() == [[ones, ones, (label < 3).sum()], [0, twos, 0]]

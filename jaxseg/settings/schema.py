@@ -254,6 +254,8 @@ class EvaluateSettings:
     """Least shared part of neighbouring windows, along each axis."""
     val_overlap: ShareBelowOne = 0.25
     """The same for validation during training, where speed matters more."""
+    val_limit: Count = 0
+    """Validation cases that are looked at during training, evenly spread, since every look takes time; 0 takes all."""
     window_batch: Number = 8
     """Windows in one compiled call."""
     flips: tuple[int, ...] = ()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
 from jaxseg import data, inference, metrics, seeds, validation
 from jaxseg.data import PreparedTask
@@ -99,41 +99,48 @@ def mapped_counts(
     made = validation.make_case_counts(
         network,
         patch=window,
-        window_batch=settings.window_batch,
+        # Runs one after another are for processors; there windows one after another are faster too.
+        window_batch=1 if plan.strategy == "loop" else settings.window_batch,
         classes=network.classes if regions is None else regions.classes + 1,
         slice_axis=slice_axis,
         regions=regions,
     )
-    return seeds.map_seeds(made, plan=plan, shared=(1, 2))
+    # Side by side, runs would each have a copy of their own cases: there, all of them count all cases.
+    return seeds.map_seeds(made, plan=plan, shared=(1, 2) if plan.strategy == "loop" else (1, 2, 3))
 
 
 def counts_on_device(
     program: Program, *, num_runs: int, shapes: Sequence[Sequence[int]], plan: seeds.SeedPlan, device_bytes: int
 ) -> bool:
-    """Returns whether cases are stitched and counted on the device: on accelerators, if there is memory for it.
-
-    On a CPU the network takes all of the time (docs/performance.md), and there are no transfers to save.
-    """
+    """Returns whether cases are stitched and counted on the device, as they are if there is memory for it."""
     task = program.task
     sums = validation.sums_held(program.map_classes, program.regions)
     common, own = validation.canvas_bytes(shapes, task.window, channels=program.channels, classes=sums)
-    a_device = plan.padded(num_runs) // len(plan.devices)
-    return plan.strategy == "vmap" and common + a_device * own <= ON_DEVICE_SHARE * device_bytes
+    at_once = 1 if plan.strategy == "loop" else plan.padded(num_runs) // len(plan.devices)
+    return common + at_once * own <= ON_DEVICE_SHARE * device_bytes
 
 
 def make_counter(
-    job: Job, cases: Sequence[CaseArrays], settings: EvaluateSettings, plan: seeds.SeedPlan, *, device_bytes: int
+    job: Job,
+    cases: Sequence[CaseArrays],
+    of_run: Bool[np.ndarray, "run case"],
+    settings: EvaluateSettings,
+    plan: seeds.SeedPlan,
+    *,
+    device_bytes: int,
 ) -> Callable[[Params, Frozen], Integer[np.ndarray, "run case label 3"]]:
     """Makes the voxel counts of cases on the training grid by every run of a job; see `validation.count_overlaps`.
 
     Args:
         job: The runs.
         cases: Images and labels.
+        of_run: The cases that are asked for of each run, at least one of each; counts of others mean nothing.
         settings: Windows.
         plan: Devices and strategy.
         device_bytes: Memory of one device, which decides where windows are stitched.
     """
     program, shapes = job.program, [case.label.shape for case in cases]
+    structures = program.classes - (program.regions is None)
     if counts_on_device(program, num_runs=len(job.runs), shapes=shapes, plan=plan, device_bytes=device_bytes):
         canvases = validation.lay_out(
             [case.image for case in cases],
@@ -145,7 +152,19 @@ def make_counter(
         placed = seeds.replicate(canvases, plan)
         task = program.task
         mapped = mapped_counts(program.network, task.window, task.slice_axis, settings, plan, program.regions)
-        return lambda params, frozen: seeds.fetch(mapped(params, frozen, placed), len(job.runs))
+        own, asked = np.arange(len(cases), dtype=np.int32), seeds.replicate(np.arange(len(cases), dtype=np.int32), plan)
+        if plan.strategy == "loop":
+            # Those that have fewer cases than others count one of theirs again.
+            own = np.stack([np.resize(np.flatnonzero(row), of_run.sum(1).max()) for row in of_run]).astype(np.int32)
+            asked = seeds.put(own, plan)
+
+        def count_there(params: Params, frozen: Frozen) -> Integer[np.ndarray, "run case label 3"]:
+            found = seeds.fetch(mapped(params, frozen, placed, asked), len(job.runs))
+            counts = np.zeros((len(job.runs), len(cases), *found.shape[2:]), np.int64)
+            counts[np.arange(len(job.runs))[:, None], own] = found
+            return counts
+
+        return count_there
 
     predict = make_predict_slabs(
         program,
@@ -156,7 +175,6 @@ def make_counter(
     )
 
     def count(params: Params, frozen: Frozen) -> Integer[np.ndarray, "run case label 3"]:
-        structures = program.classes - (program.regions is None)
         counts = np.zeros((len(job.runs), len(cases), structures, 3), np.int64)
         for slab in predict(params, frozen, [case.image for case in cases]):
             predicted = decide(slab.probabilities, program.regions)
@@ -192,8 +210,8 @@ def make_validate(
     """
     names = tuple(sorted({name for run in job.runs for name in folds[run.key.fold]}))
     cases = [data.load_case(prepared, name) for name in names]
-    count = make_counter(job, cases, settings, plan, device_bytes=device_bytes)
     of_run = np.array([[name in folds[run.key.fold] for name in names] for run in job.runs])
+    count = make_counter(job, cases, of_run, settings, plan, device_bytes=device_bytes)
 
     def mean(values: np.ndarray) -> np.ndarray:
         """Over the last axis, of those that are known; NaN where none is."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from configs import default
 from jaxseg import settings
 from jaxseg.study.plan.jobs import Job, make_plan
+from jaxseg.study.train import fit
 from jaxseg.study.train.fit import encodes_once
-from tests.tiny_study import put, tiny_config
+from tests.tiny_study import changed, put, tiny_config
 
 
 def job_of(share: str = "one", vary: str = "init", freeze: str = "encoder", **fields: object) -> Job:
@@ -53,3 +56,17 @@ def test_rates_and_seeds_may_differ() -> None:
     assert len({run.init_id for run in job.runs}) == 3
     runs = tuple(dataclasses.replace(run, rate=0.1 * index) for index, run in enumerate(job.runs))
     assert encodes_once(dataclasses.replace(job, runs=runs))
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0, "abcdef"), (3, "bdf"), (9, "abcdef")])
+def test_validation_looks_at_as_many_cases_as_are_asked_for(
+    limit: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = settings.parse(changed(evaluate__val_limit=limit))
+    job, seen = job_of(), []
+    splits = [SimpleNamespace(val=tuple("abcdef")), SimpleNamespace(val=("g",))]
+    tasks: Any = SimpleNamespace(of=lambda job: None, splits={job.program.task: splits})
+    monkeypatch.setattr(fit, "make_validate", lambda job, task, folds, *rest, **more: seen.append(folds))
+    plan: Any = None
+    fit._make_validate(study, tasks, job, plan, device_bytes=0)
+    assert seen == [[tuple(expected), ("g",)]]

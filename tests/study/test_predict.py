@@ -56,8 +56,9 @@ def test_voxels_of_unknown_label_count_for_nothing() -> None:
     np.testing.assert_array_equal(scores, scores_of(prediction, known))
 
 
-def test_validation_counts_on_the_device_or_on_the_host_alike() -> None:
-    """Runs mapped as on accelerators; where memory is short probabilities go to the host."""
+@pytest.mark.parametrize("strategy", ["loop", "vmap"])
+def test_validation_counts_on_the_device_or_on_the_host_alike(strategy: str) -> None:
+    """Where memory is short probabilities go to the host."""
     training: Any = None
     program = Program(
         training_parts.TASK,
@@ -78,19 +79,20 @@ def test_validation_counts_on_the_device_or_on_the_host_alike() -> None:
         )
         for shape in ((12, 10), (7, 21))
     ]
-    plan = training_parts.plan_of("vmap")
+    plan = training_parts.plan_of(strategy)
     params = seeds.put(trees.stack([training_parts.random_params(seed=seed) for seed in range(3)]), plan)
-    counts = {}
+    of_run, counts = np.array([[True, False], [True, True], [False, True]]), {}
     for device_bytes in (10**9, 10):
-        count = make_counter(job, cases, settings_of(window_batch=3), plan, device_bytes=device_bytes)
+        count = make_counter(job, cases, of_run, settings_of(window_batch=3), plan, device_bytes=device_bytes)
         counts[device_bytes] = count(params, {})
     shapes = [case.label.shape for case in cases]
     assert counts_on_device(program, num_runs=3, shapes=shapes, plan=plan, device_bytes=10**9)
     assert not counts_on_device(program, num_runs=3, shapes=shapes, plan=plan, device_bytes=10)
-    loop = training_parts.plan_of("loop")
-    assert not counts_on_device(program, num_runs=3, shapes=shapes, plan=loop, device_bytes=10**9)
     assert counts[10].shape == (3, 2, 2, 3)
-    np.testing.assert_allclose(counts[10**9], counts[10], atol=1)
+    np.testing.assert_allclose(counts[10**9][of_run], counts[10][of_run], atol=1)
+    assert (counts[10**9][of_run] > 0).any()
+    if strategy == "loop":
+        assert not counts[10**9][~of_run].any(), "runs one after another count the cases alone that are asked of them"
 
 
 LABELS = ("rim", "core")

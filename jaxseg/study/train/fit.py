@@ -12,7 +12,7 @@ from jaxseg.settings import StudySettings, TaskSettings
 from jaxseg.study import restore
 from jaxseg.study.plan.jobs import Job, Plan, chunk_sizes, host_share, of_host, seed_plan
 from jaxseg.study.plan.program import Program, own_labels, param_labels, program_loss, training_part
-from jaxseg.study.plan.tasks import Tasks
+from jaxseg.study.plan.tasks import Tasks, spread
 from jaxseg.study.predict import make_validate
 from jaxseg.study.train import learning_rates
 from jaxseg.study.train.feed import make_feed
@@ -127,7 +127,8 @@ def _make_validate(
     study: StudySettings, tasks: Tasks, job: Job, plan: seeds.SeedPlan, *, device_bytes: int
 ) -> Callable[[Any, Any], Any]:
     """Makes the validation of a job's runs: their DSC, or the share that they restore where they learn no labels."""
-    task, folds = tasks.of(job), [split.val for split in tasks.splits[job.program.task]]
+    task, every = tasks.of(job), [split.val for split in tasks.splits[job.program.task]]
+    folds = [spread(names, study.evaluate.val_limit or len(names)) for names in every]
     if job.program.restores:
         return restore.make_validate(job, task, folds, study.evaluate, plan)
     return make_validate(job, task, folds, study.evaluate, plan, device_bytes=device_bytes)
