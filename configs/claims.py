@@ -30,7 +30,7 @@ def get_config(pair: str = "synthetic:blobs?seed=1,synthetic:blobs") -> ConfigDi
     config.source.data, config.target.data = source, target
     config.target.train_cases = (4, 8, 16, 0)
     config.optim.schedule = "constant"
-    config.optim.lr_grid = (3e-4, 1e-3, 3e-3)
+    config.optim.lr_grid = (3e-4, 1e-3, 3e-3, 1e-2)
     config.optim.lr_seeds = (9001,)
     config.optim.lr_sizes = "largest"
     config.train.average = 0.2

@@ -142,6 +142,10 @@ def verdicts(claims: pd.DataFrame) -> Iterator[str]:
     for row in own.fillna({"needs": "", "reason": ""}).to_dict("records"):
         needs = f" To decide it: {row['needs']}." if row["needs"] and row["needs"] not in row["reason"] else ""
         yield line((row["claim"], row["statement"], f"**{row['verdict']}**", f"{row['reason']}.{needs}"))
+    looks = own.loc[own["look"].notna(), "look"].unique()
+    if len(looks):
+        least = own["confidence"].min()
+        yield f"\nJudged at the look of {looks[0]:.0f} seeds: limits in this table are of {100 * least:.4g} % or more."
 
 
 def controls(claims: pd.DataFrame) -> Iterator[str]:
