@@ -171,6 +171,9 @@ OUT_OF_RANGE = [
     ("pretrain.runs_per_source", 0, "a number from 1"),
     ("optim.lr_choice", "each", "'joint' or 'per_arm'"),
     ("optim.lr_sizes", "some", "'every' or 'largest'"),
+    ("optim.lr_factor", 0.0, "a positive factor"),
+    ("analysis.sizes", "some", "'every' or 'largest'"),
+    ("evaluate.val_limit", -1, "0 or more"),
     ("train.snapshots", (3,), "multiples of train.log_every = 2, below train.steps = 8"),
     ("train.snapshots", (8,), "below train.steps = 8"),
     ("target.shuffle_labels", True, "False"),
@@ -257,15 +260,6 @@ def test_settings_that_do_not_go_together(fields, message):
         with_own = settings.parse(changed(**fields, optim__lr_choice="per_arm"))
         assert with_own.arms[0].optim.lr_choice == "per_arm"
     with pytest.raises(UserError, match=re.escape(message)):
-        settings.parse(made)
-
-
-def test_some_arm_tries_the_rates_that_others_take_a_multiple_of():
-    made = changed(optim__lr_grid=(0.1, 0.3), optim__lr_seeds=(9,))
-    put(made, "arms.transfer.optim", {"lr_factor": 3.0})
-    assert settings.parse(made).arms[1].optim.lr_factor == 3.0
-    made = changed(optim__lr_grid=(0.1, 0.3), optim__lr_seeds=(9,), optim__lr_factor=3.0)
-    with pytest.raises(UserError, match=r"optim.lr_factor = 3.0; allowed: 1 with optim.lr_grid, or an arm beside"):
         settings.parse(made)
 
 

@@ -110,6 +110,16 @@ def test_a_shared_rate_is_that_of_sizes_and_arms_that_were_not_tried(monkeypatch
     assert found == {("scratch", 2, 0): 1e-3, ("scratch", 4, 0): 1e-3, ("frozen_random_encoder", 2, 0): 1e-3}
 
 
+def test_some_arm_tries_the_rates_that_others_take_a_multiple_of() -> None:
+    made = tiny_config()
+    made.arms = default.pick_arms("scratch", "scratch_fast")
+    made.optim.lr_grid, made.optim.lr_seeds = (0.1, 0.3), (70,)
+    assert [arm.optim.lr_factor for arm in settings.parse(made).arms] == [1.0, 3.0]
+    made.optim.lr_factor = 3.0
+    with pytest.raises(UserError, match=r"optim.lr_factor = 3.0; allowed: 1 with optim.lr_grid, or an arm beside"):
+        settings.parse(made)
+
+
 def test_an_arm_at_a_multiple_of_the_rate_follows_the_one_that_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     made = tiny_config()
     made.target.train_cases = (4,)

@@ -23,8 +23,9 @@ from jaxseg.logs import read_log
 from jaxseg.metrics import calibration_error, dsc
 from jaxseg.settings import Compute, EvaluateSettings
 from jaxseg.study.plan.jobs import Program
-from jaxseg.study.predict import case_maps, counts_on_device, dsc_from_counts, make_counter, segment
+from jaxseg.study.predict import case_maps, segment
 from jaxseg.study.run import run_stages
+from jaxseg.study.train.validate import counts_on_device, dsc_from_counts, make_counter
 from tests import training_parts
 from tests.tiny_study import silent, tiny_config
 

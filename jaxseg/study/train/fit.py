@@ -13,10 +13,10 @@ from jaxseg.study import restore
 from jaxseg.study.plan.jobs import Job, Plan, chunk_sizes, host_share, of_host, seed_plan
 from jaxseg.study.plan.program import Program, own_labels, param_labels, program_loss, training_part
 from jaxseg.study.plan.tasks import Tasks, spread
-from jaxseg.study.predict import make_validate
 from jaxseg.study.train import learning_rates
 from jaxseg.study.train.feed import make_feed
 from jaxseg.study.train.start import make_init, make_tx
+from jaxseg.study.train.validate import make_validate
 from jaxseg.study.versions import made_with
 
 
