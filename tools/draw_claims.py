@@ -176,6 +176,21 @@ def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
 
 
+def write_or_check(made: Mapping[Path, str], parser: argparse.ArgumentParser, *, check: bool) -> None:
+    """Writes files and prints their names or, to check, ends with status 1 where one differs."""
+    if check:
+        differing = [
+            str(path) for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text
+        ]
+        if differing:
+            parser.exit(1, f"not as the studies have it: {', '.join(differing)}; write them without --check\n")
+        return
+    for path, text in made.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        print(path)
+
+
 def main() -> None:
     """Writes the files, or says which are not as they would be written."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -193,17 +208,7 @@ def main() -> None:
             made |= {into / f"{claim}.md": text, into / f"{claim}.svg": svg}
     except UserError as error:
         parser.exit(2, f"{error}\n")
-    if asked.check:
-        differing = [
-            str(path) for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text
-        ]
-        if differing:
-            parser.exit(1, f"not as the studies have it: {', '.join(differing)}; write them without --check\n")
-        return
-    into.mkdir(parents=True, exist_ok=True)
-    for path, text in made.items():
-        path.write_text(text, encoding="utf-8")
-        print(path)
+    write_or_check(made, parser, check=asked.check)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from jaxseg.study import files, record
 from jaxseg.study.record import StudyRecord
 from jaxseg.study.score.comparisons import baseline_of
 from jaxseg.types import UserError
-from tools.draw_claims import line
+from tools.draw_claims import line, write_or_check
 
 NAME = "found.md"
 
@@ -86,9 +86,8 @@ def _listed(numbers: list[float] | list[int], form: str) -> str:
 def _device(study: StudyRecord) -> str:
     if study.device is None:
         return "an unknown device"
-    return (
-        f"{study.device.count} {study.device.kind.upper() if study.device.kind == 'cpu' else study.device.kind} devices"
-    )
+    kind = {"cpu": "CPU"}.get(study.device.kind, study.device.kind)
+    return f"{study.device.count} {kind} devices"
 
 
 def means(study: StudyRecord, summary: pd.DataFrame, differences: pd.DataFrame | None) -> Iterator[str]:
@@ -175,16 +174,7 @@ def main() -> None:
         made = {folder / NAME: found(folder) for folder in asked.studies}
     except UserError as error:
         parser.exit(2, f"{error}\n")
-    if asked.check:
-        differing = [
-            str(path) for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text
-        ]
-        if differing:
-            parser.exit(1, f"not as the study has it: {', '.join(differing)}; write them without --check\n")
-        return
-    for path, text in made.items():
-        path.write_text(text, encoding="utf-8")
-        print(path)
+    write_or_check(made, parser, check=asked.check)
 
 
 if __name__ == "__main__":
