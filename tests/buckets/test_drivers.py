@@ -11,7 +11,7 @@ import pytest
 
 from jaxseg.buckets import address, lease, states
 from jaxseg.buckets.mirror import mirrored
-from jaxseg.buckets.objects import insist, open_objects
+from jaxseg.buckets.objects import BucketError, insist, open_objects
 from jaxseg.buckets.reading import local_copy
 from jaxseg.types import UserError
 from tests.buckets.emulators import BUCKET, Service, emulated
@@ -30,6 +30,32 @@ def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         for name, value in found.environment.items():
             monkeypatch.setenv(name, value)
         yield request.param, found
+
+
+def test_every_content_arrives_as_it_was_sent(service, tmp_path: Path):
+    objects = open_objects(address.parse(f"{service[0]}://{BUCKET}/contents"))
+    contents = [b"", b"\r", b"\n", b"\r\n", b"\n\r", b"\r\r", b"\r\nabc", b"a,b\r\n1,2\r\n", bytes(range(256))]
+    contents += [b"content" + bytes([last]) for last in range(32)]
+    contents.append(b"\n" * 300_000 + b"\r")  # more than one block of a driver
+    (tmp_path / "read").mkdir()
+    for number, content in enumerate(contents):
+        path = tmp_path / str(number)
+        path.write_bytes(content)
+        objects.upload(path, path.name)
+        assert objects.download(path.name, tmp_path / "read" / path.name)
+        assert (tmp_path / "read" / path.name).read_bytes() == content, content[-10:]
+    assert objects.sizes() == {str(number): len(content) for number, content in enumerate(contents)}
+
+
+def test_content_that_a_service_changes_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With the driver's one-part message, which the test above shows to be avoided."""
+    with emulated("gs") as found:
+        for name, value in found.environment.items():
+            monkeypatch.setenv(name, value)
+        objects = open_objects(address.parse(f"gs://{BUCKET}/contents"))
+        (tmp_path / "a").write_bytes(b"content\n--==0==--")  # what the driver itself puts between parts
+        with pytest.raises(BucketError, match="MD5"):
+            objects.upload(tmp_path / "a", "a")
 
 
 def test_a_connection_that_drops_loses_nothing_and_a_missing_bucket_is_named(service, tmp_path: Path):
