@@ -13,7 +13,7 @@ import scipy.ndimage
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
-from jaxseg import regions, trees
+from jaxseg import regions, threads, trees
 from jaxseg.models import Network
 from jaxseg.types import Frozen, Params
 
@@ -132,8 +132,8 @@ class _Stitch:
     and the rest moves to the front. A window's depth of planes is all that is ever held.
     """
 
-    def __init__(self, shape: tuple[int, ...], weight: np.ndarray, starts: Iterable[int]) -> None:
-        self.length, self.weight = shape[0], weight
+    def __init__(self, shape: tuple[int, ...], weight: np.ndarray, starts: Iterable[int], pool: threads.Pool) -> None:
+        self.length, self.weight, self.pool = shape[0], weight, pool
         self.begin = 0
         self.to_come = collections.deque(starts)
         """First plane of every window, and of every mirrored copy, that is still to come."""
@@ -147,21 +147,38 @@ class _Stitch:
         part = self.weight[window.inside]
         planes, *rest = window.target
         where = (slice(planes.start - self.begin, planes.stop - self.begin), *rest)
-        for total, prediction in zip(self.sums, probabilities, strict=True):
-            total[where] += np.flip(prediction, window.mirrored)[window.inside] * part[..., None]
+
+        def add_run(run: int) -> None:
+            prediction = np.flip(probabilities[run], window.mirrored)[window.inside]
+            self.sums[run][where] += prediction * part[..., None]
+
+        threads.share(self.pool, add_run, len(probabilities))
         self.totals[where] += part
         self.to_come.popleft()
         count = (self.to_come[0] if self.to_come else self.length) - self.begin
         return self._finish(window.case, count) if count > 0 else None
 
     def _finish(self, case: int, count: int) -> Slab:
-        slab = Slab(case, self.begin, not self.to_come, self.sums[:, :count] / self.totals[None, :count, ..., None])
+        last = not self.to_come
+        runs, _, *rest = self.sums.shape
+        made = np.empty((runs, count, *rest), np.float32)
+
+        def finish_run(run: int) -> None:
+            np.divide(self.sums[run, :count], self.totals[:count, ..., None], out=made[run])
+            if not last:
+                _slide(self.sums[run], count)
+
+        threads.share(self.pool, finish_run, runs)
+        if not last:
+            _slide(self.totals, count)
         self.begin += count
-        if not slab.last:
-            for planes in (np.moveaxis(self.sums, 1, 0), self.totals):
-                planes[:-count] = planes[count:].copy()
-                planes[-count:] = 0
-        return slab
+        return Slab(case, self.begin - count, last, made)
+
+
+def _slide(planes: np.ndarray, count: int) -> None:
+    """Moves planes to the front over the first ones, and puts zeros behind them."""
+    planes[:-count] = planes[count:].copy()
+    planes[-count:] = 0
 
 
 def predict_slabs(
@@ -172,12 +189,13 @@ def predict_slabs(
     overlap: float,
     window_batch: int,
     flips: Sequence[int] = (),
+    pool: threads.Pool = None,
 ) -> Iterator[Slab]:
     """Yield the probabilities of cases for all runs at once, in slabs along the first axis, case after case.
 
     Windows of successive cases share batches, so that the compiled program always sees `window_batch` windows. Where a
-    case is smaller than the patch, the outside is 0, as in training. Beside one batch, `patch[0]` planes of each case
-    in progress are in memory, however many planes the case has.
+    case is smaller than the patch, the outside is 0, as in training. Beside one batch, two with a pool, `patch[0]`
+    planes of each case in progress are in memory, however many planes the case has.
 
     Args:
         predict: Compiled prediction of a batch of windows for all runs.
@@ -187,41 +205,41 @@ def predict_slabs(
         window_batch: Number of windows per call.
         flips: Axes to mirror at test time. Every window is predicted once for each subset of them, and the predictions
             are mirrored back and averaged. k axes cost 2^k times as much.
+        pool: Threads that share the runs when windows are stitched, while the next batch is predicted. Every value is
+            the same with and without.
 
     Yields:
         Slabs, which ascend and cover each case. Probabilities sum to 1 over classes; those of regions do not.
     """
     weight = window_weight(patch)
     copies = [axes for count in range(len(flips) + 1) for axes in itertools.combinations(flips, count)]
-    batch: list[tuple[_Window, np.ndarray]] = []
     stitches: dict[int, _Stitch] = {}
 
-    def flush() -> Iterator[Slab]:
-        windows = np.zeros((window_batch, *patch, batch[0][1].shape[-1]), np.float32)
-        for shown, (window, voxels) in zip(windows, batch, strict=False):
+    def cut() -> Iterator[tuple[_Window, np.ndarray]]:
+        for case, image in enumerate(images):
+            shape = image.shape[:-1]
+            starts = window_starts(shape, patch, overlap)
+            stitches[case] = _Stitch(shape, weight, (start[0] for start in starts for _ in copies), pool)
+            for start in starts:
+                inside, target = window_slices(shape, patch, start)
+                yield from ((_Window(case, inside, target, axes), image[target]) for axes in copies)
+
+    def answer(batch: Sequence[tuple[_Window, np.ndarray]]) -> Float[np.ndarray, "run windows *patch classes"]:
+        shown = np.zeros((window_batch, *patch, batch[0][1].shape[-1]), np.float32)
+        for one, (window, voxels) in zip(shown, batch, strict=False):
             # Into a mirrored view: the window lands in the batch mirrored.
-            np.flip(shown, window.mirrored)[window.inside] = voxels
-        probabilities = np.asarray(predict(windows))
+            np.flip(one, window.mirrored)[window.inside] = voxels
+        return np.asarray(predict(shown))
+
+    windows = cut()
+    batches = iter(lambda: list(itertools.islice(windows, window_batch)), [])
+    for batch, probabilities in threads.ahead(answer, batches, threaded=pool is not None):
         for row, (window, _) in enumerate(batch):
             slab = stitches[window.case].add(window, probabilities[:, row])
             if slab is not None:
                 if slab.last:
                     del stitches[window.case]
                 yield slab
-        batch.clear()
-
-    for case, image in enumerate(images):
-        shape = image.shape[:-1]
-        starts = window_starts(shape, patch, overlap)
-        stitches[case] = _Stitch(shape, weight, (start[0] for start in starts for _ in copies))
-        for start in starts:
-            inside, target = window_slices(shape, patch, start)
-            for axes in copies:
-                batch.append((_Window(case, inside, target, axes), image[target]))
-                if len(batch) == window_batch:
-                    yield from flush()
-    if batch:
-        yield from flush()
 
 
 def join_slabs(slabs: Iterable[Slab]) -> Iterator[Float[np.ndarray, "run *spatial classes"]]:

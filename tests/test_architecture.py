@@ -11,11 +11,12 @@ PACKAGE = ROOT / "jaxseg"
 
 # Every module or package of jaxseg, from the bottom up, and what of jaxseg it may import beside itself. A module may
 # import what the rows above it state, never what stands below it: there are no cycles.
-BOTTOM = {"types", "trees", "streams", "paths", "oserrors", "reserved", "settings", "regions"}
+BOTTOM = {"types", "trees", "streams", "paths", "oserrors", "reserved", "settings", "regions", "threads"}
 MAY_IMPORT = {
     "reserved": set(),
     "regions": set(),
     "text": set(),
+    "threads": set(),
     "types": set(),
     "streams": set(),
     "machine": set(),

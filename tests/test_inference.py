@@ -1,5 +1,6 @@
 """Sliding windows: cover, overlap, stitching, fixed batches, order."""
 
+import concurrent.futures
 import dataclasses
 import itertools
 import tracemalloc
@@ -241,6 +242,18 @@ def test_what_the_network_sees_is_mirrored():
     list(inference.predict_slabs(network, [image], patch=(2, 4), overlap=0.0, window_batch=2, flips=(1,)))
     np.testing.assert_array_equal(seen[0], [[0, 1, 2, 0], [3, 4, 5, 0]])
     np.testing.assert_array_equal(seen[1], [[0, 2, 1, 0], [0, 5, 4, 3]])
+
+
+@pytest.mark.parametrize("flips", [(), (1,)])
+def test_threads_that_share_the_runs_change_no_bit(flips):
+    images = images_of((17, 9, 21), (5, 30, 8), (4, 6, 8))
+    options = {"patch": (4, 6, 8), "overlap": 0.5, "window_batch": 5, "flips": flips}
+    alone = list(inference.predict_slabs(Pointwise(), images, **options))
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        shared = list(inference.predict_slabs(Pointwise(), images, **options, pool=pool))
+    for one, other in zip(alone, shared, strict=True):
+        assert one[:3] == other[:3]
+        np.testing.assert_array_equal(one.probabilities, other.probabilities)
 
 
 def test_the_largest_component_stays():

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Float, Integer
 
-from jaxseg import data, inference, metrics, seeds
+from jaxseg import data, inference, metrics, seeds, threads
 from jaxseg.data import PreparedTask
 from jaxseg.data.cases import CaseArrays
 from jaxseg.models import Network
@@ -41,6 +41,7 @@ def make_predict_slabs(
     overlap: float,
     window_batch: int,
     flips: tuple[int, ...] = (),
+    pool: threads.Pool = None,
 ) -> PredictSlabs:
     """Makes the prediction of cases by all runs at once; compiled on first use, once for all cases.
 
@@ -51,6 +52,7 @@ def make_predict_slabs(
         overlap: Overlap of neighbouring windows.
         window_batch: Number of windows in one call.
         flips: Axes mirrored at test time.
+        pool: Threads that share the runs when windows are stitched.
 
     Returns:
         `predict(params, frozen, images)`: params stacked and placed by `seeds.put`, images read one by one; see
@@ -71,6 +73,7 @@ def make_predict_slabs(
             overlap=overlap,
             window_batch=window_batch,
             flips=program.task.window_axes(flips),
+            pool=pool,
         )
 
     return predict
@@ -153,18 +156,31 @@ class CaseMaps(NamedTuple):
 
 
 def with_ensembles(
-    probabilities: Float[np.ndarray, "run planes *rest classes"], ensembles: Sequence[Sequence[int]]
+    probabilities: Float[np.ndarray, "run planes *rest classes"],
+    ensembles: Sequence[Sequence[int]],
+    pool: threads.Pool = None,
 ) -> Float[np.ndarray, "network planes *rest classes"]:
     """Returns the probabilities of runs and, behind them, the mean of each group of runs as one more network.
 
     Args:
         probabilities: A slab of each run.
         ensembles: Groups of runs, by their positions.
+        pool: Threads that share the networks.
     """
     if not ensembles:
         return probabilities
-    means = [functools.reduce(np.add, (probabilities[run] for run in group)) / len(group) for group in ensembles]
-    return np.concatenate([probabilities, np.stack(means)])
+    runs, *rest = probabilities.shape
+    made = np.empty((runs + len(ensembles), *rest), probabilities.dtype)
+
+    def of_network(index: int) -> None:
+        if index < runs:
+            made[index] = probabilities[index]
+        else:
+            group = ensembles[index - runs]
+            np.divide(functools.reduce(np.add, (probabilities[run] for run in group)), len(group), out=made[index])
+
+    threads.share(pool, of_network, len(made))
+    return made
 
 
 def case_maps(
@@ -212,7 +228,7 @@ def case_maps(
     bins: list[dict[str, metrics.CalibrationBins]] = []
     begin = 0
     kind = np.uint8 if prepared.classes <= 256 else np.uint16
-    for slab in data.to_own_grid(probabilities, case.record):
+    for slab in data.to_own_grid(probabilities, case.record, pool=pool):
         pieces = pieces or [[] for _ in slab]
         bins = bins or [{} for _ in slab]
         for run, (labels, found) in enumerate(pool.map(reduce, slab, itertools.repeat(begin))):

@@ -1,5 +1,6 @@
 """Orientation and grids: what goes in canonical comes out on the input's own grid."""
 
+import concurrent.futures
 import contextlib
 
 import nibabel as nib
@@ -194,6 +195,9 @@ def test_slabs_resample_as_the_whole_volume_does(new, depth):
     got = list(resample.resize_planes(iter(parts), (11, 6, 9), new))
     expected = np.stack([resample.resize_linear(volume, new) for volume in volumes])
     np.testing.assert_allclose(np.concatenate(got, axis=1), expected, atol=1e-6)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        shared = list(resample.resize_planes(iter(parts), (11, 6, 9), new, pool=pool))
+    np.testing.assert_array_equal(np.concatenate(shared, axis=1), np.concatenate(got, axis=1))
 
 
 def test_a_label_map_carries_the_values_of_dataset_json(make_task, tmp_path):

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float
 
+from jaxseg import threads
 from jaxseg.data.cases import CaseRecord
 from jaxseg.data.formats.files import reading
 from jaxseg.data.volumes import normalize, resample, volume
@@ -126,10 +127,14 @@ def _read_any(image: Any, ndim: int) -> tuple[np.ndarray, volume.Geometry, tuple
 
 
 def to_own_grid(
-    parts: Iterable[Float[np.ndarray, "run planes *rest classes"]], record: CaseRecord | volume.Geometry
+    parts: Iterable[Float[np.ndarray, "run planes *rest classes"]],
+    record: CaseRecord | volume.Geometry,
+    *,
+    pool: threads.Pool = None,
 ) -> Iterator[Float[np.ndarray, "run own_planes *own_rest classes"]]:
     """Resample probabilities from the training grid to a case's own grid (canonical axes), slab after slab.
 
-    The resampling is linear; if the grids are the same, slabs are passed on as they are.
+    The resampling is linear; if the grids are the same, slabs are passed on as they are. Threads of a pool share the
+    runs.
     """
-    return resample.resize_planes(parts, record.shape, record.own_shape)
+    return resample.resize_planes(parts, record.shape, record.own_shape, pool=pool)

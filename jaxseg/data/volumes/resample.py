@@ -12,6 +12,7 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Float, Num
 
+from jaxseg import threads
 from jaxseg.regions import Regions, decide
 
 THICK = 3.0
@@ -99,7 +100,11 @@ def labels_from_probabilities(
 
 
 def resize_planes(
-    parts: Iterable[Float[np.ndarray, "run planes *rest classes"]], old: Sequence[int], new: Sequence[int]
+    parts: Iterable[Float[np.ndarray, "run planes *rest classes"]],
+    old: Sequence[int],
+    new: Sequence[int],
+    *,
+    pool: threads.Pool = None,
 ) -> Iterator[Float[np.ndarray, "run new_planes *new_rest classes"]]:
     """Resample volumes linearly that arrive in slabs along their first spatial axis.
 
@@ -109,6 +114,7 @@ def resize_planes(
         parts: Consecutive slabs that together cover the old grid.
         old: Spatial shape of all slabs together.
         new: Spatial shape wanted, over the same extent.
+        pool: Threads that share the runs.
 
     Yields:
         Consecutive slabs of the new grid.
@@ -125,12 +131,23 @@ def resize_planes(
         end = begin + held.shape[1]
         stop = int(np.searchsorted(last, end))
         if stop > made:
-            rows = weights[made:stop, begin:end]
-            planes = (np.tensordot(rows, volume, axes=(1, 0)) for volume in held)
-            yield np.stack([resize_linear(volume, (stop - made, *new[1:])) for volume in planes])
+            yield _resized(held, weights[made:stop, begin:end], new[1:], pool)
             made = stop
         needed = int(first[made]) if made < len(first) else end
         held, begin = held[:, max(needed - begin, 0) :], min(max(needed, begin), end)
+
+
+def _resized(
+    slab: Float[np.ndarray, "run planes *rest classes"], weights: np.ndarray, rest: Sequence[int], pool: threads.Pool
+) -> Float[np.ndarray, "run new_planes *new_rest classes"]:
+    shape = (len(weights), *rest)
+    made = np.empty((len(slab), *shape, slab.shape[-1]), np.result_type(weights, slab))
+
+    def of_run(run: int) -> None:
+        made[run] = resize_linear(np.tensordot(weights, slab[run], axes=(1, 0)), shape)
+
+    threads.share(pool, of_run, len(slab))
+    return made
 
 
 def resize_linear(

@@ -135,7 +135,7 @@ def _predicted(study: StudySettings, workdir: Path, cases: CaseSet, members: Mem
         for variant, pieces in members.items():
             prepared = cases.fitted[variant.fold]
             count = sum(len(piece.rows) for piece in pieces)
-            for case, mean in _means(study, workdir, cases, variant, pieces):
+            for case, mean in _means(study, workdir, cases, variant, pieces, pool):
                 maps = case_maps([mean[None]], case, prepared, study.evaluate, pool)
                 labels, errors = maps.labels[0], maps.calibration_errors[0]
                 rows += score_ensemble(study, prepared, case, variant, count, labels, errors)
@@ -145,11 +145,16 @@ def _predicted(study: StudySettings, workdir: Path, cases: CaseSet, members: Mem
 
 
 def _means(
-    study: StudySettings, workdir: Path, cases: CaseSet, variant: Variant, pieces: Sequence[_Piece]
+    study: StudySettings,
+    workdir: Path,
+    cases: CaseSet,
+    variant: Variant,
+    pieces: Sequence[_Piece],
+    pool: concurrent.futures.Executor,
 ) -> Iterator[tuple[CaseArrays, np.ndarray]]:
     """Each case with the mean of the members' probabilities on the training grid."""
     predictions = [
-        make_predict(study, workdir, of_host(job, rows), rows, job.program.train.steps) for job, rows in pieces
+        make_predict(study, workdir, of_host(job, rows), rows, job.program.train.steps, pool) for job, rows in pieces
     ]
     count = sum(len(piece.rows) for piece in pieces)
     for name in cases.by_fold[variant.fold]:

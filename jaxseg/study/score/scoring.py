@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxseg import checkpoint, data, inference, logs, machine, metrics, seeds, workdirs
+from jaxseg import checkpoint, data, inference, logs, machine, metrics, seeds, threads, workdirs
 from jaxseg.data import PreparedTask
 from jaxseg.data.cases import CaseArrays, CaseRecord
 from jaxseg.reserved import INTERNAL
@@ -128,69 +128,84 @@ class Scoring:
             ensembles: Whether the seeds of an arm are scored together too, where they are all here.
         """
         study, prepared = self.study, self.cases.of(self.whole)
-        every_death = died_at(self.workdir, self.whole)
-        dead = [every_death[row] for row in self.rows_here]
-        job = of_host(self.whole, self.rows_here)
-        tested = [
-            () if died is not None else self.cases.by_fold[run.key.fold]
-            for run, died in zip(job.runs, dead, strict=True)
-        ]
-        names = sorted({name for of_run in tested for name in of_run})
-        together = self._ensembles(job, dead) if ensembles else {}
+        groups = self._groups()
+        together = self._together() if ensembles else frozenset()
+        total, done = sum(map(len, groups)), 0
         what = "scoring" if self.cases.is_internal else f"scoring {self.cases.name}"
         found = Found([], [])
-        with concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
+        cores = machine.cores()
+        # Scores wait for nothing but a thread: in one pool, the next case would queue behind all of this one's.
+        with concurrent.futures.ThreadPoolExecutor(cores) as pool, concurrent.futures.ThreadPoolExecutor(cores) as maps:
             waiting: list[tuple[list[Row], concurrent.futures.Future[list[Row]]]] = []
-            predicted = self._predict(job, step, names, tested, together, pool)
-            for done, (case, runs, variants, maps) in enumerate(predicted, start=1):
+            predicted = (
+                of_case
+                for names, rows in groups.items()
+                for of_case in self._predict(of_host(self.whole, rows), rows, names, step, together, maps)
+            )
+            for case, runs, members, made in predicted:
                 # The next case is predicted while this one is scored; no more than one case waits.
                 _collect(waiting)
                 save = None if saving is None else saving(case.record)
-                made = list(zip(maps.labels, maps.calibration_errors, strict=True))
+                of_networks = list(zip(made.labels, made.calibration_errors, strict=True))
                 waiting = [
                     (found.of_runs, pool.submit(score_run, study, prepared, case, run, labels, errors, save))
-                    for run, (labels, errors) in zip(runs, made, strict=False)
+                    for run, (labels, errors) in zip(runs, of_networks, strict=False)
                 ]
                 waiting += [
                     (
                         found.of_ensembles,
-                        pool.submit(
-                            score_ensemble, study, prepared, case, variant, len(together[variant]), *of_variant
-                        ),
+                        pool.submit(score_ensemble, study, prepared, case, variant, count, *of_variant),
                     )
-                    for variant, of_variant in zip(variants, made[len(runs) :], strict=True)
+                    for (variant, count), of_variant in zip(members.items(), of_networks[len(runs) :], strict=True)
                 ]
                 if pictures is not None and case.record.name in shown:
                     at = shown.index(case.record.name)
-                    examples.keep_example(pictures, at, case, runs, maps.labels[: len(runs)])
-                progress(what, done, len(names), case.record.name)
+                    examples.keep_example(pictures, at, case, runs, made.labels[: len(runs)])
+                done += 1
+                progress(what, done, total, case.record.name)
             _collect(waiting)
         return found
 
-    def _ensembles(self, job: Job, dead: Sequence[int | None]) -> dict[Variant, tuple[int, ...]]:
-        """The positions of the runs of each variant that is whole here, but for those that diverged."""
+    def _groups(self) -> dict[tuple[str, ...], list[int]]:
+        """The positions of the runs that did not diverge, by the cases that they are tested on."""
+        deaths = died_at(self.workdir, self.whole)
+        groups: dict[tuple[str, ...], list[int]] = collections.defaultdict(list)
+        for row in self.rows_here:
+            if deaths[row] is None:
+                groups[tuple(sorted(self.cases.by_fold[self.whole.runs[row].key.fold]))].append(row)
+        return groups
+
+    def _together(self) -> frozenset[Variant]:
+        """The variants of which all runs are here, those that diverged among them."""
         number = number_of_seeds(self.study)
-        of: dict[Variant, list[int]] = collections.defaultdict(list)
-        for index, run in enumerate(job.runs):
-            of[variant_of(run)].append(index)
-        alive = {
-            variant: tuple(index for index in indices if dead[index] is None)
-            for variant, indices in of.items()
-            if len(indices) == number[variant]
-        }
-        return {variant: indices for variant, indices in alive.items() if len(indices) > 1}
+        here = collections.Counter(variant_of(self.whole.runs[row]) for row in self.rows_here)
+        return frozenset(variant for variant, count in here.items() if count == number[variant])
 
     def _predict(
         self,
         job: Job,
-        step: int,
+        rows: Sequence[int],
         names: Sequence[str],
-        tested: Sequence[Collection[str]],
-        together: Mapping[Variant, Sequence[int]],
+        step: int,
+        together: Collection[Variant],
         pool: concurrent.futures.Executor,
-    ) -> Iterator[tuple[CaseArrays, list[Run], list[Variant], CaseMaps]]:
-        """Cases by name, each with the runs and ensembles that are tested on it and what they make of it."""
+    ) -> Iterator[tuple[CaseArrays, Sequence[Run], dict[Variant, int], CaseMaps]]:
+        """Cases by name, each with the runs of a job and their ensembles, by number of runs, and what they make of it.
+
+        Args:
+            job: The job, reduced to runs that are all tested on these cases.
+            rows: Their positions in the whole job.
+            names: The cases.
+            step: The step of the networks.
+            together: Variants whose runs are an ensemble, where there are two.
+            pool: Threads that share the runs.
+        """
         prepared, settings = self.cases.of(job), self.study.evaluate
+        of: dict[Variant, list[int]] = collections.defaultdict(list)
+        for index, run in enumerate(job.runs):
+            of[variant_of(run)].append(index)
+        members = {variant: runs for variant, runs in of.items() if variant in together and len(runs) > 1}
+        counts = {variant: len(runs) for variant, runs in members.items()}
         cut: collections.deque[CaseArrays] = collections.deque()
 
         def images() -> Iterator[np.ndarray]:
@@ -198,18 +213,11 @@ class Scoring:
                 cut.append(data.load_case(prepared, name))
                 yield cut[-1].image
 
-        slabs = make_predict(self.study, self.workdir, job, self.rows_here, step)(images())
+        slabs = make_predict(self.study, self.workdir, job, rows, step, pool)(images())
         for _, of_case in itertools.groupby(slabs, key=lambda slab: slab.case):
             case = cut.popleft()
-            runs = [index for index, of_run in enumerate(tested) if case.record.name in of_run]
-            groups = {
-                variant: [runs.index(index) for index in indices]
-                for variant, indices in together.items()
-                if {*indices} <= {*runs}
-            }
-            shown = (with_ensembles(slab.probabilities[runs], [*groups.values()]) for slab in of_case)
-            maps = case_maps(shown, case, prepared, settings, pool)
-            yield case, [job.runs[index] for index in runs], [*groups], maps
+            shown = (with_ensembles(slab.probabilities, [*members.values()], pool) for slab in of_case)
+            yield case, job.runs, counts, case_maps(shown, case, prepared, settings, pool)
 
 
 def _collect(waiting: Iterable[tuple[list[Row], concurrent.futures.Future[list[Row]]]]) -> None:
@@ -218,7 +226,7 @@ def _collect(waiting: Iterable[tuple[list[Row], concurrent.futures.Future[list[R
 
 
 def make_predict(
-    study: StudySettings, workdir: Path, job: Job, rows: Sequence[int], step: int
+    study: StudySettings, workdir: Path, job: Job, rows: Sequence[int], step: int, pool: threads.Pool = None
 ) -> Callable[[Iterable[np.ndarray]], Iterator[inference.Slab]]:
     """Makes the prediction of images by trained runs of a job, whose parameters are on the devices while it works.
 
@@ -228,6 +236,7 @@ def make_predict(
         job: The job, reduced to these runs.
         rows: Their positions in the whole job.
         step: The step of the networks.
+        pool: Threads that share the runs.
     """
     plan = seed_plan(study, len(job.runs))
     directory = workdir / job.directory / "checkpoints"
@@ -239,6 +248,7 @@ def make_predict(
         overlap=study.evaluate.overlap,
         window_batch=study.evaluate.window_batch,
         flips=study.evaluate.flips,
+        pool=pool,
     )
     return lambda images: predict(seeds.put(params, plan), seeds.replicate(shared, plan), images)
 
