@@ -6,7 +6,7 @@ SOURCE and TARGET are what `data` takes: folders of images and labels, or built-
 rate, chosen on a seed used for nothing else; the weights of the last fifth of the steps are averaged; training sets go
 from a few cases to all; there is a placebo and a positive control. Eight seeds are the first look at the data, and
 `--config.num_seeds=16` in the same workdir trains eight more for the second (docs/claims.md). On two CPU cores small
-volumes take a few hours: `--dry_run` says how long, `train.steps` and `target.train_cases` make it shorter.
+volumes take many hours: `--dry_run` says how long, `train.steps` and `target.train_cases` make it shorter.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,9 @@
 """Every field of a study, with its default. Other configs start from this one and change what differs.
 
-    python -m launch.study --config=configs/default.py --workdir=runs/default --config.target.data=PATH
+    python -m launch.study --config=configs/default.py --workdir=runs/default \
+        --config.target.data=PATH/TARGET --config.source.data=PATH/SOURCE
+
+A task whose `data` is not set is made of synthetic blobs, the source too.
 
 Any field can be overridden on the command line: `--config.train.steps=2000`, `--config.target.patch='(48, 48, 48)'`.
 """
@@ -259,7 +262,8 @@ def get_config() -> ConfigDict:
     config.train.log_every = 20  # Steps of one compiled call, over which the loss is averaged
     config.train.eval_every = 100  # Steps between validations on whole cases; a multiple of log_every
     config.train.save_every = 200  # Steps between checkpoints; a multiple of log_every
-    config.train.snapshots = ()  # Steps whose checkpoints are kept for good; step 0 and the last always are
+    # Steps whose checkpoints are kept for good; step 0 and the last always are, of arms also a quarter and half
+    config.train.snapshots = ()
     # Share of the last steps whose weights are averaged; the average is what is scored, 0 the last step's weights
     config.train.average = 0.0
     config.train.keep_best = False  # Keeps each run's parameters of its best validation too (scores use the last)
@@ -282,7 +286,8 @@ def get_config() -> ConfigDict:
     config.pretrain.min_loaded = 0.5  # A transfer that finds a smaller share of the parameters is an error
     # Consecutive seeds that start from one source network; with 2 or more, sources and runs are nested
     config.pretrain.runs_per_source = 1
-    # Where image channels differ, kernels take the source kernel's mean instead of starting anew
+    # Where image channels differ, a kernel takes the sum of the source kernel over its channels, divided by the number
+    # of new channels, instead of starting anew
     config.pretrain.adapt_channels = False
 
     config.arms = pick_arms("scratch", "transfer", "frozen_random_encoder", "frozen_pretrained_encoder")
@@ -324,7 +329,7 @@ def get_config() -> ConfigDict:
     config.analysis.positions = 4096  # Voxels at which features are read, over all patches of these cases
     # Pairs of runs of an arm whose networks are interpolated and aligned, at most about so many
     config.analysis.barrier_pairs = 32
-    config.analysis.half = False  # Filters and similarities after half of the steps as well, where it was kept
+    config.analysis.half = False  # Filters and similarities after half of the steps as well
     config.analysis.probes = True  # Fits a linear classifier to each layer's features
 
     config.runtime = ConfigDict(sort_keys=False)
@@ -337,7 +342,8 @@ def get_config() -> ConfigDict:
     # Where training images are; auto takes the host, which sends what steps need, where a device is too small [auto,
     # device, host]
     config.runtime.data_residence = "auto"
-    config.runtime.keep_checkpoints = 2  # Last checkpoints that are kept; step 0 always is
+    # Last checkpoints that are kept, besides those that always are (see train.snapshots)
+    config.runtime.keep_checkpoints = 2
 
     config.report = ConfigDict(sort_keys=False)
     config.report.examples = 3  # Test cases shown as pictures

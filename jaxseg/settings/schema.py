@@ -171,7 +171,7 @@ class TrainSettings(Compute):
     save_every: int = 200
     """Steps between checkpoints; a multiple of log_every."""
     snapshots: tuple[int, ...] = ()
-    """Steps whose checkpoints are kept for good; step 0 and the last always are."""
+    """Steps whose checkpoints are kept for good; step 0 and the last always are, of arms also a quarter and half."""
     keep_best: bool = False
     """Keeps each run's parameters of its best validation too (scores use the last)."""
     average: Annotated[float, Allowed("a share from 0 to 0.5", lambda share: 0 <= share <= 0.5)] = 0.0
@@ -213,7 +213,8 @@ class PretrainSettings:
     runs_per_source: Number = 1
     """Consecutive seeds that start from one source network; with 2 or more, sources and runs are nested."""
     adapt_channels: bool = False
-    """Where image channels differ, kernels take the source kernel's mean instead of starting anew."""
+    """Where image channels differ, a kernel takes the sum of the source kernel over its channels, divided by the number
+    of new channels, instead of starting anew."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -301,7 +302,7 @@ class AnalysisSettings:
     barrier_pairs: Number = 32
     """Pairs of runs of an arm whose networks are interpolated and aligned, at most about so many."""
     half: bool = False
-    """Filters and similarities after half of the steps as well, where it was kept."""
+    """Filters and similarities after half of the steps as well."""
     probes: bool = True
     """Fits a linear classifier to each layer's features."""
 
@@ -321,7 +322,7 @@ class RuntimeSettings:
     data_residence: Literal["auto", "device", "host"] = "auto"
     """Where training images are; auto takes the host, which sends what steps need, where a device is too small."""
     keep_checkpoints: Number = 2
-    """Last checkpoints that are kept; step 0 always is."""
+    """Last checkpoints that are kept, besides those that always are (see train.snapshots)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
