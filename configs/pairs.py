@@ -29,14 +29,15 @@ SETS: dict[str, dict] = {
     "headneck_throat_ct": {"patch": (32, 32, 32), "flip": (0,), "steps": 1000} | CT,
     "headneck_target_ct": {"patch": (32, 32, 32), "flip": (0,), "steps": 1000} | CT,
     "rodent_brain_epi": {"patch": (48, 16, 48), "slices": "coronal", "flip": (0,), "sizes": (4, 8, 16, 0)},
-    "nerve_us": {"spacing_mm": "2, 2", "unit": "voxel", "flip": (0,), "folds": 2},
+    "nerve_us": {"spacing_mm": "2, 2", "unit": "voxel", "flip": (0,), "folds": 2, "control": (4,)},
     "fetal_head_us": {"spacing_mm": "1, 1", "flip": (0, 1)},
-    "lung_tumour_ct": {"slice": (48, 48), "flip": (0, 1)},
+    "lung_tumour_ct": {"slice": (48, 48), "flip": (0, 1), "folds": 2, "control": (4,)},
     "nuclei_micro": {"spacing_mm": "2, 2", "unit": "voxel", "flip": (0, 1)},
 }
 """What of a task's settings differs: its grid, its unit, which flips keep it plausible, training set sizes, the steps
-that its networks need (500 if left out), and on how many folds of its cases the seeds are tested in turn where one
-fifth would hold too few patients."""
+that its networks need (500 if left out), on how many folds of its cases the seeds are tested in turn where one fifth
+would hold too few patients, and sizes of the positive control where more of them would leave it no patient to learn
+from."""
 ARMS = (
     *("scratch", "transfer", "scratch_b", "self_transfer"),
     *("frozen_random_encoder", "pooled_encoder", "prior", "scratch_slow", "scratch_fast"),
@@ -88,7 +89,8 @@ def get_config(pair: str = "cardiac_ed_mr,hippocampus_mr") -> ConfigDict:
     names = arms.split("+") if arms else ARMS
     config.arms = default.pick_arms(*names, config=config)
     # The placebo shows at both ends what chance does; of the positive control the other cases are the source.
-    for arms_of, trained_on in ((ONE_SIZE, (0,)), (("scratch_b",), (sizes[0], 0)), (("self_transfer",), sizes[:2])):
+    control = SETS[target].get("control", sizes[:2])
+    for arms_of, trained_on in ((ONE_SIZE, (0,)), (("scratch_b",), (sizes[0], 0)), (("self_transfer",), control)):
         for name in {*names} & {*arms_of}:
             config.arms[name].train_cases = trained_on
     return config
