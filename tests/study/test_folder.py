@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import jaxseg
 from configs import default
 from jaxseg import data, settings
+from jaxseg.data.prepared import recipe
 from jaxseg.metrics import dsc
 from jaxseg.study import files
 from jaxseg.study.run import STAGES, run_stages
@@ -103,6 +105,33 @@ def test_networks_are_analysed_where_the_images_are_not(
         hidden.rename(folder)
     for name in ("similarity", "pairs", "claims"):
         assert (copied / "results" / f"{name}.csv").read_bytes() == (workdir / "results" / f"{name}.csv").read_bytes()
+
+
+def test_a_case_is_as_the_networks_saw_it_whatever_became_of_its_file(
+    oriented: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, workdir = oriented
+    copied = tmp_path / "study"
+    shutil.copytree(workdir, copied)
+    study = jaxseg.load(copied)
+    name = study.cases("test")[0]
+    path, before = folder / "imagesTr" / f"{name}.nii.gz", study.case(name).image
+    kept = path.read_bytes()
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(kept))
+    nib.Nifti1Image(np.asarray(image.dataobj)[::-1] + 1, image.affine, image.header).to_filename(path)
+    try:
+        np.testing.assert_array_equal(study.case(name).image, before)
+        shutil.rmtree(copied / "stores")
+        with pytest.raises(UserError, match=rf"no longer what this study was trained on:\n.*image changed: {name}"):
+            study.case(name)
+        assert not (copied / "stores").exists() or not [*(copied / "stores").glob("*/*/*")]
+    finally:
+        path.write_bytes(kept)
+    np.testing.assert_array_equal(study.case(name).image, before)
+    shutil.rmtree(copied / "stores")
+    monkeypatch.setattr(recipe, "FORMAT", recipe.FORMAT + 1)  # as a later version prepares it
+    with pytest.raises(UserError, match="now gives another"):
+        study.case(name)
 
 
 def test_saved_predictions_overlay_their_images(oriented: tuple[Path, Path]) -> None:
