@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy import special
 
 from jaxseg.analysis.statistics import Interval, two_way_interval
-from jaxseg.analysis.variance_components import Components, components, expected_half_width
+from jaxseg.analysis.variance_components import Components, Source, components, expected_half_width, variance_split
 
 
 def t_quantile(df: float, confidence: float) -> float:
@@ -54,6 +54,30 @@ def components_over_folds(blocks: Sequence[Float[np.ndarray, "seeds groups"]]) -
     """Return the variance components of one fold, averaged over folds."""
     parts = np.array([components(block) for block in blocks])
     return Components(*map(float, parts.mean(0)))
+
+
+def variance_split_over_folds(
+    blocks: Sequence[Float[np.ndarray, "*levels groups"]], factors: Sequence[str]
+) -> list[Source]:
+    """Return the sources of variance within one fold, averaged over folds.
+
+    Args:
+        blocks: One fully crossed array per fold; folds need not have the same numbers of levels.
+        factors: Names of the axes.
+
+    Returns:
+        The sources as `variance_split` gives them for one fold. Shares are those of the averaged components, and
+        degrees of freedom are summed.
+    """
+    parts = [variance_split(block, factors) for block in blocks]
+    if len(parts) == 1:
+        return parts[0]
+    variances = [float(np.mean([source.variance for source in sources])) for sources in zip(*parts, strict=True)]
+    total = sum(max(variance, 0.0) for variance in variances)
+    return [
+        Source(first[0].factors, variance, max(variance, 0.0) / total if total else math.nan, sum(s.df for s in first))
+        for variance, first in zip(variances, zip(*parts, strict=True), strict=True)
+    ]
 
 
 def expected_half_width_over_folds(

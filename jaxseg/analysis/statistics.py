@@ -278,18 +278,38 @@ def mean_of_pairs(
 # ------------------------------------------------------------------------------------------- effect sizes, robust means
 
 
-def standardized_difference(d: Float[np.ndarray, " seeds"]) -> float:
+def sd_over_seeds(*folds: Float[np.ndarray, " seeds"]) -> float:
+    """Return the standard deviation over seeds on the same cases; NaN if no fold has two, or one is not finite.
+
+    Seeds of different folds are tested on different cases, so that each fold is taken about its own mean, and the
+    squares are pooled.
+
+    >>> sd_over_seeds(np.array([1.0, 2.0, 3.0])), sd_over_seeds(np.array([1.0, 3.0]), np.array([11.0, 13.0]))
+    (1.0, 1.4142135623730951)
+    """
+    df = sum(len(values) - 1 for values in folds if len(values))
+    if df < 1 or not all(np.isfinite(values).all() for values in folds):
+        return math.nan
+    return math.sqrt(sum(float(np.sum((values - values.mean()) ** 2)) for values in folds if len(values)) / df)
+
+
+def standardized_difference(*folds: Float[np.ndarray, " seeds"]) -> float:
     """Return Hedges' g of paired differences: mean / sd, times Hedges' (1981) exact small-sample factor.
 
-    The result is NaN below three seeds (the factor does not exist for two) or if the differences are all equal.
+    Args:
+        folds: The differences; several arrays where each fold has seeds of its own. The mean is then that over folds,
+            and the sd is `sd_over_seeds`.
+
+    Returns:
+        The effect size. It is NaN below two degrees of freedom (three seeds in one fold; the factor does not exist for
+        fewer) or if the differences within each fold are all equal.
     """
-    d = np.asarray(d, np.float64)
-    d = d[~np.isnan(d)]
-    df = len(d) - 1
-    if df < 2 or not np.isfinite(d).all() or np.ptp(d) == 0:
+    known = [d[~np.isnan(d)] for d in (np.asarray(d, np.float64) for d in folds)]
+    df = sum(len(d) - 1 for d in known)
+    if df < 2 or not all(len(d) and np.isfinite(d).all() for d in known) or all(np.ptp(d) == 0 for d in known):
         return math.nan
     correction = math.exp(math.lgamma(df / 2) - math.lgamma((df - 1) / 2)) / math.sqrt(df / 2)
-    return float(d.mean() / d.std(ddof=1) * correction)
+    return float(np.mean([d.mean() for d in known]) / sd_over_seeds(*known) * correction)
 
 
 def probability_of_improvement(a: Float[np.ndarray, " runs_a"], b: Float[np.ndarray, " runs_b"]) -> float:

@@ -84,6 +84,8 @@ def count_lesions(
     box = bounding_box(pred | ref)
     pred_ids, pred_sizes = _components(pred[box])
     ref_ids, ref_sizes = _components(ref[box])
+    # A component of exactly the least size counts, whatever rounding made of a volume divided by that of a voxel.
+    min_voxels *= 1 - 1e-9
     counts = pred_sizes >= min_voxels
     kept = np.concatenate([[False], counts])[pred_ids]
     covered = np.bincount(ref_ids[kept], minlength=len(ref_sizes) + 1)[1:]

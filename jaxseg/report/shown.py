@@ -10,7 +10,7 @@ import pandas as pd
 from jaxseg.report.charts.lines import MANY_ARMS
 from jaxseg.report.charts.style import BASELINE_ARM
 from jaxseg.report.tables import Tables, Variant, first_fold, of_variant, rows_of, variants_of
-from jaxseg.reserved import MEAN
+from jaxseg.reserved import MEAN, POOLED
 from jaxseg.study.record import StudyRecord
 from jaxseg.text import cases, number
 
@@ -78,7 +78,8 @@ def sized(table: pd.DataFrame | None, train_cases: int) -> str:
     if table is None or len(table[["train_cases", "fold"]].drop_duplicates()) < 2:
         return ""
     own = table.loc[table["train_cases"] == train_cases, "fold"]
-    return f", trained on {cases(train_cases)}" + (f", fold {own.min()}" if own.nunique() > 1 else "")
+    first = "over all folds" if own.min() == POOLED else f"fold {own.min()}"
+    return f", trained on {cases(train_cases)}" + (f", {first}" if own.nunique() > 1 else "")
 
 
 def seeds_per_arm(study: StudyRecord) -> tuple[int, int]:

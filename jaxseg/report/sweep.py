@@ -33,7 +33,6 @@ from jaxseg.report.sections.figures import difference_row, forest_plot
 from jaxseg.report.sections.targets import targets_blocks
 from jaxseg.report.shown import overall_dsc
 from jaxseg.report.tables import read_table, rows_of
-from jaxseg.reserved import POOLED
 from jaxseg.study import files
 from jaxseg.text import MINUS, MISSING, cases, count, interval, number, plural, signed
 from jaxseg.types import UserError
@@ -107,10 +106,9 @@ def _points(points: pd.DataFrame, fields: Sequence[str]) -> list[Block]:
     return [*notices, table]
 
 
-def _variants(table: pd.DataFrame) -> pd.DataFrame:
-    """All folds together where there are several."""
-    pooled = table["fold"] == POOLED
-    return table[pooled] if pooled.any() else table
+def _overall(table: pd.DataFrame) -> pd.DataFrame:
+    """DSC over labels at each point: of its folds together where it has several, which other points may not have."""
+    return pd.concat([overall_dsc(own) for _, own in table.groupby("point", sort=False)])
 
 
 def _title(row: Any, table: pd.DataFrame, titles: dict[str, str]) -> str:
@@ -122,7 +120,7 @@ def _title(row: Any, table: pd.DataFrame, titles: dict[str, str]) -> str:
 def _scores(
     summary: pd.DataFrame, training: pd.DataFrame | None, styles: Styles, titles: dict[str, str]
 ) -> list[Block]:
-    shown = _variants(overall_dsc(summary))
+    shown = _overall(summary)
     ended = [] if training is None else rows_of(training)
     validation = {(row.point, row.arm, row.train_cases): row.last_val_dsc for row in ended}
     groups: dict[str, list[tuple[Cell, ...]]] = {}
@@ -140,7 +138,7 @@ def _scores(
 
 
 def _differences(comparisons: pd.DataFrame, styles: Styles, titles: dict[str, str]) -> list[Block]:
-    shown = _variants(overall_dsc(comparisons))
+    shown = _overall(comparisons)
     if shown.empty:
         return [Missing("There is nothing to compare: the study has one arm.")]
     return [

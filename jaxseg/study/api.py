@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pandas as pd
 from jaxseg import data, paths, workdirs
 from jaxseg.buckets.reading import local_copy
 from jaxseg.data.cases import CaseArrays
+from jaxseg.manifest import DamagedError
 from jaxseg.settings import StudySettings, parse
 from jaxseg.settings.kinds import nearest
 from jaxseg.study import files, record, recorded_runs
 from jaxseg.study.arm import Arm
+from jaxseg.study.plan.binding import check_unchanged, read_binding
 from jaxseg.study.predict import scoring_options
 from jaxseg.study.record import StudyRecord
 from jaxseg.study.workdir import read_config
@@ -84,23 +87,37 @@ class FinishedStudy:
     def case(self, name: str, *, fold: int = 0) -> CaseArrays:
         """Returns a case of the target as networks see it: `image` `[*spatial, channels]`, `label` and `record`.
 
-        `Arm.predict` and `Arm.activations` take its `image`. The first call prepares the data where the workdir has
-        no prepared store.
+        `Arm.predict` and `Arm.activations` take its `image`. It comes from the store that the networks were trained
+        from. Where that is gone, the first call prepares the data anew, if it still is what it was.
 
         Raises:
-            UserError: If there is no such case or fold, or its data is no longer where it was.
+            UserError: If there is no such case or fold, or there is no store and the data changed or is not there.
         """
         known = [known for part in ("train", "val", "test") for known in self.cases(part, fold=fold)]
         if name not in known:
             raise UserError(f"no case {name!r}{nearest(name, known)} Cases: {', '.join(sorted(known))}")
-        store = self.settings.runtime.store_dir or self.workdir / "stores"
-        prepared = data.prepare_task(
-            self.settings.target,
-            ndim=self.settings.model.ndim,
-            store_dir=paths.expand(store),
-            known=self.record.stores["target"],
-        )
-        return data.load_case(data.fit_intensity(prepared, self.cases("train", fold=fold)), name)
+        prepared = dataclasses.replace(self._prepared_target(), windows=self.record.target.windows[fold])
+        return data.load_case(prepared, name)
+
+    def _prepared_target(self) -> data.PreparedTask:
+        """The target as it was when training began, from its store or, where that is gone or damaged, prepared anew."""
+        task, ndim, known = self.settings.target, self.settings.model.ndim, self.record.stores["target"]
+        store_dir = paths.expand(self.settings.runtime.store_dir or self.workdir / "stores")
+        if (store_dir / known).exists():
+            with contextlib.suppress(DamagedError):
+                return data.open_prepared(task, store_dir=store_dir, name=known)
+        bound = read_binding(self.workdir)
+        if bound is not None:
+            check_unchanged("the target", bound.tasks["target"], task, ndim=ndim, store_dir=store_dir)
+        prepared = data.prepare_task(task, ndim=ndim, store_dir=store_dir, known=known)
+        # A store is named after all that it is made of, behind the name of the data.
+        if prepared.directory.name.rpartition("-")[2] != known.rpartition("-")[2]:
+            raise UserError(
+                f"the networks were trained from the prepared store {known}, which is not in {store_dir}, and the data "
+                f"({task.data}) now gives another, {prepared.directory.name}: the data or the way that it is prepared "
+                f"has changed. Put the store back, or read the image with Arm.read, which takes any file"
+            )
+        return prepared
 
     def references(self, *, fold: int | None = None) -> tuple[data.References, frozenset[str], dict[str, Any]]:
         """Returns what `study.score.folder.score_folder` needs to score label maps that were made elsewhere.

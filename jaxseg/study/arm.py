@@ -202,7 +202,8 @@ class Arm:
         Args:
             image: See `read`.
             seeds: Some of `seeds`; None for all.
-            probabilities: Return class probabilities on the prepared grid instead, with a last axis of classes.
+            probabilities: Return probabilities on the prepared grid instead, with a last axis of classes or, of a
+                network of regions, of these.
 
         Returns:
             Label maps on the grid of the input, in the order of its own axes, with the label values of dataset.json;

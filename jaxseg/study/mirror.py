@@ -96,7 +96,7 @@ def mirror(workdir: Path, *, page: bool = True) -> Mirror:
     networks = []
     for run in study.record.runs_of("train"):
         arm = next(arm for arm in study.settings.arms if arm.name == run.arm)
-        networks.append(_network(run, arm, study, common, curves, _scores_of(run, scores, study.record, names)))
+        networks.append(_network(run, arm, study, common, curves, _scores_of(run, scores, names)))
     known = [path for path in _files(study.workdir, page) if files.was_written(path)]
     busy = busy or files.is_locked(study.workdir)  # one that began meanwhile too
     done = not busy and all(run.state != "running" for run in networks)
@@ -261,17 +261,12 @@ def _metric_names(labels: Iterable[str]) -> dict[str, str]:
     return made
 
 
-def _scores_of(
-    run: RecordedRun, scores: pd.DataFrame, record: StudyRecord, names: Mapping[str, str]
-) -> tuple[Point, ...]:
+def _scores_of(run: RecordedRun, scores: pd.DataFrame, names: Mapping[str, str]) -> tuple[Point, ...]:
     """The test scores of a run, at its last step."""
     if scores.empty:
         return ()
     same = (scores["arm"] == run.arm) & (scores["train_cases"] == run.train_cases) & (scores["seed"] == run.seed)
     rows = scores[same & (scores["fold"] == run.fold)]
-    folds = {other.fold for other in record.runs_of("train") if other.key._replace(fold=run.fold) == run.key}
-    if rows.empty and len(folds) == 1:  # folds that rotate over seeds: a seed's score over all folds is its run's
-        rows = scores[same & (scores["fold"] == POOLED)]
     values = zip(rows["metric"], rows["label"], rows["value"], strict=True)
     return tuple(
         Point(f"test_{metric}/{names[label]}", run.steps, float(value))

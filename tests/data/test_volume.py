@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jaxseg import data
 from jaxseg.data.formats.files import reading
 from jaxseg.data.volumes import resample, volume
+from jaxseg.regions import Regions
 from jaxseg.types import UserError
 
 
@@ -209,6 +210,20 @@ def test_a_label_map_carries_the_values_of_dataset_json(make_task, tmp_path):
     probabilities = np.eye(3, dtype=np.float32)[classes]
     written = data.to_nifti(probabilities, geometry, label_values=(5, 8))
     np.testing.assert_array_equal(np.asarray(written.dataobj).ravel(), [0, 5, 8, 5])
+
+
+def test_probabilities_of_regions_are_written_as_regions(make_task, tmp_path):
+    """The whole (classes 1 and 2) and its core (class 2): neither, the whole alone, both, neither."""
+    image = nifti(np.zeros((2, 2, 1), np.float32), np.eye(4))
+    _, geometry = data.read_image(image, task=make_task("unused"), ndim=3)
+    probabilities = np.array([[0.1, 0.2], [0.9, 0.3], [0.8, 0.7], [0.4, 0.3]], np.float32).reshape(2, 2, 1, 2)
+    options = {"label_values": (420, 8), "regions": Regions(((1, 2), (2,)), (1, 2))}
+    data.write_prediction(probabilities, geometry, tmp_path / "x.nii", **options)
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "x.nii").dataobj).ravel(), [0, 420, 8, 0])
+    with pytest.raises(ValueError, match="of a network of regions, pass `regions`"):
+        data.write_prediction(probabilities, geometry, tmp_path / "y.nii", label_values=(420, 8))
+    with pytest.raises(ValueError, match="2 regions were announced, and there are 3"):
+        data.to_nifti(np.eye(3, dtype=np.float32)[np.zeros((2, 2, 1), int)], geometry, **options)
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 1, 5), (1, 6, 5)])

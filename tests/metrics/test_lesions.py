@@ -74,6 +74,16 @@ def test_small_components_do_not_count():
     assert metrics.count_lesions(wide, ref, min_voxels=2) == (1, 0, 2, 0)
 
 
+def test_a_lesion_of_exactly_the_least_volume_counts():
+    """27 mm^3 over voxels of 3 x 3 x 0.6 mm is a little more than 5 in floating point."""
+    ref = np.zeros((3, 3, 12), np.uint8)
+    ref[1, 1, 1:6] = ref[1, 1, 8:12] = 1
+    options = {"spacing_mm": (3.0, 3.0, 0.6), "unit": "mm", "hd_definition": "pooled", "surface_empty": "diagonal"}
+    rule = metrics.LesionRule(("tumour",), min_volume=27.0)
+    (row,) = metrics.case_metrics(ref, ref, labels=("tumour",), tolerance_mm=None, lesions=rule, **options)
+    assert [row[name] for name in LESION_COLUMNS[:4]] == [1, 0, 1, 0]
+
+
 def test_ratios():
     scores = metrics.lesion_scores(metrics.LesionCounts(found=3, missed=1, predicted=5, spurious=2))
     assert tuple(scores) == LESION_COLUMNS

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from jaxseg.report import write_report
 from jaxseg.report.tables import Variant, of_variant, read_tables, variants_of
-from jaxseg.reserved import POOLED
+from jaxseg.reserved import MEAN, POOLED
+from jaxseg.study.score import comparisons
+from jaxseg.study.score.power import variance
+from jaxseg.text import MISSING, interval, number, signed
 from jaxseg.types import UserError
-from tests.report.tables_builder import write_workdir
+from tests.report.page_numbers import read_words
+from tests.report.tables_builder import write_claims, write_shown, write_workdir
 
 
 def test_folds_are_shown_together_where_rows_for_that_exist():
@@ -20,6 +26,38 @@ def test_folds_are_shown_together_where_rows_for_that_exist():
     assert of_variant(table, small)["mean"].tolist() == [1]
     assert of_variant(table[1:], small)["mean"].tolist() == [2, 3]
     assert of_variant(table, whole)["mean"].tolist() == [4]
+
+
+def test_folds_that_rotate_over_seeds_have_their_mean_on_the_page(tmp_path: Path):
+    """The page made with the study's own tables: the numbers of all folds together stand in it, and no dash."""
+    arms = ("scratch", "transfer")
+    workdir = write_workdir(tmp_path, arms=arms, seeds=8, folds=2)
+    results = workdir / "results"
+    for name in ("cases", "curves", "convergence"):
+        table = pd.read_csv(results / f"{name}.csv")
+        table = table[table["seed"] % 2 == table["fold"]]
+        if name == "cases":
+            table = table.assign(**{key: table[key] + table["fold"].astype(str) for key in ("case", "group")})
+        table.to_csv(results / f"{name}.csv", index=False)
+    cases = pd.read_csv(results / "cases.csv")
+    summary = comparisons.summary(cases)
+    made = comparisons.comparisons(cases, arms, confidence=0.95, rng=np.random.default_rng(0))
+    summary.to_csv(results / "summary.csv", index=False)
+    made.to_csv(results / "comparisons.csv", index=False)
+    variance(cases).to_csv(results / "variance.csv", index=False)
+    write_claims(write_shown(workdir))
+    words = read_words(write_report(workdir))
+    own = {"fold": POOLED, "label": MEAN, "metric": "dsc"}
+    (row,) = made[(made[list(own)] == list(own.values())).all(axis=1)].to_dict("records")
+    shown = signed(row["mean_diff"]), interval(row["ci_low"], row["ci_high"])
+    told = [one.text for one in words if one.section == "accuracy"]
+    assert any(text.startswith("transfer mean of labels " + " ".join(shown)) and " 8 12 new" in text for text in told)
+    answer = next(one.text for one in words if one.section == "summary" and "undecided" in one.text)
+    assert f"{shown[0]} DSC {shown[1]}" in answer
+    for mean in summary[(summary[list(own)] == list(own.values())).all(axis=1)]["mean"]:
+        assert any(number(mean) in text for text in told if "Mean DSC" in text)
+    assert not [text for text in told if text.startswith(("scratch ", "transfer ")) and MISSING in text]
+    assert any("over all folds" in one.text for one in words if "Variance of DSC" in one.text)
 
 
 def test_names_that_look_like_missing_numbers_stay_names(tmp_path: Path):

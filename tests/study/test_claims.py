@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import jaxseg
+from jaxseg.reserved import MEAN, POOLED
 from jaxseg.study import claims, files
 from jaxseg.study.claims.evidence import gather
 from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED, UNDECIDED
@@ -16,6 +17,7 @@ from jaxseg.study.claims.judging import judge_claim
 from jaxseg.study.claims.rules import RULES
 from jaxseg.study.claims.study_tables import read_record
 from jaxseg.study.claims.table import COLUMNS
+from jaxseg.study.score.comparisons import comparisons
 from simulated import designs as settings
 from simulated import tables as sim
 from simulated.designs import SETTINGS, SHARES
@@ -228,6 +230,11 @@ def test_folds_that_rotate_are_intervals_of_their_own():
     assert (gain.n_seeds, gain.n_groups, gain.folds) == (16, 20, 4)
     by_fold = cases.groupby(["arm", "fold"])["dsc"].mean().unstack("arm")
     assert gain.value == pytest.approx((by_fold["transfer"] - by_fold["scratch"]).mean())
+    # The tables that a reader sees say the same.
+    table = comparisons(cases, ("scratch", "transfer"), confidence=gain.confidence, rng=rng(0), metrics=("dsc",))
+    (row,) = table[(table["fold"] == POOLED) & (table["label"] == MEAN)].to_dict("records")
+    shown = [row[name] for name in ("mean_diff", "ci_low", "ci_high", "n_seeds", "n_groups")]
+    assert shown == [gain.value, gain.low, gain.high, gain.n_seeds, gain.n_groups]
     fewer = cases[cases["seed"] < 12]
     found = judge_claim("C4b", gather(sim.study(sim.record(*levels), cases=fewer)))
     assert "needs at least 4 seeds in each fold, has 3" in found.reason

@@ -6,8 +6,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from jaxseg.analysis import statistics
+from jaxseg.analysis.folds import fold_interval
 from jaxseg.reserved import POOLED
 from jaxseg.study.score import comparisons as tables
 from jaxseg.types import UserError
@@ -229,6 +231,80 @@ def test_without_scratch_the_first_arm_is_the_baseline_and_lost_arms_are_left_ou
     assert tuple(lost.columns) == tables.COMPARISON_COLUMNS
     with pytest.raises(UserError, match="status"):
         tables.summary(cases.drop(columns="status"))
+
+
+# -------------------------------------------------------------------------------------------- folds rotate over seeds
+
+
+@pytest.fixture(scope="module")
+def rotating():
+    """Seed s is tested on fold s mod 2 alone; cases of fold 1 are harder, and fold 0 has a group fewer."""
+    cases = make_cases(num_seeds=12, sizes=(4,))
+    cases = cases[(cases["seed"] % 2 == cases["fold"]) & (cases["group"] != "f0g2")]
+    harder = 0.2 * (cases["fold"] == 1)
+    return cases.assign(dsc=cases["dsc"] - harder, hd95=cases["hd95"] + 50 * harder)
+
+
+def compared(cases):
+    return tables.comparisons(cases, ARMS, confidence=0.95, rng=np.random.default_rng(0))
+
+
+def test_folds_that_rotate_are_compared_by_their_mean(rotating):
+    blocks = [contrast_by_hand(rotating, "transfer", 4, fold, "mean") for fold in (0, 1)]
+    row = pick(compared(rotating), arm_a="transfer", fold=POOLED, label="mean", metric="dsc")
+    assert row[["mean_diff", "ci_low", "ci_high"]].tolist() == pytest.approx(list(fold_interval(blocks)[:3]))
+    assert row["mean_diff"] == pytest.approx(np.mean([d.mean() for d in blocks]))
+    assert row[["n_seeds", "n_groups", "n_cases"]].tolist() == [12, 5, 10]
+    by_seed = np.concatenate([d.mean(1) for d in blocks])
+    assert row[["p", "p_min"]].tolist() == pytest.approx([statistics.sign_flip(by_seed), 2 / 2**12])
+    assert (row["inference"], row["note"]) == ("new seeds and groups", "")
+    assert row["probability_of_improvement"] == 1, "every run of a fold; not those of the easy fold over the hard one"
+    inside = (sum(((d.mean(1) - d.mean()) ** 2).sum() for d in blocks) / 10) ** 0.5
+    assert row["effect_size"] == pytest.approx(row["mean_diff"] / inside, rel=0.1)
+
+
+def test_the_mean_over_folds_that_rotate_is_that_of_their_seeds(rotating):
+    summary = tables.summary(rotating)
+    row = pick(summary, arm="transfer", fold=POOLED, label="mean", metric="dsc")
+    parts = [pick(summary, arm="transfer", fold=fold, label="mean", metric="dsc") for fold in (0, 1)]
+    assert row["mean"] == pytest.approx(np.mean([part["mean"] for part in parts]))
+    assert row["sd"] == pytest.approx(np.mean([part["sd"] ** 2 for part in parts]) ** 0.5)
+    assert row["sd"] < 0.05, "folds differ by 0.2, which no seed does"
+    half = np.hypot(*[part["sd"] / 6**0.5 for part in parts]) / 2
+    assert stats.t.ppf(0.975, 10) * half < (row["ci_high"] - row["ci_low"]) / 2 < stats.t.ppf(0.975, 5) * half
+    assert row[["n_seeds", "n_groups", "n_cases"]].tolist() == [12, 5, 10]
+    own = pick(summary, arm="scratch", fold=POOLED, label="mean", metric="dsc")
+    difference = pick(compared(rotating), arm_a="transfer", fold=POOLED, label="mean", metric="dsc")["mean_diff"]
+    assert row["mean"] - own["mean"] == pytest.approx(difference)
+    assert summary[["mean", "ci_low", "ci_high", "sd", "iqm"]].notna().all(axis=None)
+    scores = tables.seed_scores(rotating).set_index(["arm", "label", "metric", "seed", "fold"])["value"].unstack("fold")
+    pd.testing.assert_series_equal(scores[POOLED], scores[0].fillna(scores[1]), check_names=False)
+
+
+def test_a_fold_without_a_run_of_an_arm_leaves_no_mean_over_folds(rotating):
+    lost = rotating[(rotating["arm"] != "transfer") | (rotating["fold"] == 0)]
+    row = pick(tables.summary(lost), arm="transfer", fold=POOLED, label="mean", metric="dsc")
+    assert math.isnan(row["mean"])
+    row = pick(compared(lost), arm_a="transfer", fold=POOLED, label="mean", metric="dsc")
+    assert row[["mean_diff", "ci_low", "p"]].isna().all()
+    assert row["note"] == (
+        "fewer than 8 seeds: no verdict, p cannot be below 0.031; no run of both arms in 1 of 2 folds: "
+        "no mean over folds"
+    )
+
+
+def test_a_label_that_no_case_of_a_fold_holds_is_averaged_over_the_others(rotating):
+    without = rotating.copy()
+    absent = (without["fold"] == 0) & (without["label"] == "b")
+    without.loc[absent, ["dsc", "hd95", "assd", "status"]] = [math.nan, math.nan, math.nan, "both_empty"]
+    own = {"label": "b", "metric": "dsc"}
+    found, summary = compared(without), tables.summary(without)
+    for fold in (POOLED, 1):
+        row = pick(found, arm_a="transfer", fold=fold, **own)
+        assert row[["n_seeds", "n_groups"]].tolist() == [6, 3]
+    for table, arm, column in ((found, "arm_a", "mean_diff"), (summary, "arm", "mean")):
+        pooled, alone = (pick(table, fold=fold, **{arm: "transfer"}, **own)[column] for fold in (POOLED, 1))
+        assert pooled == alone
 
 
 # -------------------------------------------------------------------------------------------------------- convergence

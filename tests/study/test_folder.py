@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -15,10 +16,13 @@ import pytest
 import jaxseg
 from configs import default
 from jaxseg import data, settings
-from jaxseg.metrics import dsc
+from jaxseg.data.prepared import recipe
+from jaxseg.metrics import LesionRule, case_metrics, dsc
 from jaxseg.study import files
 from jaxseg.study.run import STAGES, run_stages
+from jaxseg.study.score.folder import score_folder
 from jaxseg.types import UserError
+from tests import image_sets
 from tests.commands import Command, make_command
 from tests.tiny_study import silent, tiny_config
 
@@ -103,6 +107,33 @@ def test_networks_are_analysed_where_the_images_are_not(
         hidden.rename(folder)
     for name in ("similarity", "pairs", "claims"):
         assert (copied / "results" / f"{name}.csv").read_bytes() == (workdir / "results" / f"{name}.csv").read_bytes()
+
+
+def test_a_case_is_as_the_networks_saw_it_whatever_became_of_its_file(
+    oriented: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, workdir = oriented
+    copied = tmp_path / "study"
+    shutil.copytree(workdir, copied)
+    study = jaxseg.load(copied)
+    name = study.cases("test")[0]
+    path, before = folder / "imagesTr" / f"{name}.nii.gz", study.case(name).image
+    kept = path.read_bytes()
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(kept))
+    nib.Nifti1Image(np.asarray(image.dataobj)[::-1] + 1, image.affine, image.header).to_filename(path)
+    try:
+        np.testing.assert_array_equal(study.case(name).image, before)
+        shutil.rmtree(copied / "stores")
+        with pytest.raises(UserError, match=rf"no longer what this study was trained on:\n.*image changed: {name}"):
+            study.case(name)
+        assert not (copied / "stores").exists() or not [*(copied / "stores").glob("*/*/*")]
+    finally:
+        path.write_bytes(kept)
+    np.testing.assert_array_equal(study.case(name).image, before)
+    shutil.rmtree(copied / "stores")
+    monkeypatch.setattr(recipe, "FORMAT", recipe.FORMAT + 1)  # as a later version prepares it
+    with pytest.raises(UserError, match="now gives another"):
+        study.case(name)
 
 
 def test_saved_predictions_overlay_their_images(oriented: tuple[Path, Path]) -> None:
@@ -192,6 +223,31 @@ def test_what_cannot_be_scored_is_named(oriented: tuple[Path, Path], command: Co
     assert "no file is named as a case" in err
     assert command(f"--score={tmp_path / 'nowhere'}", f"--references={folder}")[0] == 2
     assert command(f"--score={folder}")[0] == 2
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_slices_of_a_two_dimensional_task_are_measured_in_the_plane(tmp_path: Path, turned: bool) -> None:
+    """Pixels of 0.5 x 0.5 mm in slices that are 5 mm thick; lesions are at least 1 mm^2, which is 4 pixels."""
+    wanted, said = np.zeros((2, 9, 8), np.uint8)
+    wanted[1:3, 1:3] = wanted[6, 6] = said[1:4, 1:3] = said[6, 5:7] = 1
+    axis, spacing = (0, (5.0, 0.5, 0.5)) if turned else (2, (0.5, 0.5, 5.0))
+    affine = np.diag([*spacing, 1.0])
+    ref, pred = (np.expand_dims(array, axis) for array in (wanted, said))
+    folder = image_sets.write_set(
+        tmp_path / "set", {"case": (ref.astype(np.float32), ref)}, labels=("a",), affine=affine
+    )
+    image_sets.save(tmp_path / "said" / "case.nii.gz", pred, affine)
+    options = {"unit": "mm", "hd_definition": "pooled", "surface_empty": "diagonal", "tolerance_mm": 1.0}
+    options |= {"lesions": LesionRule(("a",), min_volume=1.0)}
+    truth = data.open_references(str(folder), ndim=2, cache=tmp_path)
+    (row,) = score_folder(tmp_path / "said", truth, wanted=None, options=options, progress=silent("")).cases.to_dict(
+        "records"
+    )
+    own = {"labels": ("a",), "spacing_mm": (0.5, 0.5), **options}
+    (expected,) = case_metrics(said, wanted, **own)  # type: ignore[arg-type]
+    assert {name: row[name] for name in expected} == expected
+    assert (row["volume_ref"], row["volume_pred"]) == (5 * 0.25, 8 * 0.25)
+    assert (row["lesions_found"], row["lesions_missed"], row["lesions_predicted"]) == (1, 0, 1)
 
 
 def test_a_folder_of_label_maps_is_a_reference(command: Command, oriented: tuple[Path, Path], tmp_path: Path) -> None:

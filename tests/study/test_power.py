@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from jaxseg.analysis import statistics, variance_components
+from jaxseg.analysis.folds import components_over_folds, expected_half_width_over_folds
 from jaxseg.study.plan.runs import crossed_seed
 from jaxseg.study.score import power
 from tests.study.test_comparisons import ARMS, contrast_by_hand, make_cases, pick
@@ -138,6 +139,26 @@ def test_the_plan_comes_true_on_average():
         interval = statistics.two_way_interval(d)
         drawn.append((interval.high - interval.low) / 2)
     assert variance_components.expected_half_width(spread, 16, 20) == pytest.approx(np.mean(drawn), rel=0.05)
+
+
+def test_folds_that_rotate_over_seeds_are_taken_within_folds():
+    made = make_cases(num_seeds=12, sizes=(4,))
+    made = made[made["seed"] % 2 == made["fold"]]
+    made = made.assign(dsc=made["dsc"] - 0.2 * (made["fold"] == 1))
+    got = power.variance(made, metrics=("dsc",)).query("arm == 'transfer' and label == 'mean'")
+    for name in ("seed", "group", "seed x group"):
+        pooled, *parts = (pick(got, fold=fold, source=name) for fold in (-1, 0, 1))
+        assert pooled["variance"] == pytest.approx(np.mean([part["variance"] for part in parts]))
+        assert pooled[["df", "n_runs", "n_left_out"]].tolist() == [sum(part["df"] for part in parts), 12, 0]
+    assert got.loc[got["fold"] == -1, "share"].sum() == pytest.approx(1)
+    plan = power.planning(made, ARMS[:2], confidence=0.95, metrics=("dsc",)).query("label == 'mean' and fold == -1")
+    assert plan["n_seeds"].tolist() == [4, 8, 12, 16, 32, 64]
+    assert set(plan["n_groups"]) == {6}
+    spread = components_over_folds([contrast_by_hand(made, "transfer", 4, fold, "mean") for fold in (0, 1)])
+    row = pick(plan, n_seeds=16)
+    assert row["sd_seed"] == pytest.approx(spread.seed**0.5)
+    assert row["half_width"] == pytest.approx(expected_half_width_over_folds(spread, 8, 3, 2))
+    assert row["half_width_limit"] == pytest.approx(stats.t.ppf(0.975, 4) * row["sd_group"] / 6**0.5)
 
 
 def test_one_seed_or_one_group_gives_no_plan(cases):

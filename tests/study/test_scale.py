@@ -170,16 +170,15 @@ def test_counts_are_those_of_label_after_label(scored: pd.DataFrame) -> None:
 
 def test_parts_of_the_scores_are_the_same_as_among_all(scored: pd.DataFrame) -> None:
     every = list(read_scores(scored, ("dsc",)))
-    for folds, wanted in (("together", {POOLED}), ("each", {0, 1, 2})):
-        some = list(read_scores(scored, ("dsc",), each_label=False, folds=folds))  # type: ignore[arg-type]
-        same = [one for one in every if one.label == MEAN and one.fold in wanted]
-        assert [(one.train_cases, one.fold, one.label) for one in some] == [
-            (one.train_cases, one.fold, one.label) for one in same
-        ]
-        for one, other in zip(some, same, strict=True):
-            assert one.counts == other.counts
-            for arm in one.values:
-                np.testing.assert_array_equal(one.values[arm], other.values[arm])
-                np.testing.assert_array_equal(one.seeds[arm], other.seeds[arm])
+    some = list(read_scores(scored, ("dsc",), each_label=False, folds="together"))
+    same = [one for one in every if one.label == MEAN and one.fold == POOLED]
+    assert [(one.train_cases, one.fold, one.label) for one in some] == [
+        (one.train_cases, one.fold, one.label) for one in same
+    ]
+    for one, other in zip(some, same, strict=True):
+        assert one.counts == other.counts
+        for arm in one.values:
+            np.testing.assert_array_equal(one.values[arm], other.values[arm])
+            np.testing.assert_array_equal(one.seeds[arm], other.seeds[arm])
     one_fold = scored[scored["fold"] == 0]
     assert {one.fold for one in read_scores(one_fold, ("dsc",), folds="together")} == {0}

@@ -111,6 +111,38 @@ def test_folds_together_come_first_and_hold_every_case():
     assert found[4, 1, "a"].seeds["s"].tolist() == [0, 1]
 
 
+def rotating():
+    """Seed s is tested on fold s mod 2 alone; fold 1 has one group more, and arm t lost its runs of fold 1."""
+    rows = [
+        (arm, seed, f"c{seed % 2}{i}", f"g{seed % 2}{i}", "a", seed / 10 + i / 100)
+        for arm, seed in itertools.product("st", range(4))
+        for i in range(2 + seed % 2)
+        if arm == "s" or seed % 2 == 0
+    ]
+    return table(rows, fold=[row[1] % 2 for row in rows])
+
+
+def test_folds_that_rotate_over_seeds_are_blocks_of_all_together():
+    cases = rotating()
+    assert scores.folds_rotate(cases)
+    assert not scores.folds_rotate(cases[cases["fold"] == 0])
+    found = read(cases)
+    assert list(found)[:2] == [(4, scores.POOLED, "a"), (4, scores.POOLED, scores.MEAN)]
+    pooled = found[4, scores.POOLED, "a"]
+    assert pooled.seeds["s"].tolist() == [0, 1, 2, 3]
+    assert pooled.groups.tolist() == [0, 1, 2, 3, 4]
+    nothing = [math.nan] * 3
+    np.testing.assert_allclose(pooled.of("s", "dsc")[0], [0, 0.01, *nothing])
+    np.testing.assert_allclose(pooled.of("s", "dsc")[3], [*nothing[1:], 0.3, 0.31, 0.32])
+    for label, fold in itertools.product(("a", scores.MEAN), (0, 1)):
+        block, alone = found[4, scores.POOLED, label].blocks[fold], found[4, fold, label]
+        np.testing.assert_array_equal(block.of("s", "dsc"), alone.of("s", "dsc"))
+        np.testing.assert_array_equal(block.seeds["s"], alone.seeds["s"])
+        assert alone.blocks == (alone,)
+    assert pooled.blocks[1].of("t", "dsc").shape == (0, 3), "the arm is there, without a run"
+    assert len(list(scores.read_scores(cases, ("dsc",), folds="together"))) == 2
+
+
 def test_one_case_in_several_folds_counts_once_a_fold():
     rows = [("s", 0, "c", "g", "a", 0.25), ("s", 0, "c", "g", "a", 0.75)]
     pooled = read(table(rows, fold=[0, 1]))[4, scores.POOLED, "a"]

@@ -17,6 +17,7 @@ from jaxseg.study.claims.sentences import page_table
 from jaxseg.study.claims.shown import reuse_table
 from jaxseg.study.plan import tasks
 from jaxseg.study.score import comparisons
+from jaxseg.study.score.tables import for_reading
 from jaxseg.types import UserError
 from tests.report.analysis_builder import write_analysis
 from tests.report.tables_builder import write_claims, write_workdir
@@ -32,6 +33,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
     study = claims.read_study(write_claims(write_analysis(workdir, sizes=(4, 0), seeds=8)))
     found = files.read_table(workdir / "results" / "claims.csv")
     return {**study.tables, **claims.rule_tables(study, confidence=0.95), "claims": found}
+
+
+def test_folds_are_read_together_at_each_size_and_test_set_that_has_several() -> None:
+    rows = [("own", 4, -1, 0.1), ("own", 4, 0, 0.2), ("own", 4, 1, 0.3), ("own", 0, 1, 0.4), ("B", 4, 0, 0.5)]
+    table = pd.DataFrame(rows, columns=["test_set", "train_cases", "fold", "mean"])
+    assert for_reading(table)["mean"].tolist() == [0.1, 0.4, 0.5]
+    assert for_reading(table.drop(columns="test_set"))["mean"].tolist() == [0.1, 0.4]
 
 
 def test_speed_is_what_the_rule_of_c1_finds_at_every_size(made: dict[str, pd.DataFrame]) -> None:

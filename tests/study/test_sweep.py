@@ -138,6 +138,19 @@ def test_the_page_compares_points_and_names_the_failed(folder: Path):
         write_sweep_report(folder / "points")
 
 
+def test_a_point_with_one_fold_is_shown_beside_one_with_several(folder: Path):
+    results = made(folder, 0.2).workdir / "results"
+    for name in ("summary", "comparisons"):
+        one = files.read_table(results / f"{name}.csv")
+        files.write_table(results / f"{name}.csv", pd.concat([one.assign(fold=fold) for fold in (-1, 0, 1)]))
+    sweep.write_sweep(folder, "rates", points_of(folder))
+    text = write_sweep_report(folder).read_text()
+    drawn = (folder / "figures" / "sweep_differences.svg").read_text()
+    for rate in ("0.1", "0.2"):
+        assert drawn.count(f">lr {rate}<") == 1
+        assert text.count(f">{rate}00 ") == 2, "two arms, each in one row"
+
+
 def test_the_page_shows_what_targets_give_together(folder: Path):
     sweep.write_sweep(folder, "rates", points_of(folder))
     assert 'id="targets"' not in write_sweep_report(folder).read_text()

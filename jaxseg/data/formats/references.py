@@ -28,6 +28,17 @@ class LabelMap(NamedTuple):
     affine: Float[np.ndarray, "4 4"] | None
     """Affine on canonical axes; None if there is no file."""
 
+    def on_own_axes(self, ndim: int, where: str) -> tuple[Num[np.ndarray, " *own"], tuple[float, ...]]:
+        """Return values and spacing on the axes that a case of the task has: in 2-D without the axis across the slice.
+
+        Raises:
+            BadCaseError: The task is 2-D and the label map has several slices.
+        """
+        across = volume.slice_axis_of(self.values.shape, ndim, where)
+        kept = [axis for axis in range(3) if axis != across]
+        shape = [self.values.shape[axis] for axis in kept]
+        return self.values.reshape(shape), tuple(self.spacing_mm[axis] for axis in kept)
+
 
 class References(NamedTuple):
     """The reference label maps of a task, or of a folder of label maps."""
@@ -42,6 +53,8 @@ class References(NamedTuple):
     read: Callable[[CaseFiles], LabelMap]
     regions: tuple[NamedRegion, ...] = ()
     """The regions that are scored in place of labels."""
+    ndim: int = 3
+    """Number of axes of a case, 2 or 3, on which everything is measured."""
 
 
 def read_label_map(path: str | Path, like: np.ndarray | None = None, image: str | None = None) -> LabelMap:
@@ -74,7 +87,7 @@ def open_references(
 
     Args:
         data: The `data` of a task, or a folder that holds only label maps, whose labels are then named by their values.
-        ndim: 2 or 3.
+        ndim: 2 or 3. In 2-D, areas and distances are measured within the slice.
         cache: Folder of downloads.
         labels: Names of some of the labels or regions, in class order; empty for all.
         regions: As in `TaskSettings.regions`.
@@ -84,7 +97,7 @@ def open_references(
     """
     folder = paths.expand(data)
     if folder.is_dir() and not (folder / "dataset.json").exists():
-        return _label_folder(folder)
+        return _label_folder(folder, ndim)
     if sources.is_pooled(data):
         raise UserError(f"references are of one set, and {data!r} pools several; score against one after another")
     source = sources.open_source(data, ndim=ndim, cache=cache)
@@ -99,10 +112,10 @@ def open_references(
     listing = source.listing
     chosen, made = structures.choose(listing, labels=labels, regions=regions, data=data)
     known = frozenset({0, *(value for _, value in listing.labels)})
-    return References(chosen, known, listing.ignore, listing.cases, read, made)
+    return References(chosen, known, listing.ignore, listing.cases, read, made, ndim)
 
 
-def _label_folder(folder: Path) -> References:
+def _label_folder(folder: Path, ndim: int) -> References:
     cases = tuple(CaseFiles(c.name, c.name, (), c.images[0]) for c in image_files.list_label_maps(folder))
     values: set[int] = set()
     for case in cases:
@@ -110,7 +123,8 @@ def _label_folder(folder: Path) -> References:
             values |= {int(value) for value in np.unique(read_label_map(str(case.label)).values)}
     found = sorted(values - {0})
     labels = tuple((str(value), value) for value in found)
-    return References(labels, frozenset({0, *found}), None, cases, lambda files: read_label_map(str(files.label)))
+    known = frozenset({0, *found})
+    return References(labels, known, None, cases, lambda files: read_label_map(str(files.label)), ndim=ndim)
 
 
 def case_geometries(data: str, *, ndim: int, cache: Path) -> Callable[[CaseRecord], volume.Geometry]:

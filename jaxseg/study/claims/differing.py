@@ -154,7 +154,7 @@ def task_of(evidence: Evidence, size: int, pair: Pair) -> Task:
     """
     arms = evidence.record.arms
     doubts = doubts_of_rates(evidence, *pair, sizes=(size,))
-    if PLACEBO in arms and all(PLACEBO in scores.seeds for scores in evidence.scores[size]):
+    if PLACEBO in arms and all(len(scores.seeds.get(PLACEBO, ())) for scores in evidence.scores[size]):
         other = blocks_of(evidence, {(PLACEBO, size): 1.0})
         found, more = gain(evidence, pair, size)
         return Task(1 - float(np.mean([d.mean() for d in other.d])), found, unique([*doubts, *more]))

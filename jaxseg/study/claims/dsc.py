@@ -140,7 +140,7 @@ def sizes_with(evidence: Evidence, pair: Pair) -> list[int]:
     """Returns the training set sizes at which both arms have scores, in ascending order and each only once."""
     record, sizes = evidence.record, {}
     for size, folds in evidence.scores.items():
-        if all(set(pair) <= scores.seeds.keys() for scores in folds):
+        if all(len(scores.seeds.get(arm, ())) for scores in folds for arm in pair):
             sizes[record.number_of_cases(size)] = size
     return [sizes[number] for number in sorted(sizes)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from jaxseg.reserved import POOLED
 from jaxseg.study.claims.findings import Lacking, Void
 from jaxseg.study.claims.rules import LEVEL
 from jaxseg.study.claims.study_tables import ArmRecord, Record, StudyTables
-from jaxseg.study.score.scores import Scores, read_scores
+from jaxseg.study.score.scores import Scores, folds_rotate, read_scores
 
 Seeds = Int[np.ndarray, " seeds"]
 Found = TypeVar("Found")
@@ -97,13 +97,9 @@ def largest_size(record: Record, sizes: Sequence[int]) -> int:
     return max(sizes, key=lambda size: (record.number_of_cases(size), size == 0))
 
 
-def folds_rotate(tables: Mapping[str, pd.DataFrame]) -> bool:
-    """Returns whether each seed is tested on one of several folds instead of all."""
-    for name in ("cases", "curves"):
-        if name in tables:
-            folds = tables[name].groupby(["arm", "train_cases", "seed"])["fold"].nunique()
-            return bool(tables[name]["fold"].nunique() > 1 and (folds == 1).all())
-    return False
+def _rotate(tables: Mapping[str, pd.DataFrame]) -> bool:
+    """Whether each seed is tested on one of several folds instead of all."""
+    return next((folds_rotate(tables[name]) for name in ("cases", "curves") if name in tables), False)
 
 
 _BY_STEP = {"filters": ["arm"], "similarity": ["arm_a", "arm_b", "comparison"]}
@@ -125,13 +121,12 @@ def _by_step(tables: Mapping[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame
 
 def gather(study: StudyTables, *, level: float = LEVEL) -> Evidence:
     """Collects the evidence of a study at its largest training set size."""
-    rotate = folds_rotate(study.tables)
+    rotate = _rotate(study.tables)
     scores: dict[int, tuple[Scores, ...]] = {}
     if "cases" in study.tables:
-        folds: Literal["each", "together"] = "each" if rotate else "together"
-        for found in read_scores(study.tables["cases"], ("dsc",), each_label=False, folds=folds):
+        for found in read_scores(study.tables["cases"], ("dsc",), each_label=False, folds="together"):
             if "dsc" in found.metrics:
-                scores[found.train_cases] = (*scores.get(found.train_cases, ()), found)
+                scores[found.train_cases] = found.blocks
     tables = dict(study.tables)
     if rotate:
         # A seed then has one fold, and the fold is no axis of its own.

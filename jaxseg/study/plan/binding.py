@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxseg import checkpoint, workdirs
-from jaxseg.data import Listing, Split
+from jaxseg.data import Listing, Split, list_cases
 from jaxseg.data.cases import Part
+from jaxseg.data.formats.sources import is_elsewhere
 from jaxseg.data.prepared import listing
 from jaxseg.data.volumes import normalize
 from jaxseg.manifest import DamagedError
+from jaxseg.settings import TaskSettings
 from jaxseg.study import files
 from jaxseg.study.plan.jobs import Job
 from jaxseg.types import UserError
@@ -111,6 +113,32 @@ def _named(what: str, names: list[str]) -> str:
         return ""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"{len(names)} case(s) {what}: {', '.join(names[:_SHOWN])}{more}"
+
+
+def check_unchanged(role: str, was: BoundTask, task: TaskSettings, *, ndim: int, store_dir: Path) -> None:
+    """Compares data with what it was when training began, where this machine has it.
+
+    Args:
+        role: What messages call the task.
+        was: The task when training began.
+        task: Its settings, with its data resolved.
+        ndim: Number of axes of the network.
+        store_dir: The folder of all stores.
+
+    Raises:
+        UserError: What changed, case by case.
+    """
+    if is_elsewhere(task.data):
+        return
+    changes = was.changes(list_cases(task, ndim=ndim, store_dir=store_dir))
+    if changes:
+        lines = "\n  ".join(changes)
+        raise UserError(
+            f"the data of {role} ({task.data}) is no longer what this study was trained on:\n  {lines}\n"
+            f"Nothing was changed here. Put the data back as it was to go on with this study, or give a new --workdir "
+            f"to study it as it is now. To predict or score new cases with the networks that there are, use "
+            f"launch.predict, which takes any folder"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

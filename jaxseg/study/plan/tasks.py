@@ -12,7 +12,7 @@ import numpy as np
 from jaxseg import data, metrics
 from jaxseg.data import PreparedTask, Split
 from jaxseg.data.cases import CaseRecord, Refused
-from jaxseg.data.formats.sources import is_elsewhere, is_pooled
+from jaxseg.data.formats.sources import is_pooled
 from jaxseg.reserved import MEAN
 from jaxseg.settings import StudySettings, TaskSettings
 from jaxseg.settings.kinds import nearest
@@ -27,7 +27,7 @@ from jaxseg.study.plan.apart import (
     one_network_each,
     with_warning,
 )
-from jaxseg.study.plan.binding import BoundTask, Draw
+from jaxseg.study.plan.binding import BoundTask, Draw, check_unchanged
 from jaxseg.study.plan.jobs import Job
 from jaxseg.study.plan.runs import Run, folds_rotate
 from jaxseg.types import Progress, RunInputs, UserError
@@ -143,7 +143,7 @@ def prepare_tasks(
     for place, task in enumerate(wanted):
         recipe, was = recipe_of(study, task), kept.get(task)
         if was is not None:
-            _check_unchanged(role_of(place), was, recipe, ndim=study.model.ndim, store_dir=store_dir)
+            check_unchanged(role_of(place), was, recipe, ndim=study.model.ndim, store_dir=store_dir)
         known = "" if was is None else was.store
         ready = data.prepare_task(recipe, ndim=study.model.ndim, store_dir=store_dir, progress=progress, known=known)
         ready = with_one_group_for_copies(ready)
@@ -260,25 +260,6 @@ def _check_still_apart(
 def recipe_of(study: StudySettings, task: TaskSettings) -> TaskSettings:
     """Resolves the data of a task: a source whose data is `target` takes the target's."""
     return dataclasses.replace(task, data=study.target.data) if task.data == "target" else task
-
-
-def _check_unchanged(role: str, was: BoundTask, task: TaskSettings, *, ndim: int, store_dir: Path) -> None:
-    """Compares data with what it was when training began, where this machine has it.
-
-    Raises:
-        UserError: What changed, case by case.
-    """
-    if is_elsewhere(task.data):
-        return
-    changes = was.changes(data.list_cases(task, ndim=ndim, store_dir=store_dir))
-    if changes:
-        lines = "\n  ".join(changes)
-        raise UserError(
-            f"the data of {role} ({task.data}) is no longer what this study was trained on:\n  {lines}\n"
-            f"Nothing was changed here. Put the data back as it was to go on with this study, or give a new --workdir "
-            f"to study it as it is now. To predict or score new cases with the networks that there are, use "
-            f"launch.predict, which takes any folder"
-        )
 
 
 def with_one_group_for_copies(task: PreparedTask) -> PreparedTask:

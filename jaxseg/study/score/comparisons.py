@@ -2,6 +2,9 @@
 
 Tables in, tables out. All averages are those of `score.scores`, so the difference of two rows of `summary` is
 the difference in `comparisons`.
+
+Where folds rotate over seeds, a row of all folds together is a mean over folds, and its interval is `fold_interval`, as
+in the claims.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from jaxseg.analysis import convergence as times
 from jaxseg.analysis import statistics
+from jaxseg.analysis.folds import fold_interval
 from jaxseg.study.score.scores import Contrast, Scores, contrast, group_means, read_scores, require_columns
 
 METRICS = ("dsc", "hd95", "assd", "nsd")
@@ -39,6 +44,24 @@ def _run_means(groups: np.ndarray) -> np.ndarray:
     return np.array([_mean(run[~np.isnan(run)]) for run in groups])
 
 
+def _folds_with_values(scores: Scores, arm: str, metric: str) -> list[Float[np.ndarray, "seeds groups"]]:
+    """The group means in each fold, of folds that rotate over seeds, or in all together.
+
+    A fold without a case to score (none holds the label) is left out of a mean over folds. One without a run of the arm
+    is kept, so that the mean is undefined: over other cases it could not be compared with that of other arms.
+    """
+    every = [group_means(block.of(arm, metric), block.groups) for block in scores.blocks]
+    kept = [groups for groups in every if groups.shape[1] and (not len(groups) or not np.isnan(groups).all())]
+    return kept or every[:1]
+
+
+def _over_seeds(folds: Sequence[Float[np.ndarray, " seeds"]], confidence: float) -> statistics.Interval:
+    """The mean over folds of what seeds reach, with its interval for new seeds on these cases."""
+    if all(len(values) and np.isfinite(values).all() for values in folds):
+        return fold_interval([values[:, None] for values in folds], confidence=confidence)
+    return statistics.Interval(float(np.mean([_mean(values) for values in folds])), math.nan, math.nan, math.nan)
+
+
 SUMMARY_COLUMNS = (
     *("arm", "train_cases", "fold", "label", "metric", "unit", "mean", "ci_low", "ci_high", "sd", "iqm"),
     *("n_seeds", "n_groups", "n_cases", "n_missed", "n_spurious", "n_absent"),
@@ -54,9 +77,10 @@ def summary(cases: pd.DataFrame, *, confidence: float = 0.95, metrics: Sequence[
         metrics: Columns of `cases`; one without a single value (NSD without a tolerance) gives no rows.
 
     Returns:
-        The columns `SUMMARY_COLUMNS`. The interval and `sd` are over seeds: new seeds, on these cases. `iqm` is the
-        interquartile mean over seeds x groups. n_missed, n_spurious and n_absent count predictions over all seeds:
-        references not found, predictions of a label that the reference lacks, and all references that lack it
+        The columns `SUMMARY_COLUMNS`. The interval and `sd` are over seeds: new seeds, on these cases. Where folds
+        rotate over seeds, the mean of all together is that over folds, and `sd` is that of the seeds of one fold. `iqm`
+        is the interquartile mean over seeds x groups. n_missed, n_spurious and n_absent count predictions over all
+        seeds: references not found, predictions of a label that the reference lacks, and all references that lack it
         (n_spurious / n_absent is the false-positive rate). With `surface_empty` `nan`, misses are no part of a
         distance mean: read n_missed beside it.
 
@@ -68,21 +92,19 @@ def summary(cases: pd.DataFrame, *, confidence: float = 0.95, metrics: Sequence[
     for scores in read_scores(cases, metrics):
         for arm, counts in scores.counts.items():
             for metric in scores.metrics:
-                groups = group_means(scores.of(arm, metric), scores.groups)
-                by_seed = _run_means(groups)
-                by_seed = by_seed[~np.isnan(by_seed)]
-                interval = statistics.t_interval(by_seed, confidence=confidence)
-                finite = len(by_seed) > 1 and bool(np.isfinite(by_seed).all())
+                folds = _folds_with_values(scores, arm, metric)
+                by_seed = [values[~np.isnan(values)] for values in map(_run_means, folds)]
+                interval = _over_seeds(by_seed, confidence)
                 rows.append(
                     {
                         **{"arm": arm, "train_cases": scores.train_cases, "fold": scores.fold},
                         **{"label": scores.label, "metric": metric},
                         "unit": unit if metric in DISTANCES else "",
-                        "mean": _mean(by_seed),
-                        **{"ci_low": interval.low, "ci_high": interval.high},
-                        "sd": float(by_seed.std(ddof=1)) if finite else math.nan,
-                        "iqm": statistics.interquartile_mean(groups),
-                        **{"n_seeds": len(by_seed), "n_groups": int((~np.isnan(groups)).any(0).sum())},
+                        **{"mean": interval.estimate, "ci_low": interval.low, "ci_high": interval.high},
+                        "sd": statistics.sd_over_seeds(*by_seed),
+                        "iqm": statistics.interquartile_mean(np.concatenate([groups.ravel() for groups in folds])),
+                        "n_seeds": sum(map(len, by_seed)),
+                        "n_groups": sum(int((~np.isnan(groups)).any(0).sum()) for groups in folds),
                         "n_cases": len(scores.groups),
                         **{f"n_{name}": number for name, number in counts._asdict().items()},
                     }
@@ -101,8 +123,8 @@ def seed_scores(cases: pd.DataFrame, *, metrics: Sequence[str] = METRICS) -> pd.
         metrics: Columns of it.
 
     Returns:
-        The columns `SEED_SCORE_COLUMNS`, in the order of `summary`; folds together have fold -1. A run without a value
-        (no reference holds the label) gives no row.
+        The columns `SEED_SCORE_COLUMNS`, in the order of `summary`; folds together have fold -1, where a seed that is
+        tested on one fold has what it reaches there. A run without a value (no reference holds the label) gives no row.
 
     Raises:
         UserError: If `cases` lacks a column.
@@ -119,29 +141,36 @@ def seed_scores(cases: pd.DataFrame, *, metrics: Sequence[str] = METRICS) -> pd.
     return pd.DataFrame(rows, columns=list(SEED_SCORE_COLUMNS))
 
 
-def _inference(d: np.ndarray) -> str:
-    if len(d) < 2 or not d.size or not np.isfinite(d).all():
+def _inference(folds: Sequence[Contrast]) -> str:
+    if any(len(fold.d) < 2 or not fold.d.size or not np.isfinite(fold.d).all() for fold in folds):
         return "descriptive"
-    return "new seeds and groups" if d.shape[1] > 1 else "new seeds, on these cases"
+    return "new seeds and groups" if all(fold.d.shape[1] > 1 for fold in folds) else "new seeds, on these cases"
 
 
-def _note(found: Contrast) -> str:
-    notes = []
-    if len(found.d) < statistics.MIN_SEEDS:
-        least = statistics.minimum_p(len(found.d))
+def _note(folds: Sequence[Contrast], left_out: int) -> str:
+    notes, n_seeds = [], sum(len(fold.d) for fold in folds)
+    if n_seeds < statistics.MIN_SEEDS:
+        least = statistics.minimum_p(n_seeds)
         notes.append(f"fewer than {statistics.MIN_SEEDS} seeds: no verdict, p cannot be below {least:.2g}")
-    if found.left_out:
-        notes.append(f"{found.left_out} cases without a value for every run left out")
-    if not found.paired:
+    if left_out:
+        notes.append(f"{left_out} cases without a value for every run left out")
+    if lacking := sum(not len(fold.d) for fold in folds) if len(folds) > 1 else 0:
+        notes.append(f"no run of both arms in {lacking} of {len(folds)} folds: no mean over folds")
+    if not all(fold.paired for fold in folds if len(fold.d) or len(folds) == 1):
         notes.append("no seed in common: matched in order")
-    if not np.isfinite(found.d).all():
+    if not all(np.isfinite(fold.d).all() for fold in folds):
         notes.append("infinite distances: no interval")
     return "; ".join(notes)
 
 
 def _improvement(scores: Scores, arm: str, baseline: str, metric: str) -> float:
-    a, b = (_run_means(group_means(scores.of(name, metric), scores.groups)) for name in (arm, baseline))
-    return statistics.probability_of_improvement(*((b, a) if metric in DISTANCES else (a, b)))
+    """The probability in each fold, whose runs are tested on the same cases, averaged over folds."""
+    found = []
+    for block in scores.blocks:
+        a, b = (_run_means(group_means(block.of(name, metric), block.groups)) for name in (arm, baseline))
+        if len(block.groups) or len(scores.blocks) == 1:
+            found.append(statistics.probability_of_improvement(*((b, a) if metric in DISTANCES else (a, b))))
+    return float(np.mean(found)) if found else math.nan
 
 
 COMPARISON_COLUMNS = (
@@ -170,10 +199,11 @@ def comparisons(
 
     Returns:
         The columns `COMPARISON_COLUMNS`, by train size, fold (-1: all folds together), label (`mean`: labels averaged
-        within a case) and metric. The interval is `statistics.two_way_interval` and decides; `p` is a sign-flip p over
-        seeds, on these cases; `p_maxt` adjusts it for all rows of the same fold. `probability_of_improvement` is that
-        a run of arm_a beats one of arm_b. `p_min` is the smallest p that this many seeds can give. Cases that lack a
-        value in a run of either arm are left out for both, and the note says how many.
+        within a case) and metric. The interval is `statistics.two_way_interval`, or `fold_interval` over folds that
+        rotate over seeds, and decides; `p` is a sign-flip p over seeds, on these cases; `p_maxt` adjusts it for all
+        rows of the same fold. `probability_of_improvement` is that a run of arm_a beats one of arm_b. `p_min` is the
+        smallest p that this many seeds can give. Cases that lack a value in a run of either arm are left out for both,
+        and the note says how many.
 
     Raises:
         UserError: If `cases` lacks a column.
@@ -202,28 +232,32 @@ def _comparison(
 ) -> tuple[dict[str, Any], pd.Series]:
     """A row of `comparisons` without its p values, and the differences by seed that these are made of."""
     counts_a, counts_b = scores.counts[arm], scores.counts[baseline]
-    found = contrast(scores, {arm: 1.0, baseline: -1.0}, metric)
-    finite = bool(found.d.size) and bool(np.isfinite(found.d).all())
+    every = [contrast(block, {arm: 1.0, baseline: -1.0}, metric) for block in scores.blocks]
+    # A fold without a case to compare is left out; one without a run of both arms leaves no mean over folds.
+    folds = [fold for fold in every if fold.num_cases] or every[:1]
+    finite = all(fold.d.size and np.isfinite(fold.d).all() for fold in folds)
     interval = (
-        statistics.two_way_interval(found.d, confidence=confidence)
+        fold_interval([fold.d for fold in folds], confidence=confidence)
         if finite
-        else statistics.Interval(_mean(found.d), math.nan, math.nan, math.nan)
+        else statistics.Interval(float(np.mean([_mean(fold.d) for fold in folds])), math.nan, math.nan, math.nan)
     )
-    by_seed = found.d.mean(1) if finite else np.full(len(found.d), math.nan)
+    by_seed = [fold.d.mean(1) if finite else np.full(len(fold.d), math.nan) for fold in folds]
+    n_seeds = sum(map(len, by_seed))
     row = {
         **{"metric": metric, "label": scores.label},
         **{"train_cases": scores.train_cases, "fold": scores.fold, "arm_a": arm, "arm_b": baseline},
         **{"mean_diff": interval.estimate, "ci_low": interval.low, "ci_high": interval.high},
-        **{"n_seeds": len(found.d), "n_groups": found.d.shape[1], "n_cases": found.num_cases},
-        **{"inference": _inference(found.d), "p_min": statistics.minimum_p(len(found.d))},
-        "effect_size": statistics.standardized_difference(by_seed),
+        **{"n_seeds": n_seeds, "n_groups": sum(fold.d.shape[1] for fold in folds)},
+        **{"n_cases": sum(fold.num_cases for fold in folds)},
+        **{"inference": _inference(folds), "p_min": statistics.minimum_p(n_seeds)},
+        "effect_size": statistics.standardized_difference(*by_seed),
         "probability_of_improvement": _improvement(scores, arm, baseline, metric),
         **{"n_missed_a": counts_a.missed, "n_missed_b": counts_b.missed},
         **{"n_spurious_a": counts_a.spurious, "n_spurious_b": counts_b.spurious},
-        "note": _note(found),
+        "note": _note(folds, sum(fold.left_out for fold in every)),
     }
     # Flips go by the baseline's seed, which all comparisons of a family share.
-    return row, pd.Series(by_seed, index=found.seeds)
+    return row, pd.Series(np.concatenate(by_seed), index=np.concatenate([fold.seeds for fold in folds]))
 
 
 def convergence(curves: pd.DataFrame, arms: Sequence[str], *, fraction: float = 0.99) -> pd.DataFrame:

@@ -143,12 +143,14 @@ def _score_file(
     labels = [region.name for region in truth.regions] or [name for name, _ in truth.labels]
     regions = region_classes(truth.regions, [value for _, value in truth.labels])
     ignore = None if truth.ignore is None else len(truth.labels) + 1
+    # A slice has an area, as in the study's own scores, whatever thickness the header gives it.
+    (predicted, _), (wanted, spacing) = pred.on_own_axes(truth.ndim, path), ref.on_own_axes(truth.ndim, case.name)
     return metrics.case_metrics(
-        _class_indices(pred.values, truth, path),
-        _class_indices(ref.values, truth, case.name, ignore),
+        _class_indices(predicted, truth, path),
+        _class_indices(wanted, truth, case.name, ignore),
         labels=labels,
         members=None if regions is None else regions.members,
-        spacing_mm=ref.spacing_mm,
+        spacing_mm=spacing,
         ignore_index=ignore,
         **options,
     )

@@ -3,6 +3,9 @@
 A label counts where the case's *reference* holds it, whatever was predicted. Averages are taken in one order
 everywhere: labels within a case, cases within their group, then groups and seeds alike. Regions (unions of labels)
 have scores of their own and are no part of the mean over labels.
+
+Where folds rotate over seeds, a seed is tested on the cases of one fold alone. No two folds then share a seed or a
+group, so that a mean over all test cases is the mean over folds of what the seeds of each reach on its own groups.
 """
 
 from __future__ import annotations
@@ -34,7 +37,11 @@ class Counts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """The scores of all arms for one train size, fold and label."""
+    """The scores of all arms for one train size, fold and label.
+
+    Where folds rotate over seeds and are taken together, every run has values for its own fold's cases alone, and
+    `blocks` has the folds.
+    """
 
     label: str
     train_cases: int
@@ -47,6 +54,14 @@ class Scores:
     values: dict[str, Float[np.ndarray, "seeds cases metrics"]]
     """The values of each arm; NaN if a run has no value."""
     counts: dict[str, Counts]
+    folds: tuple[Scores, ...] = ()
+    """The scores within each fold, where folds rotate over seeds and these are of all folds together. An arm without a
+    run in a fold has no seeds there."""
+
+    @property
+    def blocks(self) -> tuple[Scores, ...]:
+        """The parts within which every seed is tested on every case: each fold where folds rotate, else the whole."""
+        return self.folds or (self,)
 
     def of(self, arm: str, metric: str) -> Float[np.ndarray, "seeds cases"]:
         """Returns the scores of one arm."""
@@ -97,8 +112,20 @@ def _mean_over_labels(
     return np.where(held[None, :, :, None], values, 0.0).sum(2) / held.sum(1)[None, :, None]
 
 
-def _variant(table: pd.DataFrame, fold: int, metrics: tuple[str, ...], *, each_label: bool) -> Iterator[Scores]:
-    """Scores of one train size and fold: each label in its order of appearance, then their mean."""
+def _variant(
+    table: pd.DataFrame,
+    fold: int,
+    metrics: tuple[str, ...],
+    *,
+    each_label: bool,
+    rotate: bool = False,
+    arms: Sequence[str] = (),
+) -> Iterator[Scores]:
+    """Scores of one train size and fold: each label in its order of appearance, then their mean.
+
+    A run that was not evaluated in one fold (it diverged) leaves the seed out of the folds together, unless they
+    `rotate`. `arms` are those of the table unless given.
+    """
     held_rows = table[table["status"].isin(["ok", "missed"])]
     if held_rows.empty:
         return
@@ -118,14 +145,13 @@ def _variant(table: pd.DataFrame, fold: int, metrics: tuple[str, ...], *, each_l
 
     numbers, seeds, values = held_rows[list(metrics)].to_numpy(np.float64), {}, {}
     arm_of, seed_of = held_rows["arm"].to_numpy(), held_rows["seed"].to_numpy()
-    for arm in map(str, table["arm"].unique()):
+    for arm in arms or _arms(table):
         rows = np.flatnonzero(arm_of == arm)
         found, position = np.unique(seed_of[rows], return_inverse=True)
         cube = np.full((len(found), num_cases, len(labels), len(metrics)), np.nan)
         cube[position, case_of[rows], label_of[rows]] = numbers[rows]
-        # A run that was not evaluated in one fold (it diverged) leaves the seed out of the folds together.
         tested = [np.isin(found, seed_of[rows][fold_of[rows] == f]) for f in np.unique(fold_of)]
-        everywhere = np.logical_and.reduce(tested)
+        everywhere = np.logical_and.reduce(tested) | rotate
         seeds[arm], values[arm] = found[everywhere], cube[everywhere]
 
     numbers_of = _status_counts(table, labels, list(seeds))
@@ -148,20 +174,42 @@ def _variant(table: pd.DataFrame, fold: int, metrics: tuple[str, ...], *, each_l
         yield Scores(label, train_cases, fold, metrics, dense, seeds, of_cases, counts)
 
 
+def _arms(table: pd.DataFrame) -> list[str]:
+    return [str(arm) for arm in table["arm"].unique()]
+
+
+def _rotating(table: pd.DataFrame, metrics: tuple[str, ...], *, each_label: bool) -> Iterator[Scores]:
+    """Scores of one train size over all folds, where each seed is tested on one of them."""
+    by_label: dict[str, list[Scores]] = {}
+    for fold, of_fold in table.groupby("fold", sort=True):
+        for scores in _variant(of_fold, int(str(fold)), metrics, each_label=each_label, arms=_arms(table)):
+            by_label.setdefault(scores.label, []).append(scores)
+    for scores in _variant(table, POOLED, metrics, each_label=each_label, rotate=True):
+        yield dataclasses.replace(scores, folds=tuple(by_label.get(scores.label, ())))
+
+
+def folds_rotate(table: pd.DataFrame) -> bool:
+    """Returns whether each seed of a table of runs or cases has one of several folds instead of all."""
+    folds = table.groupby(["arm", "train_cases", "seed"])["fold"].nunique()
+    return bool(table["fold"].nunique() > 1 and (folds == 1).all())
+
+
 def read_scores(
     cases: pd.DataFrame,
     metrics: Sequence[str],
     *,
     each_label: bool = True,
-    folds: Literal["all", "each", "together"] = "all",
+    folds: Literal["all", "together"] = "all",
 ) -> Iterator[Scores]:
     """Reads the arrays of every train size, fold and label; several folds come first all together (`POOLED`).
+
+    Where folds rotate over seeds, those of all folds together have the folds in `Scores.blocks`.
 
     Args:
         cases: rows of cases.csv.
         metrics: columns of it; one without a single value (NSD without a tolerance) is left out.
         each_label: whether to yield each label too, and not only their mean.
-        folds: of several folds, each and all together, or one of these.
+        folds: of several folds, all together and each, or all together alone.
 
     Yields:
         One `Scores` a label, then one for their mean (`MEAN`), by train size and fold.
@@ -171,9 +219,12 @@ def read_scores(
     """
     require_columns(cases, (*_COLUMNS, *metrics), "cases.csv")
     known = tuple(m for m in metrics if cases[m].notna().any())
+    rotate = folds_rotate(cases)
     for _, of_size in cases.groupby("train_cases", sort=True):
         several = of_size["fold"].nunique() > 1
-        if several and folds != "each":
+        if several and rotate:
+            yield from _rotating(of_size, known, each_label=each_label)
+        elif several:
             yield from _variant(of_size, POOLED, known, each_label=each_label)
         for fold, of_fold in of_size.groupby("fold", sort=True):
             if not several or folds != "together":
@@ -197,6 +248,7 @@ class Contrast(NamedTuple):
 def contrast(scores: Scores, weights: Mapping[str, float], metric: str) -> Contrast:
     """Combines arms seed by seed and group by group: `{"transfer": 1, "scratch": -1}` is their difference.
 
+    Of folds that rotate over seeds it takes one, see `Scores.blocks`: no case has a value for every seed of all folds.
     Arms that share no seed at all (a placebo with seeds of its own) are matched in the order of their seeds.
     """
     shared = scores.seeds[next(iter(weights))]

@@ -325,10 +325,11 @@ def ensemble_tables_of(study: StudySettings, results: Path) -> dict[str, pd.Data
 def for_reading(table: pd.DataFrame) -> pd.DataFrame:
     """Reduces a summary or comparison to the rows and columns that a reader wants first.
 
-    Several folds are shown together, and columns that are constant are left out.
+    Several folds of a training set size are shown together, and columns that are constant are left out.
     """
-    if (table["fold"] == POOLED).any():
-        table = table[table["fold"] == POOLED]
+    together = table["fold"] == POOLED
+    several = together.groupby([table[name] for name in ("test_set", "train_cases") if name in table]).transform("any")
+    table = table[together | ~several]
     columns = [c for c in READING if c in table and (c not in VARIANTS or table[c].nunique() > 1)]
     return table[columns].reset_index(drop=True)
 

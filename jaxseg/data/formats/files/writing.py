@@ -21,10 +21,13 @@ from jaxtyping import Float, Num
 from jaxseg.data.formats.files import table
 from jaxseg.data.volumes import headers, resample
 from jaxseg.data.volumes.volume import Geometry
+from jaxseg.regions import Regions
 from jaxseg.types import UserError
 
 _MARK = "jaxseg "
 """Beginning of the description in the header of a written file; a checksum of the voxels follows."""
+_SUM_TOLERANCE = 0.02
+"""How far the sum of a voxel's class probabilities may be from 1, by rounding in short floating point formats."""
 
 
 def write_prediction(
@@ -33,6 +36,7 @@ def write_prediction(
     path: str | Path,
     *,
     label_values: Sequence[int] | None = None,
+    regions: Regions | None = None,
     replace: bool = False,
 ) -> None:
     """Write a label map on the grid of the input: for NIfTI, with its sform, qform, codes and units.
@@ -41,19 +45,20 @@ def write_prediction(
     written atomically, and it replaces nothing but an earlier file that was written here.
 
     Args:
-        prediction: Class indices `[*spatial]` or probabilities `[*spatial, classes]`, on canonical axes: on the
+        prediction: Class indices `[*spatial]` or probabilities `[*spatial, outputs]`, on canonical axes: on the
             prepared grid (they are then resampled) or on the grid of the input.
         geometry: The geometry from `read_image`.
         path: Path with an ending of the table of formats.
         label_values: See `to_nifti`.
+        regions: See `to_nifti`.
         replace: Whether to replace any existing file; for folders that belong to the writer.
 
     Raises:
         UserError: Another file has this path; see `is_own`.
-        ValueError: The prediction is on neither grid, or the path has another ending or one of a format that does not
-            hold it, as PNG does not hold several slices.
+        ValueError: The prediction is on neither grid, its probabilities are not of the classes or regions, or the path
+            has another ending or one of a format that does not hold it, as PNG does not hold several slices.
     """
-    _save(to_nifti(prediction, geometry, label_values=label_values), Path(path), replace)
+    _save(to_nifti(prediction, geometry, label_values=label_values, regions=regions), Path(path), replace)
 
 
 def write_map(
@@ -155,7 +160,11 @@ def umask() -> int:
 
 
 def to_nifti(
-    prediction: Num[np.ndarray, " *grid"], geometry: Geometry, *, label_values: Sequence[int] | None = None
+    prediction: Num[np.ndarray, " *grid"],
+    geometry: Geometry,
+    *,
+    label_values: Sequence[int] | None = None,
+    regions: Regions | None = None,
 ) -> Any:
     """Return the image that `write_prediction` writes, in memory.
 
@@ -164,8 +173,10 @@ def to_nifti(
         geometry: The geometry from `read_image`.
         label_values: Values in the file for the classes 1, 2, ... (`PreparedTask.label_values`: those of dataset.json);
             None for the class indices themselves.
+        regions: The regions that probabilities are of (`PreparedTask.regions`, `StudyRecord.target.regions`), each of
+            which lies where its own is above 0.5; None for those of classes, of which the largest wins.
     """
-    labels = to_own_labels(np.asarray(prediction), geometry)
+    labels = to_own_labels(np.asarray(prediction), geometry, regions)
     if label_values is not None:
         labels = np.array([0, *label_values])[labels]
     kind = np.uint8 if labels.size == 0 or labels.max() <= 255 else np.uint16
@@ -189,11 +200,14 @@ def _on_file_grid(values: Num[np.ndarray, " *own"], geometry: Geometry, kind: ty
     return geometry.image_class(values, geometry.affine, header)
 
 
-def to_own_labels(prediction: Num[np.ndarray, " *grid"], geometry: Geometry) -> Num[np.ndarray, " *own"]:
+def to_own_labels(
+    prediction: Num[np.ndarray, " *grid"], geometry: Geometry, regions: Regions | None = None
+) -> Num[np.ndarray, " *own"]:
     """Convert class indices or probabilities on either grid to class indices on the own grid (canonical axes)."""
     ndim = len(geometry.own_shape)
     if prediction.ndim == ndim + 1:
-        return resample.labels_from_probabilities(prediction, geometry.own_shape)
+        _check_outputs(prediction, regions)
+        return resample.labels_from_probabilities(prediction, geometry.own_shape, regions)
     if prediction.shape == geometry.own_shape:
         return prediction
     if prediction.shape == geometry.shape:
@@ -202,3 +216,17 @@ def to_own_labels(prediction: Num[np.ndarray, " *grid"], geometry: Geometry) -> 
         f"a prediction of shape {prediction.shape} lies neither on the prepared grid {geometry.shape} "
         f"nor on the input's own grid {geometry.own_shape}"
     )
+
+
+def _check_outputs(probabilities: Num[np.ndarray, "*grid outputs"], regions: Regions | None) -> None:
+    """Refuse probabilities of regions that are not said to be any: the largest of them is no class."""
+    if regions is not None:
+        if probabilities.shape[-1] != len(regions.members):
+            raise ValueError(
+                f"probabilities of {len(regions.members)} regions were announced, and there are "
+                f"{probabilities.shape[-1]} on the last axis"
+            )
+    elif not np.allclose(probabilities.sum(-1, dtype=np.float64), 1.0, atol=_SUM_TOLERANCE):
+        raise ValueError(
+            "the last axis holds no probabilities of classes, which sum to 1; of a network of regions, pass `regions`"
+        )
