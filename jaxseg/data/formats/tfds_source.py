@@ -115,7 +115,7 @@ def _cases(examples: Any, keys: Mapping[str, str], where: str) -> tuple[dict[str
             refused.append((names.shown(name), f"its name {reason}"))
             continue
         group = names.check(text_feature("group", index, name), f"the group of example {index},", where)
-        cases.append(CaseFiles(name, group, (), None))
+        cases.append(CaseFiles(name, group, (), None, patient=group, published=bool(keys["group"])))
     return index_of, tuple(sorted(cases, key=lambda case: case.name)), tuple(sorted(refused))
 
 

@@ -266,16 +266,7 @@ def _prepare_case(source: Source, files: CaseFiles, recipe: Recipe) -> tuple[Cas
     Raises:
         BadCaseError: It cannot be used.
     """
-    try:
-        raw = source.read(files)
-    except volume.BadCaseError as error:
-        if isinstance(error.__context__, MemoryError):  # says something about this machine and nothing about the case
-            raise MemoryError(str(error)) from error
-        raise
-    if raw.image.shape[-1] != len(recipe.modality):
-        raise volume.BadCaseError(
-            f"its image has {raw.image.shape[-1]} channel(s) and dataset.json names {len(recipe.modality)}"
-        )
+    raw = _read(source, files, len(recipe.modality))
     image_sha256, label_sha256 = source.digests_of(files)
     voxels_sha256 = digests.of_array(raw.image.astype("<f4", copy=False))
     reference = _class_indices(raw.label, recipe)
@@ -314,11 +305,25 @@ def _prepare_case(source: Source, files: CaseFiles, recipe: Recipe) -> tuple[Cas
         label_sha256=label_sha256,
         voxels_sha256=voxels_sha256,
         part=files.part,
+        patient=files.patient,
+        published=files.published,
     )
     arrays = {"image": np.ascontiguousarray(image, dtype=np.float32), "label": np.ascontiguousarray(label)}
     if recipe.spacing_mm is not None:
         arrays["reference"] = np.ascontiguousarray(reference)
     return record, arrays
+
+
+def _read(source: Source, files: CaseFiles, channels: int) -> RawCase:
+    try:
+        raw = source.read(files)
+    except volume.BadCaseError as error:
+        if isinstance(error.__context__, MemoryError):  # says something about this machine and nothing about the case
+            raise MemoryError(str(error)) from error
+        raise
+    if raw.image.shape[-1] != channels:
+        raise volume.BadCaseError(f"its image has {raw.image.shape[-1]} channel(s) and dataset.json names {channels}")
+    return raw
 
 
 def _class_indices(label: Num[np.ndarray, " *spatial"], recipe: Recipe) -> Num[np.ndarray, " *spatial"]:

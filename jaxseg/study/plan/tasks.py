@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxseg import data, metrics
 from jaxseg.data import PreparedTask, Split
-from jaxseg.data.cases import CaseRecord, Refused
+from jaxseg.data.cases import Refused
 from jaxseg.data.formats.sources import is_elsewhere, is_pooled
 from jaxseg.reserved import MEAN
 from jaxseg.settings import StudySettings, TaskSettings
@@ -25,7 +25,7 @@ from jaxseg.study.plan.apart import (
     check_some_left,
     check_still_apart,
     one_network_each,
-    with_warning,
+    with_one_group_for_copies,
 )
 from jaxseg.study.plan.binding import BoundTask, Draw
 from jaxseg.study.plan.jobs import Job
@@ -279,34 +279,6 @@ def _check_unchanged(role: str, was: BoundTask, task: TaskSettings, *, ndim: int
             f"to study it as it is now. To predict or score new cases with the networks that there are, use "
             f"launch.predict, which takes any folder"
         )
-
-
-def with_one_group_for_copies(task: PreparedTask) -> PreparedTask:
-    """Returns a task with cases of equal voxels in one group: copies are one patient, whatever their names."""
-    joined: dict[str, str] = {}
-
-    def root(group: str) -> str:
-        while group in joined:
-            group = joined[group]
-        return group
-
-    first: dict[str, CaseRecord] = {}
-    copies: list[tuple[str, str]] = []
-    for record in task.cases:
-        other = first.setdefault(record.voxels_sha256, record)
-        if other is record:
-            continue
-        copies.append((record.name, other.name))
-        if root(record.group) != root(other.group):
-            joined[root(record.group)] = root(other.group)
-    if not copies:
-        return task
-    cases = tuple(dataclasses.replace(record, group=root(record.group)) for record in task.cases)
-    text = (
-        f"{len(copies)} of its {len(cases)} cases hold the same image as another case, such as {copies[0][0]} as "
-        f"{copies[0][1]}: copies count as one patient"
-    )
-    return with_warning(dataclasses.replace(task, cases=cases), text)
 
 
 def spread(names: Sequence[str], count: int) -> tuple[str, ...]:
