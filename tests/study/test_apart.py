@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from configs import default
 from jaxseg import data, settings
 from jaxseg.data.prepared.task import PreparedTask
 from jaxseg.settings import StudySettings
 from jaxseg.study.plan.apart import apart_from_target, same_patients, with_one_group_for_copies
+from jaxseg.study.plan.binding import Draw
 from jaxseg.study.plan.external import with_external_sets
 from jaxseg.study.plan.tasks import Tasks, prepare_tasks
+from jaxseg.types import UserError
 from tests.image_sets import write_set
 from tests.tiny_study import silent, tiny_config
 
@@ -114,3 +118,26 @@ def test_external_cases_of_a_patient_whom_networks_know_by_another_name_are_left
     assert "a1" not in tasks.splits[study.target][0].test, "the draw leaves the joined patient to training"
     made = with_external_sets(study, tasks, store_dir=tmp_path / "stores", progress=silent("prepare"), known={})
     assert made.external[0].cases == ("e2",)
+
+
+def test_a_network_whose_runs_train_on_all_that_its_source_leaves_is_refused(tmp_path: Path) -> None:
+    """Of 8 groups that the target leaves, its source holds out 4 and runs take 6: some is left, or none."""
+    groups = {f"c{index}": f"P{index}" for index in range(10)}
+    folder = write_set(tmp_path / "T", scans(0, groups), groups=groups)
+    learned, refused = set(), 0
+    for seed in range(6):
+        made = tiny_config()
+        made.base_seed, made.arms = seed, default.pick_arms("scratch", "self_transfer")
+        made.target.update({"data": str(folder), "val_cases": 1, "test_cases": 1, "train_cases": (6,)})
+        made.source.update({"val_cases": 2, "test_cases": 2})
+        study = settings.parse(made)
+        try:
+            tasks = prepare_tasks(study, tmp_path / "stores", silent("prepare"))
+        except UserError as error:
+            refused += bool(re.search(r"\(self_transfer\): runs that .* all groups .*source\.val_cases", str(error)))
+        else:
+            ((task, networks),) = tasks.apart.items()
+            learned |= {len(tasks.subset(task, Draw(0, *network))) for network in networks}
+    assert refused
+    assert learned
+    assert min(learned) > 0

@@ -106,29 +106,47 @@ def apart_from_all(
 
 
 def check_some_left(
-    arms: Sequence[ArmSettings], target: PreparedTask, source: PreparedTask, held: frozenset[str], apart: Apart
+    arms: Sequence[ArmSettings], target: PreparedTask, groups: frozenset[str], taken: frozenset[str] = frozenset()
 ) -> None:
-    """Checks that each network of a source, whose data is the target's, has groups to learn from.
+    """Checks that a network of a source, whose data is the target's, has groups to learn from.
+
+    Args:
+        arms: The arms that start from it.
+        target: The target.
+        groups: Groups of the source that it could learn from.
+        taken: Groups that it may not see, as its own runs train on them.
+
+    Raises:
+        UserError: There are none.
+    """
+    if not groups - taken:
+        count = len(groups & taken)
+        raise UserError(
+            f"source.data = 'target' ({', '.join(arm.name for arm in arms)}): runs that start from one network train "
+            f"on all groups of {target.name} that neither the target nor the source holds out for validation and tests"
+            f"{f' ({count})' if count else ''}, so none is left to pretrain it on. Set target.train_cases, or "
+            f"train_cases of these arms, below the number of training cases (0 stands for all), ask for fewer "
+            f"source.val_cases and source.test_cases, or use one fold"
+        )
+
+
+def check_each_learns(
+    arms: Sequence[ArmSettings], target: PreparedTask, source: PreparedTask, splits: Sequence[Split], apart: Apart
+) -> None:
+    """Checks that every network of a source, whose data is the target's, trains on some case.
 
     Args:
         arms: The arms that start from these networks.
         target: The target.
         source: The source.
-        held: Groups that no network may see.
-        apart: Groups that single networks may not see besides.
+        splits: The source's split of each fold.
+        apart: Groups that single networks may not see.
 
     Raises:
-        UserError: All that some network might learn from is taken by its own runs.
+        UserError: A network's own runs train on all that the source's split leaves for training.
     """
-    groups = {record.group for record in source.cases} - held
-    if not groups or any(not groups - taken for taken in apart.values()):
-        trained = frozenset[str]().union(*apart.values()) - held
-        raise UserError(
-            f"source.data = 'target' ({', '.join(arm.name for arm in arms)}): runs that start from one network train "
-            f"on all groups of {target.name} that are not held out for validation and tests"
-            f"{f' ({len(trained)})' if trained else ''}, so none is left to pretrain it on. Set target.train_cases, or "
-            f"train_cases of these arms, below the number of training cases (0 stands for all), or use one fold"
-        )
+    for (fold, _), taken in apart.items():
+        check_some_left(arms, target, frozenset(source.record(name).group for name in splits[fold].train), taken)
 
 
 def _cases_of(run: Run, target: PreparedTask, splits: tuple[Split, ...]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from jaxseg.study.plan.apart import (
     apart_from_all,
     apart_from_target,
     arms_of,
+    check_each_learns,
     check_some_left,
     check_still_apart,
     one_network_each,
@@ -227,11 +228,9 @@ def _split_source(
         if task.data == "target":
             if apart is None:
                 held |= apart_from_all(study, arms, target, source, folds)
-            of_these = {
-                network: groups for network, groups in (apart or {}).items() if not own or network[0] in numbers
-            }
-            check_some_left(arms, target, source, held, of_these)
+            check_some_left(arms, target, frozenset(record.group for record in source.cases) - held)
         splits += _split(task, told, 1, study.base_seed, held)
+    check_each_learns(arms, target, source, splits, apart or {})
     return told, tuple(splits if own or not folds_rotate(study) else splits * len(folds))
 
 
@@ -243,7 +242,7 @@ def _check_still_apart(
     folds: tuple[Split, ...],
     apart: Apart | None,
 ) -> None:
-    """Refuses new seeds that train on what networks of a source with the target's data have seen."""
+    """Refuses new seeds that train on what networks of a source with the target's data have seen, or leave it none."""
     arms, source = arms_of(study, task), prepared[task]
     if apart is None:
         groups = apart_from_all(study, arms, prepared[study.target], source, folds)
@@ -255,6 +254,7 @@ def _check_still_apart(
             if (names := was.subsets.get(Draw(0, fold, seed))) is not None
         ]
     check_still_apart(study, arms, source, learned)
+    check_each_learns(arms, prepared[study.target], source, was.splits, apart or {})
 
 
 def recipe_of(study: StudySettings, task: TaskSettings) -> TaskSettings:
