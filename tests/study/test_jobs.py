@@ -195,6 +195,29 @@ def test_out_of_memory_halves_the_runs_and_says_so(tmp_path: Path, monkeypatch: 
         run_stages(made, tmp_path / "fixed", stages=UNANALYSED, progress=silent)
 
 
+@pytest.mark.parametrize("chunk", ["auto", "2"])
+def test_out_of_memory_keeps_what_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: str) -> None:
+    """Of a job that is resumed where memory is short, nor of a later one that is done, nothing is removed."""
+    made, workdir = tiny_config(), tmp_path / "study"
+    made.arms, made.num_seeds, made.runtime.seeds_per_chunk = default.pick_arms("scratch"), 2, chunk
+    planned_study = planned.prepare(settings.parse(made), workdir, silent(""))
+    (job,) = planned_study.plan.of_kind("train")
+    later = dataclasses.replace(job, chunk=1)
+    both = dataclasses.replace(planned_study, plan=dataclasses.replace(planned_study.plan, jobs=(job, later)))
+    for trained, other in ((job, later), (later, job)):
+        steps = {one.directory: workdir / one.directory / "checkpoints" for one in (job, later)}
+        monkeypatch.setattr(
+            train_stage.checkpoint,
+            "saved_steps",
+            lambda folder, done=steps[trained.directory]: (0, 8) if folder == done else (0,),
+        )
+        for folder in steps.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        with pytest.raises(UserError, match=rf"chunk_0 does not fit.*as {trained.directory} up to step 8 .*seeds_per"):
+            train_stage.back_off(both, job, "RESOURCE_EXHAUSTED: Out of memory")
+        assert all(folder.is_dir() for folder in steps.values()), other
+
+
 def test_seeds_that_would_be_one_run_are_refused() -> None:
     made = tiny_config()
     made.pretrain.share, made.vary = "one", "init"
