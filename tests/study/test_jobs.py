@@ -110,6 +110,18 @@ def test_a_shared_rate_is_that_of_sizes_and_arms_that_were_not_tried(monkeypatch
     assert found == {("scratch", 2, 0): 1e-3, ("scratch", 4, 0): 1e-3, ("frozen_random_encoder", 2, 0): 1e-3}
 
 
+def test_a_run_that_no_trial_chose_a_rate_for_does_not_train_at_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny_config()
+    made.target.train_cases, made.arms = (2, 4), default.pick_arms("scratch")
+    made.optim.lr_grid, made.optim.lr_seeds, made.optim.lr_choice = (1e-2, 1e-3), (70,), "per_arm"
+    table = pd.DataFrame([("scratch", 4, 0, 1e-2, False), ("scratch", 4, 0, 1e-3, True)])
+    table.columns = [*learning_rates.VARIANT, "lr", "chosen"]
+    monkeypatch.setattr(learning_rates, "is_done", lambda *_: True)
+    monkeypatch.setattr(learning_rates, "rates_table", lambda *_: table)
+    with pytest.raises(ValueError, match=r"no trial chose a rate of optim.lr_grid for scratch/n2_fold0"):
+        learning_rates.chosen_rates(Path(), plan_of(made), settings.parse(made).arms)
+
+
 def test_some_arm_tries_the_rates_that_others_take_a_multiple_of() -> None:
     made = tiny_config()
     made.arms = default.pick_arms("scratch", "scratch_fast")
