@@ -42,6 +42,10 @@ class CaseFiles:
     label: str | None
     part: int = 0
     """Index of the part of a pooled source that the case is from."""
+    patient: str = dataclasses.field(kw_only=True)
+    """Name of the patient in the case's own set: `group`, except in a pooled source (see `formats.pooled`)."""
+    published: bool = dataclasses.field(kw_only=True)
+    """Whether the set publishes this name as that of a patient; otherwise it is just the case's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +66,7 @@ class CaseRecord:
 
     name: str
     group: str
+    """What splits never cut: a patient, or several of whom images are copies of each other."""
     shape: tuple[int, ...]
     """Shape on the training grid, canonical axes; 2-D tasks have two entries."""
     spacing_mm: tuple[float, ...]
@@ -85,6 +90,10 @@ class CaseRecord:
     empty."""
     part: int = 0
     """Index of the part of a pooled source that the case is from."""
+    patient: str = dataclasses.field(kw_only=True)
+    """Name of the patient in the case's own set, by which other sets know the patient; `group` may be another name."""
+    published: bool = dataclasses.field(kw_only=True)
+    """Whether the set publishes this name as that of a patient; otherwise it is just the case's."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,16 +115,13 @@ def _is_settled(path: str, stamp: Stamp) -> bool:
 
 
 def _remembered(store_dir: Path) -> dict[str, FileDigest]:
-    """What is remembered by resolved path; nothing where the file is damaged, which its own checksum tells."""
+    """What is remembered by resolved path; nothing where the file is damaged."""
     try:
-        content = json.loads((store_dir / REMEMBERED).read_text(encoding="utf-8"))
-        if content["sha256"] != of_values(content["files"]):
-            return {}
         return {
             path: FileDigest(digest, (size, changed, entry_changed, inode))
-            for path, (size, changed, entry_changed, inode, digest) in content["files"].items()
+            for path, (size, changed, entry_changed, inode, digest) in remembered_values(store_dir, REMEMBERED).items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError):
         return {}
 
 
@@ -141,14 +138,37 @@ def forget(paths: Iterable[str | Path], *, store_dir: Path) -> None:
 
 
 def _write(store_dir: Path, every: Mapping[str, FileDigest]) -> None:
-    files = {path: [*(found.stamp or ()), found.sha256] for path, found in every.items()}
+    _save(store_dir / REMEMBERED, {path: [*(found.stamp or ()), found.sha256] for path, found in every.items()})
+
+
+def remembered_values(store_dir: Path, name: str) -> dict[str, Any]:
+    """Return what `remember_values` kept; nothing where the file is not there or damaged."""
+    found = _load(store_dir / name)
+    return found if isinstance(found, dict) else {}
+
+
+def remember_values(store_dir: Path, name: str, values: Mapping[str, Any]) -> None:
+    """Add JSON values to those that are remembered in a file of the store folder, if it is writable."""
+    _save(store_dir / name, remembered_values(store_dir, name) | dict(values))
+
+
+def _load(path: Path) -> Any:
+    """The values of a remembered file; None where it is damaged, which its own checksum tells."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content["files"] if content["sha256"] == of_values(content["files"]) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _save(path: Path, values: Any) -> None:
     with contextlib.suppress(OSError):
-        store_dir.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=f".{REMEMBERED}-", dir=store_dir)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         try:
             with open(handle, "w", encoding="utf-8") as stream:
-                json.dump({"sha256": of_values(files), "files": files}, stream)
-            os.replace(partial, store_dir / REMEMBERED)
+                json.dump({"sha256": of_values(values), "files": values}, stream)
+            os.replace(partial, path)
         except BaseException:
             os.unlink(partial)
             raise

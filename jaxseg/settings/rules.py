@@ -6,7 +6,7 @@ What depends on data or on a network's shape (labels that exist, patches that di
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from jaxseg.settings.kinds import MAX_SEED, check, distinct, one_of
@@ -193,6 +193,14 @@ def _check_cross(arm: ArmSettings, base_seed: int, path: str, need: Need) -> Non
     need(len(streams) in (0, len(STREAMS)) or base_seed <= MAX_CROSSED, "base_seed", base_seed, allowed)
 
 
+def _untested(study: StudySettings, seeds: Collection[int]) -> str:
+    """Says which folds none of these seeds is tested on, where folds rotate over seeds; empty if there are none."""
+    folds = study.target.folds
+    missing = sorted({*range(folds)} - {seed % folds for seed in seeds}) if "fold" in study.vary else []
+    named = ", ".join(map(str, missing))
+    return f"seed s is tested on fold s mod {folds}, and none on fold {named}" if missing else ""
+
+
 def _check_rates(arm: ArmSettings, study: StudySettings, need: Need) -> None:
     grid, trials = arm.optim.lr_grid, arm.optim.lr_seeds
     need(bool(grid) <= bool(trials), "optim.lr_seeds", trials, "at least one seed for the trials of optim.lr_grid")
@@ -205,6 +213,9 @@ def _check_rates(arm: ArmSettings, study: StudySettings, need: Need) -> None:
     need(sound, "optim.lr_factor", arm.optim.lr_factor, allowed)
     sizes, alone = arm.optim.lr_sizes, arm.optim.lr_choice == "per_arm"
     need(sizes == "every" or not alone, "optim.lr_sizes", sizes, "'every', with optim.lr_choice = 'per_arm'")
+    left = _untested(study, trials) if grid and alone else ""
+    allowed = "seeds that try every fold, as vary holds 'fold' and optim.lr_choice = 'per_arm' chooses a rate for each"
+    need(not left, "optim.lr_seeds", trials, f"{allowed}; {left}")
     used = {seed + other.seed_offset for other in study.arms for seed in study.seeds}
     used |= {seed for other in study.arms for seed in other.cross_ids} | {study.base_seed}
     allowed = "seeds that no run uses: a rate chosen on a run's own seed would favour it"
@@ -239,6 +250,9 @@ def check_study(study: StudySettings) -> None:
     need(study.target.data != "target", "target.data", study.target.data, allowed)
     several = "fold" not in study.vary or study.target.folds > 1
     need(several, "vary", ",".join(study.vary), "no 'fold' with target.folds = 1")
+    field, value = ("seed_ids", study.seed_ids) if study.seed_ids else ("num_seeds", study.num_seeds)
+    left = _untested(study, study.seeds)
+    need(not left, field, value, f"seeds that test every fold, as vary holds 'fold'; {left}")
     for arm in study.arms:
         _check_arm(arm, study)
     check_axes(study.evaluate.flips, study.model.ndim, "evaluate.flips", need)

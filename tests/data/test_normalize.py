@@ -6,6 +6,10 @@ import pytest
 from jaxseg.data.volumes import normalize
 
 
+def normalized(image, *names):
+    return normalize.normalize_case(image, names, normalize.measured(image, names))
+
+
 @pytest.fixture(scope="module")
 def image():
     image = np.random.default_rng(0).gamma(2.0, 40.0, (12, 11, 10, 1)).astype(np.float32)
@@ -16,38 +20,38 @@ def image():
 @pytest.mark.parametrize("name", ["zscore", "zscore_nonzero", "percentile"])
 @pytest.mark.parametrize("factor", [1.0, 17_000.0])
 def test_results_do_not_depend_on_the_scale(image, name, factor):
-    plain, _ = normalize.normalize_case(image, (name,))
-    scaled, _ = normalize.normalize_case(image * np.float32(factor), (name,))
+    plain, _ = normalized(image, name)
+    scaled, _ = normalized(image * np.float32(factor), name)
     np.testing.assert_allclose(plain, scaled, atol=1e-5)
 
 
 def test_closed_forms(image):
-    z, _ = normalize.normalize_case(image, ("zscore",))
+    z, _ = normalized(image, "zscore")
     assert abs(z.mean()) < 1e-5
     assert abs(z.std() - 1) < 1e-5
-    nonzero, _ = normalize.normalize_case(image, ("zscore_nonzero",))
+    nonzero, _ = normalized(image, "zscore_nonzero")
     assert not nonzero[image == 0].any()
     assert abs(nonzero[image != 0].mean()) < 1e-5
     assert abs(nonzero[image != 0].std() - 1) < 1e-5
-    share, _ = normalize.normalize_case(image, ("percentile",))
+    share, _ = normalized(image, "percentile")
     assert (share.min(), share.max()) == (0, 1)
     low, high = np.percentile(image, (0.5, 99.5))
     middle = (image > low) & (image < high)
     np.testing.assert_allclose(share[middle], (image[middle] - low) / (high - low), atol=1e-5)
-    raw, _ = normalize.normalize_case(image, ("none",))
+    raw, _ = normalized(image, "none")
     np.testing.assert_array_equal(raw, image)
 
 
 def test_large_offsets_do_not_cost_precision():
     image = (1e6 + np.random.default_rng(0).integers(0, 50, (20, 20, 20, 1))).astype(np.float32)
-    z, _ = normalize.normalize_case(image, ("zscore",))
+    z, _ = normalized(image, "zscore")
     expected = (image.astype(np.float64) - image.mean(dtype=np.float64)) / image.std(dtype=np.float64)
     np.testing.assert_allclose(z, expected, atol=1e-5)
 
 
 def test_images_without_contrast_become_zero_and_are_named():
     for name in ("zscore", "zscore_nonzero", "percentile"):
-        flat, warnings = normalize.normalize_case(np.full((4, 4, 4, 1), 7, np.float32), (name,))
+        flat, warnings = normalized(np.full((4, 4, 4, 1), 7, np.float32), name)
         assert not flat.any()
         assert "constant (7)" in warnings[0]
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import shutil
 import tarfile
 
 import numpy as np
@@ -61,6 +62,21 @@ def test_archive_members_cannot_leave_their_folder(tmp_path, name):
     with pytest.raises(UserError, match="outside its folder"):
         decathlon.unpack(tmp_path / "x.tar", TASK, tmp_path / "deep" / "er" / TASK)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["x.tar"]
+
+
+def test_of_two_processes_that_unpack_an_archive_the_first_provides_the_folder(archive, tmp_path):
+    target = tmp_path / "store" / "msd" / TASK
+    for _ in range(2):  # the second finds the folder that it looked for before there was one
+        decathlon.unpack(archive, TASK, target)
+    assert len(list((target / "imagesTr").iterdir())) == 4
+    (target / "dataset.json").unlink()
+    with pytest.raises(UserError, match=rf"{target} is in the way of .*Remove {target}"):
+        decathlon.unpack(archive, TASK, target)
+    shutil.rmtree(target)
+    target.write_text("a file")
+    with pytest.raises(UserError, match=rf"{target} is in the way of .*Remove {target}"):
+        decathlon.unpack(archive, TASK, target)
+    assert [path.name for path in target.parent.iterdir()] == [TASK], "nothing half unpacked is left"
 
 
 def test_links_in_an_archive_are_not_made(tmp_path):

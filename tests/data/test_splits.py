@@ -25,6 +25,8 @@ def prepared_with(groups, splits=None):
             own_spacing_mm=(1.0, 1.0),
             voxels_per_label=(60, 4),
             warnings=(),
+            patient=group,
+            published=True,
         )
         for index, group in enumerate(groups)
     )

@@ -110,6 +110,18 @@ def test_a_shared_rate_is_that_of_sizes_and_arms_that_were_not_tried(monkeypatch
     assert found == {("scratch", 2, 0): 1e-3, ("scratch", 4, 0): 1e-3, ("frozen_random_encoder", 2, 0): 1e-3}
 
 
+def test_a_run_that_no_trial_chose_a_rate_for_does_not_train_at_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny_config()
+    made.target.train_cases, made.arms = (2, 4), default.pick_arms("scratch")
+    made.optim.lr_grid, made.optim.lr_seeds, made.optim.lr_choice = (1e-2, 1e-3), (70,), "per_arm"
+    table = pd.DataFrame([("scratch", 4, 0, 1e-2, False), ("scratch", 4, 0, 1e-3, True)])
+    table.columns = [*learning_rates.VARIANT, "lr", "chosen"]
+    monkeypatch.setattr(learning_rates, "is_done", lambda *_: True)
+    monkeypatch.setattr(learning_rates, "rates_table", lambda *_: table)
+    with pytest.raises(ValueError, match=r"no trial chose a rate of optim.lr_grid for scratch/n2_fold0"):
+        learning_rates.chosen_rates(Path(), plan_of(made), settings.parse(made).arms)
+
+
 def test_some_arm_tries_the_rates_that_others_take_a_multiple_of() -> None:
     made = tiny_config()
     made.arms = default.pick_arms("scratch", "scratch_fast")
@@ -193,6 +205,29 @@ def test_out_of_memory_halves_the_runs_and_says_so(tmp_path: Path, monkeypatch: 
     made.runtime.seeds_per_chunk = "3"
     with pytest.raises(UserError, match=r"does not fit in memory with 3 run\(s\) .* lower runtime.seeds_per_chunk"):
         run_stages(made, tmp_path / "fixed", stages=UNANALYSED, progress=silent)
+
+
+@pytest.mark.parametrize("chunk", ["auto", "2"])
+def test_out_of_memory_keeps_what_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: str) -> None:
+    """Of a job that is resumed where memory is short, nor of a later one that is done, nothing is removed."""
+    made, workdir = tiny_config(), tmp_path / "study"
+    made.arms, made.num_seeds, made.runtime.seeds_per_chunk = default.pick_arms("scratch"), 2, chunk
+    planned_study = planned.prepare(settings.parse(made), workdir, silent(""))
+    (job,) = planned_study.plan.of_kind("train")
+    later = dataclasses.replace(job, chunk=1)
+    both = dataclasses.replace(planned_study, plan=dataclasses.replace(planned_study.plan, jobs=(job, later)))
+    for trained, other in ((job, later), (later, job)):
+        steps = {one.directory: workdir / one.directory / "checkpoints" for one in (job, later)}
+        monkeypatch.setattr(
+            train_stage.checkpoint,
+            "saved_steps",
+            lambda folder, done=steps[trained.directory]: (0, 8) if folder == done else (0,),
+        )
+        for folder in steps.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        with pytest.raises(UserError, match=rf"chunk_0 does not fit.*as {trained.directory} up to step 8 .*seeds_per"):
+            train_stage.back_off(both, job, "RESOURCE_EXHAUSTED: Out of memory")
+        assert all(folder.is_dir() for folder in steps.values()), other
 
 
 def test_seeds_that_would_be_one_run_are_refused() -> None:

@@ -29,6 +29,9 @@ from jaxseg.study.train.validate import counts_on_device, dsc_from_counts, make_
 from tests import training_parts
 from tests.tiny_study import silent, tiny_config
 
+ALONE = {"patient": "case", "published": False}
+"""A case that is a patient of its own."""
+
 
 def scores_of(predictions: np.ndarray, label: np.ndarray) -> np.ndarray:
     counts = validation.count_overlaps(predictions.reshape(len(predictions), -1), label.ravel(), 3)
@@ -139,7 +142,7 @@ def test_maps_and_calibration_from_slabs_are_those_of_the_whole_case(depth: int,
     if ignore_index:
         reference[8] = ignore_index
     spacing = (1.0, 1.0, 1.0)
-    record = CaseRecord("case", "case", shape, spacing, own, spacing, (0, 0, 0), ())
+    record = CaseRecord("case", "case", shape, spacing, own, spacing, (0, 0, 0), (), **ALONE)
     case = CaseArrays(record, np.zeros((*shape, 1), np.float32), np.zeros(shape, np.uint8), reference)
     parts = (probabilities[:, start : start + depth] for start in range(0, shape[0], depth))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -158,7 +161,7 @@ def test_maps_and_calibration_from_slabs_are_those_of_the_whole_case(depth: int,
 
 
 def test_a_reference_without_any_label_has_no_calibration() -> None:
-    record = CaseRecord("case", "case", (3, 3, 3), (1.0,) * 3, (3, 3, 3), (1.0,) * 3, (0, 0, 0), ())
+    record = CaseRecord("case", "case", (3, 3, 3), (1.0,) * 3, (3, 3, 3), (1.0,) * 3, (0, 0, 0), (), **ALONE)
     empty = np.zeros((3, 3, 3), np.uint8)
     case = CaseArrays(record, np.zeros((3, 3, 3, 1), np.float32), empty, empty)
     probabilities = np.full((1, 3, 3, 3, 3), 1 / 3, np.float32)

@@ -327,11 +327,25 @@ def test_a_source_that_is_the_target_leaves_out_what_the_runs_of_each_network_tr
         ({"target__folds": 1, "target__test_cases": 2}, "config.vary = 'init,order,fold'"),
         ({"pretrain__runs_per_source": 2}, "pretrain.runs_per_source = 2.* 1 where vary holds 'fold'"),
         ({"vary": "init,fold,folds"}, "vary names 'folds'"),
+        ({"num_seeds": 3}, r"config.num_seeds = 3; allowed: seeds that test every fold.* mod 4, and none on fold 3"),
+        ({"seed_ids": (0, 4, 9, 12)}, r"config.seed_ids = \(0, 4, 9, 12\); .* none on fold 2, 3"),
+        (
+            {"optim__lr_grid": (0.1, 0.3), "optim__lr_seeds": (9001, 9002), "optim__lr_choice": "per_arm"},
+            r"config.optim.lr_seeds = \(9001, 9002\); allowed: seeds that try every fold.* none on fold 0, 3",
+        ),
     ],
 )
 def test_folds_rotate_where_that_means_something(tmp_path: Path, fields: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         settings.parse(rotating(tmp_path, **fields))
+
+
+def test_trials_that_reach_every_fold_and_a_shared_rate_go_with_rotating_folds(tmp_path: Path) -> None:
+    rates = {"optim__lr_grid": (0.1, 0.3), "optim__lr_seeds": (9001, 9002)}
+    settings.parse(rotating(tmp_path, **rates, seed_ids=(8, 5, 2, 11)))
+    settings.parse(
+        rotating(tmp_path, **rates | {"optim__lr_seeds": (9000, 9001, 9002, 9003)}, optim__lr_choice="per_arm")
+    )
 
 
 def test_nested_sources_serve_consecutive_seeds(tmp_path: Path) -> None:

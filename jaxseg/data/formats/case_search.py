@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxseg.data import names
 from jaxseg.data.cases import CaseFiles
 from jaxseg.data.formats import image_files
-from jaxseg.data.formats.description import Entry
+from jaxseg.data.formats.description import Entry, grouped
 from jaxseg.data.formats.files.table import strip_extension
 from jaxseg.data.formats.image_files import CHANNEL, channel_of, the_one
 from jaxseg.data.volumes.volume import BadCaseError
@@ -61,7 +61,8 @@ class CaseSearch:
         if reason := names.problem(name):
             self._refuse(name, f"its name {reason}; rename its files")
         else:
-            self.cases[name] = CaseFiles(name, self.groups.get(name, name), tuple(map(str, images)), str(label))
+            case = CaseFiles(name, name, tuple(map(str, images)), str(label), patient=name, published=False)
+            self.cases[name] = grouped(case, self.groups)
 
     def _refuse(self, name: str, reason: str) -> None:
         """Refuse a case; of several reasons, the first is kept."""

@@ -10,6 +10,7 @@ Simpson et al. 2019, arXiv:1902.09063. Addresses and sums are those of the publi
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
 import os
 import shutil
@@ -113,13 +114,29 @@ def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, 
         raise UserError(f"{archive} holds '{names.shown(member.name)}' twice or as file and folder.") from None
 
 
+def _put(folder: Path, target: Path) -> None:
+    """Give a folder its final name, unless another process has put the same one there meanwhile."""
+    try:
+        os.replace(folder, target)
+    except OSError as error:
+        if (target / "dataset.json").exists():
+            return
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise UserError(
+            f"{target} is in the way of {target.name}, which is unpacked there: it is no folder with a dataset.json. "
+            f"Remove {target} and start again"
+        ) from None
+
+
 def unpack(archive: Path, name: str, target: Path) -> None:
     """Unpack the folder `name` of a tar archive as `target`, atomically.
 
-    Only plain files are written, and no member can be written outside the target.
+    Only plain files are written, and no member can be written outside the target. Of several processes that unpack at
+    once, the first to finish provides the folder.
 
     Raises:
-        UserError: The archive is damaged, or a member points out of its folder.
+        UserError: The archive is damaged, a member points out of its folder, or the target holds something else.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -129,7 +146,7 @@ def unpack(archive: Path, name: str, target: Path) -> None:
                 _unpack_member(tar, member, partial, archive)
         if not (partial / name / "dataset.json").exists():
             raise UserError(f"{archive} holds no {name}/dataset.json.")
-        os.replace(partial / name, target)
+        _put(partial / name, target)
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"{archive} is damaged: {error}") from None
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxseg.data import names
-from jaxseg.data.cases import Folds
+from jaxseg.data.cases import CaseFiles, Folds
 from jaxseg.data.formats.files import table
 from jaxseg.types import UserError
 
@@ -205,6 +205,13 @@ def groups(description: Mapping[str, Any], where: Path) -> dict[str, str]:
         if not (isinstance(group, str) or number):
             raise UserError(f"{where}: `groups` must give a name for '{names.shown(case)}', got {_type(group)}")
     return {names.normal(case): names.check(str(group), "the group", where) for case, group in raw.items()}
+
+
+def grouped(case: CaseFiles, groups: Mapping[str, str]) -> CaseFiles:
+    """Return a case with its patient by `groups`, where a case without an entry may be the name of others' patient."""
+    group = groups.get(case.name, case.name)
+    published = case.name in groups or group in groups.values()
+    return dataclasses.replace(case, group=group, patient=group, published=published)
 
 
 def task_name(description: Mapping[str, Any], folder: Path, where: Path) -> str:

@@ -335,4 +335,4 @@ def _only(folder: Path, paths: Sequence[Path]) -> Path:
 
 def _case(name: str, paths: Sequence[Path]) -> CaseFiles:
     name = names.check(name, "the file name", paths[0].parent, file=True)
-    return CaseFiles(name, name, tuple(map(str, paths)), None)
+    return CaseFiles(name, name, tuple(map(str, paths)), None, patient=name, published=False)

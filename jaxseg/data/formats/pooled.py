@@ -76,8 +76,9 @@ def _exists(pieces: Sequence[str], schemes: Sequence[str]) -> bool:
 def pool(parts: Sequence[Source], data: str) -> Source:
     """Pool several sources.
 
-    Cases are called `PART.CASE`. Groups that a part publishes keep their names, so that a patient who is in two parts,
-    or in the target, is one patient; a case without a group is a group of its own.
+    Cases are called `PART.CASE`. Groups that a part publishes keep their names, so that a patient who is in two parts
+    is one patient; a case without a group is a group of its own. As a patient, such a case keeps its own name where its
+    part publishes groups of others, since the target may call the patient so.
 
     Args:
         parts: The sources.
@@ -189,13 +190,14 @@ def _values(listing: CaseList, pooled: dict[str, int], ignore: int | None) -> di
 
 
 def _renamed(cases: Sequence[CaseFiles], place: int, part: str, data: str) -> list[CaseFiles]:
-    published = {case.group for case in cases if case.group != case.name}
+    some = any(case.published for case in cases)
     mend = "Rename the case, or the set, in its dataset.json."
     renamed = []
     for case in cases:
         name = names.check(f"{part}{SEPARATOR}{case.name}", "the case", f"data {data!r}", file=True, mend=mend)
-        group = case.group if case.group in published else name
-        renamed.append(dataclasses.replace(case, name=name, group=group, part=place))
+        group = case.group if case.published else name
+        patient = case.patient if some else name
+        renamed.append(dataclasses.replace(case, name=name, group=group, patient=patient, part=place))
     return renamed
 
 

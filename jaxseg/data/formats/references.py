@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -116,7 +117,8 @@ def open_references(
 
 
 def _label_folder(folder: Path, ndim: int) -> References:
-    cases = tuple(CaseFiles(c.name, c.name, (), c.images[0]) for c in image_files.list_label_maps(folder))
+    maps = image_files.list_label_maps(folder)
+    cases = tuple(dataclasses.replace(case, images=(), label=case.images[0]) for case in maps)
     values: set[int] = set()
     for case in cases:
         with contextlib.suppress(UserError, OSError):  # told when a prediction is scored against it

@@ -178,7 +178,7 @@ def _folder_identity(folder: Path, listing: CaseList, found: Mapping[str, digest
     entries = []
     for case in listing.cases:
         files = [[os.path.relpath(path, folder), found[path].sha256] for path in _files_of(case)]
-        entries.append([case.name, case.group, files])
+        entries.append([case.name, case.group, case.published, files])
     described = [[path.name, found[str(path)].sha256] for path in listing.sources]
     refused = [[name, reason.replace(str(folder), ".")] for name, reason in listing.refused]
     return digests.of_values(entries, described, refused)
@@ -206,7 +206,10 @@ def _synthetic(text: str, ndim: int) -> Source:
         labels=tuple((f"{task.family} {value}", value) for value in range(1, task.labels + 1)),
         ignore=None,
         modality=("synthetic",) * task.channels,
-        cases=tuple(CaseFiles(name, task.group_name(index), (), None) for name, index in index_of.items()),
+        cases=tuple(
+            CaseFiles(name, group, (), None, patient=group, published=True)
+            for name, group in ((name, task.group_name(index)) for name, index in index_of.items())
+        ),
         refused=(),
         warnings=(),
         splits=None,

@@ -15,8 +15,9 @@ The dataset must already lie on disk in ArrayRecord files (`file_format="array_r
 
 from __future__ import annotations
 
+import functools
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from jaxseg.data.cases import CaseFiles, CaseList, RawCase, Refused, Source
 from jaxseg.data.volumes.volume import BadCaseError
 from jaxseg.types import UserError
 
+REMEMBERED = "tfds_examples.json"
+"""Name of the file in a store folder with the names and checksums of examples, so that no start decodes them again."""
 KEYS = {"labels": "", "image": "image", "label": "label", "split": "train", "name": "", "group": "",
         "modality": "unknown", "spacing": ""}  # fmt: skip
 
@@ -46,11 +49,7 @@ def open_tfds(text: str, *, ndim: int, store_dir: Path) -> Source:
     """
     where = f"data 'tfds:{text}'"
     dataset, query = _split(text)
-    keys = dict(KEYS)
-    for key, value in urllib.parse.parse_qsl(query, keep_blank_values=True):
-        if key not in keys:
-            raise UserError(f"{where}: unknown key {key!r}; allowed are {', '.join(KEYS)}.")
-        keys[key] = value
+    keys = _keys(query, where)
     labels = tuple(names.check(name, "the label", where) for name in keys["labels"].split(",") if name)
     if not labels:
         raise UserError(f"{where}: labels=NAME,NAME,... must name the label values 1, 2, ...")
@@ -59,7 +58,13 @@ def open_tfds(text: str, *, ndim: int, store_dir: Path) -> Source:
     examples = builder.as_data_source(split=keys["split"])
     spacing = _spacing(keys["spacing"], ndim, where)
 
-    index_of, cases, refused = _cases(examples, keys, where)
+    def identity(progress: digests.Progress | None) -> str:
+        files = sorted(path for path in Path(builder.data_path).iterdir() if path.is_file())
+        found = digests.of_files(files, store_dir=store_dir, progress=progress)
+        return digests.of_values(keys, [[path.name, found[str(path)].sha256] for path in files])
+
+    remembered = _Remembered(store_dir, functools.partial(identity, None))
+    index_of, cases, refused = _cases(_texts(examples, keys, remembered), where, grouped=bool(keys["group"]))
 
     def read(files: CaseFiles) -> RawCase:
         example = examples[index_of[files.name]]
@@ -76,46 +81,109 @@ def open_tfds(text: str, *, ndim: int, store_dir: Path) -> Source:
         splits=None,
     )
 
-    def identity(progress: digests.Progress | None) -> str:
-        files = sorted(path for path in Path(builder.data_path).iterdir() if path.is_file())
-        found = digests.of_files(files, store_dir=store_dir, progress=progress)
-        return digests.of_values(keys, [[path.name, found[str(path)].sha256] for path in files])
-
-    def digests_of(files: CaseFiles) -> tuple[str, str]:
-        example = examples[index_of[files.name]]
-        return digests.of_array(np.asarray(example[keys["image"]])), digests.of_array(
-            np.asarray(example[keys["label"]])
-        )
+    def read_digests(name: str) -> list[str]:
+        example = examples[index_of[name]]
+        return [digests.of_array(np.asarray(example[keys[part]])) for part in ("image", "label")]
 
     declared = tuple(builder.info.features[keys["label"]].shape[:ndim])
     grid = () if None in declared else declared, spacing
-    return Source(listing, read, lambda files: grid, identity, digests_of)
+    return Source(listing, read, lambda files: grid, identity, _digests(len(cases), read_digests, remembered))
 
 
-def _cases(examples: Any, keys: Mapping[str, str], where: str) -> tuple[dict[str, int], tuple[CaseFiles, ...], Refused]:
+def _keys(query: str, where: str) -> dict[str, str]:
+    keys = dict(KEYS)
+    for key, value in urllib.parse.parse_qsl(query, keep_blank_values=True):
+        if key not in keys:
+            raise UserError(f"{where}: unknown key {key!r}; allowed are {', '.join(KEYS)}.")
+        keys[key] = value
+    return keys
+
+
+class _Remembered:
+    """What was read from the examples of a dataset, kept in the store folder for as long as its files are the same."""
+
+    def __init__(self, store_dir: Path, identity: Callable[[], str]):
+        """Ask nothing of the files yet.
+
+        Args:
+            store_dir: Folder of the stores of all tasks.
+            identity: Returns the checksum of the dataset's files and of how they are read.
+        """
+        self._store_dir, self._identity = store_dir, identity
+        self._begun = ""
+
+    def read(self, what: str) -> Any:
+        """Return what `write` kept of the files as they are; None if it kept nothing."""
+        self._begun = self._identity()
+        return digests.remembered_values(self._store_dir, REMEMBERED).get(f"{what} {self._begun}")
+
+    def write(self, what: str, value: Any) -> None:
+        """Keep a value that was read since `read`, unless the files have changed meanwhile."""
+        if self._identity() == self._begun:
+            digests.remember_values(self._store_dir, REMEMBERED, {f"{what} {self._begun}": value})
+
+
+def _digests(
+    count: int, read: Callable[[str], list[str]], remembered: _Remembered
+) -> Callable[[CaseFiles], tuple[str, str]]:
+    """The checksums of image and label of each of so many cases, which are kept once all have been read."""
+    made: dict[str, list[str]] = {}
+
+    def digests_of(files: CaseFiles) -> tuple[str, str]:
+        if not made:
+            made.update(remembered.read("digests") or {})
+        if files.name not in made:
+            made[files.name] = read(files.name)
+            if len(made) == count:
+                remembered.write("digests", dict(made))
+        image, label = made[files.name]
+        return image, label
+
+    return digests_of
+
+
+def _texts(examples: Any, keys: Mapping[str, str], remembered: _Remembered) -> list[tuple[str, str]]:
+    """Name and group of every example; the group is empty where the dataset has none.
+
+    To read a text, TFDS decodes the whole example, with its image and its label map.
+    """
+    if not keys["name"] and not keys["group"]:
+        return [(f"case_{index:05d}", "") for index in range(len(examples))]
+    found = remembered.read("texts")
+    if found is None:
+        found = [_texts_of(examples[index], keys, f"case_{index:05d}") for index in range(len(examples))]
+        remembered.write("texts", found)
+    return [(name, group) for name, group in found]
+
+
+def _texts_of(example: Any, keys: Mapping[str, str], position: str) -> tuple[str, str]:
+    def text(key: str, otherwise: str) -> str:
+        value = example[keys[key]] if keys[key] else otherwise
+        # Bytes that are not UTF-8 become lone surrogates, which no name may hold.
+        return names.normal(value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value))
+
+    return text("name", position), text("group", "")
+
+
+def _cases(
+    texts: Sequence[tuple[str, str]], where: str, *, grouped: bool
+) -> tuple[dict[str, int], tuple[CaseFiles, ...], Refused]:
     """The position of every example by its name, and the cases in name order, without those whose name is refused.
 
     Raises:
         UserError: A name twice, or a group that cannot be used.
     """
-
-    def text_feature(key: str, index: int, otherwise: str) -> str:
-        value = examples[index][keys[key]] if keys[key] else otherwise
-        # Bytes that are not UTF-8 become lone surrogates, which no name may hold.
-        return names.normal(value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value))
-
     index_of: dict[str, int] = {}
     cases, refused = [], []
-    for index in range(len(examples)):
-        name = text_feature("name", index, f"case_{index:05d}")
+    for index, (name, own) in enumerate(texts):
         if name in index_of:
             raise UserError(f"{where}: several examples have the name '{names.shown(name)}'.")
         index_of[name] = index
         if reason := names.problem(name):
             refused.append((names.shown(name), f"its name {reason}"))
             continue
-        group = names.check(text_feature("group", index, name), f"the group of example {index},", where)
-        cases.append(CaseFiles(name, group, (), None))
+        group = names.check(own if grouped else name, f"the group of example {index},", where)
+        cases.append(CaseFiles(name, group, (), None, patient=group, published=grouped))
     return index_of, tuple(sorted(cases, key=lambda case: case.name)), tuple(sorted(refused))
 
 

@@ -7,7 +7,6 @@ those of `imagesTr/` or of the folder itself, and every image is a patient of it
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ def read_images(folder: Path, description: Mapping[str, Any] | None) -> CaseList
         modality, _ = descriptions.channels(description, where)
         groups = descriptions.groups(description, where)
     found = image_files.find_images(images, len(modality))
-    cases = tuple(dataclasses.replace(case, group=groups.get(case.name, case.name)) for case in found.cases)
+    cases = tuple(descriptions.grouped(case, groups) for case in found.cases)
     over = image_files.unread(images, folders=False)
     return CaseList(
         name=descriptions.task_name(description or {}, folder, where),

@@ -15,6 +15,7 @@ from jaxseg import threads
 from jaxseg.data.cases import CaseRecord
 from jaxseg.data.formats.files import reading
 from jaxseg.data.volumes import normalize, resample, volume
+from jaxseg.data.volumes.training_grid import on_grid
 from jaxseg.settings import TaskSettings
 from jaxseg.types import UserError
 
@@ -58,18 +59,18 @@ def read_image(
             raise UserError(str(error)) from None
     if channels is not None and voxels.shape[-1] != channels:
         raise UserError(f"{_name_of(image)}: {other_channels(voxels.shape[-1], channels)}")
-    voxels = normalize.clip(voxels, task.clip)
+    shape = geometry.own_shape
     wanted = spacing_mm if spacing_mm is not None else task.spacing_mm
     if isinstance(wanted, tuple):
         shape, _ = resample.new_grid(geometry.own_shape, geometry.own_spacing_mm, wanted)
-        voxels = resample.resize_image(voxels, shape, geometry.own_spacing_mm)
         geometry = dataclasses.replace(geometry, shape=shape)
     elif wanted == "median":
         raise ValueError("spacing `median` is known after preparation: pass PreparedTask.spacing_mm")
     names = tuple(normalization or (task.normalization,) * voxels.shape[-1])
     if "auto" in names or ("dataset" in names and not windows):
         raise ValueError(f"normalization {names} is known after preparation: pass those of the PreparedTask")
-    voxels, constant = normalize.normalize_case(voxels, names)
+    voxels, inside = on_grid(voxels, geometry.own_spacing_mm, shape, clip=task.clip, names=names)
+    voxels, constant = normalize.normalize_case(voxels, names, inside)
     geometry = dataclasses.replace(geometry, warnings=doubts + constant)
     return normalize.apply_windows(voxels, names, windows) if windows else voxels, geometry
 

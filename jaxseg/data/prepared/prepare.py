@@ -24,6 +24,7 @@ from jaxseg.data.prepared.listing import listing_of
 from jaxseg.data.prepared.recipe import Recipe, fingerprint, make_recipe, recipe_like
 from jaxseg.data.prepared.task import PreparedTask, read_prepared
 from jaxseg.data.volumes import normalize, resample, volume
+from jaxseg.data.volumes.training_grid import on_grid
 from jaxseg.manifest import DamagedError
 from jaxseg.regions import mask
 from jaxseg.settings import TaskSettings
@@ -265,25 +266,19 @@ def _prepare_case(source: Source, files: CaseFiles, recipe: Recipe) -> tuple[Cas
     Raises:
         BadCaseError: It cannot be used.
     """
-    try:
-        raw = source.read(files)
-    except volume.BadCaseError as error:
-        if isinstance(error.__context__, MemoryError):  # says something about this machine and nothing about the case
-            raise MemoryError(str(error)) from error
-        raise
-    if raw.image.shape[-1] != len(recipe.modality):
-        raise volume.BadCaseError(
-            f"its image has {raw.image.shape[-1]} channel(s) and dataset.json names {len(recipe.modality)}"
-        )
+    raw = _read(source, files, len(recipe.modality))
     image_sha256, label_sha256 = source.digests_of(files)
     voxels_sha256 = digests.of_array(raw.image.astype("<f4", copy=False))
     reference = _class_indices(raw.label, recipe)
-    image, label, spacing = _on_training_grid(raw, reference, recipe)
+    shape, spacing = _training_grid(raw, recipe)
+    label = resample.resize_labels(reference, shape)
+    names = recipe.normalization_of(files.part)
+    image, inside = on_grid(raw.image, raw.spacing_mm, shape, clip=recipe.clip, names=names)
     own_spacing, warnings = raw.spacing_mm, raw.warnings
     del raw  # normalising needs several times the memory of an image
     if recipe.noise:
         image = normalize.add_noise(image, recipe.noise, streams.host_rng(files.name))
-    image, contrast = normalize.normalize_case(image, recipe.normalization_of(files.part))
+    image, contrast = normalize.normalize_case(image, names, inside)
     counts = np.sum([np.bincount(plane.ravel(), minlength=len(recipe.labels) + 2) for plane in reference], axis=0)
     held = tuple(int(sum(counts[value] for value in classes)) for _, classes in recipe.structures)
     warnings += contrast
@@ -310,11 +305,25 @@ def _prepare_case(source: Source, files: CaseFiles, recipe: Recipe) -> tuple[Cas
         label_sha256=label_sha256,
         voxels_sha256=voxels_sha256,
         part=files.part,
+        patient=files.patient,
+        published=files.published,
     )
     arrays = {"image": np.ascontiguousarray(image, dtype=np.float32), "label": np.ascontiguousarray(label)}
     if recipe.spacing_mm is not None:
         arrays["reference"] = np.ascontiguousarray(reference)
     return record, arrays
+
+
+def _read(source: Source, files: CaseFiles, channels: int) -> RawCase:
+    try:
+        raw = source.read(files)
+    except volume.BadCaseError as error:
+        if isinstance(error.__context__, MemoryError):  # says something about this machine and nothing about the case
+            raise MemoryError(str(error)) from error
+        raise
+    if raw.image.shape[-1] != channels:
+        raise volume.BadCaseError(f"its image has {raw.image.shape[-1]} channel(s) and dataset.json names {channels}")
+    return raw
 
 
 def _class_indices(label: Num[np.ndarray, " *spatial"], recipe: Recipe) -> Num[np.ndarray, " *spatial"]:
@@ -326,14 +335,11 @@ def _class_indices(label: Num[np.ndarray, " *spatial"], recipe: Recipe) -> Num[n
     return volume.replace_values(label, {value: classes.get(value, 0) for value in recipe.known}, kind)
 
 
-def _on_training_grid(
-    raw: RawCase, reference: np.ndarray, recipe: Recipe
-) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
-    image = normalize.clip(raw.image, recipe.clip)
+def _training_grid(raw: RawCase, recipe: Recipe) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Shape and spacing of a case on the training grid."""
     if recipe.spacing_mm is None:
-        return image, reference, raw.spacing_mm
-    shape, spacing = resample.new_grid(reference.shape, raw.spacing_mm, recipe.spacing_mm)
+        return raw.image.shape[:-1], raw.spacing_mm
+    shape, spacing = resample.new_grid(raw.image.shape[:-1], raw.spacing_mm, recipe.spacing_mm)
     if int(np.prod(shape, dtype=object)) > _MAX_VOXELS:
         raise volume.BadCaseError(f"at spacing {recipe.spacing_mm} mm it would have {shape} voxels")
-    image = resample.resize_image(image, shape, raw.spacing_mm)
-    return image, resample.resize_labels(reference, shape), spacing
+    return shape, spacing

@@ -193,7 +193,9 @@ def _class_names(labels: Sequence[tuple[str, int]], regions: Sequence[NamedRegio
 
 def _record(entry: Mapping[str, Any]) -> CaseRecord:
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-    return CaseRecord(**values)
+    # A finished study's store may be older than these two fields.
+    known = {"patient": entry["group"], "published": entry["group"] != entry["name"]}
+    return CaseRecord(**known | values)
 
 
 def load_case(prepared: PreparedTask, name: str) -> CaseArrays:

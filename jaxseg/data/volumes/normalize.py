@@ -3,7 +3,7 @@
 | name | result |
 | --- | --- |
 | `zscore` | (x - mean) / sd over the whole image |
-| `zscore_nonzero` | the same over the voxels that are not 0; these stay 0 (MR with the background masked out) |
+| `zscore_nonzero` | the same over the voxels that are not 0 in the file; the others become 0 (MR without background) |
 | `percentile` | 0.5th to 99.5th percentile to 0 .. 1, values beyond clipped |
 | `dataset` | clipped to the 0.5th and 99.5th percentile of the training cases' foreground, then their mean and sd |
 | `auto` | `dataset` for channels whose modality is CT, else `zscore` |
@@ -19,13 +19,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 
 LOW, HIGH = 0.5, 99.5
 """Percentiles that bound an intensity window."""
 
 Window = tuple[float, float, float, float]
 """Window of one channel: lower and upper clip, mean, standard deviation."""
+
+Measured = Bool[np.ndarray, " *spatial"] | None
+"""The voxels of one channel that are not background; None where all voxels count."""
 
 
 def add_noise(
@@ -54,32 +57,44 @@ def per_channel(normalization: str, modality: Sequence[str]) -> tuple[str, ...]:
     return tuple("dataset" if name.strip().upper().startswith("CT") else "zscore" for name in modality)
 
 
+def measured(image: Float[np.ndarray, "*spatial channels"], names: Sequence[str]) -> tuple[Measured, ...]:
+    """Return which voxels of each channel hold a measurement, for `zscore_nonzero`; None for other normalisations.
+
+    A masked background is exactly 0 in the file alone: splines ring into it, and noise and clipping move it.
+    """
+    return tuple(image[..., place] != 0 if name == "zscore_nonzero" else None for place, name in enumerate(names))
+
+
 def normalize_case(
-    image: Float[np.ndarray, "*spatial channels"], names: Sequence[str]
+    image: Float[np.ndarray, "*spatial channels"], names: Sequence[str], inside: Sequence[Measured]
 ) -> tuple[Float[np.ndarray, "*spatial channels"], tuple[str, ...]]:
     """Normalise each channel of one case; `dataset` channels are left for `apply_windows`.
+
+    Args:
+        image: The image.
+        names: Normalisation of each channel.
+        inside: `measured` of the image as it was read, on this image's grid.
 
     Returns:
         The image as float32, and a warning for every channel without contrast.
     """
     out = np.empty(image.shape, dtype=np.float32)
     warnings: list[str] = []
-    for channel, name in enumerate(names):
+    for channel, (name, mask) in enumerate(zip(names, inside, strict=True)):
         part = image[..., channel]
         if part.min() == part.max():
             warnings.append(f"channel {channel} is constant ({part.flat[0]:g})")
-        out[..., channel] = part if name in ("none", "dataset") else _scaled(part, name)
+        out[..., channel] = part if name in ("none", "dataset") else _scaled(part, name, mask)
     return out, tuple(warnings)
 
 
-def _scaled(part: Float[np.ndarray, " *spatial"], name: str) -> Float[np.ndarray, " *spatial"]:
+def _scaled(part: Float[np.ndarray, " *spatial"], name: str, inside: Measured) -> Float[np.ndarray, " *spatial"]:
     values = part.astype(np.float64)  # sums of 1e6 voxels of size 1e6 exceed what float32 resolves
     if name == "percentile":
         low, high = np.percentile(values, (LOW, HIGH))
         return ((np.clip(values, low, high) - low) / _safe(high - low)).astype(np.float32)
-    if name == "zscore":
+    if inside is None:
         return ((values - values.mean()) / _safe(values.std())).astype(np.float32)
-    inside = values != 0
     if not inside.any():
         return np.zeros_like(part)
     scaled = (values - values[inside].mean()) / _safe(values[inside].std())

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import scipy.ndimage
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 
 from jaxseg import threads
 from jaxseg.regions import Regions, decide
@@ -83,6 +83,19 @@ def resize_labels(label: Num[np.ndarray, " *spatial"], shape: Sequence[int]) -> 
         out[better] = value
         best[better] = share[better]
     return out
+
+
+def resize_mask(mask: Bool[np.ndarray, " *spatial"], shape: Sequence[int]) -> Bool[np.ndarray, " *new"]:
+    """Resample a mask: a voxel belongs to it if its linearly resampled share is at least half.
+
+    Args:
+        mask: Mask to resample.
+        shape: Shape of the new grid, over the same extent.
+    """
+    if mask.shape == tuple(shape):
+        return mask
+    # The tolerance keeps half a half if the share was summed in another order.
+    return resize_linear(mask.astype(np.float32)[..., None], shape)[..., 0] >= 0.5 - 1e-6
 
 
 def labels_from_probabilities(

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from jaxseg import data
 from jaxseg.data import PreparedTask, Split
+from jaxseg.data.cases import CaseRecord
 from jaxseg.data.formats.pooled import SEPARATOR
 from jaxseg.reserved import SOURCE
 from jaxseg.settings import ArmSettings, StudySettings, TaskSettings
@@ -34,7 +35,7 @@ def apart_from_target(
     copies = [(record, by_voxels[record.voxels_sha256]) for record in source.cases if record.voxels_sha256 in by_voxels]
     held = frozenset(record.group for record, original in copies if original.group in tested)
     if same_data or same_patients(target, source):
-        held |= tested
+        held |= _groups_with(source, patients_in(target, tested))
     elif copies:
         record, original = copies[0]
         text = (
@@ -105,29 +106,47 @@ def apart_from_all(
 
 
 def check_some_left(
-    arms: Sequence[ArmSettings], target: PreparedTask, source: PreparedTask, held: frozenset[str], apart: Apart
+    arms: Sequence[ArmSettings], target: PreparedTask, groups: frozenset[str], taken: frozenset[str] = frozenset()
 ) -> None:
-    """Checks that each network of a source, whose data is the target's, has groups to learn from.
+    """Checks that a network of a source, whose data is the target's, has groups to learn from.
+
+    Args:
+        arms: The arms that start from it.
+        target: The target.
+        groups: Groups of the source that it could learn from.
+        taken: Groups that it may not see, as its own runs train on them.
+
+    Raises:
+        UserError: There are none.
+    """
+    if not groups - taken:
+        count = len(groups & taken)
+        raise UserError(
+            f"source.data = 'target' ({', '.join(arm.name for arm in arms)}): runs that start from one network train "
+            f"on all groups of {target.name} that neither the target nor the source holds out for validation and tests"
+            f"{f' ({count})' if count else ''}, so none is left to pretrain it on. Set target.train_cases, or "
+            f"train_cases of these arms, below the number of training cases (0 stands for all), ask for fewer "
+            f"source.val_cases and source.test_cases, or use one fold"
+        )
+
+
+def check_each_learns(
+    arms: Sequence[ArmSettings], target: PreparedTask, source: PreparedTask, splits: Sequence[Split], apart: Apart
+) -> None:
+    """Checks that every network of a source, whose data is the target's, trains on some case.
 
     Args:
         arms: The arms that start from these networks.
         target: The target.
         source: The source.
-        held: Groups that no network may see.
-        apart: Groups that single networks may not see besides.
+        splits: The source's split of each fold.
+        apart: Groups that single networks may not see.
 
     Raises:
-        UserError: All that some network might learn from is taken by its own runs.
+        UserError: A network's own runs train on all that the source's split leaves for training.
     """
-    groups = {record.group for record in source.cases} - held
-    if not groups or any(not groups - taken for taken in apart.values()):
-        trained = frozenset[str]().union(*apart.values()) & {record.group for record in target.cases}
-        raise UserError(
-            f"source.data = 'target' ({', '.join(arm.name for arm in arms)}): runs that start from one network train "
-            f"on all groups of {target.name} that are not held out for validation and tests"
-            f"{f' ({len(trained)})' if trained else ''}, so none is left to pretrain it on. Set target.train_cases, or "
-            f"train_cases of these arms, below the number of training cases (0 stands for all), or use one fold"
-        )
+    for (fold, _), taken in apart.items():
+        check_some_left(arms, target, frozenset(source.record(name).group for name in splits[fold].train), taken)
 
 
 def _cases_of(run: Run, target: PreparedTask, splits: tuple[Split, ...]) -> tuple[str, ...]:
@@ -136,14 +155,19 @@ def _cases_of(run: Run, target: PreparedTask, splits: tuple[Split, ...]) -> tupl
 
 
 def _groups_of(target: PreparedTask, source: PreparedTask, names: Collection[str]) -> frozenset[str]:
-    """The groups of the target and of a source with its data that cases of the target belong to.
+    """The groups of a source, whose data is the target's, that hold patients of these cases of the target.
 
     A source that is used without labels may have images that the target lacks, and groups joined by these.
     """
-    trained = [target.record(name) for name in names]
-    voxels = {record.voxels_sha256 for record in trained}
-    groups = frozenset(record.group for record in trained)
-    return groups | {rec.group for rec in source.cases if rec.name in names or rec.voxels_sha256 in voxels}
+    groups = {target.record(name).group for name in names}
+    voxels = {record.voxels_sha256 for record in target.cases if record.group in groups}
+    copies = {record.group for record in source.cases if record.voxels_sha256 in voxels}
+    return _groups_with(source, patients_in(target, groups)) | copies
+
+
+def _groups_with(task: PreparedTask, patients: Collection[str]) -> frozenset[str]:
+    """The groups that hold one of these patients."""
+    return frozenset(record.group for record in task.cases if record.patient in patients)
 
 
 def check_still_apart(
@@ -178,14 +202,46 @@ def check_still_apart(
 def same_patients(task: PreparedTask, other: PreparedTask) -> bool:
     """Returns whether group names of two tasks speak of the same patients.
 
-    They do if both publish groups (names that are not just the cases') and share some. A case name that happens to
-    occur in both is no evidence.
+    They do if both publish groups and share some. A case name that happens to occur in both is no evidence.
     """
 
     def published(task: PreparedTask) -> frozenset[str]:
-        return frozenset(record.group for record in task.cases if record.group != record.name)
+        return frozenset(record.patient for record in task.cases if record.published)
 
     return bool(published(task) & published(other))
+
+
+def with_one_group_for_copies(task: PreparedTask) -> PreparedTask:
+    """Returns a task with cases of equal voxels in one group: copies are one patient, whatever their names."""
+    joined: dict[str, str] = {}
+
+    def root(group: str) -> str:
+        while group in joined:
+            group = joined[group]
+        return group
+
+    first: dict[str, CaseRecord] = {}
+    copies: list[tuple[str, str]] = []
+    for record in task.cases:
+        other = first.setdefault(record.voxels_sha256, record)
+        if other is record:
+            continue
+        copies.append((record.name, other.name))
+        if root(record.group) != root(other.group):
+            joined[root(record.group)] = root(other.group)
+    if not copies:
+        return task
+    cases = tuple(dataclasses.replace(record, group=root(record.group)) for record in task.cases)
+    text = (
+        f"{len(copies)} of its {len(cases)} cases hold the same image as another case, such as {copies[0][0]} as "
+        f"{copies[0][1]}: copies count as one patient"
+    )
+    return with_warning(dataclasses.replace(task, cases=cases), text)
+
+
+def patients_in(task: PreparedTask, groups: Collection[str]) -> set[str]:
+    """Returns every patient of these groups: copies join several, and another set may hold other images of each."""
+    return {record.patient for record in task.cases if record.group in groups}
 
 
 def with_name_warning(task: PreparedTask, other: PreparedTask, what: str, harm: str) -> PreparedTask:
@@ -208,9 +264,9 @@ def with_name_warning(task: PreparedTask, other: PreparedTask, what: str, harm: 
 
 
 def _names_of(task: PreparedTask) -> set[str]:
-    """The names of a task's groups, without those of the parts of a pooled source in front."""
+    """The names of a task's patients, without those of the parts of a pooled source in front."""
     prefixes = [f"{part.name}{SEPARATOR}" for part in task.parts] or [""]
-    return {record.group.removeprefix(prefixes[record.part]) for record in task.cases}
+    return {record.patient.removeprefix(prefixes[record.part]) for record in task.cases}
 
 
 def with_warning(task: PreparedTask, text: str) -> PreparedTask:

@@ -16,9 +16,15 @@ from jaxseg.data.formats.case_search import NOT_USED
 from jaxseg.data.formats.sources import SCHEMES
 from jaxseg.reserved import INTERNAL
 from jaxseg.settings import StudySettings, TaskSettings
-from jaxseg.study.plan.apart import same_patients, with_name_warning, with_warning
+from jaxseg.study.plan.apart import (
+    patients_in,
+    same_patients,
+    with_name_warning,
+    with_one_group_for_copies,
+    with_warning,
+)
 from jaxseg.study.plan.seen import past_of
-from jaxseg.study.plan.tasks import ExternalSet, Tasks, with_one_group_for_copies
+from jaxseg.study.plan.tasks import ExternalSet, Tasks
 from jaxseg.types import Progress, UserError
 
 FIELD = "config.target.test_data"
@@ -168,21 +174,21 @@ def _known_cases(study: StudySettings, tasks: Tasks, prepared: PreparedTask) -> 
         records = [record for record in known.cases if record.name in learned]
         seen |= {record.voxels_sha256: (record.name, what) for record in records if record.voxels_sha256 not in seen}
         if same_patients(prepared, known):
-            patients |= {record.group: what for record in records if record.group not in patients}
+            theirs = patients_in(known, {record.group for record in records})
+            patients |= {patient: what for patient in theirs if patient not in patients}
     for arm in study.arms:
         if arm.init != "random" and (given := arm.pretrain.from_workdir):
             images = past_of(given, arm.pretrain.from_arm).images
             what = f"the networks that arm {arm.name} starts from"
             seen |= {voxels: (name, what) for voxels, (name, _) in images.items() if voxels not in seen}
+    # Of a patient that networks know all images are left out, of whichever they know the patient by.
+    groups = {record.group: patients[record.patient] for record in prepared.cases if record.patient in patients}
     for record in prepared.cases:
         if record.voxels_sha256 in seen:
             name, what = seen[record.voxels_sha256]
             yield record.name, f"it holds the same image as {name} of {what}"
-        elif record.group in patients:
-            yield (
-                record.name,
-                f"{patients[record.group]} trains or is validated on images of its patient {record.group}",
-            )
+        elif record.group in groups:
+            yield record.name, f"{groups[record.group]} trains or is validated on images of its patient {record.group}"
 
 
 def known_stores(stores: Mapping[str, str]) -> dict[str, str]:

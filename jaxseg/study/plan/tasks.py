@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxseg import data, metrics
 from jaxseg.data import PreparedTask, Split
-from jaxseg.data.cases import CaseRecord, Refused
+from jaxseg.data.cases import Refused
 from jaxseg.data.formats.sources import is_pooled
 from jaxseg.reserved import MEAN
 from jaxseg.settings import StudySettings, TaskSettings
@@ -22,10 +22,11 @@ from jaxseg.study.plan.apart import (
     apart_from_all,
     apart_from_target,
     arms_of,
+    check_each_learns,
     check_some_left,
     check_still_apart,
     one_network_each,
-    with_warning,
+    with_one_group_for_copies,
 )
 from jaxseg.study.plan.binding import BoundTask, Draw, check_unchanged
 from jaxseg.study.plan.jobs import Job
@@ -227,11 +228,9 @@ def _split_source(
         if task.data == "target":
             if apart is None:
                 held |= apart_from_all(study, arms, target, source, folds)
-            of_these = {
-                network: groups for network, groups in (apart or {}).items() if not own or network[0] in numbers
-            }
-            check_some_left(arms, target, source, held, of_these)
+            check_some_left(arms, target, frozenset(record.group for record in source.cases) - held)
         splits += _split(task, told, 1, study.base_seed, held)
+    check_each_learns(arms, target, source, splits, apart or {})
     return told, tuple(splits if own or not folds_rotate(study) else splits * len(folds))
 
 
@@ -243,7 +242,7 @@ def _check_still_apart(
     folds: tuple[Split, ...],
     apart: Apart | None,
 ) -> None:
-    """Refuses new seeds that train on what networks of a source with the target's data have seen."""
+    """Refuses new seeds that train on what networks of a source with the target's data have seen, or leave it none."""
     arms, source = arms_of(study, task), prepared[task]
     if apart is None:
         groups = apart_from_all(study, arms, prepared[study.target], source, folds)
@@ -255,39 +254,12 @@ def _check_still_apart(
             if (names := was.subsets.get(Draw(0, fold, seed))) is not None
         ]
     check_still_apart(study, arms, source, learned)
+    check_each_learns(arms, prepared[study.target], source, was.splits, apart or {})
 
 
 def recipe_of(study: StudySettings, task: TaskSettings) -> TaskSettings:
     """Resolves the data of a task: a source whose data is `target` takes the target's."""
     return dataclasses.replace(task, data=study.target.data) if task.data == "target" else task
-
-
-def with_one_group_for_copies(task: PreparedTask) -> PreparedTask:
-    """Returns a task with cases of equal voxels in one group: copies are one patient, whatever their names."""
-    joined: dict[str, str] = {}
-
-    def root(group: str) -> str:
-        while group in joined:
-            group = joined[group]
-        return group
-
-    first: dict[str, CaseRecord] = {}
-    copies: list[tuple[str, str]] = []
-    for record in task.cases:
-        other = first.setdefault(record.voxels_sha256, record)
-        if other is record:
-            continue
-        copies.append((record.name, other.name))
-        if root(record.group) != root(other.group):
-            joined[root(record.group)] = root(other.group)
-    if not copies:
-        return task
-    cases = tuple(dataclasses.replace(record, group=root(record.group)) for record in task.cases)
-    text = (
-        f"{len(copies)} of its {len(cases)} cases hold the same image as another case, such as {copies[0][0]} as "
-        f"{copies[0][1]}: copies count as one patient"
-    )
-    return with_warning(dataclasses.replace(task, cases=cases), text)
 
 
 def spread(names: Sequence[str], count: int) -> tuple[str, ...]:

@@ -165,9 +165,11 @@ def step_rates(job: Job, log: logs.TrainingLog) -> Float[np.ndarray, "runs steps
     shares = np.asarray(jax.vmap(optim.make_schedule(settings, steps))(jnp.arange(steps)), np.float64)
     rates = np.outer([run.rate for run in job.runs], shares)
     if settings.schedule == "plateau":
-        last = np.zeros(len(rates))
-        for row in np.flatnonzero(log.validated):
-            fell = log.val_dsc[:, row] < settings.plateau_ratio * last
+        dsc = log.val_dsc.astype(np.float32)  # as training compares it
+        last = np.zeros(len(rates), np.float32)
+        # The start is validated for the curve alone: training does not observe it.
+        for row in np.flatnonzero(log.validated & (log.step > 0)):
+            fell = dsc[:, row] < settings.plateau_ratio * last
             rates[fell, log.step[row] :] *= settings.plateau_factor
-            last = log.val_dsc[:, row]
+            last = dsc[:, row]
     return rates

@@ -81,6 +81,7 @@ def chosen_rates(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> Rate
 
     Raises:
         DamagedError: If a trial's last checkpoint is not as it was written.
+        ValueError: If runs that are to train at a chosen rate have none.
     """
     trials = plan.of_kind("select")
     if not trials or not all(is_done(workdir / job.directory, job.program.train.steps) for job in trials):
@@ -92,11 +93,16 @@ def chosen_rates(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> Rate
     joint = {arm.name: arm.optim.lr_factor for arm in arms if arm.optim.lr_grid and arm.optim.lr_choice == "joint"}
     shared = {rate for (arm, _, _), rate in rates.items() if arm in joint}
     keys = [run.key for job in plan.of_kind("train") for run in job.runs if run.key.arm in joint]
-    return {(key.arm, key.train_cases, key.fold): rate * joint[key.arm] for key in keys for rate in shared} | rates
+    rates = {(key.arm, key.train_cases, key.fold): rate * joint[key.arm] for key in keys for rate in shared} | rates
+    choosing = {arm.name for arm in arms if arm.optim.lr_grid}
+    wanted = {run.key for job in plan.of_kind("train") for run in job.runs if run.key.arm in choosing}
+    if without := sorted({f"{key.arm}/{key.variant()}" for key in wanted if tuple(key)[:3] not in rates}):
+        raise ValueError(f"no trial chose a rate of optim.lr_grid for {', '.join(without)}")
+    return rates
 
 
 def with_rates(job: Job, chosen: Rates) -> Job:
-    """Returns a job whose runs train with the chosen rates, if there are any."""
+    """Returns a job whose runs train with the chosen rates; runs of arms that choose none keep theirs."""
     runs = tuple(
         dataclasses.replace(run, rate=chosen.get((run.key.arm, run.key.train_cases, run.key.fold), run.rate))
         for run in job.runs

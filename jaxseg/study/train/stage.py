@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +142,14 @@ def back_off(planned: PlannedStudy, job: Job, cause: str) -> PlannedStudy:
     """Halves the runs of a job and of the later ones of its group, and says so.
 
     Raises:
-        UserError: If the job has one run, or the user set the number of runs.
+        UserError: If one of them has been trained, the job has one run, or the user set the number of runs.
     """
     count = len(job.runs)
+    affected = [other for other in planned.plan.jobs if other.group == job.group and other.chunk >= job.chunk]
+    _check_untrained(planned, affected, job, cause)
+    # A start alone is made again. It may not stay, since a job that has one goes on with its runs.
+    for other in affected:
+        shutil.rmtree(planned.workdir / other.directory, ignore_errors=True)
     if count == 1 or planned.study.runtime.seeds_per_chunk is not None:
         raise UserError(
             f"{job.directory} does not fit in memory with {count} run(s) at once ({cause.splitlines()[0]}); "
@@ -157,16 +162,32 @@ def back_off(planned: PlannedStudy, job: Job, cause: str) -> PlannedStudy:
         f"{job.directory}: out of memory with {count} runs at once; going on with {sizes[job.group][job.chunk]}",
         stacklevel=2,
     )
-    # Its jobs from this one on are cut anew and start again; those before are kept as they are.
-    for later in planned.plan.jobs:
-        if later.group == job.group and later.chunk >= job.chunk:
-            shutil.rmtree(planned.workdir / later.directory, ignore_errors=True)
     plan = plan_jobs(planned.study, planned.tasks, sizes, planned.waves)
     files.write_json(
         planned.workdir / "study.json",
         files.read_json(planned.workdir / "study.json") | {"chunks": chunk_sizes(plan)},
     )
     return dataclasses.replace(planned, plan=plan)
+
+
+def _check_untrained(planned: PlannedStudy, affected: Sequence[Job], job: Job, cause: str) -> None:
+    """Refuses to cut jobs anew of which one has been trained: its networks would be lost.
+
+    Raises:
+        UserError: If one has, with what else can be done.
+    """
+    steps = {
+        other.directory: max(checkpoint.saved_steps(planned.workdir / other.directory / "checkpoints"), default=0)
+        for other in affected
+    }
+    if any(steps.values()):
+        trained = ", ".join(f"{directory} up to step {step}" for directory, step in steps.items() if step)
+        raise UserError(
+            f"{job.directory} does not fit in memory with {len(job.runs)} run(s) at once ({cause.splitlines()[0]}) "
+            f"and cannot be cut into smaller jobs, as {trained} is trained and would be lost. Nothing was removed. "
+            f"Free memory on the device, or go on with a larger one; or train anew in another --workdir with "
+            f"runtime.seeds_per_chunk below {len(job.runs)}"
+        )
 
 
 def train_arms(planned: PlannedStudy, progress: MakeProgress, clock: Clock) -> PlannedStudy:
