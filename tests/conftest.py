@@ -14,9 +14,9 @@ from jaxseg import machine
 ROOT = Path(__file__).parent.parent
 
 # Before anything touches a device.
-# XLA's newer code generator for CPUs makes programs that run a fifth faster and take up to twice as long to compile, and a
-# seventh of what is left goes to optimizing; here programs run for moments. A version that no longer knew a flag would
-# end at it. `XLA_FLAGS= pytest` tests with the programs that studies use.
+# XLA's newer code generator for CPUs makes programs that run a fifth faster and take up to twice as long to compile,
+# and a seventh of what is left goes to optimizing; here programs run for moments. A version that no longer knew a flag
+# would end at it. `XLA_FLAGS= pytest` tests with the programs that studies use.
 if jax.__version_info__[:2] <= (0, 10):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1")
 jax.config.update("jax_num_cpu_devices", 4)

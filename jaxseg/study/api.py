@@ -102,13 +102,11 @@ class FinishedStudy:
     def _prepared_target(self) -> data.PreparedTask:
         """The target as it was when training began, from its store or, where that is gone or damaged, prepared anew."""
         task, ndim, known = self.settings.target, self.settings.model.ndim, self.record.stores["target"]
-        store_dir = paths.expand(self.settings.runtime.store_dir or self.workdir / "stores")
+        store_dir = self._store_dir()
         if (store_dir / known).exists():
             with contextlib.suppress(DamagedError):
                 return data.open_prepared(task, store_dir=store_dir, name=known)
-        bound = read_binding(self.workdir)
-        if bound is not None:
-            check_unchanged("the target", bound.tasks["target"], task, ndim=ndim, store_dir=store_dir)
+        self._check_unchanged()
         prepared = data.prepare_task(task, ndim=ndim, store_dir=store_dir, known=known)
         # A store is named after all that it is made of, behind the name of the data.
         if prepared.directory.name.rpartition("-")[2] != known.rpartition("-")[2]:
@@ -118,6 +116,16 @@ class FinishedStudy:
                 f"has changed. Put the store back, or read the image with Arm.read, which takes any file"
             )
         return prepared
+
+    def _store_dir(self) -> Path:
+        return paths.expand(self.settings.runtime.store_dir or self.workdir / "stores")
+
+    def _check_unchanged(self) -> None:
+        """Compares the target's data, where it is on this machine, with what it was when training began."""
+        bound, settings = read_binding(self.workdir), self.settings
+        if bound is not None:
+            was, store_dir = bound.tasks["target"], self._store_dir()
+            check_unchanged("the target", was, settings.target, ndim=settings.model.ndim, store_dir=store_dir)
 
     def references(self, *, fold: int | None = None) -> tuple[data.References, frozenset[str], dict[str, Any]]:
         """Returns what `study.score.folder.score_folder` needs to score label maps that were made elsewhere.
@@ -129,7 +137,7 @@ class FinishedStudy:
             The references of the target task, its test cases, and the study's scoring options.
 
         Raises:
-            UserError: If there is no such fold.
+            UserError: If there is no such fold, or the data is no longer what the networks were trained on.
         """
         splits = self.record.target.splits
         if fold is not None and not 0 <= fold < len(splits):
@@ -137,7 +145,8 @@ class FinishedStudy:
         chosen = splits if fold is None else [splits[fold]]
         target, settings = self.settings.target, self.settings.evaluate
         labels, regions = () if target.regions else self.record.target.labels, target.regions
-        axes, cache = len(target.window), paths.expand(self.settings.runtime.store_dir or self.workdir / "stores")
+        axes, cache = len(target.window), self._store_dir()
+        self._check_unchanged()
         references = data.open_references(target.data, ndim=axes, cache=cache, labels=labels, regions=regions)
         return (
             references,

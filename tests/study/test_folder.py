@@ -250,6 +250,23 @@ def test_slices_of_a_two_dimensional_task_are_measured_in_the_plane(tmp_path: Pa
     assert (row["lesions_found"], row["lesions_missed"], row["lesions_predicted"]) == (1, 0, 1)
 
 
+def test_references_that_changed_since_training_are_refused(
+    oriented: tuple[Path, Path], command: Command, tmp_path: Path
+) -> None:
+    folder, workdir = oriented
+    name = jaxseg.load(workdir).cases("test")[0]
+    path = folder / "labelsTr" / f"{name}.nii.gz"
+    content = path.read_bytes()
+    nib.save(nib.Nifti1Image(np.zeros_like(nib.load(path).dataobj), nib.load(path).affine), path)
+    try:
+        status, _, err = command(f"--score={folder / 'labelsTr'}", f"--workdir={workdir}", f"--output={tmp_path / 's'}")
+        assert status == 2
+        assert f"1 case(s) whose label map changed: {name}" in err
+        assert "--references" in err
+    finally:
+        path.write_bytes(content)
+
+
 def test_a_folder_of_label_maps_is_a_reference(command: Command, oriented: tuple[Path, Path], tmp_path: Path) -> None:
     labels = oriented[0] / "labelsTr"
     status, _, _ = command(f"--score={labels}", f"--references={labels}", f"--output={tmp_path / 's.csv'}")

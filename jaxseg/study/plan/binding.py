@@ -136,8 +136,8 @@ def check_unchanged(role: str, was: BoundTask, task: TaskSettings, *, ndim: int,
         raise UserError(
             f"the data of {role} ({task.data}) is no longer what this study was trained on:\n  {lines}\n"
             f"Nothing was changed here. Put the data back as it was to go on with this study, or give a new --workdir "
-            f"to study it as it is now. To predict or score new cases with the networks that there are, use "
-            f"launch.predict, which takes any folder"
+            f"to study it as it is now. To predict new cases with the networks that there are, or to score label maps "
+            f"against others, use launch.predict, which takes any folder (--input, --references)"
         )
 
 
