@@ -6,6 +6,7 @@ Student's t over seeds.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,9 @@ from jaxseg.study.claims.rules import (
 )
 
 BySeed = tuple[Seeds, Float[np.ndarray, " seeds"]]
+
+ANGLE, NOISE = "angle ", "noise "
+"""What keys of quantities of C5 begin with; the rate follows."""
 
 
 def _encoder_rows(evidence: Evidence, arm: str) -> pd.DataFrame:
@@ -119,14 +123,31 @@ def _as_good(evidence: Evidence, by_rate: Mapping[float, str]) -> list[float]:
 
 def changes_little(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
     """Any rate that trains as well as the best supports the claim; only all of them together contradict it."""
-    angles = [q for key, q in found.items() if key.startswith("angle ")]
+    angles = [q for key, q in found.items() if key.startswith(ANGLE)]
     unknown = any(q.high <= LITTLE_DEG and math.isnan(q.rise) for q in angles)
     supported = any(q.projected_high <= LITTLE_DEG for q in angles)
-    contradicted = all(q.low > MUCH_DEG for q in angles)
+    contradicted = bool(angles) and all(q.low > MUCH_DEG for q in angles)
     if supported or contradicted:
         return Ruling(supported, contradicted)
     note = "depends on the rate" if len({q.value > LITTLE_DEG for q in angles}) > 1 else ""
     return Ruling(False, False, "growth not known: needs analysis.half" if unknown else note)
+
+
+def at_ends(quantities: Sequence[Quantity]) -> tuple[Quantity, ...]:
+    """Returns the angles of C5 at the slowest and the fastest of a study's rates, by these names instead of the rates.
+
+    Studies choose their rates, so that few targets share one. Filters turn further at a higher rate, so what holds at
+    both ends holds between them; that a rate is the slowest or the fastest does not hang on what was measured there.
+    """
+    found = {q.key: q for q in quantities}
+    rates = sorted((key.removeprefix(ANGLE) for key in found if key.startswith(ANGLE)), key=float)
+    ends = {"slowest": rates[0], "fastest": rates[-1]} if rates else {}
+    return tuple(
+        dataclasses.replace(q, name=q.name.replace(f"rate {rate}", f"the {end} rate"), key=f"{kind}{end}")
+        for end, rate in ends.items()
+        for kind in (ANGLE, NOISE)
+        if (q := found.get(f"{kind}{rate}")) is not None
+    )
 
 
 def _angles(evidence: Evidence, arm: str) -> BySeed:
@@ -148,7 +169,7 @@ def c5(evidence: Evidence, alone: Alone) -> Measured:
             f"median angle at rate {rate:g}, degrees",
             functools.partial(_angles, arm=arm),
             confidence,
-            key=f"angle {rate:g}",
+            key=f"{ANGLE}{rate:g}",
             thresholds=(LITTLE_DEG, MUCH_DEG),
         )
         quantities.append(angle)
@@ -158,7 +179,7 @@ def c5(evidence: Evidence, alone: Alone) -> Measured:
             noise = _median_over_filters(rows, "angle_noise_deg")[1]
             if len(noise):
                 name = f"noise alone would turn them, at rate {rate:g}, degrees"
-                quantities.append(Quantity(name, float(noise.mean()), key=f"noise {rate:g}"))
+                quantities.append(Quantity(name, float(noise.mean()), key=f"{NOISE}{rate:g}"))
     arms = tuple(by_rate[rate] for rate in rates)
     return Measured(tuple(quantities), changes_little, unique(few_seeds(min(seeds))), arms)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -34,6 +34,7 @@ from jaxseg.study.claims.findings import (
 )
 from jaxseg.study.claims.frozen import is_accurate, need_not_learn
 from jaxseg.study.claims.judging import JUDGES, newer_rules, subject
+from jaxseg.study.claims.means import Speaking, means_of, measurements, speaking
 from jaxseg.study.claims.needs import targets_needed
 from jaxseg.study.claims.pooling import known, of_target, over_mean, sharing
 from jaxseg.study.claims.representation import differ
@@ -43,7 +44,7 @@ from jaxseg.study.claims.rules import CAN, LEVEL, MIN_TARGETS, RULES
 from jaxseg.study.claims.study_tables import StudyTables
 from jaxseg.study.claims.table import COLUMNS, INTEGERS, rows_of
 from jaxseg.study.claims.targets import by_target, independent_targets, of_one_source
-from jaxseg.study.claims.told import TargetStudy, Told, task_of
+from jaxseg.study.claims.told import TargetStudy, task_of
 from jaxseg.study.claims.training import is_shorter
 from jaxseg.study.claims.variability import JUDGED, as_variable
 from jaxseg.text import significant, significant_interval
@@ -86,27 +87,6 @@ def _pooled_rows(claim: str, key: str, whole: Quantity, result: Pooled) -> list[
     return [_row(claim, role, role, "", key, values, whole) for role, values in parts.items()]
 
 
-class Speaking(NamedTuple):
-    """The studies that can inform a claim, and the reasons why others cannot."""
-
-    told: dict[str, Told]
-    left_out: tuple[str, ...]
-    seen: tuple[str, ...] = ()
-    """What the checkpoints of others that studies start from may have seen, by study."""
-
-
-def speaking(claim: str, studies: Mapping[str, TargetStudy]) -> Speaking:
-    """Takes what each study tells of a claim; studies that cannot carry a verdict alone are left out and named."""
-    told, left_out = {}, []
-    for name, study in studies.items():
-        found = study.claims[claim]
-        if found.quantities:
-            told[name] = found
-        else:
-            left_out.append(f"{name} ({found.left_out})")
-    return Speaking(told, tuple(left_out), tuple(f"{name}: {one.seen}" for name, one in told.items() if one.seen))
-
-
 def _left_out(found: Speaking) -> str:
     left_out = f"; left out: {', '.join(found.left_out)}" if found.left_out else ""
     return "; ".join((left_out, *found.seen))
@@ -119,33 +99,24 @@ def _by_mean(claim: str, studies: Mapping[str, TargetStudy], targets: Mapping[st
     if len(by) < MIN_TARGETS:
         reason = f"needs at least {MIN_TARGETS} targets that can speak of it, has {len(by)}{_left_out(found)}"
         return Over(Finding(claim, UNDECIDED, reason, needs=f"{MIN_TARGETS} targets"), _rows_of(claim, found, targets))
-    keys = list(dict.fromkeys(q.key for one in found.told.values() for q in one.quantities))
-    quantities: list[Quantity] = []
-    rows = list(_rows_of(claim, found, targets))
-    differs = ""
-    for key in keys:
-        of_studies = {name: q for name, one in found.told.items() if (q := one.by_key().get(key)) is not None}
-        own = {target: [of_studies[n] for n in names if n in of_studies] for target, names in by.items()}
-        result = over_mean(key, {target: alike for target, alike in own.items() if alike})
-        if result is None:
-            continue
-        quantities.append(result[0])
-        rows += _pooled_rows(claim, key, *result)
-        tau = result[1].heterogeneity
-        if len(quantities) == 1 and tau.low > 0:
+    means = means_of(claim, measurements(found, by))
+    differs, rows = "", list(_rows_of(claim, found, targets))
+    for place, (mean, result) in enumerate(means.pooled):
+        rows += _pooled_rows(claim, mean.key, mean, result)
+        if not place and (tau := result.heterogeneity).low > 0:
             differs = f"targets differ: tau {significant(tau.tau)} {significant_interval(tau.low, tau.high)}"
     ruled = Measured(
-        tuple(quantities),
+        means.quantities,
         _rule(claim, found),
         sensitive=lambda: all(one.sensitive for one in found.told.values()),
-        shown=shown_keys(claim, [q.key for q in quantities]),
+        shown=shown_keys(claim, [q.key for q in means.quantities]),
     )
-    try:
-        finding = judge(claim, ruled)
-    except KeyError as error:
-        finding = Finding(claim, UNDECIDED, f"fewer than {MIN_TARGETS} targets know {error.args[0]}", tuple(quantities))
+    finding = judge(claim, ruled)
     if finding.verdict == UNDECIDED:
         finding = dataclasses.replace(finding, needs=targets_needed(finding.quantities))
+        if means.missing:
+            reason = f"fewer than {MIN_TARGETS} targets know {means.missing}; {finding.reason}"
+            finding = dataclasses.replace(finding, reason=reason)
     if differs:
         verdict = DEPENDS if finding.verdict == UNDECIDED else finding.verdict
         finding = dataclasses.replace(finding, verdict=verdict, reason=f"{differs}; {finding.reason}")

@@ -12,7 +12,7 @@ import numpy as np
 from jaxseg.analysis.folds import standard_error, t_quantile
 from jaxseg.analysis.random_effects import Pooled, pooled
 from jaxseg.study.claims.findings import Quantity
-from jaxseg.study.claims.rules import MIN_TARGETS
+from jaxseg.study.claims.rules import CONFIDENCE, MIN_TARGETS
 
 
 class Known(NamedTuple):
@@ -38,15 +38,28 @@ def of_target(studies: Sequence[Quantity]) -> Known | None:
     return Known(float(np.mean([one.value for one in found])), float(np.mean([one.variance for one in found])))
 
 
-def over_mean(key: str, by: Mapping[str, Sequence[Quantity]]) -> tuple[Quantity, Pooled] | None:
-    """Pools a quantity over targets; None if fewer than `MIN_TARGETS` know it."""
-    found = {target: one for target, own in by.items() if (one := of_target(own)) is not None}
+def known_by(by: Mapping[str, Sequence[Quantity]]) -> dict[str, Known]:
+    """Returns a quantity by target, of the targets whose studies know it."""
+    return {target: one for target, own in by.items() if (one := of_target(own)) is not None}
+
+
+def over_mean(
+    key: str, by: Mapping[str, Sequence[Quantity]], *, confidence: float = CONFIDENCE
+) -> tuple[Quantity, Pooled] | None:
+    """Pools a quantity over targets; None if fewer than `MIN_TARGETS` know it.
+
+    Args:
+        key: The name that rules use.
+        by: What the studies of each target measured.
+        confidence: Confidence level of the mean, whatever that of the studies' own limits is.
+    """
+    found = known_by(by)
     if len(found) < MIN_TARGETS:
         return None
     first = next(iter(by.values()))[0]
     every = [q for own in by.values() for q in own]
     y, v = (np.array(column) for column in zip(*found.values(), strict=True))
-    result = pooled(y, v, confidence=first.confidence)
+    result = pooled(y, v, confidence=confidence)
     mean = result.mean
     limits = [math.exp(x) if first.log else x for x in (mean.estimate, mean.low, mean.high)]
     whole = dataclasses.replace(
@@ -56,6 +69,7 @@ def over_mean(key: str, by: Mapping[str, Sequence[Quantity]]) -> tuple[Quantity,
         low=limits[1],
         high=limits[2],
         df=mean.df,
+        confidence=confidence,
         # What studies may change by in another doubling of their steps, on average.
         fall=float(np.mean([q.fall for q in every])),
         rise=float(np.mean([q.rise for q in every])),

@@ -36,6 +36,9 @@ from jaxseg.study.claims.representation import (
 )
 from jaxseg.study.claims.rules import EARLY_LEVELS, FLOOR_LIMIT, NOT_REUSED, REUSED
 
+REUSE, LEAD = "reuse ", "lead "
+"""What keys of quantities of C11 and of C11b begin with; the layer follows."""
+
 
 class Reuse(NamedTuple):
     """The reuse of each usable layer, its rho against the floor that scratch sets, as a function of the seeds kept."""
@@ -139,9 +142,9 @@ def _doubts(evidence: Evidence, pair: Pair, reuse: Reuse) -> tuple[str, ...]:
 
 def reused_in_depth(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
     """Any reused deep level supports the claim; reuse of the early levels alone contradicts it."""
-    deep = [q for key, q in found.items() if key.startswith("reuse ")]
+    deep = [q for key, q in found.items() if key.startswith(REUSE)]
     supported = any(q.low > REUSED for q in deep)
-    none = all(q.high < NOT_REUSED for q in deep)
+    none = bool(deep) and all(q.high < NOT_REUSED for q in deep)
     return Ruling(supported, none and found["early"].low > NOT_REUSED)
 
 
@@ -155,7 +158,7 @@ def c11(evidence: Evidence, pair: Pair) -> Measured:
             np.eye(len(early))[i],
             f"reuse, {reuse.layers[i]}",
             1 - evidence.level / len(deep),
-            key=f"reuse {reuse.layers[i]}",
+            key=f"{REUSE}{reuse.layers[i]}",
             thresholds=(REUSED, NOT_REUSED),
         )
         for i in deep
@@ -190,7 +193,7 @@ def c11b(evidence: Evidence, pair: Pair) -> Measured:
             (np.arange(len(early)) == i) - early / early.sum(),
             f"lead over early levels, {reuse.layers[i]}",
             1 - evidence.level / len(deep),
-            key=f"lead {reuse.layers[i]}",
+            key=f"{LEAD}{reuse.layers[i]}",
             thresholds=(0.0,),
         )
         for i in deep
