@@ -99,6 +99,7 @@ def planned_record(
                 pretrain=source_networks.pretraining_of(arm),
                 source=_source_of(planned, arm),
                 fine_tuning="" if arm.kind == "prior" else optim.fine_tuning(arm.optim),
+                lr_choice=_lr_choice(arm),
             )
             for arm in study.arms
         },
@@ -154,9 +155,14 @@ def _source_of(planned: PlannedStudy, arm: ArmSettings) -> str:
     return planned.tasks.prepared[arm.source].name
 
 
+def _lr_choice(arm: ArmSettings) -> str:
+    """How an arm's learning rates are chosen; empty if they are set, or there is nothing to train."""
+    return arm.optim.lr_choice if arm.kind != "prior" and arm.optim.lr_grid else ""
+
+
 def _why_exploratory(planned: PlannedStudy) -> str | None:
     """What was decided differently for each arm; that a study was extended, `waves` and `looks` say."""
-    own = [arm.name for arm in planned.study.arms if arm.optim.lr_grid and arm.optim.lr_choice == "per_arm"]
+    own = [arm.name for arm in planned.study.arms if _lr_choice(arm) == "per_arm"]
     return f"rates chosen for each arm by itself ({', '.join(own)})" if own else None
 
 

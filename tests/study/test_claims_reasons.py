@@ -84,13 +84,30 @@ def test_one_source_network_makes_a_finding_of_this_checkpoint(study):
 
 
 def test_rates_chosen_arm_by_arm_are_exploratory_and_carry_no_verdict(study):
-    other = {"transfer": study.record.arms["transfer"]._replace(rates={0: 3e-3})}
+    other = {"transfer": study.record.arms["transfer"]._replace(rates={0: (3e-3,)})}
     found = reasons(altered(study, {"arms": other}))
     for claim in ("C1", "C4b", "C9", "C10", "C11"):
         assert found[claim].verdict == UNDECIDED, claim
         assert "rates differ between what is compared: 0.001 (scratch), 0.003 (transfer)" in found[claim].exploratory
     assert found["C5"].exploratory == ""
     assert found["C4b"].quantities[0].grade == "no material difference"  # graded all the same
+    assert found["C1"].needs.startswith("one learning rate for all arms")
+
+
+@pytest.mark.parametrize(
+    ("changed", "doubt"),
+    [
+        ({"own_rate": True}, "were chosen for each arm by itself (transfer)"),
+        ({"rates": {0: (3e-4, 1e-3)}}, "differ between what is compared: 0.0003 (transfer), 0.001 (transfer and"),
+    ],
+    ids=["of its own, if the same by chance", "by fold"],
+)
+def test_rates_of_their_own_carry_no_verdict_however_they_fell(study, changed, doubt):
+    own = {"transfer": study.record.arms["transfer"]._replace(rates={0: (1e-3,)})._replace(**changed)}
+    found = reasons(altered(study, {"arms": own}))
+    for claim in ("C1", "C4b", "C9", "C10", "C11"):
+        assert found[claim].verdict == UNDECIDED, claim
+        assert doubt in found[claim].exploratory
 
 
 def test_rules_newer_than_a_study_make_it_exploratory(study):

@@ -98,9 +98,9 @@ def arms_by_rate(evidence: Evidence, arm: str) -> dict[float, str]:
     own = evidence.arm(arm)
     found: dict[float, str] = {}
     for name, other in ((arm, own), *evidence.record.arms.items()):
-        rate = other.rates.get(evidence.size)
-        if rate is not None and other.like == own.like:
-            found.setdefault(rate, name)
+        at = other.rates.get(evidence.size, ())
+        if len(at) == 1 and other.like == own.like:
+            found.setdefault(at[0], name)
     rates = sorted(found)
     apart = [rate for i, rate in enumerate(rates) if not i or rate >= RATE_FACTOR * rates[i - 1]]
     if len(apart) < MIN_RATES:

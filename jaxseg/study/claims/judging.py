@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from jaxseg.study.claims import accuracy, differing, filters, frozen, representation, reuse, training, variability
-from jaxseg.study.claims.evidence import OWN_RATES, Alone, Evidence, Pair, gather, seen_by
+from jaxseg.study.claims.evidence import ONE_RATE, OWN_RATES, Alone, Evidence, Pair, gather, seen_by
 from jaxseg.study.claims.findings import (
     CONTRADICTED,
     SUPPORTED,
@@ -115,8 +115,8 @@ def judge_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> Fin
     if not isinstance(measured, Finding):
         found = dataclasses.replace(found, tag=tag_of(evidence, measured.arms))
         if found.verdict == UNDECIDED:
-            blocking = "; ".join(doubt for doubt in measured.doubts if not doubt.startswith(OWN_RATES))
-            found = dataclasses.replace(found, needs=blocking or of_undecided(found.quantities))
+            blocking = dict.fromkeys(ONE_RATE if doubt.startswith(OWN_RATES) else doubt for doubt in measured.doubts)
+            found = dataclasses.replace(found, needs="; ".join(blocking) or of_undecided(found.quantities))
         own_rates = [doubt for doubt in measured.doubts if doubt.startswith(OWN_RATES)]
         exploratory = "; ".join(filter(None, (exploratory, *own_rates)))
     about = arms or arms_of(claim, evidence.record)

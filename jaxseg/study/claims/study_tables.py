@@ -38,8 +38,10 @@ class ArmRecord(NamedTuple):
     """Whether several seeds start from the same source network."""
     diverged: int
     runs: int
-    rates: Mapping[int, float] = MappingProxyType({})
-    """Learning rate at each training set size."""
+    rates: Mapping[int, tuple[float, ...]] = MappingProxyType({})
+    """Learning rates of its runs at each training set size, ascending: several where folds have chosen their own."""
+    own_rate: bool = False
+    """Whether they were chosen for the arm by itself, on trials of its own."""
     sources: Mapping[int, int] = MappingProxyType({})
     """The seed of the source network that each seed starts from; empty for a random start."""
     init: str = "random"
@@ -107,13 +109,13 @@ def _one_draw(runs: Sequence[RecordedRun]) -> bool:
     return any(len(draws[key]) < 2 <= len(seeds[key]) for key in draws)
 
 
-def _rates(runs: Sequence[RecordedRun]) -> dict[int, float]:
-    """Learning rates by training set size, where the runs of a size have one."""
+def _rates(runs: Sequence[RecordedRun]) -> dict[int, tuple[float, ...]]:
+    """Learning rates by training set size."""
     found: dict[int, set[float]] = {}
     for run in runs:
         if not math.isnan(run.lr):
             found.setdefault(run.train_cases, set()).add(run.lr)
-    return {size: next(iter(rates)) for size, rates in found.items() if len(rates) == 1}
+    return {size: tuple(sorted(rates)) for size, rates in found.items()}
 
 
 def _likeness(arm: RecordedArm, runs: Sequence[RecordedRun]) -> str:
@@ -159,6 +161,7 @@ def read_record(study: StudyRecord) -> Record:
             diverged=sum(run.diverged_at is not None for run in own),
             runs=len(own),
             rates=_rates(own),
+            own_rate=arm.lr_choice == "per_arm",
             sources={run.seed: run.source.seed for run in own if run.source is not None},
             init=arm.init,
             seen=of_checkpoint(given.trained_on) if arm.pretrain and (given := arm.pretrain.checkpoint) else "",
