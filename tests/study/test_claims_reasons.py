@@ -136,6 +136,19 @@ def test_declared_looks_have_their_levels_and_say_when_a_verdict_fell():
     assert "the first look is at 8 seeds, has 6" in before.reason
 
 
+def test_runs_of_a_crossed_arm_are_no_seeds_of_the_study():
+    eight, sixteen = looked(8, looks=(8, 16), speed=2.5), looked(16, looks=(8, 16), speed=2.5)
+    rows = sixteen.tables["curves"]
+    crossed = rows[rows["arm"] == "scratch"].assign(arm="crossed")
+    arms = eight.record.arms | {"crossed": sim.arm()}
+    more = sim.study(
+        eight.record._replace(arms=arms), curves=pd.concat([eight.tables["curves"], crossed], ignore_index=True)
+    )
+    found = claims.judging.judge_claims(more)["C1"]
+    assert (found.look, found.quantities[0].confidence) == (8, pytest.approx(1 - 0.0054))
+    assert claims.judging.judged_evidence(more).level == 0.0054
+
+
 def test_undeclared_seeds_change_no_verdict_and_are_shown_apart():
     grown, first = looked(16, grown_from=(8,)), looked(16)
     found = claims.judging.judge_claims(grown)["C1"]

@@ -73,3 +73,27 @@ def test_the_level_of_a_mean_is_not_that_of_the_study_named_first(order):
     assert [q.key for q in found.quantities][:2] == ["reuse encoder/level_2", "early"]
     five = judged("C11", *[deep(0.5, level_2=0.07, level_3=0.01)] * 5)
     assert {q.key: q.confidence for q in five.quantities}["reuse encoder/level_3"] == pytest.approx(0.975)
+
+
+def leads(value: float, *others: float) -> tuple[Quantity, ...]:
+    levels = [f"lead encoder/level_{2 + i}" for i in range(1 + len(others))]
+    return tuple(number(key, at, 0.1, count=len(levels)) for key, at in zip(levels, (value, *others), strict=True))
+
+
+def test_several_studies_of_one_target_are_one_chance():
+    # Alone, the first study would support at the level over the number of targets.
+    assert judged("C11b", leads(0.15)).verdict == SUPPORTED
+    chances = [leads(0.15), *[leads(-0.01)] * 9]
+    found = judged("C11b", *chances, targets="a" * 10)
+    assert found.verdict == UNDECIDED
+    assert found.reason.startswith("of 1 targets 0 support at level 0.05 (none)")
+    both = judged("C11b", leads(0.15), leads(0.14), leads(-0.01), targets="aab")
+    assert (both.verdict, both.quantities[0].value) == (SUPPORTED, 2)
+
+
+def test_levels_that_only_some_studies_of_a_target_know_share_its_level():
+    # Either is just above nothing at 95 %, and both together at 97.5 % are not.
+    alone = (number("lead encoder/level_2", 0.11, 0.1),)
+    other = (number("lead encoder/level_3", 0.11, 0.1),)
+    assert judged("C11b", alone).verdict == SUPPORTED
+    assert judged("C11b", alone, other, targets="aa").verdict == UNDECIDED

@@ -194,13 +194,18 @@ def first_seeds(study: StudyTables, count: int) -> StudyTables:
 
 
 def number_of_seeds(study: StudyTables) -> int:
-    """Returns the largest number of seeds of an arm that has networks."""
-    counts = [
-        int(study.tables[name].groupby("arm")["seed"].nunique().max())
-        for name in ("cases", "curves", "filters")
-        if name in study.tables and len(study.tables[name])
-    ]
-    return max(counts, default=0)
+    """Returns the largest number of seeds of the arms that claims are about; of all arms if there are none of these.
+
+    An arm that crosses its random streams has as many seeds as it has pairs of them, whatever the study's number is.
+    """
+    about = {arm for claim in JUDGES for arm in arms_of(claim, study.record)}
+    counts: dict[str, int] = {}
+    for name in ("cases", "curves", "filters"):
+        if name in study.tables:
+            for arm, seeds in study.tables[name].groupby("arm")["seed"].nunique().items():
+                counts[str(arm)] = max(counts.get(str(arm), 0), int(seeds))
+    compared = [count for arm, count in counts.items() if arm in about]
+    return max(compared or counts.values(), default=0)
 
 
 def look_levels(looks: tuple[int, ...]) -> tuple[float, ...]:

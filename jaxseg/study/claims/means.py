@@ -9,9 +9,9 @@ from typing import NamedTuple
 from jaxseg.analysis.random_effects import Pooled
 from jaxseg.study.claims.filters import ANGLE, at_ends
 from jaxseg.study.claims.findings import Quantity
-from jaxseg.study.claims.pooling import general_name, known_by, over_mean
+from jaxseg.study.claims.pooling import average, general_name, known_by, over_mean
 from jaxseg.study.claims.reuse import LEAD, REUSE
-from jaxseg.study.claims.rules import CONFIDENCE, LEVEL, MIN_TARGETS
+from jaxseg.study.claims.rules import LEVEL, MIN_TARGETS
 from jaxseg.study.claims.told import TargetStudy, Told
 from jaxseg.study.claims.variability import JUDGED
 
@@ -41,20 +41,21 @@ _ANY: Mapping[str, str] = {"C5": ANGLE, "C11": REUSE, "C11b": LEAD}
 """What keys begin with of quantities any one of which supports a claim."""
 
 
-def confidence_of(claim: str, key: str, keys: Sequence[str]) -> float:
-    """Returns the confidence level of a quantity over targets; quantities any one of which supports share the level.
+def confidence_of(claim: str, key: str, keys: Sequence[str], level: float = LEVEL) -> float:
+    """Returns the confidence level of a quantity of a claim; quantities any one of which supports share the level.
 
     Args:
         claim: The claim.
         key: The key of the quantity.
-        keys: The keys of all quantities that are known over targets.
+        keys: The keys of all of its quantities that are known.
+        level: The level of the claim.
     """
     if claim == "C10":
-        return 1 - LEVEL / len(JUDGED)
+        return 1 - level / len(JUDGED)
     prefix = _ANY.get(claim)
     if prefix is None or not key.startswith(prefix):
-        return CONFIDENCE
-    return 1 - LEVEL / max(sum(other.startswith(prefix) for other in keys), 1)
+        return 1 - level
+    return 1 - level / max(sum(other.startswith(prefix) for other in keys), 1)
 
 
 Measurements = Mapping[str, Mapping[str, Sequence[Quantity]]]
@@ -75,6 +76,16 @@ def measurements(found: Speaking, by: Mapping[str, Sequence[str]]) -> Measuremen
             own.setdefault(q.key, {}).setdefault(target, []).append(q)
             places[q.key] = min(place, places.get(q.key, place))
     return {key: own[key] for key in sorted(own, key=lambda key: (places[key], key))}
+
+
+def averages_of(claim: str, found: Measurements, level: float) -> tuple[Quantity, ...]:
+    """Averages the quantities of one target over its studies, with limits at a level that they share as means do."""
+    keys = [key for key, own in found.items() if known_by(own)]
+    return tuple(
+        average(studies, confidence_of(claim, key, keys, level))
+        for key, own in found.items()
+        for studies in own.values()
+    )
 
 
 class Means(NamedTuple):

@@ -34,9 +34,9 @@ from jaxseg.study.claims.findings import (
 )
 from jaxseg.study.claims.frozen import is_accurate, need_not_learn
 from jaxseg.study.claims.judging import JUDGES, newer_rules, subject
-from jaxseg.study.claims.means import Speaking, means_of, measurements, speaking
+from jaxseg.study.claims.means import Speaking, averages_of, means_of, measurements, speaking
 from jaxseg.study.claims.needs import targets_needed
-from jaxseg.study.claims.pooling import known, of_target, over_mean, sharing
+from jaxseg.study.claims.pooling import known, of_target, over_mean
 from jaxseg.study.claims.representation import differ
 from jaxseg.study.claims.rest import AT_REST
 from jaxseg.study.claims.reuse import leads, reused_in_depth
@@ -157,24 +157,27 @@ def _rows_of(claim: str, found: Speaking, targets: Mapping[str, str]) -> tuple[d
 
 
 def _by_one(claim: str, studies: Mapping[str, TargetStudy], targets: Mapping[str, str]) -> Over:
-    """A claim that says `can`: one target that supports it is enough, at the level over the number that can speak."""
+    """A claim that says `can`: one target that supports it is enough, at the level over the number that can speak.
+
+    A target is asked once, about the average of its studies: each study alone would be another chance.
+    """
     found = speaking(claim, studies)
     by = by_target(targets, list(found.told))
     rows = _rows_of(claim, found, targets)
     if not by:
         return Over(Finding(claim, UNDECIDED, f"no target can speak of it{_left_out(found)}"))
-    verdicts = {
-        name: judge(claim, Measured(tuple(sharing(q, len(by)) for q in one.quantities), _rule(claim, found))).verdict
-        for name, one in found.told.items()
-    }
-    supporting = [target for target, names in by.items() if any(verdicts[name] == SUPPORTED for name in names)]
+    supporting = []
+    for target, names in by.items():
+        own = averages_of(claim, measurements(found, {target: names}), LEVEL / len(by))
+        if judge(claim, Measured(own, _rule(claim, found))).verdict == SUPPORTED:
+            supporting.append(target)
     quantities = (
         Quantity("targets that can speak", len(by), key="targets"),
         Quantity("targets that support, at the level over their number", len(supporting), key="supporting"),
     )
-    names = ", ".join(supporting) or "none"
+    listed = ", ".join(supporting) or "none"
     reason = (
-        f"of {len(by)} targets {len(supporting)} support at level {LEVEL / len(by):.3g} ({names}){_left_out(found)}"
+        f"of {len(by)} targets {len(supporting)} support at level {LEVEL / len(by):.3g} ({listed}){_left_out(found)}"
     )
     verdict = SUPPORTED if supporting else UNDECIDED
     return Over(Finding(claim, verdict, reason, quantities), rows)

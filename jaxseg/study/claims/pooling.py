@@ -38,6 +38,21 @@ def of_target(studies: Sequence[Quantity]) -> Known | None:
     return Known(float(np.mean([one.value for one in found])), float(np.mean([one.variance for one in found])))
 
 
+def average(studies: Sequence[Quantity], confidence: float) -> Quantity:
+    """Averages studies of one target into one quantity with limits of this confidence; without limits if none has.
+
+    The limits have the fewest degrees of freedom of all studies.
+    """
+    one = of_target(studies)
+    if one is None:
+        return dataclasses.replace(studies[0], low=math.nan, high=math.nan, confidence=confidence)
+    df = min(q.df for q in studies if known(q) is not None)
+    half = t_quantile(df, confidence) * math.sqrt(one.variance)
+    turned = math.exp if studies[0].log else float
+    value, low, high = map(turned, (one.value, one.value - half, one.value + half))
+    return dataclasses.replace(studies[0], value=value, low=low, high=high, df=df, confidence=confidence)
+
+
 def known_by(by: Mapping[str, Sequence[Quantity]]) -> dict[str, Known]:
     """Returns a quantity by target, of the targets whose studies know it."""
     return {target: one for target, own in by.items() if (one := of_target(own)) is not None}
@@ -85,15 +100,3 @@ def over_mean(
 def general_name(found: Quantity) -> str:
     """Returns the name of a quantity without its number of training cases, which is another for each target."""
     return found.name.partition(", ")[0] if found.name.endswith("training cases") else found.name
-
-
-def sharing(found: Quantity, count: int) -> Quantity:
-    """Widens the limits of a quantity to the level that it has if so many share what it had alone."""
-    if math.isnan(found.low) or math.isnan(found.df):
-        return found
-    confidence = 1 - (1 - found.confidence) / count
-    low, high = (math.log(x) if found.log else x for x in (found.low, found.high))
-    middle, half = (low + high) / 2, (high - low) / 2
-    half *= t_quantile(found.df, confidence) / t_quantile(found.df, found.confidence)
-    low, high = (math.exp(x) if found.log else x for x in (middle - half, middle + half))
-    return dataclasses.replace(found, low=low, high=high, confidence=confidence)
