@@ -179,7 +179,7 @@ def test_a_tiny_study_has_its_table(tiny_study):
     assert record.arms["scratch"].schedule == "cosine"
     assert not record.arms["transfer"].one_source
     assert record.arms["transfer"].sources == {seed: seed for seed in record.arms["transfer"].sources}
-    assert not record.one_draw
+    assert not record.arms["transfer"].one_draw
 
 
 def test_one_source_and_one_draw_are_read_from_the_runs(tiny_study):
@@ -189,9 +189,9 @@ def test_one_source_and_one_draw_are_read_from_the_runs(tiny_study):
     ]
     record = read_record(dataclasses.replace(saved, runs=tuple(same)))
     assert record.arms["transfer"].one_source
-    assert record.one_draw  # the study varies init and order alone
+    assert record.arms["transfer"].one_draw  # the study varies init and order alone
     own = [dataclasses.replace(run, subset_id=index) for index, run in enumerate(same)]
-    assert not read_record(dataclasses.replace(saved, runs=tuple(own))).one_draw
+    assert not read_record(dataclasses.replace(saved, runs=tuple(own))).arms["transfer"].one_draw
 
 
 # -------------------------------------------------------------------------------------------- tables in other orders

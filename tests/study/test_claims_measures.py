@@ -127,6 +127,51 @@ def test_variability_needs_both_quantities_to_contradict():
     assert judged(sim.study(record, similarity=tables["similarity"]), "C10").verdict == UNDECIDED
 
 
+def nested_study(**arms):
+    """Networks that start from a source each, beside `transfer_nested`, two of whose runs share one."""
+    draw = rng(1)
+    of = sim.nested_points(draw, ratio=1.2, k=60)
+    of["transfer_nested"] = of["transfer"]
+    each = {seed: seed for seed in range(16)}
+    nested = {seed: seed // 2 for seed in range(16)}
+    alike = {"sources": nested, "like": "same", "source": "blobs"}
+    more = {name: sim.arm(**{**alike, **own}) for name, own in arms.items()}
+    record = sim.record("scratch", transfer=sim.arm(sources=each, like="same", source="blobs"), **more)
+    tables = {"similarity": sim.between_runs(of), "pairs": sim.pairs({"disagreement": of})}
+    return sim.study(record, **tables)
+
+
+def test_variability_is_that_of_the_arm_whose_runs_share_a_source():
+    study = nested_study(transfer_nested={"diverged": 2, "runs": 18, "seen": ""})
+    found = judged(study, "C10")
+    assert found.verdict == SUPPORTED
+    assert "left out, as diverged: 2 of 18 runs of transfer_nested" in found.reason
+    table = claims.claims(study)
+    rows = table[(table["claim"] == "C10") & table["role"].isin(["claim", "target"])]
+    assert set(rows["arm"]) == {"transfer_nested"}
+    assert set(rows["baseline"]) == {"scratch"}
+
+
+def test_an_arm_that_trains_in_another_way_or_from_one_source_does_not_stand_in():
+    study, one = nested_study(transfer_nested={}), {"one_source": True, "source": "blobs"}
+    arms = {"transfer_slow_encoder": sim.arm(like="slow", **one), "transfer_one": sim.arm(like="same", **one)}
+    first = study._replace(record=study.record._replace(arms={**arms, **study.record.arms}))
+    assert judged(first, "C10").verdict == SUPPORTED
+    only = {name: arm for name, arm in first.record.arms.items() if name not in ("transfer_nested", "transfer_one")}
+    lacking = judged(first._replace(record=study.record._replace(arms=only)), "C10")
+    assert lacking.needs.startswith("needs several fine-tunings of each source network")
+
+
+def test_few_runs_from_scratch_are_few_whatever_transfer_has():
+    study = nested_study(transfer_nested={})
+    left = {
+        name: rows[(rows["arm_a"] != "scratch") | (rows["seed_a"] < 3) & (rows["seed_b"] < 3)]
+        for name, rows in study.tables.items()
+    }
+    found = judged(study._replace(tables=left), "C10")
+    assert (found.verdict, found.reason) == (UNDECIDED, "needs at least 8 seeds of scratch, has 3")
+
+
 # ------------------------------------------------------------------------------------------------------ rest, steps
 
 

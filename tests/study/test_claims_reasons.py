@@ -55,8 +55,8 @@ def test_what_a_study_lacks_is_said_and_is_no_verdict(study, claim, change, reas
 
 
 DOUBTFUL = [
-    ("C2", {"record": {"one_draw": True}}, "all seeds share one draw"),
-    ("C4", {"record": {"one_draw": True}}, "all seeds share one draw"),
+    ("C2", {"arms": {"transfer": sim.arm(one_draw=True)}}, "all seeds share one draw"),
+    ("C4", {"arms": {"transfer": sim.arm(one_draw=True)}}, "all seeds share one draw"),
     ("C4b", {"groups": 2}, "needs at least 3 test groups, has 2"),
     ("C9", {"arms": {"transfer": sim.arm(one_source=True)}}, "one source"),
 ]
@@ -68,6 +68,11 @@ def test_what_forbids_a_verdict_is_said(study, claim, change, reason):
     assert (found.verdict, found.lacks) == (UNDECIDED, False)
     assert reason in found.reason
     assert reason in found.needs
+
+
+def test_one_draw_of_an_arm_that_is_not_compared_forbids_nothing(study):
+    crossed = altered(study, {"arms": {"crossed": sim.arm(one_draw=True)}})
+    assert [judged(crossed, claim).verdict for claim in ("C2", "C4")] == [SUPPORTED, SUPPORTED]
 
 
 # ------------------------------------------------------------------------------------------- one source, rates, looks

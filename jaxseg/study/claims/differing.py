@@ -96,7 +96,7 @@ def c2(evidence: Evidence, pair: Pair) -> Measured:
     if len(sizes) < MIN_CELLS:
         raise Lacking(f"needs at least {MIN_CELLS} targets or training set sizes, has {len(sizes)}")
     cells, doubts = _cells_of_sizes(evidence, pair, sizes)
-    doubts += [*doubts_of_draws(evidence), *doubts_of_rates(evidence, *pair, sizes=sizes)]
+    doubts += [*doubts_of_draws(evidence, pair), *doubts_of_rates(evidence, *pair, sizes=sizes)]
     quantities = differences(cells, evidence.level, "training set sizes")
     scope = "; ".join(filter(None, ("of training set sizes alone", scope_of(evidence, pair.arm))))
     return Measured(quantities, differ(evidence.level), unique(doubts), pair, scope, shown=("tau", "p"))

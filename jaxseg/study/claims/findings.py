@@ -176,9 +176,14 @@ class Finding:
     """Whether the study has no arm, size or table for the claim."""
 
 
-def few_seeds(found: int) -> list[str]:
-    """Returns the doubt that too few seeds raise; empty if there are enough."""
-    return [] if found >= MIN_SEEDS else [f"needs at least {MIN_SEEDS} seeds, has {found}"]
+def few_seeds(found: int, what: str = "seeds") -> list[str]:
+    """Returns the doubt that too few seeds, or others of which there must be as many, raise; empty if there are enough.
+
+    Args:
+        found: Their number.
+        what: What was counted, in words.
+    """
+    return [] if found >= MIN_SEEDS else [f"needs at least {MIN_SEEDS} {what}, has {found}"]
 
 
 INSENSITIVE = "nothing here could have shown it: an absence counts only where self_transfer shows the effect"

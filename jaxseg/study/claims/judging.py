@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,16 +65,23 @@ def subject(record: Record) -> Pair:
     return own._replace(arm=record.given[0]) if own.arm not in record.arms and record.given else own
 
 
-def arms_of(claim: str, record: Record) -> Arms:
-    """Returns the arms that a claim is about in a study."""
-    arms = JUDGES[claim].arms if claim in JUDGES else Pair()
-    return subject(record) if isinstance(arms, Pair) else arms
+def arms_of(claim: str, record: Record, control: Arms | None = None) -> Arms:
+    """Returns the arms that a claim is about in a study.
+
+    Args:
+        claim: A key of `RULES`.
+        record: The study's record.
+        control: Arms that take the place of the claim's own.
+    """
+    own = JUDGES[claim].arms if claim in JUDGES else Pair()
+    about = control or (subject(record) if isinstance(own, Pair) else own)
+    return variability.nested_pair(record, about) if claim == "C10" and isinstance(about, Pair) else about
 
 
 # --------------------------------------------------------------------------------------------------------- one claim
 
 
-def _losses(record: Record, arms: Arms) -> str:
+def _losses(record: Record, arms: Sequence[str]) -> str:
     """Runs of these arms that diverged and are therefore part of nothing."""
     known = {arm: record.arms[arm] for arm in arms if arm in record.arms}
     return ", ".join(
@@ -87,7 +94,7 @@ def measure_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> M
     if claim not in JUDGES:
         return Finding(claim, "", SEVERAL_STUDIES, lacks=True)
     try:
-        return JUDGES[claim].measure(evidence, arms or arms_of(claim, evidence.record))
+        return JUDGES[claim].measure(evidence, arms_of(claim, evidence.record, arms))
     except Lacking as error:
         return Finding(claim, "", str(error), lacks=True)
     except Void as error:
@@ -119,7 +126,8 @@ def judge_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> Fin
             found = dataclasses.replace(found, needs="; ".join(blocking) or of_undecided(found.quantities))
         own_rates = [doubt for doubt in measured.doubts if doubt.startswith(OWN_RATES)]
         exploratory = "; ".join(filter(None, (exploratory, *own_rates)))
-    about = arms or arms_of(claim, evidence.record)
+    measured_on = () if isinstance(measured, Finding) else measured.arms
+    about = tuple(dict.fromkeys((*arms_of(claim, evidence.record, arms), *measured_on)))
     if lost := _losses(evidence.record, about):
         found = dataclasses.replace(found, reason=f"{found.reason}; left out, as diverged: {lost}")
     if (seen := seen_by(evidence.record, *about)) and not found.lacks:

@@ -114,7 +114,8 @@ def _controls(evidence: Evidence) -> list[tuple[Finding, Arms]]:
         if finding.verdict == SUPPORTED and arms[0] == PLACEBO:
             meaning = "as a placebo should be" if claim in TRUE_OF_PLACEBO else "supported by chance or by a flaw"
             why = f"{why}; {meaning}"
-        found.append((dataclasses.replace(finding, reason=f"{why}; {finding.reason}"), arms))
+        about = arms_of(claim, record, arms)
+        found.append((dataclasses.replace(finding, reason=f"{why}; {finding.reason}"), about))
     return found
 
 
