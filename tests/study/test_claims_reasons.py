@@ -211,9 +211,20 @@ def test_an_absence_counts_only_where_a_control_shows_the_effect():
     speeds = {"scratch": 1.0, "transfer": 1.0}
     found = judged(sim.study(sim.record(*speeds), curves=sim.curves(rng(1), speeds, **quiet)), "C1")
     assert (found.verdict, "nothing here could have shown it" in found.reason) == (UNDECIDED, True)
+    assert found.needs.startswith("an arm self_transfer that shows the effect")
     speeds["self_transfer"] = 2.0
-    found = judged(sim.study(sim.record(*speeds), curves=sim.curves(rng(1), speeds, **quiet)), "C1")
+    curves = sim.curves(rng(1), speeds, **quiet)
+    found = judged(sim.study(sim.record(*speeds), curves=curves), "C1")
     assert found.verdict == CONTRADICTED
+    control = curves["arm"] == "self_transfer"
+    few = sim.study(sim.record(*speeds), curves=curves[~control | (curves["seed"] < 3)])
+    assert judged(few, "C1").verdict == UNDECIDED
+    other_rate = {"self_transfer": sim.arm(rates={0: (1e-2,)}), "scratch": sim.arm(rates={0: (1e-3,)})}
+    assert judged(sim.study(sim.record(*speeds, **other_rate), curves=curves), "C1").verdict == UNDECIDED
+    # It leaves no cases to train its source on if it takes them all: those of its largest size count.
+    sizes = sim.at_sizes(curves, (8, 16, 0))
+    largest = sizes[(sizes["train_cases"] > 0) | (sizes["arm"] != "self_transfer")]
+    assert judged(sim.study(sim.record(*speeds), curves=largest), "C1").verdict == CONTRADICTED
     slow = {"scratch": 1.0, "transfer": 0.5}
     found = judged(sim.study(sim.record(*slow), curves=sim.curves(rng(1), slow, **quiet)), "C1")
     assert (found.verdict, "slower" in found.reason) == (CONTRADICTED, True)

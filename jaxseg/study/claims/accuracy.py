@@ -74,9 +74,11 @@ def c4(evidence: Evidence, pair: Pair) -> Measured:
 
 
 def gains(evidence: Evidence, size: int) -> bool:
-    """Returns whether the positive control gains over scratch at a training set size."""
+    """Returns whether the positive control gains over scratch at a training set size, without a doubt about it."""
+    control = Pair(POSITIVE_CONTROL)
     try:
-        return gain(evidence, Pair(POSITIVE_CONTROL), size)[0].low > 0
+        found, doubts = gain(evidence, control, size)
+        return not [*doubts, *doubts_of_rates(evidence, *control, sizes=(size,))] and found.low > 0
     except (Lacking, Void):
         return False
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from jaxseg.study import recording
 from jaxseg.study.claims.evidence import Evidence
 from jaxseg.study.claims.expected import expected_tables
-from jaxseg.study.claims.findings import Finding, Measured, Quantity
+from jaxseg.study.claims.findings import NO_GROWTH, Finding, Measured, Quantity
 from jaxseg.study.claims.judging import judged_evidence, measure_claim, number_of_seeds
 from jaxseg.study.claims.rules import RULE_VERSION, RULES
 from jaxseg.study.claims.study_tables import Record, StudyTables, read_record
@@ -23,7 +23,6 @@ from jaxseg.study.plan.planned import PlannedStudy
 
 BEYOND = 1e6
 """Further from anything than every limit of every rule."""
-NO_GROWTH = "growth not known: needs validations at half of the steps and late (train.eval_every)"
 NO_CONTROL = "that there is no effect needs self_transfer"
 
 

@@ -87,13 +87,16 @@ def _projected(
     return quantity(name, t_interval(values, confidence=confidence), confidence, **numbers)
 
 
+_UNKNOWN = "growth not known: needs analysis.half", "a look at the networks after half of their steps (analysis.half)"
+"""The note of a rule that only projected limits can satisfy, and what would decide it."""
+
 # ------------------------------------------------------------------------------------------------------------- C5
 
 
 def arms_by_rate(evidence: Evidence, arm: str) -> dict[float, str]:
     """Returns an arm and those that differ from it only in their learning rate, keyed by rate.
 
-    Raises `Lacking` if there are fewer than three rates, or they are less than about a factor of 3 apart.
+    Raises `Lacking` if there are not three rates, each about a factor of 3 or more above another of them.
     """
     own = evidence.arm(arm)
     found: dict[float, str] = {}
@@ -102,21 +105,29 @@ def arms_by_rate(evidence: Evidence, arm: str) -> dict[float, str]:
         if len(at) == 1 and other.like == own.like:
             found.setdefault(at[0], name)
     rates = sorted(found)
-    apart = [rate for i, rate in enumerate(rates) if not i or rate >= RATE_FACTOR * rates[i - 1]]
+    apart: list[float] = []
+    for rate in rates:
+        if not apart or rate >= RATE_FACTOR * apart[-1]:
+            apart.append(rate)
+    # Rates between these make the grid no wider, but each may be the best one, and what it does counts.
     if len(apart) < MIN_RATES:
         raise Lacking(
             f"needs {arm} at {MIN_RATES} learning rates or more, each about 3 times the one below; has "
             f"{', '.join(f'{rate:g}' for rate in rates) or 'no rate on record'}"
         )
-    return {rate: found[rate] for rate in apart}
+    return {rate: found[rate] for rate in rates}
 
 
 def _as_good(evidence: Evidence, by_rate: Mapping[float, str]) -> list[float]:
-    """Rates at which mean DSC is within `DELTA` of the best rate's."""
-    means = {
-        rate: float(np.mean([d.mean() for d in blocks_of(evidence, {(arm, evidence.size): 1.0}).d]))
-        for rate, arm in by_rate.items()
-    }
+    """Rates at which mean DSC is within `DELTA` of the best rate's; one at which every run diverged has no mean."""
+    means, lacking = dict[float, float](), Lacking(f"no scores at {evidence.size or 'all'} training cases")
+    for rate, arm in by_rate.items():
+        try:
+            means[rate] = float(np.mean([d.mean() for d in blocks_of(evidence, {(arm, evidence.size): 1.0}).d]))
+        except Lacking as error:
+            lacking = error
+    if not means:
+        raise lacking
     best = max(means.values())
     return [rate for rate, mean in means.items() if mean > best - DELTA]
 
@@ -130,7 +141,7 @@ def changes_little(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
     if supported or contradicted:
         return Ruling(supported, contradicted)
     note = "depends on the rate" if len({q.value > LITTLE_DEG for q in angles}) > 1 else ""
-    return Ruling(False, False, "growth not known: needs analysis.half" if unknown else note)
+    return Ruling(False, False, *(_UNKNOWN if unknown else (note,)))
 
 
 def at_ends(quantities: Sequence[Quantity]) -> tuple[Quantity, ...]:
@@ -262,9 +273,7 @@ def look_random(uncontrolled: str) -> Callable[[Mapping[str, Quantity], bool], R
             return Ruling(False, contradicted, uncontrolled)
         silent = all(found[name].high <= limit for name, limit in RANDOM.items())
         unknown = [name for name in RANDOM if math.isnan(found[name].rise)]
-        return Ruling(
-            within, contradicted, "growth not known: needs analysis.half" if silent and unknown and not within else ""
-        )
+        return Ruling(within, contradicted, *(_UNKNOWN if silent and unknown and not within else ()))
 
     return rule
 

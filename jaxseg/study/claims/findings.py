@@ -125,6 +125,8 @@ class Ruling(NamedTuple):
     contradicted: bool
     note: str = ""
     """An explanation, if neither holds for a specific reason."""
+    needs: str = ""
+    """What would decide the claim, where narrower intervals would not."""
 
 
 def _insensitive() -> bool:
@@ -186,7 +188,29 @@ def few_seeds(found: int, what: str = "seeds") -> list[str]:
     return [] if found >= MIN_SEEDS else [f"needs at least {MIN_SEEDS} {what}, has {found}"]
 
 
+NO_GROWTH = "growth not known: needs validations at half of the steps and late (train.eval_every)"
+
+
+def unless_projected(now: bool, *projected: float) -> tuple[str, str]:
+    """Returns why what holds at the steps that were trained is no verdict, and what would decide it; empty otherwise.
+
+    Args:
+        now: Whether limits hold as they are.
+        projected: Those limits after another doubling of the steps; NaN if unknown.
+    """
+    if not now:
+        return "", ""
+    if any(map(math.isnan, projected)):
+        return f"it holds at these steps, but {NO_GROWTH}", "validations at half of the steps and late"
+    return (
+        "it holds at these steps, but need not after another doubling",
+        "longer training",
+    )
+
+
 INSENSITIVE = "nothing here could have shown it: an absence counts only where self_transfer shows the effect"
+
+CONTROL = "an arm self_transfer that shows the effect, with seeds, rate and validations as the claim needs them"
 
 
 def judge(claim: str, measured: Measured) -> Finding:
@@ -200,11 +224,11 @@ def judge(claim: str, measured: Measured) -> Finding:
     if found.contradicted and not found.supported:
         without = measured.rule(measured.by_key(), False)
         if not without.contradicted and not measured.sensitive():
-            return Finding(claim, UNDECIDED, f"{numbers}; {INSENSITIVE}", quantities)
+            return Finding(claim, UNDECIDED, f"{numbers}; {INSENSITIVE}", quantities, needs=CONTROL)
     if found.supported == found.contradicted:
         which = "meets both" if found.supported else "meets neither"
         why = found.note or f"{which}: supported needs {rule.supported}; contradicted needs {rule.contradicted}"
-        return Finding(claim, UNDECIDED, f"{numbers}; {why}", quantities)
+        return Finding(claim, UNDECIDED, f"{numbers}; {why}", quantities, needs=found.needs)
     verdict, why = (SUPPORTED, rule.supported) if found.supported else (CONTRADICTED, rule.contradicted)
     scope = f"{measured.scope}: " if measured.scope else ""
     fragile = "" if _stands(measured, found) else f"; {FRAGILE}"

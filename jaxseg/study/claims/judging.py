@@ -123,7 +123,8 @@ def judge_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> Fin
         found = dataclasses.replace(found, tag=tag_of(evidence, measured.arms))
         if found.verdict == UNDECIDED:
             blocking = dict.fromkeys(ONE_RATE if doubt.startswith(OWN_RATES) else doubt for doubt in measured.doubts)
-            found = dataclasses.replace(found, needs="; ".join(blocking) or of_undecided(found.quantities))
+            needs = "; ".join(blocking) or found.needs or of_undecided(found.quantities)
+            found = dataclasses.replace(found, needs=needs)
         own_rates = [doubt for doubt in measured.doubts if doubt.startswith(OWN_RATES)]
         exploratory = "; ".join(filter(None, (exploratory, *own_rates)))
     measured_on = () if isinstance(measured, Finding) else measured.arms

@@ -113,7 +113,7 @@ def _by_mean(claim: str, studies: Mapping[str, TargetStudy], targets: Mapping[st
     )
     finding = judge(claim, ruled)
     if finding.verdict == UNDECIDED:
-        finding = dataclasses.replace(finding, needs=targets_needed(finding.quantities))
+        finding = dataclasses.replace(finding, needs=finding.needs or targets_needed(finding.quantities))
         if means.missing:
             reason = f"fewer than {MIN_TARGETS} targets know {means.missing}; {finding.reason}"
             finding = dataclasses.replace(finding, reason=reason)

@@ -206,11 +206,28 @@ def is_shorter(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
 
 
 def shows_it(evidence: Evidence) -> bool:
-    """Returns whether the positive control trained faster than scratch."""
+    """Returns whether the positive control trained faster than scratch, by what a verdict on it could rest on.
+
+    Its source is what the target leaves of its cases, so that it cannot train on all of them: where it has no runs of
+    this training set size, those of its largest count.
+    """
+    control = Pair(POSITIVE_CONTROL)
     try:
-        return times(evidence, Pair(POSITIVE_CONTROL)).against.low > 1
+        there = evidence.at(_size_of_control(evidence, control))
+        found = times(there, control)
+        doubts = [*few_seeds(found.n_seeds), *doubts_of_rates(there, *control), *_sparse(there, control)]
+        return not doubts and found.against.low > 1
     except (Lacking, Void):
         return False
+
+
+def _size_of_control(evidence: Evidence, control: Pair) -> int:
+    rows = evidence.tables.get("curves", pd.DataFrame(columns=["arm", "train_cases"]))
+    sizes = [set(rows.loc[rows["arm"] == arm, "train_cases"]) for arm in control]
+    shared = sizes[0] & sizes[1]
+    if not shared:
+        raise Lacking(f"no curves of {control.arm} and {control.baseline} at one size")
+    return evidence.size if evidence.size in shared else int(max(shared, key=evidence.record.number_of_cases))
 
 
 def c1(evidence: Evidence, pair: Pair) -> Measured:
