@@ -158,7 +158,7 @@ def test_answer_in_words(table):
     rows = table[table["role"] == "answer"]
     assert (rows["claim"] == "answer").all()
     reason = rows["reason"].iloc[0]
-    assert reason.startswith("Transfer on hippo, 64 training cases, 8 seeds: +0.001 DSC [")
+    assert reason.startswith("Transfer on hippo, 64 training cases, 8 source networks (16 seeds): +0.001 DSC [")
     assert re.search(r"no material difference; 1\.\d+ times fewer steps \[", reason)
     assert "times more steps [" in reason  # 1,500 steps of pretraining cost more than transfer saves
     assert re.search(r"Scratch still gains 0\.00\d DSC a doubling of its 3,000 steps\.$", reason)

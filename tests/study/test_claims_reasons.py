@@ -252,6 +252,18 @@ def test_diverged_runs_are_named(study):
     assert "2 of 10 runs of transfer" in reasons(altered(study, {"arms": {"transfer": arm}}))["C4b"].reason
 
 
+def test_source_networks_that_would_decide_are_not_called_seeds():
+    levels = {"scratch": {0: 0.8}, "transfer": {0: 0.81}}
+    cases = sim.cases(rng(1), levels, groups=42, spread=(0.01, 0.001, 0.01), seeds=16)
+    record = sim.record(*levels, transfer=sim.arm(sources={seed: seed // 2 for seed in range(16)}))
+    found = judged(sim.study(record, cases=cases), "C4b")
+    networks = int(found.needs.split()[1])
+    assert found.needs == f"about {networks} source networks ({2 * networks} seeds), if the estimate stays"
+    few = cases[cases["seed"] < 14]
+    reason = judged(sim.study(record, cases=few), "C4b").reason
+    assert reason == "needs at least 8 source networks (16 seeds), has 7"
+
+
 def test_what_would_decide_an_undecided_gain():
     levels = {"scratch": {0: 0.8}, "transfer": {0: 0.803}}
     few = sim.cases(rng(1), levels, groups=42, spread=(0.02, 0.001, 0.01))

@@ -170,6 +170,7 @@ def task_of(evidence: Evidence, size: int, pair: Pair) -> Task:
     used = Blocks(
         tuple(seeds[rows] for seeds, rows in zip(both.seeds, kept, strict=True)),
         tuple(d[rows] for d, rows in zip(both.d, kept, strict=True)),
+        both.seeds_each,
     )
     halved = [f"half of them measure the difficulty, which an arm {PLACEBO} would"] if used.doubts() else []
     found = of_blocks("gain", used, 1 - LEVEL)

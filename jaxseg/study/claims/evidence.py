@@ -191,6 +191,11 @@ def units(evidence: Evidence, arm: str, seeds: Seeds) -> Seeds:
     return np.array([found.sources[int(seed)] for seed in seeds])
 
 
+def seeds_each(of_units: Seeds) -> int:
+    """Returns how many seeds share a unit, as `units` gives it, at most."""
+    return int(np.unique(of_units, return_counts=True)[1].max()) if len(of_units) else 1
+
+
 # -------------------------------------------------------------------------------------------------------------- runs
 
 

@@ -61,6 +61,9 @@ class Quantity:
     confidence: float = math.nan
     """Confidence level of the limits."""
     n_seeds: int = 0
+    """Number of seeds, or of source networks if several seeds share one."""
+    seeds_each: int = 1
+    """Number of seeds that share a source network; 1 if each has its own."""
     n_groups: int = 0
     """Number of test groups; 0 if groups play no part."""
     train_cases: int | None = None
@@ -178,14 +181,26 @@ class Finding:
     """Whether the study has no arm, size or table for the claim."""
 
 
-def few_seeds(found: int, what: str = "seeds") -> list[str]:
-    """Returns the doubt that too few seeds, or others of which there must be as many, raise; empty if there are enough.
+def count_of_seeds(count: int, seeds_each: int) -> str:
+    """Names a number of seeds, or of source networks if several seeds share one.
+
+    >>> count_of_seeds(8, 1), count_of_seeds(8, 2)
+    ('8 seeds', '8 source networks (16 seeds)')
+    """
+    return f"{count} seeds" if seeds_each == 1 else f"{count} source networks ({count * seeds_each} seeds)"
+
+
+def few_seeds(found: int, seeds_each: int = 1, *, of: str = "") -> list[str]:
+    """Returns the doubt that too few seeds raise, or too few source networks; empty if there are enough.
 
     Args:
         found: Their number.
-        what: What was counted, in words.
+        seeds_each: Number of seeds that share a source network.
+        of: The arm whose seeds they are, if another's are counted as well.
     """
-    return [] if found >= MIN_SEEDS else [f"needs at least {MIN_SEEDS} {what}, has {found}"]
+    if found >= MIN_SEEDS:
+        return []
+    return [f"needs at least {count_of_seeds(MIN_SEEDS, seeds_each)}{' of ' * bool(of)}{of}, has {found}"]
 
 
 NO_GROWTH = "growth not known: needs validations at half of the steps and late (train.eval_every)"

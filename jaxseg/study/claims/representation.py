@@ -25,6 +25,7 @@ from jaxseg.study.claims.evidence import (
     jackknife,
     layers_of,
     matched,
+    seeds_each,
     seeds_of_pairs,
     units,
     within_arm,
@@ -117,7 +118,8 @@ def pair_quantity(
         # A two-sided interval at this confidence has the one-sided limits that projections are made with.
         moved = jackknife(change, of_units, 2 * PROJECTION_CONFIDENCE - 1)
         fall, rise = (NEXT_CHANGE * max(limit, 0.0) for limit in (-moved.low, moved.high))
-    numbers = {"n_seeds": len(np.unique(of_units)), "fall": fall, "rise": rise, **more}
+    count = {"n_seeds": len(np.unique(of_units)), "seeds_each": seeds_each(of_units)}
+    numbers = {**count, "fall": fall, "rise": rise, **more}
     return quantity(name, jackknife(statistic, of_units, confidence), confidence, **numbers)
 
 
@@ -212,5 +214,6 @@ def c9(evidence: Evidence, pair: Pair) -> Measured:
     shared = evidence.arm(pair.arm).one_source
     # What all seeds have from one source network would pass for what transferred networks have in common.
     doubts = [f"one source: all seeds of {pair.arm} start from the same source network"] if shared else []
-    doubts += [*few_seeds(min(q.n_seeds for q in quantities)), *doubts_of_rates(evidence, *pair)]
+    fewest = min(quantities, key=lambda q: q.n_seeds)
+    doubts += [*few_seeds(fewest.n_seeds, fewest.seeds_each), *doubts_of_rates(evidence, *pair)]
     return Measured(tuple(quantities), differ(evidence.level), unique(doubts), pair)

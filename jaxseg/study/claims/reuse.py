@@ -20,6 +20,7 @@ from jaxseg.study.claims.evidence import (
     doubts_of_rates,
     layers_of,
     scope_of,
+    seeds_each,
     seeds_of,
     seeds_of_pairs,
     units,
@@ -137,7 +138,8 @@ def depths(evidence: Evidence, pair: Pair) -> Depths:
 
 
 def _doubts(evidence: Evidence, pair: Pair, reuse: Reuse) -> tuple[str, ...]:
-    return unique([*few_seeds(len(np.unique(reuse.units))), *doubts_of_rates(evidence, *pair)])
+    few = few_seeds(len(np.unique(reuse.units)), seeds_each(reuse.units))
+    return unique([*few, *doubts_of_rates(evidence, *pair)])
 
 
 def reused_in_depth(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:

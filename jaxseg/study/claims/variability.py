@@ -23,6 +23,7 @@ from jaxseg.study.claims.evidence import (
     jackknife,
     layers_of,
     scope_of,
+    seeds_each,
     seeds_of_pairs,
     units,
     within_arm,
@@ -135,7 +136,13 @@ def _ratio(evidence: Evidence, arm: str, baseline: str, kind: str, confidence: f
         log, error, df = ratio_of_independent(of_arm, of_baseline)
         half = t_quantile(df, confidence) * error
         limits = Interval(math.exp(log), math.exp(log - half), math.exp(log + half), df)
-    more = {"n_seeds": len(np.unique(left_out)), "log": True, "thresholds": (AS_HIGH,), "key": kind}
+    more = {
+        "n_seeds": len(np.unique(left_out)),
+        "seeds_each": seeds_each(left_out),
+        "log": True,
+        "thresholds": (AS_HIGH,),
+        "key": kind,
+    }
     return quantity(f"{kind}, within a source over among {baseline}", limits, confidence, **more), len(others)
 
 
@@ -169,10 +176,10 @@ def c10(evidence: Evidence, pair: Pair) -> Measured:
     judged = [ratios[kind] for kind in JUDGED if kind in ratios]
     if not judged:
         raise Lacking("; ".join(dict.fromkeys(absent)))
-    within = "seeds" if evidence.arm(arm).one_source else "source networks"
+    fewest = min(judged, key=lambda q: q.n_seeds)
     doubts = [
-        *few_seeds(min(q.n_seeds for q in judged), within),
-        *few_seeds(min(among[q.key] for q in judged), f"seeds of {pair.baseline}"),
+        *few_seeds(fewest.n_seeds, fewest.seeds_each, of=arm),
+        *few_seeds(min(among[q.key] for q in judged), of=pair.baseline),
         *doubts_of_rates(evidence, arm, pair.baseline),
     ]
     return Measured(
