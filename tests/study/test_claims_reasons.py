@@ -165,6 +165,32 @@ def test_undeclared_seeds_change_no_verdict_and_are_shown_apart():
     assert (later["exploratory"].all(), set(later["verdict"]), later["n_seeds"].max()) == (True, {""}, 16)
 
 
+def placebo_too(seeds, **more):
+    """A study of two arms and the placebo, with a start that loads the first level of the encoder."""
+    arms = ("scratch", "transfer", "scratch_b", "first_1")
+    record = sim.record(*arms, first_1=sim.arm(init="pretrained:encoder/level_0"))._replace(**more)
+    cases = sim.cases(rng(2), {arm: {0: 0.8} for arm in arms}, seeds=seeds)
+    return sim.study(record, cases=cases)
+
+
+@pytest.mark.parametrize(("more", "level"), [({"looks": (8, 32)}, 0.9946), ({"grown_from": (8,)}, 0.95)], ids=str)
+def test_controls_rest_on_the_seeds_that_the_claim_rests_on(more, level):
+    table = claims.claims(placebo_too(16, **more))
+    judged = table[table["claim"] == "C4b"].set_index("role")
+    assert judged.loc["claim", ["n_seeds", "confidence"]].tolist() == [8, pytest.approx(level)]
+    for role in ("control", "graded"):
+        rows = table[(table["role"] == role) & table["ci_low"].notna()]
+        assert set(rows["n_seeds"]) == {8}, role
+        assert rows["confidence"].tolist() == pytest.approx([0.95] * len(rows)), role
+
+
+def test_label_swaps_of_eight_seeds_cannot_reach_the_level_of_a_first_look(study):
+    assert judge_claim("C9", gather(study)).verdict == SUPPORTED
+    found = judge_claim("C9", gather(study, level=0.0054))
+    assert found.verdict == UNDECIDED
+    assert found.needs == "more seeds: with 8 p is never below 0.0078, and the level is 0.0054"
+
+
 def family(seed):
     """A study whose C7 is open, beside a speed-up."""
     draw, speeds = rng(seed), {"scratch": 1.0, "transfer": 1.35}

@@ -75,6 +75,18 @@ def test_the_level_of_a_mean_is_not_that_of_the_study_named_first(order):
     assert {q.key: q.confidence for q in five.quantities}["reuse encoder/level_3"] == pytest.approx(0.975)
 
 
+def test_seeds_that_were_added_without_looks_make_a_verdict_over_targets_exploratory():
+    quantities = (number("gain", 0.0, 0.001, thresholds=(0.01,)),)
+    made = {target: target_study("C4b", quantities[0], target=target) for target in "abcd"}
+    assert over_targets.judge_over(made)["C4b"].finding.exploratory == ""
+    later = made["a"]._replace(record=made["a"].record._replace(grown_from=(8,)))
+    found = over_targets.judge_over(made | {"a": later})
+    assert found["C4b"].finding.exploratory == "a: seeds were added without declared looks"
+    declared = made["a"]._replace(record=later.record._replace(looks=(8, 16)))
+    assert over_targets.judge_over(made | {"a": declared})["C4b"].finding.exploratory == ""
+    assert over_targets.over_studies(made | {"a": later}).set_index("claim").loc["C4b", "exploratory"]
+
+
 def leads(value: float, *others: float) -> tuple[Quantity, ...]:
     levels = [f"lead encoder/level_{2 + i}" for i in range(1 + len(others))]
     return tuple(number(key, at, 0.1, count=len(levels)) for key, at in zip(levels, (value, *others), strict=True))

@@ -120,7 +120,7 @@ def _extremes(measured: Measured) -> Iterator[Mapping[str, Quantity]]:
 
 
 def _placed(found: Quantity, level: float) -> Quantity:
-    value = level + (found.scale.nothing if found.scale is not None else 0.0)
+    value = max(level + (found.scale.nothing if found.scale is not None else 0.0), found.least)
     return dataclasses.replace(found, value=value, low=value, high=value)
 
 

@@ -149,6 +149,11 @@ def scope_of(evidence: Evidence, *arms: str) -> str:
     return "of this checkpoint alone" if any(evidence.arm(arm).one_source for arm in arms) else ""
 
 
+def of_one_network(record: Record, *arms: str) -> bool:
+    """Returns whether all seeds of one of these arms start from the same source network."""
+    return any(record.arms[arm].one_source for arm in arms if arm in record.arms)
+
+
 def seen_by(record: Record, *arms: str) -> str:
     """Returns what the checkpoints that these arms start from may have seen; empty if none is someone else's."""
     return "; ".join(

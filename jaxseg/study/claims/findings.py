@@ -66,6 +66,8 @@ class Quantity:
     """Number of seeds that share a source network; 1 if each has its own."""
     n_groups: int = 0
     """Number of test groups; 0 if groups play no part."""
+    least: float = -math.inf
+    """The smallest value that it can take."""
     train_cases: int | None = None
     """Training set size of the quantity, if it is not that of the finding; -1 if it spans several."""
     key: str = ""

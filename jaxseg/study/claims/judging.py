@@ -108,6 +108,12 @@ def newer_rules(record: Record) -> str:
     return f"rules of version {RULE_VERSION} on a study that was begun under version {record.rule_version}"
 
 
+def why_exploratory(record: Record) -> str:
+    """Returns why what all seeds of a study give was not fixed in advance; empty if it was."""
+    later = "seeds were added without declared looks" if record.grown_from and not record.looks else ""
+    return "; ".join(filter(None, (newer_rules(record), later)))
+
+
 def judge_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> Finding:
     """Judges a single claim at the level of the evidence.
 

@@ -18,7 +18,7 @@ import pandas as pd
 from jaxseg.analysis.random_effects import Pooled
 from jaxseg.study.claims import differing
 from jaxseg.study.claims.accuracy import falls_with_size, is_none
-from jaxseg.study.claims.evidence import Pair, gather
+from jaxseg.study.claims.evidence import gather, of_one_network
 from jaxseg.study.claims.filters import changes_little, look_random
 from jaxseg.study.claims.findings import (
     DEPENDS,
@@ -33,7 +33,7 @@ from jaxseg.study.claims.findings import (
     judge,
 )
 from jaxseg.study.claims.frozen import is_accurate, need_not_learn
-from jaxseg.study.claims.judging import JUDGES, newer_rules, subject
+from jaxseg.study.claims.judging import DECIDED, arms_of, subject, why_exploratory
 from jaxseg.study.claims.means import Speaking, averages_of, means_of, measurements, speaking
 from jaxseg.study.claims.needs import targets_needed
 from jaxseg.study.claims.pooling import known, of_target, over_mean
@@ -62,6 +62,8 @@ class Over:
 
     finding: Finding
     rows: tuple[dict[str, Any], ...] = ()
+    arms: tuple[str, ...] = ()
+    """The arm and its baseline in the studies that can speak of it; several names where studies differ."""
 
 
 def _row(
@@ -273,11 +275,31 @@ def judge_over(
             found[claim] = _c3(studies, targets, noisy or {})
         else:
             found[claim] = (_by_one if claim in CAN else _by_mean)(claim, studies, targets)
-    why = next(filter(None, (newer_rules(study.record) for study in studies.values())), "")
-    return {
-        claim: dataclasses.replace(over, finding=dataclasses.replace(over.finding, exploratory=why))
-        for claim, over in found.items()
-    }
+    return {claim: _described(claim, over, _about(claim, studies)) for claim, over in found.items()}
+
+
+def _about(claim: str, studies: Mapping[str, TargetStudy]) -> dict[str, TargetStudy]:
+    """The studies that can speak of a claim; all if none can."""
+
+    def speaks(study: TargetStudy) -> bool:
+        told = study.tasks.values() if claim == "C3" else (study.claims[claim],)
+        return any(one.quantities for one in told)
+
+    return {name: study for name, study in studies.items() if speaks(study)} or dict(studies)
+
+
+def _described(claim: str, over: Over, about: Mapping[str, TargetStudy]) -> Over:
+    """Adds the arms that the studies are about, what a verdict is limited to, and why it was not fixed in advance."""
+    arms = [tuple(arms_of(claim, study.record)) for study in about.values()]
+    one = [n for n, own in zip(about, arms, strict=True) if of_one_network(about[n].record, *own)]
+    finding = over.finding
+    if one and finding.verdict in (*DECIDED, DEPENDS):
+        which = "" if len(one) == len(about) else f" in {', '.join(one)}"
+        finding = dataclasses.replace(finding, reason=f"of one source network each alone{which}: {finding.reason}")
+    why = {name: found for name, study in about.items() if (found := why_exploratory(study.record))}
+    finding = dataclasses.replace(finding, exploratory="; ".join(f"{name}: {found}" for name, found in why.items()))
+    named = tuple(", ".join(dict.fromkeys(names)) for names in zip(*arms, strict=True))
+    return dataclasses.replace(over, finding=finding, arms=named)
 
 
 def over_studies(
@@ -297,10 +319,10 @@ def over_studies(
         The columns of claims.csv; each claim has one verdict, from the mean over targets.
     """
     rows: list[dict[str, Any]] = []
-    for claim, over in judge_over(studies, noisy=noisy).items():
-        arms = JUDGES[claim].arms if claim in JUDGES else Pair()
-        baseline = arms[1] if len(arms) > 1 else ""
-        rows += rows_of(over.finding, size=None, fold=None, role=OVER_STUDIES, arm=arms[0], baseline=baseline)
+    for over in judge_over(studies, noisy=noisy).values():
+        arm, baseline = (*over.arms, "", "")[:2]
+        own = {"role": OVER_STUDIES, "arm": arm, "baseline": baseline}
+        rows += rows_of(over.finding, size=None, fold=None, **own)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     return table.astype(dict.fromkeys(INTEGERS, "Int64"))
 

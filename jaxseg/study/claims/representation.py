@@ -184,7 +184,8 @@ def _of_index(evidence: Evidence, pair: Pair, index: str, key: str) -> tuple[Qua
     # Drawn swaps, where there are too many to list, are the same every time.
     between = _between_units(excess.mean(0), of_units)
     p = label_swap(between, rng=host_rng(0))
-    return relative, Quantity(f"p of label swaps, {index}", p, n_seeds=len(between), key=f"p {key}")
+    least = 2.0 ** (1 - len(between))
+    return relative, Quantity(f"p of label swaps, {index}", p, n_seeds=len(between), key=f"p {key}", least=least)
 
 
 def _between_units(matrix: Float[np.ndarray, "seeds seeds"], of_units: Seeds) -> Float[np.ndarray, "units units"]:
@@ -200,7 +201,12 @@ def differ(level: float) -> Callable[[Mapping[str, Quantity], bool], Ruling]:
         excess, p = [found["cka"], found["shapes"]], [found.get("p cka"), found.get("p shapes")]
         above = all(q.low > DIFFERENT for q in excess)
         swapped = all(one is None or one.value <= level for one in p)
-        return Ruling(above and swapped, all(q.high < ALIKE for q in excess))
+        alike = all(q.high < ALIKE for q in excess)
+        blind = next((one for one in p if one is not None and one.least > level), None)
+        if blind is None or not above:
+            return Ruling(above and swapped, alike)
+        why = f"with {blind.n_seeds} p is never below {blind.least:.2g}, and the level is {level:.2g}"
+        return Ruling(False, alike, f"needs more seeds: {why}", f"more seeds: {why}")
 
     return rule
 
