@@ -110,7 +110,7 @@ def _by_rate(rng, *angles: float, better: float = 0.0, growing: float = 0.0) -> 
     """Scratch at three rates; the DSC of each rate is by `better` above that of the one below."""
     names = ("scratch_low", "scratch", "scratch_high")
     rates = dict(zip(names, (3e-4, 1e-3, 3e-3), strict=True))
-    arms = {name: sim.arm(rates={0: rate}, like="same") for name, rate in rates.items()}
+    arms = {name: sim.arm(rates={0: (rate,)}, like="same") for name, rate in rates.items()}
     levels = {name: {0: 0.8 + better * i} for i, name in enumerate(names)}
     parts = [sim.filters(rng, (n,), angle=angle, growing=growing) for n, angle in zip(names, angles, strict=True)]
     tables = {"filters": pd.concat(parts), "cases": sim.cases(rng, levels, spread=LITTLE_CHANCE)}

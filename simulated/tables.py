@@ -23,12 +23,12 @@ def arm(**changes) -> ArmRecord:
     return usual._replace(**changes)
 
 
-def record(*arms: str, full_size: int = 64, one_draw: bool = False, target: str = "hippo", **changed) -> Record:
+def record(*arms: str, full_size: int = 64, target: str = "hippo", **changed) -> Record:
     """A record of arms; what stands in `changed` differs."""
     known = {name: arm(kind="prior" if name == "prior" else "network") for name in arms}
     if "transfer" in known:
         known["transfer"] = known["transfer"]._replace(pretrain_steps=1500)
-    return Record(target, "blobs", full_size, known | changed, one_draw, 2)
+    return Record(target, "blobs", full_size, known | changed, 2)
 
 
 def study(rec: Record, **tables: pd.DataFrame) -> StudyTables:

@@ -51,6 +51,15 @@ def test_a_page_gets_the_answer_means_claims_and_controls(study: Path) -> None:
     assert text.splitlines()[-1].startswith("Not asked here: ")
 
 
+def test_an_answer_of_a_declared_look_says_what_its_limits_are(study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study, tmp_path / "looked")
+    path = tmp_path / "looked" / "results" / "claims.csv"
+    files.read_table(path).assign(confidence=0.9946).to_csv(path, index=False)
+    run("tools.draw_study", str(tmp_path / "looked"))
+    line = (tmp_path / "looked" / "found.md").read_text().splitlines()[2]
+    assert line.startswith("Brackets in this answer hold limits of 99.46 %")
+
+
 def test_a_study_that_was_published_anew_is_told_from_its_text(study: Path, tmp_path: Path) -> None:
     shutil.copytree(study, tmp_path / "again")
     run("tools.draw_study", str(tmp_path / "again"))

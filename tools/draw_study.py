@@ -21,6 +21,7 @@ import pandas as pd
 
 from jaxseg.reserved import MEAN
 from jaxseg.study import files, record
+from jaxseg.study.claims.rules import CONFIDENCE
 from jaxseg.study.record import StudyRecord
 from jaxseg.study.score.comparisons import baseline_of
 from jaxseg.types import UserError
@@ -55,9 +56,13 @@ def found(folder: Path) -> str:
 
 
 def answers(claims: pd.DataFrame) -> Iterator[str]:
-    """The first sentences of the page, one for each start."""
-    for text in claims.loc[claims["role"] == "answer", "reason"].unique():
+    """The first sentences of the page, one for each start, and the confidence of their limits where it is not 95 %."""
+    own = claims[claims["role"] == "answer"]
+    for text in own["reason"].unique():
         yield f"> {text}"
+    level = own["confidence"].min()
+    if not math.isnan(level) and not math.isclose(level, CONFIDENCE):
+        yield f"Brackets in this answer hold limits of {100 * level:.4g} %, the level of the look that it was made at."
 
 
 def how(study: StudyRecord) -> str:

@@ -60,7 +60,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "claims": (
         *("claim", "statement", "role", "arm", "quantity", "value", "ci_low", "ci_high", "verdict", "reason"),
         *("grade", "tag", "projected_low", "projected_high", "needs", "look", "exploratory", "rule_version"),
-        *("train_cases",),
+        *("train_cases", "confidence"),
     ),
     "filter_controls": ("train_cases", "arm", "layer", "quantity", "smallest_share"),
     "similarity": (

@@ -176,6 +176,11 @@ class RecordedArm:
     """The data set of its source networks; empty if it has none, or if it is unknown."""
     fine_tuning: str = ""
     """How its training differs from that of every trained weight at one rate, in words; empty if it does not."""
+    settings: str = ""
+    """A digest of its network and training, but for its start and its learning rate; empty in records of an earlier
+    version."""
+    lr_choice: str = ""
+    """How its learning rates are chosen on trials, `joint` or `per_arm`; empty if they are set."""
 
     @property
     def uses_source(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,8 @@ def planned_record(
                 pretrain=source_networks.pretraining_of(arm),
                 source=_source_of(planned, arm),
                 fine_tuning="" if arm.kind == "prior" else optim.fine_tuning(arm.optim),
+                settings=_settings(arm),
+                lr_choice=_lr_choice(arm),
             )
             for arm in study.arms
         },
@@ -154,9 +157,23 @@ def _source_of(planned: PlannedStudy, arm: ArmSettings) -> str:
     return planned.tasks.prepared[arm.source].name
 
 
+def _settings(arm: ArmSettings) -> str:
+    """A digest of what decides an arm's networks and their training, but for where they start and the learning rate."""
+    names = [field.name for field in dataclasses.fields(arm.optim)]
+    # Fields on the rate, and on how it is chosen, begin with its name.
+    optimizer = {name: getattr(arm.optim, name) for name in names if not name.startswith("lr")}
+    decisive = arm.vary, arm.cross, arm.cross_ids, arm.seed_offset, arm.model, optimizer, arm.loss, arm.train
+    return hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]
+
+
+def _lr_choice(arm: ArmSettings) -> str:
+    """How an arm's learning rates are chosen; empty if they are set, or there is nothing to train."""
+    return arm.optim.lr_choice if arm.kind != "prior" and arm.optim.lr_grid else ""
+
+
 def _why_exploratory(planned: PlannedStudy) -> str | None:
     """What was decided differently for each arm; that a study was extended, `waves` and `looks` say."""
-    own = [arm.name for arm in planned.study.arms if arm.optim.lr_grid and arm.optim.lr_choice == "per_arm"]
+    own = [arm.name for arm in planned.study.arms if _lr_choice(arm) == "per_arm"]
     return f"rates chosen for each arm by itself ({', '.join(own)})" if own else None
 
 

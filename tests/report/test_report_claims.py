@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 
 from jaxseg.report.blocks import Finding, Fold, Missing, Notice, Prose, Table
 from jaxseg.report.charts.style import arm_styles
+from jaxseg.report.sections import summary
 from jaxseg.report.sections.claims import claims_blocks
 from jaxseg.report.sections.controls import control_words
 from jaxseg.report.tables import Tables, read_tables
@@ -23,6 +25,12 @@ from tests.report.test_report_analyses import _flat, _texts
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
     return read_tables(write_workdir(tmp_path_factory.mktemp("judged"), sizes=(8, 0), examples=0, n_cases=4, steps=60))
+
+
+def test_limits_at_the_level_of_a_look_are_not_called_those_of_95_percent():
+    row = {"arm": "transfer", "baseline": "scratch", "value": 0.02, "ci_low": 0.01, "ci_high": 0.03}
+    figure = summary._gain(SimpleNamespace(**row, confidence=0.9946))
+    assert figure.interval == "99.46 % interval 0.010 to 0.030"
 
 
 def _judged(tables: Tables) -> Tables:

@@ -155,6 +155,7 @@ def test_filters_are_seen_at_three_rates_whichever_is_chosen(tmp_path):
         ({"train.eval_every": 100}, "C7", True, True, ""),
         ({"train.eval_every": 10}, "C1", False, False, "needs at least every 2"),
         ({"looks": (12, 24)}, "C8", False, False, "the first look is at 12 seeds, has 8"),
+        ({"looks": (8, 16)}, "C9", False, True, "more seeds: with 8 p is never below 0.0078"),
         ({"pretrain.share": "one"}, "C9", False, False, "one source"),
         (GRID | {"optim.lr_choice": "per_arm"}, "C8", False, False, "lr_choice = 'joint'"),
         (GRID, "C8", True, True, ""),

@@ -160,7 +160,7 @@ def test_answer_in_words(table):
     rows = table[table["role"] == "answer"]
     assert (rows["claim"] == "answer").all()
     reason = rows["reason"].iloc[0]
-    assert reason.startswith("Transfer on hippo, 64 training cases, 8 seeds: +0.001 DSC [")
+    assert reason.startswith("Transfer on hippo, 64 training cases, 8 source networks (16 seeds): +0.001 DSC [")
     assert re.search(r"no material difference; 1\.\d+ times fewer steps \[", reason)
     assert "times more steps [" in reason  # 1,500 steps of pretraining cost more than transfer saves
     assert re.search(r"Scratch still gains 0\.00\d DSC a doubling of its 3,000 steps\.$", reason)
@@ -181,7 +181,7 @@ def test_a_tiny_study_has_its_table(tiny_study):
     assert record.arms["scratch"].schedule == "cosine"
     assert not record.arms["transfer"].one_source
     assert record.arms["transfer"].sources == {seed: seed for seed in record.arms["transfer"].sources}
-    assert not record.one_draw
+    assert not record.arms["transfer"].one_draw
 
 
 def test_one_source_and_one_draw_are_read_from_the_runs(tiny_study):
@@ -191,9 +191,9 @@ def test_one_source_and_one_draw_are_read_from_the_runs(tiny_study):
     ]
     record = read_record(dataclasses.replace(saved, runs=tuple(same)))
     assert record.arms["transfer"].one_source
-    assert record.one_draw  # the study varies init and order alone
+    assert record.arms["transfer"].one_draw  # the study varies init and order alone
     own = [dataclasses.replace(run, subset_id=index) for index, run in enumerate(same)]
-    assert not read_record(dataclasses.replace(saved, runs=tuple(own))).one_draw
+    assert not read_record(dataclasses.replace(saved, runs=tuple(own))).arms["transfer"].one_draw
 
 
 # -------------------------------------------------------------------------------------------- tables in other orders

@@ -1,6 +1,7 @@
 """What each claim measures, and what counts in it: filters, representations, rest, and steps to a level."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from jaxseg.study import claims
@@ -40,12 +41,40 @@ def test_angles_that_hang_on_the_rate_say_so(study):
     assert "depends on the rate" in found.reason  # below 30 now, and above after another doubling
 
 
+def by_rate(means, angles, diverged=()):
+    """Scratch at several rates, with its mean DSC and median angle at each; at some every run diverged."""
+    names = {rate: "scratch" if rate == 1e-3 else f"scratch_{rate:g}" for rate in means}
+    arms = {names[rate]: sim.arm(rates={0: (rate,)}, like="same") for rate in means}
+    levels = {names[rate]: {0: level} for rate, level in means.items() if rate not in diverged}
+    rows = [sim.filters(rng(1), (names[rate],), angle=angles[rate]) for rate in means]
+    cases = sim.cases(rng(0), levels, spread=(1e-4, 1e-4, 1e-4))
+    return sim.study(sim.record(**arms), cases=cases, filters=pd.concat(rows))
+
+
+def test_rates_between_those_of_the_grid_change_nothing_but_may_be_the_best():
+    grid = {3.33e-4: 0.8, 1e-3: 0.8, 3e-3: 0.8}
+    found = judged(by_rate(grid | {2e-3: 0.8}, dict.fromkeys([*grid, 2e-3], 20.0)), "C5")
+    assert (found.verdict, len(found.quantities)) == (SUPPORTED, 4)
+    # At 3e-4 filters change little, but the best of all rates is 0.015 better.
+    means = {3e-4: 0.845, 1e-3: 0.848, 2e-3: 0.860, 6e-3: 0.851}
+    found = judged(by_rate(means, {3e-4: 10.0, 1e-3: 60.0, 2e-3: 60.0, 6e-3: 60.0}), "C5")
+    assert found.verdict == CONTRADICTED
+    assert [q.key for q in found.quantities] == ["angle 0.002", "angle 0.006"]
+
+
+def test_a_rate_at_which_every_run_diverged_is_not_among_the_best():
+    grid = {1e-3: 0.8, 3e-3: 0.8, 3e-2: 0.8}
+    found = judged(by_rate(grid, dict.fromkeys(grid, 20.0), diverged=(3e-2,)), "C5")
+    assert (found.verdict, len(found.quantities)) == (SUPPORTED, 2)
+
+
 def test_without_a_look_halfway_filters_cannot_be_found_to_change_little(study):
     ends = study.tables["filters"]["step"] == sim.STEPS
     half = study._replace(tables={**study.tables, "filters": study.tables["filters"][ends]})
     for claim in ("C5", "C6"):
         found = judged(half, claim)
         assert (found.verdict, "needs analysis.half" in found.reason) == (UNDECIDED, True), claim
+        assert found.needs == "a look at the networks after half of their steps (analysis.half)"
 
 
 def test_a_test_that_misses_its_control_says_nothing_by_silence(study):
@@ -127,6 +156,51 @@ def test_variability_needs_both_quantities_to_contradict():
     assert judged(sim.study(record, similarity=tables["similarity"]), "C10").verdict == UNDECIDED
 
 
+def nested_study(**arms):
+    """Networks that start from a source each, beside `transfer_nested`, two of whose runs share one."""
+    draw = rng(1)
+    of = sim.nested_points(draw, ratio=1.2, k=60)
+    of["transfer_nested"] = of["transfer"]
+    each = {seed: seed for seed in range(16)}
+    nested = {seed: seed // 2 for seed in range(16)}
+    alike = {"sources": nested, "like": "same", "source": "blobs"}
+    more = {name: sim.arm(**{**alike, **own}) for name, own in arms.items()}
+    record = sim.record("scratch", transfer=sim.arm(sources=each, like="same", source="blobs"), **more)
+    tables = {"similarity": sim.between_runs(of), "pairs": sim.pairs({"disagreement": of})}
+    return sim.study(record, **tables)
+
+
+def test_variability_is_that_of_the_arm_whose_runs_share_a_source():
+    study = nested_study(transfer_nested={"diverged": 2, "runs": 18, "seen": ""})
+    found = judged(study, "C10")
+    assert found.verdict == SUPPORTED
+    assert "left out, as diverged: 2 of 18 runs of transfer_nested" in found.reason
+    table = claims.claims(study)
+    rows = table[(table["claim"] == "C10") & table["role"].isin(["claim", "target"])]
+    assert set(rows["arm"]) == {"transfer_nested"}
+    assert set(rows["baseline"]) == {"scratch"}
+
+
+def test_an_arm_that_trains_in_another_way_or_from_one_source_does_not_stand_in():
+    study, one = nested_study(transfer_nested={}), {"one_source": True, "source": "blobs"}
+    arms = {"transfer_slow_encoder": sim.arm(like="slow", **one), "transfer_one": sim.arm(like="same", **one)}
+    first = study._replace(record=study.record._replace(arms={**arms, **study.record.arms}))
+    assert judged(first, "C10").verdict == SUPPORTED
+    only = {name: arm for name, arm in first.record.arms.items() if name not in ("transfer_nested", "transfer_one")}
+    lacking = judged(first._replace(record=study.record._replace(arms=only)), "C10")
+    assert lacking.needs.startswith("needs several fine-tunings of each source network")
+
+
+def test_few_runs_from_scratch_are_few_whatever_transfer_has():
+    study = nested_study(transfer_nested={})
+    left = {
+        name: rows[(rows["arm_a"] != "scratch") | (rows["seed_a"] < 3) & (rows["seed_b"] < 3)]
+        for name, rows in study.tables.items()
+    }
+    found = judged(study._replace(tables=left), "C10")
+    assert (found.verdict, found.reason) == (UNDECIDED, "needs at least 8 seeds of scratch, has 3")
+
+
 # ------------------------------------------------------------------------------------------------------ rest, steps
 
 
@@ -155,6 +229,12 @@ def test_a_margin_that_another_doubling_may_take_is_no_support():
         curves = sim.curves(rng(0), {name: 1.0 for name in levels if name != "prior"}, gain=gain, noise=0.002)
         study = sim.study(sim.record(*levels), cases=sim.cases(rng(0), levels), curves=curves)
         assert judged(study, "C7").verdict == verdict
+    found = judged(study, "C7")
+    assert (found.reason.endswith("need not after another doubling"), found.needs) == (True, "longer training")
+    unknown = judged(sim.study(sim.record(*levels), cases=study.tables["cases"]), "C7")
+    assert unknown.verdict == UNDECIDED
+    assert unknown.reason.endswith("needs validations at half of the steps and late (train.eval_every)")
+    assert unknown.needs == "validations at half of the steps and late"
 
 
 def curves_study(**more):

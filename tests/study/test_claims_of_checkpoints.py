@@ -67,6 +67,11 @@ def test_over_targets_the_studies_of_such_checkpoints_are_named() -> None:
     for claim in ("C1", "C2", "C4b"):
         for name in studies:
             assert f"{name}: {UNKNOWN}" in table.loc[claim, "reason"]
+    assert set(table.loc[["C1", "C2", "C4b"], "arm"]) == {"given"}
+    for claim in ("C1", "C4b"):
+        assert table.loc[claim, "verdict"] in ("supported", "contradicted")
+        assert table.loc[claim, "reason"].startswith("of one source network each alone: ")
+    assert not table["exploratory"].any()
 
 
 def test_what_a_checkpoint_was_trained_on_is_repeated_as_declared() -> None:

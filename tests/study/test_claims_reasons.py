@@ -55,8 +55,8 @@ def test_what_a_study_lacks_is_said_and_is_no_verdict(study, claim, change, reas
 
 
 DOUBTFUL = [
-    ("C2", {"record": {"one_draw": True}}, "all seeds share one draw"),
-    ("C4", {"record": {"one_draw": True}}, "all seeds share one draw"),
+    ("C2", {"arms": {"transfer": sim.arm(one_draw=True)}}, "all seeds share one draw"),
+    ("C4", {"arms": {"transfer": sim.arm(one_draw=True)}}, "all seeds share one draw"),
     ("C4b", {"groups": 2}, "needs at least 3 test groups, has 2"),
     ("C9", {"arms": {"transfer": sim.arm(one_source=True)}}, "one source"),
 ]
@@ -68,6 +68,11 @@ def test_what_forbids_a_verdict_is_said(study, claim, change, reason):
     assert (found.verdict, found.lacks) == (UNDECIDED, False)
     assert reason in found.reason
     assert reason in found.needs
+
+
+def test_one_draw_of_an_arm_that_is_not_compared_forbids_nothing(study):
+    crossed = altered(study, {"arms": {"crossed": sim.arm(one_draw=True)}})
+    assert [judged(crossed, claim).verdict for claim in ("C2", "C4")] == [SUPPORTED, SUPPORTED]
 
 
 # ------------------------------------------------------------------------------------------- one source, rates, looks
@@ -84,13 +89,30 @@ def test_one_source_network_makes_a_finding_of_this_checkpoint(study):
 
 
 def test_rates_chosen_arm_by_arm_are_exploratory_and_carry_no_verdict(study):
-    other = {"transfer": study.record.arms["transfer"]._replace(rates={0: 3e-3})}
+    other = {"transfer": study.record.arms["transfer"]._replace(rates={0: (3e-3,)})}
     found = reasons(altered(study, {"arms": other}))
     for claim in ("C1", "C4b", "C9", "C10", "C11"):
         assert found[claim].verdict == UNDECIDED, claim
         assert "rates differ between what is compared: 0.001 (scratch), 0.003 (transfer)" in found[claim].exploratory
     assert found["C5"].exploratory == ""
     assert found["C4b"].quantities[0].grade == "no material difference"  # graded all the same
+    assert found["C1"].needs.startswith("one learning rate for all arms")
+
+
+@pytest.mark.parametrize(
+    ("changed", "doubt"),
+    [
+        ({"own_rate": True}, "were chosen for each arm by itself (transfer)"),
+        ({"rates": {0: (3e-4, 1e-3)}}, "differ between what is compared: 0.0003 (transfer), 0.001 (transfer and"),
+    ],
+    ids=["of its own, if the same by chance", "by fold"],
+)
+def test_rates_of_their_own_carry_no_verdict_however_they_fell(study, changed, doubt):
+    own = {"transfer": study.record.arms["transfer"]._replace(rates={0: (1e-3,)})._replace(**changed)}
+    found = reasons(altered(study, {"arms": own}))
+    for claim in ("C1", "C4b", "C9", "C10", "C11"):
+        assert found[claim].verdict == UNDECIDED, claim
+        assert doubt in found[claim].exploratory
 
 
 def test_rules_newer_than_a_study_make_it_exploratory(study):
@@ -119,6 +141,19 @@ def test_declared_looks_have_their_levels_and_say_when_a_verdict_fell():
     assert "the first look is at 8 seeds, has 6" in before.reason
 
 
+def test_runs_of_a_crossed_arm_are_no_seeds_of_the_study():
+    eight, sixteen = looked(8, looks=(8, 16), speed=2.5), looked(16, looks=(8, 16), speed=2.5)
+    rows = sixteen.tables["curves"]
+    crossed = rows[rows["arm"] == "scratch"].assign(arm="crossed")
+    arms = eight.record.arms | {"crossed": sim.arm()}
+    more = sim.study(
+        eight.record._replace(arms=arms), curves=pd.concat([eight.tables["curves"], crossed], ignore_index=True)
+    )
+    found = claims.judging.judge_claims(more)["C1"]
+    assert (found.look, found.quantities[0].confidence) == (8, pytest.approx(1 - 0.0054))
+    assert claims.judging.judged_evidence(more).level == 0.0054
+
+
 def test_undeclared_seeds_change_no_verdict_and_are_shown_apart():
     grown, first = looked(16, grown_from=(8,)), looked(16)
     found = claims.judging.judge_claims(grown)["C1"]
@@ -128,6 +163,32 @@ def test_undeclared_seeds_change_no_verdict_and_are_shown_apart():
     table = claims.claims(grown)
     later = table[table["role"] == "all seeds"]
     assert (later["exploratory"].all(), set(later["verdict"]), later["n_seeds"].max()) == (True, {""}, 16)
+
+
+def placebo_too(seeds, **more):
+    """A study of two arms and the placebo, with a start that loads the first level of the encoder."""
+    arms = ("scratch", "transfer", "scratch_b", "first_1")
+    record = sim.record(*arms, first_1=sim.arm(init="pretrained:encoder/level_0"))._replace(**more)
+    cases = sim.cases(rng(2), {arm: {0: 0.8} for arm in arms}, seeds=seeds)
+    return sim.study(record, cases=cases)
+
+
+@pytest.mark.parametrize(("more", "level"), [({"looks": (8, 32)}, 0.9946), ({"grown_from": (8,)}, 0.95)], ids=str)
+def test_controls_rest_on_the_seeds_that_the_claim_rests_on(more, level):
+    table = claims.claims(placebo_too(16, **more))
+    judged = table[table["claim"] == "C4b"].set_index("role")
+    assert judged.loc["claim", ["n_seeds", "confidence"]].tolist() == [8, pytest.approx(level)]
+    for role in ("control", "graded"):
+        rows = table[(table["role"] == role) & table["ci_low"].notna()]
+        assert set(rows["n_seeds"]) == {8}, role
+        assert rows["confidence"].tolist() == pytest.approx([0.95] * len(rows)), role
+
+
+def test_label_swaps_of_eight_seeds_cannot_reach_the_level_of_a_first_look(study):
+    assert judge_claim("C9", gather(study)).verdict == SUPPORTED
+    found = judge_claim("C9", gather(study, level=0.0054))
+    assert found.verdict == UNDECIDED
+    assert found.needs == "more seeds: with 8 p is never below 0.0078, and the level is 0.0054"
 
 
 def family(seed):
@@ -176,9 +237,20 @@ def test_an_absence_counts_only_where_a_control_shows_the_effect():
     speeds = {"scratch": 1.0, "transfer": 1.0}
     found = judged(sim.study(sim.record(*speeds), curves=sim.curves(rng(1), speeds, **quiet)), "C1")
     assert (found.verdict, "nothing here could have shown it" in found.reason) == (UNDECIDED, True)
+    assert found.needs.startswith("an arm self_transfer that shows the effect")
     speeds["self_transfer"] = 2.0
-    found = judged(sim.study(sim.record(*speeds), curves=sim.curves(rng(1), speeds, **quiet)), "C1")
+    curves = sim.curves(rng(1), speeds, **quiet)
+    found = judged(sim.study(sim.record(*speeds), curves=curves), "C1")
     assert found.verdict == CONTRADICTED
+    control = curves["arm"] == "self_transfer"
+    few = sim.study(sim.record(*speeds), curves=curves[~control | (curves["seed"] < 3)])
+    assert judged(few, "C1").verdict == UNDECIDED
+    other_rate = {"self_transfer": sim.arm(rates={0: (1e-2,)}), "scratch": sim.arm(rates={0: (1e-3,)})}
+    assert judged(sim.study(sim.record(*speeds, **other_rate), curves=curves), "C1").verdict == UNDECIDED
+    # It leaves no cases to train its source on if it takes them all: those of its largest size count.
+    sizes = sim.at_sizes(curves, (8, 16, 0))
+    largest = sizes[(sizes["train_cases"] > 0) | (sizes["arm"] != "self_transfer")]
+    assert judged(sim.study(sim.record(*speeds), curves=largest), "C1").verdict == CONTRADICTED
     slow = {"scratch": 1.0, "transfer": 0.5}
     found = judged(sim.study(sim.record(*slow), curves=sim.curves(rng(1), slow, **quiet)), "C1")
     assert (found.verdict, "slower" in found.reason) == (CONTRADICTED, True)
@@ -204,6 +276,18 @@ def test_nothing_at_all():
 def test_diverged_runs_are_named(study):
     arm = study.record.arms["transfer"]._replace(diverged=2, runs=10)
     assert "2 of 10 runs of transfer" in reasons(altered(study, {"arms": {"transfer": arm}}))["C4b"].reason
+
+
+def test_source_networks_that_would_decide_are_not_called_seeds():
+    levels = {"scratch": {0: 0.8}, "transfer": {0: 0.81}}
+    cases = sim.cases(rng(1), levels, groups=42, spread=(0.01, 0.001, 0.01), seeds=16)
+    record = sim.record(*levels, transfer=sim.arm(sources={seed: seed // 2 for seed in range(16)}))
+    found = judged(sim.study(record, cases=cases), "C4b")
+    networks = int(found.needs.split()[1])
+    assert found.needs == f"about {networks} source networks ({2 * networks} seeds), if the estimate stays"
+    few = cases[cases["seed"] < 14]
+    reason = judged(sim.study(record, cases=few), "C4b").reason
+    assert reason == "needs at least 8 source networks (16 seeds), has 7"
 
 
 def test_what_would_decide_an_undecided_gain():

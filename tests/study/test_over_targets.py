@@ -20,10 +20,10 @@ from tests.study.whole_study import changed, rng, verdict
 LITTLE = (0.002, 0.002, 0.005)
 
 
-def gains_study(seed, target, gain, sizes=(0,), source="blobs", level=0.75):
+def gains_study(seed, target, gain, sizes=(0,), source="blobs", level=0.75, seeds=8):
     levels = {"scratch": dict.fromkeys(sizes, level), "transfer": dict.fromkeys(sizes, level + gain)}
     record = sim.record(*levels, target=target)._replace(source=source)
-    return sim.study(record, cases=sim.cases(rng(seed), levels, spread=LITTLE))
+    return sim.study(record, cases=sim.cases(rng(seed), levels, spread=LITTLE, seeds=seeds))
 
 
 def many(*gains, **more):
@@ -210,7 +210,7 @@ def harder(slope):
     """Eight targets whose gain follows how hard they are."""
     found = {}
     for i in range(8):
-        found[str(i)] = gains_study(i, f"t{i}", slope * 0.05 * i, level=0.85 - 0.05 * i)
+        found[str(i)] = gains_study(i, f"t{i}", slope * 0.05 * i, level=0.85 - 0.05 * i, seeds=16)
     return found
 
 
@@ -274,6 +274,22 @@ def test_difficulty_is_never_measured_on_the_seeds_of_the_gain():
             tasks.append(task_of(evidence, 0, Pair()))
         slopes.append(np.polyfit([t.difficulty for t in tasks], [t.gain.value for t in tasks], 1)[0])
     assert np.mean(slopes) < 0.4  # on the same seeds the slope is near 1
+
+
+def test_difficulty_is_measured_on_seeds_of_other_source_networks():
+    levels = {"scratch": {0: 0.75}, "transfer": {0: 0.77}}
+    cases = sim.cases(rng(0), levels, spread=(0.0, 0.0, 0.0), seeds=16)
+    sources = {seed: seed // 2 for seed in range(16)}
+    # Every other network is set aside, with both of its runs.
+    aside = (cases["seed"] // 2 % 2 == 1) & (cases["arm"] == "scratch")
+    cases = cases.assign(dsc=cases["dsc"] + 0.1 * aside)
+    record = sim.record(*levels, transfer=sim.arm(sources=sources))
+    task = task_of(gather(sim.study(record, cases=cases)), 0, Pair())
+    assert 1 - task.difficulty == pytest.approx(cases.loc[aside, "dsc"].mean())
+    assert task.gain.value == pytest.approx(0.02)
+    assert task.gain.n_seeds == 4
+    assert task.doubts[0].endswith("has 4")
+    assert task.doubts[1] == "half of them measure the difficulty, which an arm scratch_b would"
 
 
 def test_points_of_a_sweep_with_noise_are_the_noise_levels_of_one_target():

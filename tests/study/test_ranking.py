@@ -157,7 +157,7 @@ def test_only_different_starts_are_ranked():
     roles = roles_of(sim.record("scratch", **arms, transfer_slow_encoder=slow))
     assert roles == {"scratch": "baseline", "transfer": START, "self_transfer": "control",
                      "transfer_slow_encoder": START}  # fmt: skip
-    lower = arm._replace(rates={0: 1e-4})
+    lower = arm._replace(rates={0: (1e-4,)})
     assert roles_of(sim.record("scratch", **arms, transfer_low_rate=lower))["transfer_low_rate"] == START
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from configs import default
+from jaxseg.settings import ArmSettings
 from jaxseg.study import recording
 from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.study.run import run_stages
@@ -69,6 +71,26 @@ def test_the_record_says_what_each_arm_started_from(planned: PlannedStudy) -> No
         "transfer_head_first": "the head alone for 20 % of the steps",
         "transfer_slow_encoder": "0.1 times the rate where ^encoder/ matches",
     }
+
+
+def test_the_record_tells_arms_apart_that_differ_in_more_than_start_and_rate(planned: PlannedStudy) -> None:
+    def digest(arm: ArmSettings, **optim: object) -> str:
+        changed = dataclasses.replace(arm, optim=dataclasses.replace(arm.optim, **optim))
+        made = dataclasses.replace(planned, study=dataclasses.replace(planned.study, arms=(changed,)))
+        return recording.planned_record(made, 2).arms[arm.name].settings
+
+    arms = {arm.name: arm for arm in planned.study.arms}
+    scratch = arms["scratch"]
+    same = digest(scratch)
+    assert digest(arms["transfer"]) == digest(scratch, lr=1e-2) == digest(scratch, lr_factor=3.0) == same
+    loss = dataclasses.replace(scratch, loss=dataclasses.replace(scratch.loss, name="ce"))
+    others = [
+        digest(scratch, name="sgd"),
+        digest(scratch, weight_decay=0.1),
+        digest(scratch, warmup_steps=3),
+        digest(loss),
+    ]
+    assert len({same, *others}) == 5
 
 
 def test_of_several_sources_the_one_that_is_meant_must_be_named(planned: PlannedStudy, tmp_path: Path) -> None:

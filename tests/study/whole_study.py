@@ -26,7 +26,7 @@ def whole_study(seeds=16, sizes=(8, 16, 32, 48, 0), **arms) -> StudyTables:
     levels |= {name: {0: 0.8} for name in ("scratch_low", "scratch_high")}
     levels |= {"frozen_random_encoder": dict.fromkeys(sizes, 0.79), "prior": dict.fromkeys(sizes, 0.4)}
     levels["pooled_encoder"] = dict.fromkeys(sizes, 0.7)
-    known = {name: sim.arm(rates=dict.fromkeys(sizes, rate), like="scratch") for name, rate in RATES.items()}
+    known = {name: sim.arm(rates=dict.fromkeys(sizes, (rate,)), like="scratch") for name, rate in RATES.items()}
     sources = {seed: seed // 2 for seed in range(seeds)}
     known["transfer"] = sim.arm(pretrain_steps=1500, sources=sources)
     speeds = {arm: 1.8 if arm == "transfer" else 1.0 for arm in ARMS if arm != "prior"}

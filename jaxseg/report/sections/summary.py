@@ -80,7 +80,8 @@ def _answer(tables: Tables) -> Iterator[Block]:
 
 
 def _gain(row: Any) -> KeyFigure:
-    limits = _to(f"{100 * CONFIDENCE:g} % interval", row.ci_low, row.ci_high, 3)
+    # A study with declared looks is judged at the level of a look.
+    limits = _to(f"{100 * row.confidence:.4g} % interval", row.ci_low, row.ci_high, 3)
     return KeyFigure(f"{signed(row.value)} DSC", f"{row.arm} against {row.baseline}", limits)
 
 

@@ -14,9 +14,9 @@ from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, Vo
 from jaxseg.study.claims.rules import DELTA, MIN_SIZES, SIZE_MATTERS
 
 
-def doubts_of_draws(evidence: Evidence) -> list[str]:
-    """Returns the doubt that a comparison of sizes rests on a single draw of cases, which all seeds share."""
-    if not evidence.record.one_draw:
+def doubts_of_draws(evidence: Evidence, pair: Pair) -> list[str]:
+    """Returns the doubt that a comparison of sizes rests on a single draw of cases, which all seeds of an arm share."""
+    if not any(evidence.arm(arm).one_draw for arm in pair):
         return []
     return ["all seeds share one draw of the training cases at each smaller size; needs subset in vary"]
 
@@ -60,7 +60,7 @@ def c4(evidence: Evidence, pair: Pair) -> Measured:
     name = "slope of the gain a doubling of the training set"
     slope, doubts = dsc_quantity(evidence, name, slope_weights(evidence, pair, sizes), key="slope", size=-1)
     smallest, more = gain(evidence, pair, fewest, key="smallest")
-    doubts = [*doubts, *more, *doubts_of_draws(evidence), *doubts_of_rates(evidence, *pair, sizes=sizes)]
+    doubts = [*doubts, *more, *doubts_of_draws(evidence, pair), *doubts_of_rates(evidence, *pair, sizes=sizes)]
     if not doubts and not lost.low > SIZE_MATTERS:
         raise Void(f"{lost.text()}: low not above {SIZE_MATTERS}, so that fewer cases make no harder task here")
     return Measured(
@@ -74,9 +74,11 @@ def c4(evidence: Evidence, pair: Pair) -> Measured:
 
 
 def gains(evidence: Evidence, size: int) -> bool:
-    """Returns whether the positive control gains over scratch at a training set size."""
+    """Returns whether the positive control gains over scratch at a training set size, without a doubt about it."""
+    control = Pair(POSITIVE_CONTROL)
     try:
-        return gain(evidence, Pair(POSITIVE_CONTROL), size)[0].low > 0
+        found, doubts = gain(evidence, control, size)
+        return not [*doubts, *doubts_of_rates(evidence, *control, sizes=(size,))] and found.low > 0
     except (Lacking, Void):
         return False
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from jaxseg.study import recording
 from jaxseg.study.claims.evidence import Evidence
 from jaxseg.study.claims.expected import expected_tables
-from jaxseg.study.claims.findings import Finding, Measured, Quantity
+from jaxseg.study.claims.findings import NO_GROWTH, Finding, Measured, Quantity
 from jaxseg.study.claims.judging import judged_evidence, measure_claim, number_of_seeds
 from jaxseg.study.claims.rules import RULE_VERSION, RULES
 from jaxseg.study.claims.study_tables import Record, StudyTables, read_record
@@ -23,7 +23,6 @@ from jaxseg.study.plan.planned import PlannedStudy
 
 BEYOND = 1e6
 """Further from anything than every limit of every rule."""
-NO_GROWTH = "growth not known: needs validations at half of the steps and late (train.eval_every)"
 NO_CONTROL = "that there is no effect needs self_transfer"
 
 
@@ -55,7 +54,7 @@ def _with_shared_rates(planned: PlannedStudy, record: Record) -> Record:
     arms = dict(record.arms)
     for arm in planned.study.arms:
         if arm.optim.lr_grid and arm.optim.lr_choice == "joint":
-            rates = dict.fromkeys(arms[arm.name].rates, arm.optim.lr_grid[0] * arm.optim.lr_factor)
+            rates = dict.fromkeys(arms[arm.name].rates, (arm.optim.lr_grid[0] * arm.optim.lr_factor,))
             arms[arm.name] = arms[arm.name]._replace(rates=rates)
     return record._replace(arms=arms)
 
@@ -64,33 +63,27 @@ def prospects(planned: PlannedStudy) -> tuple[Prospect, ...]:
     """What the study can come to on each claim."""
     study = planned_tables(planned)
     evidence, looks, count = judged_evidence(study), study.record.looks, number_of_seeds(study)
-    own_rates = {arm.name for arm in planned.study.arms if arm.optim.lr_grid and arm.optim.lr_choice == "per_arm"}
     found = []
     for claim in RULES:
-        one = prospect(claim, evidence, own_rates)
+        one = prospect(claim, evidence)
         if one.decidable and looks and count < looks[0]:
             one = Prospect(claim, needs=f"the first look is at {looks[0]} seeds, has {count}")
         found.append(one)
     return tuple(found)
 
 
-def prospect(claim: str, evidence: Evidence, own_rates: set[str]) -> Prospect:
+def prospect(claim: str, evidence: Evidence) -> Prospect:
     """What a claim can come to.
 
     Args:
         claim: A key of `RULES`.
         evidence: Of planned tables.
-        own_rates: Arms that choose their learning rate each for itself.
     """
     measured = measure_claim(claim, evidence)
     if isinstance(measured, Finding):
         return Prospect(claim, needs=measured.reason, lacks=measured.lacks)
     if measured.doubts:
         return Prospect(claim, needs="; ".join(measured.doubts))
-    if len(measured.arms) > 1 and own_rates & {*measured.arms}:
-        return Prospect(
-            claim, needs="one learning rate for all arms (optim.lr_choice = 'joint'): exploratory otherwise"
-        )
     return _reachable(claim, measured)
 
 
@@ -127,7 +120,7 @@ def _extremes(measured: Measured) -> Iterator[Mapping[str, Quantity]]:
 
 
 def _placed(found: Quantity, level: float) -> Quantity:
-    value = level + (found.scale.nothing if found.scale is not None else 0.0)
+    value = max(level + (found.scale.nothing if found.scale is not None else 0.0), found.least)
     return dataclasses.replace(found, value=value, low=value, high=value)
 
 

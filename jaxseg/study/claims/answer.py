@@ -8,7 +8,7 @@ from jaxseg.analysis.statistics import MIN_SEEDS
 from jaxseg.study.claims.controls import CONTROLS
 from jaxseg.study.claims.dsc import gain, size_name
 from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, seen_by
-from jaxseg.study.claims.findings import GAIN, LOSS, UNDECIDED, Lacking, Quantity, Void
+from jaxseg.study.claims.findings import GAIN, LOSS, UNDECIDED, Lacking, Quantity, Void, count_of_seeds
 from jaxseg.study.claims.judging import newer_rules
 from jaxseg.study.claims.needs import what_decides
 from jaxseg.study.claims.rest import growth, tag_of
@@ -89,10 +89,11 @@ def plain_answer(evidence: Evidence, pair: Pair) -> Answer:
     where = f"{evidence.record.target}, {size_name(evidence, evidence.size)}"
     if not parts:
         return Answer(f"{pair.arm} on {where}: nothing to compare with {pair.baseline}.", (), "", "", "", "")
-    seeds = min(q.n_seeds for q in quantities)
-    note = "" if seeds >= MIN_SEEDS else f" (fewer than {MIN_SEEDS} seeds: no verdict)"
+    fewest = min(quantities, key=lambda q: q.n_seeds)
+    seeds, counted = fewest.n_seeds, count_of_seeds(fewest.n_seeds, fewest.seeds_each)
+    note = "" if seeds >= MIN_SEEDS else f" (fewer than {count_of_seeds(MIN_SEEDS, fewest.seeds_each)}: no verdict)"
     one = "this checkpoint" if evidence.arm(pair.arm).one_source else pair.arm
-    text = f"{_at_start(one)} on {where}, {seeds} seeds: {'; '.join(parts)}{note}."
+    text = f"{_at_start(one)} on {where}, {counted}: {'; '.join(parts)}{note}."
     if needs and seeds >= MIN_SEEDS:
         text += f" To decide it: {needs}."
     if seen := seen_by(evidence.record, *pair):

@@ -12,8 +12,8 @@ from jaxseg.analysis.folds import fold_interval, standard_error
 from jaxseg.analysis.random_effects import heterogeneity, regression_slope, welch_p
 from jaxseg.study.claims.accuracy import doubts_of_draws
 from jaxseg.study.claims.controls import PLACEBO
-from jaxseg.study.claims.dsc import Blocks, blocks_of, gain, gain_weights, sizes_with
-from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, scope_of
+from jaxseg.study.claims.dsc import Blocks, blocks_of, gain, gain_weights, of_blocks, sizes_with
+from jaxseg.study.claims.evidence import Evidence, Pair, Seeds, doubts_of_rates, scope_of, units
 from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, quantity, unique
 from jaxseg.study.claims.rules import LEVEL, MIN_CELLS, MIN_TARGETS_C3, NOISE_LEVELS, TAU
 from jaxseg.text import significant_interval
@@ -96,7 +96,7 @@ def c2(evidence: Evidence, pair: Pair) -> Measured:
     if len(sizes) < MIN_CELLS:
         raise Lacking(f"needs at least {MIN_CELLS} targets or training set sizes, has {len(sizes)}")
     cells, doubts = _cells_of_sizes(evidence, pair, sizes)
-    doubts += [*doubts_of_draws(evidence), *doubts_of_rates(evidence, *pair, sizes=sizes)]
+    doubts += [*doubts_of_draws(evidence, pair), *doubts_of_rates(evidence, *pair, sizes=sizes)]
     quantities = differences(cells, evidence.level, "training set sizes")
     scope = "; ".join(filter(None, ("of training set sizes alone", scope_of(evidence, pair.arm))))
     return Measured(quantities, differ(evidence.level), unique(doubts), pair, scope, shown=("tau", "p"))
@@ -161,14 +161,28 @@ def task_of(evidence: Evidence, size: int, pair: Pair) -> Task:
     both, own = blocks_of(evidence, gain_weights(pair, size)), blocks_of(evidence, {(pair.baseline, size): 1.0})
     if min(len(seeds) for seeds in both.seeds) < 4:
         raise Lacking(f"needs other seeds for the difficulty of {evidence.record.target} (arm {PLACEBO})")
-    held, used = [], []
-    for i, seeds in enumerate(both.seeds):
-        aside = seeds[1::2]
-        held.append(float(own.d[i][np.isin(own.seeds[i], aside)].mean()))
-        used.append(both.d[i][~np.isin(seeds, aside)])
-    numbers = {"n_seeds": both.n_seeds, "n_groups": both.n_groups}
-    found = quantity("gain", fold_interval(used, confidence=1 - LEVEL), 1 - LEVEL, **numbers)
-    return Task(1 - float(np.mean(held)), found, unique([*doubts, *both.doubts()]))
+    aside = [seeds[1::2] for seeds in both.seeds]
+    held = [
+        float(own.d[i][np.isin(own.seeds[i], _seeds_of_units(evidence, size, i, pair, units_aside))].mean())
+        for i, units_aside in enumerate(aside)
+    ]
+    kept = [~np.isin(seeds, gone) for seeds, gone in zip(both.seeds, aside, strict=True)]
+    used = Blocks(
+        tuple(seeds[rows] for seeds, rows in zip(both.seeds, kept, strict=True)),
+        tuple(d[rows] for d, rows in zip(both.d, kept, strict=True)),
+        both.seeds_each,
+    )
+    halved = [f"half of them measure the difficulty, which an arm {PLACEBO} would"] if used.doubts() else []
+    found = of_blocks("gain", used, 1 - LEVEL)
+    return Task(1 - float(np.mean(held)), found, unique([*doubts, *used.doubts(), *halved]))
+
+
+def _seeds_of_units(evidence: Evidence, size: int, fold: int, pair: Pair, of: Seeds) -> Seeds:
+    """Seeds of the baseline behind units of a gain; runs of one source network are one unit, and share no seed."""
+    seeds = evidence.scores[size][fold].seeds
+    shared = np.intersect1d(seeds[pair.arm], seeds[pair.baseline])
+    # Arms without a seed in common are matched in order, and the units are the baseline's seeds.
+    return shared[np.isin(units(evidence, pair.arm, shared), of)] if len(shared) else of
 
 
 def follows(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:

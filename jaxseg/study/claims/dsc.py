@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxseg.analysis.folds import components_over_folds, fold_interval
-from jaxseg.study.claims.evidence import Evidence, Pair, Seeds, mean_of_units, units
-from jaxseg.study.claims.findings import OF_DSC, Lacking, Quantity, Scale, few_seeds, quantity
+from jaxseg.study.claims.evidence import Evidence, Pair, Seeds, mean_of_units, seeds_each, units
+from jaxseg.study.claims.findings import OF_DSC, Lacking, Quantity, Scale, count_of_seeds, few_seeds, quantity
 from jaxseg.study.claims.rest import growth, growth_of_contrast
 from jaxseg.study.claims.rules import MIN_GROUPS, MIN_SEEDS_A_FOLD
 from jaxseg.study.score.scores import Scores, contrast
@@ -25,10 +25,12 @@ class Blocks(NamedTuple):
 
     seeds: tuple[Seeds, ...]
     d: tuple[Block, ...]
+    seeds_each: int = 1
+    """Number of seeds that share a source network, and are one row."""
 
     @property
     def n_seeds(self) -> int:
-        """The number of seeds in all folds."""
+        """The number of seeds, or of source networks that several share, in all folds."""
         return sum(len(block) for block in self.d)
 
     @property
@@ -38,18 +40,19 @@ class Blocks(NamedTuple):
 
     def doubts(self) -> list[str]:
         """The doubts that too few seeds or test groups raise about a verdict on new seeds and new patients."""
-        found = few_seeds(self.n_seeds)
+        found = few_seeds(self.n_seeds, self.seeds_each)
         least_seeds, least_groups = (min(block.shape[axis] for block in self.d) for axis in (0, 1))
         rotating = len(self.d) > 1
         if rotating and least_seeds < MIN_SEEDS_A_FOLD:
-            found.append(f"needs at least {MIN_SEEDS_A_FOLD} seeds in each fold, has {least_seeds}")
+            least = count_of_seeds(MIN_SEEDS_A_FOLD, self.seeds_each)
+            found.append(f"needs at least {least} in each fold, has {least_seeds}")
         if least_groups < MIN_GROUPS:
             found.append(f"needs at least {MIN_GROUPS} test groups{' in each fold' * rotating}, has {least_groups}")
         return found
 
 
-def _of_size(scores: Scores, weights: Mapping[str, float], evidence: Evidence) -> tuple[Seeds, Block]:
-    """A contrast at one size and fold; seeds that share a source network are averaged."""
+def _of_size(scores: Scores, weights: Mapping[str, float], evidence: Evidence) -> tuple[Seeds, Block, int]:
+    """A contrast at one size and fold; seeds that share a source network are averaged, and their number given."""
     for arm in weights:
         if arm not in scores.seeds or not len(scores.seeds[arm]):
             raise Lacking(f"no scores of arm {arm}")
@@ -59,8 +62,8 @@ def _of_size(scores: Scores, weights: Mapping[str, float], evidence: Evidence) -
     for arm in weights:
         shared = units(evidence, arm, found.seeds) if found.paired else found.seeds
         if len(np.unique(shared)) < len(shared):
-            return np.unique(shared), mean_of_units(found.d, shared)
-    return found.seeds, found.d
+            return np.unique(shared), mean_of_units(found.d, shared), seeds_each(shared)
+    return found.seeds, found.d, 1
 
 
 def blocks_of(evidence: Evidence, weights: Weights) -> Blocks:
@@ -72,6 +75,7 @@ def blocks_of(evidence: Evidence, weights: Weights) -> Blocks:
             raise Lacking(f"no scores at {size or 'all'} training cases")
     seeds: list[Seeds] = []
     blocks: list[Block] = []
+    each = 1
     for fold in range(min(len(evidence.scores[size]) for size in sizes)):
         parts = [
             _of_size(
@@ -80,20 +84,22 @@ def blocks_of(evidence: Evidence, weights: Weights) -> Blocks:
             for size in sizes
         ]
         shared = parts[0][0]
-        for own, _ in parts:
+        for own, _, of_one in parts:
             shared = np.intersect1d(shared, own)
-        if len({d.shape[1] for _, d in parts}) > 1:
+            each = max(each, of_one)
+        if len({d.shape[1] for _, d, _ in parts}) > 1:
             raise Lacking("training set sizes have different test groups")
         seeds.append(shared)
-        blocks.append(np.sum([d[np.isin(own, shared)] for own, d in parts], axis=0))
-    return Blocks(tuple(seeds), tuple(blocks))
+        blocks.append(np.sum([d[np.isin(own, shared)] for own, d, _ in parts], axis=0))
+    return Blocks(tuple(seeds), tuple(blocks), each)
 
 
 def of_blocks(name: str, blocks: Blocks, confidence: float, **more: object) -> Quantity:
     """Computes a quantity with its interval over new seeds and new groups."""
     spread = components_over_folds(blocks.d) if min(min(d.shape) for d in blocks.d) > 1 else None
     numbers = {"n_seeds": blocks.n_seeds, "n_groups": blocks.n_groups, "spread": spread, "folds": len(blocks.d)}
-    return quantity(name, fold_interval(blocks.d, confidence=confidence), confidence, **{**numbers, **more})
+    fixed = {**numbers, "seeds_each": blocks.seeds_each, **more}
+    return quantity(name, fold_interval(blocks.d, confidence=confidence), confidence, **fixed)
 
 
 def dsc_quantity(

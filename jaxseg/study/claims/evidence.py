@@ -144,6 +144,11 @@ def scope_of(evidence: Evidence, *arms: str) -> str:
     return "of this checkpoint alone" if any(evidence.arm(arm).one_source for arm in arms) else ""
 
 
+def of_one_network(record: Record, *arms: str) -> bool:
+    """Returns whether all seeds of one of these arms start from the same source network."""
+    return any(record.arms[arm].one_source for arm in arms if arm in record.arms)
+
+
 def seen_by(record: Record, *arms: str) -> str:
     """Returns what the checkpoints that these arms start from may have seen; empty if none is someone else's."""
     return "; ".join(
@@ -152,20 +157,30 @@ def seen_by(record: Record, *arms: str) -> str:
 
 
 def doubts_of_rates(evidence: Evidence, *arms: str, sizes: Sequence[int] = ()) -> list[str]:
-    """Returns the doubts that learning rates chosen separately for each arm raise about their comparison."""
-    found: dict[float, list[str]] = {}
-    for arm in arms:
-        for size in sizes or (evidence.size,):
-            rate = evidence.arm(arm).rates.get(size)
-            if rate is not None:
-                found.setdefault(rate, []).append(arm)
-    if len(found) < 2:
+    """Returns the doubts that learning rates raise about a comparison of arms, or of one arm's sizes.
+
+    Rates that were chosen for each arm by itself raise one even where arms came to the same: what chance in the choice
+    does to the comparison does not depend on how it fell.
+    """
+    compared = [(arm, size) for arm in dict.fromkeys(arms) for size in sizes or (evidence.size,)]
+    if len(compared) < 2:
         return []
-    named = ", ".join(f"{rate:g} ({' and '.join(dict.fromkeys(names))})" for rate, names in sorted(found.items()))
-    return [f"{OWN_RATES}: {named}"]
+    doubts = []
+    if own := [arm for arm in dict.fromkeys(arms) if evidence.arm(arm).own_rate]:
+        doubts.append(f"{OWN_RATES} were chosen for each arm by itself ({' and '.join(own)}), needs {ONE_RATE}")
+    found: dict[float, list[str]] = {}
+    for arm, size in compared:
+        for rate in evidence.arm(arm).rates.get(size, ()):
+            found.setdefault(rate, []).append(arm)
+    if len(found) > 1:
+        named = ", ".join(f"{rate:g} ({' and '.join(dict.fromkeys(names))})" for rate, names in sorted(found.items()))
+        doubts.append(f"{OWN_RATES} differ between what is compared: {named}")
+    return doubts
 
 
-OWN_RATES = "exploratory, learning rates differ between what is compared"
+OWN_RATES = "exploratory, learning rates"
+"""What doubts about learning rates begin with."""
+ONE_RATE = "one learning rate for all arms that are compared (optim.lr_choice = 'joint')"
 
 
 def units(evidence: Evidence, arm: str, seeds: Seeds) -> Seeds:
@@ -174,6 +189,11 @@ def units(evidence: Evidence, arm: str, seeds: Seeds) -> Seeds:
     if found.one_source or not set(map(int, seeds)) <= found.sources.keys():
         return seeds
     return np.array([found.sources[int(seed)] for seed in seeds])
+
+
+def seeds_each(of_units: Seeds) -> int:
+    """Returns how many seeds share a unit, as `units` gives it, at most."""
+    return int(np.unique(of_units, return_counts=True)[1].max()) if len(of_units) else 1
 
 
 # -------------------------------------------------------------------------------------------------------------- runs

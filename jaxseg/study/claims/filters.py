@@ -6,6 +6,7 @@ Student's t over seeds.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,9 @@ from jaxseg.study.claims.rules import (
 )
 
 BySeed = tuple[Seeds, Float[np.ndarray, " seeds"]]
+
+ANGLE, NOISE = "angle ", "noise "
+"""What keys of quantities of C5 begin with; the rate follows."""
 
 
 def _encoder_rows(evidence: Evidence, arm: str) -> pd.DataFrame:
@@ -83,50 +87,78 @@ def _projected(
     return quantity(name, t_interval(values, confidence=confidence), confidence, **numbers)
 
 
+_UNKNOWN = "growth not known: needs analysis.half", "a look at the networks after half of their steps (analysis.half)"
+"""The note of a rule that only projected limits can satisfy, and what would decide it."""
+
 # ------------------------------------------------------------------------------------------------------------- C5
 
 
 def arms_by_rate(evidence: Evidence, arm: str) -> dict[float, str]:
     """Returns an arm and those that differ from it only in their learning rate, keyed by rate.
 
-    Raises `Lacking` if there are fewer than three rates, or they are less than about a factor of 3 apart.
+    Raises `Lacking` if there are not three rates, each about a factor of 3 or more above another of them.
     """
     own = evidence.arm(arm)
     found: dict[float, str] = {}
     for name, other in ((arm, own), *evidence.record.arms.items()):
-        rate = other.rates.get(evidence.size)
-        if rate is not None and other.like == own.like:
-            found.setdefault(rate, name)
+        at = other.rates.get(evidence.size, ())
+        if len(at) == 1 and other.like == own.like:
+            found.setdefault(at[0], name)
     rates = sorted(found)
-    apart = [rate for i, rate in enumerate(rates) if not i or rate >= RATE_FACTOR * rates[i - 1]]
+    apart: list[float] = []
+    for rate in rates:
+        if not apart or rate >= RATE_FACTOR * apart[-1]:
+            apart.append(rate)
+    # Rates between these make the grid no wider, but each may be the best one, and what it does counts.
     if len(apart) < MIN_RATES:
         raise Lacking(
             f"needs {arm} at {MIN_RATES} learning rates or more, each about 3 times the one below; has "
             f"{', '.join(f'{rate:g}' for rate in rates) or 'no rate on record'}"
         )
-    return {rate: found[rate] for rate in apart}
+    return {rate: found[rate] for rate in rates}
 
 
 def _as_good(evidence: Evidence, by_rate: Mapping[float, str]) -> list[float]:
-    """Rates at which mean DSC is within `DELTA` of the best rate's."""
-    means = {
-        rate: float(np.mean([d.mean() for d in blocks_of(evidence, {(arm, evidence.size): 1.0}).d]))
-        for rate, arm in by_rate.items()
-    }
+    """Rates at which mean DSC is within `DELTA` of the best rate's; one at which every run diverged has no mean."""
+    means, lacking = dict[float, float](), Lacking(f"no scores at {evidence.size or 'all'} training cases")
+    for rate, arm in by_rate.items():
+        try:
+            means[rate] = float(np.mean([d.mean() for d in blocks_of(evidence, {(arm, evidence.size): 1.0}).d]))
+        except Lacking as error:
+            lacking = error
+    if not means:
+        raise lacking
     best = max(means.values())
     return [rate for rate, mean in means.items() if mean > best - DELTA]
 
 
 def changes_little(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
     """Any rate that trains as well as the best supports the claim; only all of them together contradict it."""
-    angles = [q for key, q in found.items() if key.startswith("angle ")]
+    angles = [q for key, q in found.items() if key.startswith(ANGLE)]
     unknown = any(q.high <= LITTLE_DEG and math.isnan(q.rise) for q in angles)
     supported = any(q.projected_high <= LITTLE_DEG for q in angles)
-    contradicted = all(q.low > MUCH_DEG for q in angles)
+    contradicted = bool(angles) and all(q.low > MUCH_DEG for q in angles)
     if supported or contradicted:
         return Ruling(supported, contradicted)
     note = "depends on the rate" if len({q.value > LITTLE_DEG for q in angles}) > 1 else ""
-    return Ruling(False, False, "growth not known: needs analysis.half" if unknown else note)
+    return Ruling(False, False, *(_UNKNOWN if unknown else (note,)))
+
+
+def at_ends(quantities: Sequence[Quantity]) -> tuple[Quantity, ...]:
+    """Returns the angles of C5 at the slowest and the fastest of a study's rates, by these names instead of the rates.
+
+    Studies choose their rates, so that few targets share one. Filters turn further at a higher rate, so what holds at
+    both ends holds between them; that a rate is the slowest or the fastest does not hang on what was measured there.
+    """
+    found = {q.key: q for q in quantities}
+    rates = sorted((key.removeprefix(ANGLE) for key in found if key.startswith(ANGLE)), key=float)
+    ends = {"slowest": rates[0], "fastest": rates[-1]} if rates else {}
+    return tuple(
+        dataclasses.replace(q, name=q.name.replace(f"rate {rate}", f"the {end} rate"), key=f"{kind}{end}")
+        for end, rate in ends.items()
+        for kind in (ANGLE, NOISE)
+        if (q := found.get(f"{kind}{rate}")) is not None
+    )
 
 
 def _angles(evidence: Evidence, arm: str) -> BySeed:
@@ -148,7 +180,7 @@ def c5(evidence: Evidence, alone: Alone) -> Measured:
             f"median angle at rate {rate:g}, degrees",
             functools.partial(_angles, arm=arm),
             confidence,
-            key=f"angle {rate:g}",
+            key=f"{ANGLE}{rate:g}",
             thresholds=(LITTLE_DEG, MUCH_DEG),
         )
         quantities.append(angle)
@@ -158,7 +190,7 @@ def c5(evidence: Evidence, alone: Alone) -> Measured:
             noise = _median_over_filters(rows, "angle_noise_deg")[1]
             if len(noise):
                 name = f"noise alone would turn them, at rate {rate:g}, degrees"
-                quantities.append(Quantity(name, float(noise.mean()), key=f"noise {rate:g}"))
+                quantities.append(Quantity(name, float(noise.mean()), key=f"{NOISE}{rate:g}"))
     arms = tuple(by_rate[rate] for rate in rates)
     return Measured(tuple(quantities), changes_little, unique(few_seeds(min(seeds))), arms)
 
@@ -241,9 +273,7 @@ def look_random(uncontrolled: str) -> Callable[[Mapping[str, Quantity], bool], R
             return Ruling(False, contradicted, uncontrolled)
         silent = all(found[name].high <= limit for name, limit in RANDOM.items())
         unknown = [name for name in RANDOM if math.isnan(found[name].rise)]
-        return Ruling(
-            within, contradicted, "growth not known: needs analysis.half" if silent and unknown and not within else ""
-        )
+        return Ruling(within, contradicted, *(_UNKNOWN if silent and unknown and not within else ()))
 
     return rule
 

@@ -61,8 +61,13 @@ class Quantity:
     confidence: float = math.nan
     """Confidence level of the limits."""
     n_seeds: int = 0
+    """Number of seeds, or of source networks if several seeds share one."""
+    seeds_each: int = 1
+    """Number of seeds that share a source network; 1 if each has its own."""
     n_groups: int = 0
     """Number of test groups; 0 if groups play no part."""
+    least: float = -math.inf
+    """The smallest value that it can take."""
     train_cases: int | None = None
     """Training set size of the quantity, if it is not that of the finding; -1 if it spans several."""
     key: str = ""
@@ -125,6 +130,8 @@ class Ruling(NamedTuple):
     contradicted: bool
     note: str = ""
     """An explanation, if neither holds for a specific reason."""
+    needs: str = ""
+    """What would decide the claim, where narrower intervals would not."""
 
 
 def _insensitive() -> bool:
@@ -176,12 +183,51 @@ class Finding:
     """Whether the study has no arm, size or table for the claim."""
 
 
-def few_seeds(found: int) -> list[str]:
-    """Returns the doubt that too few seeds raise; empty if there are enough."""
-    return [] if found >= MIN_SEEDS else [f"needs at least {MIN_SEEDS} seeds, has {found}"]
+def count_of_seeds(count: int, seeds_each: int) -> str:
+    """Names a number of seeds, or of source networks if several seeds share one.
+
+    >>> count_of_seeds(8, 1), count_of_seeds(8, 2)
+    ('8 seeds', '8 source networks (16 seeds)')
+    """
+    return f"{count} seeds" if seeds_each == 1 else f"{count} source networks ({count * seeds_each} seeds)"
+
+
+def few_seeds(found: int, seeds_each: int = 1, *, of: str = "") -> list[str]:
+    """Returns the doubt that too few seeds raise, or too few source networks; empty if there are enough.
+
+    Args:
+        found: Their number.
+        seeds_each: Number of seeds that share a source network.
+        of: The arm whose seeds they are, if another's are counted as well.
+    """
+    if found >= MIN_SEEDS:
+        return []
+    return [f"needs at least {count_of_seeds(MIN_SEEDS, seeds_each)}{' of ' * bool(of)}{of}, has {found}"]
+
+
+NO_GROWTH = "growth not known: needs validations at half of the steps and late (train.eval_every)"
+
+
+def unless_projected(now: bool, *projected: float) -> tuple[str, str]:
+    """Returns why what holds at the steps that were trained is no verdict, and what would decide it; empty otherwise.
+
+    Args:
+        now: Whether limits hold as they are.
+        projected: Those limits after another doubling of the steps; NaN if unknown.
+    """
+    if not now:
+        return "", ""
+    if any(map(math.isnan, projected)):
+        return f"it holds at these steps, but {NO_GROWTH}", "validations at half of the steps and late"
+    return (
+        "it holds at these steps, but need not after another doubling",
+        "longer training",
+    )
 
 
 INSENSITIVE = "nothing here could have shown it: an absence counts only where self_transfer shows the effect"
+
+CONTROL = "an arm self_transfer that shows the effect, with seeds, rate and validations as the claim needs them"
 
 
 def judge(claim: str, measured: Measured) -> Finding:
@@ -195,11 +241,11 @@ def judge(claim: str, measured: Measured) -> Finding:
     if found.contradicted and not found.supported:
         without = measured.rule(measured.by_key(), False)
         if not without.contradicted and not measured.sensitive():
-            return Finding(claim, UNDECIDED, f"{numbers}; {INSENSITIVE}", quantities)
+            return Finding(claim, UNDECIDED, f"{numbers}; {INSENSITIVE}", quantities, needs=CONTROL)
     if found.supported == found.contradicted:
         which = "meets both" if found.supported else "meets neither"
         why = found.note or f"{which}: supported needs {rule.supported}; contradicted needs {rule.contradicted}"
-        return Finding(claim, UNDECIDED, f"{numbers}; {why}", quantities)
+        return Finding(claim, UNDECIDED, f"{numbers}; {why}", quantities, needs=found.needs)
     verdict, why = (SUPPORTED, rule.supported) if found.supported else (CONTRADICTED, rule.contradicted)
     scope = f"{measured.scope}: " if measured.scope else ""
     fragile = "" if _stands(measured, found) else f"; {FRAGILE}"

@@ -21,7 +21,17 @@ from jaxseg.study.claims.evidence import (
     layers_of,
     seeds_of,
 )
-from jaxseg.study.claims.findings import OF_DSC, Lacking, Measured, Quantity, Ruling, Void, quantity, unique
+from jaxseg.study.claims.findings import (
+    OF_DSC,
+    Lacking,
+    Measured,
+    Quantity,
+    Ruling,
+    Void,
+    quantity,
+    unique,
+    unless_projected,
+)
 from jaxseg.study.claims.representation import index_of, rho, similarity_rows, usable_in_pairs, usable_layers
 from jaxseg.study.claims.rules import FLOOR_LIMIT, NEARLY, OF_SCRATCH, VOID
 
@@ -56,7 +66,13 @@ def _ratio_of_sides(
 def is_accurate(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
     """Supports the claim at 0.9 of scratch or more, if that is at least half way from the prior to scratch."""
     first, second = found["of scratch"], found["half way"]
-    return Ruling(first.projected_low > 0 and second.projected_low > 0, first.projected_high < 0)
+    supported, contradicted = first.projected_low > 0 and second.projected_low > 0, first.projected_high < 0
+    if supported or contradicted:
+        return Ruling(supported, contradicted)
+    if first.high < 0:
+        return Ruling(False, False, *unless_projected(True, first.projected_high))
+    now = first.low > 0 and second.low > 0
+    return Ruling(False, False, *unless_projected(now, first.projected_low, second.projected_low))
 
 
 def c7(evidence: Evidence, arms: Trio) -> Measured:
@@ -101,10 +117,15 @@ def c7(evidence: Evidence, arms: Trio) -> Measured:
 def need_not_learn(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
     """Supports the claim if the arm is nearly as good as scratch and better than one without an encoder."""
     nearly, used = found["nearly"], found["used"]
-    supported = nearly.projected_low > 0 and used.projected_low > 0
-    idle = nearly.projected_low > 0 and used.high < 0
-    note = "the encoder is idle: without any the network does better" if idle else ""
-    return Ruling(supported, nearly.projected_high < 0, note)
+    supported, contradicted = nearly.projected_low > 0 and used.projected_low > 0, nearly.projected_high < 0
+    if supported or contradicted:
+        return Ruling(supported, contradicted)
+    if nearly.projected_low > 0 and used.high < 0:
+        return Ruling(False, False, "the encoder is idle: without any the network does better")
+    if nearly.high < 0:
+        return Ruling(False, False, *unless_projected(True, nearly.projected_high))
+    now = nearly.low > 0 and used.low > 0
+    return Ruling(False, False, *unless_projected(now, nearly.projected_low, used.projected_low))
 
 
 def _kept(evidence: Evidence, arm: str, index: str) -> Quantity:

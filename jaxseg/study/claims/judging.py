@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from jaxseg.study.claims import accuracy, differing, filters, frozen, representation, reuse, training, variability
-from jaxseg.study.claims.evidence import OWN_RATES, Alone, Evidence, Pair, gather, seen_by
+from jaxseg.study.claims.evidence import ONE_RATE, OWN_RATES, Alone, Evidence, Pair, gather, seen_by
 from jaxseg.study.claims.findings import (
     CONTRADICTED,
     SUPPORTED,
@@ -65,16 +65,23 @@ def subject(record: Record) -> Pair:
     return own._replace(arm=record.given[0]) if own.arm not in record.arms and record.given else own
 
 
-def arms_of(claim: str, record: Record) -> Arms:
-    """Returns the arms that a claim is about in a study."""
-    arms = JUDGES[claim].arms if claim in JUDGES else Pair()
-    return subject(record) if isinstance(arms, Pair) else arms
+def arms_of(claim: str, record: Record, control: Arms | None = None) -> Arms:
+    """Returns the arms that a claim is about in a study.
+
+    Args:
+        claim: A key of `RULES`.
+        record: The study's record.
+        control: Arms that take the place of the claim's own.
+    """
+    own = JUDGES[claim].arms if claim in JUDGES else Pair()
+    about = control or (subject(record) if isinstance(own, Pair) else own)
+    return variability.nested_pair(record, about) if claim == "C10" and isinstance(about, Pair) else about
 
 
 # --------------------------------------------------------------------------------------------------------- one claim
 
 
-def _losses(record: Record, arms: Arms) -> str:
+def _losses(record: Record, arms: Sequence[str]) -> str:
     """Runs of these arms that diverged and are therefore part of nothing."""
     known = {arm: record.arms[arm] for arm in arms if arm in record.arms}
     return ", ".join(
@@ -87,7 +94,7 @@ def measure_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> M
     if claim not in JUDGES:
         return Finding(claim, "", SEVERAL_STUDIES, lacks=True)
     try:
-        return JUDGES[claim].measure(evidence, arms or arms_of(claim, evidence.record))
+        return JUDGES[claim].measure(evidence, arms_of(claim, evidence.record, arms))
     except Lacking as error:
         return Finding(claim, "", str(error), lacks=True)
     except Void as error:
@@ -99,6 +106,12 @@ def newer_rules(record: Record) -> str:
     if record.rule_version == RULE_VERSION:
         return record.exploratory
     return f"rules of version {RULE_VERSION} on a study that was begun under version {record.rule_version}"
+
+
+def why_exploratory(record: Record) -> str:
+    """Returns why what all seeds of a study give was not fixed in advance; empty if it was."""
+    later = "seeds were added without declared looks" if record.grown_from and not record.looks else ""
+    return "; ".join(filter(None, (newer_rules(record), later)))
 
 
 def judge_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> Finding:
@@ -115,11 +128,13 @@ def judge_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> Fin
     if not isinstance(measured, Finding):
         found = dataclasses.replace(found, tag=tag_of(evidence, measured.arms))
         if found.verdict == UNDECIDED:
-            blocking = "; ".join(doubt for doubt in measured.doubts if not doubt.startswith(OWN_RATES))
-            found = dataclasses.replace(found, needs=blocking or of_undecided(found.quantities))
+            blocking = dict.fromkeys(ONE_RATE if doubt.startswith(OWN_RATES) else doubt for doubt in measured.doubts)
+            needs = "; ".join(blocking) or found.needs or of_undecided(found.quantities)
+            found = dataclasses.replace(found, needs=needs)
         own_rates = [doubt for doubt in measured.doubts if doubt.startswith(OWN_RATES)]
         exploratory = "; ".join(filter(None, (exploratory, *own_rates)))
-    about = arms or arms_of(claim, evidence.record)
+    measured_on = () if isinstance(measured, Finding) else measured.arms
+    about = tuple(dict.fromkeys((*arms_of(claim, evidence.record, arms), *measured_on)))
     if lost := _losses(evidence.record, about):
         found = dataclasses.replace(found, reason=f"{found.reason}; left out, as diverged: {lost}")
     if (seen := seen_by(evidence.record, *about)) and not found.lacks:
@@ -194,13 +209,18 @@ def first_seeds(study: StudyTables, count: int) -> StudyTables:
 
 
 def number_of_seeds(study: StudyTables) -> int:
-    """Returns the largest number of seeds of an arm that has networks."""
-    counts = [
-        int(study.tables[name].groupby("arm")["seed"].nunique().max())
-        for name in ("cases", "curves", "filters")
-        if name in study.tables and len(study.tables[name])
-    ]
-    return max(counts, default=0)
+    """Returns the largest number of seeds of the arms that claims are about; of all arms if there are none of these.
+
+    An arm that crosses its random streams has as many seeds as it has pairs of them, whatever the study's number is.
+    """
+    about = {arm for claim in JUDGES for arm in arms_of(claim, study.record)}
+    counts: dict[str, int] = {}
+    for name in ("cases", "curves", "filters"):
+        if name in study.tables:
+            for arm, seeds in study.tables[name].groupby("arm")["seed"].nunique().items():
+                counts[str(arm)] = max(counts.get(str(arm), 0), int(seeds))
+    compared = [count for arm, count in counts.items() if arm in about]
+    return max(compared or counts.values(), default=0)
 
 
 def look_levels(looks: tuple[int, ...]) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ import math
 
 from jaxseg.analysis.folds import expected_half_width_over_folds, t_quantile
 from jaxseg.analysis.statistics import MIN_SEEDS
-from jaxseg.study.claims.findings import UNDECIDED, Quantity
+from jaxseg.study.claims.findings import UNDECIDED, Quantity, count_of_seeds
 
 MAX_SEEDS, MAX_GROUPS = 128, 1024
 """Numbers of seeds and test groups beyond which a study is unrealistic."""
@@ -79,10 +79,11 @@ def what_decides(found: Quantity) -> str:
         return ""
     seeds = seeds_needed(found)
     if seeds is not None:
-        return f"about {seeds} seeds, if the estimate stays"
+        return f"about {count_of_seeds(seeds, found.seeds_each)}, if the estimate stays"
     groups = groups_needed(found)
     if groups is not None:
-        return f"no number of seeds, the patients limit it: about {groups} test groups with {2 * found.n_seeds} seeds"
+        twice = count_of_seeds(2 * found.n_seeds, found.seeds_each)
+        return f"no number of seeds, the patients limit it: about {groups} test groups with {twice}"
     return f"no realistic number of seeds or patients: {found.name} is too near a limit of the rule"
 
 

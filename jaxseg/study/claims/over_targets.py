@@ -11,14 +11,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from jaxseg.analysis.random_effects import Pooled
 from jaxseg.study.claims import differing
 from jaxseg.study.claims.accuracy import falls_with_size, is_none
-from jaxseg.study.claims.evidence import Pair, gather
+from jaxseg.study.claims.evidence import gather, of_one_network
 from jaxseg.study.claims.filters import changes_little, look_random
 from jaxseg.study.claims.findings import (
     DEPENDS,
@@ -33,9 +33,10 @@ from jaxseg.study.claims.findings import (
     judge,
 )
 from jaxseg.study.claims.frozen import is_accurate, need_not_learn
-from jaxseg.study.claims.judging import JUDGES, newer_rules, subject
+from jaxseg.study.claims.judging import DECIDED, arms_of, subject, why_exploratory
+from jaxseg.study.claims.means import Speaking, averages_of, means_of, measurements, speaking
 from jaxseg.study.claims.needs import targets_needed
-from jaxseg.study.claims.pooling import known, of_target, over_mean, sharing
+from jaxseg.study.claims.pooling import known, of_target, over_mean
 from jaxseg.study.claims.representation import differ
 from jaxseg.study.claims.rest import AT_REST
 from jaxseg.study.claims.reuse import leads, reused_in_depth
@@ -43,7 +44,7 @@ from jaxseg.study.claims.rules import CAN, LEVEL, MIN_TARGETS, RULES
 from jaxseg.study.claims.study_tables import StudyTables
 from jaxseg.study.claims.table import COLUMNS, INTEGERS, rows_of
 from jaxseg.study.claims.targets import by_target, independent_targets, of_one_source
-from jaxseg.study.claims.told import TargetStudy, Told, task_of
+from jaxseg.study.claims.told import TargetStudy, task_of
 from jaxseg.study.claims.training import is_shorter
 from jaxseg.study.claims.variability import JUDGED, as_variable
 from jaxseg.text import significant, significant_interval
@@ -61,6 +62,8 @@ class Over:
 
     finding: Finding
     rows: tuple[dict[str, Any], ...] = ()
+    arms: tuple[str, ...] = ()
+    """The arm and its baseline in the studies that can speak of it; several names where studies differ."""
 
 
 def _row(
@@ -86,27 +89,6 @@ def _pooled_rows(claim: str, key: str, whole: Quantity, result: Pooled) -> list[
     return [_row(claim, role, role, "", key, values, whole) for role, values in parts.items()]
 
 
-class Speaking(NamedTuple):
-    """The studies that can inform a claim, and the reasons why others cannot."""
-
-    told: dict[str, Told]
-    left_out: tuple[str, ...]
-    seen: tuple[str, ...] = ()
-    """What the checkpoints of others that studies start from may have seen, by study."""
-
-
-def speaking(claim: str, studies: Mapping[str, TargetStudy]) -> Speaking:
-    """Takes what each study tells of a claim; studies that cannot carry a verdict alone are left out and named."""
-    told, left_out = {}, []
-    for name, study in studies.items():
-        found = study.claims[claim]
-        if found.quantities:
-            told[name] = found
-        else:
-            left_out.append(f"{name} ({found.left_out})")
-    return Speaking(told, tuple(left_out), tuple(f"{name}: {one.seen}" for name, one in told.items() if one.seen))
-
-
 def _left_out(found: Speaking) -> str:
     left_out = f"; left out: {', '.join(found.left_out)}" if found.left_out else ""
     return "; ".join((left_out, *found.seen))
@@ -119,33 +101,24 @@ def _by_mean(claim: str, studies: Mapping[str, TargetStudy], targets: Mapping[st
     if len(by) < MIN_TARGETS:
         reason = f"needs at least {MIN_TARGETS} targets that can speak of it, has {len(by)}{_left_out(found)}"
         return Over(Finding(claim, UNDECIDED, reason, needs=f"{MIN_TARGETS} targets"), _rows_of(claim, found, targets))
-    keys = list(dict.fromkeys(q.key for one in found.told.values() for q in one.quantities))
-    quantities: list[Quantity] = []
-    rows = list(_rows_of(claim, found, targets))
-    differs = ""
-    for key in keys:
-        of_studies = {name: q for name, one in found.told.items() if (q := one.by_key().get(key)) is not None}
-        own = {target: [of_studies[n] for n in names if n in of_studies] for target, names in by.items()}
-        result = over_mean(key, {target: alike for target, alike in own.items() if alike})
-        if result is None:
-            continue
-        quantities.append(result[0])
-        rows += _pooled_rows(claim, key, *result)
-        tau = result[1].heterogeneity
-        if len(quantities) == 1 and tau.low > 0:
+    means = means_of(claim, measurements(found, by))
+    differs, rows = "", list(_rows_of(claim, found, targets))
+    for place, (mean, result) in enumerate(means.pooled):
+        rows += _pooled_rows(claim, mean.key, mean, result)
+        if not place and (tau := result.heterogeneity).low > 0:
             differs = f"targets differ: tau {significant(tau.tau)} {significant_interval(tau.low, tau.high)}"
     ruled = Measured(
-        tuple(quantities),
+        means.quantities,
         _rule(claim, found),
         sensitive=lambda: all(one.sensitive for one in found.told.values()),
-        shown=shown_keys(claim, [q.key for q in quantities]),
+        shown=shown_keys(claim, [q.key for q in means.quantities]),
     )
-    try:
-        finding = judge(claim, ruled)
-    except KeyError as error:
-        finding = Finding(claim, UNDECIDED, f"fewer than {MIN_TARGETS} targets know {error.args[0]}", tuple(quantities))
+    finding = judge(claim, ruled)
     if finding.verdict == UNDECIDED:
-        finding = dataclasses.replace(finding, needs=targets_needed(finding.quantities))
+        finding = dataclasses.replace(finding, needs=finding.needs or targets_needed(finding.quantities))
+        if means.missing:
+            reason = f"fewer than {MIN_TARGETS} targets know {means.missing}; {finding.reason}"
+            finding = dataclasses.replace(finding, reason=reason)
     if differs:
         verdict = DEPENDS if finding.verdict == UNDECIDED else finding.verdict
         finding = dataclasses.replace(finding, verdict=verdict, reason=f"{differs}; {finding.reason}")
@@ -186,24 +159,27 @@ def _rows_of(claim: str, found: Speaking, targets: Mapping[str, str]) -> tuple[d
 
 
 def _by_one(claim: str, studies: Mapping[str, TargetStudy], targets: Mapping[str, str]) -> Over:
-    """A claim that says `can`: one target that supports it is enough, at the level over the number that can speak."""
+    """A claim that says `can`: one target that supports it is enough, at the level over the number that can speak.
+
+    A target is asked once, about the average of its studies: each study alone would be another chance.
+    """
     found = speaking(claim, studies)
     by = by_target(targets, list(found.told))
     rows = _rows_of(claim, found, targets)
     if not by:
         return Over(Finding(claim, UNDECIDED, f"no target can speak of it{_left_out(found)}"))
-    verdicts = {
-        name: judge(claim, Measured(tuple(sharing(q, len(by)) for q in one.quantities), _rule(claim, found))).verdict
-        for name, one in found.told.items()
-    }
-    supporting = [target for target, names in by.items() if any(verdicts[name] == SUPPORTED for name in names)]
+    supporting = []
+    for target, names in by.items():
+        own = averages_of(claim, measurements(found, {target: names}), LEVEL / len(by))
+        if judge(claim, Measured(own, _rule(claim, found))).verdict == SUPPORTED:
+            supporting.append(target)
     quantities = (
         Quantity("targets that can speak", len(by), key="targets"),
         Quantity("targets that support, at the level over their number", len(supporting), key="supporting"),
     )
-    names = ", ".join(supporting) or "none"
+    listed = ", ".join(supporting) or "none"
     reason = (
-        f"of {len(by)} targets {len(supporting)} support at level {LEVEL / len(by):.3g} ({names}){_left_out(found)}"
+        f"of {len(by)} targets {len(supporting)} support at level {LEVEL / len(by):.3g} ({listed}){_left_out(found)}"
     )
     verdict = SUPPORTED if supporting else UNDECIDED
     return Over(Finding(claim, verdict, reason, quantities), rows)
@@ -299,11 +275,31 @@ def judge_over(
             found[claim] = _c3(studies, targets, noisy or {})
         else:
             found[claim] = (_by_one if claim in CAN else _by_mean)(claim, studies, targets)
-    why = next(filter(None, (newer_rules(study.record) for study in studies.values())), "")
-    return {
-        claim: dataclasses.replace(over, finding=dataclasses.replace(over.finding, exploratory=why))
-        for claim, over in found.items()
-    }
+    return {claim: _described(claim, over, _about(claim, studies)) for claim, over in found.items()}
+
+
+def _about(claim: str, studies: Mapping[str, TargetStudy]) -> dict[str, TargetStudy]:
+    """The studies that can speak of a claim; all if none can."""
+
+    def speaks(study: TargetStudy) -> bool:
+        told = study.tasks.values() if claim == "C3" else (study.claims[claim],)
+        return any(one.quantities for one in told)
+
+    return {name: study for name, study in studies.items() if speaks(study)} or dict(studies)
+
+
+def _described(claim: str, over: Over, about: Mapping[str, TargetStudy]) -> Over:
+    """Adds the arms that the studies are about, what a verdict is limited to, and why it was not fixed in advance."""
+    arms = [tuple(arms_of(claim, study.record)) for study in about.values()]
+    one = [n for n, own in zip(about, arms, strict=True) if of_one_network(about[n].record, *own)]
+    finding = over.finding
+    if one and finding.verdict in (*DECIDED, DEPENDS):
+        which = "" if len(one) == len(about) else f" in {', '.join(one)}"
+        finding = dataclasses.replace(finding, reason=f"of one source network each alone{which}: {finding.reason}")
+    why = {name: found for name, study in about.items() if (found := why_exploratory(study.record))}
+    finding = dataclasses.replace(finding, exploratory="; ".join(f"{name}: {found}" for name, found in why.items()))
+    named = tuple(", ".join(dict.fromkeys(names)) for names in zip(*arms, strict=True))
+    return dataclasses.replace(over, finding=finding, arms=named)
 
 
 def over_studies(
@@ -323,10 +319,10 @@ def over_studies(
         The columns of claims.csv; each claim has one verdict, from the mean over targets.
     """
     rows: list[dict[str, Any]] = []
-    for claim, over in judge_over(studies, noisy=noisy).items():
-        arms = JUDGES[claim].arms if claim in JUDGES else Pair()
-        baseline = arms[1] if len(arms) > 1 else ""
-        rows += rows_of(over.finding, size=None, fold=None, role=OVER_STUDIES, arm=arms[0], baseline=baseline)
+    for over in judge_over(studies, noisy=noisy).values():
+        arm, baseline = (*over.arms, "", "")[:2]
+        own = {"role": OVER_STUDIES, "arm": arm, "baseline": baseline}
+        rows += rows_of(over.finding, size=None, fold=None, **own)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     return table.astype(dict.fromkeys(INTEGERS, "Int64"))
 

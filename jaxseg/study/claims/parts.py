@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 
 from jaxseg.study.claims.dsc import dsc_quantity
-from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, scope_of, seen_by
+from jaxseg.study.claims.evidence import OWN_RATES, Evidence, Pair, doubts_of_rates, scope_of, seen_by
 from jaxseg.study.claims.findings import OF_DSC, Finding, Lacking, Quantity, Void, unique
+from jaxseg.study.claims.judging import newer_rules
 from jaxseg.study.claims.needs import of_undecided
 from jaxseg.study.claims.rest import tag_of
 from jaxseg.study.claims.rules import DELTA
@@ -48,8 +49,10 @@ def _finding(evidence: Evidence, part: str, found: list[tuple[Quantity, list[str
     doubts = unique([doubt for _, more in found for doubt in more])
     quantities = tuple(one for one, _ in found)
     needs = "; ".join(doubts) or of_undecided(quantities)
+    own_rates = [doubt for doubt in doubts if doubt.startswith(OWN_RATES)]
+    exploratory = "; ".join(filter(None, (newer_rules(evidence.record), *own_rates)))
     reason = "; ".join(filter(None, (scope_of(evidence, arms[0]), *doubts, seen_by(evidence.record, *arms))))
-    return Finding(part, "", reason, quantities, tag_of(evidence, arms), needs=needs)
+    return Finding(part, "", reason, quantities, tag_of(evidence, arms), exploratory, needs)
 
 
 def parts_of_transfer(evidence: Evidence, pair: Pair) -> list[Finding]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxseg.analysis.folds import standard_error, t_quantile
 from jaxseg.analysis.random_effects import Pooled, pooled
 from jaxseg.study.claims.findings import Quantity
-from jaxseg.study.claims.rules import MIN_TARGETS
+from jaxseg.study.claims.rules import CONFIDENCE, MIN_TARGETS
 
 
 class Known(NamedTuple):
@@ -38,15 +38,43 @@ def of_target(studies: Sequence[Quantity]) -> Known | None:
     return Known(float(np.mean([one.value for one in found])), float(np.mean([one.variance for one in found])))
 
 
-def over_mean(key: str, by: Mapping[str, Sequence[Quantity]]) -> tuple[Quantity, Pooled] | None:
-    """Pools a quantity over targets; None if fewer than `MIN_TARGETS` know it."""
-    found = {target: one for target, own in by.items() if (one := of_target(own)) is not None}
+def average(studies: Sequence[Quantity], confidence: float) -> Quantity:
+    """Averages studies of one target into one quantity with limits of this confidence; without limits if none has.
+
+    The limits have the fewest degrees of freedom of all studies.
+    """
+    one = of_target(studies)
+    if one is None:
+        return dataclasses.replace(studies[0], low=math.nan, high=math.nan, confidence=confidence)
+    df = min(q.df for q in studies if known(q) is not None)
+    half = t_quantile(df, confidence) * math.sqrt(one.variance)
+    turned = math.exp if studies[0].log else float
+    value, low, high = map(turned, (one.value, one.value - half, one.value + half))
+    return dataclasses.replace(studies[0], value=value, low=low, high=high, df=df, confidence=confidence)
+
+
+def known_by(by: Mapping[str, Sequence[Quantity]]) -> dict[str, Known]:
+    """Returns a quantity by target, of the targets whose studies know it."""
+    return {target: one for target, own in by.items() if (one := of_target(own)) is not None}
+
+
+def over_mean(
+    key: str, by: Mapping[str, Sequence[Quantity]], *, confidence: float = CONFIDENCE
+) -> tuple[Quantity, Pooled] | None:
+    """Pools a quantity over targets; None if fewer than `MIN_TARGETS` know it.
+
+    Args:
+        key: The name that rules use.
+        by: What the studies of each target measured.
+        confidence: Confidence level of the mean, whatever that of the studies' own limits is.
+    """
+    found = known_by(by)
     if len(found) < MIN_TARGETS:
         return None
     first = next(iter(by.values()))[0]
     every = [q for own in by.values() for q in own]
     y, v = (np.array(column) for column in zip(*found.values(), strict=True))
-    result = pooled(y, v, confidence=first.confidence)
+    result = pooled(y, v, confidence=confidence)
     mean = result.mean
     limits = [math.exp(x) if first.log else x for x in (mean.estimate, mean.low, mean.high)]
     whole = dataclasses.replace(
@@ -56,6 +84,7 @@ def over_mean(key: str, by: Mapping[str, Sequence[Quantity]]) -> tuple[Quantity,
         low=limits[1],
         high=limits[2],
         df=mean.df,
+        confidence=confidence,
         # What studies may change by in another doubling of their steps, on average.
         fall=float(np.mean([q.fall for q in every])),
         rise=float(np.mean([q.rise for q in every])),
@@ -71,15 +100,3 @@ def over_mean(key: str, by: Mapping[str, Sequence[Quantity]]) -> tuple[Quantity,
 def general_name(found: Quantity) -> str:
     """Returns the name of a quantity without its number of training cases, which is another for each target."""
     return found.name.partition(", ")[0] if found.name.endswith("training cases") else found.name
-
-
-def sharing(found: Quantity, count: int) -> Quantity:
-    """Widens the limits of a quantity to the level that it has if so many share what it had alone."""
-    if math.isnan(found.low) or math.isnan(found.df):
-        return found
-    confidence = 1 - (1 - found.confidence) / count
-    low, high = (math.log(x) if found.log else x for x in (found.low, found.high))
-    middle, half = (low + high) / 2, (high - low) / 2
-    half *= t_quantile(found.df, confidence) / t_quantile(found.df, found.confidence)
-    low, high = (math.exp(x) if found.log else x for x in (middle - half, middle + half))
-    return dataclasses.replace(found, low=low, high=high, confidence=confidence)

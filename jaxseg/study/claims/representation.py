@@ -25,6 +25,7 @@ from jaxseg.study.claims.evidence import (
     jackknife,
     layers_of,
     matched,
+    seeds_each,
     seeds_of_pairs,
     units,
     within_arm,
@@ -117,7 +118,8 @@ def pair_quantity(
         # A two-sided interval at this confidence has the one-sided limits that projections are made with.
         moved = jackknife(change, of_units, 2 * PROJECTION_CONFIDENCE - 1)
         fall, rise = (NEXT_CHANGE * max(limit, 0.0) for limit in (-moved.low, moved.high))
-    numbers = {"n_seeds": len(np.unique(of_units)), "fall": fall, "rise": rise, **more}
+    count = {"n_seeds": len(np.unique(of_units)), "seeds_each": seeds_each(of_units)}
+    numbers = {**count, "fall": fall, "rise": rise, **more}
     return quantity(name, jackknife(statistic, of_units, confidence), confidence, **numbers)
 
 
@@ -182,7 +184,8 @@ def _of_index(evidence: Evidence, pair: Pair, index: str, key: str) -> tuple[Qua
     # Drawn swaps, where there are too many to list, are the same every time.
     between = _between_units(excess.mean(0), of_units)
     p = label_swap(between, rng=host_rng(0))
-    return relative, Quantity(f"p of label swaps, {index}", p, n_seeds=len(between), key=f"p {key}")
+    least = 2.0 ** (1 - len(between))
+    return relative, Quantity(f"p of label swaps, {index}", p, n_seeds=len(between), key=f"p {key}", least=least)
 
 
 def _between_units(matrix: Float[np.ndarray, "seeds seeds"], of_units: Seeds) -> Float[np.ndarray, "units units"]:
@@ -198,7 +201,12 @@ def differ(level: float) -> Callable[[Mapping[str, Quantity], bool], Ruling]:
         excess, p = [found["cka"], found["shapes"]], [found.get("p cka"), found.get("p shapes")]
         above = all(q.low > DIFFERENT for q in excess)
         swapped = all(one is None or one.value <= level for one in p)
-        return Ruling(above and swapped, all(q.high < ALIKE for q in excess))
+        alike = all(q.high < ALIKE for q in excess)
+        blind = next((one for one in p if one is not None and one.least > level), None)
+        if blind is None or not above:
+            return Ruling(above and swapped, alike)
+        why = f"with {blind.n_seeds} p is never below {blind.least:.2g}, and the level is {level:.2g}"
+        return Ruling(False, alike, f"needs more seeds: {why}", f"more seeds: {why}")
 
     return rule
 
@@ -212,5 +220,6 @@ def c9(evidence: Evidence, pair: Pair) -> Measured:
     shared = evidence.arm(pair.arm).one_source
     # What all seeds have from one source network would pass for what transferred networks have in common.
     doubts = [f"one source: all seeds of {pair.arm} start from the same source network"] if shared else []
-    doubts += [*few_seeds(min(q.n_seeds for q in quantities)), *doubts_of_rates(evidence, *pair)]
+    fewest = min(quantities, key=lambda q: q.n_seeds)
+    doubts += [*few_seeds(fewest.n_seeds, fewest.seeds_each), *doubts_of_rates(evidence, *pair)]
     return Measured(tuple(quantities), differ(evidence.level), unique(doubts), pair)

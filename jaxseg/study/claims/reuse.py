@@ -20,6 +20,7 @@ from jaxseg.study.claims.evidence import (
     doubts_of_rates,
     layers_of,
     scope_of,
+    seeds_each,
     seeds_of,
     seeds_of_pairs,
     units,
@@ -35,6 +36,9 @@ from jaxseg.study.claims.representation import (
     usable_layers,
 )
 from jaxseg.study.claims.rules import EARLY_LEVELS, FLOOR_LIMIT, NOT_REUSED, REUSED
+
+REUSE, LEAD = "reuse ", "lead "
+"""What keys of quantities of C11 and of C11b begin with; the layer follows."""
 
 
 class Reuse(NamedTuple):
@@ -134,14 +138,15 @@ def depths(evidence: Evidence, pair: Pair) -> Depths:
 
 
 def _doubts(evidence: Evidence, pair: Pair, reuse: Reuse) -> tuple[str, ...]:
-    return unique([*few_seeds(len(np.unique(reuse.units))), *doubts_of_rates(evidence, *pair)])
+    few = few_seeds(len(np.unique(reuse.units)), seeds_each(reuse.units))
+    return unique([*few, *doubts_of_rates(evidence, *pair)])
 
 
 def reused_in_depth(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
     """Any reused deep level supports the claim; reuse of the early levels alone contradicts it."""
-    deep = [q for key, q in found.items() if key.startswith("reuse ")]
+    deep = [q for key, q in found.items() if key.startswith(REUSE)]
     supported = any(q.low > REUSED for q in deep)
-    none = all(q.high < NOT_REUSED for q in deep)
+    none = bool(deep) and all(q.high < NOT_REUSED for q in deep)
     return Ruling(supported, none and found["early"].low > NOT_REUSED)
 
 
@@ -155,7 +160,7 @@ def c11(evidence: Evidence, pair: Pair) -> Measured:
             np.eye(len(early))[i],
             f"reuse, {reuse.layers[i]}",
             1 - evidence.level / len(deep),
-            key=f"reuse {reuse.layers[i]}",
+            key=f"{REUSE}{reuse.layers[i]}",
             thresholds=(REUSED, NOT_REUSED),
         )
         for i in deep
@@ -190,7 +195,7 @@ def c11b(evidence: Evidence, pair: Pair) -> Measured:
             (np.arange(len(early)) == i) - early / early.sum(),
             f"lead over early levels, {reuse.layers[i]}",
             1 - evidence.level / len(deep),
-            key=f"lead {reuse.layers[i]}",
+            key=f"{LEAD}{reuse.layers[i]}",
             thresholds=(0.0,),
         )
         for i in deep

@@ -155,23 +155,23 @@ RULES = {
     "C4b": Rule("no gain at full size", f"high below {DELTA} DSC", f"low above {DELTA} DSC"),
     "C5": Rule(
         "filters change little",
-        f"some rate within {DELTA} DSC of the best has a high of at most {LITTLE_DEG:g} degrees",
+        f"some rate within {DELTA} DSC of the best has a projected high of at most {LITTLE_DEG:g} degrees",
         f"all such rates have a low above {MUCH_DEG:g} degrees",
     ),
     "C6": Rule(
         "trained filters still look random",
-        f"high of all four within {_listed(RANDOM)}, and each control found at a share of {CONTROL_SHARE}",
+        f"projected high of all four within {_listed(RANDOM)}, and each control found at a share of {CONTROL_SHARE}",
         f"low of any beyond {_listed(STRUCTURED)}",
     ),
     "C7": Rule(
         "a frozen random encoder is quite accurate",
-        "low of both margins above 0",
-        f"high of the margin over {OF_SCRATCH} scratch below 0",
+        "projected low of both margins above 0",
+        f"projected high of the margin over {OF_SCRATCH} scratch below 0",
     ),
     "C8": Rule(
         "the encoder need not learn",
-        f"low of both above 0: frozen less scratch less {NEARLY}, and frozen less no encoder",
-        "high of the first below 0",
+        f"projected low of both above 0: frozen less scratch less {NEARLY}, and frozen less no encoder",
+        "projected high of the first below 0",
     ),
     "C9": Rule(
         "transferred and scratch networks represent differently",

@@ -38,8 +38,10 @@ class ArmRecord(NamedTuple):
     """Whether several seeds start from the same source network."""
     diverged: int
     runs: int
-    rates: Mapping[int, float] = MappingProxyType({})
-    """Learning rate at each training set size."""
+    rates: Mapping[int, tuple[float, ...]] = MappingProxyType({})
+    """Learning rates of its runs at each training set size, ascending: several where folds have chosen their own."""
+    own_rate: bool = False
+    """Whether they were chosen for the arm by itself, on trials of its own."""
     sources: Mapping[int, int] = MappingProxyType({})
     """The seed of the source network that each seed starts from; empty for a random start."""
     init: str = "random"
@@ -54,6 +56,8 @@ class ArmRecord(NamedTuple):
     """What identifies its source networks within the study; empty for a random start."""
     pretrain_seconds: float = math.nan
     """Seconds that the training of one of its source networks took; NaN if they were trained elsewhere."""
+    one_draw: bool = False
+    """Whether, at sizes below the full one, every seed has the same training cases."""
     like: str = ""
     """A digest shared by arms that differ only in their learning rate."""
 
@@ -66,8 +70,6 @@ class Record(NamedTuple):
     full_size: int
     """Number of training cases of the target."""
     arms: dict[str, ArmRecord]
-    one_draw: bool
-    """Whether, at sizes below the full one, every seed has the same training cases."""
     rule_version: int
     noise: float = 0.0
     """Noise added to the target's images, in their own standard deviations."""
@@ -97,29 +99,38 @@ class StudyTables(NamedTuple):
 
 
 def _one_draw(runs: Sequence[RecordedRun]) -> bool:
-    """Whether at a size below all the seeds of an arm share one draw of training cases."""
-    draws: dict[tuple[str, int], set[int]] = {}
-    seeds: dict[tuple[str, int], set[int]] = {}
+    """Whether at a size below all the seeds of an arm share one draw of training cases, by the arm's runs."""
+    draws: dict[int, set[int]] = {}
+    seeds: dict[int, set[int]] = {}
     for run in runs:
         if run.train_cases:
-            draws.setdefault((run.arm, run.train_cases), set()).add(run.subset_id)
-            seeds.setdefault((run.arm, run.train_cases), set()).add(run.seed)
-    return any(len(draws[key]) < 2 <= len(seeds[key]) for key in draws)
+            draws.setdefault(run.train_cases, set()).add(run.subset_id)
+            seeds.setdefault(run.train_cases, set()).add(run.seed)
+    return any(len(draws[size]) < 2 <= len(seeds[size]) for size in draws)
 
 
-def _rates(runs: Sequence[RecordedRun]) -> dict[int, float]:
-    """Learning rates by training set size, where the runs of a size have one."""
+def _rates(runs: Sequence[RecordedRun]) -> dict[int, tuple[float, ...]]:
+    """Learning rates by training set size."""
     found: dict[int, set[float]] = {}
     for run in runs:
         if not math.isnan(run.lr):
             found.setdefault(run.train_cases, set()).add(run.lr)
-    return {size: next(iter(rates)) for size, rates in found.items() if len(rates) == 1}
+    return {size: tuple(sorted(rates)) for size, rates in found.items()}
 
 
 def _likeness(arm: RecordedArm, runs: Sequence[RecordedRun]) -> str:
     """What of an arm, but its learning rate, must agree with another's for the two to differ in that alone."""
-    settings = map(str, (arm.kind, arm.init, arm.freeze, arm.schedule, arm.parameters, arm.trainable, arm.fine_tuning))
-    return " ".join([*settings, *sorted({str(run.steps) for run in runs})])
+    settings = (
+        arm.kind,
+        arm.init,
+        arm.freeze,
+        arm.schedule,
+        arm.parameters,
+        arm.trainable,
+        arm.fine_tuning,
+        arm.settings,
+    )
+    return " ".join([*map(str, settings), *sorted({str(run.steps) for run in runs})])
 
 
 def _source_name(study: StudyRecord) -> str:
@@ -159,6 +170,7 @@ def read_record(study: StudyRecord) -> Record:
             diverged=sum(run.diverged_at is not None for run in own),
             runs=len(own),
             rates=_rates(own),
+            own_rate=arm.lr_choice == "per_arm",
             sources={run.seed: run.source.seed for run in own if run.source is not None},
             init=arm.init,
             seen=of_checkpoint(given.trained_on) if arm.pretrain and (given := arm.pretrain.checkpoint) else "",
@@ -166,6 +178,7 @@ def read_record(study: StudyRecord) -> Record:
             source=arm.source,
             start=" ".join(dict.fromkeys([*(name for name, _ in sources), _given(arm)])).strip(),
             pretrain_seconds=statistics.fmean(seconds) if seconds else math.nan,
+            one_draw=_one_draw(own),
             like=_likeness(arm, own),
         )
     return Record(
@@ -173,7 +186,6 @@ def read_record(study: StudyRecord) -> Record:
         source=_source_name(study),
         full_size=study.target.cases.train,
         arms=arms,
-        one_draw=_one_draw(runs),
         rule_version=study.rule_version,
         noise=study.target.noise,
         looks=study.looks,

@@ -7,6 +7,7 @@ without one. A comparison whose arm is a control in the place of transfer is lis
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from jaxseg.study.claims.judging import (
     JUDGES,
     Arms,
     arms_of,
+    first_seeds,
     judge_claim,
     judge_claims,
     judged_evidence,
@@ -31,8 +33,8 @@ from jaxseg.study.claims.judging import (
 )
 from jaxseg.study.claims.parts import PARTS, parts_of_transfer
 from jaxseg.study.claims.ranking import RANKING, ranking_finding
-from jaxseg.study.claims.rules import RULE_VERSION, RULES
-from jaxseg.study.claims.study_tables import StudyTables, read_study
+from jaxseg.study.claims.rules import LEVEL, RULE_VERSION, RULES
+from jaxseg.study.claims.study_tables import Record, StudyTables, read_study
 from jaxseg.study.claims.told import GROUPS, TARGET, columns_of, group_table, tell, told_findings
 
 COLUMNS = (
@@ -93,10 +95,25 @@ def rows_of(finding: Finding, *, size: int | None, fold: int | None, **more: Any
     return rows
 
 
-def _controls(evidence: Evidence) -> list[tuple[Finding, Arms]]:
-    """What controls give, where the study has them; those that give no quantity are left out."""
+def _on_same_seeds(study: StudyTables, judged: Mapping[str, Finding]) -> Callable[[str], Evidence]:
+    """Returns the evidence on the seeds that a claim's verdict rests on, at the level that the claim has alone.
+
+    A control at the stricter level of a look, or of a family, would be quiet for that reason.
+    """
+    found: dict[int | None, Evidence] = {None: dataclasses.replace(judged_evidence(study), level=LEVEL)}
+
+    def of(claim: str) -> Evidence:
+        look = judged[claim].look
+        if look not in found:
+            found[look] = gather(first_seeds(study, look)) if look is not None else found[None]
+        return found[look]
+
+    return of
+
+
+def _controls(record: Record, of: Callable[[str], Evidence]) -> list[tuple[Finding, Arms]]:
+    """What controls give, where the study has them, on the evidence of each claim; without quantities, left out."""
     found: list[tuple[Finding, Arms]] = []
-    record = evidence.record
     own = subject(record).arm
     in_place = CONTROLS | {arm: CHECKPOINT for arm in record.given if arm != own}
     places: list[tuple[str, Arms, str]] = [
@@ -108,13 +125,14 @@ def _controls(evidence: Evidence) -> list[tuple[Finding, Arms]]:
     for claim, arms, why in (*places, *OTHER_CONTROLS):
         if not set(arms) <= record.arms.keys():
             continue
-        finding = judge_claim(claim, evidence, arms)
+        finding = judge_claim(claim, of(claim), arms)
         if not finding.quantities:
             continue
         if finding.verdict == SUPPORTED and arms[0] == PLACEBO:
             meaning = "as a placebo should be" if claim in TRUE_OF_PLACEBO else "supported by chance or by a flaw"
             why = f"{why}; {meaning}"
-        found.append((dataclasses.replace(finding, reason=f"{why}; {finding.reason}"), arms))
+        about = arms_of(claim, record, arms)
+        found.append((dataclasses.replace(finding, reason=f"{why}; {finding.reason}"), about))
     return found
 
 
@@ -186,9 +204,11 @@ def claims(study: StudyTables) -> pd.DataFrame:
     for claim, finding in judged.items():
         if finding.lacks:
             add(finding, LACKING, arms_of(claim, record))
-    for finding in parts_of_transfer(evidence, subject(record)):
+    same_seeds = _on_same_seeds(study, judged)
+    described = dataclasses.replace(behind, level=LEVEL)
+    for finding in parts_of_transfer(described, subject(record)):
         add(finding, GRADED, subject(record))
-    for finding, arms in _controls(evidence):
+    for finding, arms in _controls(record, same_seeds):
         add(finding, CONTROL, arms)
     for claim, finding in _later_seeds(study, evidence).items():
         why = "later seeds were added without declared looks"
@@ -197,7 +217,7 @@ def claims(study: StudyTables) -> pd.DataFrame:
     for size in sorted(sizes - {evidence.size}, key=evidence.record.number_of_cases):
         for claim, judge in JUDGES.items():
             if judge.one_size:
-                finding = judge_claim(claim, evidence.at(size))
+                finding = judge_claim(claim, described.at(size))
                 if finding.quantities:
                     seen = seen_by(record, *arms_of(claim, record))
                     add(without_verdict(finding, seen), OTHER_SIZE, arms_of(claim, record), size)

@@ -21,6 +21,7 @@ from jaxseg.study.claims.evidence import (
     matched,
     mean_of_units,
     scope_of,
+    seeds_each,
     surviving_curves,
     units,
     validations,
@@ -130,6 +131,8 @@ class Times(NamedTuple):
     """`ratio` with the steps of pretraining counted; None if there were none, or they were not counted here."""
     n_seeds: int
     """Number of seeds, or of source networks if several seeds share one."""
+    seeds_each: int
+    """Number of seeds that share a source network; 1 if each has its own."""
     n_runs: int
     """Number of runs of the arm, and also of the baseline."""
     n_censored: tuple[int, int]
@@ -148,7 +151,7 @@ def times(evidence: Evidence, pair: Pair) -> Times:
     found = [_of_fold(evidence, pair, int(fold)) for fold in folds]
     pretrain_steps = evidence.arm(pair.arm).pretrain_steps or 0
 
-    def interval(counted: tuple[float, float], extra: int = 0) -> tuple[Interval, int]:
+    def interval(counted: tuple[float, float], extra: int = 0) -> tuple[Interval, int, int]:
         values: dict[int, list[float]] = {}
         for baseline, arm in found:
             for seed, value in zip(arm.seeds, _log_ratios(baseline, arm, counted, extra), strict=True):
@@ -157,10 +160,11 @@ def times(evidence: Evidence, pair: Pair) -> Times:
         most = max(map(len, values.values()))
         whole = {seed: np.mean(own) for seed, own in values.items() if len(own) == most}
         seeds = np.array(sorted(whole))
-        logs = mean_of_units(np.array([whole[seed] for seed in seeds]), units(evidence, pair.arm, seeds))
+        of_units = units(evidence, pair.arm, seeds)
+        logs = mean_of_units(np.array([whole[seed] for seed in seeds]), of_units)
         limits = t_interval(logs, confidence=evidence.confidence)
         low, high = math.exp(limits.low), math.exp(limits.high)
-        return Interval(math.exp(limits.estimate), low, high, limits.df), len(logs)
+        return Interval(math.exp(limits.estimate), low, high, limits.df), len(logs), seeds_each(of_units)
 
     named = {name: interval(counted) for name, counted in COUNTS.items()}
     lost = [sum(int(side[i].censored[:, -1].sum()) for side in found) for i in (0, 1)]
@@ -169,7 +173,7 @@ def times(evidence: Evidence, pair: Pair) -> Times:
         named["against"][0],
         named["turned"][0],
         interval((1, 1), pretrain_steps)[0] if pretrain_steps else None,
-        named["ratio"][1],
+        *named["ratio"][1:],
         sum(len(arm.seeds) for _, arm in found),
         (lost[0], lost[1]),
     )
@@ -180,7 +184,8 @@ def speed(evidence: Evidence, pair: Pair) -> tuple[Quantity, ...]:
     found = times(evidence, pair)
 
     def of(name: str, key: str, limits: Interval, *thresholds: float) -> Quantity:
-        more = {"n_seeds": found.n_seeds, "scale": OF_STEPS, "log": True, "fall": 0.0, "rise": 0.0}
+        more = {"n_seeds": found.n_seeds, "seeds_each": found.seeds_each, "scale": OF_STEPS, "log": True}
+        more |= {"fall": 0.0, "rise": 0.0}
         return quantity(name, limits, evidence.confidence, key=key, thresholds=thresholds, **more)
 
     shares = [
@@ -206,17 +211,39 @@ def is_shorter(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
 
 
 def shows_it(evidence: Evidence) -> bool:
-    """Returns whether the positive control trained faster than scratch."""
+    """Returns whether the positive control trained faster than scratch, by what a verdict on it could rest on.
+
+    Its source is what the target leaves of its cases, so that it cannot train on all of them: where it has no runs of
+    this training set size, those of its largest count.
+    """
+    control = Pair(POSITIVE_CONTROL)
     try:
-        return times(evidence, Pair(POSITIVE_CONTROL)).against.low > 1
+        there = evidence.at(_size_of_control(evidence, control))
+        found = times(there, control)
+        doubts = [
+            *few_seeds(found.n_seeds, found.seeds_each),
+            *doubts_of_rates(there, *control),
+            *_sparse(there, control),
+        ]
+        return not doubts and found.against.low > 1
     except (Lacking, Void):
         return False
+
+
+def _size_of_control(evidence: Evidence, control: Pair) -> int:
+    rows = evidence.tables.get("curves", pd.DataFrame(columns=["arm", "train_cases"]))
+    sizes = [set(rows.loc[rows["arm"] == arm, "train_cases"]) for arm in control]
+    shared = sizes[0] & sizes[1]
+    if not shared:
+        raise Lacking(f"no curves of {control.arm} and {control.baseline} at one size")
+    return evidence.size if evidence.size in shared else int(max(shared, key=evidence.record.number_of_cases))
 
 
 def c1(evidence: Evidence, pair: Pair) -> Measured:
     """Tests whether transfer shortens training, by the geometric mean of the baseline's steps over the arm's."""
     quantities = speed(evidence, pair)
-    doubts = [*few_seeds(quantities[0].n_seeds), *doubts_of_rates(evidence, *pair), *_sparse(evidence, pair)]
+    few = few_seeds(quantities[0].n_seeds, quantities[0].seeds_each)
+    doubts = [*few, *doubts_of_rates(evidence, *pair), *_sparse(evidence, pair)]
     return Measured(
         quantities,
         is_shorter,

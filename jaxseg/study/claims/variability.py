@@ -23,6 +23,7 @@ from jaxseg.study.claims.evidence import (
     jackknife,
     layers_of,
     scope_of,
+    seeds_each,
     seeds_of_pairs,
     units,
     within_arm,
@@ -30,6 +31,7 @@ from jaxseg.study.claims.evidence import (
 from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, Void, few_seeds, quantity, unique
 from jaxseg.study.claims.representation import index_of, require_layers, similarity_rows, usable_in_pairs
 from jaxseg.study.claims.rules import AS_HIGH
+from jaxseg.study.claims.study_tables import ArmRecord, Record
 
 JUDGED = ("representation", "prediction")
 """Distances that decide. They share the level, also with a missing one, which must not make the other easier."""
@@ -40,17 +42,29 @@ Matrix = Float[np.ndarray, "seeds seeds"]
 """Distances between runs of an arm, averaged over folds; NaN for pairs that were not compared and on the diagonal."""
 
 
-def nested_arm(evidence: Evidence, arm: str) -> str:
-    """Returns the arm if several of its seeds share a source network, else an arm like it whose seeds do.
+def _is_nested(arm: ArmRecord) -> bool:
+    """Whether several seeds of an arm share a source network."""
+    return arm.one_source or len(set(arm.sources.values())) < len(arm.sources)
 
-    Raises `Lacking` if there is none.
+
+def nested_pair(record: Record, pair: Pair) -> Pair:
+    """Returns the arms of C10: in the place of an arm whose seeds have a source each, one like it whose seeds share.
+
+    That arm is named after the other, and trained in the same way from networks of the same source; of several, one
+    with several source networks comes first. Where there is none, the pair stays as it is.
     """
-    for name in (arm, *(other for other in evidence.record.arms if other.startswith(f"{arm}_"))):
-        found = evidence.record.arms.get(name)
-        if found is not None and (found.one_source or len(set(found.sources.values())) < len(found.sources)):
-            return name
-    evidence.arm(arm)
-    raise Lacking("needs several fine-tunings of each source network (pretrain.runs_per_source = 2)")
+    own = record.arms.get(pair.arm)
+    if own is not None and _is_nested(own):
+        return pair
+
+    def alike(other: ArmRecord) -> bool:
+        if own is None:
+            return (other.init, other.freeze) == ("pretrained", "none")
+        return (other.like, other.source, other.seen) == (own.like, own.source, own.seen)
+
+    named = {name: arm for name, arm in record.arms.items() if name.startswith(f"{pair.arm}_") and _is_nested(arm)}
+    found = sorted((name for name, arm in named.items() if alike(arm)), key=lambda name: named[name].one_source)
+    return pair._replace(arm=found[0]) if found else pair
 
 
 def _representation(evidence: Evidence, arm: str) -> tuple[Seeds, Matrix]:
@@ -97,8 +111,8 @@ def ratio_of_independent(numerator: Interval, denominator: Interval) -> tuple[fl
     return math.log(numerator.estimate / denominator.estimate), math.sqrt(total), df
 
 
-def _ratio(evidence: Evidence, arm: str, baseline: str, kind: str, confidence: float) -> Quantity:
-    """Mean distance within a source over that among the baseline's runs.
+def _ratio(evidence: Evidence, arm: str, baseline: str, kind: str, confidence: float) -> tuple[Quantity, int]:
+    """Mean distance within a source over that among the baseline's runs, and the number of these.
 
     The arm's error leaves out a source with all its runs, the baseline's a run: they share nothing, so that variances
     of the logarithms add.
@@ -122,8 +136,14 @@ def _ratio(evidence: Evidence, arm: str, baseline: str, kind: str, confidence: f
         log, error, df = ratio_of_independent(of_arm, of_baseline)
         half = t_quantile(df, confidence) * error
         limits = Interval(math.exp(log), math.exp(log - half), math.exp(log + half), df)
-    more = {"n_seeds": len(np.unique(left_out)), "log": True, "thresholds": (AS_HIGH,), "key": kind}
-    return quantity(f"{kind}, within a source over among {baseline}", limits, confidence, **more)
+    more = {
+        "n_seeds": len(np.unique(left_out)),
+        "seeds_each": seeds_each(left_out),
+        "log": True,
+        "thresholds": (AS_HIGH,),
+        "key": kind,
+    }
+    return quantity(f"{kind}, within a source over among {baseline}", limits, confidence, **more), len(others)
 
 
 def _mean(matrix: Matrix, of_units: Seeds) -> Interval:
@@ -140,26 +160,32 @@ def as_variable(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
 
 def c10(evidence: Evidence, pair: Pair) -> Measured:
     """Tests whether variability can be as high, by distances within a source over those among scratch (Bonferroni)."""
-    arm = nested_arm(evidence, pair.arm)
+    arm = pair.arm
+    if not _is_nested(evidence.arm(arm)):
+        raise Lacking("needs several fine-tunings of each source network (pretrain.runs_per_source = 2)")
     evidence.arm(pair.baseline)
     confidence = 1 - evidence.level / len(JUDGED)
     ratios: dict[str, Quantity] = {}
+    among: dict[str, int] = {}
     absent: list[str] = []
     for kind in (*JUDGED, *SHOWN):
         try:
-            ratios[kind] = _ratio(evidence, arm, pair.baseline, kind, confidence)
+            ratios[kind], among[kind] = _ratio(evidence, arm, pair.baseline, kind, confidence)
         except (Lacking, Void) as error:
             absent.append(str(error))
     judged = [ratios[kind] for kind in JUDGED if kind in ratios]
     if not judged:
         raise Lacking("; ".join(dict.fromkeys(absent)))
-    doubts = [*few_seeds(min(q.n_seeds for q in judged)), *doubts_of_rates(evidence, arm, pair.baseline)]
+    fewest = min(judged, key=lambda q: q.n_seeds)
+    doubts = [
+        *few_seeds(fewest.n_seeds, fewest.seeds_each, of=arm),
+        *few_seeds(min(among[q.key] for q in judged), of=pair.baseline),
+        *doubts_of_rates(evidence, arm, pair.baseline),
+    ]
     return Measured(
         tuple(ratios.values()),
         as_variable,
-        unique([doubt.replace("seeds", "source networks") for doubt in doubts])
-        if not evidence.arm(arm).one_source
-        else unique(doubts),
+        unique(doubts),
         (pair.baseline, arm),
         scope_of(evidence, arm),
         shown=JUDGED,
