@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -75,3 +76,13 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
     done = start("tools.draw_study", str(tmp_path))
     assert done.returncode == 2
     assert done.stderr == f"{tmp_path} holds no published study: fill it with `python -m tools.publish_study`\n"
+
+
+def test_the_code_that_trained_is_named_beside_that_which_judged(study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study, tmp_path / "judged")
+    path = tmp_path / "judged" / "study.json"
+    record = json.loads(path.read_text())
+    made = {"versions": record["versions"], "device": record["device"], "git_commit": "a" * 40}
+    path.write_text(json.dumps(record | {"git_commit": "b" * 40, "trained_on": [made]}))
+    run("tools.draw_study", str(tmp_path / "judged"))
+    assert f"jaxseg {'a' * 7}, judged by {'b' * 7}, jax" in (tmp_path / "judged" / "found.md").read_text()

@@ -80,8 +80,15 @@ def how(study: StudyRecord) -> str:
     return (
         f"{len(seeds)} seeds, {_listed(steps, '{:,}')} steps at a rate of {_listed(rates, '{:g}')}{chosen}{averaged}"
         f"{folds}. {networks} networks in {study.seconds / 60:.0f} min on {_device(study)}, "
-        f"jaxseg {str(study.git_commit or '')[:7]}, jax {study.versions.get('jax')}."
+        f"{_code(study)}, jax {study.versions.get('jax')}."
     )
+
+
+def _code(study: StudyRecord) -> str:
+    """The code that trained, and that which scored and judged where it was another."""
+    judged = (study.git_commit or "unknown")[:7]
+    trained = list(dict.fromkeys((made.git_commit or "unknown")[:7] for made in study.trained_on)) or [judged]
+    return f"jaxseg {' and '.join(trained)}" + ("" if trained == [judged] else f", judged by {judged}")
 
 
 def _listed(numbers: list[float] | list[int], form: str) -> str:
