@@ -23,7 +23,8 @@ extensions = [
     "sphinx_copybutton",
     "config_fields",
 ]
-exclude_patterns = ["_ext", "studies/over_targets", "studies/*/found.md"]  # which other pages include
+# The rest is included by other pages.
+exclude_patterns = ["_ext", "studies/over_targets", "studies/*/found.md", "studies/controls"]
 templates_path: list[str] = []
 
 # Single backticks in docstrings are code. Types of other packages have no page here.

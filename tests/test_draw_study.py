@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from jaxseg.study import files
@@ -86,3 +87,28 @@ def test_the_code_that_trained_is_named_beside_that_which_judged(study: Path, tm
     path.write_text(json.dumps(record | {"git_commit": "b" * 40, "trained_on": [made]}))
     run("tools.draw_study", str(tmp_path / "judged"))
     assert f"jaxseg {'a' * 7}, judged by {'b' * 7}, jax" in (tmp_path / "judged" / "found.md").read_text()
+
+
+def test_controls_of_all_studies_are_counted_and_listed(study: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "studies" / "here_to_there"
+    shutil.copytree(study, folder)
+    path = folder / "results" / "comparisons.csv"
+    table = files.read_table(path)
+    placebo = (table["arm_a"] == "scratch_b") & (table["label"] == "mean") & (table["metric"] == "dsc")
+    sure = table[placebo & (table["train_cases"] == 4)].assign(
+        arm_a="self_transfer", mean_diff=0.02, ci_low=0.01, ci_high=0.03
+    )
+    unsure = sure.assign(train_cases=0, ci_low=-0.01)
+    loud = table[placebo & (table["train_cases"] == 4)].assign(mean_diff=0.02, ci_low=0.001, ci_high=0.04)
+    pd.concat([table[~placebo], sure, unsure, loud]).to_csv(path, index=False)
+    run("tools.draw_controls", f"--studies={tmp_path / 'studies'}")
+    text = (tmp_path / "studies" / "controls" / "table.md").read_text()
+    assert text.startswith("The positive control is found in 1 of 2 comparisons, and the placebo is quiet in 0 of 1.")
+    cells = [row.strip("| ").split(" | ")[2:] for row in text.splitlines()[4:]]
+    size = cells[1][1]
+    assert cells == [
+        ["`self_transfer`", "4", "+0.020 [0.010, 0.030]", "found"],
+        ["`self_transfer`", size, "+0.020 [-0.010, 0.030]", "**not found**"],
+        ["`scratch_b`", "4", "+0.020 [0.001, 0.040]", "**not quiet**"],
+    ]
+    assert int(size) > 4

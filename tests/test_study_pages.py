@@ -87,3 +87,8 @@ def test_pages_include_what_their_studies_found() -> None:
 
 def test_published_studies_stay_small() -> None:
     assert sum(path.stat().st_size for path in STUDIES.rglob("*") if path.is_file()) < 6e6
+
+
+def test_the_table_of_controls_is_of_the_published_studies() -> None:
+    assert "{include} controls/table.md" in (STUDIES / "index.md").read_text()
+    run("tools.draw_controls", "--check", cwd=ROOT)
