@@ -12,7 +12,7 @@ from jaxseg.analysis.folds import fold_interval, standard_error
 from jaxseg.analysis.random_effects import heterogeneity, regression_slope, welch_p
 from jaxseg.study.claims.accuracy import doubts_of_draws
 from jaxseg.study.claims.controls import PLACEBO
-from jaxseg.study.claims.dsc import Blocks, blocks_of, gain, gain_weights, of_blocks, sizes_with
+from jaxseg.study.claims.dsc import Blocks, blocks_of, gain, gain_weights, of_blocks, size_name, sizes_with
 from jaxseg.study.claims.evidence import Evidence, Pair, Seeds, doubts_of_rates, scope_of, units
 from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, quantity, unique
 from jaxseg.study.claims.rules import LEVEL, MIN_CELLS, MIN_TARGETS_C3, NOISE_LEVELS, TAU
@@ -173,7 +173,7 @@ def task_of(evidence: Evidence, size: int, pair: Pair) -> Task:
         both.seeds_each,
     )
     halved = [f"half of them measure the difficulty, which an arm {PLACEBO} would"] if used.doubts() else []
-    found = of_blocks("gain", used, 1 - LEVEL)
+    found = of_blocks(f"gain, {size_name(evidence, size)}", used, 1 - LEVEL, key="gain")
     return Task(1 - float(np.mean(held)), found, unique([*doubts, *used.doubts(), *halved]))
 
 
