@@ -7,7 +7,7 @@ The file `controls/table.md` below that folder gets a table, which a page shows 
     ```{include} controls/table.md
     ```
 
-`--check` writes nothing and fails if the file is not as it would be written.
+Prints how many did. `--check` writes nothing and fails if the file is not as it would be written.
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ def main() -> None:
             raise UserError(f"no study below {asked.studies} has a control: they are the arms {POSITIVE} and {PLACEBO}")
     except UserError as error:
         parser.exit(2, f"{error}\n")
-    write_or_check({asked.studies / FILE: text_of(controls)}, parser, check=asked.check)
+    text = text_of(controls)
+    write_or_check({asked.studies / FILE: text}, parser, check=asked.check)
+    print(text.partition(". ")[0])
 
 
 if __name__ == "__main__":
