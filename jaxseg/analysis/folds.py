@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy import special
 
 from jaxseg.analysis.statistics import Interval, two_way_interval
-from jaxseg.analysis.variance_components import Components, Source, components, expected_half_width, variance_split
+from jaxseg.analysis.variance_components import Components, Source, components, expected_variance, variance_split
 
 
 def t_quantile(df: float, confidence: float) -> float:
@@ -85,11 +85,7 @@ def expected_half_width_over_folds(
 ) -> float:
     """Return `expected_half_width` for `fold_interval`, with these numbers of seeds and groups in each fold.
 
-    The t quantile has the degrees of freedom of a single fold times the number of folds.
+    Of folds that are alike, Satterthwaite's degrees of freedom are those of one times their number.
     """
-    one = expected_half_width(spread, seeds, groups, confidence=confidence)
-    if folds == 1:
-        return one
-    df_of_one = float(min(seeds, max(groups, 2)) - 1)
-    narrower = t_quantile(df_of_one * folds, confidence) / t_quantile(df_of_one, confidence)
-    return one * narrower / math.sqrt(folds)
+    variance, df = expected_variance(spread, seeds, groups)
+    return t_quantile(df * folds, confidence) * math.sqrt(variance / folds)

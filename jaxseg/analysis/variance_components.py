@@ -102,13 +102,20 @@ def expected_half_width(spread: Components, num_seeds: int, num_groups: int, *, 
         num_groups: Number of groups, at least 1; with one group, the interval is over seeds alone.
         confidence: Level of the interval.
     """
+    variance, df = expected_variance(spread, num_seeds, num_groups)
+    return float(special.stdtrit(df, (1 + confidence) / 2)) * math.sqrt(variance)
+
+
+def expected_variance(spread: Components, num_seeds: int, num_groups: int) -> tuple[float, float]:
+    """Return the variance of the mean, and its degrees of freedom, to expect with this spread.
+
+    See `expected_half_width` for the arguments.
+    """
     seed = num_groups * spread.seed + spread.residual
     if num_groups == 1:
-        variance, df = seed / num_seeds, float(num_seeds - 1)
-    else:
-        squares = (seed, num_seeds * spread.group + spread.residual, spread.residual)
-        variance, df = variance_of_mean(squares, num_seeds, num_groups)
-    return float(special.stdtrit(df, (1 + confidence) / 2)) * math.sqrt(variance)
+        return seed / num_seeds, float(num_seeds - 1)
+    squares = (seed, num_seeds * spread.group + spread.residual, spread.residual)
+    return variance_of_mean(squares, num_seeds, num_groups)
 
 
 def plan_seeds(

@@ -211,8 +211,8 @@ class Mirror:
             except LostLeaseError as error:
                 self._lose(error)
                 return
-            except BucketError:
-                continue  # the other thread tells of it
+            except Exception:  # of the bucket, or of a machine that is short of something for a moment
+                continue  # the other thread tells of it; without renewals another command would take the study over
 
     def _lose(self, error: LostLeaseError) -> None:
         with self._changed:

@@ -45,6 +45,34 @@ def test_coverage_of_rotating_folds():
     assert 0.93 <= hits / draws <= 0.98
 
 
+def with_spread(spread, seeds, groups):
+    """Values of every seed and group whose mean squares are those to expect with a spread."""
+    rng = np.random.default_rng(seeds * groups)
+    squares = (
+        groups * spread.seed + spread.residual,
+        seeds * spread.group + spread.residual,
+        spread.residual,
+    )
+    drawn = rng.normal(size=(seeds, groups))
+    rows, columns = drawn.mean(1, keepdims=True) - drawn.mean(), drawn.mean(0, keepdims=True) - drawn.mean()
+    made = np.zeros((seeds, groups))
+    for part, square in zip((rows, columns, drawn - drawn.mean() - rows - columns), squares, strict=True):
+        df = max((seeds - 1 if part.shape[0] > 1 else 1) * (groups - 1 if part.shape[1] > 1 else 1), 1)
+        full = np.broadcast_to(part, made.shape)
+        if (full**2).sum() > 1e-12:
+            made = made + full * np.sqrt(square * df / (full**2).sum())
+    return made
+
+
+@pytest.mark.parametrize(("seeds", "groups", "folds"), [(8, 3, 5), (2, 20, 5), (8, 1, 5), (8, 4, 2), (4, 7, 1)])
+@pytest.mark.parametrize("spread", [(1e-4, 0, 1e-4), (1e-4, 1e-5, 1e-4), (0, 1e-3, 1e-4)])
+def test_the_expected_half_width_is_that_of_the_interval(spread, seeds, groups, folds):
+    spread = Components(*spread)
+    found = fold_interval([with_spread(spread, seeds, groups)] * folds)
+    expected = expected_half_width_over_folds(spread, seeds, groups, folds)
+    assert expected == pytest.approx((found.high - found.low) / 2, rel=1e-9)
+
+
 def test_planning_over_folds():
     spread = Components(1e-4, 1e-4, 9e-4)
     assert expected_half_width_over_folds(spread, 8, 20, 1) == expected_half_width(spread, 8, 20)

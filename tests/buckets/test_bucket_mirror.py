@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -264,6 +265,22 @@ def test_a_lease_is_renewed_while_a_study_is_brought(tmp_path: Path, monkeypatch
     with on(tmp_path / "second", place):
         assert tree(tmp_path / "second/work") == STATES[0]
     assert len(beats) == len(STATES[0])
+
+
+def test_a_lease_is_renewed_after_a_moment_without_a_free_file(tmp_path: Path, monkeypatch):
+    place, renew, failed = new_bucket(), lease.Lease.renew, []
+
+    def short_of_files(self):
+        if not failed:
+            failed.append(self)
+            raise OSError(errno.EMFILE, "too many open files")
+        renew(self)
+
+    monkeypatch.setattr(lease.Lease, "renew", short_of_files)
+    with on(tmp_path, place):
+        until(lambda: failed)
+        begun = objects_of(place).read(lease.NAME)
+        until(lambda: objects_of(place).read(lease.NAME) != begun)
 
 
 def test_of_two_that_take_over_at_once_where_creation_is_not_exclusive_one_is_refused():
