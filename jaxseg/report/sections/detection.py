@@ -26,7 +26,7 @@ _NAMES = {
 
 def detection_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
     """Show how many lesions each arm finds and how arms differ, if the study counts lesions."""
-    if tables.detection is None:
+    if tables.detection is None or tables.detection.empty:
         return
     sure = f"{100 * tables.confidence:g} %"
     labels = [label for label in dict.fromkeys(tables.detection["label"]) if label != MEAN]
@@ -45,12 +45,13 @@ def detection_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
 
 def _finding(detection: pd.DataFrame, label: str) -> Finding:
     own = of_variant(detection, main_variant(variants_of(detection)))
-    own = own[own["label"] == label].pivot_table("mean", "arm", "metric", sort=False)
+    # A metric may have no value: sensitivity where no test case holds the label, precision where nothing is predicted.
+    own = own[own["label"] == label].pivot_table("mean", "arm", "metric", sort=False, dropna=False)
+    own = own.reindex(columns=["lesion_sensitivity", "lesions_spurious"]).dropna()
     told = [
         f"{arm} finds {number(row['lesion_sensitivity'], 2)} of them, with {number(row['lesions_spurious'], 1)} "
         "spurious parts per case"
         for arm, row in own.iterrows()
-        if row.notna().all()
     ]
     return Finding(f"How many lesions ({label}) does each arm find?", f"{listing(told)}." if told else "None is known.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -30,7 +30,20 @@ from jaxseg.report.sections.notices import notices
 from jaxseg.report.shown import lost_arms, main_variant, overall_dsc
 from jaxseg.report.tables import Tables, of_variant, rows_of, variants_of
 from jaxseg.study.claims.rules import CONFIDENCE, SPEED_LEVELS
-from jaxseg.text import MISSING, TIMES, cases, interval, limit, listing, number, p_value, plain, ratio, signed
+from jaxseg.text import (
+    MISSING,
+    TIMES,
+    cases,
+    interval,
+    limit,
+    listing,
+    number,
+    p_value,
+    plain,
+    ratio,
+    signed,
+    significant,
+)
 
 _WORDS = (
     "An arm is one way of training: how the weights start and which of them are trained. A seed repeats an arm with "
@@ -81,19 +94,20 @@ def _answer(tables: Tables) -> Iterator[Block]:
 
 def _gain(row: Any) -> KeyFigure:
     # A study with declared looks is judged at the level of a look.
-    limits = _to(f"{100 * row.confidence:.4g} % interval", row.ci_low, row.ci_high, 3)
+    limits = _to(f"{100 * row.confidence:.4g} % interval", row.ci_low, row.ci_high, limit)
     return KeyFigure(f"{signed(row.value)} DSC", f"{row.arm} against {row.baseline}", limits)
 
 
 def _times(meaning: str, value: float, low: float, high: float) -> list[KeyFigure]:
-    sure = _to(f"{100 * CONFIDENCE:g} % interval", low, high, 1 if high < 10 else 0)
+    # Rounded to fewer digits, limits on either side of 1 would look the same.
+    sure = _to(f"{100 * CONFIDENCE:g} % interval", low, high, significant)
     return [KeyFigure(ratio(value) + TIMES, meaning, sure)] if math.isfinite(value) else []
 
 
-def _to(what: str, low: float, high: float, digits: int) -> str:
+def _to(what: str, low: float, high: float, written: Callable[[float], str]) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
-        return "one seed, so no interval"
-    return f"{what} {limit(low, digits)} to {limit(high, digits)}"
+        return "too few seeds for an interval"
+    return f"{what} {written(low)} to {written(high)}"
 
 
 def _effects(tables: Tables, styles: Styles) -> Iterator[Block]:
