@@ -1,5 +1,6 @@
 """Stores are read as they were written: damage is noticed, named, and mended from the data where that is there."""
 
+import dataclasses
 import shutil
 import subprocess
 import warnings
@@ -185,3 +186,13 @@ def test_a_link_in_place_of_the_lock_is_not_followed(made, copy, tmp_path):
     with pytest.raises(OSError, match="symbolic links"):
         data.prepare_task(made[0], ndim=3, store_dir=copy.parent)
     assert precious.read_text() == "content"
+
+
+def test_stores_of_finished_studies_that_name_no_patients_take_groups_for_patients(made):
+    """As those versions did: a group that is not just the case's name was published."""
+    record = data.open_prepared(made[0], store_dir=made[1].parent, name=made[1].name).cases[0]
+    for group in (record.name, "p7"):
+        entry = dataclasses.asdict(record) | {"group": group}
+        del entry["patient"], entry["published"]
+        found = prepared._record(entry)
+        assert found == dataclasses.replace(record, group=group, patient=group, published=group != record.name)

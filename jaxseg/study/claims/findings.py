@@ -227,7 +227,7 @@ def unless_projected(now: bool, *projected: float) -> tuple[str, str]:
 
 INSENSITIVE = "nothing here could have shown it: an absence counts only where self_transfer shows the effect"
 
-CONTROL = "an arm self_transfer that shows the effect, with seeds, rate and validations as the claim needs them"
+SENSITIVITY = "an arm self_transfer that shows the effect, with seeds, rate and validations as the claim needs them"
 
 
 def judge(claim: str, measured: Measured) -> Finding:
@@ -241,7 +241,7 @@ def judge(claim: str, measured: Measured) -> Finding:
     if found.contradicted and not found.supported:
         without = measured.rule(measured.by_key(), False)
         if not without.contradicted and not measured.sensitive():
-            return Finding(claim, UNDECIDED, f"{numbers}; {INSENSITIVE}", quantities, needs=CONTROL)
+            return Finding(claim, UNDECIDED, f"{numbers}; {INSENSITIVE}", quantities, needs=SENSITIVITY)
     if found.supported == found.contradicted:
         which = "meets both" if found.supported else "meets neither"
         why = found.note or f"{which}: supported needs {rule.supported}; contradicted needs {rule.contradicted}"

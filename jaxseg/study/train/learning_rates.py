@@ -96,7 +96,8 @@ def chosen_rates(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> Rate
     rates = {(key.arm, key.train_cases, key.fold): rate * joint[key.arm] for key in keys for rate in shared} | rates
     choosing = {arm.name for arm in arms if arm.optim.lr_grid}
     wanted = {run.key for job in plan.of_kind("train") for run in job.runs if run.key.arm in choosing}
-    if without := sorted({f"{key.arm}/{key.variant()}" for key in wanted if tuple(key)[:3] not in rates}):
+    missing = {key for key in wanted if (key.arm, key.train_cases, key.fold) not in rates}
+    if without := sorted({f"{key.arm}/{key.variant()}" for key in missing}):
         raise ValueError(f"no trial chose a rate of optim.lr_grid for {', '.join(without)}")
     return rates
 
