@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from jaxseg.study import files
+from jaxseg.study.claims.rules import RULES
+from tests.conftest import ROOT
 from tests.programs import run, start
 from tests.report.tables_builder import write_claims, write_workdir
+from tools.draw_claims import Gallery, read_gallery, write_claim
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +71,19 @@ def test_a_claim_that_no_study_speaks_of_is_refused(studies: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("C7: no study can speak of it")
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def published() -> Gallery:
+    return read_gallery(ROOT / "docs" / "studies")
+
+
+@pytest.mark.parametrize("claim", [name for name in RULES if name != "C3"])
+def test_what_the_published_studies_say_is_drawn_with_a_number_for_each(published: Gallery, claim: str) -> None:
+    """Studies name what they measured after their own cases and rates; together the same things stand in one column."""
+    text, svg = write_claim(claim, published, f"over_targets/{claim}.svg")
+    assert text.startswith(f"**{claim}, {RULES[claim].statement}: ")
+    cells = [line.split(" | ")[3:-1] for line in text.splitlines() if "](" in line and line.startswith("| ")]
+    assert cells
+    assert all(any("[" in cell for cell in own) for own in cells)
+    assert len(svg) > 5_000

@@ -27,6 +27,7 @@ from jaxseg.report.charts.style import WIDE_INCHES, to_svg
 from jaxseg.report.sections.targets import claim_forest, gain_rows, words_of
 from jaxseg.study import claims, files
 from jaxseg.study.claims.findings import DEPENDS, UNDECIDED, Finding
+from jaxseg.study.claims.means import speaking
 from jaxseg.study.claims.over_targets import MEAN, PREDICTION, SLOPE, STUDY, TAU, judge_over, shown_keys
 from jaxseg.study.claims.pooling import general_name
 from jaxseg.study.claims.rules import RULES
@@ -95,12 +96,14 @@ def write_claim(claim: str, gallery: Gallery, figure: str) -> tuple[str, str]:
     if not names:
         raise UserError(f"{claim}: no study can speak of it; {judged[claim].finding.reason}")
     svg = to_svg(claim_forest(rows, claim, names, width=WIDE_INCHES))
+    verdict, left_out = verdict_words(judged[claim].finding)
     text = "\n".join(
         (
-            *(verdict_words(judged[claim].finding), ""),
+            *(verdict, ""),
             *(f"```{{figure}} {figure}", f":alt: {RULES[claim].statement}, by study and over targets", ""),
             *(caption(rows[rows["claim"] == claim]), "```", ""),
             *table_lines(rows[rows["claim"] == claim], claim, names, gallery),
+            *(("", f"Left out: {left_out}.") if left_out else ()),
         )
     )
     return f"{text}\n", svg
@@ -112,22 +115,22 @@ def quantity_names(claim: str, gallery: Gallery, rows: pd.DataFrame) -> dict[str
         hard = not rows[(rows["claim"] == "C3") & (rows["role"] == STUDY)].empty and not gain_rows(rows).empty
         return {"difficulty": "difficulty", "gain": "gain"} if hard else {}
     found: dict[str, str] = {}
-    for study in gallery.told.values():
-        for one in study.claims[claim].quantities:
+    for told in speaking(claim, gallery.told).told.values():
+        for one in told.quantities:
             if pd.notna(one.low):
                 found.setdefault(one.key, general_name(one))
     wanted = shown_keys(claim, list(found))
     return {key: found[key] for key in wanted}
 
 
-def verdict_words(found: Finding) -> str:
-    """The verdict with its reason and, where it decides nothing, what would."""
+def verdict_words(found: Finding) -> tuple[str, str]:
+    """The verdict with its reason and, if undecided, what would decide it; then the studies left out, and why."""
     exploratory = " (exploratory)" if found.exploratory else ""
     needs = f" To decide it: {found.needs}." if found.needs and found.verdict in (UNDECIDED, DEPENDS) else ""
     reason, _, left_out = found.reason.partition("; left out: ")
     words = f"**{found.claim}, {RULES[found.claim].statement}: {found.verdict}{exploratory}.** "
     words += f"{reason[:1].upper()}{reason[1:]}.{needs}"
-    return f"{words}\n\nLeft out: {left_out}." if left_out else words
+    return words, left_out
 
 
 def caption(rows: pd.DataFrame) -> str:
