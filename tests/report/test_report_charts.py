@@ -8,8 +8,9 @@ import pytest
 from jaxseg.report.charts.heatmaps import Matrix, heatmaps
 from jaxseg.report.charts.layers import LayerAxis, LayerValue, Mark, layer_chart
 from jaxseg.report.charts.montages import tiled
+from jaxseg.report.charts.rows import Group, Row, ValueAxis, row_chart
 from jaxseg.report.charts.shares import Part, share_chart
-from jaxseg.report.charts.style import NARROW_INCHES, WIDE_INCHES, arm_styles
+from jaxseg.report.charts.style import NARROW_INCHES, WIDE_INCHES, arm_styles, drawing
 
 WIDTHS = pytest.mark.parametrize("width", [WIDE_INCHES, NARROW_INCHES])
 
@@ -55,3 +56,27 @@ def test_filters_are_tiled_without_touching():
     np.testing.assert_array_equal(sheet[3:5, 6:8], kernels[1, 2])
     assert np.isnan(sheet[2]).all()
     assert np.isnan(sheet[:, 2]).all()
+
+
+@pytest.mark.parametrize("width", [WIDE_INCHES, NARROW_INCHES])
+def test_ratios_stand_on_a_logarithmic_axis(width: float):
+    """A half and its double lie equally far from 1, no tick crowds another, and a number alone needs no place."""
+    (style,) = arm_styles(["transfer"]).values()
+    nan = float("nan")
+    rows = (
+        Row("half", style, 0.5, 0.4, 0.625, (), (), ""),
+        Row("twice", style, 2.0, 1.6, 2.5, (), (), ""),
+        Row("prediction", style, nan, 0.1, 10.0, (), (), "", "bar"),
+        Row("spread", style, nan, nan, nan, (), (), ""),
+    )
+    with drawing():
+        figure = row_chart([Group("", rows)], ValueAxis("times", 1.0, (0.9, 1.1), log=True), width=width)
+    (axes,) = figure.axes
+    at = [axes.transData.transform((value, 0))[0] for value in (0.1, 0.5, 1.0, 2.0, 10.0)]
+    np.testing.assert_allclose([at[2] - at[1], at[2] - at[0]], [at[3] - at[2], at[4] - at[2]])
+    low, high = axes.get_xlim()
+    np.testing.assert_allclose(low * high, 1.0)
+    labels = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert labels == (
+        ["0.1", "0.2", "0.5", "1", "2", "5", "10"] if width == WIDE_INCHES else ["0.1", "0.3", "1", "3", "10"]
+    )

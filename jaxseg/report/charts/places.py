@@ -6,6 +6,7 @@ phone. All lengths are inches unless a name says otherwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,11 +15,11 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from jaxseg.report.charts.style import FONT_PT, WIDE_INCHES
-from jaxseg.text import shorten
+from jaxseg.text import number, shorten
 
 LETTER = 0.6 * FONT_PT / 72
 """Width of an average letter of the layout's font."""
@@ -93,3 +94,26 @@ def place_ticks(axis: Axis, at_most: int, write: Callable[[float, int], str]) ->
     digits = next((d for d in range(8) if np.allclose(np.round(values, d), values, rtol=0, atol=1e-9)), 8)
     axis.set_major_locator(FixedLocator(values))
     axis.set_ticklabels([write(0.0 if abs(v) < 1e-12 else v, digits) for v in values])
+
+
+def place_log_ticks(axis: Axis, at_most: int) -> None:
+    """Put ticks at 1, 2 and 5 times powers of ten on a logarithmic axis whose limits stand, or fewer where too many.
+
+    Args:
+        axis: The x or y axis of a plot, with positive limits.
+        at_most: The largest number of intervals between ticks.
+    """
+    low, high = sorted(axis.get_view_interval())
+    axis.set_minor_locator(NullLocator())
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[float] = []
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        found = [factor * 10.0**power for power in powers for factor in factors]
+        found = [value for value in found if low <= value <= high]
+        if len(found) <= at_most + 1:
+            break
+    if len(found) < 2:  # less than a decade between them: round values will do
+        place_ticks(axis, at_most, number)
+        return
+    axis.set_major_locator(FixedLocator(found))
+    axis.set_ticklabels([f"{value:.10g}" for value in found])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Affine2D, Transform, blended_transform_factory
 
-from jaxseg.report.charts.places import is_narrow, place_axes, place_ticks, shift, text_width
+from jaxseg.report.charts.places import is_narrow, place_axes, place_log_ticks, place_ticks, shift, text_width
 from jaxseg.report.charts.style import FONT_PT, INK, MUTED, RULE, ArmStyle
 from jaxseg.text import number, shorten
 
@@ -48,47 +49,72 @@ _BOTTOM = 0.52
 """Height below the rows, for ticks and the axis' label."""
 
 
-def row_chart(
-    groups: Sequence[Group],
-    *,
-    width: float,
-    xlabel: str,
-    start: float | None = None,
-    zero: float | None = None,
-    band: tuple[float, float] | None = None,
-    sides: tuple[str, str] | None = None,
-    bounds: tuple[float, float] = (-np.inf, np.inf),
-    ticks: Callable[[float, int], str] = number,
-) -> Figure:
-    """Draw intervals in rows: a forest plot where `zero` is given.
+class ValueAxis(NamedTuple):
+    """The axis of a row chart."""
+
+    label: str
+    """What it shows, with its unit."""
+    zero: float | None = None
+    """Where there is a line of no difference."""
+    band: tuple[float, float] | None = None
+    """Limits of a shaded range: values too small to matter, or those between the two limits of a rule."""
+    sides: tuple[str, str] | None = None
+    """What lying left and right of `zero` means."""
+    start: float | None = None
+    """Where the axis begins, where that is not for the values to say."""
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+    """Values beyond cannot be; the axis ends there at the latest."""
+    ticks: Callable[[float, int], str] = number
+    """Returns the label of a tick, given its value and the number of digits."""
+    log: bool = False
+    """Whether it is logarithmic, as is due to ratios: half as much and twice as much lie equally far from as much. All
+    values are positive then, and `start`, `bounds` and `ticks` are not asked for."""
+
+
+def row_chart(groups: Sequence[Group], axis: ValueAxis, *, width: float) -> Figure:
+    """Draw intervals in rows: a forest plot where the axis has a line of no difference.
 
     Args:
         groups: At least one row in all; a heading is drawn where there are several groups.
+        axis: What the values are.
         width: Width of the figure, in inches.
-        xlabel: What the axis shows, with its unit.
-        start: Where the axis begins, where that is not for the values to say.
-        zero: Where to draw a line of no difference.
-        band: Limits of a shaded range around it.
-        sides: What lying left and right of `zero` means.
-        bounds: Values that cannot be; the axis ends there at the latest.
-        ticks: Returns the label of a tick, given its value and the number of digits.
 
     Returns:
         A figure as high as its rows need. An interval much wider than the others is cut, with an arrow at the cut.
     """
     layout = _lay_out(groups, width)
-    height = layout.body + (0.3 if sides else 0.12) + _BOTTOM
+    height = layout.body + (0.3 if axis.sides else 0.12) + _BOTTOM
     figure = Figure(figsize=(width, height))
     axes = place_axes(figure, layout.left, _BOTTOM, width - layout.left - layout.right, layout.body)
     axes.set_ylim(layout.body, 0)
-    axes.set_xlim(*_limits([row for group in groups for row in group.rows], zero, band, bounds))
-    if start is not None:
-        axes.set_xlim(left=start)
-    place_ticks(axes.xaxis, 4 if layout.narrow else 6, ticks)
-    axes.set_xlabel(xlabel, labelpad=5)
-    _draw_background(axes, zero, band, sides)
+    _scale(axes, axis, [row for group in groups for row in group.rows], 4 if layout.narrow else 6)
+    axes.set_xlabel(axis.label, labelpad=5)
+    _draw_background(axes, axis)
     _draw_groups(axes, groups, layout)
     return figure
+
+
+def _scale(axes: Axes, axis: ValueAxis, rows: Sequence[Row], at_most: int) -> None:
+    if axis.log:
+        axes.set_xscale("log")
+        axes.set_xlim(*np.exp(_limits([_logged(row) for row in rows], _logged_axis(axis))))
+        place_log_ticks(axes.xaxis, at_most)
+        return
+    axes.set_xlim(*_limits(rows, axis))
+    if axis.start is not None:
+        axes.set_xlim(left=axis.start)
+    place_ticks(axes.xaxis, at_most, axis.ticks)
+
+
+def _logged(row: Row) -> Row:
+    points, beyond = (tuple(map(math.log, values)) for values in (row.points, row.beyond))
+    mean, low, high = map(math.log, (row.mean, row.low, row.high))
+    return dataclasses.replace(row, mean=mean, low=low, high=high, points=points, beyond=beyond)
+
+
+def _logged_axis(axis: ValueAxis) -> ValueAxis:
+    band = None if axis.band is None else (math.log(axis.band[0]), math.log(axis.band[1]))
+    return axis._replace(zero=None if axis.zero is None else math.log(axis.zero), band=band)
 
 
 class _Layout(NamedTuple):
@@ -131,20 +157,18 @@ def _draw_groups(axes: Axes, groups: Sequence[Group], layout: _Layout) -> None:
             y += layout.row
 
 
-def _draw_background(
-    axes: Axes, zero: float | None, band: tuple[float, float] | None, sides: tuple[str, str] | None
-) -> None:
+def _draw_background(axes: Axes, axis: ValueAxis) -> None:
     axes.spines["left"].set_visible(False)
     axes.set_yticks([])
     axes.grid(axis="x", color=RULE, linewidth=0.5)
     axes.set_axisbelow(True)
-    if band is not None:
-        axes.axvspan(*band, color="#eceff1", linewidth=0, zorder=0)
-    if zero is not None:
-        axes.axvline(zero, color=INK, linewidth=0.8, zorder=1)
-    if sides is not None and zero is not None:
-        _above(axes, zero, f"← {sides[0]}", "right")
-        _above(axes, zero, f"{sides[1]} →", "left")
+    if axis.band is not None:
+        axes.axvspan(*axis.band, color="#eceff1", linewidth=0, zorder=0)
+    if axis.zero is not None:
+        axes.axvline(axis.zero, color=INK, linewidth=0.8, zorder=1)
+        if axis.sides is not None:
+            _above(axes, axis.zero, f"← {axis.sides[0]}", "right")
+            _above(axes, axis.zero, f"{axis.sides[1]} →", "left")
 
 
 def _draw_row(axes: Axes, row: Row, y: float, layout: _Layout) -> None:
@@ -220,19 +244,19 @@ def _above(axes: Axes, x: float, text: str, ha: str) -> None:
     )
 
 
-def _limits(
-    rows: Sequence[Row], zero: float | None, band: tuple[float, float] | None, bounds: tuple[float, float]
-) -> tuple[float, float]:
+def _limits(rows: Sequence[Row], axis: ValueAxis) -> tuple[float, float]:
     """Limits that hold every value, all that is pooled, and intervals up to four times as wide as the usual one."""
     widths = [row.high - row.low for row in rows if np.isfinite(row.high - row.low) and row.shape == "line"]
     reach = 2 * float(np.median(widths)) if widths else 0.0
     values = [v for row in rows for v in (row.mean, *row.points, *row.beyond)]
     values += [end for row in rows if row.shape != "line" for end in (row.low, row.high)]
     values += [max(row.low, row.mean - reach) for row in rows] + [min(row.high, row.mean + reach) for row in rows]
-    values = [v for v in [*values, *(band or ()), *([zero] if zero is not None else [])] if np.isfinite(v)]
+    values = [
+        v for v in [*values, *(axis.band or ()), *([axis.zero] if axis.zero is not None else [])] if np.isfinite(v)
+    ]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     margin = 0.04 * (high - low) or 0.05 * (abs(high) or 1.0)
-    return max(low - margin, bounds[0]), min(high + margin, bounds[1])
+    return max(low - margin, axis.bounds[0]), min(high + margin, axis.bounds[1])
 
 
 def _draw_interval(axes: Axes, row: Row, y: float) -> None:

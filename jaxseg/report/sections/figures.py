@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from jaxseg.report.blocks import Styles
 from jaxseg.report.charts.lines import MANY_ARMS, Panel, Series, line_chart
-from jaxseg.report.charts.rows import Group, Row, row_chart
+from jaxseg.report.charts.rows import Group, Row, ValueAxis, row_chart
 from jaxseg.report.charts.style import ArmStyle, drawing
 from jaxseg.report.tables import Variant, of_variant, rows_of, variants_of
 from jaxseg.reserved import POOLED
@@ -30,16 +30,9 @@ def difference_row(label: str, style: ArmStyle, value: float, low: float, high: 
 
 def forest_plot(groups: Sequence[Group], *, width: float, xlabel: str) -> Figure:
     """Draw differences in DSC in rows, beside a line at zero and the band of those too small to matter."""
+    axis = ValueAxis(xlabel, zero=0.0, band=(-DELTA, DELTA), sides=("worse", "better"), ticks=signed)
     with drawing():
-        return row_chart(
-            groups,
-            width=width,
-            xlabel=xlabel,
-            zero=0.0,
-            band=(-DELTA, DELTA),
-            sides=("worse", "better"),
-            ticks=signed,
-        )
+        return row_chart(groups, axis, width=width)
 
 
 def scores(summary: pd.DataFrame, runs: pd.DataFrame, styles: Styles, *, width: float) -> Figure:
@@ -62,9 +55,9 @@ def scores(summary: pd.DataFrame, runs: pd.DataFrame, styles: Styles, *, width: 
             note = f"{number(row.mean)} {interval(row.ci_low, row.ci_high)}"
             rows.append(Row(row.arm, styles[row.arm], row.mean, row.ci_low, row.ci_high, tuple(values), (), note))
         groups.append(Group(_trained_on(heading[variant]), tuple(rows)))
+    axis = ValueAxis("Dice similarity coefficient (DSC), mean over test cases", bounds=(0.0, 1.0))
     with drawing():
-        xlabel = "Dice similarity coefficient (DSC), mean over test cases"
-        return row_chart(groups, width=width, xlabel=xlabel, bounds=(0.0, 1.0))
+        return row_chart(groups, axis, width=width)
 
 
 def differences(comparisons: pd.DataFrame, styles: Styles, *, width: float) -> Figure:
@@ -121,7 +114,7 @@ def steps_to_target(
             rows.append(Row(arm, styles[arm], median, np.nan, np.nan, tuple(reached), beyond, note))
         groups.append(Group(_trained_on(heading[variant]), tuple(rows)))
     with drawing():
-        return row_chart(groups, width=width, xlabel="Training steps until the target is reached", start=0.0)
+        return row_chart(groups, ValueAxis("Training steps until the target is reached", start=0.0), width=width)
 
 
 def _reached(training: pd.DataFrame, arm: str, train_cases: int) -> tuple[float, str]:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from jaxseg.report.blocks import Block, Chart, Finding, described
-from jaxseg.report.charts.rows import Group, Row, row_chart
+from jaxseg.report.charts.rows import Group, Row, ValueAxis, row_chart
 from jaxseg.report.charts.style import INK, MUTED, ArmStyle, drawing
 from jaxseg.report.sections.figures import difference_row, forest_plot
 from jaxseg.report.tables import rows_of
@@ -106,31 +106,36 @@ _OF_DSC, _OF_ANY_SIZE = Words(signed, number, interval), Words(significant, sign
 
 
 class Axis(NamedTuple):
-    """What the forest plot of a claim shows."""
+    """What the forest plot of a claim shows, and how its numbers are written."""
 
-    label: str
-    zero: float | None = None
-    """Where there is a line."""
-    band: tuple[float, float] | None = None
-    """Values too small to matter, or those between the two limits of the rule."""
-    sides: tuple[str, str] | None = None
-    """What lying left and right of the line means."""
+    values: ValueAxis
     words: Words = _OF_ANY_SIZE
 
 
+_SHORTER = (1 / rules.SHORTER, rules.SHORTER)
 _DSC_SIDES = ("worse", "better")
 AXES: Mapping[str, Axis] = {
-    "C1": Axis("Times fewer steps than from scratch", 1.0, (1 / rules.SHORTER, rules.SHORTER), ("slower", "faster")),
-    "C4": Axis("Gain in DSC, and its slope a doubling of the training set", 0.0, (-DELTA, DELTA), None, _OF_DSC),
-    "C4b": Axis("Gain of transfer over scratch with all cases, DSC", 0.0, (-DELTA, DELTA), _DSC_SIDES, _OF_DSC),
-    "C5": Axis("Median angle of filters between start and end, degrees", None, (rules.LITTLE_DEG, rules.MUCH_DEG)),
-    "C6": Axis("Structure of trained filters beyond chance, and AUC", 0.0),
-    "C7": Axis("Margin of a frozen random encoder, DSC", 0.0, None, ("not accurate", "quite accurate"), _OF_DSC),
-    "C8": Axis("Margin of a frozen random encoder, DSC", 0.0, None, _DSC_SIDES, _OF_DSC),
-    "C9": Axis("Excess distance between arms, in that within scratch", 0.0, (rules.DIFFERENT, rules.ALIKE)),
-    "C10": Axis("Distance within a source over that among scratch", rules.AS_HIGH, None, ("alike", "as variable")),
-    "C11": Axis("Reuse: similarity to the source above the floor", 0.0, (rules.REUSED, rules.NOT_REUSED)),
-    "C11b": Axis("Reuse, lead over the early levels", 0.0, None, ("less deep", "more deep")),
+    "C1": Axis(ValueAxis("Times fewer steps than from scratch", 1.0, _SHORTER, ("slower", "faster"), log=True)),
+    "C4": Axis(ValueAxis("Gain in DSC, and its slope a doubling of the training set", 0.0, (-DELTA, DELTA)), _OF_DSC),
+    "C4b": Axis(
+        ValueAxis("Gain of transfer over scratch with all cases, DSC", 0.0, (-DELTA, DELTA), _DSC_SIDES), _OF_DSC
+    ),
+    "C5": Axis(
+        ValueAxis("Median angle of filters between start and end, degrees", band=(rules.LITTLE_DEG, rules.MUCH_DEG))
+    ),
+    "C6": Axis(ValueAxis("Structure of trained filters beyond chance, and AUC", 0.0)),
+    "C7": Axis(
+        ValueAxis("Margin of a frozen random encoder, DSC", 0.0, sides=("not accurate", "quite accurate")), _OF_DSC
+    ),
+    "C8": Axis(ValueAxis("Margin of a frozen random encoder, DSC", 0.0, sides=_DSC_SIDES), _OF_DSC),
+    "C9": Axis(ValueAxis("Excess distance between arms, in that within scratch", 0.0, (rules.DIFFERENT, rules.ALIKE))),
+    "C10": Axis(
+        ValueAxis(
+            "Distance within a source over that among scratch", rules.AS_HIGH, sides=("alike", "as variable"), log=True
+        )
+    ),
+    "C11": Axis(ValueAxis("Reuse: similarity to the source above the floor", 0.0, (rules.REUSED, rules.NOT_REUSED))),
+    "C11b": Axis(ValueAxis("Reuse, lead over the early levels", 0.0, sides=("less deep", "more deep"))),
 }
 """The axes of the claims that are not about the gain alone, which `gain_forest` draws (C2, C3)."""
 
@@ -158,7 +163,7 @@ def claim_forest(table: pd.DataFrame, claim: str, names: Mapping[str, str], *, w
         ]
         groups.append(Group(name, tuple(lines)))
     with drawing():
-        return row_chart(groups, width=width, xlabel=axis.label, zero=axis.zero, band=axis.band, sides=axis.sides)
+        return row_chart(groups, axis.values, width=width)
 
 
 def words_of(claim: str) -> Words:
