@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from jaxseg import trees
+from jaxseg.analysis.interpolation import layer_of
 from jaxseg.analysis.wiring import FIXED, Wiring
 from jaxseg.types import Params
 
@@ -41,11 +42,11 @@ def _takes(units: Int[np.ndarray, " channels"], order: Order) -> Int[np.ndarray,
 
 def _sides(wiring: Wiring, path: str) -> tuple[str, np.ndarray, np.ndarray | None]:
     """The layer of a parameter, and the units of its last axis, and of the one before that in a kernel."""
-    layer, _, name = path.rpartition("/")
-    if layer in wiring.gives:
-        return layer, wiring.gives[layer], wiring.reads[layer] if name == "kernel" else None
-    layer = layer.rpartition("/")[0]  # of a norm in front of a convolution, whose channels are those that this reads
-    return layer, wiring.reads[layer], None
+    layer = layer_of(path, wiring.gives)
+    name = path.removeprefix(f"{layer}/")
+    if "/" in name:  # of a norm in front of a convolution, whose channels are those that this reads
+        return layer, wiring.reads[layer], None
+    return layer, wiring.gives[layer], wiring.reads[layer] if name == "kernel" else None
 
 
 def _moved(leaf: np.ndarray, last: np.ndarray, before: np.ndarray | None, order: Order) -> np.ndarray:

@@ -22,6 +22,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxseg.analysis.similarity import ROUNDING
+
 MIN_CASES = 4
 """Number of different cases that an estimate needs."""
 
@@ -69,7 +71,7 @@ def prepare(x: Float[Array, "runs points neurons"], cases: Cases) -> Prepared:
     points = jnp.sqrt(weight) * (laid - centre)
     # CKA does not depend on the scale, and nothing overflows at norm 1. Rounding errors of a constant are no feature.
     norm, whole = (jnp.linalg.norm(side.reshape(len(x), -1), axis=1) for side in (points, jnp.sqrt(weight) * laid))
-    points = points / jnp.where(norm > 1e-6 * whole, norm, jnp.nan)[:, None, None, None]
+    points = points / jnp.where(norm > ROUNDING * whole, norm, jnp.nan)[:, None, None, None]
     means = (jnp.sqrt(weight) * points).sum(2)
     along = jnp.einsum("rcpn,rcn->rcp", points, means, precision=lax.Precision.HIGHEST).reshape(len(x), -1)
     gram = jnp.einsum("rcn,rdn->rcd", means, means, precision=lax.Precision.HIGHEST)

@@ -104,8 +104,11 @@ def distribution_excess(kernel: Kernel, null: float) -> float:
 
     This is the Kolmogorov-Smirnov distance to a normal truncated as the initialiser does, at the layer's own scale,
     less `null`, its mean for draws of as many weights (`distribution_null`). It is about 0 for weights that still look
-    drawn. A p-value would not be useful: with 100,000 weights it rejects any deviation, however small.
+    drawn, and NaN for weights of zero. A p-value would not be useful: with 100,000 weights it rejects any deviation,
+    however small.
     """
+    if not np.any(kernel):
+        return math.nan
     return float(_truncated_distance(np.asarray(kernel, np.float64).reshape(1, -1))[0] - null)
 
 
@@ -140,17 +143,21 @@ def moran(kernel: Kernel, rng: np.random.Generator, *, permutations: int = 999) 
     the slices of one layer are not independent, and separate permutations would reject far too often.
 
     Returns:
-        The index with its test; NaN for kernels of a single tap.
+        The index with its test; NaN for kernels of a single tap, and for those whose taps are all alike.
     """
     taps = kernel.shape[:-2]
     slices = np.asarray(kernel, np.float64).reshape(math.prod(taps), -1)
     if len(slices) < 2:
         return Moran(math.nan, math.nan, math.nan)
+    # A slice whose taps are equal has no arrangement; less its mean, rounding errors would be left of it.
+    slices = slices[:, np.ptp(slices, 0) > 0]
+    expected = -1 / (len(slices) - 1)
+    if not slices.size:
+        return Moran(math.nan, expected, math.nan)
     slices = slices - slices.mean(0)
     pairs = tap_neighbours(taps)
     # Only products of taps are needed, so a permutation costs taps x taps instead of a pass over all slices.
     gram = slices @ slices.T
-    expected = -1 / (len(slices) - 1)
     scale = len(slices) / len(pairs) / np.trace(gram)
 
     def index(order: Int[np.ndarray, " taps"]) -> float:
@@ -164,7 +171,7 @@ def moran(kernel: Kernel, rng: np.random.Generator, *, permutations: int = 999) 
 
 
 def centre_share(kernel: Kernel) -> float:
-    """Return the centre tap's share of a layer's energy, which Moran's I cannot see; NaN without a centre.
+    """Return the centre tap's share of a layer's energy, which Moran's I cannot see; NaN without centre or energy.
 
     Without structure the share is 1 / taps: 1/27 in 3 x 3 x 3, 1/9 in 3 x 3.
     """
@@ -172,7 +179,8 @@ def centre_share(kernel: Kernel) -> float:
     if math.prod(taps) < 2 or not all(size % 2 for size in taps):
         return math.nan
     energy = np.square(np.asarray(kernel, np.float64))
-    return float(energy[tuple(size // 2 for size in taps)].sum() / energy.sum())
+    total = float(energy.sum())
+    return float(energy[tuple(size // 2 for size in taps)].sum()) / total if total > 0 else math.nan
 
 
 # ------------------------------------------------------------------------------------------------ (c) shared structure
@@ -182,8 +190,11 @@ def spectral_excess(kernel: Kernel, rng: np.random.Generator, *, draws: int = 20
     """Return the share of a layer's energy in directions stronger than any of the same weights shuffled.
 
     These are the singular values of the features x d matrix above the largest one in `draws` shuffled matrices, so that
-    the measure shows what filters share (low rank). It is in [0, 1], and near 0 without structure.
+    the measure shows what filters share (low rank). It is in [0, 1], and near 0 without structure; NaN for a layer of
+    zeros.
     """
+    if not np.any(kernel):
+        return math.nan
     matrix = as_filters(kernel)
     shuffled = (rng.permutation(matrix.ravel()).reshape(matrix.shape) for _ in range(draws))
     ceiling = max(float(_squared_singular_values(one)[-1]) for one in shuffled)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -94,9 +94,22 @@ def barrier(
     return np.max(losses - line, axis=-1)
 
 
-def layer_of(path: str) -> str:
-    """Return the layer of a parameter; its kernel, bias, scale and slope are reset together."""
-    return path.rpartition("/")[0]
+def layer_of(path: str, layers: Collection[str]) -> str:
+    """Return the layer of a parameter, the innermost of `layers` around it; all parameters of one are reset together.
+
+    A norm in front of a convolution is a module within the convolution's own.
+
+    Raises:
+        ValueError: The parameter is in none of the layers.
+
+    >>> layer_of("encoder/level_0/conv_1/norm/scale", ["encoder/level_0/conv_0", "encoder/level_0/conv_1"])
+    'encoder/level_0/conv_1'
+    """
+    around = path
+    while around := around.rpartition("/")[0]:
+        if around in layers:
+            return around
+    raise ValueError(f"the parameter {path} is in none of the layers {', '.join(layers)}")
 
 
 def make_rewind(
@@ -115,7 +128,7 @@ def make_rewind(
     def rewind(start: Params, end: Params, windows: Windows) -> Float[Array, " layers_and_none"]:
         def without(index: jax.Array) -> jax.Array:
             def choose(path: str, new: jax.Array, old: jax.Array) -> jax.Array:
-                return jnp.where(index == number.get(layer_of(path), -1), old, new)
+                return jnp.where(index == number[layer_of(path, number)], old, new)
 
             return quality(trees.map_with_path(choose, end, start), windows).dsc
 

@@ -23,6 +23,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+ROUNDING = 1e-6
+"""Range of a channel's values, as a share of the largest, up to which they are equal: rounding errors of float32."""
 BLOCKS = 6
 """Number of blocks of runs for all pairs: enough that little of the symmetric half is computed twice."""
 
@@ -86,9 +88,22 @@ def _compare_all(
     return jax.vmap(jax.vmap(measure.compare, (None, 0, 1)), (0, None, 0))(a, b, product)
 
 
+def varying(x: Any) -> Any:
+    """Return which neurons of representations `[..., datapoints, neurons]` vary, `[..., 1, neurons]`, by `ROUNDING`.
+
+    >>> varying(np.float32([[0.1, 0.0, 1.0], [0.1, 0.0, 1.1]])).tolist()
+    [[False, False, True]]
+    """
+    high, low = x.max(-2, keepdims=True), x.min(-2, keepdims=True)
+    return high - low > ROUNDING * abs(x).max(-2, keepdims=True)
+
+
 def centred(x: Float[Array, "datapoints neurons"]) -> Float[Array, "datapoints neurons"]:
-    """Subtract the mean of every neuron, then scale to Frobenius norm 1; NaN if no neuron varies."""
-    x = x - x.mean(0, keepdims=True)
+    """Subtract the mean of every neuron, then scale to Frobenius norm 1; NaN if no neuron varies.
+
+    Without its mean, a constant neuron leaves rounding errors, which are alike in all constant neurons. It becomes 0.
+    """
+    x = jnp.where(varying(x), x - x.mean(0, keepdims=True), 0)
     return x / jnp.linalg.norm(x)
 
 
@@ -324,8 +339,9 @@ def between_layers(
     layers: Sequence[Float[np.ndarray, "points channels"]],
 ) -> Float[np.ndarray, "layers layers"]:
     """Return linear CKA between every two layers of one network, which may differ in width; NaN if one is constant."""
-    centred = [np.asarray(layer, np.float64) - layer.mean(0) for layer in layers]
-    gram = np.square(np.concatenate(centred, 1).T @ np.concatenate(centred, 1))
+    wide = [np.asarray(layer, np.float64) for layer in layers]
+    columns = np.concatenate([np.where(varying(layer), layer - layer.mean(0), 0) for layer in wide], 1)
+    gram = np.square(columns.T @ columns)
     starts = np.cumsum([0, *(layer.shape[1] for layer in layers[:-1])])
     hsic = np.add.reduceat(np.add.reduceat(gram, starts, 0), starts, 1)
     own = np.sqrt(np.diag(hsic))

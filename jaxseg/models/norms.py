@@ -30,7 +30,8 @@ def normalise(module: nn.Module, layout: Layout, x: jax.Array, bias_init: float)
     """Apply the norm of the layout to `x`, or a bias if that is `none`; the parameters belong to the module.
 
     Raises:
-        UserError: A norm would be over a single value, so that it gives the bias whatever the input.
+        UserError: A norm would be over a single value, so that it gives the bias whatever the input; or the groups of
+            channels are not equal.
     """
     features = x.shape[-1]
     settings = layout.settings
@@ -40,6 +41,7 @@ def normalise(module: nn.Module, layout: Layout, x: jax.Array, bias_init: float)
     bias = module.param("bias", nn.initializers.zeros, (features,))
     if settings.norm != "batch":
         groups = features if settings.norm == "instance" else settings.groups
+        _check_groups(groups, features, module)
         _check_count(math.prod(x.shape[1:-1]) * features // groups, module, settings.norm, x)
         if settings.norm == "instance" and conv.resolve_form(layout.form) == "products":
             return instance_norm(x.astype(jnp.float32), scale, bias).astype(x.dtype)
@@ -142,6 +144,18 @@ def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]
 def _standardise(x: jax.Array, mean: jax.Array, variance: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     factor = lax.rsqrt(variance + EPSILON) * over_channels(scale, x.ndim)
     return (x - mean) * factor + over_channels(bias, x.ndim)
+
+
+def _check_groups(groups: int, features: int, module: nn.Module) -> None:
+    # Widths are checked with the settings. The channels of the image are known only here, and vnet's decoder has fewer
+    # of its own next to them if the encoder is pooled.
+    if features % groups:
+        allowed = [number for number in range(1, features + 1) if features % number == 0]
+        raise UserError(
+            f"model.groups = {groups}: at {'/'.join(module.path)} there are {features} channels, which it does not "
+            f"divide; allowed there: {', '.join(map(str, allowed))}. Use model.groups = 1, another model.norm, or, "
+            "with a pooled encoder, model.skips = False or another network than vnet"
+        )
 
 
 def _check_count(count: int, module: nn.Module, norm: str, x: jax.Array) -> None:

@@ -110,6 +110,23 @@ def test_kernels_without_taps_or_centre():
     assert filters.centre_share(alone) == 1
 
 
+@pytest.mark.parametrize("value", [0.0, 0.1, np.float32(0.1), 1.0])
+def test_constant_kernels_have_no_arrangement(value):
+    rng = np.random.default_rng(0)
+    kernel = np.full((3, 3, 4, 8), value)
+    found = filters.moran(kernel, rng)
+    assert np.isnan([found.value, found.p]).all()
+    undefined = [
+        filters.centre_share(kernel),
+        filters.distribution_excess(kernel, 0),
+        filters.spectral_excess(kernel, rng),
+    ]
+    assert np.isnan(undefined).tolist() == [value == 0] * 3
+    # Beside others, a constant slice says nothing, neither for nor against.
+    mixed = np.concatenate([kernel[..., :1], drawn(0, kernel.shape)], -1)
+    assert filters.moran(mixed, rng, permutations=1).value == filters.moran(mixed[..., 1:], rng, permutations=1).value
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_random_filters_look_random(shape):
     rng = np.random.default_rng(0)

@@ -96,6 +96,16 @@ def test_channels_that_do_not_vary_change_nothing_and_alone_are_undefined():
         assert np.isnan(measure(np.ones((60, 3)), y))
 
 
+def test_two_collapsed_layers_are_not_alike():
+    # Rounding leaves something of these constants when their mean is subtracted, the same in every channel.
+    x, y = (np.tile(np.random.default_rng(seed).normal(size=(1, 8)).astype(np.float32), (480, 1)) for seed in (0, 1))
+    almost = x * (1 + np.float32(1e-7) * (np.arange(480, dtype=np.float32)[:, None] % 2))
+    other = np.random.default_rng(2).normal(size=(480, 8)).astype(np.float32)
+    for measure in (*COMPILED.values(), lambda x, y: sim.between_layers([x, y])[0, 1]):
+        assert np.isnan([measure(x, y), measure(x, x), measure(almost, y), measure(x, other)]).all()
+    assert sim.varying(np.stack([x, almost, other])).sum((1, 2)).tolist() == [0, 0, 8]
+
+
 def test_canonical_correlations_are_those_of_scipy():
     x, y = related()
     correlations = np.cos(scipy.linalg.subspace_angles(x - x.mean(0), y - y.mean(0)))

@@ -2,13 +2,17 @@
 
 import itertools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg import metrics
+from jaxseg import metrics, trees
 from jaxseg.analysis import interpolation, variability
+from jaxseg.study.probe.networks import kernel_layers
+from tests import networks
 
 
 @settings(max_examples=20, deadline=None)
@@ -53,6 +57,25 @@ def test_distance_of_parameters():
     rng = np.random.default_rng(0)
     drawn = variability.parameter_distance([rng.normal(size=(2, 20000))])
     assert drawn[0, 1] == pytest.approx(np.sqrt(2), rel=0.02)
+
+
+@pytest.mark.parametrize("name", [*networks.NAMES, *networks.VARIANTS])
+def test_a_layer_is_reset_with_its_norm(name):
+    shapes = networks.shapes_of(networks.settings_of(name, norm="batch"), (8, 8))
+    paths = list(trees.flatten(shapes))
+    layers = kernel_layers(paths)
+    # All is 1 at the end and 0 at the start; the score says how many parameters are still those of the end.
+    start, end = (jax.tree.map(lambda leaf, at=at: jnp.full((), at), shapes) for at in (0.0, 1.0))
+    count = lambda params, _: interpolation.Quality(jnp.zeros(()), sum(jax.tree.leaves(params)))  # noqa: E731
+    left = interpolation.make_rewind(count, layers)(start, end, ())
+    own = [sum(path.startswith(f"{layer}/") for path in paths) for layer in layers]
+    assert (len(paths) - left).tolist() == [*own, 0]
+    assert sum(own) == len(paths)
+
+
+def test_a_parameter_without_a_layer_is_named():
+    with pytest.raises(ValueError, match=r"encoder/norm/scale is in none of the layers encoder/conv"):
+        interpolation.layer_of("encoder/norm/scale", ["encoder/conv", "head"])
 
 
 def test_a_barrier_is_the_rise_above_the_line_between_the_ends():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,49 @@ def test_unmapped_it_is_the_plain_convolution():
     np.testing.assert_array_equal(convs.conv(x, k, form="joined"), convs.conv(x, k, form="native"))
 
 
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("form", ["native", "products", "joined"])
+def test_a_run_that_diverges_changes_no_other(form, operation):
+    @jax.jit
+    @jax.vmap
+    def results(x, k, g):
+        y, pullback = jax.vjp(lambda x, k: OPERATIONS[operation](x, k, form), x, k)
+        return y, *pullback(g * (jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape) + y))
+
+    operands = [*map(np.asarray, draw(4, 2, 2, 3)), np.ones(4, np.float32)]
+    finite = results(*operands)
+    for which, value in itertools.product(range(3), (np.nan, np.inf, 3e38)):
+        changed = [operand.copy() for operand in operands]
+        changed[which].reshape(4, -1)[1, 0] = value
+        diverged = results(*changed)
+        for got, want in zip(diverged, finite, strict=True):
+            np.testing.assert_array_equal(np.delete(got, 1, 0), np.delete(want, 1, 0))
+        shown = any(not np.isfinite(part[1]).all() for part in diverged)
+        assert shown or np.isfinite(value), "the run itself must show it"
+
+
+def test_products_of_different_runs_may_overflow():
+    x, k = draw(4, 2, 2, 3)
+    x = x * jnp.asarray([1e8, 1, 1, 1])[:, None, None, None, None]
+
+    def gradient(x, k, g):
+        y, pullback = jax.vjp(lambda k: convs.conv(x, k, form="joined"), k)
+        return pullback(jnp.full_like(y, g))[0]
+
+    # Every run's own gradient is finite; the image of run 0 times the gradient of run 1 is not.
+    assert np.isfinite(jax.jit(jax.vmap(gradient))(x, k, jnp.asarray([1, 1e32, 1, 1]))).all()
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0)], ids=["shared-kernel", "shared-image"])
+@pytest.mark.parametrize("form", ["native", "products", "joined"])
+def test_a_run_that_diverges_changes_no_other_with_what_they_share(form, axes):
+    x, k = (part if axis == 0 else part[0] for part, axis in zip(draw(4, 2, 2, 3), axes, strict=True))
+    finite = value_and_gradients("conv", form, axes, x, k)
+    x, k = (part.at[1].set(jnp.nan) if axis == 0 else part for part, axis in zip((x, k), axes, strict=True))
+    for got, want in zip(value_and_gradients("conv", form, axes, x, k), finite, strict=True):
+        np.testing.assert_array_equal(np.delete(got, 1, 0), np.delete(want, 1, 0))
+
+
 def group_counts(runs, channels, features, dtype="float32", precision=None):
     """Of all convolutions of a mapped forward and backward pass."""
     x, k = jax.eval_shape(functools.partial(draw, runs, 2, channels, features))
@@ -108,9 +152,15 @@ def test_a_network_of_several_runs_has_the_same_gradients():
         def value(params, image):
             return jnp.square(UNet(settings, 3, form).apply({"params": params}, image)).mean()
 
-        return jax.jit(jax.vmap(jax.grad(value)))(params, images)
+        return jax.jit(jax.vmap(jax.grad(value)))
 
-    assert_close(gradients("joined"), gradients("native"), tolerance=1e-4)
+    joined_gradients = gradients("joined")
+    finite = joined_gradients(params, images)
+    assert_close(finite, gradients("native")(params, images), tolerance=1e-4)
+    diverged = joined_gradients(params, images.at[1, 0, 0, 0, 0].set(jnp.nan))
+    for got, want in zip(jax.tree.leaves(diverged), jax.tree.leaves(finite), strict=True):
+        np.testing.assert_array_equal(np.delete(got, 1, 0), np.delete(want, 1, 0))
+        assert np.isnan(got[1]).any()
 
 
 @pytest.mark.parametrize(

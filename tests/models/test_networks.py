@@ -209,6 +209,16 @@ def test_a_pooled_encoder_is_the_block_means_of_the_image(name):
     np.testing.assert_allclose(levels[2][0, 1, 0, 0], image[0, 4:8, :2].mean(), rtol=1e-5)
 
 
+def test_groups_that_do_not_divide_the_channels_next_to_a_pooled_encoder_are_refused():
+    # Twice the width at the finest level, 8, less the channel of the image.
+    settings = settings_of("vnet", encoder="pooled", widths=(4, 8), norm="group", groups=2)
+    with pytest.raises(UserError, match=r"model.groups = 2: at decoder/level_0/up there are 7 channels.*: 1, 7\. Use"):
+        shapes_of(settings, (8, 8))
+    shapes_of(settings, (8, 8), channels=2)
+    for changes in ({"groups": 1}, {"skips": False}, {"norm": "instance", "groups": 0}):
+        shapes_of(dataclasses.replace(settings, **changes), (8, 8))
+
+
 def count_convolutions(name, frozen):
     """Convolutions in the program of one gradient, the encoder frozen or not."""
     settings = settings_of(name, dropout=0.1)

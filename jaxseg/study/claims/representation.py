@@ -68,7 +68,10 @@ def similarity_rows(evidence: Evidence, comparison: str, index: str, *arms: str)
 
 
 def usable_layers(values: Float[np.ndarray, "folds layers *runs"]) -> Bool[np.ndarray, " layers"]:
-    """Returns the layers with a value in every fold and run; too few voxels for its channels leave a layer NaN."""
+    """Returns the layers with a value in every fold and run.
+
+    Too few voxels for its channels leave a layer NaN, and so does a network in which the layer is constant.
+    """
     return np.isfinite(values).all(axis=(0, *range(2, values.ndim)))
 
 
@@ -86,7 +89,7 @@ def require_layers(usable: Bool[np.ndarray, " layers"], what: str) -> None:
     if not usable.any() or usable.mean() < SHARE_OF_LAYERS:
         raise Void(
             f"only {usable.sum()} of {len(usable)} {what} can be used: the others have too few voxels for their "
-            f"channels, or unrelated networks are alike there (above {FLOOR_LIMIT})"
+            f"channels, are constant in a run, or unrelated networks are alike there (above {FLOOR_LIMIT})"
         )
 
 

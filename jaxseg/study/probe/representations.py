@@ -217,7 +217,7 @@ class _Side(NamedTuple):
     step: str
     unique: Int[np.ndarray, " unique"]
     live: Int[np.ndarray, " runs"]
-    """A mask of the channels that are not constant."""
+    """The number of channels that are not constant; with none, every index is NaN."""
     ready: Ready
 
 
@@ -231,7 +231,7 @@ def _sides(arm: Represented, layer: str) -> tuple[_Side, _Side]:
     sides, cases = [], case_similarity.group_points(features.case[features.unique])
     for step in ("start", "end"):
         values = getattr(features, step)[:, features.unique]
-        live = (np.ptp(values, axis=1) > 0).sum(-1)
+        live = similarity.varying(values).sum((1, 2))
         ready = _prepared(jnp.asarray(values), cases)
         sides.append(_Side(layer, arm.networks, step, features.unique, live, ready))
     return sides[0], sides[1]

@@ -335,7 +335,8 @@ def variability_rows(
         own = [row for row in similarities if (row["comparison"], row["index"]) == ("within_arm", "cka")]
         own = [{**row, "value": 1 - row["value"]} for row in own if row["arm_a"] == arm.arm]
         by_layer = {layer: _matrix([r for r in own if r["layer"] == layer], arm.seeds) for layer in arm.layers}
-        # A layer with too few points for its channels has no value, and is no part of the mean over layers.
+        # A layer with too few points for its channels has no value, and is no part of the mean over layers. Of a run in
+        # which another layer is constant, pairs have no value, and are no part of the mean over pairs (`n_pairs`).
         usable = [matrix for matrix in by_layer.values() if not np.isnan(matrix).all()]
         if usable:
             rows += _rows_of_pairs(arm, "representation_distance", "", np.mean(usable, axis=0), confidence)
