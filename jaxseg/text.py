@@ -142,6 +142,15 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else number(p, 3)
 
 
+def percent(share: float) -> str:
+    """Return a share, such as a confidence level, as a percentage to four digits.
+
+    >>> percent(0.95), percent(1 - 0.0054)
+    ('95 %', '99.46 %')
+    """
+    return f"{100 * share:.4g} %"
+
+
 def count(value: float) -> str:
     """Return a whole number with separators.
 

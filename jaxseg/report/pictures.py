@@ -43,6 +43,8 @@ class Montage:
     """Length of the difference of start and end over that of the start, of the layer's shown slices together."""
     train_cases: int | None
     """What the run was trained on; None where that is not noted."""
+    fold: int | None
+    """The fold that the run was tested on; None where that is not noted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Disagreement:
     """The share of the slice's pixels in which some run differs from the majority, by arm."""
     train_cases: int | None
     """What the runs were trained on; None where that is not noted."""
+    fold: int | None
+    """The fold that the runs were tested on; None where that is not noted."""
 
 
 def read_examples(results: Path) -> tuple[Example, ...]:
@@ -75,9 +79,9 @@ def read_examples(results: Path) -> tuple[Example, ...]:
 def read_analysis(results: Path) -> tuple[tuple[Montage, ...], tuple[Disagreement, ...]]:
     """Read the pictures of analysis.json and analysis.npz; none where either is missing."""
     index, arrays = files.read_json(results / "analysis.json"), _read_arrays(results / "analysis.npz")
-    size = index.get("train_cases")
-    return tuple(_montages(index.get("montages", ()), arrays, size)), tuple(
-        _disagreements(index.get("disagreement", ()), arrays, size)
+    variant = index.get("train_cases"), index.get("fold")
+    return tuple(_montages(index.get("montages", ()), arrays, variant)), tuple(
+        _disagreements(index.get("disagreement", ()), arrays, variant)
     )
 
 
@@ -101,23 +105,27 @@ def _example(entry: Mapping[str, Any], k: int, arrays: Mapping[str, np.ndarray])
     )
 
 
+_Variant = tuple[int | None, int | None]
+"""Training set size and fold; None where they are not noted."""
+
+
 def _montages(
-    entries: Iterable[Mapping[str, Any]], arrays: Mapping[str, np.ndarray], train_cases: int | None
+    entries: Iterable[Mapping[str, Any]], arrays: Mapping[str, np.ndarray], variant: _Variant
 ) -> Iterator[Montage]:
     for entry in entries:
         start, end, control = (arrays.get(str(entry.get(f"key_{what}"))) for what in ("start", "end", "control"))
         if start is not None and end is not None:
             change = entry.get("relative_change")
             arm, layer, seed = str(entry["arm"]), str(entry["layer"]), entry.get("seed")
-            yield Montage(arm, layer, start, end, control, seed, change, train_cases)
+            yield Montage(arm, layer, start, end, control, seed, change, *variant)
 
 
 def _disagreements(
-    entries: Iterable[Mapping[str, Any]], arrays: Mapping[str, np.ndarray], train_cases: int | None
+    entries: Iterable[Mapping[str, Any]], arrays: Mapping[str, np.ndarray], variant: _Variant
 ) -> Iterator[Disagreement]:
     for entry in entries:
         image, reference = arrays.get(str(entry["key_image"])), arrays.get(str(entry["key_reference"]))
         shares = {str(arm): arrays[key] for arm, key in entry["arms"].items() if key in arrays}
         if image is not None and reference is not None:
             differing = entry.get("differing", {})
-            yield Disagreement(str(entry["case"]), image, reference, shares, differing, train_cases)
+            yield Disagreement(str(entry["case"]), image, reference, shares, differing, *variant)

@@ -75,11 +75,25 @@ def main_size(table: pd.DataFrame) -> int:
 
 def sized(table: pd.DataFrame | None, train_cases: int) -> str:
     """Return how to say which train size and fold of a table a figure shows, where it could show another."""
-    if table is None or len(table[["train_cases", "fold"]].drop_duplicates()) < 2:
+    if table is None:
         return ""
-    own = table.loc[table["train_cases"] == train_cases, "fold"]
-    first = "over all folds" if own.min() == POOLED else f"fold {own.min()}"
-    return f", trained on {cases(train_cases)}" + (f", {first}" if own.nunique() > 1 else "")
+    several = table["train_cases"].nunique() > 1
+    return (f", trained on {cases(train_cases)}" if several else "") + of_fold(table, train_cases)
+
+
+def of_fold(table: pd.DataFrame, train_cases: int) -> str:
+    """Return how to say what `first_fold` takes of a train size with several folds; empty where there is one."""
+    folds = table.loc[table["train_cases"] == train_cases, "fold"]
+    if folds.min() == POOLED:
+        return ", over all folds"
+    return f", fold {folds.min()}" if folds.nunique() > 1 else ""
+
+
+def of_run(tables: Tables, train_cases: int | None, fold: int | None) -> str:
+    """Return how to say which train size and fold a picture is of, where it could be of another and it is noted."""
+    several = train_cases is not None and several_sizes(tables)
+    size = f", trained on {cases(train_cases or 0)}" if several else ""
+    return size + (f", fold {fold}" if fold is not None and several_folds(tables) else "")
 
 
 def seeds_per_arm(study: StudyRecord) -> tuple[int, int]:
@@ -94,6 +108,11 @@ def seeds_per_arm(study: StudyRecord) -> tuple[int, int]:
 def several_sizes(tables: Tables) -> bool:
     """Tell whether the study trains with more than one number of cases."""
     return len({run.train_cases for run in tables.study.runs_of("train")}) > 1
+
+
+def several_folds(tables: Tables) -> bool:
+    """Tell whether the study has more than one split into training and test cases."""
+    return len({run.fold for run in tables.study.runs_of("train")}) > 1
 
 
 def asked_about(arms: Sequence[str], baseline: str | None) -> list[str]:

@@ -18,8 +18,8 @@ from jaxseg.study.record import StudyRecord
 from jaxseg.types import UserError
 
 _FLAGS = ("censored", "trained", "chosen", "exploratory", "may_be_best", "better")
-_WORDS = ("grade", "tag", "needs")
-"""Columns of words that may be empty in every row."""
+_FILLED: dict[str, dict[str, float]] = {name: {"confidence": CONFIDENCE} for name in ("speed", "ranking")}
+"""What columns hold that tables of earlier versions lack."""
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "cases": ("arm", "seed", "train_cases", "case", "group", "label", "dsc", "status"),
     "curve_runs": ("arm", "train_cases", "fold", "seed", "quantity", "step", "value"),
@@ -60,7 +60,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "claims": (
         *("claim", "statement", "role", "arm", "quantity", "value", "ci_low", "ci_high", "verdict", "reason"),
         *("grade", "tag", "projected_low", "projected_high", "needs", "look", "exploratory", "rule_version"),
-        *("train_cases", "confidence"),
+        *("train_cases", "confidence", "key"),
     ),
     "filter_controls": ("train_cases", "arm", "layer", "quantity", "smallest_share"),
     "similarity": (
@@ -255,7 +255,7 @@ def read_table(results: Path, name: str, columns: Sequence[str]) -> pd.DataFrame
         UserError: It lacks one of the columns.
     """
     path = files.find_table(results, name)
-    table = pd.DataFrame() if path is None else files.at_end(files.read_table(path, texts=_WORDS), name)
+    table = pd.DataFrame() if path is None else files.at_end(files.read_table(path), name)
     if path is None or not len(table.columns):
         return None
     missing = [column for column in columns if column not in table]
@@ -264,8 +264,9 @@ def read_table(results: Path, name: str, columns: Sequence[str]) -> pd.DataFrame
             f"{path} lacks the column(s) {', '.join(missing)}; it has {', '.join(table.columns)}. "
             "Delete it and run `--stages=evaluate,analyze,report` to write it again."
         )
-    if "fold" not in table:
-        table["fold"] = 0
+    for column, value in {"fold": 0, **_FILLED.get(name, {})}.items():
+        if column not in table:
+            table[column] = value
     for flag in [column for column in _FLAGS if column in table]:
         table[flag] = table[flag].astype(str).str.lower().isin(["true", "1", "1.0"])
     if "region" in table:

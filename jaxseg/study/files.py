@@ -36,6 +36,7 @@ TEXT = frozenset(
         *("status", "metric", "source", "layer", "layer_a", "layer_b", "comparison", "index", "quantity"),
         *("step_a", "step_b", "how", "site", "inference", "note", "claim", "statement", "role", "verdict", "reason"),
         *("point", "state", "message", "workdir", "target", "study", "test_set"),
+        *("grade", "tag", "needs", "key", "scale", "thresholds", "seen", "about"),
     }
 )
 """Columns that hold names or words in any table."""

@@ -222,7 +222,7 @@ def _claim(claim, statement, role, arm, quantity, verdict, reason, seeds, size=0
         "value": value, "ci_low": low, "ci_high": high, "verdict": verdict, "reason": reason, "rule_version": 2,
         "n_seeds": seeds, "n_groups": 6, "train_cases": size, "fold": 0, "grade": "", "tag": "at rest", "needs": "",
         "projected_low": np.nan, "projected_high": np.nan, "look": np.nan, "exploratory": False,
-        "confidence": 0.95,
+        "confidence": 0.95, "key": name,
     }  # fmt: skip
 
 

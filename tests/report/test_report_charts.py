@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from jaxseg.report.charts.heatmaps import Matrix, heatmaps
 from jaxseg.report.charts.layers import LayerAxis, LayerValue, Mark, layer_chart
+from jaxseg.report.charts.lines import Panel, Series, line_chart
 from jaxseg.report.charts.montages import tiled
 from jaxseg.report.charts.rows import Group, Row, ValueAxis, row_chart
 from jaxseg.report.charts.shares import Part, share_chart
@@ -34,6 +36,40 @@ def test_layers_stand_in_forward_order_below_their_part(width: float):
     assert figure.get_figwidth() == width
 
 
+def _arrows(axes: Axes, marker: str) -> list[tuple[float, float]]:
+    lines = [line for line in axes.lines if line.get_marker() == marker]
+    return [(float(x), float(y)) for line in lines for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)]
+
+
+@WIDTHS
+def test_an_interval_that_is_cut_has_an_arrow_at_the_cut(width: float):
+    style = arm_styles(["s"])["s"]
+    values = [
+        LayerValue("p", "s", "encoder/a", 0.1, 0.05, 0.15),
+        LayerValue("p", "s", "encoder/b", 0.2, -9.0, 0.25),
+        LayerValue("p", "s", "head", 0.3, 0.25, 9.0),
+    ]
+    (axes,) = layer_chart(values, {"p": LayerAxis("value")}, {"s": Mark(style)}, width=width).axes
+    left, right = axes.get_xlim()
+    assert (_arrows(axes, "<"), _arrows(axes, ">")) == ([(left, 2.5)], [(right, 3.5)])
+
+    x, mean = np.arange(3.0), np.array([0.1, 0.2, 0.3])
+    low, high = np.array([0.05, -9.0, 0.25]), np.array([0.15, 0.25, 9.0])
+    panel = Panel("value", (Series("s", style, x, mean, low, high, ()),), None, "")
+    with drawing():
+        (axes,) = line_chart([panel], width=width, xlabel="size", baseline=None).axes
+    bottom, top = axes.get_ylim()
+    assert (_arrows(axes, "v"), _arrows(axes, "^")) == ([(1.0, bottom)], [(2.0, top)])
+
+    ends = ((0.15, 0.25), (0.1, 0.3), (-np.inf, 0.25), (0.15, 9.0))
+    rows = [Row("s", style, 0.2, *limits, (), (), "") for limits in ends]
+    with drawing():
+        (axes,) = row_chart([Group("", tuple(rows))], ValueAxis("value"), width=width).axes
+    left, right = axes.get_xlim()
+    assert [x for x, _ in _arrows(axes, "<")] == [left]
+    assert [x for x, _ in _arrows(axes, ">")] == [right]
+
+
 @WIDTHS
 def test_heatmaps_write_values_only_where_there_is_room(width: float):
     few, many = (Matrix("m", np.eye(n), tuple(f"layer {i}" for i in range(n))) for n in (3, 40))
@@ -58,7 +94,7 @@ def test_filters_are_tiled_without_touching():
     assert np.isnan(sheet[:, 2]).all()
 
 
-@pytest.mark.parametrize("width", [WIDE_INCHES, NARROW_INCHES])
+@WIDTHS
 def test_ratios_stand_on_a_logarithmic_axis(width: float):
     """A half and its double lie equally far from 1, no tick crowds another, and a number alone needs no place."""
     (style,) = arm_styles(["transfer"]).values()

@@ -33,6 +33,32 @@ def test_limits_at_the_level_of_a_look_are_not_called_those_of_95_percent():
     assert figure.interval == "99.46 % interval 0.010 to 0.030"
 
 
+@pytest.mark.parametrize(
+    ("confidence", "words"),
+    [
+        (0.9946, "at 8 seeds, 99.46 % limits<"),
+        (0.9508, "at 8 seeds, 95.08 % limits<"),
+        *[(same, "at 8 seeds<") for same in (0.95, np.nan)],
+    ],
+)
+def test_a_verdict_says_the_level_of_its_look(tables: Tables, confidence: float, words: str):
+    judged = _with(tables, look=8.0, confidence=confidence)
+    table = next(block for block in claims_blocks(judged, arm_styles(judged.arms)) if isinstance(block, Table))
+    assert words in table.groups[0].rows[0][1].text
+
+
+def test_a_reason_does_not_repeat_the_numbers_that_stand_beside_it(tables: Tables):
+    numbers = "steps, scratch / transfer 2.13 [1.60, 2.90]"
+    judged = _with(tables, reason=f"this checkpoint: {numbers}; low above 1")
+    table = next(block for block in claims_blocks(judged, arm_styles(judged.arms)) if isinstance(block, Table))
+    assert "this checkpoint: low above 1<" in table.groups[0].rows[0][3].text
+
+
+def test_a_published_study_without_page_csv_is_not_said_to_have_no_claims(tables: Tables):
+    judged = dataclasses.replace(_judged(tables), page=None)
+    assert "can speak of none" not in _blocks_text(judged)
+
+
 def _judged(tables: Tables) -> Tables:
     claims = claims_table(seeds=8)
     return dataclasses.replace(tables, claims=claims, page=page_table({"claims": claims}))

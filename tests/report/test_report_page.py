@@ -19,8 +19,8 @@ from jaxseg.report import write_report
 from jaxseg.report.blocks import Block, Cell, Chart, Section, Table, TableGroup
 from jaxseg.report.charts.style import WIDE_INCHES
 from jaxseg.report.page import MANIFEST, write_page
-from jaxseg.text import limit, signed
-from tests.report.tables_builder import NASTY, write_claims, write_workdir
+from jaxseg.text import limit, ratio, signed, significant
+from tests.report.tables_builder import NASTY, write_claims, write_shown, write_workdir
 
 VOID = {"meta", "link", "wbr", "br", "hr", "img"}
 ARMS = (
@@ -196,15 +196,6 @@ def test_the_answer_states_the_numbers_of_the_tables(plain: Path):
     assert "left out of means and tests" in page
 
 
-def _write_speed(workdir: Path, arm: str, **values: float) -> None:
-    ratios = {"ratio": 1.0, "total_ratio": 1.0} | values
-    limits = {"ci_low": ratios["ratio"], "ci_high": ratios["ratio"]}
-    limits |= {"total_ci_low": ratios["total_ratio"], "total_ci_high": ratios["total_ratio"]}
-    fixed = {"arm": arm, "baseline": "scratch", "train_cases": 0, "fold": 0, "pretrain_steps": 300, "n_runs": 4}
-    row = fixed | {"n_censored": 0, "n_censored_baseline": 0} | limits | ratios
-    pd.DataFrame([row]).to_csv(workdir / "results" / "speed.csv", index=False)
-
-
 def test_enough_seeds_earn_no_warning_and_the_answer_is_about_the_pretrained_arm(tmp_path: Path):
     arms = ("scratch", "slow_pretrained")
     workdir = write_workdir(tmp_path, arms=arms, seeds=8, examples=0)
@@ -213,25 +204,35 @@ def test_enough_seeds_earn_no_warning_and_the_answer_is_about_the_pretrained_arm
     for run in study["runs"][8:16]:
         run["source"] = {"arm": "source", "train_cases": 0, "fold": 0, "seed": run["seed"]}
     (workdir / "study.json").write_text(json.dumps(study))
-    _write_speed(workdir, "slow_pretrained", ratio=0.5, total_ratio=0.2, pretrain_steps=300)
     write_claims(workdir)
     write_report(workdir)
     page = _page(workdir).text
     assert "too few" not in page
     assert "slow_pretrained on tubes & blobs, 8 training cases, 8 seeds:" in page
-    assert re.search(
-        "over slow_pretrained's, to 90 %, 95 % and 98 % of scratch's level *0.50\N{MULTIPLICATION SIGN}",
-        page,
-    )
-    assert re.search("the same, pretraining counted *0.20\N{MULTIPLICATION SIGN}", page)
+    told = pd.read_csv(workdir / "results" / "claims.csv").query("role == 'answer'").set_index("key")["value"]
+    to_levels = "over slow_pretrained's, to 90 %, 95 % and 98 % of scratch's level"
+    for meaning, key in ((to_levels, "ratio"), ("the same, pretraining counted", "total")):
+        assert re.search(f"{meaning} *{ratio(told[key])}\N{MULTIPLICATION SIGN}", page)
 
 
-def test_two_arms_that_never_converge_are_not_given_a_speed(tmp_path: Path):
-    workdir = write_workdir(tmp_path, arms=("scratch", "transfer"), examples=0)
-    _write_speed(workdir, "transfer", n_censored=4, n_censored_baseline=4)
-    write_claims(workdir)
-    write_report(workdir)
-    assert "scratch's steps over transfer's" not in _page(workdir).text
+def test_a_study_with_looks_has_one_speed_of_the_seeds_and_the_level_of_its_look(tmp_path: Path):
+    workdir = write_workdir(tmp_path, arms=("scratch", "transfer"), seeds=12, examples=0)
+    study = json.loads((workdir / "study.json").read_text())
+    (workdir / "study.json").write_text(json.dumps(study | {"looks": [8, 16]}))
+    write_report(write_claims(write_shown(workdir)))
+    page = " ".join(_page(workdir).text.split())
+    table = pd.read_csv(workdir / "results" / "claims.csv")
+    judged, answer = (table[table["role"] == role].set_index("key") for role in ("claim", "answer"))
+    speed = pd.read_csv(workdir / "results" / "speed.csv").set_index("arm").loc["transfer"]
+    row = answer.loc["ratio"]
+    assert (row["n_seeds"], row["confidence"]) == (8, pytest.approx(0.9946))
+    limits = ["ci_low", "ci_high", "confidence"]
+    assert row[["value", *limits]].tolist() == judged.loc["ratio", ["value", *limits]].tolist()
+    assert row[["value", *limits]].tolist() == pytest.approx(speed[["ratio", *limits]].tolist())
+    for key in ("ratio", "total"):
+        low, high = (significant(answer.loc[key, name]) for name in limits[:2])
+        assert f"{ratio(answer.loc[key, 'value'])}\N{MULTIPLICATION SIGN}99.46 % interval {low} to {high}" in page
+    assert "95 % interval " not in page.partition("Which claims of the paper")[0]
 
 
 def _drop(*names: str) -> Callable[[Path], None]:

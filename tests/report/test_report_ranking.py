@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from jaxseg.report import write_report
+from jaxseg.report.blocks import Chart, Table
+from jaxseg.report.charts.style import arm_styles
+from jaxseg.report.sections.ranking import ranking_blocks
+from jaxseg.report.tables import read_tables
 from jaxseg.study import files
 from tests.report.page_numbers import Tables, read_words, unknown_numbers
 from tests.report.tables_builder import write_claims, write_shown, write_workdir
@@ -45,6 +51,19 @@ def test_the_page_says_which_start_to_take(ranked: Path) -> None:
     assert any("<b>heads</b>" in text for text in texts)
     assert any("pretrained on one of hearts and <b>heads</b> help" in text for text in texts)
     assert any("the head alone for 20 % of the steps" in text for text in texts)
+    assert not [text for text in texts if re.search(r"\bnan\b", text)]  # nothing is known of what a start has seen
+
+
+def test_its_limits_are_called_those_of_the_level_in_the_table(ranked: Path) -> None:
+    tables = read_tables(ranked)
+    for level, words in ((0.95, "(95 %)"), (0.9946, "(99.46 %)")):
+        assert tables.ranking is not None
+        shown = dataclasses.replace(tables, ranking=tables.ranking.assign(confidence=level))
+        blocks = [block for block in ranking_blocks(shown, arm_styles(tables.arms)) if isinstance(block, Chart | Table)]
+        assert [f"limits that hold for all starts together {words}" in block.caption for block in blocks] == [
+            True,
+            True,
+        ]
 
 
 def test_its_numbers_are_those_of_the_ranking(ranked: Path) -> None:

@@ -95,6 +95,8 @@ def test_the_table_holds_the_gains_of_claims_and_ranks_the_placebo_as_nothing():
     assert table.index[0] == "transfer_b"
     assert table["rank"].tolist() == [1, 2, 3, 4, 5, 6]
     assert table["gain"].drop("scratch").is_monotonic_decreasing
+    at_look = ranking_table(dataclasses.replace(evidence, level=0.0054), 0)
+    assert (set(table["confidence"]), set(at_look["confidence"])) == ({0.95}, {1 - 0.0054})
     for arm in ("transfer_a", "scratch_b"):
         own, _ = gain(evidence, Pair(arm))
         assert tuple(table.loc[arm, ["gain", "ci_low", "ci_high"]]) == (own.value, own.low, own.high)

@@ -72,7 +72,7 @@ def layer_chart(
         width: Width of the figure, in inches.
 
     Returns:
-        A figure as high as its layers need.
+        A figure as high as its layers need. An interval that reaches beyond its panel has an arrow at the cut.
     """
     narrow = is_narrow(width)
     layers = list(dict.fromkeys(value.layer for value in values))
@@ -170,7 +170,7 @@ def _draw_series(axes: Axes, own: Sequence[LayerValue], mark: Mark, places: Mapp
         axes.plot(value, y, "|", color=NULL_COLOUR, markersize=7, zorder=1)
         return
     known = np.isfinite(value)
-    colour = mark.style.colour
+    colour, limits = mark.style.colour, axes.get_xlim()
     hollow = mark.kind == "hollow"
     axes.plot(value[known], y[known], color=colour, linewidth=0.7, alpha=0.45, zorder=2)
     axes.plot(*_dashes(low, high, y), color=colour, linewidth=1.5, solid_capstyle="butt", zorder=3 + z)
@@ -184,6 +184,9 @@ def _draw_series(axes: Axes, own: Sequence[LayerValue], mark: Mark, places: Mapp
         clip_on=False,
         zorder=4 + z,
     )
+    for cut, end, arrow in zip((low < limits[0], high > limits[1]), limits, "<>", strict=True):
+        at = np.full(int(cut.sum()), end)
+        axes.plot(at, y[cut], arrow, color=colour, markersize=4, linestyle="", clip_on=False, zorder=3 + z)
 
 
 def _dashes(

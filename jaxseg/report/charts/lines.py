@@ -70,7 +70,7 @@ def line_chart(
         name_ends: Whether lines end apart, so that names beside their ends tell which is which; else a key does.
 
     Returns:
-        A figure as high as its panels need.
+        A figure as high as its panels need. An error bar that reaches beyond its panel has an arrow at the cut.
     """
     labels = list(dict.fromkeys(series.label for panel in panels for series in panel.series))
     if len(labels) > MANY_ARMS:
@@ -93,6 +93,7 @@ def line_chart(
         x0 = left + column * (panel_width + gap)
         y0 = (rows - 1 - row) * (panel_height + top + bottom) + bottom
         axes = place_axes(figure, x0, y0, panel_width, panel_height)
+        axes.set_ylim(*_limits(panel.series, panel.level))
         for series in panel.series:
             _draw_series(axes, series)
         named = bool(names) and column == columns - 1
@@ -130,6 +131,7 @@ def _small_multiples(
             row, column = divmod(i, columns)
             y0 = floor + (rows - 1 - row) * (panel_height + top + bottom) + bottom
             axes = place_axes(figure, left + column * (panel_width + gap), y0, panel_width, panel_height)
+            axes.set_ylim(*limits)
             if baseline in by_label and label != baseline:
                 series = by_label[baseline]
                 axes.plot(series.x, series.mean, color="#9aa4ab", linewidth=1.4)
@@ -139,7 +141,6 @@ def _small_multiples(
             else:
                 colour = MUTED
             _dress(axes, panel, "", xticks, _reach(panels), heading="", label_level=False, small=True)
-            axes.set_ylim(*limits)
             axes.text(
                 *(0, 1),
                 shorten(label, letters),
@@ -167,6 +168,10 @@ def _draw_series(axes: Axes, series: Series) -> None:
         axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=1)
     elif len(x):
         axes.vlines(x, low, high, color=colour, linewidth=1.4, zorder=2)
+        bottom, top = axes.get_ylim()
+        for cut, end, arrow in ((low < bottom, bottom, "v"), (high > top, top, "^")):
+            at = np.full(int(cut.sum()), end)
+            axes.plot(x[cut], at, arrow, color=colour, markersize=4, linestyle="", clip_on=False, zorder=2)
     marker = None if series.runs else series.style.marker
     axes.plot(
         *(series.x, series.mean),
@@ -193,7 +198,6 @@ def _dress(
 ) -> None:
     axes.grid(axis="y", color=RULE, linewidth=0.5)
     axes.set_axisbelow(True)
-    axes.set_ylim(*_limits(panel.series, panel.level))
     place_ticks(axes.yaxis, 3 if small else 6, number)
     if xticks is not None:
         axes.set_xticks(xticks[0], xticks[1])

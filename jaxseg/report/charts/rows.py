@@ -260,7 +260,7 @@ def _limits(rows: Sequence[Row], axis: ValueAxis) -> tuple[float, float]:
 
 
 def _draw_interval(axes: Axes, row: Row, y: float) -> None:
-    if not (np.isfinite(row.low) and np.isfinite(row.high)):
+    if np.isnan(row.low) or np.isnan(row.high):
         return
     left, right = axes.get_xlim()
     low, high = max(row.low, left), min(row.high, right)

@@ -26,7 +26,8 @@ from jaxseg.report.blocks import (
 from jaxseg.report.sections.controls import control_words
 from jaxseg.report.shown import said
 from jaxseg.report.tables import Tables, rows_of
-from jaxseg.text import cases, interval, listing, plural, signed, significant, significant_interval
+from jaxseg.study.claims.rules import CONFIDENCE
+from jaxseg.text import cases, interval, listing, percent, plural, signed, significant, significant_interval
 
 _CLAIM, _GRADED, _CONTROL, _OTHER_SIZE, _ALL_SEEDS, _LACKING = (
     *("claim", "graded", "control", "other size"),
@@ -54,7 +55,7 @@ def claims_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
         return
     yield from _exploratory(tables, table)
     claims, controls = (table[table["role"] == role] for role in (_CLAIM, _CONTROL))
-    yield Finding("Which claims of the paper hold here?", _tally(said(tables, "claims")))
+    yield Finding("Which claims of the paper hold here?", _tally(said(tables, "claims"), len(claims) > 0))
     if words := control_words(controls):
         yield Prose(words)
     if len(claims):
@@ -116,9 +117,9 @@ def _caption(tables: Tables, claims: pd.DataFrame) -> str:
     )
 
 
-def _tally(counts: Mapping[str, Any]) -> str:
+def _tally(counts: Mapping[str, Any], judged: bool) -> str:
     if not _count(counts, "judged"):
-        return "This study can speak of none of them."
+        return "The table says so claim by claim." if judged else "This study can speak of none of them."
     shown = [verdict for verdict in _ICONS if verdict != "void" or _count(counts, verdict)]
     known = [f"{_count(counts, verdict)} {verdict}" for verdict in shown]
     return f"Of {plural(_count(counts, 'judged'), 'claim')} that this study can speak of: {', '.join(known)}."
@@ -139,7 +140,7 @@ def _claims_table(claims: pd.DataFrame, caption: str, styles: Styles, *, control
                 *((Cell(arm_name(str(arm), styles)),) if controls else ()),
                 Cell(_verdict(first)),
                 Cell(_quantities(own)),
-                Cell(_why(first)),
+                Cell(_why(own)),
             )
         )
     head = ("Claim", *(("In place of transfer",) if controls else ()), "Verdict", "Measured", "Why")
@@ -149,7 +150,9 @@ def _claims_table(claims: pd.DataFrame, caption: str, styles: Styles, *, control
 
 def _verdict(row: Any) -> Markup:
     """The verdict, and below it the look at which it fell, how long the runs were trained, whether it is a test."""
-    notes = [] if math.isnan(float(row.look)) else [f"at {int(row.look)} seeds"]
+    usual = math.isnan(row.confidence) or math.isclose(row.confidence, CONFIDENCE)
+    level = "" if usual else f", {percent(row.confidence)} limits"
+    notes = [] if math.isnan(float(row.look)) else [f"at {int(row.look)} seeds{level}"]
     lines = [
         verdict_mark(row.verdict),
         *(sentence('<span class="note">{note}</span>', note=note) for note in (*notes, row.tag) if note),
@@ -157,16 +160,25 @@ def _verdict(row: Any) -> Markup:
     return _lines([*lines, *([_EXPLORATORY] if row.exploratory else [])])
 
 
-def _why(row: Any) -> Markup:
-    """The reason, and what would decide the claim where the reason does not say so already."""
+def _why(own: pd.DataFrame) -> Markup:
+    """The reason, less the numbers that stand beside it, and what would decide the claim where it does not say so."""
+    row, *_ = shown = _shown(own) or list(rows_of(own))
+    reason = row.reason
+    for one in shown:
+        numbers = f"{one.quantity} {significant(one.value)} {significant_interval(one.ci_low, one.ci_high)}"
+        reason = reason.replace(f"{numbers.rstrip()}; ", "")
     needs = row.needs if row.needs and row.needs not in row.reason else ""
     decides = [sentence("<b>To decide it:</b> {needs}.", needs=needs)] if needs else []
-    return _lines([sentence("{reason}", reason=row.reason), *decides])
+    return _lines([sentence("{reason}", reason=reason), *decides])
+
+
+def _shown(own: pd.DataFrame) -> list[Any]:
+    """The rows of the quantities that the table shows: the first few."""
+    return list(rows_of(own[own["quantity"] != ""].head(_MANY_QUANTITIES)))
 
 
 def _quantities(own: pd.DataFrame) -> Markup:
     """Each quantity with its interval and grade on a line of its own."""
-    rows = [row for row in rows_of(own) if row.quantity]
     lines = [
         sentence(
             "{name} <b>{value}</b> <small>{limits}</small>{grade}{projected}",
@@ -176,10 +188,10 @@ def _quantities(own: pd.DataFrame) -> Markup:
             grade=f" {row.grade}" if row.grade else "",
             projected=_projected(row),
         )
-        for row in rows[:_MANY_QUANTITIES]
+        for row in _shown(own)
     ]
-    if len(rows) > _MANY_QUANTITIES:
-        lines.append(sentence("<small>and {n} more</small>", n=len(rows) - _MANY_QUANTITIES))
+    if more := int((own["quantity"] != "").sum()) - len(lines):
+        lines.append(sentence("<small>and {n} more</small>", n=more))
     return _lines(lines)
 
 

@@ -22,7 +22,7 @@ from jaxseg.report.blocks import (
 )
 from jaxseg.report.charts import overlays
 from jaxseg.report.pictures import Example
-from jaxseg.report.shown import main_variant, several_sizes
+from jaxseg.report.shown import main_variant, several_folds, several_sizes
 from jaxseg.report.tables import Tables, of_variant, rows_of, variants_of
 from jaxseg.text import cases, count, number, plural
 
@@ -99,7 +99,7 @@ def _runs_of(tables: Tables, example: Example) -> tuple[dict[str, str], str]:
     told: dict[str, dict[str, str]] = {"seed": {arm: f"seed {run['seed']}" for arm, run in own.items()}}
     if several_sizes(tables):
         told["train_cases"] = {arm: f"trained on {cases(run['train_cases'])}" for arm, run in own.items()}
-    if any(run["fold"] for run in own.values()):
+    if several_folds(tables):
         told["fold"] = {arm: f"fold {run['fold']}" for arm, run in own.items()}
     shared = [next(iter(words.values())) for words in told.values() if len(set(words.values())) == 1]
     notes = {}

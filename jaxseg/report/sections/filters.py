@@ -37,8 +37,9 @@ from jaxseg.report.shown import (
     layer_facts,
     layer_rows,
     main_size,
+    of_fold,
+    of_run,
     said,
-    several_sizes,
     sized,
 )
 from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
@@ -177,7 +178,8 @@ def _angles_by_size(tables: Tables, styles: Styles) -> Table:
         ]
         groups.append(TableGroup(arm, tuple(rows)))
     head = ("Layer", *(cases(size) for size in sizes))
-    return Table("Median angle between start and end, degrees, mean over seeds.", head, tuple(groups))
+    caption = f"Median angle between start and end, degrees, mean over seeds{of_fold(angles, sizes[-1])}."
+    return Table(caption, head, tuple(groups))
 
 
 def _angle_cell(row: Any) -> Cell:
@@ -271,7 +273,8 @@ def _controls(tables: Tables, size: int) -> Block | None:
     found = f"{counts[0]} of {counts[1]} controls are found at a share of {CONTROL_SHARE} or less"
     caption = (
         f"How little structure the tests would notice: the smallest share of a structured filter, blended into the "
-        f"filters of {own['arm'].iloc[0]}, that is found in 80 % of draws. {found}."
+        f"filters of {own['arm'].iloc[0]}{sized(tables.filter_controls, size)}, that is found in 80 % of draws. "
+        f"{found}."
     )
     head = ("Layer", *(_TESTS[test][0].capitalize() if test != "auc" else "AUC" for test in known))
     return Fold("Would the tests notice structure?", (Table(caption, head, (TableGroup("", rows),)),))
@@ -302,25 +305,23 @@ def _montages(tables: Tables) -> Iterator[Block]:
         )
     charts = []
     for k, (arm, layers) in enumerate(by_arm.items()):
+        run = f"{arm}, {_seed_of(layers[0])}{of_run(tables, layers[0].train_cases, layers[0].fold)}"
         charts.append(
             Chart(
                 f"filters_{k}",
                 partial(montage, layers),
                 f"Central slices of kernels of {arm} at start and end of training and with structure put in, layers "
                 f"{listing([layer.layer for layer in layers])}",
-                f"{arm}, {_of_run(tables, layers[0])}: central slices of kernels, one tile a filter (columns) and "
-                "input channel (rows). Blue: positive, orange: negative, one scale for start and end. The control "
+                f"{run}: central slices of kernels, one tile a filter (columns) and input "
+                "channel (rows). Blue: positive, orange: negative, one scale for start and end. The control "
                 "shows what structure would look like.",
             )
         )
     yield from first_then_fold("Filters of the other arms", charts)
 
 
-def _of_run(tables: Tables, layer: Montage) -> str:
-    """Which run is shown."""
-    seed = "its first seed" if layer.seed is None else f"seed {layer.seed}"
-    known = layer.train_cases is not None and several_sizes(tables)
-    return f"{seed}, trained on {cases(layer.train_cases or 0)}" if known else seed
+def _seed_of(layer: Montage) -> str:
+    return "its first seed" if layer.seed is None else f"seed {layer.seed}"
 
 
 def _rewind(tables: Tables, styles: Styles) -> Iterator[Block]:

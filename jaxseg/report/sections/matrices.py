@@ -61,7 +61,8 @@ def runs_by_runs(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles,
     if baseline in shown and others:
         yield from _alike(tables, index, size, str(baseline), others[0])
     caption = (
-        f"Every run against every other, {name}; arms in blocks, seeds within them, columns in the order of rows. "
+        f"Every run against every other, {name}{sized(tables.similarity, size)}; arms in blocks, "
+        "seeds within them, columns in the order of rows. "
         "Darker is more alike: a dark block on the diagonal is an arm whose runs agree. "
         "Light brown: not compared." + (f" {plural(left_out, 'arm')} left out here." if left_out else "")
     )

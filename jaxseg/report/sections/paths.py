@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from jaxseg.report.blocks import Block, Chart, Finding, Heading, Missing, Styles, described, first_then_fold
 from jaxseg.report.charts.lines import Panel, Series, line_chart
 from jaxseg.report.charts.style import drawing
-from jaxseg.report.shown import baseline_of, few_at_a_time, main_size, sized
+from jaxseg.report.shown import baseline_of, few_at_a_time, main_size, of_fold, sized
 from jaxseg.report.tables import Tables, first_fold, rows_of
 from jaxseg.text import listing, number
 
@@ -35,8 +35,8 @@ def paths_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
     if told:
         yield Finding(
             "If the weights of two runs are mixed, does the loss stay low? If it does, they lie in one valley.",
-            f"On the way between two runs the loss rises by {listing(told)} at its highest, mean over pairs."
-            f"{_aligned_words(aligned, arms[:4])}",
+            f"On the way between two runs the loss rises by {listing(told)} at its highest, mean over pairs"
+            f"{of_fold(tables.excess_loss, size)}.{_aligned_words(aligned, arms[:4])}",
         )
     base = baseline_of(tables)
     most = f", the first {_DRAWN_PAIRS} of an arm" if _pairs_of(excess) > _DRAWN_PAIRS else ""

@@ -25,8 +25,8 @@ from jaxseg.report.blocks import (
 from jaxseg.report.charts.rows import Group
 from jaxseg.report.sections.figures import difference_row, forest_plot
 from jaxseg.report.tables import Tables, rows_of
-from jaxseg.study.claims.rules import CONFIDENCE, DELTA
-from jaxseg.text import cases, count, interval, number, signed
+from jaxseg.study.claims.rules import DELTA
+from jaxseg.text import cases, count, interval, number, percent, signed
 
 _ROLES = {"baseline": "reference", "start": "", "placebo": "placebo", "control": "control"}
 
@@ -40,7 +40,7 @@ def ranking_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
         return
     yield Heading("Which start?")
     yield Finding("Which of the starts is the one to take?", told[0].reason)
-    sure = f"{100 * CONFIDENCE:g} %"
+    sure = percent(tables.ranking["confidence"].iloc[0])
     compared = tables.ranking.dropna(subset=["gain"])
     base = told[0].baseline
     yield Chart(

@@ -26,7 +26,17 @@ from jaxseg.report.charts.style import BASELINE_ARM, ArmStyle
 from jaxseg.report.sections.by_layer import arm_charts, at_size, layer_value
 from jaxseg.report.sections.matrices import INDEX_NAMES, layers_by_layers, mean_rows, runs_by_runs
 from jaxseg.report.sections.probes import probes_blocks
-from jaxseg.report.shown import asked_about, baseline_of, claimed, layer_rows, main_size, range_words, said, sized
+from jaxseg.report.shown import (
+    asked_about,
+    baseline_of,
+    claimed,
+    layer_rows,
+    main_size,
+    of_fold,
+    range_words,
+    said,
+    sized,
+)
 from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
 from jaxseg.study.claims.rules import EARLY_LEVELS, FLOOR_LIMIT, INDEXES, REUSED
 from jaxseg.text import MINUS, MISSING, cases, count, interval, listing, number
@@ -140,7 +150,7 @@ def _training_change(rows: pd.DataFrame, index: str, tables: Tables, styles: Sty
         styles,
         baseline=base,
         what="rho between the end and the start of a run",
-        caption=f"Each run's end against its own start{sized(tables.similarity, size)}. Left: share above the floor. "
+        caption=f"Each run's end against its own start{sized(tables.layers, size)}. Left: share above the floor. "
         "Right: the similarity itself; grey: its floor in the first arm, the starts of the arm's other runs. Jackknife "
         f"{100 * tables.confidence:g} % intervals over seeds. rho is left out where the floor is above "
         f"{FLOOR_LIMIT}.{_counts(own, tables, size)}",
@@ -192,7 +202,7 @@ def _reuse(index: str, tables: Tables, styles: Styles, size: int) -> Iterator[Bl
         styles,
         baseline=None,
         what="Reuse of the source network",
-        caption=f"Reuse by depth, on images of the target task{sized(tables.similarity, size)}: similarity of a run's "
+        caption=f"Reuse by depth, on images of the target task{sized(tables.layers, size)}: similarity of a run's "
         f"end to its own source network. The floor: ends of {base} against source networks of other seeds. {REUSED:g} "
         f"is the limit of claim C11. Jackknife {100 * tables.confidence:g} % intervals over seeds.",
         behind={floor: Mark(styles.get(base, _FLOOR_STYLE), "hollow")},
@@ -237,7 +247,7 @@ def _between_runs(rows: pd.DataFrame, index: str, tables: Tables, styles: Styles
         styles,
         baseline=baseline_of(tables),
         what="rho between runs of an arm",
-        caption=f"Ends of two runs of an arm, mean over all pairs{sized(tables.similarity, size)}; the floor is two "
+        caption=f"Ends of two runs of an arm, mean over all pairs{sized(tables.layers, size)}; the floor is two "
         f"untrained networks. Jackknife {100 * tables.confidence:g} % intervals over seeds.",
         behind={_FLOOR: Mark(_FLOOR_STYLE, "hollow")},
     )
@@ -283,7 +293,8 @@ def _all_indices(tables: Tables, size: int) -> Iterator[Block]:
     head = ("Arm", *(INDEX_NAMES[name] for name in indices))
     caption = (
         "Similarity by every index, mean over layers and pairs of runs (of different seeds where two arms are "
-        "compared), with jackknife intervals: results/similarity_means.csv. Layers by layer: results/similarity.csv."
+        f"compared){of_fold(tables.similarity_means, size)}, with jackknife intervals: results/similarity_means.csv. "
+        "Layers by layer: results/similarity.csv."
     )
     blocks: list[Block] = [Table(caption, head, tuple(groups))]
     sizes = variants_of(tables.similarity_means)

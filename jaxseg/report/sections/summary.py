@@ -29,7 +29,7 @@ from jaxseg.report.sections.figures import titles
 from jaxseg.report.sections.notices import notices
 from jaxseg.report.shown import lost_arms, main_variant, overall_dsc
 from jaxseg.report.tables import Tables, of_variant, rows_of, variants_of
-from jaxseg.study.claims.rules import CONFIDENCE, SPEED_LEVELS
+from jaxseg.study.claims.rules import SPEED_LEVELS
 from jaxseg.text import (
     MISSING,
     TIMES,
@@ -39,6 +39,7 @@ from jaxseg.text import (
     listing,
     number,
     p_value,
+    percent,
     plain,
     ratio,
     signed,
@@ -80,11 +81,9 @@ def _answer(tables: Tables) -> Iterator[Block]:
     if grade := grade_words(answer):
         yield Prose(grade)
     figures = [_gain(row) for row in rows if row.quantity.startswith("gain, ")]
-    speed = _speeds(tables).get((answer.arm, answer.train_cases))
-    if speed is not None and not _none_reached(speed):
-        taken = f"{speed.baseline}'s steps over {speed.arm}'s, to {_LEVELS} of {speed.baseline}'s level"
-        figures += _times(taken, speed.ratio, speed.ci_low, speed.ci_high)
-        figures += _times("the same, pretraining counted", *_total(speed))
+    taken = f"{answer.baseline}'s steps over {answer.arm}'s, to {_LEVELS} of {answer.baseline}'s level"
+    for key, meaning in (("ratio", taken), ("total", "the same, pretraining counted")):
+        figures += [_times(meaning, row) for row in rows if row.key == key]
     if figures:
         yield Strip(tuple(figures))
     assert tables.claims is not None  # it has the answer
@@ -93,21 +92,18 @@ def _answer(tables: Tables) -> Iterator[Block]:
 
 
 def _gain(row: Any) -> KeyFigure:
-    # A study with declared looks is judged at the level of a look.
-    limits = _to(f"{100 * row.confidence:.4g} % interval", row.ci_low, row.ci_high, limit)
-    return KeyFigure(f"{signed(row.value)} DSC", f"{row.arm} against {row.baseline}", limits)
+    return KeyFigure(f"{signed(row.value)} DSC", f"{row.arm} against {row.baseline}", _limits(row, limit))
 
 
-def _times(meaning: str, value: float, low: float, high: float) -> list[KeyFigure]:
+def _times(meaning: str, row: Any) -> KeyFigure:
     # Rounded to fewer digits, limits on either side of 1 would look the same.
-    sure = _to(f"{100 * CONFIDENCE:g} % interval", low, high, significant)
-    return [KeyFigure(ratio(value) + TIMES, meaning, sure)] if math.isfinite(value) else []
+    return KeyFigure(ratio(row.value) + TIMES, meaning, _limits(row, significant))
 
 
-def _to(what: str, low: float, high: float, written: Callable[[float], str]) -> str:
-    if not (math.isfinite(low) and math.isfinite(high)):
+def _limits(row: Any, written: Callable[[float], str]) -> str:
+    if not (math.isfinite(row.ci_low) and math.isfinite(row.ci_high)):
         return "too few seeds for an interval"
-    return f"{what} {written(low)} to {written(high)}"
+    return f"{percent(row.confidence)} interval {written(row.ci_low)} to {written(row.ci_high)}"
 
 
 def _effects(tables: Tables, styles: Styles) -> Iterator[Block]:
@@ -144,36 +140,28 @@ def _effects_table(overall: pd.DataFrame, by_key: dict[tuple[str, int], Any], ta
     speed_head = ("Speed", "Pretraining counted") if has_speed else ()
     head = ("Arm", *(() if one_base else ("Against",)), "DSC difference", "p, these cases", *speed_head)
     against = plain(overall["arm_b"].iloc[0]) if one_base else "another"
-    note = (
-        f" Speed, by the rule of claim C1: steps of {against} to {_LEVELS} of its own level, divided by this arm's "
-        f"to the same, with {100 * CONFIDENCE:g} % intervals; above 1 is sooner."
-        if has_speed
-        else ""
-    )
-    caption = f"Each arm against {against}, with {100 * tables.confidence:g} % intervals.{note}"
+    note = ""
+    if has_speed:
+        level = percent(next(iter(by_key.values())).confidence)
+        note = (
+            f" Speed, by the rule of claim C1 and on the seeds of the answer: steps of {against} to {_LEVELS} of its "
+            f"own level, divided by this arm's to the same, with {level} intervals; above 1 is sooner."
+        )
+    caption = f"Each arm against {against}, with {percent(tables.confidence)} intervals.{note}"
     return Table(caption, head, tuple(groups), text_columns=(0,) if one_base else (0, 1))
 
 
 def _ratio_cell(speed: Any, *, total: bool) -> Cell:
     if speed is None:
         return Cell(MISSING)
-    if _none_reached(speed):
-        return Cell("none reached it")
-    value, low, high = _total(speed) if total else (speed.ratio, speed.ci_low, speed.ci_high)
+    own = (speed.total_ratio, speed.total_ci_low, speed.total_ci_high)
+    value, low, high = own if total else (speed.ratio, speed.ci_low, speed.ci_high)
     return Cell(ratio(value) + TIMES if math.isfinite(value) else MISSING, interval(low, high, 2))
 
 
 def _speeds(tables: Tables) -> dict[tuple[str, int], Any]:
     """Rows of speed.csv by arm and training set size."""
     return {} if tables.speed is None else {(row.arm, row.train_cases): row for row in rows_of(tables.speed)}
-
-
-def _total(speed: Any) -> tuple[float, float, float]:
-    return speed.total_ratio, speed.total_ci_low, speed.total_ci_high
-
-
-def _none_reached(speed: Any) -> bool:
-    return speed.n_censored == speed.n_censored_baseline == speed.n_runs
 
 
 def _single_arm(tables: Tables, styles: Styles) -> Iterator[Block]:

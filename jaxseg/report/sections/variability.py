@@ -30,9 +30,9 @@ from jaxseg.report.pictures import Disagreement
 from jaxseg.report.sections.by_layer import arm_charts, layer_value
 from jaxseg.report.sections.paths import paths_blocks
 from jaxseg.report.sections.variance import sources_blocks
-from jaxseg.report.shown import baseline_of, main_size, several_sizes, sized
+from jaxseg.report.shown import baseline_of, main_size, of_fold, of_run, sized
 from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
-from jaxseg.text import MINUS, MISSING, cases, interval, listing, number
+from jaxseg.text import MINUS, MISSING, interval, listing, number
 
 _QUANTITIES = {
     "disagreement": ("Voxels on which two runs differ, share of the region", 4),
@@ -75,7 +75,7 @@ def _numbers(tables: Tables, styles: Styles) -> Iterator[Block]:
     arms = [arm for arm in styles if (overall["arm"] == arm).any()]
     yield Finding(
         "How much does the outcome depend on the seed, that is on chance in the start and in the order of the data?",
-        _spread_words(overall, arms),
+        _spread_words(overall, arms, of_fold(table, size)),
     )
     yield _numbers_table(overall, arms, tables, styles, size)
     others = [variant.train_cases for variant in variants_of(table) if variant.train_cases != size]
@@ -102,8 +102,8 @@ def _numbers(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield Fold("Distance of representations by layer", charts)
 
 
-def _spread_words(overall: pd.DataFrame, arms: list[str]) -> str:
-    """The two arms' numbers that say most, in a sentence."""
+def _spread_words(overall: pd.DataFrame, arms: list[str], fold: str) -> str:
+    """The two arms' numbers that say most, in a sentence that ends with the fold."""
     for quantity, what, digits in (
         ("disagreement", "Two runs label differently {} of the region's voxels", 1),
         ("sd_dsc", "The DSC of runs has a standard deviation of {} over seeds", 3),
@@ -122,7 +122,7 @@ def _spread_words(overall: pd.DataFrame, arms: list[str]) -> str:
                 if quantity == "disagreement" and told[0] in wrong.index
                 else ""
             )
-            return what.format(parts) + errors + "."
+            return f"{what.format(parts)}{errors}{fold}."
     return "The table holds no defined number for any arm."
 
 
@@ -170,7 +170,8 @@ def _overlays(tables: Tables) -> Iterator[Block]:
             partial(heat_overlay, shown),
             f"Slice of case {shown.case} with the share of seeds that differ from their majority, for "
             + described("the arms", shown.shares, partial(_differing_words, shown)),
-            f"Case {shown.case}{_size_of(tables, shown)}: where runs of an arm disagree. The colour is the share of "
+            f"Case {shown.case}{of_run(tables, shown.train_cases, shown.fold)}: where runs of an arm disagree. "
+            "The colour is the share of "
             "seeds whose label differs from that of most seeds, from a tenth (light) to a half (dark). White line: "
             "reference.",
         )
@@ -182,8 +183,3 @@ def _overlays(tables: Tables) -> Iterator[Block]:
 def _differing_words(shown: Disagreement, arm: str) -> str:
     share = shown.differing.get(arm)
     return arm if share is None else f"{arm} {number(100 * share, 1)} % of the pixels"
-
-
-def _size_of(tables: Tables, shown: Disagreement) -> str:
-    known = shown.train_cases is not None and several_sizes(tables)
-    return f", trained on {cases(shown.train_cases or 0)}" if known else ""

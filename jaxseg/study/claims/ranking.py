@@ -38,7 +38,7 @@ COLUMNS = (
     *("arm", "role", "source", "train_cases", "fold", "rank", "rank_low", "rank_high"),
     *("gain", "ci_low", "ci_high", "joint_low", "joint_high", "grade"),
     *("to_best", "to_best_low", "to_best_high", "may_be_best", "better"),
-    *("steps", "pretrain_steps", "pretrain_seconds", "seen", "n_seeds", "n_groups", "joint_confidence"),
+    *("steps", "pretrain_steps", "pretrain_seconds", "seen", "n_seeds", "n_groups", "confidence", "joint_confidence"),
 )
 INTEGERS = ("rank", "rank_low", "rank_high", "pretrain_steps")
 
@@ -230,7 +230,8 @@ def ranking_table(evidence: Evidence, fold: int) -> pd.DataFrame:
         limits that hold for all pairs of starts. `rank_low` and `rank_high` are the limits of a start's rank among
         the starts. `better` and `may_be_best` say of starts what is certain. `pretrain_steps` and
         `pretrain_seconds` are those of one source network, empty for networks that were trained elsewhere. `seen` is
-        what a checkpoint of someone else's may have seen, in words.
+        what a checkpoint of someone else's may have seen, in words. `confidence` is that of an interval of its own and
+        that of all joint limits together, each of which alone has `joint_confidence`.
     """
     found = rank(evidence)
     if found is None:
@@ -253,7 +254,7 @@ def ranking_table(evidence: Evidence, fold: int) -> pd.DataFrame:
                 "better": role == START and arm in found.better,
                 **{"steps": own.steps, "pretrain_steps": own.pretrain_steps, "pretrain_seconds": own.pretrain_seconds},
                 **{"seen": own.seen, "n_seeds": compared.n_seeds, "n_groups": compared.n_groups},
-                "joint_confidence": compared.confidence,
+                **{"confidence": evidence.confidence, "joint_confidence": compared.confidence},
             }
         )
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(INTEGERS, "Int64"))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxseg.reserved import MEAN
+from jaxseg.reserved import MEAN, POOLED
 from jaxseg.study.claims.rules import CONTROL_SHARE, DELTA, INDEXES, RANDOM
 
 COLUMNS = ("about", "arm", "train_cases", "fold", "layer", "quantity", "value")
@@ -118,8 +118,11 @@ def _of_similarity(similarity: pd.DataFrame) -> Facts:
         ends = own[own["comparison"].isin(["within_arm", "across_arms"])]
         for layer, rows in ends.groupby("layer", sort=False):
             yield from _range(rows, about="runs", layer=layer, **fixed)
+    for size, own in shown[shown["comparison"] == "own_start"].groupby("train_cases"):
+        # Of all folds together, as the means by layer beside which these stand.
+        fold = POOLED if own["fold"].nunique() > 1 else own["fold"].iloc[0]
         for column in ("n_points", "n_neurons"):
-            yield from _range(own[own["comparison"] == "own_start"], column, about=column, **fixed)
+            yield from _range(own, column, about=column, train_cases=size, fold=fold)
 
 
 def _of_neighbours(rows: pd.DataFrame) -> Facts:

@@ -36,14 +36,14 @@ def rule_tables(study: StudyTables, *, confidence: float) -> Mapping[str, pd.Dat
 
     Args:
         study: The study's record and tables.
-        confidence: Confidence level of the last two tables; `speed` has the intervals of C1.
+        confidence: Confidence level of the last two tables; `speed` has the seeds and the level of the answer.
     """
     evidence, fold = gather(study), fold_of(study)
     sizes = {int(size) for table in study.tables.values() for size in table["train_cases"].unique()}
     folds = dict.fromkeys(sorted(sizes, key=lambda size: (size == 0, size)), 0 if fold is None else fold)
     described = dataclasses.replace(evidence, level=1 - confidence)
     return {
-        "speed": speed_table(evidence, folds),
+        "speed": speed_table(judged_evidence(study), folds),
         "layers": layer_table(described, folds),
         "similarity_means": similarity_means(described, folds),
     }
@@ -56,7 +56,7 @@ def shown_tables(workdir: Path, *, confidence: float) -> dict[str, pd.DataFrame]
 
     Args:
         workdir: A folder with study.json and results/, or its published copy; tables may be compressed.
-        confidence: Confidence level of the intervals; those of `speed` are C1's.
+        confidence: Confidence level of the intervals; `speed` and `ranking` have that of the answer.
 
     Returns:
         `seed_scores`, `training`, `speed`, `layers`, `reuse` and `similarity_means`; `ranking` of several starts;

@@ -31,9 +31,6 @@ TARGET = "target"
 """Value of column `role` in claims.csv of the rows that verdicts over targets read."""
 GROUPS = "test_groups"
 """The table of a study's test groups."""
-TEXTS = ("key", "scale", "thresholds", "tag", "needs")
-"""Columns of claims.csv, beside those that are text in every table, that hold words."""
-
 DSC, STEPS, RATIO = "DSC", "steps", "ratio"
 """Values of column `scale`: a difference of DSC or a ratio of steps that is graded, or a ratio that is not."""
 _CONTROL = "self_transfer"
@@ -208,7 +205,7 @@ def _kept(results: Path, found: Record) -> TargetStudy | None:
     path, groups = (files.find_table(results, name) for name in ("claims", GROUPS))
     if path is None or groups is None:
         return None
-    rows = files.read_table(path, texts=TEXTS)
+    rows = files.read_table(path)
     rows = rows[rows["role"] == TARGET]
     if not set(JUDGES) <= set(rows["claim"]) or {*rows["rule_version"]} != {RULE_VERSION}:
         return None

@@ -9,10 +9,15 @@ from jaxtyping import Float, Shaped, UInt8
 
 
 def example_slice(reference: np.ndarray) -> tuple[Any, ...]:
-    """Returns the slice across the last axis with most foreground, or all of a 2-D case."""
+    """Returns the slice with most foreground, or all of a 2-D case.
+
+    It lies across the last axis, or across the one on which a volume is a single slice: any other cut is a line.
+    """
     if reference.ndim == 2:
         return (slice(None), slice(None))
-    return (slice(None), slice(None), int(np.argmax((reference > 0).sum((0, 1)))))
+    axis = max((axis for axis, size in enumerate(reference.shape) if size == 1), default=2)
+    within = tuple(other for other in range(3) if other != axis)
+    return (*[slice(None)] * axis, int(np.argmax((reference > 0).sum(within))), *[slice(None)] * (2 - axis))
 
 
 def place_of(where: tuple[Any, ...]) -> tuple[int, ...]:
@@ -21,10 +26,10 @@ def place_of(where: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 def upright(array: Shaped[np.ndarray, "x y"], ndim: int) -> Shaped[np.ndarray, "rows columns"]:
-    """Returns a slice as rows of a picture, which run down along y.
+    """Returns a slice as rows of a picture, which run down.
 
-    Canonical volumes have y to the front, which belongs on top; the axes of a 2-D image are its columns and rows
-    already.
+    The second axis of a canonical volume's slice points to the front or up, which belongs on top; the axes of a 2-D
+    image are its columns and rows already.
     """
     return array.T if ndim == 2 else array.T[::-1]
 
