@@ -214,10 +214,10 @@ def _plain(text: str) -> str:
 
 def _file(words: Sequence[str]) -> tuple[str, str]:
     """The file of a config and its argument."""
-    for place, word in enumerate(words):
-        flag, equals, value = word.partition("=")
+    for word in words:
+        flag, _, value = word.partition("=")
         if flag.lstrip("-") == "config":
-            file, _, argument = (value if equals else words[place + 1]).partition(":")
+            file, _, argument = value.partition(":")
             return file, argument
     raise UserError("--config is missing; for example --config=configs/auto.py:SOURCE,TARGET")
 
