@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,7 +53,7 @@ def average(studies: Sequence[Quantity], confidence: float) -> Quantity:
     return dataclasses.replace(first, value=value, low=low, high=high, df=df, confidence=confidence)
 
 
-def counts(by_target: Iterable[Sequence[Quantity]]) -> dict[str, int]:
+def counts(by_target: Iterable[Sequence[Quantity]]) -> dict[str, Any]:
     """Counts what a mean over targets rests on: the fewest seeds of a study, and the test groups of all targets.
 
     Studies of one target share its patients, who count once: as many as the study with the most of them has.
