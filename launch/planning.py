@@ -230,7 +230,7 @@ def as_config(
 
 
 def _assignment(field: str, value: Any) -> str:
-    """Sets a field; one of an arm by `update`: its name may hold dashes, and it has only the fields that it overrides."""
+    """Sets a field; one of an arm by `update`: its name may hold dashes, and it has only what it overrides."""
     section, _, rest = field.partition(".")
     if section != "arms":
         return f"config.{field} = {_literal(value)}"
