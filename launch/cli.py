@@ -146,12 +146,15 @@ def dry_run_flag() -> Any:
 
 
 def config_words(argv: Sequence[str]) -> list[str]:
-    """Returns the words of a command line that make its config: --config and its overrides."""
-    words, waiting = [], False
+    """Returns the words of a command line that make its config, --config and its overrides, each as FLAG=VALUE."""
+    words: list[str] = []
+    waiting = False
     for word in argv:
         own = re.match(r"--?(no)?config(?:\.[^=]+)?(=|$)", word)
-        if own or (waiting and not word.startswith("-")):
+        if own:
             words.append(word)
+        elif waiting and re.match(r"[^-]|-[\d.]|$", word):  # a value that is a word of its own, maybe below 0
+            words[-1] += f"={word}"
         waiting = bool(own) and "=" not in word
     return words
 
@@ -191,7 +194,7 @@ def _config_mistake(error: Exception, argv: Sequence[str]) -> str:
 
 def _known_fields(argv: Sequence[str]) -> list[str]:
     """Dotted fields of the config file named on the command line; empty when it cannot be loaded."""
-    files = [word.split("=", 1)[1] for word in argv if re.match(r"--?config=", word)]
+    files = [word.split("=", 1)[1] for word in config_words(argv) if re.match(r"--?config=", word)]
     if not files:
         return []
     path, _, argument = files[-1].partition(":")

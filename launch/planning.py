@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from jaxseg.settings.kinds import read_regions
 from jaxseg.study.plan import cost
 from jaxseg.study.plan.jobs import check_networks, make_plan, seed_plan
 from jaxseg.study.plan.planned import device_bytes, memory_bytes
+from jaxseg.study.plan.source_networks import given_shapes
 from jaxseg.study.plan.tasks import check_target_data
 from jaxseg.study.proposal.choice import Proposal, as_lines
 from jaxseg.study.proposal.fingerprint import Fingerprint, take_fingerprint
@@ -51,11 +52,11 @@ def run(config: Any, words: Sequence[str], workdir: Path, *, budget: str, output
     if path.exists():
         raise UserError(f"{path} exists and is left as it is; remove it, or give another --output")
     speed = cost.measure_speed(tuple(jax.local_devices()))
-    made, target, source = plan(config, workdir, fixed=given(words), seconds=seconds, speed=speed)
+    made, target, sources = plan(config, workdir, fixed=given(words), seconds=seconds, speed=speed)
     terminal.say("\n".join(as_lines(made)))
     command = f"python -m launch.study --config={shlex.quote(str(path))} --workdir={shlex.quote(str(workdir))}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = f"for {budget} on the machine that planned it, from the images of {_described([target, source])}"
+    about = f"for {budget} on the machine that planned it, from the images of {_described([target, *sources.values()])}"
     fields = [(field, _value(config, field)) for field in dict.fromkeys(given(words))]
     path.write_text(as_config(made, _file(words), fields, about=about, command=command), encoding="utf-8")
     terminal.say(f"\n{path} holds these settings; look at them, then run\n  {command}")
@@ -69,7 +70,7 @@ def given(words: Sequence[str]) -> list[str]:
 
 def plan(
     config: Any, workdir: Path, *, fixed: Sequence[str] = (), seconds: float, speed: cost.Speed
-) -> tuple[Proposal, Fingerprint, Fingerprint | None]:
+) -> tuple[Proposal, Fingerprint, dict[str, Fingerprint]]:
     """Proposes the settings of a config from its images, and puts them into it.
 
     Args:
@@ -80,7 +81,8 @@ def plan(
         speed: Of all devices together.
 
     Returns:
-        The proposal and the fingerprints of target and source; of no source where no network is pretrained.
+        The proposal and the fingerprints of the target and of the sources, by the section that describes each; of no
+        source where no network is pretrained.
 
     Raises:
         UserError: If the data cannot be read, or the config has a mistake.
@@ -89,39 +91,69 @@ def plan(
     told = terminal.make_progress()("look at the images")
     check_target_data(_text(config, "target"))
     target = take_fingerprint(_text(config, "target"), **_structures(config, "target"), cache=cache, progress=told)
-    source = None
-    if _pretrains(config) and config.source.data != "target":
-        source = take_fingerprint(_text(config, "source"), **_structures(config, "source"), cache=cache, progress=told)
-    # How many runs there are is known of a config that is complete: first as if there was one.
+    role_of = source_sections(config)
+    sources = {
+        role: take_fingerprint(_text(config, role), **_structures(config, role), cache=cache, progress=told)
+        for role in dict.fromkeys(role_of.values())
+    }
+    kept = {field: _value(config, field) for field in fixed}
     platform = jax.local_devices()[0].platform
-    alone = Resources(seconds, 1.0, speed, memory_bytes(1), platform)
-    first = config.copy_and_resolve_references()
-    put(first, _without(propose(target, source, alone, meter=ROUGH), fixed))
-    study = settings.parse(first)
-    resources = Resources(seconds, count_runs(study, target, source), speed, device_bytes(study), platform)
-    made = _without(propose(target, source, resources), fixed)
+
+    def count(steps: int) -> tuple[settings.StudySettings, int]:
+        """The study with runs of so many steps, and the steps of all of its runs."""
+        alone = Resources(seconds, 1.0, speed, memory_bytes(1), platform)
+        first = propose(target, sources, alone, fixed={**kept, "train.steps": steps}, meter=ROUGH)
+        put(config, _without(first, fixed))
+        study = settings.parse(config)
+        return study, count_steps(study, target, {arm: sources[role] for arm, role in role_of.items()})
+
+    # How many runs there are is known of a config that is complete: first as if each had all of the time. What does not
+    # grow with `train.steps` are runs whose length is given.
+    steps = kept.get("train.steps", _SOME_STEPS)
+    study, total = count(steps)
+    runs, other = max(1.0, total / steps), 0.0
+    if "train.steps" not in kept:
+        runs = max(1.0, (count(2 * steps)[1] - total) / steps)
+        other = max(0.0, total / runs - steps)
+    resources = Resources(seconds, runs, speed, device_bytes(study), platform, other)
+    made = _without(propose(target, sources, resources, fixed=kept), fixed)
     put(config, made)
     check_networks(settings.parse(config))
-    return made, target, source
+    return made, target, sources
+
+
+_SOME_STEPS = 10_000
+"""Steps at which runs are counted, and at twice as many."""
+
+
+def source_sections(config: Any) -> dict[str, str]:
+    """Returns the section that describes the source of each arm whose source networks the study trains.
+
+    That is `source`, or the arm's own if it names other `data`. Arms whose source is the target are left out, since it
+    has the target's settings.
+    """
+    found = {}
+    for name, arm in config.arms.items():
+        trains = arm.kind == "network" and arm.init != "random"
+        own = arm.get("source", {})
+        given = arm.get("pretrain", {}).get("from_workdir", config.pretrain.from_workdir)
+        if trains and not given and own.get("data", config.source.data) != "target":
+            found[name] = f"arms.{name}.source" if "data" in own else "source"
+    return found
 
 
 def _text(config: Any, task: str) -> str:
-    data = config[task].data
+    data = _value(config, task).data
     if not isinstance(data, str) or not data:
         raise UserError(f"config.{task}.data = {data!r}; allowed: a folder, or synthetic:NAME")
     return data
 
 
 def _structures(config: Any, task: str) -> dict[str, Any]:
-    """What a task segments, as arguments of `take_fingerprint`."""
-    return {"labels": config[task].labels, "regions": read_regions(config[task].regions, f"{task}.regions")}
-
-
-def _pretrains(config: Any) -> bool:
-    """Whether any arm starts from networks that the study trains itself."""
-    return any(arm.init != "random" and arm.kind == "network" for arm in config.arms.values()) and not (
-        config.pretrain.from_workdir
-    )
+    """What a task segments, as arguments of `take_fingerprint`; what an arm does not name is that of `source`."""
+    own, base = _value(config, task), config.target if task == "target" else config.source
+    labels, regions = (own.get(field, base[field]) for field in ("labels", "regions"))
+    return {"labels": labels, "regions": read_regions(regions, f"{task}.regions")}
 
 
 def _without(made: Proposal, fixed: Sequence[str]) -> Proposal:
@@ -130,32 +162,41 @@ def _without(made: Proposal, fixed: Sequence[str]) -> Proposal:
 
 def put(config: Any, made: Proposal) -> None:
     """Sets the proposed fields of a config."""
-    for choice in made.choices:
-        *sections, field = choice.field.split(".")
-        section = config
-        for name in sections:
-            section = section[name]
-        section[field] = choice.value
+    with config.unlocked():  # an arm's source has the fields alone that it overrides
+        for choice in made.choices:
+            config.update(_nested(choice.field, choice.value))
 
 
-def count_runs(study: settings.StudySettings, target: Fingerprint, source: Fingerprint | None) -> float:
-    """Returns the runs of a study of all kinds, counted in runs of `train.steps` steps on the target."""
+def _nested(field: str, value: Any) -> dict[str, Any]:
+    for name in reversed(field.split(".")):
+        value = {name: value}
+    return value
+
+
+def count_steps(study: settings.StudySettings, target: Fingerprint, sources: Mapping[str, Fingerprint]) -> int:
+    """Returns the steps of all runs of a study, of source networks and trials too.
+
+    Args:
+        study: The study.
+        target: Images of the target.
+        sources: Images of the source of each arm that has its own.
+    """
 
     def size(found: Fingerprint) -> tuple[int, int]:
         return len(found.channels), found.classes
 
     used = seed_plan(study)
-    tasks = {arm.source for arm in study.arms}
     planned = make_plan(
         study,
         target_size=size(target),
-        source_sizes={task: size(source or target) for task in tasks},
+        source_sizes={arm.source: size(sources.get(arm.name, target)) for arm in study.arms},
         memory_bytes=memory_bytes(len(used.devices)),
         devices=len(used.devices),
         strategy=used.strategy,
         platform=used.platform,
+        given=given_shapes(study),
     )
-    return max(1.0, sum(len(job.runs) * job.program.train.steps for job in planned.jobs) / study.train.steps)
+    return sum(len(job.runs) * job.program.train.steps for job in planned.jobs)
 
 
 # --------------------------------------------------------------------------------------------------------------- file
@@ -181,11 +222,20 @@ def as_config(
     lines.append(
         f"    config = base.get_config({_literal(argument)})" if argument else "    config = base.get_config()"
     )
-    lines += [f"    config.{field} = {_literal(value)}  # given on the command line" for field, value in fields]
+    lines += [f"    {_assignment(field, value)}  # given on the command line" for field, value in fields]
     for choice in made.choices:
         lines += textwrap.wrap(_plain(choice.reason), 114, initial_indent="    # ", subsequent_indent="    # ")
-        lines.append(f"    config.{choice.field} = {_literal(choice.value)}")
+        lines.append(f"    {_assignment(choice.field, choice.value)}")
     return "\n".join([*lines, "    return config", ""])
+
+
+def _assignment(field: str, value: Any) -> str:
+    """Sets a field; one of an arm by `update`: its name may hold dashes, and it has only what it overrides."""
+    section, _, rest = field.partition(".")
+    if section != "arms":
+        return f"config.{field} = {_literal(value)}"
+    arm, _, own = rest.partition(".")
+    return f"config.arms[{_literal(arm)}].update({_nested(own, value)!r})"
 
 
 def _literal(value: Any) -> str:
@@ -199,11 +249,9 @@ def _value(config: Any, field: str) -> Any:
     return config
 
 
-def _described(found: Sequence[Fingerprint | None]) -> str:
+def _described(found: Sequence[Fingerprint]) -> str:
     return " and ".join(
-        f"{one.data} ({one.cases} cases in {one.groups} groups, {one.read} of them looked at)"
-        for one in found
-        if one is not None
+        f"{one.data} ({one.cases} cases in {one.groups} groups, {one.read} of them looked at)" for one in found
     )
 
 
@@ -214,10 +262,10 @@ def _plain(text: str) -> str:
 
 def _file(words: Sequence[str]) -> tuple[str, str]:
     """The file of a config and its argument."""
-    for place, word in enumerate(words):
-        flag, equals, value = word.partition("=")
+    for word in words:
+        flag, _, value = word.partition("=")
         if flag.lstrip("-") == "config":
-            file, _, argument = (value if equals else words[place + 1]).partition(":")
+            file, _, argument = value.partition(":")
             return file, argument
     raise UserError("--config is missing; for example --config=configs/auto.py:SOURCE,TARGET")
 

@@ -17,16 +17,21 @@ from __future__ import annotations
 import glob
 import shutil
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from absl import flags
 
 from jaxseg import paths
 from jaxseg.report.charts.style import WIDE_INCHES, to_svg
-from jaxseg.report.sections.targets import gain_forest, gain_rows
+from jaxseg.report.sections.targets import GAIN_LABEL, gain_forest, gain_rows
 from jaxseg.study import claims, outputs, record
 from jaxseg.study.claims.findings import UNDECIDED
+from jaxseg.study.claims.over_targets import OVER_STUDIES, TARGET_COLUMNS
+from jaxseg.study.claims.rejudged import COLUMNS as REJUDGED
+from jaxseg.study.claims.table import COLUMNS as VERDICTS
 from jaxseg.text import significant, significant_interval
 from jaxseg.types import UserError
 from launch import cli, places, terminal
@@ -98,27 +103,56 @@ def to_text(table: pd.DataFrame, width: int) -> str:
     return "\n\n".join(blocks)
 
 
-def _then_and_now(folders: list[Path]) -> None:
+def _then_and_now(table_path: Path | None) -> None:
     """Prints each study's verdicts under its own rules and under these."""
-    places = with_studies(folders)
+    if table_path is not None:
+        outputs.check_table(table_path, _header(REJUDGED))
+    places = with_studies(_folders())
     table = claims.rejudge(dict(zip(names(places), places, strict=True)))
     terminal.say(claims.as_markdown(table))
-    if _TABLE.value is not None:
-        outputs.write_table(Path(_TABLE.value), table)
-        terminal.say(f"\ntable: {_TABLE.value}")
+    if table_path is not None:
+        outputs.write_table(table_path, table)
+        terminal.say(f"\ntable: {table_path}")
+
+
+def _folders() -> list[Path]:
+    return find(cli.require(_STUDIES.value, "studies", "runs/hippocampus,runs/nerve"))
+
+
+class _Written(NamedTuple):
+    """The files that are written with --table."""
+
+    verdicts: Path
+    targets: Path
+    figure: Path
+
+
+def _check_outputs(table: Path) -> _Written:
+    """Checks, before anything is read, that the files replace nothing but those of an earlier command like this one.
+
+    A study's claims.csv has the columns of the verdicts, which therefore are known by their role.
+    """
+    made = _Written(table, table.with_name("over_targets.csv"), table.with_name("over_targets.svg"))
+    if table in made[1:]:
+        raise UserError(f"--table={table}: what is written beside the verdicts has this name; give another")
+    outputs.check_table(table, _header(VERDICTS), holds=f",{OVER_STUDIES},")
+    outputs.check_table(made.targets, _header(TARGET_COLUMNS))
+    outputs.check_table(made.figure, "<?xml", holds=GAIN_LABEL)
+    return made
+
+
+def _header(columns: Sequence[str]) -> str:
+    return ",".join(columns) + "\n"
 
 
 def main() -> None:
     """Reads the studies and prints the verdicts."""
-    beside = None if _TABLE.value is None else Path(_TABLE.value).with_name("over_targets.csv")
-    if beside is not None:
-        outputs.check_table(Path(_TABLE.value), "study," if _REJUDGE.value else "claim,")
-        outputs.check_table(beside, "claim,")
-        outputs.check_table(beside.with_suffix(".svg"), "<?xml")
-    folders = find(cli.require(_STUDIES.value, "studies", "runs/hippocampus,runs/nerve"))
+    table_path = None if _TABLE.value is None else Path(_TABLE.value)
     if _REJUDGE.value:
-        _then_and_now(folders)
+        _then_and_now(table_path)
         return
+    written = None if table_path is None else _check_outputs(table_path)
+    folders = _folders()
     named = dict(zip(names(folders), folders, strict=True))
     told = {name: claims.read_target_study(folder) for name, folder in named.items()}
     without_noise, levels = claims.made_noisy({name: study.record for name, study in told.items()})
@@ -134,15 +168,15 @@ def main() -> None:
             f"noise levels of {next(iter(noisy.values())).record.target}: {', '.join(map(str, sorted(noisy)))}"
         )
     terminal.say(f"\n{to_text(table, min(shutil.get_terminal_size().columns, 120))}")
-    if beside is not None:
-        outputs.write_table(Path(_TABLE.value), table)
+    if written is not None:
+        outputs.write_table(written.verdicts, table)
         over_targets = claims.target_table(studies, noisy=noisy)
-        outputs.write_table(beside, over_targets)
-        terminal.say(f"\ntables: {_TABLE.value}, {beside}")
+        outputs.write_table(written.targets, over_targets)
+        terminal.say(f"\ntables: {written.verdicts}, {written.targets}")
         gains = gain_rows(over_targets)
         if len(gains):
-            outputs.write_file(beside.with_suffix(".svg"), to_svg(gain_forest(gains, width=WIDE_INCHES)))
-            terminal.say(f"figure: {beside.with_suffix('.svg')}")
+            outputs.write_file(written.figure, to_svg(gain_forest(gains, width=WIDE_INCHES)))
+            terminal.say(f"figure: {written.figure}")
 
 
 if __name__ == "__main__":

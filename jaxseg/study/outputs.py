@@ -146,12 +146,13 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"nothing can be written to {folder} ({error.strerror}); give another folder") from None
 
 
-def check_table(path: Path, first: str) -> None:
+def check_table(path: Path, first: str, *, holds: str = "") -> None:
     """Checks the place of a table before the table is made.
 
     Args:
         path: Path of the table.
         first: The beginning of an earlier table, which may be replaced.
+        holds: What else an earlier table holds, where others begin like it.
 
     Raises:
         UserError: If a folder or a file of another kind is there, or nothing can be written.
@@ -160,15 +161,17 @@ def check_table(path: Path, first: str) -> None:
         raise UserError(f"{path} is a folder; name a file in it, such as {path / 'scores.csv'}")
     if path.name in manifest.sealed(path.parent):
         raise UserError(f"{path} belongs to a study, whose files are its own; name another file")
-    if os.path.lexists(path):
-        try:
-            with open(path, "rb") as handle:
-                begins = handle.read(len(first.encode()))
-        except OSError:
-            begins = b""
-        if begins != first.encode():
-            raise UserError(f"{path} holds something else than such a table and is not replaced; name another file")
+    if os.path.lexists(path) and not _is_earlier(path, first.encode(), holds.encode()):
+        raise UserError(f"{path} holds something else than such a table and is not replaced; name another file")
     make_folder(path.parent)
+
+
+def _is_earlier(path: Path, first: bytes, holds: bytes) -> bool:
+    try:
+        with open(path, "rb") as handle:
+            return handle.read(len(first)) == first and (not holds or holds in handle.read())
+    except OSError:
+        return False
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -179,6 +179,8 @@ class RecordedArm:
     settings: str = ""
     """A digest of its network and training, but for its start and its learning rate; empty in records of an earlier
     version."""
+    training: str = ""
+    """The same without what its seeds are and what they vary."""
     lr_choice: str = ""
     """How its learning rates are chosen on trials, `joint` or `per_arm`; empty if they are set."""
 

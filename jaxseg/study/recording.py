@@ -101,6 +101,7 @@ def planned_record(
                 source=_source_of(planned, arm),
                 fine_tuning="" if arm.kind == "prior" else optim.fine_tuning(arm.optim),
                 settings=_settings(arm),
+                training=_settings(arm, seeds=False),
                 lr_choice=_lr_choice(arm),
             )
             for arm in study.arms
@@ -157,12 +158,13 @@ def _source_of(planned: PlannedStudy, arm: ArmSettings) -> str:
     return planned.tasks.prepared[arm.source].name
 
 
-def _settings(arm: ArmSettings) -> str:
+def _settings(arm: ArmSettings, *, seeds: bool = True) -> str:
     """A digest of what decides an arm's networks and their training, but for where they start and the learning rate."""
     names = [field.name for field in dataclasses.fields(arm.optim)]
     # Fields on the rate, and on how it is chosen, begin with its name.
     optimizer = {name: getattr(arm.optim, name) for name in names if not name.startswith("lr")}
-    decisive = arm.vary, arm.cross, arm.cross_ids, arm.seed_offset, arm.model, optimizer, arm.loss, arm.train
+    drawn = (arm.vary, arm.cross, arm.cross_ids, arm.seed_offset) if seeds else ()
+    decisive = *drawn, arm.model, optimizer, arm.loss, arm.train
     return hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]
 
 

@@ -6,22 +6,24 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from configs import auto, default
 from jaxseg import settings
 from jaxseg.study.plan import cost
 from jaxseg.study.plan.jobs import check_networks
 from jaxseg.study.proposal import network
 from jaxseg.study.proposal.rules import propose
 from launch import cli, planning
-from tests.image_sets import write_set
+from tests.image_sets import make_volume, write_set
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Speed and work by rule of thumb, and the root of the clone as the working directory's parent."""
     monkeypatch.setattr(cost, "measure_speed", lambda devices: cost.Speed(1e11, 1e10, 2e10))
-    rough = lambda target, source, resources, **meter: propose(target, source, resources, meter=network.ROUGH)  # noqa: E731
+    rough = lambda *images, **more: propose(*images, **{**more, "meter": network.ROUGH})  # noqa: E731
     monkeypatch.setattr(planning, "propose", rough)
 
 
@@ -61,6 +63,66 @@ def test_nothing_is_overwritten_and_output_names_another_file(command, quick, se
     assert status == 0
     study = settings.parse(cli.parse_config([f"--config={tmp_path}/other/plan.py"]))
     assert [arm.name for arm in study.arms] == ["scratch"]
+
+
+FAST = cost.Speed(1e11, 1e10, 2e10)
+
+
+def planned(config, tmp_path, *, seconds=600.0, **fixed):
+    """The notes of a plan, with fields that the command line set, and the study."""
+    for field, value in fixed.items():
+        section, name = field.split("__")
+        config[section][name] = value
+    names = [field.replace("__", ".") for field in fixed]
+    made, _, _ = planning.plan(config, tmp_path, fixed=names, seconds=seconds, speed=FAST)
+    return made.notes, settings.parse(config)
+
+
+def test_runs_of_a_given_length_take_their_share_of_the_budget(quick, sets, tmp_path):
+    """Eight source networks, 24 runs, and 8 of scratch_long, which are as long as both."""
+    data = f"{sets}/SOURCE,{sets}/TARGET,scratch+transfer+scratch_b+scratch_long"
+    notes, study = planned(auto.get_config(data), tmp_path, seconds=60.0)
+    free, total = study.train.steps, 8 * (study.train.steps * 6)
+    assert not any("cannot be kept" in note for note in notes)
+    assert study.arms[-1].train.steps == 2 * free
+    _, study = planned(auto.get_config(data), tmp_path, seconds=60.0, pretrain__steps=free // 2)
+    assert 8 * (4 * study.train.steps + 2 * study.pretrain.steps) == pytest.approx(total, rel=0.05)
+    notes, study = planned(auto.get_config(data), tmp_path, seconds=60.0, train__steps=10 * free)
+    assert study.pretrain.steps == 10 * free
+    assert any("cannot be kept" in note and "give more time, or fewer steps" in note for note in notes)
+
+
+def test_a_source_of_an_arm_is_planned_from_its_own_images(quick, sets, tmp_path):
+    volumes = {f"case_{i}": make_volume(i, shape=(24, 20, 6), classes=3) for i in range(4)}
+    other = write_set(sets / "set-2", volumes, affine=np.diag([0.9, 0.9, 6.0, 1.0]), modality={"0": "CT"})
+    config = auto.get_config(f"{sets}/SOURCE,{sets}/TARGET,scratch+transfer+self_transfer")
+    name = "transfer_set-2"
+    config.arms[name] = default.arm("pretrained", "none", source={"data": str(other)})
+    made, _, found = planning.plan(config, tmp_path, seconds=600.0, speed=FAST)
+    study = settings.parse(config)
+    arms = {arm.name: arm.source for arm in study.arms}
+    assert set(found) == {"source", f"arms.{name}.source"}
+    assert (arms[name].normalization, arms["transfer"].normalization) == ("dataset", "zscore")
+    assert (arms[name].patch, arms["transfer"].patch) == (made.value(f"arms.{name}.source.patch"), study.source.patch)
+    assert arms["self_transfer"].patch == study.target.patch
+    data = f"{sets}/SOURCE,{sets}/TARGET,scratch+transfer+self_transfer"
+    (tmp_path / "mine.py").write_text(
+        "from configs import auto, default\n\n\ndef get_config():\n"
+        f"    config = auto.get_config({data!r})\n"
+        f"    config.arms[{name!r}] = default.arm('pretrained', 'none', source={{'data': {str(other)!r}}})\n"
+        "    return config\n"
+    )
+    base, given = (str(tmp_path / "mine.py"), ""), [(f"arms.{name}.seed_offset", 0)]
+    (tmp_path / "planned.py").write_text(planning.as_config(made, base, given, about="for 2h", command="command"))
+    assert settings.parse(cli.parse_config([f"--config={tmp_path}/planned.py"])) == study
+
+
+def test_sources_are_those_of_the_arms_that_train_them(sets):
+    config = auto.get_config(f"{sets}/SOURCE,{sets}/TARGET,scratch+transfer+shuffled_source+self_transfer+prior")
+    config.pretrain.from_workdir = "runs/elsewhere"  # which these two arms set aside
+    assert planning.source_sections(config) == {"shuffled_source": "source"}
+    config.pretrain.from_workdir, config.arms.transfer.pretrain = "", {"from_workdir": "runs/elsewhere"}
+    assert planning.source_sections(config) == {"shuffled_source": "source"}
 
 
 @pytest.mark.parametrize(

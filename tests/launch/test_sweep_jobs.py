@@ -121,7 +121,10 @@ def test_words_of_the_config_are_those_of_the_points():
         "--config.z",
         "--workdir=w",
     ]
-    assert cli.config_words(argv) == ["--config", "f.py", "--config.x=1", "--noconfig.y", "--config.z"]
+    assert cli.config_words(argv) == ["--config=f.py", "--config.x=1", "--noconfig.y", "--config.z"]
+    # A value may be a word of its own; without it, its flag would be the next word's.
+    argv = ["launch.sweep", "--config.optim.lr", "5e-3", "--config.z", "--config.source.clip", "-1", "--workdir", "w"]
+    assert cli.config_words(argv) == ["--config.optim.lr=5e-3", "--config.z", "--config.source.clip=-1"]
     config = cli.parse_config([CONFIG, "--config.optim.lr=1e-4", "--config.target.train_cases=(4, 6)"])
     assert (config.optim.lr, config.target.train_cases) == (1e-4, (4, 6))
     with pytest.raises(UserError, match=r"unknown field config\.optim\.lrr; did you mean config\.optim\.lr"):
@@ -136,6 +139,19 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def test_a_field_given_as_two_words_gives_way_to_the_grid(tmp_path: Path):
+    program = (
+        "import pathlib, sys; from absl import flags; from launch import cli, sweep; flags.FLAGS(sys.argv)\n"
+        "points = sweep.make_points(cli.config_words(sys.argv), pathlib.Path(sys.argv[-1]))\n"
+        "print(*(word for _, line in points for word in line), sep='\\n')"
+    )
+    words = [CONFIG, "--config.optim.lr", "5e-3", "--config.base_seed", "7", "--grid=optim.lr=1e-3;1e-4", tmp_path]
+    done = subprocess.run([sys.executable, "-c", program, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    common = [CONFIG, "--config.base_seed=7", f"--config.runtime.store_dir={tmp_path}/stores"]
+    # launch.study refuses any other word.
+    assert done.stdout.split() == [*common, "--config.optim.lr=1e-3", *common, "--config.optim.lr=1e-4"]
 
 
 def test_mistakes_are_found_before_anything_runs(tmp_path: Path):

@@ -13,6 +13,7 @@ import pytest
 from absl import flags
 
 from jaxseg import manifest
+from jaxseg.report.sections.targets import GAIN_LABEL
 from jaxseg.study import claims, files
 from jaxseg.types import UserError
 from launch import verdicts
@@ -63,6 +64,40 @@ def test_gains_are_drawn_beside_the_table(tmp_path: Path, capsys: pytest.Capture
     target = json.loads((workdir / "study.json").read_text())["target"]["name"]
     assert f">{html.escape(target)}<" in (tmp_path / "over_targets.svg").read_text()
     (tmp_path / "over_targets.svg").write_text("mine")
+    with pytest.raises(UserError, match=r"over_targets\.svg holds something else"):
+        run(f"--studies={workdir}", f"--table={tmp_path}/verdicts.csv")
+
+
+def test_nothing_is_replaced_but_the_files_of_an_earlier_command(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = f"--studies={kept}/[ab]"
+    for name in ("over_targets.csv", "over_targets.svg"):
+        with pytest.raises(UserError, match="what is written beside the verdicts has this name"):
+            run(studies, f"--table={tmp_path}/{name}")
+    # What is published of a study has no manifest, and its claims.csv the columns of the verdicts.
+    published = tmp_path / "published"
+    shutil.copytree(kept / "a" / "results", published)
+    (published / manifest.NAME).unlink()
+    before = (published / "claims.csv").read_bytes()
+    with pytest.raises(UserError, match=r"claims\.csv holds something else"):
+        run(studies, f"--table={published}/claims.csv")
+    assert (published / "claims.csv").read_bytes() == before
+    (tmp_path / "over_targets.csv").write_text("claim,of mine\n")
+    with pytest.raises(UserError, match=r"over_targets\.csv holds something else"):
+        run(studies, f"--table={tmp_path}/verdicts.csv")
+    (tmp_path / "over_targets.csv").unlink()
+    for _ in range(2):
+        run(studies, f"--table={tmp_path}/verdicts.csv")
+    assert (tmp_path / "verdicts.csv").read_text() != (tmp_path / "over_targets.csv").read_text()
+
+
+def test_an_earlier_figure_is_replaced_and_another_is_not(tmp_path: Path) -> None:
+    workdir = write_claims(write_workdir(tmp_path / "study", arms=("scratch", "transfer"), seeds=8))
+    for _ in range(2):
+        run(f"--studies={workdir}", f"--table={tmp_path}/verdicts.csv")
+    drawn = (tmp_path / "over_targets.svg").read_text().replace(GAIN_LABEL, "mine")
+    (tmp_path / "over_targets.svg").write_text(drawn)
     with pytest.raises(UserError, match=r"over_targets\.svg holds something else"):
         run(f"--studies={workdir}", f"--table={tmp_path}/verdicts.csv")
 

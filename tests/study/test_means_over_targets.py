@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from jaxseg.study.claims import over_targets
+from jaxseg.study.claims import over_targets, pooling
 from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED, UNDECIDED, Finding, Quantity
 from jaxseg.study.claims.judging import JUDGES
 from jaxseg.study.claims.told import TargetStudy, Told
@@ -73,6 +75,19 @@ def test_the_level_of_a_mean_is_not_that_of_the_study_named_first(order):
     assert [q.key for q in found.quantities][:2] == ["reuse encoder/level_2", "early"]
     five = judged("C11", *[deep(0.5, level_2=0.07, level_3=0.01)] * 5)
     assert {q.key: q.confidence for q in five.quantities}["reuse encoder/level_3"] == pytest.approx(0.975)
+
+
+def test_patients_of_several_studies_of_one_target_count_once():
+    """Target a has two studies of its 5 and 7 test groups, the others one study of 10 each."""
+    groups = {"a": (5, 7), "b": (10,), "c": (10,), "d": (10,)}
+    gains = {
+        target: [dataclasses.replace(number("gain", 0.01 * n), n_groups=n) for n in own]
+        for target, own in groups.items()
+    }
+    whole, _ = pooling.over_mean("gain", gains)
+    assert (whole.n_groups, whole.n_seeds) == (7 + 30, 8)
+    for order in (gains["a"], gains["a"][::-1]):
+        assert pooling.average(order, 0.95).n_groups == 7
 
 
 def test_seeds_that_were_added_without_looks_make_a_verdict_over_targets_exploratory():

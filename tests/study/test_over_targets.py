@@ -292,6 +292,26 @@ def test_difficulty_is_measured_on_seeds_of_other_source_networks():
     assert task.doubts[1] == "half of them measure the difficulty, which an arm scratch_b would"
 
 
+@pytest.mark.parametrize(
+    ("placebo", "doubt"),
+    [
+        ({}, ""),
+        ({"rates": {0: (1e-3,)}}, "exploratory, learning rates differ between what is compared: 0.001 (scratch_b)"),
+        ({"training": "another batch"}, "scratch_b, which measures the difficulty, was not trained with the settings"),
+    ],
+    ids=["alike", "rate", "settings"],
+)
+def test_difficulty_is_that_of_networks_trained_as_the_baseline(placebo, doubt):
+    levels = {"scratch": {0: 0.75}, "scratch_b": {0: 0.75}, "transfer": {0: 0.77}}
+    cases = sim.cases(rng(0), levels, spread=LITTLE)
+    same = {"rates": {0: (3e-3,)}, "training": "alike"}
+    arms = {name: sim.arm(**same) for name in ("scratch", "transfer")}
+    record = sim.record(*levels, **arms, scratch_b=sim.arm(**{**same, **placebo}))
+    task = task_of(gather(sim.study(record, cases=cases)), 0, Pair())
+    assert len(task.doubts) == bool(doubt)
+    assert all(found.startswith(doubt) for found in task.doubts)
+
+
 def test_points_of_a_sweep_with_noise_are_the_noise_levels_of_one_target():
     plain = {"a": gains_study(0, "hippo", 0.0), "b": gains_study(1, "nerve", 0.0)}
     levels = {"c": ("nerve", 0.25), "d": ("hippo", 0.25), "e": ("nerve", 0.5)}

@@ -55,8 +55,10 @@ def found(shape, spacing, labels=None, *, modality=("MRI",), cases=60, groups=No
     )
 
 
-def proposed(target, source=None, resources=LAPTOP) -> Proposal:
-    return propose(target, source, resources, meter=network.ROUGH)
+def proposed(target, source=None, resources=LAPTOP, **fixed) -> Proposal:
+    """The proposal with some fields fixed, each with `__` for the dot of its name."""
+    kept = {name.replace("__", "."): value for name, value in fixed.items()}
+    return propose(target, {"source": source} if source else {}, resources, fixed=kept, meter=network.ROUGH)
 
 
 def test_thick_stacks_are_halved_within_slices_first():
@@ -194,6 +196,34 @@ def test_runs_fit_the_budget_or_it_is_said():
         assert training < resources.run_seconds or any("in which little is learned" in note for note in made.notes)
     assert steps[60.0] < 500 < steps[7200.0]
     assert steps[1e8] == 20_000
+
+
+@pytest.mark.parametrize("steps", [100, 700, 5000, 40_000])
+def test_given_steps_are_followed_and_the_budget_is_kept_or_it_is_said(steps):
+    images = found((64, 64, 64), (1.0,) * 3)
+    made = proposed(images, train__steps=steps)
+    free = proposed(images)
+    assert (made.value("train.steps"), made.value("pretrain.steps")) == (steps, steps)
+    assert made.value("train.log_every") == steps // 50
+    assert made.value("optim.warmup_steps") == min(20, steps // 10)
+    kept = not any("cannot be kept" in note for note in made.notes)
+    assert kept == (steps < 40_000)
+    if steps < free.value("train.steps"):  # larger batches and patches have the time that fewer steps leave
+        size = [math.prod(one.value("target.patch")) * one.value("train.batch") for one in (made, free)]
+        assert size[0] > size[1]
+
+
+def test_other_fields_that_are_given_leave_fewer_steps():
+    images = found((64, 64, 64), (1.0,) * 3)
+    steps = proposed(images).value("train.steps")
+    for fixed in ({"train__batch": 8}, {"model__widths": (32, 64, 128)}, {"target__patch": (64, 64, 64)}):
+        made = proposed(images, **fixed)
+        assert made.value("train.steps") < steps, fixed
+        assert not any("cannot be kept" in note for note in made.notes), fixed
+    late = dataclasses.replace(LAPTOP, other_steps=steps / 2)
+    assert proposed(images, resources=late).value("train.steps") < steps
+    with pytest.raises(UserError, match="patch"):
+        proposed(images, target__patch=(64, 64))
 
 
 def test_a_source_shares_network_and_grid_where_its_voxels_allow():

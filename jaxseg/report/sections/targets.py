@@ -21,6 +21,8 @@ from jaxseg.text import interval, limit, number, plural, signed, significant, si
 _STUDY = ArmStyle("#0072B2", "s", "-")
 _MEAN, _PREDICTION, _NUMBER = ArmStyle(INK, "D", "-"), ArmStyle(MUTED, "s", "-"), ArmStyle(INK, "", "-")
 _ALL = "All targets"
+GAIN_LABEL = "Gain of transfer over scratch, DSC"
+"""The label of the axis of `gain_forest`."""
 
 
 def gain_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -87,7 +89,7 @@ def gain_forest(table: pd.DataFrame, *, width: float) -> Figure:
         *(by_target if studies["target"].duplicated().any() else [alone]),
         *([Group(_ALL, together)] if together else []),
     ]
-    return forest_plot(groups, width=width, xlabel="Gain of transfer over scratch, DSC")
+    return forest_plot(groups, width=width, xlabel=GAIN_LABEL)
 
 
 class Words(NamedTuple):

@@ -153,8 +153,13 @@ def task_of(evidence: Evidence, size: int, pair: Pair) -> Task:
     Both on the same seeds would correlate by themselves: a seed unlucky for the baseline is hard, and gains much.
     """
     arms = evidence.record.arms
-    doubts = doubts_of_rates(evidence, *pair, sizes=(size,))
-    if PLACEBO in arms and all(len(scores.seeds.get(PLACEBO, ())) for scores in evidence.scores[size]):
+    measured = PLACEBO in arms and all(len(scores.seeds.get(PLACEBO, ())) for scores in evidence.scores[size])
+    doubts = doubts_of_rates(evidence, *pair, *([PLACEBO] if measured else []), sizes=(size,))
+    if measured:
+        if arms[PLACEBO].training != arms[pair.baseline].training:
+            doubts.append(
+                f"{PLACEBO}, which measures the difficulty, was not trained with the settings of {pair.baseline}"
+            )
         other = blocks_of(evidence, {(PLACEBO, size): 1.0})
         found, more = gain(evidence, pair, size)
         return Task(1 - float(np.mean([d.mean() for d in other.d])), found, unique([*doubts, *more]))

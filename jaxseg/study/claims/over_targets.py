@@ -36,7 +36,7 @@ from jaxseg.study.claims.frozen import is_accurate, need_not_learn
 from jaxseg.study.claims.judging import DECIDED, arms_of, subject, why_exploratory
 from jaxseg.study.claims.means import Speaking, averages_of, means_of, measurements, speaking
 from jaxseg.study.claims.needs import targets_needed
-from jaxseg.study.claims.pooling import known, of_target, over_mean
+from jaxseg.study.claims.pooling import counts, known, of_target, over_mean
 from jaxseg.study.claims.representation import differ
 from jaxseg.study.claims.rest import AT_REST
 from jaxseg.study.claims.reuse import leads, reused_in_depth
@@ -195,8 +195,9 @@ def _c2(studies: Mapping[str, TargetStudy], targets: Mapping[str, str]) -> Over:
     aside = _left_out(found)
     cells = []
     for target, names in by_target(targets, list(gains)).items():
-        one = of_target([gains[name] for name in names])
-        first = dataclasses.replace(gains[names[0]], name=f"gain, {target}", key=f"gain {target}")
+        own = [gains[name] for name in names]
+        one = of_target(own)
+        first = dataclasses.replace(own[0], name=f"gain, {target}", key=f"gain {target}", **counts([own]))
         if one is not None:
             cells.append(differing.Cell(dataclasses.replace(first, value=one.value), one.variance, first.df))
     rows = _gain_rows(gains, targets)

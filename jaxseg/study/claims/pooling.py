@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,14 +43,26 @@ def average(studies: Sequence[Quantity], confidence: float) -> Quantity:
 
     The limits have the fewest degrees of freedom of all studies.
     """
-    one = of_target(studies)
+    one, first = of_target(studies), dataclasses.replace(studies[0], **counts([studies]))
     if one is None:
-        return dataclasses.replace(studies[0], low=math.nan, high=math.nan, confidence=confidence)
+        return dataclasses.replace(first, low=math.nan, high=math.nan, confidence=confidence)
     df = min(q.df for q in studies if known(q) is not None)
     half = t_quantile(df, confidence) * math.sqrt(one.variance)
     turned = math.exp if studies[0].log else float
     value, low, high = map(turned, (one.value, one.value - half, one.value + half))
-    return dataclasses.replace(studies[0], value=value, low=low, high=high, df=df, confidence=confidence)
+    return dataclasses.replace(first, value=value, low=low, high=high, df=df, confidence=confidence)
+
+
+def counts(by_target: Iterable[Sequence[Quantity]]) -> dict[str, Any]:
+    """Counts what a mean over targets rests on: the fewest seeds of a study, and the test groups of all targets.
+
+    Studies of one target share its patients, who count once: as many as the study with the most of them has.
+    """
+    targets = list(by_target)
+    return {
+        "n_seeds": min(q.n_seeds for own in targets for q in own),
+        "n_groups": sum(max(q.n_groups for q in own) for own in targets),
+    }
 
 
 def known_by(by: Mapping[str, Sequence[Quantity]]) -> dict[str, Known]:
@@ -88,8 +100,7 @@ def over_mean(
         # What studies may change by in another doubling of their steps, on average.
         fall=float(np.mean([q.fall for q in every])),
         rise=float(np.mean([q.rise for q in every])),
-        n_seeds=min(q.n_seeds for q in every),
-        n_groups=sum(q.n_groups for q in every),
+        **counts(by.values()),
         train_cases=-1,
         spread=None,
         key=key,

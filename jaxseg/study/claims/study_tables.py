@@ -60,6 +60,8 @@ class ArmRecord(NamedTuple):
     """Whether, at sizes below the full one, every seed has the same training cases."""
     like: str = ""
     """A digest shared by arms that differ only in their learning rate."""
+    training: str = ""
+    """A digest shared by arms that differ only in their learning rate and their seeds."""
 
 
 class Record(NamedTuple):
@@ -118,8 +120,8 @@ def _rates(runs: Sequence[RecordedRun]) -> dict[int, tuple[float, ...]]:
     return {size: tuple(sorted(rates)) for size, rates in found.items()}
 
 
-def _likeness(arm: RecordedArm, runs: Sequence[RecordedRun]) -> str:
-    """What of an arm, but its learning rate, must agree with another's for the two to differ in that alone."""
+def _likeness(arm: RecordedArm, runs: Sequence[RecordedRun], digest: str) -> str:
+    """What of an arm must agree with another's for the two to differ only in what the digest of settings leaves out."""
     settings = (
         arm.kind,
         arm.init,
@@ -128,7 +130,7 @@ def _likeness(arm: RecordedArm, runs: Sequence[RecordedRun]) -> str:
         arm.parameters,
         arm.trainable,
         arm.fine_tuning,
-        arm.settings,
+        digest,
     )
     return " ".join([*map(str, settings), *sorted({str(run.steps) for run in runs})])
 
@@ -179,7 +181,8 @@ def read_record(study: StudyRecord) -> Record:
             start=" ".join(dict.fromkeys([*(name for name, _ in sources), _given(arm)])).strip(),
             pretrain_seconds=statistics.fmean(seconds) if seconds else math.nan,
             one_draw=_one_draw(own),
-            like=_likeness(arm, own),
+            like=_likeness(arm, own, arm.settings),
+            training=_likeness(arm, own, arm.training),
         )
     return Record(
         target=study.target.name,

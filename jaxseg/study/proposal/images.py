@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxseg.settings.task_schema import SLICE_AXES
 from jaxseg.study.proposal import grid
@@ -22,10 +22,10 @@ _TURNED = ("micro", "histo", "patho", "stain", "fluor", "rgb")
 """Parts of modalities of which every orientation is as plausible."""
 
 
-def ndim_of(target: Fingerprint, source: Fingerprint | None) -> tuple[int, str]:
-    """Returns the axes of a network for both tasks, and why."""
-    for task, found in (("target", target), ("source", source)):
-        if found is not None and found.ndim == 2:
+def ndim_of(target: Fingerprint, sources: Mapping[str, Fingerprint]) -> tuple[int, str]:
+    """Returns the axes of a network for all tasks, and why."""
+    for task, found in (("target", target), *sources.items()):
+        if found.ndim == 2:
             return 2, f"the {task}'s images are 2-D"
     slices = target.shape[_across(target)]
     if slices < FEWEST_SLICES:

@@ -29,6 +29,8 @@ class Resources:
     """Of one device."""
     platform: str = "cpu"
     """Platform of the devices."""
+    other_steps: float = 0.0
+    """Steps of runs that are not as long as `train.steps`, such as a given `pretrain.steps`, for each of `runs`."""
 
     @property
     def run_seconds(self) -> float:
@@ -63,9 +65,11 @@ def rough_work(model: ModelSettings, patch: tuple[int, ...], channels: int, clas
     """
     macs, narrow, elements, voxels = 0.0, 0.0, 0.0, float(math.prod(patch))
     coming = channels
-    for level, (width, kernel) in enumerate(zip(model.widths, model.kernels, strict=True)):
+    kernels = model.kernels or ((3,) * model.ndim,) * len(model.widths)
+    strides = model.strides or ((2,) * model.ndim,) * (len(model.widths) - 1)
+    for level, (width, kernel) in enumerate(zip(model.widths, kernels, strict=True)):
         if level:
-            voxels /= math.prod(model.strides[level - 1])
+            voxels /= math.prod(strides[level - 1])
         taps = math.prod(kernel)
         reads, arrays = coming + width, 2
         if level < len(model.widths) - 1:  # the decoder's level, which reads the encoder's and the one below
@@ -83,7 +87,8 @@ def rough_work(model: ModelSettings, patch: tuple[int, ...], channels: int, clas
 def rough_parameters(model: ModelSettings, channels: int, classes: int) -> int:
     """Counts the weights of the convolutions."""
     count, coming = classes * model.widths[0], channels
-    for level, (width, kernel) in enumerate(zip(model.widths, model.kernels, strict=True)):
+    kernels = model.kernels or ((3,) * model.ndim,) * len(model.widths)
+    for level, (width, kernel) in enumerate(zip(model.widths, kernels, strict=True)):
         reads = coming + width
         if level < len(model.widths) - 1:
             reads += 2 * width + model.widths[level + 1]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from jaxseg.models import check_patch
 from jaxseg.settings import Compute, LossSettings, ModelSettings, OptimSettings, TaskSettings, TrainSettings
+from jaxseg.settings.rules import check_network
 from jaxseg.study.plan import cost
 from jaxseg.study.plan.program import NetworkSize, Program, measure
 from jaxseg.study.proposal import grid
@@ -80,22 +83,34 @@ class Network:
         return math.prod(self.patch) / math.prod(self.wanted)
 
 
-def choose(seen: View, resources: Resources, *, channels: int, classes: int) -> Network:
+Fixed = Mapping[str, Any]
+"""Fields of the config that stay as they are, dotted, with their values."""
+NOTHING: Fixed = MappingProxyType({})
+
+
+def choose(seen: View, resources: Resources, *, channels: int, classes: int, fixed: Fixed = NOTHING) -> Network:
     """Chooses grid, patch and network for images.
 
     From the largest ambition down and from the finest grid on, the first is taken whose patches cover the structures
     and fit the time and the memory of a run. If none fits, it is the smallest network on the coarsest grid, and steps
     and patches share what time is missing: a run has the same share of the steps as of the surroundings.
+
+    Where `train.steps` is fixed, it is patch and network that must fit the time: the ambitions are those that pay in so
+    many steps.
     """
-    spacings = grid.grids(seen)
-    for wish in AMBITIONS:
+    spacings, steps = grid.grids(seen), fixed.get("train.steps")
+    wishes: Sequence[Ambition] = AMBITIONS
+    if steps is not None:
+        pays = [wish for wish in AMBITIONS if wish.steps <= steps] or [AMBITIONS[-1]]
+        wishes = [dataclasses.replace(wish, steps=steps) for wish in pays]
+    for wish in wishes:
         for spacing in spacings:
             if spacing != spacings[0] and grid.across(seen, spacing) < wish.across:
                 break
-            made = _fitted(seen, spacing, wish, resources, channels, classes)
+            made = _fitted(seen, spacing, wish, resources, channels, classes, fixed)
             if made.covered >= COVERED and made.steps >= wish.steps:
                 return made
-    return _fitted(seen, spacings[-1], AMBITIONS[-1], resources, channels, classes, shared=True)
+    return _fitted(seen, spacings[-1], wishes[-1], resources, channels, classes, fixed, shared=steps is None)
 
 
 def _fitted(
@@ -105,6 +120,7 @@ def _fitted(
     resources: Resources,
     channels: int,
     classes: int,
+    fixed: Fixed,
     *,
     shared: bool = False,
 ) -> Network:
@@ -121,9 +137,9 @@ def _fitted(
         found = grid.levels(size, spacing)
         patch = found.patch(size, whole)
         made = Network(spacing, wanted, patch, found, _widths(wish.width, found), 0)
-        batch = BATCHES[len(patch)]
+        batch = fixed.get("train.batch", BATCHES[len(patch)])
         seconds = batch * resources.step_seconds(rough_work(made.model, patch, channels, classes))
-        made = dataclasses.replace(made, steps=int(_TRAINING * resources.run_seconds / seconds))
+        made = dataclasses.replace(made, steps=int(_TRAINING * resources.run_seconds / seconds - resources.other_steps))
         fits = batch * rough_bytes(made.model, patch, classes) <= _MEMORY * resources.memory_bytes
         smaller = grid.shrunk(size, 0.9 * math.prod(size))
         enough = max(FEWEST_STEPS, made.covered * wish.steps) if shared else wish.steps
@@ -136,11 +152,23 @@ def _widths(first: int, levels: grid.Levels) -> tuple[int, ...]:
     return tuple(min(first * 2**level, WIDEST[levels.ndim]) for level in range(len(levels.kernels)))
 
 
-def program_of(network: Network, *, batch: int, channels: int, classes: int) -> Program:
-    """Returns what would be compiled for a run from scratch."""
+def program_of(network: Network, *, batch: int, channels: int, classes: int, fixed: Fixed = NOTHING) -> Program:
+    """Returns what would be compiled for a run from scratch, with the fields that are fixed.
+
+    Raises:
+        UserError: If these do not go with the network.
+    """
+    own = {field.removeprefix("model."): value for field, value in fixed.items() if field.startswith("model.")}
+    model = network.model
+    if len(own.get("widths", model.widths)) != len(model.widths):  # of another depth, nothing else is planned
+        model = dataclasses.replace(model, strides=(), kernels=())
+    if own or "target.patch" in fixed:
+        model = dataclasses.replace(model, **own)
+        check_network(model)
+        check_patch(model, network.patch)
     return Program(
         TaskSettings(patch=network.patch),
-        network.model,
+        model,
         Compute(),
         OptimSettings(),
         LossSettings(),
@@ -180,18 +208,30 @@ ROUGH = Meter(_rough_work, _rough_size)
 
 
 def fit_memory(
-    network: Network, resources: Resources, meter: Meter, *, channels: int, classes: int, batch: int
+    network: Network,
+    resources: Resources,
+    meter: Meter,
+    *,
+    channels: int,
+    classes: int,
+    batch: int,
+    fixed: Fixed = NOTHING,
 ) -> tuple[Network, int]:
-    """Makes batch and then patch smaller until a run fits the memory by the measure that packs runs into jobs."""
+    """Makes batch and then patch smaller until a run fits the memory by the measure that packs runs into jobs.
+
+    What is fixed stays, whether it fits or not.
+    """
     while True:
-        program = program_of(network, batch=batch, channels=channels, classes=classes)
+        program = program_of(network, batch=batch, channels=channels, classes=classes, fixed=fixed)
         size = meter.size(program, resources.platform)
         needed = 3 * size.state_bytes + size.activation_bytes
         if needed <= _MEMORY * resources.memory_bytes:
             return network, batch
-        if batch > 1:
+        if batch > 1 and "train.batch" not in fixed:
             batch //= 2
             continue
+        if "target.patch" in fixed:
+            return network, batch
         smaller = grid.shrunk(network.patch, 0.7 * math.prod(network.patch))
         levels = grid.levels(smaller, network.spacing)
         patch = levels.patch(smaller, smaller)

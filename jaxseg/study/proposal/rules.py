@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jaxseg.study.proposal import grid, images
 from jaxseg.study.proposal.choice import Choice, Proposal
@@ -16,7 +17,18 @@ from jaxseg.study.proposal.fingerprint import Fingerprint
 from jaxseg.study.proposal.grid import View
 from jaxseg.study.proposal.images import number, sizes
 from jaxseg.study.proposal.machine import Resources
-from jaxseg.study.proposal.network import BATCHES, COVERED, EXACT, Meter, Network, choose, fit_memory, program_of
+from jaxseg.study.proposal.network import (
+    BATCHES,
+    COVERED,
+    EXACT,
+    NOTHING,
+    Fixed,
+    Meter,
+    Network,
+    choose,
+    fit_memory,
+    program_of,
+)
 
 LARGEST_BATCHES = {2: 32, 3: 8}
 ENOUGH_STEPS = 4000
@@ -42,43 +54,60 @@ class _Course:
     """Validations in a run."""
     val_cases: int
     overlap: float
+    every: int
+    """Steps between two points of a learning curve."""
     step_seconds: float
     possible: int
     """Steps that the time allows."""
+    used: float
+    """The time that a run takes, over the time that it has."""
 
 
-def propose(target: Fingerprint, source: Fingerprint | None, resources: Resources, *, meter: Meter = EXACT) -> Proposal:
+def propose(
+    target: Fingerprint,
+    sources: Mapping[str, Fingerprint],
+    resources: Resources,
+    *,
+    fixed: Fixed = NOTHING,
+    meter: Meter = EXACT,
+) -> Proposal:
     """Proposes settings.
 
     Args:
         target: Images that networks are tested on.
-        source: Images that they are pretrained on; None for training from scratch alone.
+        sources: Images that they are pretrained on, by the section of the config that describes them: `source`, or that
+            of an arm with a source of its own. Empty for training from scratch alone.
         resources: Time and machine.
+        fixed: Fields that stay as they are; what they leave of the time decides the others.
         meter: Finds the work and the size of a training step.
 
     Returns:
         A choice for every field that the images decide, and notes.
+
+    Raises:
+        UserError: If what is fixed does not go with the rest.
     """
-    ndim, why = images.ndim_of(target, source)
+    ndim, why = images.ndim_of(target, sources)
     across = images.slice_axis(target, ndim)
     seen = grid.view(target, across)
-    channels, classes = len(target.channels), target.classes
-    made = choose(seen, resources, channels=channels, classes=classes)
-    made, batch = fit_memory(made, resources, meter, channels=channels, classes=classes, batch=BATCHES[ndim])
-    course = _course(target, seen, made, batch, resources, meter)
-    made, batch = fit_memory(made, resources, meter, channels=channels, classes=classes, batch=course.batch)
+    size: dict[str, Any] = {"channels": len(target.channels), "classes": target.classes, "fixed": fixed}
+    made = choose(seen, resources, **size)
+    made = dataclasses.replace(made, patch=tuple(fixed.get("target.patch", made.patch)))
+    made, batch = fit_memory(made, resources, meter, **size, batch=fixed.get("train.batch", BATCHES[ndim]))
+    course = _course(target, seen, made, batch, resources, meter, fixed)
+    made, batch = fit_memory(made, resources, meter, **size, batch=course.batch)
     if batch != course.batch:
-        course = _course(target, seen, made, batch, resources, meter, fixed=True)
+        course = _course(target, seen, made, batch, resources, meter, {**fixed, "train.batch": batch})
     choices = [Choice("model.ndim", ndim, why), *_network_choices(made)]
     choices += _grid_choices("target", target, seen, made.spacing, _spacing_reason(seen, made), made.patch, made)
     choices += images.task_choices("target", target, seen, across, val_cases=course.val_cases)
     choices += _augmentation("target", target, seen, course)
-    if source is None:
-        choices.append(Choice("source.patch", made.patch, "the target's; without a source nothing is pretrained"))
-    else:
-        choices += _source_choices(source, made, course, ndim)
+    if "source" not in sources:
+        choices.append(Choice("source.patch", made.patch, "the target's; nothing is pretrained on this source"))
+    for role, source in sources.items():
+        choices += _source_choices(role, source, made, course, ndim)
     choices += _course_choices(course, resources)
-    return Proposal(tuple(choices), tuple(_notes(target, source, course)))
+    return Proposal(tuple(choices), tuple(_notes(target, sources, course, resources, fixed)))
 
 
 # -------------------------------------------------------------------------------------------------------------- grid
@@ -122,14 +151,14 @@ def _grid_choices(
     ]
 
 
-def _source_choices(source: Fingerprint, made: Network, course: _Course, ndim: int) -> list[Choice]:
+def _source_choices(role: str, source: Fingerprint, made: Network, course: _Course, ndim: int) -> list[Choice]:
     across = images.slice_axis(source, ndim)
     seen = grid.view(source, across)
     spacing, reason = images.source_spacing(seen, made.spacing, made.patch)
     patch = grid.within(seen, spacing, made.patch, made.levels.divisors)
-    choices = _grid_choices("source", source, seen, spacing, reason, patch, made)
-    choices += images.task_choices("source", source, seen, across, val_cases=course.val_cases)
-    return choices + _augmentation("source", source, seen, course)
+    choices = _grid_choices(role, source, seen, spacing, reason, patch, made)
+    choices += images.task_choices(role, source, seen, across, val_cases=course.val_cases)
+    return choices + _augmentation(role, source, seen, course)
 
 
 def _network_choices(made: Network) -> list[Choice]:
@@ -171,12 +200,11 @@ def _course(
     batch: int,
     resources: Resources,
     meter: Meter,
-    *,
-    fixed: bool = False,
+    fixed: Fixed,
 ) -> _Course:
     """Divides a run's time between steps, validation and test."""
     channels, classes, ndim = len(target.channels), target.classes, len(made.patch)
-    work = meter.work(program_of(made, batch=batch, channels=channels, classes=classes))
+    work = meter.work(program_of(made, batch=batch, channels=channels, classes=classes, fixed=fixed))
     step = resources.step_seconds(work)
     forward = step / batch / 3
     budget = resources.run_seconds
@@ -185,22 +213,33 @@ def _course(
     def test(overlap: float) -> float:
         return tested * forward * windows(target, seen, made.spacing, made.patch, overlap)
 
-    overlap = 0.5 if test(0.5) <= _TEST_SHARE * budget else 0.25
-    each = forward * windows(target, seen, made.spacing, made.patch, 0.0)
+    overlap = fixed.get("evaluate.overlap", 0.5 if test(0.5) <= _TEST_SHARE * budget else 0.25)
+    each = forward * windows(target, seen, made.spacing, made.patch, fixed.get("evaluate.val_overlap", 0.0))
     # Fewer cases before fewer validations: a curve of many points is what the claim about training time needs.
     options = [(LOOKS, 8), (LOOKS, 4), (LOOKS, 2), (25, 2), (10, 2)]
-    most = max(1, target.groups // 10)
+    if "target.val_cases" in fixed:
+        options, most = [(looks, fixed["target.val_cases"]) for looks in (LOOKS, 25, 10, 5)], math.inf
+    else:
+        most = max(1, target.groups // 10)
     affordable = [(looks, min(n, most)) for looks, n in options if looks * n * each <= _VALIDATION_SHARE * budget]
-    looks, cases = (affordable or [(5, 1)])[0]
-    possible = int((budget - test(overlap) - looks * cases * each) / step)
-    while not fixed and possible >= 2 * ENOUGH_STEPS and 2 * batch <= LARGEST_BATCHES[ndim]:
-        batch, step, possible = 2 * batch, 2 * step, possible // 2
-    steps = min(max(possible, LOOKS), MOST_STEPS) // LOOKS * LOOKS
-    return _Course(batch, steps, looks, cases, overlap, step, possible)
+    looks, cases = (affordable or [(5, fixed.get("target.val_cases", 1))])[0]
+    spent = test(overlap) + looks * cases * each
+
+    def allowed(step: float) -> int:
+        return int((budget - spent) / step - resources.other_steps)
+
+    given = fixed.get("train.steps")
+    enough = given or ENOUGH_STEPS
+    while "train.batch" not in fixed and allowed(step) >= 2 * enough and 2 * batch <= LARGEST_BATCHES[ndim]:
+        batch, step = 2 * batch, 2 * step
+    steps = given or min(max(allowed(step), LOOKS), MOST_STEPS) // LOOKS * LOOKS
+    every = fixed.get("train.log_every", max(1, steps // LOOKS))
+    used = (spent + (steps + resources.other_steps) * step) / budget
+    return _Course(batch, steps, looks, int(cases), overlap, every, step, allowed(step), used)
 
 
 def _course_choices(course: _Course, resources: Resources) -> list[Choice]:
-    every = course.steps // LOOKS
+    every = course.every
     between = f"{course.looks} validations in a run"
     step = number(1e3 * course.step_seconds)
     time = f"a run has {number(resources.run_seconds)} s of the budget, and a step takes about {step} ms"
@@ -235,11 +274,11 @@ def _augmentation(role: str, found: Fingerprint, seen: View, course: _Course) ->
 # -------------------------------------------------------------------------------------------------------------- notes
 
 
-def _notes(target: Fingerprint, source: Fingerprint | None, course: _Course) -> list[str]:
+def _notes(
+    target: Fingerprint, sources: Mapping[str, Fingerprint], course: _Course, resources: Resources, fixed: Fixed
+) -> list[str]:
     notes = []
-    for role, found in (("target", target), ("source", source)):
-        if found is None:
-            continue
+    for role, found in (("target", target), *sources.items()):
         if found.missing:
             notes.append(
                 f"no case of the {role} that was read has {', '.join(found.missing)}; leave labels out that hardly "
@@ -253,11 +292,19 @@ def _notes(target: Fingerprint, source: Fingerprint | None, course: _Course) -> 
             f"the target has {target.groups} groups of cases, and a fifth of them is tested on: intervals will be "
             "wide. With --config.target.folds=5 every case is tested once, at five times the cost"
         )
-    if course.possible < 300:
+    if course.used > 1:
+        minutes, needed = (number(seconds / 60) for seconds in (resources.seconds, course.used * resources.seconds))
+        notes.append(
+            f"the budget of {minutes} minutes cannot be kept: with what is given the study takes about {needed} "
+            f"({number(resources.runs)} x {course.steps:,} steps); give more time, or fewer steps, seeds "
+            "(--config.num_seeds) or arms"
+        )
+    given = "train.steps" in fixed
+    if course.possible < 300 and not given:
         notes.append(
             f"the budget leaves {max(course.possible, 0)} steps for a run, in which little is learned; give more time, "
             "fewer seeds (--config.num_seeds) or fewer arms"
         )
-    if course.possible > MOST_STEPS:
+    if course.possible > MOST_STEPS and not given:
         notes.append(f"the budget would allow {course.possible:,} steps; more than {MOST_STEPS:,} hardly ever pay")
     return notes
