@@ -346,6 +346,7 @@ def test_the_folder_of_a_process_that_does_not_know_yet_that_it_was_taken_over_i
                 pass
             assert not lease.claims(objects_of(place)), "it lets go of what it cannot use"
             assert tree(tmp_path / "work") == STATES[0]
+            until(lambda: held.lost)
 
     with pytest.raises(LostLeaseError):
         train()
