@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from absl import flags
 
+from jaxseg.buckets.reading import is_in_use
 from jaxseg.study.mirror import mirror
 from launch import cli, mlflow_runs, places, terminal
 
@@ -30,8 +31,11 @@ _PAGE = flags.DEFINE_bool("page", True, "Also send report.html, which holds pict
 
 def main() -> None:
     """Writes the study as it is now, and says what it has not yet."""
-    workdir = places.reading(cli.require(_WORKDIR.value, "workdir", "runs/quickstart"))
-    found = mirror(workdir, page=_PAGE.value)
+    place = cli.require(_WORKDIR.value, "workdir", "runs/quickstart")
+    busy = is_in_use(place)
+    workdir = places.reading(place)
+    busy = busy or is_in_use(place)  # by a process that began meanwhile
+    found = mirror(workdir, page=_PAGE.value, busy=busy)
     experiment = _EXPERIMENT.value or found.name
     place = mlflow_runs.connect(_TRACKING_URI.value, experiment)
     done = mlflow_runs.write(place, found)

@@ -103,7 +103,7 @@ def test_imports_are_those_of_the_table(path):
 ROOMS = {
     "data": (("names", "digests", "volumes"), ("cases",), ("formats",), ("prepared",), ("splits", "patches")),
     "models": (("layout", "conv"), ("norms",), ("blocks",), ("network",), ("unet", "vnet", "multiscale_fcn", "nnunet")),
-    "buckets": (("address", "snapshot"), ("objects",), ("lease", "states"), ("mirror", "reading")),
+    "buckets": (("address", "locks", "snapshot"), ("objects",), ("states",), ("lease",), ("mirror", "reading")),
     "imports": (("kinds",), ("layout", "readers"), ("naming",), ("rules",), ("conversion",)),
     "exports": (("torch_network", "nnunet", "program"), ("state_dict",), ("formats",)),
     "study": (

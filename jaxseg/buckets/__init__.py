@@ -3,9 +3,9 @@
 A bucket has no renames, no locks and no appends, on which checkpoints and tables rely. A study therefore works in a
 local folder, and `mirror` brings the bucket to the folder's state again and again. The bucket holds
 
-    manifest.json     the last whole state: each file's path, size and SHA-256 (see `states`)
+    manifests/        the last whole state: each file's path, size and SHA-256 (see `states`)
     objects/          the content of the files, each object named by its SHA-256 and never changed
-    lease.json        which process works on the workdir (see `lease`)
+    lease/            which process works on the workdir (see `lease`)
     report.html, results/, figures/    copies of the files that people open, under their own names
 
 Objects are written before the manifest that names them, and removed only when no manifest names them any more. Whenever

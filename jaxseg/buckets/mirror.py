@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import secrets
 import threading
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jaxseg.buckets import lease as leases
-from jaxseg.buckets import states
+from jaxseg.buckets import locks, states
 from jaxseg.buckets.lease import Lease, LostLeaseError
 from jaxseg.buckets.objects import BucketError, Objects, insist, pause
 from jaxseg.buckets.snapshot import Folder
@@ -21,8 +22,10 @@ from jaxseg.types import UserError
 
 Tell = Callable[[str], None]
 
-_NOTE = "note.json"
-_STAGING = "staged"
+# Beside the local folder, which is called as the last part of an address: that cannot hold a `#`.
+_NOTE = "#note.json"
+_STAGING = "#staged"
+_LOCK = "#lock"
 _CALL_SECONDS = 30.0
 """How long the last call of a thread to a bucket that answers is waited for."""
 
@@ -84,10 +87,26 @@ class Mirror:
         self._lost: LostLeaseError | None = None
         self._failure: Exception | None = None
         self._threads: list[threading.Thread] = []
+        self._lock: int | None = None
 
     def hold(self) -> None:
         """Start to renew the lease."""
         self._start(self._renew_all)
+
+    def lock(self) -> None:
+        """Keep the local folder from other processes of this machine, of which one may have lost its lease unnoticed.
+
+        Raises:
+            UserError: Another process still works there.
+        """
+        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # a file system without locks, where the lease must do
+            self._lock = locks.lock(self._home / _LOCK, locks.ALONE)
+            if self._lock is None:
+                raise UserError(
+                    f"{self._folder.root} is in use by another process of this machine, which may not know yet that it "
+                    f"lost its lease on {self._objects.address}; wait for it or end it, or give another --scratch"
+                )
 
     def begin(self) -> None:
         """Start to bring the folder, which is a state of the bucket or comes after one."""
@@ -152,6 +171,9 @@ class Mirror:
             self._folder.drop()
             with contextlib.suppress(BucketError):
                 self._lease.release()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     # -------------------------------------------------------------------------------------------------------- threads
 
@@ -187,7 +209,7 @@ class Mirror:
     def _bring(self) -> bool:
         """Brings the folder as it is now; returns whether it stood still for a moment."""
         if self._pushed is None:
-            self._pushed = Pushed(self._objects)
+            self._pushed = Pushed(self._objects, self._lease.term)
         snapshot = self._folder.take()
         if snapshot is None:
             return False
@@ -312,7 +334,7 @@ def mirrored(
     mirror = Mirror(objects, root, home, lease, tell=tell, lost=lost, timing=timing)
     mirror.hold()
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mirror.lock()
         insist(lambda: fetch(objects, root, home, tell=tell), seconds=timing.begin, tell=tell)
         root.mkdir(exist_ok=True)
     except BaseException as error:

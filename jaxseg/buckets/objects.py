@@ -1,4 +1,4 @@
-"""The objects of a workdir in a bucket: read, write, create, list and remove, through the drivers of fsspec."""
+"""The objects of a workdir in a bucket: read, write, list and remove, through the drivers of fsspec."""
 
 from __future__ import annotations
 
@@ -101,27 +101,6 @@ class Objects:
     def write(self, name: str, content: bytes) -> None:
         """Write an object, whole or not at all."""
         self._call(lambda: self._files.pipe_file(self._path(name), content, **self._checks))
-
-    def create(self, name: str, content: bytes) -> bool:
-        """Write an object unless there is one of its name; return whether it was written.
-
-        The check and the write are one step where the service honours preconditions, as S3 and Google do.
-        """
-
-        def create() -> bool:
-            if self._files.exists(self._path(name)):
-                return False
-            try:
-                self._files.pipe_file(self._path(name), content, mode="create", **self._checks)
-            except FileExistsError:
-                return False
-            except Exception as error:
-                if str(getattr(error, "code", "")) == "412":  # Google's answer to a failed precondition
-                    return False
-                raise
-            return True
-
-        return self._call(create)
 
     def upload(self, path: Path, name: str) -> None:
         """Write an object from a file."""

@@ -115,7 +115,7 @@ class Folder:
             if is_log(path):
                 shutil.copyfile(self.root / path, copies[path])
             else:
-                _link(self.root / path, copies[path])
+                link(self.root / path, copies[path])
         return copies
 
     def _seal(self, found: dict[str, Stat], folders: tuple[str, ...], copies: Mapping[str, Path]) -> Snapshot:
@@ -177,8 +177,8 @@ def _decisive(files: Mapping[str, Stat]) -> dict[str, Stat]:
     return {path: stat for path, stat in files.items() if not is_log(path)}
 
 
-def _link(path: Path, target: Path) -> None:
-    """Links a file, or copies it where the disk knows no links."""
+def link(path: Path, target: Path) -> None:
+    """Link a file, or copy it where the disk knows no links."""
     try:
         os.link(path, target, follow_symlinks=False)
     except OSError as error:

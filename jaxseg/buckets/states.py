@@ -3,6 +3,10 @@
 A state is a manifest, the list of all files with their sizes and checksums, and the objects that it names. The order of
 the operations is what keeps it whole: objects first, then the manifest, then the removal of objects that only the
 manifest before named.
+
+A manifest is never rewritten, as not every store can replace an object on the condition that it is still the one that
+was read. Its name holds the term of the lease under which it was written and a number, and the last by name counts. A
+process that has lost its lease without knowing it may still write a manifest, but only one before its successor's.
 """
 
 from __future__ import annotations
@@ -26,7 +30,12 @@ from jaxseg.buckets.objects import Objects
 from jaxseg.buckets.snapshot import Entry, Snapshot, scan
 from jaxseg.types import UserError
 
-NAME = "manifest.json"
+FOLDER = "manifests"
+TERM_DIGITS = 12
+_NUMBER_DIGITS = 8
+_MANIFEST = re.compile(rf"{FOLDER}/(\d{{{TERM_DIGITS}}})-\d{{{_NUMBER_DIGITS}}}-\w+\.json")
+_BEFORE = "manifest.json"
+"""The name of the manifest in buckets of earlier versions."""
 FORMAT = 1
 _OBJECTS = "objects"
 _SHOWN = ("report.html", "results/", "figures/")
@@ -35,6 +44,8 @@ _SEAL = "sha256"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PARALLEL = 8
 """Transfers at once."""
+_REMOVALS = 64
+"""Removals between two looks at the lease."""
 _READS = 3
 """How often a state is read anew while another process replaces it."""
 _MEND = "give another --workdir, or put back the objects as they were (from earlier versions, if the bucket keeps them)"
@@ -91,7 +102,7 @@ def read(objects: Objects) -> Manifest | None:
         UserError: A later version wrote it.
         BucketError: The bucket does not answer.
     """
-    content = objects.read(NAME)
+    name, content = _latest(objects)
     if content is None:
         return None
     try:
@@ -100,7 +111,7 @@ def read(objects: Objects) -> Manifest | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:
-        raise DamagedStateError(objects, NAME, "it is no list of the files of a workdir, or not as it was written")
+        raise DamagedStateError(objects, name, "it is no list of the files of a workdir, or not as it was written")
     if tree["format"] != FORMAT:
         raise UserError(
             f"{objects.address} was written in form {tree['format']}, and this version of jaxseg reads {FORMAT}; use "
@@ -108,8 +119,23 @@ def read(objects: Objects) -> Manifest | None:
         )
     files = {path: Entry(*entry) for path, entry in tree["files"].items()}
     if any(not _DIGEST.fullmatch(entry.sha256) for entry in files.values()):
-        raise DamagedStateError(objects, NAME, "it names an object that is none")
+        raise DamagedStateError(objects, name, "it names an object that is none")
     return Manifest(tree["id"], files, tuple(tree["folders"]))
+
+
+def _latest(objects: Objects) -> tuple[str, bytes | None]:
+    """The name and the content of the last manifest; one may be replaced and removed as it is read."""
+    for _ in range(_READS):
+        name = max(filter(_MANIFEST.fullmatch, objects.names(FOLDER)), default=_BEFORE)
+        content = objects.read(name)
+        if content is not None or name == _BEFORE:
+            return name, content
+    raise DamagedStateError(objects, name, "it is listed, and not there")
+
+
+def latest_term(objects: Objects) -> int:
+    """Return the term of the last manifest; -1 if the bucket has none."""
+    return max((int(found[1]) for found in map(_MANIFEST.fullmatch, objects.names(FOLDER)) if found), default=-1)
 
 
 # ---------------------------------------------------------------------------------------------------------------- push
@@ -118,17 +144,22 @@ def read(objects: Objects) -> Manifest | None:
 class Pushed:
     """What this process knows to be in the bucket."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Objects, term: int) -> None:
         """Ask the bucket for the names and sizes of its objects.
 
         A service may keep the first part of an object whose upload was cut off, under the name of the whole content.
         Only an object of the right size counts as being there.
 
+        Args:
+            objects: Objects of the workdir.
+            term: Term of the lease, above those of all manifests there.
+
         Raises:
             BucketError: The bucket does not answer.
         """
-        self._objects = objects
+        self._objects, self._term, self._number = objects, term, 0
         names = objects.sizes()
+        self._replaced = {name for name in names if name == _BEFORE or _MANIFEST.fullmatch(name)}
         self._present = {name: size for name, size in names.items() if name.startswith(f"{_OBJECTS}/")}
         self._shown: dict[str, str] = {name: "" for name in names if _is_shown(name)}
 
@@ -150,7 +181,8 @@ class Pushed:
         Args:
             manifest: The state.
             staged: Files with the content of the state's objects that may be new.
-            check: Called before anything of an earlier state is replaced or removed; raises if this process may not.
+            check: Called before the manifest is written, and again before anything of an earlier state is replaced or
+                removed; raises if this process may not.
 
         Raises:
             BucketError: The bucket failed; it holds the state before, or this one.
@@ -160,10 +192,16 @@ class Pushed:
         _all(lambda digest: self._objects.upload(staged[digest], _object(digest)), new)
         self._present |= {_object(digest): sizes[digest] for digest in new}
         check()
-        self._objects.write(NAME, to_bytes(manifest))
+        self._number += 1
+        name = f"{FOLDER}/{self._term:0{TERM_DIGITS}d}-{self._number:0{_NUMBER_DIGITS}d}-{manifest.id}.json"
+        replaced, self._replaced = self._replaced, self._replaced | {name}  # before it is there: the answer may be lost
+        self._objects.write(name, to_bytes(manifest))
+        check()
         self._show(manifest, staged)
         check()
-        self._remove(self._present.keys() - manifest.objects)
+        _all(self._objects.remove, sorted(replaced))
+        self._replaced = {name}
+        self._remove(self._present.keys() - manifest.objects, check)
 
     def _show(self, manifest: Manifest, staged: Mapping[str, Path]) -> None:
         """Copies the files that people open to their own names."""
@@ -175,11 +213,15 @@ class Pushed:
             self._objects.remove(path)
             del self._shown[path]
 
-    def _remove(self, names: Iterable[str]) -> None:
-        names = sorted(names)
-        _all(self._objects.remove, names)
-        for name in names:
-            del self._present[name]
+    def _remove(self, names: Iterable[str], check: Callable[[], None]) -> None:
+        waiting = sorted(names)
+        while waiting:
+            # Many take a while, in which another process may have come that needs one of them.
+            check()
+            some, waiting = waiting[:_REMOVALS], waiting[_REMOVALS:]
+            _all(self._objects.remove, some)
+            for name in some:
+                del self._present[name]
 
 
 def _is_shown(path: str) -> bool:

@@ -68,7 +68,7 @@ class Mirror:
     """What is not there yet, in words."""
 
 
-def mirror(workdir: Path, *, page: bool = True) -> Mirror:
+def mirror(workdir: Path, *, page: bool = True, busy: bool = False) -> Mirror:
     """Reads what a tracker shows of a study.
 
     No lock is taken, since the process that trains holds it to the end. Every file is whole whenever it is read, but
@@ -77,11 +77,12 @@ def mirror(workdir: Path, *, page: bool = True) -> Mirror:
     Args:
         workdir: Folder of the study, which another process may be writing.
         page: Whether the page, which holds pictures of cases, is among the files.
+        busy: Whether a process works on the study elsewhere, as on the bucket of which the folder is a copy.
 
     Raises:
         UserError: If there is no study, or none that has begun to train.
     """
-    busy = files.is_locked(workdir)
+    busy = busy or files.is_locked(workdir)
     study = api.load(workdir)
     binding = read_binding(study.workdir)
     if binding is None:

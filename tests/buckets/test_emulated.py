@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxseg.buckets import address, states
-from jaxseg.buckets.lease import NAME as LEASE
+from jaxseg.buckets import address, lease, states
 from jaxseg.buckets.objects import open_objects
 from jaxseg.buckets.reading import local_copy
 from tests.buckets.emulators import BUCKET, Service, emulated, free_of_proxies
@@ -81,6 +80,6 @@ def test_a_study_killed_and_cut_off_ends_with_the_tables_of_one_on_a_disk(servic
     assert results(copy) == results(tiny_study), seed
     assert results(tmp_path / "last" / address.parse(place).slug / "tiny") == results(tiny_study)
     objects = open_objects(address.parse(place))
-    assert LEASE not in objects.names()
+    assert not lease.claims(objects)
     assert objects.read("report.html") == (copy / "report.html").read_bytes()
     assert objects.names("objects") == states.read(objects).objects

@@ -37,7 +37,7 @@ class Process:
         self._pushed = None
 
     def push(self) -> None:
-        self._pushed = self._pushed or Pushed(self.objects)
+        self._pushed = self._pushed or Pushed(self.objects, states.latest_term(self.objects) + 1)
         found = self._folder.take()
         assert found is not None
         self._pushed.push(states.manifest_of(found), found.staged, lambda: None)
@@ -48,6 +48,12 @@ def bring(place, folder: Path) -> dict[str, bytes] | None:
     """What another machine gets."""
     found = states.pull(objects_of(place), folder)
     return None if found is None else tree(folder)
+
+
+def latest(objects) -> str:
+    """The name of the only manifest."""
+    (name,) = objects.names(states.FOLDER)
+    return name
 
 
 def operations(tmp_path: Path) -> int:
@@ -83,7 +89,7 @@ def test_a_kill_at_any_operation_leaves_the_state_before_or_the_one_that_was_on_
             assert bring(place, folder.parent / "third") == STATES[-1]
             manifest = states.read(later.objects)
             shown = {"report.html", "figures/a.svg"}
-            assert later.objects.names() == manifest.objects | shown | {states.NAME}, "nothing is left behind"
+            assert later.objects.names() == manifest.objects | shown | {latest(later.objects)}, "nothing is left behind"
             assert later.objects.read("report.html") == b"<p>!"
     assert kinds == {True, False}
     assert kills == 2 * total
@@ -146,14 +152,14 @@ def test_who_may_not_replaces_and_removes_nothing(tmp_path: Path):
         raise UserError("it was taken over")
 
     with pytest.raises(UserError, match="taken over"):
-        Pushed(objects).push(states.manifest_of(found), found.staged, refuse)
+        Pushed(objects, 2).push(states.manifest_of(found), found.staged, refuse)
     assert {name: objects.read(name) for name in before} == before
 
 
 @pytest.mark.parametrize("path", ["results/cases.csv", "train/c/checkpoints/4/d/x"])
 def test_content_that_was_removed_by_a_failed_call_and_is_there_again_is_brought_again(tmp_path: Path, path: str):
     place, work = new_bucket(), tmp_path / "work"
-    folder, pushed = Folder(work, tmp_path / "staged"), Pushed(objects_of(place))
+    folder, pushed = Folder(work, tmp_path / "staged"), Pushed(objects_of(place), 1)
     put(work, STATES[0])
     found = folder.take()
     pushed.push(states.manifest_of(found), found.staged, lambda: None)
@@ -209,20 +215,21 @@ def test_an_altered_manifest_is_refused(tmp_path: Path, change):
     put(work, STATES[0])
     process = Process(place, work)
     process.push()
-    tree = json.loads(process.objects.read(states.NAME))
+    name = latest(process.objects)
+    tree = json.loads(process.objects.read(name))
     change(tree)
-    process.objects.write(states.NAME, json.dumps(tree).encode())
-    with pytest.raises(DamagedStateError, match=r"manifest\.json is damaged"):
+    process.objects.write(name, json.dumps(tree).encode())
+    with pytest.raises(DamagedStateError, match=r"manifests/\S+\.json is damaged"):
         states.pull(process.objects, tmp_path / "other")
-    process.objects.write(states.NAME, b"\xff{")
-    with pytest.raises(DamagedStateError, match=r"manifest\.json is damaged"):
+    process.objects.write(name, b"\xff{")
+    with pytest.raises(DamagedStateError, match=r"manifests/\S+\.json is damaged"):
         states.pull(process.objects, tmp_path / "other")
 
 
 def test_a_path_that_leads_out_of_the_folder_is_refused_though_its_seal_is_right(tmp_path: Path):
     objects = objects_of(new_bucket())
     evil = states.Manifest("1", {"../outside": states.Entry(1, "0" * 64)})
-    objects.write(states.NAME, states.to_bytes(evil))
+    objects.write(f"{states.FOLDER}/{1:012d}-{1:08d}-1.json", states.to_bytes(evil))
     with pytest.raises(UserError, match="leads nowhere, or out of it"):
         states.pull(objects, tmp_path / "other")
     assert not (tmp_path / "outside").exists()
@@ -231,14 +238,14 @@ def test_a_path_that_leads_out_of_the_folder_is_refused_though_its_seal_is_right
 def test_a_snapshot_of_a_folder_that_is_written_to_is_one_that_it_was_at_some_moment(tmp_path: Path, monkeypatch):
     work = tmp_path / "work"
     put(work, {"a": b"0", "b": b"0", "metrics.jsonl": b"0"})
-    link, writes = snapshot._link, iter(range(1, 4))
+    link, writes = snapshot.link, iter(range(1, 4))
 
     def link_while_it_is_written_to(path: Path, target: Path) -> None:
         link(path, target)
         if path.name == "a" and (number := next(writes, None)):  # between the links of a and b both are replaced
             put(work, {"a": b"%d" % number, "b": b"%d" % number, "metrics.jsonl": b"0"})
 
-    monkeypatch.setattr(snapshot, "_link", link_while_it_is_written_to)
+    monkeypatch.setattr(snapshot, "link", link_while_it_is_written_to)
     monkeypatch.setattr(snapshot, "_TRY_SECONDS", 0.0)
     found = Folder(work, tmp_path / "staged").take()
     assert found is not None
