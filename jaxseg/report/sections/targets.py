@@ -123,7 +123,11 @@ AXES: Mapping[str, Axis] = {
         ValueAxis("Gain of transfer over scratch with all cases, DSC", 0.0, (-DELTA, DELTA), _DSC_SIDES), _OF_DSC
     ),
     "C5": Axis(
-        ValueAxis("Median angle of filters between start and end, degrees", band=(rules.LITTLE_DEG, rules.MUCH_DEG))
+        ValueAxis(
+            "Median angle of filters between start and end, degrees",
+            band=(rules.LITTLE_DEG, rules.MUCH_DEG),
+            bounds=(0.0, 180.0),
+        )
     ),
     "C6": Axis(ValueAxis("Structure of trained filters beyond chance, and AUC", 0.0)),
     "C7": Axis(
