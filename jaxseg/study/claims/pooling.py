@@ -110,4 +110,7 @@ def over_mean(
 
 def general_name(found: Quantity) -> str:
     """Returns the name of a quantity without its number of training cases, which is another for each target."""
-    return found.name.partition(", ")[0] if found.name.endswith("training cases") else found.name
+    name, _, sizes = found.name.partition(", ")
+    if not found.name.endswith("training cases"):
+        return found.name
+    return f"{name}, most less fewest training cases" if " less " in sizes else name
