@@ -171,7 +171,7 @@ def test_a_param_that_mlflow_keeps_is_told(
     *others, last = found.runs
     changed = dataclasses.replace(last, params={**last.params, "init": "other"})
     monkeypatch.setattr(
-        track_command, "mirror", lambda workdir, page: dataclasses.replace(found, runs=(*others, changed))
+        track_command, "mirror", lambda workdir, page, busy: dataclasses.replace(found, runs=(*others, changed))
     )
     status, out, err = command(*arguments)
     assert (status, err) == (0, "")

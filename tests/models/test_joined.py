@@ -160,7 +160,8 @@ def test_a_network_of_several_runs_has_the_same_gradients():
     diverged = joined_gradients(params, images.at[1, 0, 0, 0, 0].set(jnp.nan))
     for got, want in zip(jax.tree.leaves(diverged), jax.tree.leaves(finite), strict=True):
         np.testing.assert_array_equal(np.delete(got, 1, 0), np.delete(want, 1, 0))
-        assert np.isnan(got[1]).any()
+    # Not in every leaf: the slope of an activation at NaN may be 0.
+    assert any(np.isnan(leaf[1]).any() for leaf in jax.tree.leaves(diverged))
 
 
 @pytest.mark.parametrize(
