@@ -14,7 +14,7 @@ STUDIES = ROOT / "docs" / "studies"
 TABLES = {"version-1": ("../studies",)}
 """Where a page's tables are, if not in the folder of its name or, without such a folder, in those of all studies."""
 PAGES = sorted({path.stem for path in STUDIES.glob("*.md")} - {"index", "sharing"})
-INTERVAL = re.compile(r"([+-]?\d+(?:\.\d+)?)[^|\[\]0-9]{0,60}?\[([+-]?\d+(?:\.\d+)?), ([+-]?\d+(?:\.\d+)?)\]")
+INTERVAL = re.compile(r"([+-]?\d+(?:\.\d+)?)[^|\[\]0-9]{0,60}?\[([+-]?\d+(?:\.\d+)?),\s([+-]?\d+(?:\.\d+)?)\]")
 OVER_TARGETS = sorted((STUDIES / "over_targets").glob("*.md"))
 """Tables over targets, which pages of questions include."""
 

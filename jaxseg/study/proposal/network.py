@@ -71,7 +71,7 @@ class Network:
     def model(self) -> ModelSettings:
         """Settings with every stride and kernel written out."""
         return ModelSettings(
-            ndim=len(self.wanted),
+            ndim=2 if len(self.wanted) == 2 else 3,
             widths=self.widths,
             strides=self.levels.strides,
             kernels=self.levels.kernels,
