@@ -160,11 +160,11 @@ def moran(kernel: Kernel, rng: np.random.Generator, *, permutations: int = 999) 
     gram = slices @ slices.T
     scale = len(slices) / len(pairs) / np.trace(gram)
 
-    def index(order: Int[np.ndarray, " taps"]) -> float:
-        return float(scale * gram[order[pairs[:, 0]], order[pairs[:, 1]]].sum())
+    def indices(orders: Int[np.ndarray, "orders taps"]) -> Float[np.ndarray, " orders"]:
+        return scale * gram[orders[:, pairs[:, 0]], orders[:, pairs[:, 1]]].sum(1)
 
-    observed = index(np.arange(len(slices)))
-    null = np.array([index(rng.permutation(len(slices))) for _ in range(permutations)])
+    observed = float(indices(np.arange(len(slices))[None])[0])
+    null = indices(np.stack([rng.permutation(len(slices)) for _ in range(permutations)]))
     # Count indices at least as far, up to rounding: symmetries of the grid give permutations with the same index.
     further = np.abs(null - expected) >= abs(observed - expected) - 1e-12
     return Moran(observed, expected, float((1 + further.sum()) / (1 + permutations)))
