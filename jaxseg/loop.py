@@ -34,9 +34,10 @@ class Interrupted(BaseException):
 def held_signals() -> Iterator[Callable[[], int | None]]:
     """Hold SIGINT and SIGTERM back; yields a function that returns the signal that has arrived, or None.
 
-    A second signal of the same kind acts at once, for a user who does not want to wait. Nothing is held outside the
-    main thread, where Python delivers no signals, nor with several hosts, where SIGTERM is a preemption notice that JAX
-    receives and passes on to all of them.
+    A second signal of the same kind acts at once, for a user who does not want to wait. One that came too late for the
+    block to act on is delivered when the block ends: none is lost. Nothing is held outside the main thread, where
+    Python delivers no signals, nor with several hosts, where SIGTERM is a preemption notice that JAX receives and
+    passes on to all of them.
     """
     came: list[int] = []
     if hosts.count() > 1:
@@ -57,6 +58,8 @@ def held_signals() -> Iterator[Callable[[], int | None]]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +124,8 @@ def fit(job: Fit, progress: Progress) -> None:
     found = checkpoint.latest_sound(folder) if hosts.is_first() else None
     saved = hosts.from_first(-1 if found is None else found)
     with (
+        held_signals() as signalled,  # until all is on the disk
         checkpoint.open_manager(folder, keep=job.keep, snapshots=sorted(kept)) as manager,
-        held_signals() as signalled,
     ):
         progress("compiling", 0, settings.steps)
         at = _start(job, manager) if saved < 0 else _resume(job, manager, folder, saved)
@@ -154,7 +157,7 @@ def fit(job: Fit, progress: Progress) -> None:
                 if last or came is not None or stop % settings.save_every == 0 or stop in kept:
                     log.flush()
                     save(stop, state, log=logs.to_arrays(log.whole()))
-                if came is not None and not last:
+                if came is not None:
                     manager.wait_until_finished()
                     raise Interrupted(
                         came, f"saved step {stop} of {job.directory}; the same command goes on from there"

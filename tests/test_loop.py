@@ -151,6 +151,30 @@ def test_a_signal_saves_the_call_in_flight(whole, tmp_path):
     assert rows_of(tmp_path) == rows_of(whole)
 
 
+def test_a_signal_in_the_last_call_ends_the_study_before_its_next_job(whole, tmp_path):
+    def interrupt(now, done, total, note="", runs=()):
+        if (now, done) == ("training", 10):  # told while steps 11 and 12 are computed
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(loop.Interrupted, match=r"SIGTERM; saved step 12 .*goes on from there"):
+        loop.fit(make_fit(tmp_path), interrupt)
+    assert loop.is_done(tmp_path, 12)
+    assert final(tmp_path) == final(whole)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_nobody_asked_for_is_delivered_when_the_block_ends(signum):
+    came = []
+    before = signal.signal(signum, lambda got, frame: came.append(got))
+    try:
+        with loop.held_signals():
+            signal.raise_signal(signum)
+            assert came == []
+        assert came == [signum]
+    finally:
+        signal.signal(signum, before)
+
+
 # ---------------------------------------------------------------------------------------------------------- damage
 
 
