@@ -1,6 +1,7 @@
 """Small networks with numbers of their own, for the tests of what every network promises."""
 
 import dataclasses
+import functools
 import re
 import typing
 
@@ -16,6 +17,9 @@ from jaxseg.settings.schema import ModelName
 BASE = ModelSettings(name="unet", ndim=2, widths=(2, 4, 8), norm="none", strides=(), kernels=(), skips=True)
 NAMES = typing.get_args(ModelName)
 CLASSES = 3
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+"""For programs without loops that run once and are compared up to rounding: compiled in half the time. It cannot be the
+level of all tests: in a loop of steps a flag that is carried along comes out wrong (jaxlib 0.10.2)."""
 VARIANTS = {
     "nnunet_residual": {"name": "nnunet", "residual": True, "blocks": (1, 2, 1), "decoder_blocks": (1, 3)},
     "unet_transposed": {"name": "unet", "up": "transposed"},

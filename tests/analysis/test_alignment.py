@@ -9,6 +9,7 @@ from jaxseg import trees
 from jaxseg.analysis import alignment, variability, wiring
 from jaxseg.models import make_model
 from jaxseg.settings import ModelSettings
+from tests.networks import quick
 
 BASE = {"ndim": 2, "widths": (4, 8), "norm": "none", "kernels": ((3, 3), (3, 3)), "strides": (), "skips": True}
 NETWORKS = {
@@ -48,7 +49,7 @@ def test_every_permutation_within_groups_leaves_the_function_and_is_found(name, 
     for group in wired.groups:
         order[group] = np.roll(group, 1)  # no channel stays where it is
     permuted = alignment.permute(wired, params, order)
-    apply = jax.jit(lambda params: model.apply({"params": params}, image, train=False))
+    apply = quick(lambda params: model.apply({"params": params}, image, train=False))
     before, after = apply(params), apply(permuted)
     np.testing.assert_allclose(after, before, atol=2e-6 * float(jnp.abs(before).max()))
     kernels = [path for path in trees.flatten(params) if path.endswith("kernel") and "head" not in path]
@@ -85,7 +86,7 @@ def test_unrelated_networks_come_closer_and_compute_what_they_did(name):
         for other in (b, aligned)
     ]
     assert distances[1][0, 1] < distances[0][0, 1] - 0.01
-    apply = jax.jit(lambda params: model.apply({"params": params}, image, train=False))
+    apply = quick(lambda params: model.apply({"params": params}, image, train=False))
     np.testing.assert_allclose(apply(aligned), apply(b), atol=1e-5)
 
 

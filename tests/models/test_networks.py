@@ -12,7 +12,7 @@ from jaxseg import trees
 from jaxseg.models import MODELS, blocks, check_patch, layer_names, make_model, norms
 from jaxseg.settings import Compute
 from jaxseg.types import UserError
-from tests.networks import BASE, CLASSES, NAMES, VARIANTS, draw_params, image_of, native, settings_of, shapes_of
+from tests.networks import BASE, CLASSES, NAMES, VARIANTS, draw_params, image_of, native, quick, settings_of, shapes_of
 
 # ----------------------------------------------------------------------------------------------- parameters and shapes
 
@@ -111,7 +111,7 @@ def test_every_parameter_gets_a_gradient(name):
     image = image_of(8, 8)
     params = draw_params(jax.eval_shape(model.init, jax.random.key(0), image)["params"])
 
-    @jax.jit
+    @quick
     @jax.grad
     def gradient(params):
         logits, _ = model.apply({"params": params}, image, train=True, mutable=[norms.STATISTICS])
@@ -133,7 +133,7 @@ def test_remat_and_products_change_neither_values_nor_gradients(name):
         logits, state = model.apply({"params": params}, image, train=True, rngs=rngs, mutable=[norms.STATISTICS])
         return jnp.square(logits).mean(), state
 
-    run = jax.jit(jax.value_and_grad(value, (0, 1), has_aux=True), static_argnums=(2, 3))
+    run = quick(jax.value_and_grad(value, (0, 1), has_aux=True), static_argnums=(2, 3))
     plain, other = run(params, image, False, "native"), run(params, image, True, "products")
     assert jax.tree.leaves(plain[0][1])
     assert jax.tree.structure(other) == jax.tree.structure(plain)
@@ -149,7 +149,7 @@ def test_bfloat16_is_float32_up_to_rounding(name):
     image = image_of(8, 8)
     params = draw_params(shapes_of(settings_of(name), (8, 8)))
     half, full = (
-        jax.jit(native(settings_of(name), compute=Compute(precision=precision)).apply)({"params": params}, image)
+        quick(native(settings_of(name), compute=Compute(precision=precision)).apply)({"params": params}, image)
         for precision in ("bfloat16", "float32")
     )
     assert half.dtype == jnp.float32
@@ -166,11 +166,11 @@ def test_an_image_s_logits_do_not_depend_on_its_batch_and_axes_are_alike(name):
     turned = dataclasses.replace(settings, strides=((2, 1), (2, 2)), kernels=((3, 1), (3, 3), (2, 3)))
     image = image_of(6, 8)
     params = draw_params(shapes_of(settings, (6, 8)))
-    logits = jax.jit(native(settings).apply)({"params": params}, image)
+    logits = quick(native(settings).apply)({"params": params}, image)
     other = jnp.asarray(image).at[1].set(1.0)
-    np.testing.assert_allclose(jax.jit(native(settings).apply)({"params": params}, other)[0], logits[0], atol=1e-5)
+    np.testing.assert_allclose(quick(native(settings).apply)({"params": params}, other)[0], logits[0], atol=1e-5)
     swapped = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1) if leaf.ndim == 4 else leaf, params)
-    across = jax.jit(native(turned).apply)({"params": swapped}, image.swapaxes(1, 2))
+    across = quick(native(turned).apply)({"params": swapped}, image.swapaxes(1, 2))
     np.testing.assert_allclose(across.swapaxes(1, 2), logits, atol=1e-4 * float(jnp.abs(logits).max()))
 
 
@@ -183,17 +183,17 @@ def test_features_reach_the_decoder_through_skips_where_there_are_any(name, skip
     settings = settings_of(name, skips=skips)
     model, image = native(settings), image_of(8, 8)
     params = draw_params(shapes_of(settings, (8, 8)))
-    features = jax.jit(functools.partial(model.apply, method="encode"))({"params": params}, image)
+    features = quick(functools.partial(model.apply, method="encode"))({"params": params}, image)
 
-    @jax.jit
+    @quick
     @jax.grad
     def gradient(features):
         return model.apply({"params": params}, features, method="decode").sum()
 
     reached = [bool(jnp.any(part)) for part in gradient(features)]
     assert reached == [skips, skips, True]
-    whole = jax.jit(model.apply)({"params": params}, image)
-    parts = jax.jit(functools.partial(model.apply, method="decode"))({"params": params}, features)
+    whole = quick(model.apply)({"params": params}, image)
+    parts = quick(functools.partial(model.apply, method="decode"))({"params": params}, features)
     np.testing.assert_allclose(parts, whole, atol=1e-5)
 
 
@@ -262,10 +262,10 @@ def test_dropout_is_off_at_prediction_and_beside_frozen_kernels(name):
         levels = model.apply({"params": params}, image, train=True, rngs=rngs, method="encode")
         return *levels, model.apply({"params": params}, levels, train=True, rngs=rngs, method="decode")
 
-    run = jax.jit(features, static_argnums=1)
+    run = quick(features, static_argnums=1)
     free, frozen = run(keys[0], frozenset()), run(keys[0], encoder)
     other, again = run(keys[1], encoder), run(keys[0], encoder)
-    plain = jax.jit(functools.partial(native(settings).apply, method="encode"))({"params": params}, image)
+    plain = quick(functools.partial(native(settings).apply, method="encode"))({"params": params}, image)
     for level in range(2):
         np.testing.assert_allclose(frozen[level], plain[level], rtol=1e-4, atol=1e-5)
         assert np.abs(free[level] - plain[level]).max() > 1e-2
@@ -275,7 +275,7 @@ def test_dropout_is_off_at_prediction_and_beside_frozen_kernels(name):
 
 def test_dropout_zeroes_its_share_and_keeps_the_mean():
     x = np.full((3, 101, 101), 2.0, np.float32)
-    y = np.asarray(jax.jit(blocks.dropout, static_argnums=2)(x, jax.random.key(0), 0.1))
+    y = np.asarray(quick(blocks.dropout, static_argnums=2)(x, jax.random.key(0), 0.1))
     share = (y == 0).mean()
     assert share == pytest.approx(0.1, abs=5 * np.sqrt(0.09 / x.size))
     np.testing.assert_allclose(y[y != 0], 2 / 0.9, rtol=1e-4)

@@ -10,7 +10,7 @@ import pytest
 from jaxseg import trees
 from jaxseg.models import blocks, check_patch, make_model
 from jaxseg.types import UserError
-from tests.networks import BASE, draw_params, image_of, native, settings_of, shapes_of
+from tests.networks import BASE, draw_params, image_of, native, quick, settings_of, shapes_of
 
 
 def pairs(size):
@@ -81,7 +81,7 @@ def test_the_residual_nnunet_is_that_of_its_description(widths):
     strides = ((1, 2), (2, 2))
     settings = settings_of("nnunet_residual", norm="instance", strides=strides, widths=widths)
     image, params = image_of(6, 12, batch=1), draw_params(shapes_of(settings, (6, 12)))
-    got = jax.jit(native(settings).apply)({"params": params}, image)
+    got = quick(native(settings).apply)({"params": params}, image)
     assert ("skip" in params["encoder"]["level_2"]["block_0"]) == (widths[1] != widths[2])
     np.testing.assert_allclose(got[0], nnunet(params, image[0], strides), rtol=0, atol=1e-4)
 
@@ -118,7 +118,7 @@ def test_a_unet_with_padded_pooling_and_running_statistics_is_that_of_its_descri
         "unet_depthwise", widths=(2, 4), norm="batch", pool_padding=(0, 1), decoder_widths=(3,), decoder_blocks=(1,)
     )
     image, params = image_of(7, 10, batch=1), draw_params(shapes_of(settings, (7, 10)))
-    got = jax.jit(native(settings).apply)({"params": params}, image)
+    got = quick(native(settings).apply)({"params": params}, image)
     np.testing.assert_allclose(got[0], depthwise_unet(params, image[0]), rtol=0, atol=1e-4)
 
 

@@ -13,6 +13,7 @@ from jaxseg.models import blocks, check_patch, layer_names, make_model
 from jaxseg.models.unet import UNet
 from jaxseg.settings import ModelSettings
 from jaxseg.types import UserError
+from tests.networks import quick
 
 SETTINGS = ModelSettings(name="unet", ndim=2, widths=(2, 3), norm="instance", strides=(), kernels=(), skips=True)
 
@@ -77,7 +78,7 @@ def test_products_network_equals_native_in_3d():
     image = image_of(4, 8, 4)
     params = params_of(settings, image)
 
-    @functools.partial(jax.jit, static_argnums=2)
+    @functools.partial(quick, static_argnums=2)
     @functools.partial(jax.grad, argnums=(0, 1))
     def gradients(params, image, form):
         return jnp.square(UNet(settings, 3, form).apply({"params": params}, image)).mean()

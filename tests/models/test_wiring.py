@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxseg import trees
 from jaxseg.models import make_model
-from tests.networks import BASE, draw_params, image_of, native, settings_of, shapes_of
+from tests.networks import BASE, draw_params, image_of, native, quick, settings_of, shapes_of
 
 
 def convolve(params, x, strides=1):
@@ -79,13 +79,13 @@ def test_the_wiring_is_that_of_the_description(name, reference):
     settings = settings_of(name)
     image = image_of(8, 12)
     params = draw_params(shapes_of(settings, (8, 12)))
-    got, want = jax.jit(native(settings).apply)({"params": params}, image), jax.jit(reference)(params, image)
+    got, want = quick(native(settings).apply)({"params": params}, image), quick(reference)(params, image)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * float(jnp.abs(want).max()))
 
 
 def test_multiscale_fcn_starts_at_truncated_normal_weights_and_small_biases():
     model = make_model(dataclasses.replace(BASE, name="multiscale_fcn", widths=(48,)), classes=2)
-    params = jax.jit(model.init)(jax.random.key(0), image_of(4, 4))["params"]
+    params = quick(model.init)(jax.random.key(0), image_of(4, 4))["params"]
     kernel = np.asarray(params["encoder"]["level_0"]["conv_0"]["kernel"])
     sd = np.sqrt(2 / (9 * 48))
     assert np.abs(kernel).max() == pytest.approx(2 * sd, rel=0.01)
