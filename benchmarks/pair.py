@@ -18,7 +18,9 @@ SHAPES = {"2d": "96x96", "3d": "40x40x40", "smallest": "16x16"}
 """Voxels of the synthetic images."""
 PATCHES = {"2d": (64, 64), "3d": (32, 32, 32), "smallest": (8, 8)}
 ARMS = ("scratch", "transfer", "scratch_b", "self_transfer")
-SEEDS, STEPS, TRAIN_CASES = 8, 500, 16
+SEEDS, STEPS = 8, 500
+TRAIN_CASES = {"2d": 8, "3d": 16, "smallest": 3}
+"""Images of as many patients in 2-D: more of them would leave the positive control no patient to learn from."""
 SMALLEST_STEPS = 4
 """Training steps of the pair `smallest`, where no other number is asked for."""
 
@@ -39,7 +41,7 @@ def get_config(words: str = "3d") -> ConfigDict:
     config.arms = default.pick_arms(*ARMS)
     if not folder:
         _set_synthetic(config, name)
-    config.target.train_cases, config.target.folds = (TRAIN_CASES,), 1
+    config.target.train_cases, config.target.folds = (TRAIN_CASES[name],), 1
     config.optim.lr_grid, config.optim.lr_seeds = (), ()
     if name == "smallest":
         _make_small(config)
@@ -65,7 +67,6 @@ def _make_small(config: ConfigDict) -> None:
     config.num_seeds, config.model.widths = 2, (2, 4)
     config.source.data = config.source.data.replace("n=60", "n=9")
     config.target.data = config.target.data.replace("n=60", "n=14")
-    config.target.train_cases = (3,)
     config.analysis.cases = 1
     for task in (config.source, config.target):
         task.val_cases, task.test_cases = 2, 2

@@ -84,8 +84,7 @@ def get_config(pair: str = "cardiac_ed_mr,hippocampus_mr") -> ConfigDict:
     config.train.steps = SETS[target].get("steps", 500)
     config.train.batch = 4 if config.model.ndim == 2 else 1
     config.evaluate.tolerance_mm = 2.0
-    # Of two patients, with as many images of each as a rate can be chosen by: two images choose at random.
-    config.evaluate.val_limit = 8 if config.model.ndim == 2 else 2
+    config.evaluate.val_limit = 2  # one of each of two patients, where patients have many images
 
     names = arms.split("+") if arms else ARMS
     config.arms = default.pick_arms(*names, config=config)

@@ -18,9 +18,11 @@ import pytest
 from jaxseg import settings
 from jaxseg.settings import StudySettings
 from jaxseg.study.plan.jobs import check_networks
+from jaxseg.study.run import run_stages
 from jaxseg.types import UserError
 from launch import cli
 from tests.conftest import ROOT
+from tests.tiny_study import silent
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
@@ -148,6 +150,15 @@ def test_a_pair_is_a_study_of_transfer_with_a_placebo_and_a_positive_control(
     folders = {"2d": "somewhere/nerve_us", "3d": "somewhere/hippocampus_mr"}
     data = folders[words[:2]] if "somewhere" in words else "synthetic:"
     assert study.target.data.startswith(data)
+
+
+@pytest.mark.parametrize("name", ["2d", "3d"])
+def test_a_pair_of_real_sets_leaves_the_positive_control_patients_to_learn_from(
+    name: str, shared_data: Path, tmp_path: Path
+) -> None:
+    made = cli.parse_config([f"--config={ROOT / 'benchmarks' / 'pair.py'}:{name},{shared_data}"])
+    planned = run_stages(made, tmp_path, stages=(), progress=silent)
+    assert sum(len(job.runs) for job in planned.plan.jobs if job.kind != "select") == 48
 
 
 @pytest.mark.parametrize(
