@@ -54,7 +54,7 @@ def make_contestants(workload: str, seeds: int, seconds: float) -> dict[str, Con
     made = {"jaxseg": Contestant("benchmarks.jaxseg_step", common | ours | {"sample_seconds": seconds}, 600)}
     made["jaxseg"].start()
     if importlib.util.find_spec("torch"):
-        theirs = {"seeds": 1, "compiled": False, "threads": cores, "channels_last": False, "steps": 20}
+        theirs = {"seeds": 1, "strategy": "eager", "threads": cores, "channels_last": False, "steps": 20}
         made["torch"] = Contestant("benchmarks.torch_step", common | theirs, 600)
         made["torch"].start()
     return made

@@ -18,19 +18,28 @@ class EndedError(Exception):
 
 
 class Contestant:
-    """A process that takes one sample for every line it is sent."""
+    """A process that takes one sample for every line it is sent.
 
-    def __init__(self, module: str, settings: dict[str, Any], limit: float):
-        self.settings, self.limit = settings, limit
+    Args:
+        module: What it runs.
+        settings: Of the workload; the module's argument.
+        limit: Seconds that it may take to start and compile, from now on, and for each sample.
+        xla_flags: Added to `XLA_FLAGS`.
+    """
+
+    def __init__(self, module: str, settings: dict[str, Any], limit: float, xla_flags: str = ""):
+        self.settings, self.limit, self.began = settings, limit, time.monotonic()
         command = [sys.executable, "-m", module, json.dumps(settings)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip()
+        own = os.environ | ({"XLA_FLAGS": flags} if flags else {})
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=own)
         self.ready: dict[str, Any] = {}
         self.samples: list[dict[str, float]] = []
         self.ended = ""
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self, limit: float) -> dict[str, Any]:
         assert self.process.stdout is not None
-        if not select.select([self.process.stdout], [], [], self.limit)[0]:
+        if not select.select([self.process.stdout], [], [], max(limit, 0.0))[0]:
             raise EndedError("compiling or one sample took longer than --limit")
         line = self.process.stdout.readline()
         if not line:
@@ -40,7 +49,8 @@ class Contestant:
     def start(self) -> None:
         """Waits until it is compiled and warm; where cores do the work, one after another, as each uses all of them."""
         if not self.ready:
-            self._within(lambda: self.ready.update(self._read()))
+            left = self.began + self.limit - time.monotonic()
+            self._within(lambda: self.ready.update(self._read(left)))
 
     def sample(self, trace: str = "") -> None:
         """Takes one sample, its seconds per seed and step; one for a trace is not kept."""
@@ -49,7 +59,7 @@ class Contestant:
             assert self.process.stdin is not None
             self.process.stdin.write(trace + "\n")
             self.process.stdin.flush()
-            found = self._read()
+            found = self._read(self.limit)
             if not trace:
                 self.samples.append(found)
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -81,18 +82,24 @@ BUSY = 0.15
 """Cores that other processes may use."""
 
 
-def product_ceiling() -> float:
-    """Floating-point operations a second of a large float32 product on this machine, all cores."""
+def product_ceiling(precision: str = "float32", side: int = 2048) -> float:
+    """Floating-point operations a second of a large product on this machine, all cores.
+
+    Args:
+        precision: As `train.precision`.
+        side: Rows and columns of its operands, random numbers.
+    """
     rng = np.random.default_rng(0)
-    a = jax.device_put(rng.normal(size=(2048, 2048)).astype(np.float32))
-    product = jax.jit(lambda a: a @ a)
+    dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+    a = jax.device_put(rng.normal(size=(side, side)).astype(np.float32)).astype(dtype)
+    product = jax.jit(lambda a: jnp.matmul(a, a, precision="default" if precision != "float32" else "highest"))
     jax.block_until_ready(product(a))
     times = []
     for _ in range(5):
         start = time.perf_counter()
         jax.block_until_ready(product(a))
         times.append(time.perf_counter() - start)
-    return 2 * 2048**3 / min(times)
+    return 2 * side**3 / min(times)
 
 
 def make_contestants(name: str, patch: int, seeds: int, precision: str) -> list[Contestant]:
@@ -116,7 +123,7 @@ def make_contestants(name: str, patch: int, seeds: int, precision: str) -> list[
         add("benchmarks.jaxseg_step", ours)
     if _TORCH.value and importlib.util.find_spec("torch"):
         for mode in _TORCH_MODE.value:
-            peer = {"seeds": 1, "strategy": mode, "form": "", "compiled": mode == "compiled", "threads": cores}
+            peer = {"seeds": 1, "strategy": mode, "form": "", "threads": cores}
             add("benchmarks.torch_step", common | peer | {"channels_last": _TORCH_CHANNELS_LAST.value})
     return made
 
