@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -263,6 +264,12 @@ def _totals(parts: Parts, count: int) -> tuple[np.ndarray, np.ndarray]:
     return (loss_sum / sum(steps for steps, _ in parts)).astype(np.float32), alive
 
 
+def _done_at(parts: Parts) -> float:
+    """Blocks until calls are done, and tells when that was."""
+    jax.block_until_ready(parts)
+    return time.perf_counter()
+
+
 @dataclasses.dataclass
 class _Call:
     """A compiled call whose metrics may still be in the making."""
@@ -271,6 +278,8 @@ class _Call:
     stop: int
     dispatched: float
     parts: Parts
+    ready: Future[float]
+    """When it was done."""
     seconds: float | None = None
     dsc: np.ndarray | None = None
 
@@ -291,6 +300,7 @@ class _Log:
 
     def __enter__(self) -> _Log:
         self._open = contextlib.ExitStack()
+        self._watch = self._open.enter_context(ThreadPoolExecutor(1, thread_name_prefix="watch"))
         if hosts.is_first():
             logs.write_lines(self._job.directory, self._rows)
             self._file = self._open.enter_context(open(self._job.directory / logs.METRICS_FILE, "a", encoding="utf-8"))
@@ -311,8 +321,10 @@ class _Log:
 
     def measured(self, parts: Parts) -> None:
         """The call was made; what the one before measured is written now, while this one computes."""
+        # A thread of its own sees when it is done: on a GPU, making the next call may take as long as that call.
+        ready = self._watch.submit(_done_at, parts)
         self.flush()
-        self._waiting = _Call(*self._begun, parts)
+        self._waiting = _Call(*self._begun, parts, ready)
 
     def validated(self, validate: Callable[[], np.ndarray]) -> np.ndarray:
         """Validates after the last call, and writes its row with the DSC; gives the DSC of this host's runs."""
@@ -328,8 +340,7 @@ class _Log:
     def _wait(self, call: _Call) -> None:
         """Blocks until a call is done, and notes the seconds that it had the devices for itself."""
         if call.seconds is None:
-            jax.block_until_ready(call.parts)
-            began, self._ready = max(call.dispatched, self._ready), time.perf_counter()
+            began, self._ready = max(call.dispatched, self._ready), call.ready.result()
             call.seconds = self._ready - began
 
     def flush(self) -> None:

@@ -197,3 +197,18 @@ def test_the_smallest_study(tmp_path: Path) -> None:
     again = run(*options)
     assert again.returncode == 2
     assert "exists, and a study that goes on says nothing about time" in again.stderr
+
+
+@pytest.mark.slow
+def test_the_smallest_workload_as_on_a_gpu(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", str(tmp_path), "--quick", "--repeats=2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    ours = [row for row in rows if row["framework"] == "jaxseg"]
+    assert [row["seeds"] for row in ours] == [1, 2]
+    for row in rows:
+        assert not row["ended"]
+        assert row["fastest"] <= row["ms_per_seed_step"] <= row["slowest"]
+        assert 0 < row["roofline_share"] < 1
+    assert (tmp_path / "gpu.md").read_text().count("| `smallest` |") == len(rows)

@@ -1,0 +1,33 @@
+"""PyTorch's side of the benchmark: networks whose weights are stacked have the gradients of each alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.optional import optional_module
+
+torch = optional_module("torch")
+
+from benchmarks import torch_step  # noqa: E402
+from jaxseg.exports import torch_network  # noqa: E402
+
+WORKLOAD = {"widths": [4, 8], "patch": 8, "batch": 2, "classes": 3, "precision": "float32", "frozen": False}
+
+
+@pytest.mark.parametrize(("name", "ndim"), [("unet", 2), ("unet", 3), ("vnet", 3)])
+def test_stacked_networks_have_the_gradients_of_each_alone(
+    name: str, ndim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_network, "upsample", torch_network.upsample)  # taken back after the test
+    torch.manual_seed(0)
+    networks = [torch_step.make_model(WORKLOAD | {"network": name, "ndim": ndim}) for _ in range(2)]
+    images = torch.randn(2, 2, 1, *(8,) * ndim)
+    labels = torch.randint(0, 3, (2, 2, *(8,) * ndim))
+    alone = []
+    for network, image, label in zip(networks, images, labels, strict=True):
+        torch_step.dice_ce(network(image), label).backward()
+        alone.append([p.grad for p in network.parameters()])
+    stacked, params = torch_step.stacked(networks)
+    (2 * torch_step.dice_ce(stacked(images).flatten(0, 1), labels.flatten(0, 1))).backward()
+    for p, *own in zip(params, *alone, strict=True):
+        torch.testing.assert_close(p.grad, torch.stack(own), rtol=1e-4, atol=1e-6)
