@@ -24,7 +24,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from jaxseg.report.charts.style import WIDE_INCHES, to_svg
-from jaxseg.report.sections.targets import claim_forest, gain_rows, words_of
+from jaxseg.report.sections.targets import claim_forest, words_of
 from jaxseg.study import claims, files
 from jaxseg.study.claims.findings import DEPENDS, UNDECIDED, Finding
 from jaxseg.study.claims.means import speaking
@@ -112,8 +112,8 @@ def write_claim(claim: str, gallery: Gallery, figure: str) -> tuple[str, str]:
 def quantity_names(claim: str, gallery: Gallery, rows: pd.DataFrame) -> dict[str, str]:
     """What the quantities of a claim that a study measured with limits are called, in their order, by key."""
     if claim == "C3":
-        hard = not rows[(rows["claim"] == "C3") & (rows["role"] == STUDY)].empty and not gain_rows(rows).empty
-        return {"difficulty": "difficulty", "gain": "gain"} if hard else {}
+        hard = not rows[(rows["claim"] == "C3") & (rows["role"] == STUDY)].empty
+        return {"difficulty": "scratch's error", "gain": "gain"} if hard else {}
     found: dict[str, str] = {}
     for told in speaking(claim, gallery.told).told.values():
         for one in told.quantities:

@@ -99,7 +99,7 @@ def _device(study: StudyRecord) -> str:
     if study.device is None:
         return "an unknown device"
     kind = {"cpu": "CPU"}.get(study.device.kind, study.device.kind)
-    return f"{study.device.count} {kind} devices"
+    return f"{study.device.count} {kind} device{'' if study.device.count == 1 else 's'}"
 
 
 def means(study: StudyRecord, summary: pd.DataFrame, differences: pd.DataFrame | None) -> Iterator[str]:

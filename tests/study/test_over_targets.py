@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxseg.report.charts.style import NARROW_INCHES, WIDE_INCHES
-from jaxseg.report.sections.targets import gain_forest, gain_rows, targets_blocks
+from jaxseg.report.sections.targets import claim_forest, gain_forest, gain_rows, targets_blocks
 from jaxseg.study import claims
 from jaxseg.study.claims import over_targets, pooling, targets
 from jaxseg.study.claims.differing import task_of
@@ -116,6 +116,21 @@ def test_the_meta_regression_has_its_rows(tabulated):
     assert row["value"] == pytest.approx(0.2, abs=0.03)
     hard = tabulated[tabulated["quantity"] == "difficulty"].set_index("target")["value"]
     assert hard.tolist() == pytest.approx([0.15 + 0.05 * i for i in range(8)], abs=0.03)
+    own = tabulated[(tabulated["claim"] == "C3") & (tabulated["role"] == "study")]
+    assert own.groupby("target")["quantity"].agg(list).tolist() == [["difficulty", "gain"]] * 8
+    assert own["study"].tolist() == [str(i) for i in range(8) for _ in range(2)]
+    gains = own[own["quantity"] == "gain"]
+    assert gains["value"].tolist() == pytest.approx([0.01 * i for i in range(8)], abs=0.01)
+    assert (gains["ci_low"] < gains["value"]).all()
+
+
+def test_harder_tasks_are_drawn_from_the_easiest_on(tabulated):
+    (axes,) = claim_forest(tabulated, "C3", {}, width=WIDE_INCHES).axes
+    texts = [text.get_text() for text in axes.texts]
+    errors = [float(text.partition(", ")[2]) for text in texts if text.startswith("t")]
+    assert len(errors) == 8
+    assert errors == sorted(errors)
+    assert "slope on difficulty (C3)" in texts
 
 
 def drawn(table, width=WIDE_INCHES):

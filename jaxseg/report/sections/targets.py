@@ -27,7 +27,8 @@ GAIN_LABEL = "Gain of transfer over scratch, DSC"
 
 def gain_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of over_targets.csv that the forest plot shows: the gain, and its slope on difficulty."""
-    return table[(table["quantity"] == "gain") & (table["claim"].isin(["C2", "C3"]))]
+    own = (table["claim"] == "C2") | ((table["claim"] == "C3") & (table["role"] == "slope"))
+    return table[own & (table["quantity"] == "gain")]
 
 
 def targets_blocks(table: pd.DataFrame) -> Iterator[Block]:
@@ -90,6 +91,21 @@ def gain_forest(table: pd.DataFrame, *, width: float) -> Figure:
         *([Group(_ALL, together)] if together else []),
     ]
     return forest_plot(groups, width=width, xlabel=GAIN_LABEL)
+
+
+def harder_forest(table: pd.DataFrame, *, width: float) -> Figure:
+    """Draw the gains of claim C3 as a forest plot, the easiest target first, with the slope on difficulty below.
+
+    Args:
+        table: The rows of over_targets.csv.
+        width: Width of the figure, in inches.
+    """
+    own = table[table["claim"] == "C3"]
+    hard = own[own["quantity"] == "difficulty"].set_index("target")["value"].sort_values()
+    gains = {row.target: row for row in rows_of(own[(own["quantity"] == "gain") & (own["role"] == "study")])}
+    rows = tuple(_study_row(gains[name], f"{name}, {number(hard[name])}") for name in hard.index)
+    slope = tuple(_together(row, _OF_DSC) for row in rows_of(own[own["role"] == "slope"]))
+    return forest_plot([Group("Targets and scratch's error", rows), Group(_ALL, slope)], width=width, xlabel=GAIN_LABEL)
 
 
 class Words(NamedTuple):
@@ -156,6 +172,8 @@ def claim_forest(table: pd.DataFrame, claim: str, names: Mapping[str, str], *, w
             drawn.
         width: Width of the figure, in inches.
     """
+    if claim == "C3":
+        return harder_forest(table, width=width)
     if claim not in AXES:
         return gain_forest(gain_rows(table), width=width)
     axis, own = AXES[claim], table[table["claim"] == claim]

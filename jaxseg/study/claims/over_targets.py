@@ -220,6 +220,7 @@ def _gain_rows(gains: Mapping[str, Quantity], targets: Mapping[str, str]) -> tup
 def _c3(studies: Mapping[str, TargetStudy], targets: Mapping[str, str], noisy: Mapping[float, StudyTables]) -> Over:
     """C3 over targets, about the arm that each study is about, as C2 is."""
     tasks: dict[str, differing.Task] = {}
+    names: dict[str, str] = {}
     left_out, seen = [], []
     for target, told in of_one_source(studies, targets).items():
         seen += [f"{target}: {told.seen}"] if told.seen else []
@@ -228,6 +229,8 @@ def _c3(studies: Mapping[str, TargetStudy], targets: Mapping[str, str], noisy: M
             left_out.append(f"{target} ({told.left_out or 'no interval'})")
         else:
             tasks[target] = task
+            named = (name for name, one in studies.items() if any(own is told for own in one.tasks.values()))
+            names[target] = next(named)
     noise, missing = _noise(noisy)
     aside = "; ".join((missing + (f"; left out: {', '.join(left_out)}" if left_out else ""), *seen))
     try:
@@ -237,7 +240,8 @@ def _c3(studies: Mapping[str, TargetStudy], targets: Mapping[str, str], noisy: M
         return Over(Finding("C3", UNDECIDED, f"{error}{aside}", (noise,) if noise else (), needs=missing))
     if found.verdict == UNDECIDED:
         found = dataclasses.replace(found, needs=targets_needed(found.quantities[:1]))
-    return Over(dataclasses.replace(found, reason=f"{found.reason}{aside}"), _slope_rows(tasks, found.quantities[0]))
+    rows = _slope_rows(tasks, names, found.quantities[0])
+    return Over(dataclasses.replace(found, reason=f"{found.reason}{aside}"), rows)
 
 
 def _noise(noisy: Mapping[float, StudyTables]) -> tuple[Quantity | None, str]:
@@ -251,13 +255,16 @@ def _noise(noisy: Mapping[float, StudyTables]) -> tuple[Quantity | None, str]:
         return None, f"; noise levels: {error}"
 
 
-def _slope_rows(tasks: Mapping[str, differing.Task], slope: Quantity) -> tuple[dict[str, Any], ...]:
-    """The difficulty of each target of the meta-regression, and its slope."""
-    hard = [
-        _row("C3", STUDY, target, "", "difficulty", (task.difficulty, math.nan, math.nan), task.gain)
-        for target, task in tasks.items()
-    ]
-    return *hard, _row("C3", SLOPE, SLOPE, "", "gain", (slope.value, slope.low, slope.high), slope)
+def _slope_rows(
+    tasks: Mapping[str, differing.Task], names: Mapping[str, str], slope: Quantity
+) -> tuple[dict[str, Any], ...]:
+    """The difficulty of each target of the meta-regression with its gain and the study's name, and the slope."""
+    rows = []
+    for target, task in tasks.items():
+        hard, gain = (task.difficulty, math.nan, math.nan), (task.gain.value, task.gain.low, task.gain.high)
+        rows.append(_row("C3", STUDY, target, names[target], "difficulty", hard, task.gain))
+        rows.append(_row("C3", STUDY, target, names[target], "gain", gain, task.gain))
+    return *rows, _row("C3", SLOPE, SLOPE, "", "gain", (slope.value, slope.low, slope.high), slope)
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -340,7 +347,7 @@ def target_table(
     Returns:
         The columns `TARGET_COLUMNS`. In rows of role `mean`, `prediction`, `tau` and `slope` the target is that word.
         The quantity `gain` of claim C2 is the gain at each study's largest training set size. Claim C3 has the
-        `difficulty` of each target (1 less the baseline's DSC) and the slope of the gain on it.
+        `difficulty` of each target (1 less the baseline's DSC), its `gain`, and the slope of the gain on difficulty.
     """
     rows = [row for over in judge_over(studies, noisy=noisy).values() for row in over.rows]
     return pd.DataFrame(rows, columns=list(TARGET_COLUMNS)).astype(dict.fromkeys(("n_seeds", "n_groups"), "Int64"))
