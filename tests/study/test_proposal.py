@@ -75,7 +75,7 @@ def test_thick_stacks_are_halved_within_slices_first():
 def test_steps_and_patch_share_what_time_is_missing():
     seen = grid.view(found((36, 50, 36), (1.0, 1.0, 1.0), [label(extent=(22.0, 39.0, 26.0), thickness=4.0)]))
     made = [
-        network.choose(seen, dataclasses.replace(LAPTOP, seconds=seconds), channels=1, classes=2)
+        network.choose(seen, grid.grids(seen), dataclasses.replace(LAPTOP, seconds=seconds), channels=1, classes=2)
         for seconds in (200.0, 400.0, 800.0, 1600.0, 100_000.0)
     ]
     tight = made[:4]
@@ -224,6 +224,34 @@ def test_other_fields_that_are_given_leave_fewer_steps():
     assert proposed(images, resources=late).value("train.steps") < steps
     with pytest.raises(UserError, match="patch"):
         proposed(images, target__patch=(64, 64))
+
+
+@pytest.mark.parametrize("value", ["2, 2, 2", (2.0, 2.0, 2.0)])
+def test_a_given_grid_is_the_one_that_patch_and_steps_are_for(value):
+    images = found((128, 128, 128), (1.0,) * 3)
+    made = proposed(images, target__spacing_mm=value)
+    assert max(made.value("target.patch")) <= 64  # what an image has on that grid
+    assert made.value("target.spacing_mm") == "2, 2, 2"
+    large = found((128, 128, 128), (1.0,) * 3, (label(extent=(100.0,) * 3, thickness=60.0),))
+    coarse = proposed(large, large, GPU, target__spacing_mm="2, 2, 2", source__spacing_mm="4, 0, 4")
+    size = coarse.value("source.patch")
+    assert max(size[0], size[2]) <= 32 < size[1]
+    assert proposed(images, target__spacing_mm="native").value("target.spacing_mm") == "native"
+    for wrong in ("2, 2", "fine", "2, 2, -1"):
+        with pytest.raises(UserError, match=r"config\.target\.spacing_mm"):
+            proposed(images, target__spacing_mm=wrong)
+
+
+def test_given_axes_and_slices_are_followed():
+    volumes, pictures = found((128, 100, 64), (1.0, 1.0, 1.2)), found((90, 90), (1.0, 1.0))
+    assert proposed(volumes).value("model.ndim") == 3
+    made = proposed(volumes, model__ndim=2)
+    assert (made.value("target.as_slices"), len(made.value("target.patch"))) == ("axial", 2)
+    made = proposed(volumes, target__as_slices="coronal")
+    assert (made.value("model.ndim"), made.value("target.as_slices")) == (2, "coronal")
+    assert all(size <= most for size, most in zip(made.value("target.patch"), (128, 64), strict=True))
+    with pytest.raises(UserError, match=r"config\.model\.ndim = 3; allowed: 2, as the source's images are 2-D"):
+        proposed(volumes, pictures, model__ndim=3)
 
 
 def test_a_source_shares_network_and_grid_where_its_voxels_allow():

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
+from jaxseg.settings.kinds import read_spacing
 from jaxseg.settings.task_schema import SLICE_AXES
 from jaxseg.study.proposal import grid
 from jaxseg.study.proposal.choice import Choice
 from jaxseg.study.proposal.fingerprint import Fingerprint
 from jaxseg.study.proposal.grid import View
+from jaxseg.types import UserError
 
 FEWEST_SLICES = 5
 """Slices below which a volume has no third dimension to learn from."""
@@ -22,20 +26,42 @@ _TURNED = ("micro", "histo", "patho", "stain", "fluor", "rgb")
 """Parts of modalities of which every orientation is as plausible."""
 
 
-def ndim_of(target: Fingerprint, sources: Mapping[str, Fingerprint]) -> tuple[int, str]:
-    """Returns the axes of a network for all tasks, and why."""
-    for task, found in (("target", target), *sources.items()):
-        if found.ndim == 2:
-            return 2, f"the {task}'s images are 2-D"
+def ndim_of(
+    target: Fingerprint, sources: Mapping[str, Fingerprint], fixed: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[int, str]:
+    """Returns the axes of a network for all tasks, and why; as `model.ndim` or an `as_slices` has it where it is fixed.
+
+    Raises:
+        UserError: Of images a network with three axes is asked for.
+    """
+    tasks = {"target": target, **sources}
+    flat = [task for task, found in tasks.items() if found.ndim == 2]
+    if "model.ndim" in fixed:
+        ndim = fixed["model.ndim"]
+        if ndim not in (2, 3) or (ndim == 3 and flat):
+            why = f", as the {flat[0]}'s images are 2-D" if flat else ""
+            raise UserError(f"config.model.ndim = {ndim!r}; allowed: {'2' if flat else '2, 3'}{why}")
+        return ndim, "as given"
+    if flat:
+        return 2, f"the {flat[0]}'s images are 2-D"
+    sliced = next((task for task in tasks if fixed.get(f"{task}.as_slices")), None)
+    if sliced:
+        return 2, f"volumes of the {sliced} are taken slice by slice, as given"
     slices = target.shape[_across(target)]
     if slices < FEWEST_SLICES:
         return 2, f"the target's volumes have {number(slices)} slices, too few for a third dimension"
     return 3, "the images are volumes"
 
 
-def slice_axis(found: Fingerprint, ndim: int) -> int | None:
-    """Returns the axis that a 2-D network's slices lie across; None where images are taken whole."""
-    return _across(found) if found.ndim > ndim else None
+def slice_axis(found: Fingerprint, ndim: int, given: str = "") -> int | None:
+    """Returns the axis that a 2-D network's slices lie across; None where images are taken whole.
+
+    Args:
+        found: The images.
+        ndim: Axes of the network.
+        given: What `as_slices` is fixed to; a name that there is none of is left to the check of the config.
+    """
+    return SLICE_AXES.get(given, _across(found)) if found.ndim > ndim else None
 
 
 def _across(found: Fingerprint) -> int:
@@ -61,6 +87,20 @@ def write_spacing(found: Fingerprint, seen: View, spacing: Sequence[float]) -> s
         kept = place in seen.thick and spacing[place] == seen.spacing[place]
         edges[axis] = 0.0 if kept else spacing[place]
     return ", ".join(number(edges[axis]) for axis in range(found.ndim))
+
+
+def given_spacing(found: Fingerprint, seen: View, value: Any, role: str) -> tuple[float, ...]:
+    """Returns the voxel sizes that a fixed `spacing_mm` gives the images as a network sees them.
+
+    Raises:
+        UserError: It is no spacing, or one of another number of axes.
+    """
+    sizes = read_spacing(value, f"config.{role}.spacing_mm")
+    if isinstance(sizes, str):
+        return seen.spacing
+    if len(sizes) != found.ndim:
+        raise UserError(f"config.{role}.spacing_mm = {value!r}; allowed: {found.ndim} numbers, one for each axis")
+    return tuple(sizes[axis] or own for axis, own in zip(seen.axes, seen.spacing, strict=True))
 
 
 def source_spacing(seen: View, target: Sequence[float], patch: Sequence[int]) -> tuple[tuple[float, ...], str]:

@@ -88,8 +88,16 @@ Fixed = Mapping[str, Any]
 NOTHING: Fixed = MappingProxyType({})
 
 
-def choose(seen: View, resources: Resources, *, channels: int, classes: int, fixed: Fixed = NOTHING) -> Network:
-    """Chooses grid, patch and network for images.
+def choose(
+    seen: View,
+    spacings: Sequence[tuple[float, ...]],
+    resources: Resources,
+    *,
+    channels: int,
+    classes: int,
+    fixed: Fixed = NOTHING,
+) -> Network:
+    """Chooses one of several grids, the finest first, with patch and network for images.
 
     From the largest ambition down and from the finest grid on, the first is taken whose patches cover the structures
     and fit the time and the memory of a run. If none fits, it is the smallest network on the coarsest grid, and steps
@@ -98,7 +106,7 @@ def choose(seen: View, resources: Resources, *, channels: int, classes: int, fix
     Where `train.steps` is fixed, it is patch and network that must fit the time: the ambitions are those that pay in so
     many steps.
     """
-    spacings, steps = grid.grids(seen), fixed.get("train.steps")
+    steps = fixed.get("train.steps")
     wishes: Sequence[Ambition] = AMBITIONS
     if steps is not None:
         pays = [wish for wish in AMBITIONS if wish.steps <= steps] or [AMBITIONS[-1]]

@@ -87,11 +87,11 @@ def propose(
     Raises:
         UserError: If what is fixed does not go with the rest.
     """
-    ndim, why = images.ndim_of(target, sources)
-    across = images.slice_axis(target, ndim)
+    ndim, why = images.ndim_of(target, sources, fixed)
+    across = images.slice_axis(target, ndim, fixed.get("target.as_slices", ""))
     seen = grid.view(target, across)
     size: dict[str, Any] = {"channels": len(target.channels), "classes": target.classes, "fixed": fixed}
-    made = choose(seen, resources, **size)
+    made = choose(seen, _spacings("target", target, seen, fixed), resources, **size)
     made = dataclasses.replace(made, patch=tuple(fixed.get("target.patch", made.patch)))
     made, batch = fit_memory(made, resources, meter, **size, batch=fixed.get("train.batch", BATCHES[ndim]))
     course = _course(target, seen, made, batch, resources, meter, fixed)
@@ -105,12 +105,18 @@ def propose(
     if "source" not in sources:
         choices.append(Choice("source.patch", made.patch, "the target's; nothing is pretrained on this source"))
     for role, source in sources.items():
-        choices += _source_choices(role, source, made, course, ndim)
+        choices += _source_choices(role, source, made, course, ndim, fixed)
     choices += _course_choices(course, resources)
     return Proposal(tuple(choices), tuple(_notes(target, sources, course, resources, fixed)))
 
 
 # -------------------------------------------------------------------------------------------------------------- grid
+
+
+def _spacings(role: str, found: Fingerprint, seen: View, fixed: Fixed) -> list[tuple[float, ...]]:
+    """The grids to choose from; the one that is fixed alone."""
+    field = f"{role}.spacing_mm"
+    return [images.given_spacing(found, seen, fixed[field], role)] if field in fixed else grid.grids(seen)
 
 
 def _spacing_reason(seen: View, made: Network) -> str:
@@ -151,10 +157,15 @@ def _grid_choices(
     ]
 
 
-def _source_choices(role: str, source: Fingerprint, made: Network, course: _Course, ndim: int) -> list[Choice]:
-    across = images.slice_axis(source, ndim)
+def _source_choices(
+    role: str, source: Fingerprint, made: Network, course: _Course, ndim: int, fixed: Fixed
+) -> list[Choice]:
+    across = images.slice_axis(source, ndim, fixed.get(f"{role}.as_slices", ""))
     seen = grid.view(source, across)
-    spacing, reason = images.source_spacing(seen, made.spacing, made.patch)
+    if f"{role}.spacing_mm" in fixed:
+        (spacing,), reason = _spacings(role, source, seen, fixed), "as given"
+    else:
+        spacing, reason = images.source_spacing(seen, made.spacing, made.patch)
     patch = grid.within(seen, spacing, made.patch, made.levels.divisors)
     choices = _grid_choices(role, source, seen, spacing, reason, patch, made)
     choices += images.task_choices(role, source, seen, across, val_cases=course.val_cases)
