@@ -1,10 +1,10 @@
 """What a GPU makes of a seed's step: every network, one seed and many, beside PyTorch's ways to train them.
 
-    python -m benchmarks.gpu FOLDER [--limit=150] [--jobs=16] [--only=unet3d_32] [--quick]
+    python -m benchmarks.gpu FOLDER [--limit=150] [--jobs=32] [--only=unet3d_32] [--quick]
 
-All contestants start, compile at the same time and are sampled in turn, alone on the GPU. FOLDER gets `gpu.json` (the
-machine, every row, all samples) and `gpu.md` (the table). A contestant that has not compiled after `--limit` seconds is
-left out, and its row says so. `--quick` tries the tool on any machine with the smallest workload.
+Contestants compile at the same time, `--jobs` of them, and are then sampled in turn, alone on the GPU. FOLDER gets
+`gpu.json` (the machine, every row, all samples) and `gpu.md` (the table). A contestant that has not compiled after
+`--limit` seconds is left out, and its row says so. `--quick` tries the tool on any machine with the smallest workload.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--limit", type=float, default=150, help="seconds to start and compile, and for a sample")
     parser.add_argument("--repeats", type=int, default=5, help="samples of each")
-    parser.add_argument("--jobs", type=int, default=16, help="contestants that compile at the same time")
+    parser.add_argument("--jobs", type=int, default=32, help="contestants that compile at the same time")
     parser.add_argument("--only", default="", help="workloads, joined by commas")
     parser.add_argument("--quick", action="store_true", help="the smallest workload, on any machine")
     asked = parser.parse_args()
@@ -185,12 +185,14 @@ def main() -> None:
         if (not only or entry.workload in only) and (entry.framework != "torch" or importlib.util.find_spec("torch"))
     ]
     rows = measure(chosen, asked.limit, asked.repeats, asked.jobs)
-    about = machine()
+    about = machine() | {"limit": asked.limit, "jobs": asked.jobs, "repeats": asked.repeats}
     asked.folder.mkdir(parents=True, exist_ok=True)
-    (asked.folder / "gpu.json").write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
+    known = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # without NaN
+    text = json.dumps({"machine": about, "rows": known}, indent=1)
+    (asked.folder / "gpu.json").write_text(f"{text}\n", encoding="utf-8")
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     table = f"{about['device']}, {about['cores']} cores; {versions}\n\n{as_table(rows)}\n"
-    (asked.folder / "gpu.md").write_text(table)
+    (asked.folder / "gpu.md").write_text(table, encoding="utf-8")
     terminal.say(table)
 
 

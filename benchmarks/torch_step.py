@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -100,11 +101,14 @@ def alone(model: nn.Module) -> tuple[Network, list[torch.Tensor]]:
 
 def stacked(models: list[nn.Module]) -> tuple[Network, list[torch.Tensor]]:
     """Networks of several seeds as one of images `[seeds, batch, ...]`, and their weights, stacked."""
-    # PyTorch maps no nearest-exact upsampling over stacked weights; plain nearest is the same by whole factors.
-    torch_network.upsample = nearest
     params, buffers = torch.func.stack_module_state(models)
     base = copy.deepcopy(models[0]).to("meta")
-    one: Any = lambda params, buffers, image: torch.func.functional_call(base, (params, buffers), (image,))  # noqa: E731
+
+    def one(params: Any, buffers: Any, image: torch.Tensor) -> torch.Tensor:
+        # PyTorch maps no nearest-exact upsampling over stacked weights; plain nearest is the same by whole factors.
+        with mock.patch.object(torch_network, "upsample", nearest):
+            return torch.func.functional_call(base, (params, buffers), (image,))
+
     mapped = torch.func.vmap(one, randomness="different")
     return lambda image: mapped(params, buffers, image), [p for p in params.values() if p.requires_grad]
 

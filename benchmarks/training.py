@@ -174,7 +174,7 @@ def with_ratios(rows: list[dict[str, Any]], about: dict[str, Any]) -> list[dict[
     for row in rows:
         seconds = row["seconds_per_seed_step"]
         row["ratio_to_torch"] = seconds / peer
-        row["roofline_share"] = row["convolution_flops"] / seconds / about["product_flops_per_second"]
+        row["roofline_share"] = row["convolution_flops"] / seconds / about["product_flops_per_second"][row["precision"]]
         row["written_share"] = row["written_bytes"] / seconds / about["written_bytes_per_second"]
     return rows
 
@@ -201,7 +201,7 @@ def machine(busy: float) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "cores": cores_of_process(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
-        "product_flops_per_second": product_ceiling(),
+        "product_flops_per_second": {name: product_ceiling(name) for name in dict.fromkeys(_PRECISION.value)},
         "written_bytes_per_second": measure_speed(tuple(jax.local_devices())).written,
         "busy_cores": busy,
     }
@@ -274,8 +274,8 @@ def main() -> None:
     seeds, patches = numbers("seeds", _SEEDS.value), numbers("patch", _PATCH.value)
     busy = allowed_busy()
     about = machine(busy)
-    print(f"{about['device']}, {about['cores']} cores; large float32 products: "
-          f"{about['product_flops_per_second'] / 1e9:.0f} GFLOP/s, "
+    products = ", ".join(f"{name} {speed / 1e9:.0f}" for name, speed in about["product_flops_per_second"].items())
+    print(f"{about['device']}, {about['cores']} cores; large products, GFLOP/s: {products}; "
           f"passes over memory {about['written_bytes_per_second'] / 1e9:.1f} GB/s"
           + (f"; BUSY: other processes used {busy:.1f} cores" if busy > BUSY else ""))  # fmt: skip
     print(

@@ -300,7 +300,8 @@ class _Log:
 
     def __enter__(self) -> _Log:
         self._open = contextlib.ExitStack()
-        self._watch = self._open.enter_context(ThreadPoolExecutor(1, thread_name_prefix="watch"))
+        self._watch = ThreadPoolExecutor(1, thread_name_prefix="watch")
+        self._open.callback(self._watch.shutdown, wait=False, cancel_futures=True)
         if hosts.is_first():
             logs.write_lines(self._job.directory, self._rows)
             self._file = self._open.enter_context(open(self._job.directory / logs.METRICS_FILE, "a", encoding="utf-8"))

@@ -10,7 +10,7 @@ import pytest
 from jaxseg import averaging, checkpoint, loop, losses, seeds, train, trees
 from jaxseg.models import make_model
 from tests import training_parts
-from tests.test_loop import CHUNK, PLAN, RUNS, SETTINGS, TRAINING, make_fit, score, silent
+from tests.loop_parts import CHUNK, PLAN, RUNS, SETTINGS, TRAINING, make_fit, score, silent
 
 AVERAGED = dataclasses.replace(SETTINGS, average=0.5)
 WINDOWS = averaging.make_windows(AVERAGED.scored_at, AVERAGED.average)

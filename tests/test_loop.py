@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -13,56 +14,8 @@ import numpy as np
 import pytest
 
 from jaxseg import checkpoint, logs, loop, seeds, train, trees
-from jaxseg.data.patches import residence
-from jaxseg.settings import TrainSettings
 from tests import training_parts
-
-TRAINING = training_parts.Training()
-PLAN = training_parts.plan_of("loop")
-CHUNK = seeds.map_seeds(train.make_train_chunk(TRAINING.step), plan=PLAN, shared=(2, 3, 4, 5), donate=(0,))
-SETTINGS = TrainSettings(steps=12, batch=2, log_every=2, eval_every=4, save_every=4)
-RUNS = training_parts.run_inputs(4)
-
-
-def silent(what, done, total, note="", runs=()):
-    pass
-
-
-def score(params, frozen):
-    """Stands for validation: some number of each run's weights."""
-    assert frozen == {}
-    return np.abs(np.tanh(np.asarray(params["head"]["kernel"]).sum((1, 2))))
-
-
-def feed_of(runs, most=2):
-    """The same inputs for every call; calls of at most so many steps."""
-    placed = seeds.put(runs, PLAN)
-    return lambda start: ((end, placed) for end in residence.call_ends(start, 12, 2, most))
-
-
-def make_fit(directory, **changes):
-    """A job of four runs on the small network."""
-    names = tuple(f"{arm}/n0_fold0/seed_{seed}" for arm in ("scratch", "transfer") for seed in (0, 1))
-    fields = {
-        "directory": directory,
-        "plan": PLAN,
-        "names": names,
-        "rows": (0, 1, 2, 3),
-        "like": jax.eval_shape(lambda: training_parts.make_state(training_parts.MODEL, TRAINING.tx, 0)),
-        "init": lambda: TRAINING.states(range(4)),
-        "shared": dict,
-        "chunk": CHUNK,
-        "observe": None,
-        "feed": feed_of(RUNS),
-        "cohort": seeds.replicate(TRAINING.cohort, PLAN),
-        "validate": score,
-        "settings": SETTINGS,
-        "scored_at": (),
-        "validate_from": 0,
-        "keep": 2,
-        "meta": {"runs": list(names)},
-    }
-    return loop.Fit(**(fields | changes))
+from tests.loop_parts import CHUNK, PLAN, RUNS, SETTINGS, TRAINING, feed_of, make_fit, score, silent
 
 
 def folder(directory):
@@ -398,3 +351,21 @@ def test_rows_of_runs_that_all_diverged_are_written(tmp_path):
     rows = training_parts.metric_lines(tmp_path)
     assert logs.read_log(tmp_path, 4).diverged_at == [1] * 4
     assert rows[0]["step"] == 0
+
+
+def test_a_call_that_holds_the_host_until_it_is_done_has_its_own_time(tmp_path):
+    call = 0.05
+
+    # As a loop of steps does on a GPU, where the host decides whether there is another step.
+    def chunk(*args):
+        time.sleep(call)
+        return jax.block_until_ready(CHUNK(*args))
+
+    begun = time.perf_counter()
+    loop.fit(make_fit(tmp_path, chunk=chunk), silent)
+    took = time.perf_counter() - begun
+    rows = [row for row in training_parts.metric_lines(tmp_path) if row["step_seconds"] is not None]
+    seconds = [2 * row["step_seconds"] for row in rows]  # of the two steps of a call
+    assert len(seconds) == 5
+    assert min(seconds) >= call / 2
+    assert sum(seconds) <= took

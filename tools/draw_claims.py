@@ -42,6 +42,8 @@ TOGETHER = {
     SLOPE: "slope of the gain on difficulty",
 }
 """What rows over all targets are called, in their order."""
+DIFFICULTY = "difficulty"
+"""The quantity of C3 that has no sign and no limits."""
 
 
 class Gallery(NamedTuple):
@@ -113,7 +115,7 @@ def quantity_names(claim: str, gallery: Gallery, rows: pd.DataFrame) -> dict[str
     """What the quantities of a claim that a study measured with limits are called, in their order, by key."""
     if claim == "C3":
         hard = not rows[(rows["claim"] == "C3") & (rows["role"] == STUDY)].empty
-        return {"difficulty": "scratch's error", "gain": "gain"} if hard else {}
+        return {DIFFICULTY: "scratch's error", "gain": "gain"} if hard else {}
     found: dict[str, str] = {}
     for told in speaking(claim, gallery.told).told.values():
         for one in told.quantities:
@@ -143,7 +145,8 @@ def caption(rows: pd.DataFrame) -> str:
 
 def table_lines(rows: pd.DataFrame, claim: str, names: Mapping[str, str], gallery: Gallery) -> Iterator[str]:
     """The lines of the table: a row for each study, then those over all targets."""
-    head = ("target", "source", "study", *(f"{name} [95 %]" for name in names.values()), "verdict there")
+    limits = (name if key == DIFFICULTY else f"{name} [95 %]" for key, name in names.items())
+    head = ("target", "source", "study", *limits, "verdict there")
     yield line(head)
     yield line(["---"] * len(head))
     studies = rows[rows["role"] == STUDY]
@@ -169,7 +172,8 @@ def numbers(rows: pd.DataFrame, claim: str, names: Mapping[str, str]) -> list[st
             found.append("")
             continue
         limits = words.limits(row["ci_low"], row["ci_high"])
-        value = "" if row["role"] == PREDICTION else (words.plain if row["role"] == TAU else words.signed)(row["value"])
+        written = words.plain if row["role"] == TAU or key == DIFFICULTY else words.signed
+        value = "" if row["role"] == PREDICTION else written(row["value"])
         found.append(f"{value} {limits}".strip())
     return found
 

@@ -238,7 +238,7 @@ def test_a_given_grid_is_the_one_that_patch_and_steps_are_for(value):
     assert max(size[0], size[2]) <= 32 < size[1]
     assert proposed(images, target__spacing_mm="native").value("target.spacing_mm") == "native"
     for wrong in ("2, 2", "fine", "2, 2, -1"):
-        with pytest.raises(UserError, match=r"config\.target\.spacing_mm"):
+        with pytest.raises(UserError, match=r"^config\.target\.spacing_mm = .*; allowed: 'native', 'median', or"):
             proposed(images, target__spacing_mm=wrong)
 
 
@@ -250,8 +250,22 @@ def test_given_axes_and_slices_are_followed():
     made = proposed(volumes, target__as_slices="coronal")
     assert (made.value("model.ndim"), made.value("target.as_slices")) == (2, "coronal")
     assert all(size <= most for size, most in zip(made.value("target.patch"), (128, 64), strict=True))
-    with pytest.raises(UserError, match=r"config\.model\.ndim = 3; allowed: 2, as the source's images are 2-D"):
-        proposed(volumes, pictures, model__ndim=3)
+    few = found((128, 100, 4), (1.0, 1.0, 6.0))
+    assert proposed(few).value("model.ndim") == 2
+    assert proposed(few, target__as_slices="").value("model.ndim") == 3
+    for asked, text in (
+        ({"model__ndim": 3}, r"config\.model\.ndim = 3; allowed: 2, as the source's images are 2-D"),
+        ({"source__as_slices": "axial"}, r"config\.source\.as_slices = 'axial'; allowed: '', as the source's"),
+        ({"target__as_slices": ""}, r"config\.target\.as_slices = ''; allowed: 'sagittal', 'coronal', 'axial'"),
+    ):
+        with pytest.raises(UserError, match=f"^{text}"):
+            proposed(volumes, pictures, **asked)
+
+
+def test_more_slices_cost_more():
+    thick = found((128, 128, 20), (1.0, 1.0, 5.0), cases=200)
+    own, finer = (proposed(thick, model__ndim=2, target__spacing_mm=f"1, 1, {edge}", train__batch=4) for edge in (0, 1))
+    assert finer.value("train.steps") < own.value("train.steps")
 
 
 def test_a_source_shares_network_and_grid_where_its_voxels_allow():

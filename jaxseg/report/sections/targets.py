@@ -22,7 +22,7 @@ _STUDY = ArmStyle("#0072B2", "s", "-")
 _MEAN, _PREDICTION, _NUMBER = ArmStyle(INK, "D", "-"), ArmStyle(MUTED, "s", "-"), ArmStyle(INK, "", "-")
 _ALL = "All targets"
 GAIN_LABEL = "Gain of transfer over scratch, DSC"
-"""The label of the axis of `gain_forest`."""
+"""The label of the axis of `gain_forest` and `harder_forest`."""
 
 
 def gain_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -159,7 +159,7 @@ AXES: Mapping[str, Axis] = {
     "C11": Axis(ValueAxis("Reuse: similarity to the source above the floor", 0.0, (rules.REUSED, rules.NOT_REUSED))),
     "C11b": Axis(ValueAxis("Reuse, lead over the early levels", 0.0, sides=("less deep", "more deep"))),
 }
-"""The axes of the claims that are not about the gain alone, which `gain_forest` draws (C2, C3)."""
+"""The axes of the claims that are not about the gain alone: `gain_forest` draws C2, `harder_forest` C3."""
 
 
 def claim_forest(table: pd.DataFrame, claim: str, names: Mapping[str, str], *, width: float) -> Figure:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxseg.settings.kinds import read_spacing
@@ -13,6 +13,7 @@ from jaxseg.study.proposal import grid
 from jaxseg.study.proposal.choice import Choice
 from jaxseg.study.proposal.fingerprint import Fingerprint
 from jaxseg.study.proposal.grid import View
+from jaxseg.study.proposal.network import NOTHING, Fixed
 from jaxseg.types import UserError
 
 FEWEST_SLICES = 5
@@ -26,16 +27,23 @@ _TURNED = ("micro", "histo", "patho", "stain", "fluor", "rgb")
 """Parts of modalities of which every orientation is as plausible."""
 
 
-def ndim_of(
-    target: Fingerprint, sources: Mapping[str, Fingerprint], fixed: Mapping[str, Any] = MappingProxyType({})
-) -> tuple[int, str]:
+def ndim_of(target: Fingerprint, sources: Mapping[str, Fingerprint], fixed: Fixed = NOTHING) -> tuple[int, str]:
     """Returns the axes of a network for all tasks, and why; as `model.ndim` or an `as_slices` has it where it is fixed.
 
     Raises:
-        UserError: Of images a network with three axes is asked for.
+        UserError: The fixed `model.ndim` is neither 2 nor 3, or 3 where images are 2-D, or an `as_slices` does not go
+            with the images.
     """
     tasks = {"target": target, **sources}
     flat = [task for task, found in tasks.items() if found.ndim == 2]
+    for task, name in _given_slices(tasks, fixed).items():
+        if name and task in flat:
+            raise UserError(f"config.{task}.as_slices = {name!r}; allowed: '', as the {task}'s images are 2-D")
+        if not name and task not in flat and (flat or fixed.get("model.ndim") == 2):
+            raise UserError(
+                f"config.{task}.as_slices = ''; allowed: {', '.join(map(repr, SLICE_AXES))}, as the network has two "
+                f"axes and the {task} volumes"
+            )
     if "model.ndim" in fixed:
         ndim = fixed["model.ndim"]
         if ndim not in (2, 3) or (ndim == 3 and flat):
@@ -44,13 +52,21 @@ def ndim_of(
         return ndim, "as given"
     if flat:
         return 2, f"the {flat[0]}'s images are 2-D"
-    sliced = next((task for task in tasks if fixed.get(f"{task}.as_slices")), None)
+    slices_given = _given_slices(tasks, fixed)
+    sliced = next((task for task, name in slices_given.items() if name), None)
     if sliced:
         return 2, f"volumes of the {sliced} are taken slice by slice, as given"
+    if slices_given:
+        return 3, f"volumes of the {next(iter(slices_given))} are taken whole, as given"
     slices = target.shape[_across(target)]
     if slices < FEWEST_SLICES:
         return 2, f"the target's volumes have {number(slices)} slices, too few for a third dimension"
     return 3, "the images are volumes"
+
+
+def _given_slices(tasks: Iterable[str], fixed: Fixed) -> dict[str, str]:
+    """What `as_slices` is fixed to, by task."""
+    return {task: fixed[f"{task}.as_slices"] for task in tasks if f"{task}.as_slices" in fixed}
 
 
 def slice_axis(found: Fingerprint, ndim: int, given: str = "") -> int | None:
@@ -93,14 +109,34 @@ def given_spacing(found: Fingerprint, seen: View, value: Any, role: str) -> tupl
     """Returns the voxel sizes that a fixed `spacing_mm` gives the images as a network sees them.
 
     Raises:
-        UserError: It is no spacing, or one of another number of axes.
+        UserError: The value is no spacing, or has a number of axes that the images do not have.
     """
-    sizes = read_spacing(value, f"config.{role}.spacing_mm")
-    if isinstance(sizes, str):
-        return seen.spacing
-    if len(sizes) != found.ndim:
-        raise UserError(f"config.{role}.spacing_mm = {value!r}; allowed: {found.ndim} numbers, one for each axis")
-    return tuple(sizes[axis] or own for axis, own in zip(seen.axes, seen.spacing, strict=True))
+    whole = _given_edges(found, value, role)
+    return tuple(whole[axis] for axis in seen.axes)
+
+
+def resampled(found: Fingerprint, across: int | None, value: Any, role: str) -> Fingerprint:
+    """Returns the images with as many slices as a fixed `spacing_mm` leaves across the axis that is cut.
+
+    Raises:
+        UserError: As `given_spacing`.
+    """
+    if across is None:
+        return found
+    slices = found.shape[across] * found.spacing_mm[across] / _given_edges(found, value, role)[across]
+    shape = tuple(slices if axis == across else size for axis, size in enumerate(found.shape))
+    return dataclasses.replace(found, shape=shape)
+
+
+def _given_edges(found: Fingerprint, value: Any, role: str) -> tuple[float, ...]:
+    """The voxel sizes along all axes of a fixed `spacing_mm`."""
+    given = read_spacing(value, f"{role}.spacing_mm")
+    if isinstance(given, str):
+        return found.spacing_mm
+    if len(given) != found.ndim:
+        numbers = f"'native', 'median', or {found.ndim} numbers, one for each axis of its images"
+        raise UserError(f"config.{role}.spacing_mm = {value!r}; allowed: {numbers}")
+    return tuple(size or own for size, own in zip(given, found.spacing_mm, strict=True))
 
 
 def source_spacing(seen: View, target: Sequence[float], patch: Sequence[int]) -> tuple[tuple[float, ...], str]:

@@ -90,6 +90,8 @@ def propose(
     ndim, why = images.ndim_of(target, sources, fixed)
     across = images.slice_axis(target, ndim, fixed.get("target.as_slices", ""))
     seen = grid.view(target, across)
+    if "target.spacing_mm" in fixed:
+        target = images.resampled(target, across, fixed["target.spacing_mm"], "target")
     size: dict[str, Any] = {"channels": len(target.channels), "classes": target.classes, "fixed": fixed}
     made = choose(seen, _spacings("target", target, seen, fixed), resources, **size)
     made = dataclasses.replace(made, patch=tuple(fixed.get("target.patch", made.patch)))
@@ -99,7 +101,7 @@ def propose(
     if batch != course.batch:
         course = _course(target, seen, made, batch, resources, meter, {**fixed, "train.batch": batch})
     choices = [Choice("model.ndim", ndim, why), *_network_choices(made)]
-    choices += _grid_choices("target", target, seen, made.spacing, _spacing_reason(seen, made), made.patch, made)
+    choices += _grid_choices("target", target, seen, made.spacing, _spacing_reason(seen, made, fixed), made.patch, made)
     choices += images.task_choices("target", target, seen, across, val_cases=course.val_cases)
     choices += _augmentation("target", target, seen, course)
     if "source" not in sources:
@@ -119,7 +121,9 @@ def _spacings(role: str, found: Fingerprint, seen: View, fixed: Fixed) -> list[t
     return [images.given_spacing(found, seen, fixed[field], role)] if field in fixed else grid.grids(seen)
 
 
-def _spacing_reason(seen: View, made: Network) -> str:
+def _spacing_reason(seen: View, made: Network, fixed: Fixed) -> str:
+    if "target.spacing_mm" in fixed:
+        return "as given"
     if made.spacing == seen.spacing:
         told = (
             "the median of cases that differ" if seen.varies else "the images' own grid, so that nothing is resampled"
