@@ -138,14 +138,20 @@ def regression_slope(x: Targets, y: Targets, v: Targets, *, confidence: float = 
     return Interval(float(beta[1]), float(beta[1] - half), float(beta[1] + half), df)
 
 
-def welch_p(y: Targets, v: Targets, df: Targets) -> float:
+def welch_p(y: Targets, v: Targets, df: Targets, *, among: int | None = None) -> float:
     """Return the p value of the hypothesis that all targets share one value, allowing for estimated variances.
 
     This is Welch's (1951, doi:10.2307/2332579) test of means of unequal variance, from estimates, variances and the
     degrees of freedom of the variances. Q itself takes the variances as known and rejects too often.
+
+    Args:
+        y: Estimate of each target.
+        v: Variance of each estimate.
+        df: Degrees of freedom of each variance.
+        among: The number of targets, if more than there are: p is then what is to be expected of so many like these.
     """
-    count, weights = len(y), 1 / v
+    count, weights = among or len(y), 1 / v
     q = float(np.sum(weights * (y - _weighted_mean(y, weights)) ** 2))
-    doubt = float(np.sum((1 - weights / weights.sum()) ** 2 / df))
-    f = q / (count - 1) / (1 + 2 * (count - 2) / (count**2 - 1) * doubt)
+    doubt = float(np.sum((1 - weights / weights.sum()) ** 2 / df)) * count / len(y)
+    f = q / (len(y) - 1) / (1 + 2 * (count - 2) / (count**2 - 1) * doubt)
     return float(stats.f.sf(f, count - 1, (count**2 - 1) / (3 * doubt)))

@@ -64,3 +64,13 @@ def test_coverage_with_few_targets_and_estimated_variances():
     # 0.95 +- 3 standard errors of 400 draws, and the slight conservatism of the modified interval.
     assert 0.92 <= hits / draws <= 0.985
     assert 0.91 <= inside / draws <= 0.99
+
+
+def test_more_targets_like_these_tell_more():
+    y, v, df = np.array([0.0, 0.02, 0.04, -0.01, 0.03]), np.full(5, 0.015**2), np.full(5, 14.0)
+    expected = [welch_p(y, v, df, among=count) for count in (5, 10, 20, 40)]
+    assert expected[0] == welch_p(y, v, df)
+    assert sorted(expected, reverse=True) == expected
+    assert expected[-1] < 0.01
+    alike = 0.02 + np.array([1e-3, -1e-3, 0.0, 0.0, 0.0])
+    assert welch_p(alike, v, df, among=40) > 0.9

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
+from jaxseg.analysis.random_effects import welch_p
 from jaxseg.report.charts.style import NARROW_INCHES, WIDE_INCHES
 from jaxseg.report.sections.targets import claim_forest, gain_forest, gain_rows, targets_blocks
 from jaxseg.study import claims
-from jaxseg.study.claims import over_targets, pooling, targets
-from jaxseg.study.claims.differing import task_of
+from jaxseg.study.claims import differing, over_targets, pooling, targets
+from jaxseg.study.claims.differing import targets_to_differ, task_of
 from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.findings import CONTRADICTED, DEPENDS, SUPPORTED, UNDECIDED, Quantity
 from jaxseg.study.claims.rules import NOISE_LEVELS
@@ -199,6 +202,19 @@ def test_gains_of_five_targets_differ_or_do_not():
     alike = over(over_studies(many(*(0.02,) * 8)), "C2")
     assert alike["verdict"] == CONTRADICTED
     assert "needs at least 5 targets, has 4" in over(over_studies(many(0.05, 0.0, 0.02, 0.07)), "C2")["reason"]
+
+
+def test_how_many_targets_would_show_that_gains_differ():
+    def cells(*values):
+        return [differing.Cell(Quantity("gain", value), 0.015**2, 14.0) for value in values]
+
+    spread = cells(0.0, 0.02, 0.04, -0.01, 0.03)
+    words = re.fullmatch(r"about (\d+) more targets, if they differ as these do", targets_to_differ(spread, 0.05))
+    assert words
+    y = np.array([cell.gain.value for cell in spread])
+    p = [welch_p(y, np.full(5, 0.015**2), np.full(5, 14.0), among=5 + int(words[1]) - less) for less in (0, 1)]
+    assert p[0] <= 0.05 < p[1]
+    assert targets_to_differ(cells(0.02, 0.021, 0.02, 0.019, 0.02), 0.05) == ""
 
 
 def test_a_pilot_of_few_seeds_is_left_out_and_named():

@@ -15,6 +15,7 @@ from jaxseg.study.claims.controls import PLACEBO
 from jaxseg.study.claims.dsc import Blocks, blocks_of, gain, gain_weights, of_blocks, size_name, sizes_with
 from jaxseg.study.claims.evidence import Evidence, Pair, Seeds, doubts_of_rates, scope_of, units
 from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, quantity, unique
+from jaxseg.study.claims.needs import MAX_TARGETS
 from jaxseg.study.claims.rules import LEVEL, MIN_CELLS, MIN_TARGETS_C3, NOISE_LEVELS, TAU
 from jaxseg.text import significant_interval
 
@@ -68,6 +69,22 @@ def differences(cells: Sequence[Cell], level: float, what: str) -> tuple[Quantit
         )
         p = welch_p(y, v, df)
     return tau, Quantity("p of equal gains", p, key="p", n_seeds=seeds, train_cases=-1), *(c.gain for c in cells)
+
+
+def targets_to_differ(cells: Sequence[Cell], level: float) -> str:
+    """Returns how many more targets would show that gains differ, if those to come differ as these do.
+
+    Args:
+        cells: The gains of at least two targets, which do not show it.
+        level: The significance level.
+    """
+    y, v, df = (np.array(column) for column in zip(*((c.gain.value, c.variance, c.df) for c in cells), strict=True))
+    if not np.isfinite(v).all() or not (v > 0).all() or heterogeneity(y, v, confidence=1 - level).tau < TAU:
+        return ""
+    for more in range(1, MAX_TARGETS):
+        if welch_p(y, v, df, among=len(y) + more) <= level:
+            return f"about {more} more targets, if they differ as these do"
+    return "no realistic number of targets: they differ too little"
 
 
 def _cells_of_sizes(evidence: Evidence, pair: Pair, sizes: Sequence[int]) -> tuple[list[Cell], list[str]]:

@@ -206,6 +206,8 @@ def _c2(studies: Mapping[str, TargetStudy], targets: Mapping[str, str]) -> Over:
     except Lacking as error:
         return Over(Finding("C2", UNDECIDED, f"{error}{aside}", needs=str(error).removeprefix("needs ")), rows)
     judged = judge("C2", measured)
+    if judged.verdict == UNDECIDED:
+        judged = dataclasses.replace(judged, needs=differing.targets_to_differ(cells, LEVEL))
     return Over(dataclasses.replace(judged, reason=f"{judged.reason}{aside}"), rows)
 
 
