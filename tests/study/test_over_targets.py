@@ -225,6 +225,8 @@ def test_a_pilot_of_few_seeds_is_left_out_and_named():
     for claim in ("C2", "C4b"):
         found = over(over_studies(sound | {"pilot": few}), claim)
         assert "left out: pilot (needs at least 8 seeds, has 4" in found["reason"]
+        two = over(over_studies(sound | {"pilot": few, "another": few}), claim)
+        assert "left out: pilot, another (needs at least 8 seeds, has 4" in two["reason"]
         assert found["value"] == over(over_studies(sound), claim)["value"]
 
 

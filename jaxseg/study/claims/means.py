@@ -27,14 +27,16 @@ class Speaking(NamedTuple):
 
 def speaking(claim: str, studies: Mapping[str, TargetStudy]) -> Speaking:
     """Takes what each study tells of a claim; studies that cannot carry a verdict alone are left out and named."""
-    told, left_out = {}, []
+    told: dict[str, Told] = {}
+    left_out: dict[str, list[str]] = {}
     for name, study in studies.items():
         found = study.claims[claim]
         if found.quantities:
             told[name] = found._replace(quantities=at_ends(found.quantities)) if claim == "C5" else found
         else:
-            left_out.append(f"{name} ({found.left_out})")
-    return Speaking(told, tuple(left_out), tuple(f"{name}: {one.seen}" for name, one in told.items() if one.seen))
+            left_out.setdefault(found.left_out, []).append(name)
+    without = tuple(f"{', '.join(names)} ({reason})" for reason, names in left_out.items())
+    return Speaking(told, without, tuple(f"{name}: {one.seen}" for name, one in told.items() if one.seen))
 
 
 _ANY: Mapping[str, str] = {"C5": ANGLE, "C11": REUSE, "C11b": LEAD}
