@@ -19,10 +19,10 @@ from tests.imports import weight_files
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ELSEWHERE = (
     *("pip", "python3", "pytest", "ruff", "mypy", "sphinx-build", ".ci/run", "mkdir"),
-    *("docker", "sbatch", "launch/tpu_pod.sh"),
+    *("docker", "sbatch", "launch/tpu_pod.sh", "benchmarks/gpu.sh"),
 )
-"""Not run here: .ci/run runs most of them; the last three need a daemon or a cluster, and tests/launch checks their
-text."""
+"""Not run here: .ci/run runs most of them; the last four need a daemon, a cluster or a GPU, and tests/launch checks
+their text or what they start."""
 SMALL = {
     "num_seeds": "2",
     "model.widths": "(2, 4, 8)",  # of multiscale_fcn they double
