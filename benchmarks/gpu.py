@@ -10,7 +10,6 @@ Contestants compile at the same time, `--jobs` of them, and are then sampled in 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import math
@@ -24,7 +23,7 @@ import jax
 
 from benchmarks.contestants import Contestant
 from benchmarks.jaxseg_step import step_work
-from benchmarks.training import CLASSES, WORKLOADS, product_ceiling
+from benchmarks.training import CLASSES, WORKLOADS, device_and_versions, product_ceiling
 from jaxseg.machine import cores
 from launch import terminal
 
@@ -156,16 +155,6 @@ def measure(chosen: Sequence[Entry], limit: float, repeats: int, jobs: int) -> l
     return [row_of(*both, ceilings) for both in zip(chosen, contestants, strict=True)]
 
 
-def machine() -> dict[str, Any]:
-    """Returns what the figures belong to."""
-    packages = ("jaxseg", "jax", "jaxlib", "numpy", *(["torch"] if importlib.util.find_spec("torch") else []))
-    return {
-        "device": jax.devices()[0].device_kind,
-        "cores": cores(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-    }
-
-
 def main() -> None:
     """Measures, and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -185,7 +174,7 @@ def main() -> None:
         if (not only or entry.workload in only) and (entry.framework != "torch" or importlib.util.find_spec("torch"))
     ]
     rows = measure(chosen, asked.limit, asked.repeats, asked.jobs)
-    about = machine() | {"limit": asked.limit, "jobs": asked.jobs, "repeats": asked.repeats}
+    about = device_and_versions() | {"limit": asked.limit, "jobs": asked.jobs, "repeats": asked.repeats}
     asked.folder.mkdir(parents=True, exist_ok=True)
     known = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # without NaN
     text = json.dumps({"machine": about, "rows": known}, indent=1)

@@ -3,7 +3,7 @@
     python -m benchmarks.torch_step '{"network": "unet", "ndim": 3, "widths": [16, 32, 64], "patch": 32, ...}'
 
 Prints one line of JSON when ready; then, for every line it reads, takes `steps` training steps and prints the seconds
-of one step of one seed. There is one seed but in the stacked modes (`MODES`).
+of one step of one seed. There is one seed but in the stacked modes.
 """
 
 from __future__ import annotations
@@ -38,13 +38,12 @@ def dice_ce(logits: torch.Tensor, label: torch.Tensor, smooth: float = 1e-5) -> 
     return dice[:, 1:].mean() + functional.cross_entropy(logits.float(), label)
 
 
-MODES = ("eager", "compiled", "graphs", "stacked", "stacked_compiled")
-"""How PyTorch runs a step: operation by operation; with network and loss compiled; the same, replayed as a CUDA graph;
-and the networks of several seeds as one, their weights stacked (torch.func), eager or compiled."""
-
-
 def make_step(settings: dict[str, Any]) -> Any:
-    """A function that takes one training step of all seeds; on a GPU it may return before that is done."""
+    """A function that takes one training step of all seeds; on a GPU it may return before that is done.
+
+    `strategy` says how: `eager`, operation by operation; `compiled`, network and loss; `graphs`, the same replayed as a
+    CUDA graph; `stacked` and `stacked_compiled`, the networks of several seeds as one, with stacked weights.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         torch.set_num_threads(settings["threads"])

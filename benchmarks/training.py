@@ -194,13 +194,20 @@ def format_row(row: dict[str, Any]) -> str:
     )
 
 
-def machine(busy: float) -> dict[str, Any]:
-    """What the figures belong to: versions, and the ceilings of products and of one pass over memory."""
+def device_and_versions() -> dict[str, Any]:
+    """What the figures belong to: device, cores and versions."""
     packages = ("jaxseg", "jax", "jaxlib", "numpy", *(["torch"] if importlib.util.find_spec("torch") else []))
     return {
         "device": jax.devices()[0].device_kind,
         "cores": cores_of_process(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def machine(busy: float) -> dict[str, Any]:
+    """What the figures belong to, and the ceilings of products and of one pass over memory."""
+    return {
+        **device_and_versions(),
         "product_flops_per_second": {name: product_ceiling(name) for name in dict.fromkeys(_PRECISION.value)},
         "written_bytes_per_second": measure_speed(tuple(jax.local_devices())).written,
         "busy_cores": busy,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxseg.settings.kinds import read_spacing
@@ -36,13 +36,14 @@ def ndim_of(target: Fingerprint, sources: Mapping[str, Fingerprint], fixed: Fixe
     """
     tasks = {"target": target, **sources}
     flat = [task for task, found in tasks.items() if found.ndim == 2]
-    for task, name in _given_slices(tasks, fixed).items():
+    given = {task: fixed[f"{task}.as_slices"] for task in tasks if f"{task}.as_slices" in fixed}
+    for task, name in given.items():
         if name and task in flat:
             raise UserError(f"config.{task}.as_slices = {name!r}; allowed: '', as the {task}'s images are 2-D")
         if not name and task not in flat and (flat or fixed.get("model.ndim") == 2):
             raise UserError(
                 f"config.{task}.as_slices = ''; allowed: {', '.join(map(repr, SLICE_AXES))}, as the network has two "
-                f"axes and the {task} volumes"
+                f"axes and the {task} has volumes"
             )
     if "model.ndim" in fixed:
         ndim = fixed["model.ndim"]
@@ -52,21 +53,15 @@ def ndim_of(target: Fingerprint, sources: Mapping[str, Fingerprint], fixed: Fixe
         return ndim, "as given"
     if flat:
         return 2, f"the {flat[0]}'s images are 2-D"
-    slices_given = _given_slices(tasks, fixed)
-    sliced = next((task for task, name in slices_given.items() if name), None)
+    sliced = next((task for task, name in given.items() if name), None)
     if sliced:
         return 2, f"volumes of the {sliced} are taken slice by slice, as given"
-    if slices_given:
-        return 3, f"volumes of the {next(iter(slices_given))} are taken whole, as given"
+    if given:
+        return 3, f"volumes of the {next(iter(given))} are taken whole, as given"
     slices = target.shape[_across(target)]
     if slices < FEWEST_SLICES:
         return 2, f"the target's volumes have {number(slices)} slices, too few for a third dimension"
     return 3, "the images are volumes"
-
-
-def _given_slices(tasks: Iterable[str], fixed: Fixed) -> dict[str, str]:
-    """What `as_slices` is fixed to, by task."""
-    return {task: fixed[f"{task}.as_slices"] for task in tasks if f"{task}.as_slices" in fixed}
 
 
 def slice_axis(found: Fingerprint, ndim: int, given: str = "") -> int | None:
