@@ -166,13 +166,23 @@ def _spread(
 
 
 def put(tree: Any, plan: SeedPlan) -> Any:
-    """Place run-axis-first arrays on the plan's devices, repeating the last run to fill the axis."""
+    """Place run-axis-first arrays on the plan's devices, repeating the last run to fill the axis.
+
+    Processors share their memory with the host, which then cuts the arrays: JAX would compile a program for each shape.
+    """
     if not jax.tree.leaves(tree):
         return tree
+    if plan.platform == "cpu":
+        tree = jax.tree.map(_on_host, tree)
     num_runs = trees.length(tree)
-    index = jnp.minimum(jnp.arange(plan.padded(num_runs)), num_runs - 1)
-    padded = tree if len(index) == num_runs else trees.take(jax.tree.map(jnp.asarray, tree), index)
+    index = np.minimum(np.arange(plan.padded(num_runs)), num_runs - 1)
+    padded = tree if len(index) == num_runs else trees.take(tree, index)
     return jax.device_put(padded, NamedSharding(plan.mesh, PartitionSpec("seed")))
+
+
+def _on_host(leaf: Any) -> Any:
+    """An array as NumPy's; random keys, which it does not know, as they are."""
+    return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
 
 
 def replicate(tree: Any, plan: SeedPlan) -> Any:

@@ -126,8 +126,17 @@ def count(tree: Any) -> int:
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """Stack trees of equal structure along a new leading run axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    """Stack trees of equal structure along a new leading run axis, on the host: no program is compiled for a shape.
+
+    Random keys, which NumPy does not know, are stacked where they are.
+    """
+
+    def join(*leaves: Any) -> Any:
+        if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+            return jnp.stack(leaves)
+        return np.stack([np.asarray(leaf) for leaf in leaves])
+
+    return jax.tree.map(join, *trees)
 
 
 def take(tree: Any, index: Any) -> Any:

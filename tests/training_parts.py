@@ -168,7 +168,7 @@ def run_inputs(count: int, *, cases: Sequence[int] = (0, 1, 2, 3), rate: float =
     one = RunInputs(
         cases=jnp.asarray(cases, jnp.int32), num_cases=jnp.int32(len(cases)), rate=jnp.asarray(rate, jnp.float32)
     )
-    return trees.stack([one] * count)
+    return jax.tree.map(jnp.asarray, trees.stack([one] * count))
 
 
 def bits(tree: Any) -> dict[str, bytes]:

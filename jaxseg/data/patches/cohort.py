@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
@@ -69,7 +68,7 @@ def build_cohort(
     cohort = load_cohort(prepared, names, seed=seed, points=points, shuffle_labels=shuffle_labels)
     if room is not None:
         cohort = _with_room(cohort, room)
-    return jax.tree.map(jnp.asarray, dataclasses.replace(cohort, offsets=cohort.offsets.astype(np.int32)))
+    return jax.device_put(dataclasses.replace(cohort, offsets=cohort.offsets.astype(np.int32)))
 
 
 def load_cohort(

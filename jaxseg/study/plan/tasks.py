@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from jaxseg import data, metrics
@@ -293,7 +293,8 @@ def run_inputs(tasks: Tasks, job: Job) -> RunInputs:
         cases[index, : len(chosen)], cases[index, len(chosen) :] = chosen, chosen[-1]
         counts[index] = len(chosen)
     rates = np.array([run.rate for run in job.runs], np.float32)
-    return RunInputs(cases=jnp.asarray(cases), num_cases=jnp.asarray(counts), rate=jnp.asarray(rates))
+    placed = jax.device_put((cases, counts, rates))
+    return RunInputs(cases=placed[0], num_cases=placed[1], rate=placed[2])
 
 
 def check_labels(study: StudySettings, prepared: PreparedTask) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -162,7 +161,7 @@ def earlier_steps(study: StudySettings, settings: TrainSettings) -> tuple[int, .
 def step_rates(job: Job, log: logs.TrainingLog) -> Float[np.ndarray, "runs steps"]:
     """Computes the learning rate of every step of a job's runs from the peak, the schedule and the validations."""
     settings, steps = job.program.optim, job.program.train.steps
-    shares = np.asarray(jax.vmap(optim.make_schedule(settings, steps))(jnp.arange(steps)), np.float64)
+    shares = np.asarray(jax.jit(jax.vmap(optim.make_schedule(settings, steps)))(np.arange(steps)), np.float64)
     rates = np.outer([run.rate for run in job.runs], shares)
     if settings.schedule == "plateau":
         dsc = log.val_dsc.astype(np.float32)  # as training compares it

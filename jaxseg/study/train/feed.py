@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -57,7 +58,7 @@ def make_feed(
         small = room.voxels + room.cases * room.points * len(prepared.labels) <= SHARED
         cohort = data.build_cohort(prepared, names, room=room if small else None, **drawn)
         rows = np.pad(runs.cases, ((0, 0), (0, len(cohort.shapes) - len(names))), mode="edge")
-        placed = seeds.put(dataclasses.replace(runs, cases=jnp.asarray(rows)), seed_plan)
+        placed = seeds.put(dataclasses.replace(runs, cases=jax.device_put(rows)), seed_plan)
         return cohort, lambda start: ((end, placed) for end in residence.call_ends(start, steps, every, every))
     cohort = data.load_cohort(prepared, names, **drawn)
     roots = jnp.stack([stream_key(jnp.uint32(run.order_id), "order") for run in job.runs])
