@@ -211,6 +211,12 @@ def test_draws_on_the_host_go_through_streams():
     assert hashers == {"streams.py", "stored.py"}  # the second for checksums
 
 
+def test_no_command_loads_all_distributions_of_scipy_to_start():
+    """They take as long as JAX to load; what is needed of them stands in scipy.special."""
+    users = {str(path.relative_to(PACKAGE)) for path in FILES if any("scipy.stats" in n for n in imports(path))}
+    assert not users
+
+
 def test_config_dicts_stop_at_the_config():
     users = {str(path.relative_to(PACKAGE)) for path in FILES if any("ml_collections" in n for n in imports(path))}
     assert users <= {"settings/parse.py", "study/run.py", "study/workdir.py"}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 from jaxseg.analysis.folds import t_quantile
 from jaxseg.analysis.statistics import Interval
@@ -92,9 +92,14 @@ def heterogeneity(y: Targets, v: Targets, *, confidence: float = 0.95) -> Hetero
     """
     q, scale, df = _residual_square(_ones(y), y, v), _scale(y, v), len(y) - 1
     tau2 = _root(q, df, scale)
-    limits = (_root(q, float(stats.chi2.ppf((1 + side * confidence) / 2, df)), scale) for side in (1, -1))
+    limits = (_root(q, _chi_square((1 + side * confidence) / 2, df), scale) for side in (1, -1))
     low, high = (math.sqrt(limit) for limit in limits)
     return Heterogeneity(math.sqrt(tau2), low, high)
+
+
+def _chi_square(share: float, df: int) -> float:
+    """The quantile of the chi-square distribution."""
+    return 2 * float(special.gammaincinv(df / 2, share))
 
 
 def pooled(y: Targets, v: Targets, *, confidence: float = 0.95) -> Pooled:
@@ -154,4 +159,4 @@ def welch_p(y: Targets, v: Targets, df: Targets, *, among: int | None = None) ->
     q = float(np.sum(weights * (y - _weighted_mean(y, weights)) ** 2))
     doubt = float(np.sum((1 - weights / weights.sum()) ** 2 / df)) * count / len(y)
     f = q / (len(y) - 1) / (1 + 2 * (count - 2) / (count**2 - 1) * doubt)
-    return float(stats.f.sf(f, count - 1, (count**2 - 1) / (3 * doubt)))
+    return float(special.fdtrc(count - 1, (count**2 - 1) / (3 * doubt), f))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import special, stats
+from scipy import special
 
 MIN_SEEDS = 8
 """Number of seeds below which no verdict is given."""
@@ -336,4 +336,7 @@ def interquartile_mean(values: Float[np.ndarray, "*shape"]) -> float:
     """
     values = np.asarray(values, np.float64).ravel()
     values = values[~np.isnan(values)]
-    return float(stats.trim_mean(values, 0.25)) if len(values) else math.nan
+    if not len(values):
+        return math.nan
+    cut = len(values) // 4
+    return float(np.partition(values, (cut, len(values) - cut - 1))[cut : len(values) - cut].mean())

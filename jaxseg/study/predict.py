@@ -25,7 +25,7 @@ from jaxseg.types import Frozen, Params
 PredictSlabs = Callable[[Params, Frozen, Iterable[Float[np.ndarray, "*spatial channels"]]], Iterator[inference.Slab]]
 
 
-@functools.lru_cache(maxsize=4)  # validation and evaluation of all arms with one network: traced and compiled once
+@functools.lru_cache(maxsize=8)  # validation and evaluation of all arms with one network: traced and compiled once
 def window_predict(network: Network, plan: seeds.SeedPlan) -> Callable[..., Any]:
     """Maps `inference.make_window_predict` of a network over runs; compiled on first use."""
     # Runs one after another are for processors; there windows one after another are faster too (docs/performance.md).

@@ -43,8 +43,8 @@ def scratch(ready: PlannedStudy) -> Networks:
 
 
 @pytest.fixture(scope="module")
-def tools(ready: PlannedStudy, scratch: Networks) -> probe_stage.Tools:
-    return probe_stage.make_tools(ready, forward_program(ready.study, scratch.program), 2)
+def tools(ready: PlannedStudy, scratch: Networks, plan: seeds.SeedPlan) -> probe_stage.Tools:
+    return probe_stage.make_tools(forward_program(ready.study, scratch.program), plan, 2, ready.study.evaluate)
 
 
 def with_end(networks: Networks, change) -> Networks:
@@ -142,11 +142,11 @@ def test_a_variant_is_measured_anew_when_it_has_more_runs(tiny_study, ready):
     assert not probe_stage._is_measured(folder, {**whole, "runs": [*whole["runs"], ["transfer", 2]]})
 
 
-def test_results_do_not_depend_on_the_number_of_devices(ready, tools):
+def test_results_do_not_depend_on_the_number_of_devices(ready):
     """The tables in the workdir come from two devices."""
     alone = dataclasses.replace(ready.study.runtime, devices=1)
     on_one = dataclasses.replace(ready, study=dataclasses.replace(ready.study, runtime=alone))
-    rows, _ = probe_stage.measure(on_one, 0, 0, lambda *key: probe_stage.make_tools(on_one, *key), lambda what: None)
+    rows, _ = probe_stage.measure(on_one, 0, 0, lambda what: None)
     for name in ("similarity", "pairs", "rewind"):
         table = files.read_table(ready.workdir / "results" / f"{name}.csv")
         for column in ("value", "drop"):

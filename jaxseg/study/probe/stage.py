@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from jaxseg.seeds import SeedPlan
+from jaxseg.settings import EvaluateSettings
 from jaxseg.study import files
 from jaxseg.study.plan.jobs import seed_plan
 from jaxseg.study.plan.planned import PlannedStudy
@@ -68,7 +69,6 @@ def write_analyses(planned: PlannedStudy, progress: Progress) -> None:
     todo = variants(planned)
     if not todo:
         return
-    tools = functools.cache(functools.partial(make_tools, planned))
     folders = [planned.workdir / "analysis" / f"n{train_cases}_fold{fold}" for train_cases, fold in todo]
     for number, ((train_cases, fold), folder) in enumerate(zip(todo, folders, strict=True)):
         whole = {"tables": list(TABLES), "runs": _runs_of(planned, train_cases, fold)}
@@ -78,7 +78,7 @@ def write_analyses(planned: PlannedStudy, progress: Progress) -> None:
         def tell(what: str, number: int = number, folder: Path = folder) -> None:
             progress("measuring", number, len(todo), f"{folder.name}: {what}")
 
-        rows, (arrays, entries) = measure(planned, train_cases, fold, tools, tell)
+        rows, (arrays, entries) = measure(planned, train_cases, fold, tell)
         for name, columns in TABLES.items():
             table = pd.DataFrame(rows[name]).assign(train_cases=train_cases, fold=fold)
             table = table.reindex(columns=list(columns))
@@ -122,22 +122,18 @@ class Tools(NamedTuple):
     predict: PredictSlabs
 
 
-def make_tools(planned: PlannedStudy, program: Program, num_runs: int) -> Tools:
-    """Makes the functions that analyse networks of a program (see `forward_program`), `count` at once."""
-    plan = seed_plan(planned.study, num_runs)
+@functools.lru_cache(maxsize=8)  # arms, variants and studies of one network: traced and compiled once
+def make_tools(program: Program, plan: SeedPlan, num_runs: int, settings: EvaluateSettings) -> Tools:
+    """Makes the functions that analyse networks of a program (see `forward_program`), `num_runs` at once."""
     return Tools(
         representations.make_recorder(program, plan),
         variation.make_judge(program, plan),
-        variation.make_predict(program, plan, num_runs, planned.study.evaluate),
+        variation.make_predict(program, plan, num_runs, settings),
     )
 
 
 def measure(
-    planned: PlannedStudy,
-    train_cases: int,
-    fold: int,
-    tools: Callable[[Program, int], Tools],
-    tell: Callable[[str], None],
+    planned: PlannedStudy, train_cases: int, fold: int, tell: Callable[[str], None]
 ) -> tuple[Rows, tuple[dict[str, np.ndarray], dict[str, Any]]]:
     """Makes the rows of all tables of one variant, and its pictures with the list that describes them."""
     study, settings = planned.study, planned.study.analysis
@@ -153,7 +149,7 @@ def measure(
     sources: dict[tuple[str, int], int | None] = {}
     for networks in read_networks(planned, train_cases, fold):
         arm, plan = networks.arm, seed_plan(planned.study, len(networks))
-        own = tools(forward_program(study, networks.program), len(networks))
+        own = make_tools(forward_program(study, networks.program), plan, len(networks), study.evaluate)
         sources |= {(arm, seed): source for seed, source in zip(networks.seeds, networks.source_seeds, strict=True)}
         tell(f"{arm}, filters")
         montages.append(_measure_filters(planned, networks, rows, (train_cases, fold), arm == baseline))

@@ -43,7 +43,7 @@ def training_calls(
     return _training_calls(training_part(program), plan, once)
 
 
-@functools.lru_cache(maxsize=4)  # jobs that train alike run the same program: traced and compiled once
+@functools.lru_cache(maxsize=8)  # jobs that train alike run the same program: traced and compiled once
 def _training_calls(
     program: Program, plan: seeds.SeedPlan, once: bool
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:

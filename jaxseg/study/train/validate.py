@@ -30,7 +30,7 @@ ON_DEVICE_SHARE = 0.1
 """Share of a device's memory that validation may use to stitch and count there."""
 
 
-@functools.lru_cache(maxsize=4)  # of one network, whatever trains it
+@functools.lru_cache(maxsize=8)  # of one network, whatever trains it
 def mapped_counts(
     network: Network,
     window: tuple[int, ...],
