@@ -212,7 +212,7 @@ def test_draws_on_the_host_go_through_streams():
 
 
 def test_no_command_loads_all_distributions_of_scipy_to_start():
-    """They take as long as JAX to load; what is needed of them stands in scipy.special."""
+    """Loading them is a tenth of a command's start; what is needed of them stands in scipy.special."""
     users = {str(path.relative_to(PACKAGE)) for path in FILES if any("scipy.stats" in n for n in imports(path))}
     assert not users
 
