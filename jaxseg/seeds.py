@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -173,16 +172,11 @@ def put(tree: Any, plan: SeedPlan) -> Any:
     if not jax.tree.leaves(tree):
         return tree
     if plan.platform == "cpu":
-        tree = jax.tree.map(_on_host, tree)
+        tree = jax.tree.map(lambda leaf: leaf if trees.is_key(leaf) else np.asarray(leaf), tree)
     num_runs = trees.length(tree)
     index = np.minimum(np.arange(plan.padded(num_runs)), num_runs - 1)
     padded = tree if len(index) == num_runs else trees.take(tree, index)
     return jax.device_put(padded, NamedSharding(plan.mesh, PartitionSpec("seed")))
-
-
-def _on_host(leaf: Any) -> Any:
-    """An array as NumPy's; random keys, which it does not know, as they are."""
-    return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
 
 
 def replicate(tree: Any, plan: SeedPlan) -> Any:
@@ -194,7 +188,7 @@ def fetch(tree: Any, num_runs: int) -> Any:
     """Copy run-axis-first arrays to the host as NumPy arrays, without the runs that only pad the axis."""
 
     def to_host(leaf: jax.Array) -> np.ndarray:
-        data = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        data = jax.random.key_data(leaf) if trees.is_key(leaf) else leaf
         return np.asarray(data)[:num_runs]
 
     return jax.tree.map(to_host, tree)

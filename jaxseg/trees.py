@@ -125,16 +125,19 @@ def count(tree: Any) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
+def is_key(leaf: Any) -> bool:
+    """Tell whether an array holds JAX's random keys, which NumPy does not know."""
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
 def stack(trees: Sequence[Any]) -> Any:
     """Stack trees of equal structure along a new leading run axis, on the host: no program is compiled for a shape.
 
-    Random keys, which NumPy does not know, are stacked where they are.
+    Random keys are stacked where they are.
     """
 
     def join(*leaves: Any) -> Any:
-        if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
-            return jnp.stack(leaves)
-        return np.stack([np.asarray(leaf) for leaf in leaves])
+        return jnp.stack(leaves) if is_key(leaves[0]) else np.stack([np.asarray(leaf) for leaf in leaves])
 
     return jax.tree.map(join, *trees)
 

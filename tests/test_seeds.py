@@ -13,6 +13,7 @@ from jaxseg import seeds, trees
 from jaxseg.models import conv
 from jaxseg.types import StepLoop, UserError
 from tests import training_parts
+from tests.made_programs import made_programs
 
 COLLECTIVES = re.compile(r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast")
 GROUPED = re.compile(r"feature_group_count ?= ?(?!1\b)\d+")
@@ -65,6 +66,27 @@ def seed_keys(count):
 
 def test_nothing_to_place():
     assert seeds.put({}, training_parts.plan_of(devices=4)) == {}
+
+
+def test_no_program_is_made_for_a_shape_that_is_stacked_or_placed():
+    plan = training_parts.plan_of(devices=4)
+    runs = jax.device_put([{"w": np.full((3, 17 + size), size, np.float32)} for size in (5, 5, 5, 5, 5)])
+    with made_programs() as names:
+        placed = seeds.put(trees.stack(runs), plan)  # five runs on four devices: the last is repeated
+        again = seeds.put(jax.device_put(np.ones((8, 23), np.float32)), plan)
+    assert names == []
+    assert (placed["w"].shape, again.shape) == ((8, 3, 22), (8, 23))
+    assert len(placed["w"].addressable_shards) == 4
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_a_program_that_takes_over_what_was_placed_leaves_the_source_alone(devices):
+    """Arrays on processors may share their memory with those that they were placed from."""
+    source = jax.device_put(np.ones((4, 1024, 64), np.float32))
+    placed = seeds.put(source, training_parts.plan_of(devices=devices))
+    jax.jit(lambda x: x * 2 + 1, donate_argnums=0)(placed).block_until_ready()
+    assert placed.is_deleted()
+    np.testing.assert_array_equal(source, 1)
 
 
 # -------------------------------------------------------------------------------------------------------- map_seeds

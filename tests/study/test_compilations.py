@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import jax.monitoring
 
 from configs import default
 from jaxseg import loop
 from jaxseg.study.plan import tasks as planned_tasks
 from jaxseg.study.run import STAGES, run_stages
+from tests.made_programs import made_programs
 from tests.tiny_study import silent, tiny_config
 
 ARMS = ("scratch", "transfer", "transfer_encoder", "transfer_decoder", "first_1", "mean_var")
-LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
-"""Every program that is made passes this event, whether or not the compiler's own cache then has it."""
-
-
-@contextlib.contextmanager
-def made_programs() -> Iterator[list[str]]:
-    """Names of the programs that are made inside."""
-    names: list[str] = []
-
-    def note(event: str, seconds: float, **about: Any) -> None:
-        if event == LOWERED:
-            names.append(str(about["fun_name"]))
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    try:
-        yield names
-    finally:
-        jax.monitoring.unregister_event_duration_listener(note)
 
 
 def counted(names: list[str], *, of: Sequence[str] = ("chunk", "predict")) -> dict[str, int]:

@@ -293,8 +293,7 @@ def run_inputs(tasks: Tasks, job: Job) -> RunInputs:
         cases[index, : len(chosen)], cases[index, len(chosen) :] = chosen, chosen[-1]
         counts[index] = len(chosen)
     rates = np.array([run.rate for run in job.runs], np.float32)
-    placed = jax.device_put((cases, counts, rates))
-    return RunInputs(cases=placed[0], num_cases=placed[1], rate=placed[2])
+    return RunInputs(*jax.device_put((cases, counts, rates)))
 
 
 def check_labels(study: StudySettings, prepared: PreparedTask) -> None:
