@@ -19,7 +19,10 @@ from jaxseg.types import Params, UserError
 
 NETWORK = Path(__file__).with_name("torch_network.py")
 """The networks in PyTorch, which this module does not import."""
-FIELDS = ("name", "ndim", "widths", "norm", "groups", "dropout", "encoder", "strides", "kernels", "skips")
+FIELDS = (
+    *("name", "ndim", "widths", "norm", "groups", "dropout", "encoder", "strides", "kernels", "skips"),
+    *("blocks", "decoder_blocks", "decoder_widths"),
+)
 """Fields of `config.model` that `torch_network.build` takes too."""
 NETWORKS = ("unet", "multiscale_fcn", "vnet")
 """Networks that it builds."""

@@ -54,6 +54,9 @@ class Options:
         strides: Strides per level below the first and axis; empty takes 2 everywhere.
         kernels: Taps per level and axis; empty takes 3, in `vnet` 5.
         skips: Whether the encoder's features of a level reach the decoder's.
+        blocks: Convolutions of each level of `unet`'s encoder, finest first; empty takes 2.
+        decoder_blocks: Convolutions of each level of its decoder; empty takes 2.
+        decoder_widths: Channels of each level of its decoder; empty takes the encoder's.
     """
 
     name: str
@@ -68,12 +71,21 @@ class Options:
     strides: Sequence[Sequence[int]] = ()
     kernels: Sequence[Sequence[int]] = ()
     skips: bool = True
+    blocks: Sequence[int] = ()
+    decoder_blocks: Sequence[int] = ()
+    decoder_widths: Sequence[int] = ()
 
     def filled(self) -> Options:
-        """The same options, with strides and kernels of every level."""
+        """The same options, with those of every level."""
         depth, taps = len(self.widths), NETWORKS[self.name][2]
-        strides = self.strides or ((2,) * self.ndim,) * (depth - 1)
-        return dataclasses.replace(self, strides=strides, kernels=self.kernels or ((taps,) * self.ndim,) * depth)
+        return dataclasses.replace(
+            self,
+            strides=self.strides or ((2,) * self.ndim,) * (depth - 1),
+            kernels=self.kernels or ((taps,) * self.ndim,) * depth,
+            blocks=self.blocks or (2,) * depth,
+            decoder_blocks=self.decoder_blocks or (2,) * (depth - 1),
+            decoder_widths=self.decoder_widths or self.widths[:-1],
+        )
 
     @property
     def learned(self) -> bool:
@@ -159,47 +171,47 @@ def upsample(low: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
     return functional.interpolate(low, size=size, mode="nearest-exact")
 
 
-# --------------------------------------------------------------------------------------------------------------- U-Net
-
-
 class UNetLevel(nn.Module):
-    """Two convolutions."""
+    """One convolution after another."""
 
-    def __init__(self, options: Options, index: int, channels: int):
+    def __init__(self, options: Options, index: int, channels: int, *, width: int, count: int):
         super().__init__()
-        self.index, self.options = index, options
-        width, taps = options.widths[index], options.kernels[index]
-        self.conv_0 = ConvBlock(options, channels, width, taps)
-        self.conv_1 = ConvBlock(options, width, width, taps)
+        self.index, self.options, self.features, self.count = index, options, width, count
+        for i in range(count):
+            self.add_module(f"conv_{i}", ConvBlock(options, width if i else channels, width, options.kernels[index]))
+
+    def refine(self, x: torch.Tensor) -> torch.Tensor:
+        """Features on the same grid."""
+        for i in range(self.count):
+            x = getattr(self, f"conv_{i}")(x)
+        return x
 
 
 class UNetEncoderLevel(UNetLevel):
     """The next finer level after max pooling, or the image."""
 
     def __init__(self, options: Options, index: int):
-        super().__init__(options, index, options.widths[index - 1] if index else options.channels)
+        channels = options.widths[index - 1] if index else options.channels
+        super().__init__(options, index, channels, width=options.widths[index], count=options.blocks[index])
 
     def forward(self, image: torch.Tensor, finer: list[torch.Tensor]) -> torch.Tensor:
         """Features of this level."""
         if self.index:
             image = MAX_POOL[self.options.ndim](finer[-1], self.options.strides[self.index - 1])
-        return self.conv_1(self.conv_0(image))
+        return self.refine(image)
 
 
 class UNetDecoderLevel(UNetLevel):
     """The upsampled level below and the encoder's features."""
 
     def __init__(self, options: Options, index: int, below: int):
-        super().__init__(options, index, below + options.skip_width(index))
-        self.features = options.widths[index]
+        width, count = options.decoder_widths[index], options.decoder_blocks[index]
+        super().__init__(options, index, below + options.skip_width(index), width=width, count=count)
 
     def forward(self, skip: torch.Tensor | None, low: torch.Tensor) -> torch.Tensor:
         """Features of this level."""
-        up = upsample(low, self.options.strides[self.index])
-        return self.conv_1(self.conv_0(up if skip is None else torch.cat([up, skip], 1)))
-
-
-# -------------------------------------------------------------------------------------------------------- multi-scale
+        low = upsample(low, self.options.strides[self.index])
+        return self.refine(low if skip is None else torch.cat([low, skip], 1))
 
 
 class Units(nn.Module):
@@ -262,9 +274,6 @@ class MultiscaleDecoderLevel(Units):
         return self.refine(self.merge(up if skip is None else torch.cat([skip, up], 1)))
 
 
-# --------------------------------------------------------------------------------------------------------------- V-Net
-
-
 class Stage(nn.Module):
     """One convolution at the finest level, two at the next, then three, and the residual."""
 
@@ -314,12 +323,8 @@ class VNetDecoderLevel(Stage):
 
     def forward(self, skip: torch.Tensor | None, low: torch.Tensor) -> torch.Tensor:
         """Features of this level."""
-        x = self.up(low)
-        x = x if skip is None else torch.cat([x, skip], 1)
+        x = self.up(low) if skip is None else torch.cat([self.up(low), skip], 1)
         return self.refine(x, x)
-
-
-# ------------------------------------------------------------------------------------------------------------ networks
 
 
 class Encoder(nn.Module):

@@ -31,10 +31,16 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("name", ["unet", "vnet", "multiscale_fcn"])
-def test_logits_are_those_of_jaxseg(name: str, options: str, record_property) -> None:
-    changes, spatial = OPTIONS[options]
+COUNTS = {"norm": "instance", "blocks": (1, 3, 2), "decoder_blocks": (1, 3), "decoder_widths": (3, 5)}
+CASES = [
+    *(pytest.param(name, *OPTIONS[how], id=f"{name}-{how}") for name in state_dict.NETWORKS for how in OPTIONS),
+    pytest.param("unet", COUNTS | {"ndim": 3}, (8, 8, 8), id="unet-counts of convolutions"),
+    pytest.param("unet", COUNTS | {"skips": False, "encoder": "pooled"}, (8, 8), id="unet-counts, pooled, no skips"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "spatial"), CASES)
+def test_logits_are_those_of_jaxseg(name: str, changes: dict, spatial: tuple[int, ...], record_property) -> None:
     settings = settings_of(name, **changes)
     params = draw_params(shapes_of(settings, spatial, channels=2))
     image = image_of(*spatial, channels=2)
