@@ -350,3 +350,18 @@ def require(value: Any, flag: str, example: str) -> Any:
     if value is None:
         raise UserError(f"--{flag} is missing; for example --{flag}={example}")
     return value
+
+
+def refuse(names: Sequence[str], why: str) -> None:
+    """Refuses flags that would have no effect.
+
+    Args:
+        names: Flags that the command does not read in this mode.
+        why: What they are for, to follow their names.
+
+    Raises:
+        UserError: If one of them was given.
+    """
+    given = [f"--{name}" for name in names if flags.FLAGS[name].present]
+    if given:
+        raise UserError(f"{' and '.join(given)} would have no effect here: {why}; leave out what is not meant")

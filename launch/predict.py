@@ -62,12 +62,22 @@ _SURFACE_EMPTY = flags.DEFINE_enum(
 )
 _TOLERANCE_MM = flags.DEFINE_float("tolerance_mm", 0.0, "Of NSD, with --references; 0: not computed.")
 
+OF_PREDICTIONS = (
+    *("arm", "seeds", "train_cases", "input", "allow_diverged"),
+    *("ensemble", "uncertainty", "probabilities"),
+)
+"""Flags that choose networks, images and what is written of them."""
+OF_REFERENCES = ("unit", "hd_definition", "surface_empty", "tolerance_mm")
+"""Flags of scores against a folder; a study has settings for them."""
+
 
 def main() -> None:
     """Predicts, or scores with --score."""
     if _SCORE.value is not None:
+        cli.refuse(OF_PREDICTIONS, "with --score no network predicts, and all label maps of its folder are scored")
         score(Path(_SCORE.value))
     else:
+        cli.refuse(("references", *OF_REFERENCES), "they are of --score")
         predict(selection.chosen()[1])
 
 
@@ -223,6 +233,10 @@ def score(folder: Path) -> None:
     workdir, reference = selection.workdir(), _REFERENCES.value
     if (workdir is None) == (reference is None):
         raise UserError("--score needs either --workdir (a study, for its test cases) or --references (a folder)")
+    if reference is None:
+        cli.refuse(OF_REFERENCES, "scores are computed by the study's settings")
+    else:
+        cli.refuse(("fold",), "with --references there are no folds")
     if not folder.is_dir():
         raise UserError(f"--score={folder}: no such folder; give one with label maps that are named as the cases")
     output = Path(_OUTPUT.value or folder / "scores.csv")

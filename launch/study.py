@@ -50,6 +50,8 @@ def main() -> None:
     place = cli.require(_WORKDIR.value, "workdir", "runs/quickstart")
     if _PILOT.value and not _DRY_RUN.value:
         raise UserError("--pilot looks ahead and trains nothing; give --dry_run with it")
+    if not _STAGES.value:
+        raise UserError(f"--stages is empty; allowed: some of {', '.join(study_run.STAGES)}, or {planning.STAGE}")
     if planning.STAGE in _STAGES.value:
         if len(_STAGES.value) > 1 or _DRY_RUN.value:
             raise UserError("--stages=plan stands alone: it writes a config file, which you then look at and run")

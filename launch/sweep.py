@@ -55,13 +55,15 @@ def make_points(words: Sequence[str], folder: Path) -> list[tuple[sweep.Point, l
     made = sweep.make_points(_GRID.value, _POINT.value)
     varied = list(dict.fromkeys(field for overrides in made for field, _ in overrides))
     base = [word for word in words if word.split("=")[0].lstrip("-") not in {f"config.{field}" for field in varied}]
-    if not any(word.split("=")[0].lstrip("-") == "config.runtime.store_dir" for word in base):
-        base.append(f"--config.runtime.store_dir={folder / 'stores'}")  # data is prepared once for all points
+    placed = any(word.split("=")[0].lstrip("-") == "config.runtime.store_dir" for word in base)
     points: list[tuple[sweep.Point, list[str]]] = []
     seen: dict[str, sweep.Overrides] = {}
     for overrides in made:
         line = [*base, *(f"--config.{field}={value}" for field, value in overrides)]
         config = cli.parse_config(line)
+        if not placed and not config.runtime.store_dir:  # data is prepared once for all points
+            line.insert(len(base), f"--config.runtime.store_dir={folder / 'stores'}")
+            config = cli.parse_config(line)
         point = sweep.make_point(folder, overrides, {field: _at(config, field) for field in varied})
         try:
             check_workdir(config, point.workdir)
@@ -84,7 +86,9 @@ def main() -> None:
     """Runs the points that are not done, then writes the tables and the page over all that are."""
     cli.require(_CONFIG.value, "config", "configs/quickstart.py")
     place = cli.require(_WORKDIR.value, "workdir", "runs/sweep")
-    if _CLUSTER.value.startswith("slurm"):
+    if not _CLUSTER.value.startswith("slurm"):
+        cli.refuse(("wait", "slurm"), "they are for --cluster=slurm")
+    else:
         places.on_this_machine(place, f"--cluster={_CLUSTER.value}, whose jobs all see the same folder,")
     with places.working(place) as work:
         failed = run_points(work.folder)

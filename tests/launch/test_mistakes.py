@@ -86,6 +86,7 @@ def test_a_spoilt_case_is_named(
         ("--config.runtime.devices=99", "runtime.devices = 99"),
         ("--config.train.steps=many", "config.train.steps"),
         ("--stages=prepare,trian", "'train'"),
+        ("--stages=", "--stages is empty; allowed: some of prepare"),
         ("surplus", "surplus"),
     ],
 )

@@ -78,3 +78,44 @@ def test_means_are_printed_before_the_table_is_written(
     assert status == 2
     assert "dsc" in out
     assert "cannot be written (No space left on device)" in err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ("--seeds=0", "--ensemble"),
+            "--seeds and --ensemble would have no effect here: with --score no network predicts",
+        ),
+        (("--arm=transfer", "--input=nowhere"), "--arm and --input would have no effect"),
+        (("--fold=3",), "--fold would have no effect here: with --references there are no folds"),
+    ],
+)
+def test_flags_that_scores_do_not_read_are_refused(
+    scored: tuple[Path, Path], command: Command, given: tuple[str, ...], said: str
+) -> None:
+    status, _, err = command(f"--score={scored[0]}", f"--references={scored[1]}", *given)
+    assert status == 2
+    assert said in err
+    assert not (scored[0] / "scores.csv").exists()
+
+
+def test_flags_of_references_are_refused_where_a_study_has_settings(
+    scored: tuple[Path, Path], command: Command, tiny_study: Path
+) -> None:
+    status, _, err = command(f"--score={scored[0]}", f"--workdir={tiny_study}", "--unit=voxel", "--tolerance_mm=1")
+    assert status == 2
+    assert "--unit and --tolerance_mm would have no effect here: scores are computed by the study's settings" in err
+    status, _, err = command(f"--workdir={tiny_study}", "--arm=scratch", f"--references={scored[1]}")
+    assert status == 2
+    assert "--references would have no effect here" in err
+
+
+def test_label_maps_beside_those_of_seeds_are_named(scored: tuple[Path, Path], command: Command) -> None:
+    pred, ref = scored
+    for seed in (0, 1):
+        label_map(pred / f"seed_{seed}" / "a.nii.gz")
+    status, _, err = command(f"--score={pred}", f"--references={ref}")
+    assert status == 0
+    assert "3 files go with no reference and were not scored: " in err
+    assert "pred/a.nii.gz beside the folders of seeds" in err

@@ -141,17 +141,40 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_field_given_as_two_words_gives_way_to_the_grid(tmp_path: Path):
+def lines_of_points(*words: object) -> list[str]:
+    """The words of all points of a sweep; the last argument is its folder."""
     program = (
         "import pathlib, sys; from absl import flags; from launch import cli, sweep; flags.FLAGS(sys.argv)\n"
         "points = sweep.make_points(cli.config_words(sys.argv), pathlib.Path(sys.argv[-1]))\n"
         "print(*(word for _, line in points for word in line), sep='\\n')"
     )
+    given = [sys.executable, "-c", program, *map(str, words)]
+    return subprocess.run(given, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_a_field_given_as_two_words_gives_way_to_the_grid(tmp_path: Path):
     words = [CONFIG, "--config.optim.lr", "5e-3", "--config.base_seed", "7", "--grid=optim.lr=1e-3;1e-4", tmp_path]
-    done = subprocess.run([sys.executable, "-c", program, *words], cwd=ROOT, capture_output=True, text=True, check=True)
     common = [CONFIG, "--config.base_seed=7", f"--config.runtime.store_dir={tmp_path}/stores"]
     # launch.study refuses any other word.
-    assert done.stdout.split() == [*common, "--config.optim.lr=1e-3", *common, "--config.optim.lr=1e-4"]
+    assert lines_of_points(*words) == [*common, "--config.optim.lr=1e-3", *common, "--config.optim.lr=1e-4"]
+
+
+def test_points_share_the_stores_that_their_config_file_names(tmp_path: Path):
+    config = tmp_path / "shared.py"
+    config.write_text(
+        "from tests import tiny_study\n\n"
+        "def get_config():\n    made = tiny_study.tiny_config()\n    made.runtime.store_dir = '/shared/stores'\n"
+        "    return made\n"
+    )
+    found = lines_of_points(f"--config={config}", "--grid=optim.lr=1e-3;1e-4", tmp_path)
+    assert found == [f"--config={config}", "--config.optim.lr=1e-3", f"--config={config}", "--config.optim.lr=1e-4"]
+
+
+def test_flags_of_a_cluster_are_for_a_cluster(tmp_path: Path):
+    done = launch(f"--workdir={tmp_path / 'sweep'}", "--grid=optim.lr=1e-3;1e-4", "--wait", "--slurm=partition=x")
+    assert done.returncode == 2
+    assert "--wait and --slurm would have no effect here: they are for --cluster=slurm" in done.stderr
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_mistakes_are_found_before_anything_runs(tmp_path: Path):

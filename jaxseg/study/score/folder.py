@@ -89,6 +89,9 @@ def score_folder(
     missing = [f"{n} (seed {s})" if seeds else n for s, n in itertools.product(ids, cases) if (s, n) not in have]
     unmatched = [file.images[0] for _, file in found if file.name not in cases]
     unmatched += [text for part in seeds or [folder] for text in image_files.unread(part, folders=False)]
+    if seeds:  # those of an ensemble, or of earlier predictions
+        beside = (path for paths in image_files.image_files(folder).values() for path in paths)
+        unmatched += [f"{path} beside the folders of seeds" for path in beside]
     known = {case.name for case in truth.cases}
     unreferenced = tuple(sorted((chosen or set()) - known))
     return Scored(pd.DataFrame(rows), tuple(missing), tuple(unmatched), unreferenced, tuple(failed))
@@ -194,7 +197,7 @@ def summarise(cases: pd.DataFrame, *, confidence: float, metrics: Sequence[str] 
                     {
                         **{"label": scores.label, "metric": metric, "unit": unit if metric in DISTANCES else ""},
                         **{"mean": interval.estimate, "ci_low": interval.low, "ci_high": interval.high},
-                        **{"n_seeds": len(groups), "n_groups": len(by_group), "n_cases": len(scores.groups)},
+                        **{"n_seeds": len(groups), "n_groups": len(by_group), "n_cases": scores.num_cases},
                         **{"n_missed": counts.missed, "n_spurious": counts.spurious},
                     }
                 )
