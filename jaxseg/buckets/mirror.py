@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from jaxseg.buckets import lease as leases
-from jaxseg.buckets import locks, states
+from jaxseg.buckets import locks, snapshot, states
 from jaxseg.buckets.lease import Lease, LostLeaseError
 from jaxseg.buckets.objects import BucketError, Objects, insist, pause
 from jaxseg.buckets.snapshot import Folder
-from jaxseg.buckets.states import Manifest, Pushed
+from jaxseg.buckets.states import ChangedFilesError, Manifest, Pushed
 from jaxseg.types import UserError
 
 Tell = Callable[[str], None]
 
 # Beside the local folder, which is called as the last part of an address: that cannot hold a `#`.
-_NOTE = "#note.json"
 _STAGING = "#staged"
 _LOCK = "#lock"
+_RECORDS = ("config.json", "study.json")
+"""Files that no command removes."""
 _CALL_SECONDS = 30.0
 """How long the last call of a thread to a bucket that answers is waited for."""
 
@@ -81,6 +81,7 @@ class Mirror:
         self._last: Manifest | None = None
         self._ids: list[str] = []
         self._held = False
+        self._known: set[str] = set()  # paths of files that a state in the bucket had, or may have had
         self._changed = threading.Condition()
         self._wanted = self._done = 0
         self._ended = threading.Event()
@@ -108,9 +109,10 @@ class Mirror:
                     f"lost its lease on {self._objects.address}; wait for it or end it, or give another --scratch"
                 )
 
-    def begin(self) -> None:
-        """Start to bring the folder, which is a state of the bucket or comes after one."""
-        self._ids, self._held = _read_note(self._home)
+    def begin(self, last: Manifest | None = None) -> None:
+        """Start to bring the folder, which is the last state of the bucket, if it has one, or comes after that."""
+        self._ids, self._held = snapshot.read_note(self._home)
+        self._known = set() if last is None else {*last.files}
         self._start(self._bring_all)
 
     def _start(self, work: Callable[[], None]) -> None:
@@ -210,21 +212,42 @@ class Mirror:
         """Brings the folder as it is now; returns whether it stood still for a moment."""
         if self._pushed is None:
             self._pushed = Pushed(self._objects, self._lease.term)
-        snapshot = self._folder.take()
-        if snapshot is None:
+        taken = self._folder.take()
+        if taken is None:
             return False
-        if self._last is None or (snapshot.files, snapshot.folders) != (self._last.files, self._last.folders):
-            manifest = states.manifest_of(snapshot)
-            if self._pushed.lacks(manifest, snapshot.staged):
+        if self._last is None or (taken.files, taken.folders) != (self._last.files, self._last.folders):
+            manifest = states.manifest_of(taken)
+            if self._pushed.lacks(manifest, taken.staged):
                 self._folder.forget()
                 return False
+            # What is noted as gone is not brought again if this process dies before the bucket knows of it.
+            gone = self._known - manifest.files.keys()
+            self._check_loss(manifest, gone)
             self._ids = [*self._ids, manifest.id]  # before the bucket has it: the answer may be lost
-            _write_note(self._home, self._ids, self._held)
-            self._pushed.push(manifest, snapshot.staged, self._lease.check)
+            self._known |= manifest.files.keys()
+            snapshot.write_removed(self._home, gone)
+            snapshot.write_note(self._home, self._ids, self._held)
+            try:
+                self._pushed.push(manifest, taken.staged, self._lease.check)
+            except ChangedFilesError as error:
+                self._tell(f"bucket: {error}, so that state was not published; the next one is made from a copy")
+                self._folder.copy_hereafter(error.paths)
+                return False
             self._last, self._ids, self._held = manifest, [manifest.id], True
-            _write_note(self._home, self._ids, self._held)
-        self._folder.keep(snapshot)
+            snapshot.write_note(self._home, self._ids, self._held)
+            snapshot.write_removed(self._home, ())
+        self._folder.keep(taken)
         return True
+
+    def _check_loss(self, manifest: Manifest, gone: Collection[str]) -> None:
+        """Refuses a state without files that no command removes: something else did, and perhaps removed others too."""
+        lost = sorted(path for path in gone if _is_record(path) or not manifest.files)
+        if lost:
+            raise UserError(
+                f"{self._folder.root / lost[0]} was there and is not any more, though no command removes it, so "
+                f"{self._objects.address} is left at its last state. Put the file back, or end this command and give "
+                f"it again, which brings what is missing"
+            )
 
     def _renew_all(self) -> None:
         while not self._ended.wait(self._timing.renew):
@@ -249,26 +272,16 @@ class Mirror:
 # ------------------------------------------------------------------------------------------------------- local folders
 
 
-def _read_note(home: Path) -> tuple[list[str], bool]:
-    """The states of which one is what the local folder came from or was brought to, and whether a bucket held it."""
-    try:
-        found = json.loads((home / _NOTE).read_text(encoding="utf-8"))
-        return [str(one) for one in found["ids"]], bool(found["held"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return [], False
-
-
-def _write_note(home: Path, ids: list[str], held: bool) -> None:
-    partial = home / f"{_NOTE}.partial"
-    partial.write_text(json.dumps({"ids": ids, "held": held}), encoding="utf-8")
-    partial.replace(home / _NOTE)
+def _is_record(path: str) -> bool:
+    return path.rpartition("/")[2] in _RECORDS
 
 
 def fetch(objects: Objects, root: Path, home: Path, *, tell: Tell) -> Manifest | None:
     """Bring a workdir's local folder to the state in the bucket, unless the folder is that state, worked on further.
 
-    A process that died may have done more than it brought to the bucket. Its folder is used as it is if nobody else has
-    worked on the study since.
+    A process that died may have done more than it brought to the bucket. Its folder is used if nobody else has worked
+    on the study since. A program that cleans caches may have removed files there meanwhile. So what the folder lacks of
+    the last state is brought again, as it would be removed from the bucket otherwise.
 
     Args:
         objects: Objects of the workdir.
@@ -279,7 +292,7 @@ def fetch(objects: Objects, root: Path, home: Path, *, tell: Tell) -> Manifest |
     Returns:
         The state in the bucket; None if there is none yet.
     """
-    manifest, (known, held) = states.read(objects), _read_note(home)
+    manifest, (known, held) = states.read(objects), snapshot.read_note(home)
     if manifest is None:
         if held:
             raise UserError(
@@ -289,13 +302,34 @@ def fetch(objects: Objects, root: Path, home: Path, *, tell: Tell) -> Manifest |
         return None  # a new study, or one that died before anything of it was in the bucket
     if manifest.id in known and root.is_dir():
         tell(f"bucket: going on in {root}, which holds the last state of {objects.address} or what came after it")
+        _mend(objects, root, home, manifest, tell)
         return manifest
     tell(f"bucket: bringing what differs of {len(manifest.files)} files of {objects.address} to {root}")
-    _write_note(home, [], True)  # no state, until all is there
+    snapshot.write_note(home, [], True)  # no state, until all is there
+    snapshot.write_removed(home, ())
     brought = states.pull(objects, root)
     assert brought is not None  # the lease keeps others from removing it
-    _write_note(home, [brought.id], True)
+    snapshot.write_note(home, [brought.id], True)
     return brought
+
+
+def _mend(objects: Objects, root: Path, home: Path, last: Manifest, tell: Tell) -> None:
+    """Brings what a folder lacks of the last state, but for what was removed on purpose."""
+    removed = snapshot.read_removed(home)
+
+    def is_lost(path: str) -> bool:
+        steps = path.split("/")
+        above = {"/".join(steps[:count]) for count in range(1, len(steps) + 1)}
+        return _is_record(path) or removed.isdisjoint(above)
+
+    lost = [path for path in states.missing(root, last) if is_lost(path)]
+    if lost:
+        others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        tell(
+            f"bucket: what is missing there of that state is brought again: {lost[0]}{others}. To remove files from "
+            f"the bucket too, also name them in {home / snapshot.REMOVED}, a path a line"
+        )
+        states.restore(objects, root, last, lost)
 
 
 @contextlib.contextmanager
@@ -335,12 +369,12 @@ def mirrored(
     mirror.hold()
     try:
         mirror.lock()
-        insist(lambda: fetch(objects, root, home, tell=tell), seconds=timing.begin, tell=tell)
+        last = insist(lambda: fetch(objects, root, home, tell=tell), seconds=timing.begin, tell=tell)
         root.mkdir(exist_ok=True)
     except BaseException as error:
         mirror.let_go()
         raise (mirror.lost or error) from None
-    mirror.begin()
+    mirror.begin(last)
     try:
         yield mirror
     except BaseException as error:

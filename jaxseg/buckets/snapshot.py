@@ -1,11 +1,17 @@
 """The state of a folder at one moment, while other threads and processes go on writing there.
 
-Files of a workdir are replaced by renames, never changed in place, so a file that is linked elsewhere keeps the content
+Files of a workdir are replaced by renames, not changed in place, so a file that is linked elsewhere keeps the content
 that it had. The folder is listed, new files are linked, and the folder is listed again. If both listings agree, all
 files were as they are linked at every moment in between. A process that was killed at such a moment would have left
 just this, which is what a study resumes from.
 
+A library, or a user, may change a file in place all the same, and the link with it. What becomes of a snapshot is no
+state then: whoever uploads its files asks afterwards whether each is still as it was staged (`Staged.has_changed`), and
+has later snapshots copy those that are not (`Folder.copy_hereafter`).
+
 Logs, which are appended to, change all the time. They are copied as they are and do not count as a change.
+
+What is known about the states of a folder is noted beside it, in the folder that it lies in.
 """
 
 from __future__ import annotations
@@ -14,19 +20,26 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 _LOCKS = (".lock", ".sweep.lock")
 _UNFINISHED = (".part", ".partial")
+_BEGUN = ("incomplete.", ".partial-")
+"""How names begin until what they name is whole: prepared data that TFDS writes case by case, and images."""
 _CHECKPOINT_BEGUN = ".orbax-checkpoint-tmp"
 """Part of the name of a checkpoint's folder until it is whole."""
 _LOGS = ("metrics.jsonl", "sweep.log")
 _BOARD = "events.out.tfevents."
+# Beside the folder, which is called as the last part of an address: that cannot hold a `#`.
+_NOTE = "#note.json"
+REMOVED = "#removed.txt"
+"""Holds what was removed from the folder on purpose and may be in its last state yet, a path a line."""
 _TRIES = 20
 _TRY_SECONDS = 0.1
 
@@ -47,6 +60,20 @@ class Stat(NamedTuple):
     inode: int
 
 
+class Staged(NamedTuple):
+    """A file with content of a snapshot: a link to a file of the folder, or a copy of it."""
+
+    path: Path
+    source: str
+    """Path below the folder of the file that it was made from."""
+    stat: Stat
+    """As it was when the folder was listed."""
+
+    def has_changed(self) -> bool:
+        """Return whether the file has been written to since, so that its content may not be that of its checksum."""
+        return _stat_of(self.path) != self.stat
+
+
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
     """A folder at one moment."""
@@ -55,7 +82,7 @@ class Snapshot:
     """By path below the folder, with slashes."""
     folders: tuple[str, ...]
     """Folders that hold nothing."""
-    staged: dict[str, Path]
+    staged: dict[str, Staged]
     """A file with the content of each SHA-256 that was not known before."""
     stats: dict[str, Stat]
 
@@ -64,6 +91,18 @@ def is_log(path: str) -> bool:
     """Return whether a file is appended to, and tells of a study without being needed to resume it."""
     name = path.rpartition("/")[2]
     return name in _LOGS or name.startswith(_BOARD)
+
+
+def is_left_out(path: str) -> bool:
+    """Return whether a file is no part of a state, as a lock or what is unfinished; a folder's name counts too.
+
+    >>> is_left_out("results/cases.csv.partial"), is_left_out("stores/incomplete.X_1.0.0/a"), is_left_out("study.json")
+    (True, True, False)
+    """
+    return any(
+        name in _LOCKS or name.startswith(_BEGUN) or name.endswith(_UNFINISHED) or _CHECKPOINT_BEGUN in name
+        for name in path.split("/")
+    )
 
 
 class Folder:
@@ -78,6 +117,7 @@ class Folder:
         """
         self.root, self._staging = root, staging
         self._kept: Snapshot | None = None
+        self._copied: set[str] = set()
 
     def has_changed(self) -> bool:
         """Return whether something other than logs has changed since the snapshot that was kept last."""
@@ -104,27 +144,29 @@ class Folder:
         """Remove the files of the last snapshot."""
         shutil.rmtree(self._staging, ignore_errors=True)
 
-    def _stage(self, found: Mapping[str, Stat]) -> dict[str, Path]:
+    def _stage(self, found: Mapping[str, Stat]) -> dict[str, Staged]:
         """Links or copies the files whose content is not known."""
         known = {} if self._kept is None else self._kept.stats
-        copies: dict[str, Path] = {}
+        copies: dict[str, Staged] = {}
         for number, (path, stat) in enumerate(found.items()):
             if known.get(path) == stat:
                 continue
-            copies[path] = self._staging / str(number)
-            if is_log(path):
-                shutil.copyfile(self.root / path, copies[path])
+            target = self._staging / str(number)
+            if is_log(path) or path in self._copied:
+                shutil.copyfile(self.root / path, target)
             else:
-                link(self.root / path, copies[path])
+                link(self.root / path, target)
+            # Before the second listing: if that agrees with the first, a link is as it was at both.
+            copies[path] = Staged(target, path, _stat_of(target))
         return copies
 
-    def _seal(self, found: dict[str, Stat], folders: tuple[str, ...], copies: Mapping[str, Path]) -> Snapshot:
+    def _seal(self, found: dict[str, Stat], folders: tuple[str, ...], copies: Mapping[str, Staged]) -> Snapshot:
         """The snapshot of what was listed, once the new files have their checksums."""
         files = {} if self._kept is None else {path: entry for path, entry in self._kept.files.items() if path in found}
         for path, copy in copies.items():
-            with open(copy, "rb") as handle:
+            with open(copy.path, "rb") as handle:
                 digest = hashlib.file_digest(handle, "sha256").hexdigest()
-                files[path] = Entry(os.fstat(handle.fileno()).st_size, digest)
+            files[path] = Entry(copy.stat.size, digest)
         staged = {files[path].sha256: copy for path, copy in copies.items()}
         return Snapshot(dict(sorted(files.items())), folders, staged, found)
 
@@ -136,6 +178,13 @@ class Folder:
     def forget(self) -> None:
         """Take nothing for known in the next snapshot."""
         self._kept = None
+
+    def copy_hereafter(self, paths: Iterable[str]) -> None:
+        """Copy files for later snapshots instead of linking them, since they were seen to be changed in place.
+
+        A copy is not changed any more. It is of one moment too, as all but logs are listed before and after it.
+        """
+        self._copied.update(paths)
 
 
 def scan(root: Path) -> tuple[dict[str, Stat], tuple[str, ...]]:
@@ -154,8 +203,7 @@ def scan(root: Path) -> tuple[dict[str, Stat], tuple[str, ...]]:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(path)
                 elif entry.is_file(follow_symlinks=False):
-                    stat = os.stat(entry.path, follow_symlinks=False)
-                    files[path] = Stat(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+                    files[path] = _stat_of(entry.path)
     return dict(sorted(files.items())), tuple(sorted(empty))
 
 
@@ -166,10 +214,13 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     except FileNotFoundError:
         return
     for entry in entries:
-        if not (
-            entry.name in _LOCKS or entry.name.endswith(_UNFINISHED) or _CHECKPOINT_BEGUN in entry.name
-        ):  # fmt: skip
+        if not is_left_out(entry.name):
             yield entry
+
+
+def _stat_of(path: str | os.PathLike[str]) -> Stat:
+    found = os.stat(path, follow_symlinks=False)
+    return Stat(found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 def _decisive(files: Mapping[str, Stat]) -> dict[str, Stat]:
@@ -185,3 +236,40 @@ def link(path: Path, target: Path) -> None:
         if error.errno not in (errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.EACCES):
             raise
         shutil.copyfile(path, target, follow_symlinks=False)
+
+
+# --------------------------------------------------------------------------------------------- notes beside the folder
+
+
+def read_note(home: Path) -> tuple[list[str], bool]:
+    """Return the states of which one is what the folder came from or was brought to, and whether a bucket held it."""
+    try:
+        found = json.loads((home / _NOTE).read_text(encoding="utf-8"))
+        return [str(one) for one in found["ids"]], bool(found["held"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return [], False
+
+
+def write_note(home: Path, ids: list[str], held: bool) -> None:
+    """Write what `read_note` returns."""
+    _write(home / _NOTE, json.dumps({"ids": ids, "held": held}))
+
+
+def read_removed(home: Path) -> set[str]:
+    """Return the files, and the folders with all below them, that the study or its user removed on purpose."""
+    try:
+        lines = (home / REMOVED).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    except OSError:
+        return set()
+    return {line.strip().strip("/") for line in lines} - {""}
+
+
+def write_removed(home: Path, paths: Iterable[str]) -> None:
+    """Write what `read_removed` returns."""
+    _write(home / REMOVED, "".join(f"{path}\n" for path in sorted(paths)))
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+    partial.replace(path)

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxseg import workdirs
-from jaxseg.buckets.objects import Objects
-from jaxseg.buckets.snapshot import Entry, Snapshot, scan
+from jaxseg.buckets.objects import BucketError, Objects
+from jaxseg.buckets.snapshot import Entry, Snapshot, Staged, is_left_out, scan
 from jaxseg.types import UserError
 
 FOLDER = "manifests"
@@ -46,6 +46,8 @@ _PARALLEL = 8
 """Transfers at once."""
 _REMOVALS = 64
 """Removals between two looks at the lease."""
+_UNSURE = -1
+"""Size of an object whose upload may have failed, or may have sent something else."""
 _READS = 3
 """How often a state is read anew while another process replaces it."""
 _MEND = "give another --workdir, or put back the objects as they were (from earlier versions, if the bucket keeps them)"
@@ -58,6 +60,19 @@ class DamagedStateError(UserError):
 
     def __init__(self, objects: Objects, name: str, reason: str) -> None:
         super().__init__(f"{objects.address}/{name} is damaged: {reason}; {_MEND}")
+
+
+class ChangedFilesError(Exception):
+    """Files were written to while they were uploaded, so that the state was not published.
+
+    Attributes:
+        paths: Their paths below the folder.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        super().__init__(f"{paths[0]}{others} changed while being uploaded")
+        self.paths = paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +132,11 @@ def read(objects: Objects) -> Manifest | None:
             f"{objects.address} was written in form {tree['format']}, and this version of jaxseg reads {FORMAT}; use "
             f"the version that wrote it"
         )
-    files = {path: Entry(*entry) for path, entry in tree["files"].items()}
+    # Earlier versions also brought data that TFDS was still writing, of which no object need be whole.
+    files = {path: Entry(*entry) for path, entry in tree["files"].items() if not is_left_out(path)}
     if any(not _DIGEST.fullmatch(entry.sha256) for entry in files.values()):
         raise DamagedStateError(objects, name, "it names an object that is none")
-    return Manifest(tree["id"], files, tuple(tree["folders"]))
+    return Manifest(tree["id"], files, tuple(path for path in tree["folders"] if not is_left_out(path)))
 
 
 def _latest(objects: Objects) -> tuple[str, bytes | None]:
@@ -163,7 +179,7 @@ class Pushed:
         self._present = {name: size for name, size in names.items() if name.startswith(f"{_OBJECTS}/")}
         self._shown: dict[str, str] = {name: "" for name in names if _is_shown(name)}
 
-    def lacks(self, manifest: Manifest, staged: Mapping[str, Path]) -> bool:
+    def lacks(self, manifest: Manifest, staged: Mapping[str, Staged]) -> bool:
         """Return whether content of a state is neither in the bucket nor at hand.
 
         So it is if a file is there again, just as it was, whose object a call removed meanwhile that failed after that.
@@ -175,7 +191,7 @@ class Pushed:
     def _to_show(self, manifest: Manifest) -> dict[str, str]:
         return {path: entry.sha256 for path, entry in manifest.files.items() if _is_shown(path)}
 
-    def push(self, manifest: Manifest, staged: Mapping[str, Path], check: Callable[[], None]) -> None:
+    def push(self, manifest: Manifest, staged: Mapping[str, Staged], check: Callable[[], None]) -> None:
         """Bring the bucket to a state; a call that failed may be followed by one with a later state.
 
         Args:
@@ -186,11 +202,18 @@ class Pushed:
 
         Raises:
             BucketError: The bucket failed; it holds the state before, or this one.
+            ChangedFilesError: A file is no longer as it was staged; the bucket holds the state before.
         """
-        sizes = {digest: path.stat().st_size for digest, path in staged.items()}
+        sizes = {entry.sha256: entry.size for entry in manifest.files.values() if entry.sha256 in staged}
         new = [digest for digest, size in sizes.items() if self._present.get(_object(digest)) != size]
-        _all(lambda digest: self._objects.upload(staged[digest], _object(digest)), new)
-        self._present |= {_object(digest): sizes[digest] for digest in new}
+        self._present |= {_object(digest): _UNSURE for digest in new}  # sent again or removed, if this fails
+        try:
+            _all(lambda digest: self._objects.upload(staged[digest].path, _object(digest)), new)
+        except BucketError:
+            _check_unchanged(staged.values())  # a driver compares checksums, and may be the first to notice
+            raise
+        self._present |= {_object(digest): sizes[digest] for digest in new if not staged[digest].has_changed()}
+        _check_unchanged(staged.values())
         check()
         self._number += 1
         name = f"{FOLDER}/{self._term:0{TERM_DIGITS}d}-{self._number:0{_NUMBER_DIGITS}d}-{manifest.id}.json"
@@ -203,11 +226,11 @@ class Pushed:
         self._replaced = {name}
         self._remove(self._present.keys() - manifest.objects, check)
 
-    def _show(self, manifest: Manifest, staged: Mapping[str, Path]) -> None:
+    def _show(self, manifest: Manifest, staged: Mapping[str, Staged]) -> None:
         """Copies the files that people open to their own names."""
         wanted = self._to_show(manifest)
         changed = [path for path, digest in wanted.items() if self._shown.get(path) != digest]
-        _all(lambda path: self._objects.upload(staged[wanted[path]], path), changed)
+        _all(lambda path: self._objects.upload(staged[wanted[path]].path, path), changed)
         self._shown |= {path: wanted[path] for path in changed}
         for path in sorted(self._shown.keys() - wanted.keys()):
             self._objects.remove(path)
@@ -222,6 +245,12 @@ class Pushed:
             _all(self._objects.remove, some)
             for name in some:
                 del self._present[name]
+
+
+def _check_unchanged(files: Iterable[Staged]) -> None:
+    changed = sorted(file.source for file in files if file.has_changed())
+    if changed:
+        raise ChangedFilesError(changed)
 
 
 def _is_shown(path: str) -> bool:
@@ -292,16 +321,42 @@ def _bring(objects: Objects, folder: Path, manifest: Manifest, wanted: Callable[
     found, _ = scan(folder)
     for path in found.keys() - manifest.files.keys():
         (folder / path).unlink()
-    missing: dict[Entry, list[Path]] = {}
-    for path, place in places.items():
-        if not (path in found and _is(place, manifest.files[path])):
-            missing.setdefault(manifest.files[path], []).append(place)
-            place.parent.mkdir(parents=True, exist_ok=True)
-    _all(lambda entry: _fetch(objects, entry, missing[entry]), missing)
-    for path in manifest.folders:
-        if wanted(f"{path}/"):
-            workdirs.inside(folder, *path.split("/")).mkdir(parents=True, exist_ok=True)
+    differing = [path for path, place in places.items() if not (path in found and _is(place, manifest.files[path]))]
+    restore(objects, folder, manifest, [*differing, *(path for path in manifest.folders if wanted(f"{path}/"))])
     _remove_empty(folder, {*manifest.folders})
+
+
+def missing(folder: Path, manifest: Manifest) -> list[str]:
+    """Return the paths of the files of a state that a folder lacks, and of the folders that hold nothing."""
+    files = manifest.files.keys() - scan(folder)[0].keys()
+    return sorted({*files, *(path for path in manifest.folders if not os.path.lexists(folder / path))})
+
+
+def restore(objects: Objects, folder: Path, manifest: Manifest, paths: Iterable[str]) -> None:
+    """Bring some of a state to a folder, and leave alone what else it holds; errors as in `pull`.
+
+    Args:
+        objects: The objects.
+        folder: The folder.
+        manifest: The state.
+        paths: Which of its files to bring, and which of its folders that hold nothing to make.
+
+    Raises:
+        UserError: A link is in the way: snapshots do not follow it, so that what lies behind it would count as removed.
+    """
+    wanted: dict[Entry, list[Path]] = {}
+    for path in paths:
+        place = workdirs.inside(folder, *path.split("/"))
+        for above in place.parents[: path.count("/")]:
+            if above.is_symlink():
+                raise UserError(
+                    f"{above} is a link, and what lies behind a link is not brought to a bucket; put the folder itself "
+                    f"there"
+                )
+        (place.parent if path in manifest.files else place).mkdir(parents=True, exist_ok=True)
+        if path in manifest.files:
+            wanted.setdefault(manifest.files[path], []).append(place)
+    _all(lambda entry: _fetch(objects, entry, wanted[entry]), wanted)
 
 
 def _is(path: Path, entry: Entry) -> bool:

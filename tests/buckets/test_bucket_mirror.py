@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -91,11 +92,12 @@ def test_a_process_that_died_with_work_that_no_bucket_has_goes_on_from_it_unless
     with on(tmp_path / "first", place) as held:
         put(tmp_path / "first/work", STATES[0])
         held.flush()
-    put(tmp_path / "first/work", STATES[1])  # and dies before it is brought
+    put(tmp_path / "first/work", STATES[0] | STATES[1])  # and dies before it is brought
     said: list[str] = []
     with on(tmp_path / "first", place, said):
-        assert tree(tmp_path / "first/work") == STATES[1]
-    assert "going on in" in said[0]
+        assert tree(tmp_path / "first/work") == STATES[0] | STATES[1]
+    (line,) = said
+    assert "going on in" in line
     put(tmp_path / "first/work", STATES[0])
     with on(tmp_path / "second", place):
         put(tmp_path / "second/work", STATES[2])
@@ -112,10 +114,10 @@ def test_a_manifest_whose_answer_was_lost_is_known_as_the_own_one(tmp_path: Path
     put(tmp_path / "work", STATES[0])
     with pytest.raises(UserError, match="nothing could be brought"), on(tmp_path, place, fault=fault):
         pass  # the bucket fails from the manifest on, and nobody knows that it is there
-    put(tmp_path / "work", STATES[1])
+    put(tmp_path / "work", STATES[0] | STATES[1])
     let_go(place)
     with on(tmp_path, place):
-        assert tree(tmp_path / "work") == STATES[1]
+        assert tree(tmp_path / "work") == STATES[0] | STATES[1]
 
 
 def test_a_study_that_was_removed_from_the_bucket_is_not_begun_again_from_a_copy(tmp_path: Path):
@@ -126,6 +128,167 @@ def test_a_study_that_was_removed_from_the_bucket_is_not_begun_again_from_a_copy
     with pytest.raises(UserError, match=r"is empty.*remove the folder"), on(tmp_path, place):
         pass
     assert not lease.claims(objects_of(place))
+
+
+# ------------------------------------------------------------------------------------------- what others do to a copy
+
+
+def files_of(place) -> dict[str, bytes]:
+    """The files of the last state in a bucket."""
+    objects = objects_of(place)
+    found = states.read(objects)
+    assert found is not None
+    return {path: objects.read(states._object(entry.sha256)) or b"" for path, entry in found.files.items()}
+
+
+@pytest.mark.parametrize("died", [False, True])
+@pytest.mark.parametrize("path", [*STATES[1], "train/c", "train/d", ""])
+def test_what_a_cleaner_of_caches_removed_is_brought_again_and_stays_in_the_bucket(
+    tmp_path: Path, path: str, died: bool
+):
+    place, work = new_bucket(), tmp_path / "work"
+    with on(tmp_path, place):
+        put(work, STATES[1])
+        (work / "train/d/checkpoints").mkdir(parents=True)
+    saved = {"results/new.csv": b"not in the bucket"} if died and path else {}
+    put(work, STATES[1] | saved)
+    shutil.rmtree(work / path) if (work / path).is_dir() else (work / path).unlink()
+    work.mkdir(exist_ok=True)
+    said: list[str] = []
+    with on(tmp_path, place, said):
+        assert tree(work) == STATES[1] | saved
+        assert (work / "train/d/checkpoints").is_dir()
+    assert "is brought again" in said[1]
+    assert str(tmp_path / "#removed.txt") in said[1]
+    assert files_of(place) == STATES[1] | saved
+    assert names(place) >= states.read(objects_of(place)).objects
+
+
+def test_what_the_study_removed_before_it_died_is_not_brought_again(tmp_path: Path):
+    place, work, said, down = new_bucket(), tmp_path / "work", [], []
+
+    def train() -> None:
+        with on(tmp_path, place, fault=lambda count, name: "fail" if down else None) as held:
+            put(work, STATES[1])
+            held.flush()
+            down.append(True)
+            put(work, STATES[2])
+            held.flush()
+
+    with pytest.raises(UserError, match="same command again"):
+        train()
+    (work / "report.html").unlink()  # which a cleaner removes later on
+    let_go(place)
+    with on(tmp_path, place, said):
+        assert tree(work) == STATES[2] | {"report.html": STATES[1]["report.html"]}
+    assert "is brought again: report.html. To remove" in said[1]
+    assert not (tmp_path / "#removed.txt").read_text()
+
+
+def test_what_a_state_had_whose_answer_was_lost_may_be_removed_after_it(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(mirror, "pause", lambda failures: 0.02)
+    place, work = new_bucket(), tmp_path / "work"
+
+    def fault(count: int, name: str) -> str | None:
+        return "fail" if states.read(objects_of(place)) is not None else None
+
+    def train() -> None:
+        with on(tmp_path, place, fault=fault):
+            until(lambda: states.read(objects_of(place)) is not None)
+            put(work, STATES[0])
+            until(lambda: (tmp_path / "#removed.txt").read_text() == "old\n")
+
+    put(work, STATES[0] | {"old": b"old"})
+    with pytest.raises(UserError, match="nothing could be brought"):
+        train()
+    assert "old" in files_of(place)
+    let_go(place)
+    with on(tmp_path, place):
+        assert tree(work) == STATES[0]
+
+
+def test_what_was_removed_counts_no_more_once_another_machine_has_worked_on_the_study(tmp_path: Path):
+    place, home = new_bucket(), tmp_path / "first"
+    with on(home, place):
+        put(home / "work", STATES[0])
+    with on(tmp_path / "second", place):
+        put(tmp_path / "second/work", STATES[1])
+    (home / "#removed.txt").write_text("report.html\n")
+    for _ in range(2):
+        mirror.fetch(objects_of(place), home / "work", home, tell=lambda line: None)
+        assert tree(home / "work") == STATES[1]
+        (home / "work/report.html").unlink()
+
+
+def test_a_user_removes_files_on_purpose_by_name(tmp_path: Path):
+    place, work = new_bucket(), tmp_path / "work"
+    with on(tmp_path, place):
+        put(work, STATES[1] | {"analysis/a": b"a", "analysis/b/c": b"c", "analysis2": b"d"})
+    for path in ("analysis/a", "analysis/b/c", "analysis2", "report.html", "study.json"):
+        (work / path).unlink()
+    (tmp_path / "#removed.txt").write_text("analysis/\n\nreport.html\nstudy.json")
+    with on(tmp_path, place):
+        pass
+    left = {path: content for path, content in STATES[1].items() if path != "report.html"} | {"analysis2": b"d"}
+    assert tree(work) == files_of(place) == left, "no study is without its record"
+    (work / "analysis2").unlink()
+    with on(tmp_path, place):
+        assert tree(work) == left, "a name counts once"
+
+
+@pytest.mark.parametrize("path", ["study.json", "points/a/config.json", ""])
+def test_a_state_without_what_no_command_removes_is_not_brought(tmp_path: Path, path: str):
+    place, work, said = new_bucket(), tmp_path / "work", []
+    state = STATES[1] | {"points/a/config.json": b"{}"} if path else {"report.html": b"<p>"}
+
+    def train() -> None:
+        with on(tmp_path, place, said) as held:
+            put(work, state)
+            held.flush()
+            (work / path).unlink() if path else shutil.rmtree(work)
+            until(lambda: any("no command removes it" in line for line in said))
+
+    with pytest.raises(UserError, match=r"was there and is not any more.*Put the file back"):
+        train()
+    assert files_of(place) == state
+    let_go(place)
+    with on(tmp_path, place):
+        assert tree(work) == state
+    assert files_of(place) == state
+
+
+def test_a_link_in_the_place_of_a_folder_of_a_state_is_refused(tmp_path: Path):
+    place, work = new_bucket(), tmp_path / "work"
+    with on(tmp_path, place):
+        put(work, STATES[1])
+    (work / "train").rename(tmp_path / "elsewhere")
+    (work / "train").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"work/train is a link.*put the folder itself there"), on(tmp_path, place):
+        pass
+    assert files_of(place) == STATES[1]
+
+
+def test_a_file_that_changes_while_it_is_uploaded_is_brought_from_a_copy_and_no_damaged_state_is_published(
+    tmp_path: Path,
+):
+    place, work, said, writes = new_bucket(), tmp_path / "work", [], []
+
+    def write_on(count: int, name: str) -> None:
+        if name == "put_file" and writes:
+            with (work / "grows").open("ab") as file:
+                file.write(writes.pop())
+
+    with on(tmp_path, place, said, fault=write_on) as held:
+        put(work, STATES[0] | {"grows": b"a"})
+        held.flush()
+        writes += [b"d", b"c", b"b"]
+        with (work / "grows").open("ab") as file:
+            file.write(b"-")
+        held.flush()
+        until(lambda: not writes)
+    assert [line for line in said if "grows changed while being uploaded" in line] == [said[-1]]
+    assert files_of(place) == STATES[0] | {"grows": b"a-bcd"}
+    assert tree(reading.copy_of(objects_of(place), address.parse(ADDRESS), tmp_path / "cache")) == tree(work)
 
 
 # ---------------------------------------------------------------------------------------------------------- outages

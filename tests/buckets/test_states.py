@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
+import tensorflow_datasets as tfds
 
 from jaxseg.buckets import snapshot, states
 from jaxseg.buckets.objects import BucketError
 from jaxseg.buckets.snapshot import Folder
-from jaxseg.buckets.states import DamagedStateError, Pushed
+from jaxseg.buckets.states import ChangedFilesError, DamagedStateError, Pushed
 from jaxseg.types import UserError
 from tests.buckets.faults import KilledError, new_bucket, objects_of, put, tree
 
@@ -181,7 +183,9 @@ def test_folders_that_hold_nothing_are_kept_and_what_is_unfinished_is_not(tmp_pa
     place, work = new_bucket(), tmp_path / "work"
     put(
         work,
-        STATES[0] | {".lock": b"", "results/x.csv.partial": b"x", "train/c/checkpoints/12.orbax-checkpoint-tmp/d": b""},
+        STATES[0]
+        | {".lock": b"", "results/x.csv.partial": b"x", "train/c/checkpoints/12.orbax-checkpoint-tmp/d": b""}
+        | {"stores/a/prepared_cases/incomplete.AB12_1.0.0/x.array_record": b"x", "predictions/.partial-x.nii.gz": b"x"},
     )
     (work / "train" / "d" / "checkpoints").mkdir(parents=True)
     Process(place, work).push()
@@ -249,10 +253,71 @@ def test_a_snapshot_of_a_folder_that_is_written_to_is_one_that_it_was_at_some_mo
     monkeypatch.setattr(snapshot, "_TRY_SECONDS", 0.0)
     found = Folder(work, tmp_path / "staged").take()
     assert found is not None
-    assert [found.staged[found.files[name].sha256].read_bytes() for name in "ab"] == [b"3", b"3"]
+    assert [found.staged[found.files[name].sha256].path.read_bytes() for name in "ab"] == [b"3", b"3"]
 
     writes = itertools.count(4)  # and never ends
     assert Folder(work, tmp_path / "staged").take() is None
+
+
+def write_in_place(path: Path, content: bytes) -> None:
+    """Changes a file and whatever is linked to it."""
+    before = path.stat().st_mtime_ns
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(before, before + 1))  # as if the clock had gone on
+
+
+@pytest.mark.parametrize("kind", [None, "fail", "lost answer"])
+@pytest.mark.parametrize("content", [b"2 and more", b"3"])
+@pytest.mark.parametrize("put_back", [False, True])
+def test_a_state_of_which_a_file_changes_before_it_is_uploaded_is_not_published(
+    tmp_path: Path, content: bytes, kind: str | None, put_back: bool
+):
+    place, work = new_bucket(), tmp_path / "work"
+    put(work, STATES[0])
+    process = Process(place, work)
+    process.push()
+    put(work, STATES[1])
+    taken = process._folder.take()
+    write_in_place(work / "study.json", content)
+    faults = iter([kind])
+    process.objects._files.fault = lambda count, name: next(faults, None) if name == "put_file" else None
+    with pytest.raises(ChangedFilesError, match=r"study\.json changed") as caught:
+        process._pushed.push(states.manifest_of(taken), taken.staged, lambda: None)
+    assert bring(place, tmp_path / "other") == STATES[0]
+
+    process._folder.copy_hereafter(caught.value.paths)
+    expected = put(work, STATES[1] | ({} if put_back else {"study.json": content}))  # or named as what was damaged
+    again = process._folder.take()
+    write_in_place(work / "study.json", b"4")  # of which a copy knows nothing
+    process._pushed.push(states.manifest_of(again), again.staged, lambda: None)
+    assert bring(place, tmp_path / "other") == expected
+    manifest = states.read(process.objects)
+    assert process.objects.names() == manifest.objects | {"report.html", latest(process.objects)}
+
+
+def test_the_folder_in_which_tfds_writes_is_left_out_until_it_is_whole(tmp_path: Path):
+    with tfds.core.utils.incomplete_dir(tmp_path / "stores/a/prepared_cases/1.0.0") as begun:
+        (Path(begun) / "x.array_record").write_bytes(b"x")
+        assert snapshot.scan(tmp_path) == ({}, ("stores/a/prepared_cases",))
+    assert list(snapshot.scan(tmp_path)[0]) == ["stores/a/prepared_cases/1.0.0/x.array_record"]
+
+
+def test_what_tfds_was_writing_when_an_earlier_version_took_a_state_is_not_brought(tmp_path: Path):
+    objects = objects_of(new_bucket())
+    content, path = b"1", "stores/a/prepared_cases/incomplete.AB12_1.0.0"
+    files = {
+        "study.json": states.Entry(1, hashlib.sha256(content).hexdigest()),
+        f"{path}/x.array_record": states.Entry(1, "0" * 64),
+    }
+    objects.write(states._object(files["study.json"].sha256), content)
+    objects.write(states._object("0" * 64), b"longer, and something else")
+    before = states.Manifest("1", files, (f"{path}/empty",))
+    objects.write(f"{states.FOLDER}/{1:012d}-{1:08d}-1.json", states.to_bytes(before))
+    states.pull(objects, tmp_path / "other")
+    assert [entry.name for entry in (tmp_path / "other").iterdir()] == ["study.json"]
+    Process((objects._root, objects._files._files), tmp_path / "other").push()
+    assert objects.names("objects") == {states._object(files["study.json"].sha256)}
 
 
 def test_the_first_part_of_an_object_is_not_taken_for_it(tmp_path: Path):
