@@ -123,6 +123,18 @@ def test_two_equal_values_for_a_key_do_no_harm(tmp_path):
     assert description.read_json(tmp_path / "x.json") == {"a": 1}
 
 
+@pytest.mark.parametrize("written", [7, 7.0, "7", "7.0", " 7", "7\t"])
+def test_a_patient_has_one_name_however_it_is_written(folder, written):
+    groups = {"case_0": written, "case_1": "P1 ", "case_2": 7.5, "case_3": 1e9}
+    cases = layouts.read_folder(describe(folder, groups=groups)).cases
+    assert [case.patient for case in cases] == ["7", "P1", "7.5", "1000000000"]
+
+
+def test_a_patient_of_blanks_is_none(folder):
+    with pytest.raises(UserError, match="the group '' cannot be used, because it is empty"):
+        layouts.read_folder(describe(folder, groups={"case_0": "  "}))
+
+
 def test_a_label_of_value_zero_that_is_no_background_is_named(folder):
     listing = layouts.read_folder(describe(folder, labels={"0": "liver", "1": "a", "2": "b"}))
     assert listing.warnings[0] == "the label value 0, 'liver', is background and is not segmented"

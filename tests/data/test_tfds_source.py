@@ -8,6 +8,7 @@ import pytest
 from jaxseg import data
 from jaxseg.data import digests
 from jaxseg.data.formats import tfds_source
+from jaxseg.types import UserError
 
 TEXT = "tfds:made?labels=a&name=id&group=patient"
 
@@ -65,6 +66,19 @@ def test_examples_are_decoded_once_for_as_long_as_the_files_stay(examples, make_
     examples.made[1]["patient"], examples.made[2]["image"][0, 0] = b"P7", 99
     changed = data.list_cases(task, ndim=2, store_dir=store)
     assert [one == other for one, other in zip(changed.cases, first.cases, strict=True)] == [True, False, False, True]
+
+
+def test_a_patient_has_one_name_however_the_dataset_writes_it(examples, make_task, tmp_path):
+    for example, group in zip(examples.made, (b"7 ", np.float32(7), np.int64(7), "7.0"), strict=True):
+        example["patient"] = group
+    found = data.list_cases(make_task(TEXT, patch=(8, 8)), ndim=2, store_dir=tmp_path / "store")
+    assert [case.group for case in found.cases] == ["7"] * 4
+
+
+def test_a_patient_that_is_no_number_is_none(examples, make_task, tmp_path):
+    examples.made[2]["patient"] = np.float32("nan")
+    with pytest.raises(UserError, match="the group of example 2, '' cannot be used, because it is empty"):
+        data.list_cases(make_task(TEXT, patch=(8, 8)), ndim=2, store_dir=tmp_path / "store")
 
 
 def test_a_damaged_memory_is_none(examples, make_task, tmp_path):

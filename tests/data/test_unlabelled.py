@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +72,61 @@ def test_a_folder_of_images_alone(tmp_path, save_nifti, volume_of, names, channe
     assert [case.name for case in listing.cases] == cases
     assert [case.group for case in listing.cases] == cases
     assert (len(listing.modality), {len(case.images) for case in listing.cases}) == (channels, {channels})
+
+
+@pytest.fixture
+def described(tmp_path, write_set, save_nifti, volume_of):
+    """A set whose patients p0 and p1 were imaged again for its test images, of which it has no labels."""
+    groups = {f"case_{index}": f"p{index}" for index in range(4)} | {"again_0": "p0", "again_1": "p1 "}
+    folder = write_set(tmp_path / "set", groups=groups, name="Hearts", modality={"0": "CT"})
+    for index in range(3):
+        save_nifti(folder / "imagesTs" / f"again_{index}.nii.gz", volume_of(index + 9)[0])
+    return folder
+
+
+@pytest.mark.parametrize("spelled", ["path", "link", "."])
+@pytest.mark.parametrize(
+    ("part", "patients"), [("imagesTs", ["p0", "p1", "again_2"]), ("imagesTr", ["p0", "p1", "p2", "p3"])]
+)
+def test_the_images_of_a_set_are_described_by_the_file_beside_them(
+    described, tmp_path, monkeypatch, part, patients, spelled
+):
+    monkeypatch.chdir(described / part)
+    (tmp_path / "link").symlink_to(described / part)
+    listing = read_unlabelled({"path": described / part, "link": tmp_path / "link", ".": Path()}[spelled])
+    assert [case.patient for case in listing.cases] == patients
+    assert [case.published for case in listing.cases] == [patient.startswith("p") for patient in patients]
+    assert (listing.name, listing.modality) == (f"Hearts {part}", ("CT",))
+    assert [path.resolve() for path in listing.sources] == [described / "dataset.json"]
+
+
+def test_a_source_of_test_images_leaves_out_the_patients_that_the_target_is_tested_on(described, tmp_path, make_task):
+    target = data.prepare_task(make_task(described), ndim=3, store_dir=tmp_path / "stores")
+    split = data.split_cases(target, val_cases=1, test_cases=1, folds=1, fold=0, seed=0)
+    tested = data.held_out_groups(target, split)
+    source = prepared(make_task(described / "imagesTs"), tmp_path / "stores")
+    assert tested & {case.group for case in source.cases}
+    own = data.split_cases(source, val_cases=0, test_cases=0, folds=1, fold=0, seed=0, exclude_groups=tested)
+    used = {source.record(name).group for name in (*own.train, *own.val, *own.test)}
+    assert used == {"p0", "p1", "again_2"} - tested
+
+
+def test_other_groups_in_the_file_beside_the_images_make_other_data(described, tmp_path, make_task):
+    before = prepared(make_task(described / "imagesTs"), tmp_path / "stores")
+    where = described / "dataset.json"
+    where.write_text(where.read_text().replace('"p0"', '"p2"'))
+    after = prepared(make_task(described / "imagesTs"), tmp_path / "stores")
+    assert after.directory != before.directory
+    assert [case.group for case in after.cases] == ["p2", "p1", "again_2"]
+
+
+def test_an_own_description_of_a_folder_comes_before_that_beside_it(described):
+    (described / "imagesTs" / "dataset.json").write_text(json.dumps({"modality": ["US"], "name": "Own"}))
+    listing = read_unlabelled(described / "imagesTs")
+    assert (listing.name, listing.modality, listing.sources) == (
+        *("Own", ("US",)),
+        (described / "imagesTs" / "dataset.json",),
+    )
 
 
 def test_channels_of_one_file_are_counted(tmp_path, make_task, save_nifti):

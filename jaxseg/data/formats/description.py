@@ -17,6 +17,7 @@ from typing import Any
 from jaxseg.data import names
 from jaxseg.data.cases import CaseFiles, Folds
 from jaxseg.data.formats.files import table
+from jaxseg.data.formats.patients import patient
 from jaxseg.types import UserError
 
 BACKGROUND = ("background", "bg", "backgr", "unlabelled", "unlabeled", "none", "clear label", "0")
@@ -204,7 +205,7 @@ def groups(description: Mapping[str, Any], where: Path) -> dict[str, str]:
         number = isinstance(group, (int, float)) and not isinstance(group, bool) and math.isfinite(group)
         if not (isinstance(group, str) or number):
             raise UserError(f"{where}: `groups` must give a name for '{names.shown(case)}', got {_type(group)}")
-    return {names.normal(case): names.check(str(group), "the group", where) for case, group in raw.items()}
+    return {names.normal(case): names.check(patient(group), "the group", where) for case, group in raw.items()}
 
 
 def grouped(case: CaseFiles, groups: Mapping[str, str]) -> CaseFiles:

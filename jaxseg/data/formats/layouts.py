@@ -6,6 +6,7 @@ with several channels) or `imagesTr/NAME_0000.nii.gz`, `NAME_0001.nii.gz`, ... (
 patient) keeps the cases of one patient together.
 
 `FOLDER/imagesTs` names the labelled test cases of such a folder, those of `imagesTs/` with a label map in `labelsTs/`.
+Where no labels are needed, it and `FOLDER/imagesTr` name all of their images, by the dataset.json beside them.
 
 Everything that a folder says about its cases is either used or named in a warning: a file or a list that is silently
 ignored would change the study.
@@ -13,7 +14,9 @@ ignored would change the study.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,12 +42,14 @@ def read_unlabelled(folder: Path) -> CaseList:
         UserError: The folder does not exist, holds no image, or its dataset.json is unusable.
     """
     _check_folder(folder)
-    known = (folder / "dataset.json").exists()
-    return unlabelled.read_images(folder, _read_description(folder / "dataset.json") if known else None)
+    part = _part_of_set(folder)
+    where = (folder if part is None else part.parent) / "dataset.json"
+    listing = unlabelled.read_images(folder, _read_description(where) if where.exists() else None, where)
+    return listing if part is None else dataclasses.replace(listing, name=f"{listing.name} {part.name}")
 
 
-TEST_IMAGES, TEST_LABELS = "imagesTs", "labelsTs"
-"""Folders of test cases in nnU-Net's layout, beside those of the training cases."""
+TRAINING_IMAGES, TEST_IMAGES, TEST_LABELS = "imagesTr", "imagesTs", "labelsTs"
+"""Folders of nnU-Net's layout: images of the training cases, and those of the test cases with their labels."""
 
 
 def has_test_labels(folder: Path) -> bool:
@@ -53,8 +58,19 @@ def has_test_labels(folder: Path) -> bool:
 
 
 def _is_test_part(folder: Path) -> bool:
-    described = [(place / "dataset.json").exists() for place in (folder, folder.parent)]
-    return folder.name == TEST_IMAGES and described == [False, True]
+    return folder.name == TEST_IMAGES and _part_of_set(folder) == folder
+
+
+def _part_of_set(folder: Path) -> Path | None:
+    """A folder of images that the dataset.json beside it describes, as a path below the folder of the set.
+
+    Links and paths such as `.` are followed: whatever the folder is called, its patients are those of the set.
+    """
+    for part in (folder, Path(os.path.abspath(folder)), folder.resolve()):
+        described = [(place / "dataset.json").exists() for place in (part, part.parent)]
+        if part.name in (TRAINING_IMAGES, TEST_IMAGES) and described == [False, True]:
+            return part
+    return None
 
 
 def _read_test_part(folder: Path) -> CaseList:

@@ -27,6 +27,7 @@ import tensorflow_datasets as tfds
 from jaxseg import paths
 from jaxseg.data import digests, names
 from jaxseg.data.cases import CaseFiles, CaseList, RawCase, Refused, Source
+from jaxseg.data.formats.patients import patient
 from jaxseg.data.volumes.volume import BadCaseError
 from jaxseg.types import UserError
 
@@ -143,26 +144,26 @@ def _digests(
 
 
 def _texts(examples: Any, keys: Mapping[str, str], remembered: _Remembered) -> list[tuple[str, str]]:
-    """Name and group of every example; the group is empty where the dataset has none.
+    """Name and patient of every example; the latter is empty where the dataset has none.
 
     To read a text, TFDS decodes the whole example, with its image and its label map.
     """
     if not keys["name"] and not keys["group"]:
         return [(f"case_{index:05d}", "") for index in range(len(examples))]
-    found = remembered.read("texts")
+    found = remembered.read("names and patients")
     if found is None:
         found = [_texts_of(examples[index], keys, f"case_{index:05d}") for index in range(len(examples))]
-        remembered.write("texts", found)
+        remembered.write("names and patients", found)
     return [(name, group) for name, group in found]
 
 
 def _texts_of(example: Any, keys: Mapping[str, str], position: str) -> tuple[str, str]:
-    def text(key: str, otherwise: str) -> str:
-        value = example[keys[key]] if keys[key] else otherwise
+    def value(key: str, otherwise: str) -> Any:
+        given = example[keys[key]] if keys[key] else otherwise
         # Bytes that are not UTF-8 become lone surrogates, which no name may hold.
-        return names.normal(value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value))
+        return given.decode(errors="surrogateescape") if isinstance(given, bytes) else given
 
-    return text("name", position), text("group", "")
+    return names.normal(str(value("name", position))), names.normal(patient(value("group", "")))
 
 
 def _cases(

@@ -1,8 +1,9 @@
 """Folders of images as sources of networks that learn without labels: no label map is sought or read.
 
 With `dataset.json`, its channels, name and groups count as they do beside labels, and nothing else of it does: every
-image of `imagesTr/` is a case, whether it is listed or labelled or neither. Without `dataset.json`, the images are
-those of `imagesTr/` or of the folder itself, and every image is a patient of its own.
+image of `imagesTr/` is a case, whether it is listed or labelled or neither. `imagesTr/` and `imagesTs/` themselves are
+described by the `dataset.json` beside them. Without `dataset.json`, the images are those of `imagesTr/` or of the
+folder itself, and every image is a patient of its own.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ CHANNEL_NAME = "image"
 """Name of the channels where nothing names them."""
 
 
-def read_images(folder: Path, description: Mapping[str, Any] | None) -> CaseList:
+def read_images(folder: Path, description: Mapping[str, Any] | None, where: Path) -> CaseList:
     """List the images of a folder as cases without labels.
 
     Args:
         folder: The folder, which exists.
-        description: The contents of its dataset.json; None if there is none.
+        description: The contents of the dataset.json of its set; None if there is none.
+        where: Path of that file, in the folder of the set.
 
     Raises:
         UserError: It holds no image, or its dataset.json is unusable.
     """
     images = folder / "imagesTr" if (folder / "imagesTr").is_dir() else folder
-    where = folder / "dataset.json"
     groups: Mapping[str, str] = {}
     if description is None:
         count = _count_channels(images)
@@ -48,7 +49,7 @@ def read_images(folder: Path, description: Mapping[str, Any] | None) -> CaseList
     cases = tuple(descriptions.grouped(case, groups) for case in found.cases)
     over = image_files.unread(images, folders=False)
     return CaseList(
-        name=descriptions.task_name(description or {}, folder, where),
+        name=descriptions.task_name(description or {}, where.parent, where),
         labels=(),
         ignore=None,
         modality=modality,

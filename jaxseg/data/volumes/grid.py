@@ -63,6 +63,7 @@ def make_image(
     affine_mm: Float[np.ndarray, "4 4"] | None,
     ending: str,
     spatial_axes: int = 3,
+    sized: bool = True,
     oriented: bool = True,
     mark: str = "",
 ) -> GridImage:
@@ -76,6 +77,7 @@ def make_image(
         affine_mm: Affine to right, anterior, superior in mm; None if the file gives no voxel size.
         ending: See `GridImage`.
         spatial_axes: See `GridImage`.
+        sized: Whether the lengths of `affine_mm` are those of the file, and not 1 mm because it gives none.
         oriented: Whether the file says, or need not say, which way its axes point.
         mark: Text by which a file that was written here is recognised.
 
@@ -90,12 +92,13 @@ def make_image(
     if not (np.isfinite(affine).all() and (lengths > 0).all()):
         raise BadCaseError(f"{path} has voxel sizes {lengths.tolist()} mm; they must be positive")
     kept = tuple(int(n) for n in shape)
-    image_class = UnsizedImage if affine_mm is None else GridImage
+    known = sized and affine_mm is not None
+    image_class = GridImage if known else UnsizedImage
     header = image_class.header_class()
     header.set_data_dtype(kind)
     header.set_data_shape(kept)
     image = image_class(_Voxels(path, kept, kind, lambda: read().astype(kind, copy=False)), affine, header)
-    image.header.set_xyzt_units("unknown" if affine_mm is None else "mm")
+    image.header.set_xyzt_units("mm" if known else "unknown")
     image.header.set_qform(affine, 0, strip_shears=True)  # for the voxel sizes alone
     image.header.set_sform(affine, 1 if oriented else 0)
     image.header["descrip"] = mark.encode("ascii", "replace")[:MARK_BYTES]

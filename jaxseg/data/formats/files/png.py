@@ -1,4 +1,4 @@
-"""PNG pictures, through Pillow: grey levels, colours as three channels, and the values of indexed pictures.
+"""PNG pictures, through Pillow: grey levels, colours as three channels, and indices with their palette.
 
 Columns are the x axis and rows the y axis. A picture gives no voxel size; what its `pHYs` chunk says is meant for
 printers.
@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import PIL.PngImagePlugin
 
+from jaxseg.data.formats.files import palette
 from jaxseg.data.volumes.grid import GridImage, make_image
 from jaxseg.data.volumes.volume import BadCaseError
 
@@ -24,7 +25,7 @@ _HEADER = 26
 _GREY, _RGB, _INDEXED, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
 _DEFLATE_LIMIT = 1100
 """Largest ratio by which deflate shrinks data."""
-_BITS_STRETCHED = {2: 85, 4: 17}
+BITS_STRETCHED = {2: 85, 4: 17}
 """Factors by which Pillow stretches grey levels of few bits to 0 ... 255."""
 
 
@@ -51,8 +52,10 @@ def open_file(path: str) -> GridImage:
         if getattr(picture, "n_frames", 1) > 1:
             raise BadCaseError(f"{path} is an animation of {picture.n_frames} pictures; one is needed")
         mark = str(picture.info.get(_KEY, ""))
+        colours = picture.palette.getdata()[1] if picture.palette else None
+        opacity = picture.info.get("transparency", b"")
     shape = (width, height, 1, 3) if colour in (_RGB, _RGB_ALPHA) else (width, height)
-    return make_image(
+    image = make_image(
         path,
         shape,
         np.dtype(np.uint16 if bits == 16 else np.uint8),
@@ -62,6 +65,7 @@ def open_file(path: str) -> GridImage:
         spatial_axes=2,
         mark=mark,
     )
+    return palette.note(image, lambda: _palette(path, colours, opacity)) if colour == _INDEXED else image
 
 
 def _opened(path: str) -> Any:
@@ -69,6 +73,26 @@ def _opened(path: str) -> Any:
         return PIL.PngImagePlugin.PngImageFile(path)
     except (SyntaxError, ValueError, struct.error) as error:
         raise BadCaseError(f"{path} is not a readable PNG file: {error}") from None
+
+
+def _palette(path: str, colours: bytes | None, opacity: bytes | int) -> palette.Palette:
+    """The palette of an indexed picture.
+
+    Args:
+        path: Path of the file, for messages.
+        colours: Red, green and blue of each index; None if the file has none.
+        opacity: Opacities of the first indices, or the one index that is transparent; the others are opaque.
+    """
+    if not colours or len(colours) % 3:
+        raise BadCaseError(f"{path} is damaged: it holds indices of colours without a palette (PLTE)")
+    table = np.full((len(colours) // 3, 4), 255, np.uint8)
+    table[:, :3] = np.frombuffer(colours, np.uint8).reshape(-1, 3)
+    if isinstance(opacity, int):
+        table[opacity : opacity + 1, 3] = 0
+    else:
+        given = np.frombuffer(opacity, np.uint8)[: len(table)]
+        table[: len(given), 3] = given
+    return table
 
 
 def _pixels(path: str, bits: int, colour: int) -> np.ndarray:
@@ -88,8 +112,8 @@ def _pixels(path: str, bits: int, colour: int) -> np.ndarray:
         if alpha.min() != alpha.max():
             raise BadCaseError(f"{path} is transparent in parts, and what lies behind them is unknown; flatten it")
         stored = stored[..., 0] if colour == _GREY_ALPHA else stored[..., :3]
-    if colour == _GREY and bits in _BITS_STRETCHED:
-        stored = stored // _BITS_STRETCHED[bits]
+    if colour == _GREY and bits in BITS_STRETCHED:
+        stored = stored // BITS_STRETCHED[bits]
     return stored.T if stored.ndim == 2 else stored.transpose(1, 0, 2)[:, :, None]
 
 

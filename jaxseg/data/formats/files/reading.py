@@ -10,14 +10,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Num
 
-from jaxseg.data.formats.files import table
+from jaxseg.data.formats.files import palette, table
 from jaxseg.data.volumes import headers, volume
 from jaxseg.data.volumes.grid import GridImage, make_image
 from jaxseg.data.volumes.volume import BadCaseError, Geometry
 
 
-def open_image(path: str) -> Any:
-    """Open a file and check its header; voxels are not read yet.
+def open_image(path: str, *, indices: bool = False) -> Any:
+    """Open a file and check its header; voxels are not read yet, except those of palette pictures.
+
+    Args:
+        path: Path of the file.
+        indices: Whether the voxels of a palette picture are its indices, as those of label maps are, and not its
+            colours.
 
     Returns:
         An image as nibabel gives it, with `header`, `affine`, `shape` and `dataobj`, whatever the format.
@@ -39,7 +44,7 @@ def open_image(path: str) -> Any:
             raise BadCaseError(f"{path} {table.unread_reason(Path(path))}")
         image = table.open_with(row, path)
         volume.check_header(image.header, image.shape, path)
-    return image
+        return image if indices else palette.in_colours(image, path)
 
 
 def read_channels(
@@ -72,9 +77,13 @@ def read_label(
     Raises:
         BadCaseError: The file is unreadable, has several channels, or values that are not whole numbers.
     """
-    opened = _one_channel(open_image(path), path)
+    opened = _one_channel(open_image(path, indices=True), path)
     if isinstance(opened.header, headers.UnsizedHeader):
-        affine = like if image is None else _affine_mm(image)
+        affine = None
+        if image is not None:
+            affine = _affine_mm(image)
+        elif like is not None:
+            affine = _laid_on(opened, like)
         opened = opened if affine is None else _copy(opened, path, opened.dataobj, affine)
     return volume.label_of(opened, path, like)
 
@@ -83,6 +92,13 @@ def _affine_mm(path: str) -> Float[np.ndarray, "4 4"]:
     image = open_image(path)
     affine, header, _ = headers.spatial_affine(image.header, path, image.affine)
     return headers.in_mm(affine, headers.unit_mm(header))
+
+
+def _laid_on(image: GridImage, like: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "4 4"]:
+    """Affine of an image whose voxels, on the axes that its format assumes, lie on a canonical grid."""
+    orientation = headers.closest_axes(image.affine)
+    moved = headers.canonical_affine(np.eye(4), orientation, (*image.shape, 1)[:3])
+    return like @ np.linalg.inv(moved)
 
 
 def _one_channel(image: Any, path: str) -> Any:

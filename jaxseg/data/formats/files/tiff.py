@@ -1,23 +1,29 @@
 """TIFF pictures and stacks, through tifffile: columns are the x axis, rows the y axis, and slices the z axis.
 
 The voxel size is that of the JSON file that nnU-Net's Tiff3DIO expects beside the file, of ImageJ's or OME's
-description, or of the resolution tags of a picture. Resolutions that
-programs write when they know none (72 or 96 dots an inch, one dot a unit) say nothing.
+description, or of the resolution tags of a picture. Resolutions that programs write when they know none (72 or 96 dots
+an inch, one dot a unit) say nothing.
+
+tifffile goes on with what is left of a damaged file and says so in its log alone. Here, such a record is an error.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
 import re
+import threading
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import PIL.TiffImagePlugin
 from jaxtyping import Float
 
+from jaxseg.data.formats.files import palette, png, tiff_checks
 from jaxseg.data.volumes import headers
 from jaxseg.data.volumes.grid import GridImage, make_image
 from jaxseg.data.volumes.volume import BadCaseError
@@ -32,6 +38,8 @@ _NO_RESOLUTION = (1.0, 2.54, 72.0, 96.0)
 """Dots an inch that are no measurement; the first two are one dot an inch and one a centimetre."""
 _BY_PILLOW = (5, 32773)
 """Compressions (LZW, PackBits) that tifffile does not read by itself."""
+_PREMULTIPLIED = 1
+"""Kind of an extra sample: opacity by which the colours were multiplied, which Pillow undoes."""
 _DEPTH, _CHANNELS = "ZQI", "CS"
 """tifffile's letters for the slices of a stack and for channels."""
 
@@ -40,19 +48,19 @@ def open_file(path: str) -> GridImage:
     """Open a TIFF file; voxels are not read yet.
 
     Raises:
-        BadCaseError: It is no TIFF file, holds several images or a time axis, stores white as 0, or is compressed in a
-            way that cannot be read.
+        BadCaseError: It is no TIFF file, is truncated, holds several images or a time axis, is stored turned, holds
+            numbers that are no intensities, or is compressed in a way that cannot be read.
     """
     import tifffile
 
     with _opened(path) as file:
+        pages = [file.pages.get(index) for index in range(len(file.pages))]
+        tiff_checks.chain(path, file, pages)
         if len(file.series) != 1:
             raise BadCaseError(f"{path} holds {len(file.series)} images of different kinds; one is needed")
-        series, page = file.series[0], file.pages.first
-        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-            raise BadCaseError(
-                f"{path} stores white as 0, so that its numbers are upside down; save it with black as 0"
-            )
+        series, page = file.series[0], pages[0]
+        tiff_checks.count(path, file, series, page)
+        tiff_checks.pixels(path, pages)
         order = _order(series.axes, series.shape, path)
         alpha = page.photometric == tifffile.PHOTOMETRIC.RGB and page.samplesperpixel == 4
         sizes = dict(zip(series.axes, series.shape, strict=True))
@@ -65,7 +73,10 @@ def open_file(path: str) -> GridImage:
         tag = page.tags.get("Software")
         mark = str(tag.value) if tag is not None else ""
         kind = series.dtype
-    return make_image(
+        indexed = page.photometric == tifffile.PHOTOMETRIC.PALETTE
+        maps = [one.colormap for one in pages] if indexed else []
+        shown_only = file.is_imagej
+    image = make_image(
         path,
         shape,
         np.dtype(kind),
@@ -76,20 +87,39 @@ def open_file(path: str) -> GridImage:
         oriented=not stack,
         mark=mark,
     )
+    return palette.note(image, lambda: _palette(path, maps, shown_only=shown_only)) if indexed else image
+
+
+class _Complaints(logging.Handler):
+    """Collects the errors that tifffile logs in this thread; other threads read other files."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self._thread:
+            self.texts.append(record.getMessage())
 
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[Any]:
-    """Open a file, and turn what tifffile and its decoders raise into a BadCaseError: errors of many classes."""
+    """Open a file, and turn what tifffile and its decoders raise or log into a BadCaseError: errors of many classes."""
     import tifffile
 
+    log, complaints, begun = logging.getLogger("tifffile"), _Complaints(), False
+    log.addHandler(complaints)
     try:
         with tifffile.TiffFile(path) as file:
+            begun = True
             yield file
     except BadCaseError:
-        raise
+        if not complaints.texts:
+            raise
     except tifffile.TiffFileError as error:
-        raise BadCaseError(f"{path} is not a readable TIFF file: {error}") from None
+        what = "is truncated or damaged" if begun else "is not a readable TIFF file"
+        raise BadCaseError(f"{path} {what}: {error}") from None
     except Exception as error:
         if "imagecodecs" in str(error):
             raise BadCaseError(
@@ -99,6 +129,10 @@ def _opened(path: str) -> Iterator[Any]:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise BadCaseError(f"{path} is truncated or damaged: {type(error).__name__}: {error}") from None
+    finally:
+        log.removeHandler(complaints)
+    if complaints.texts:
+        raise BadCaseError(f"{path} is truncated or damaged: {complaints.texts[0]}; copy it once more from its source")
 
 
 def _order(axes: str, shape: tuple[int, ...], path: str) -> str:
@@ -140,21 +174,55 @@ def _by_pillow(path: str, series: Any) -> np.ndarray:
     """Voxels of a series whose compression tifffile leaves to another package and Pillow reads, page after page.
 
     Raises:
-        BadCaseError: Pillow reads numbers of another type, as it does of colours with more than 8 bits.
+        BadCaseError: Pillow reads pages of another shape or type, as it does of colours with more than 8 bits.
     """
-    frames = []
+    frames, first = [], series.keyframe
     with PIL.TiffImagePlugin.TiffImageFile(path) as picture:
-        for index in range(picture.n_frames):
-            picture.seek(index)
-            frames.append(np.asarray(picture))
-    stored = np.stack(frames)
-    same = (stored.dtype.kind, stored.dtype.itemsize) == (series.dtype.kind, series.dtype.itemsize)
-    if not same or stored.size != np.prod(series.shape):
+        for page in series:
+            picture.seek(page.index)
+            frame = np.asarray(picture)
+            if frame.ndim == 3 and first.planarconfig == 2:  # one plane for each colour, which Pillow puts last
+                frame = np.moveaxis(frame, -1, 0)
+            if picture.mode == "L" and first.bitspersample in png.BITS_STRETCHED:
+                frame = frame // png.BITS_STRETCHED[first.bitspersample]
+            same = (frame.dtype.kind, frame.dtype.itemsize) == (series.dtype.kind, series.dtype.itemsize)
+            if not same or frame.shape != first.shape or _PREMULTIPLIED in first.extrasamples:
+                raise BadCaseError(
+                    f"{path} holds {series.dtype} voxels with a compression that is not read for them; save it without "
+                    "compression, or with deflate"
+                )
+            frames.append(frame.astype(series.dtype))
+    return np.stack(frames).reshape(series.shape)
+
+
+def _palette(path: str, maps: Sequence[np.ndarray | None], *, shown_only: bool) -> palette.Palette:
+    """The palette of the pages of an indexed picture, from the `ColorMap` of each: 8 bits, opaque.
+
+    Args:
+        path: Path of the file, for messages.
+        maps: The `ColorMap` of each page.
+        shown_only: Whether colours may be those that intensities are shown in, as ImageJ stores its lookup tables.
+
+    Raises:
+        BadCaseError: A page has none, they have different ones, or nobody can tell indices from intensities.
+    """
+    first = maps[0]
+    if first is None or any(one is None for one in maps):
+        raise BadCaseError(f"{path} is damaged: it holds indices of colours without a palette (ColorMap)")
+    if any(not np.array_equal(one, first) for one in maps if one is not None):
         raise BadCaseError(
-            f"{path} holds {series.dtype} voxels with a compression that is not read for them; save it without "
-            "compression, or with deflate"
+            f"{path} has a palette for each page, so that an index has a meaning on one page alone; save it as grey "
+            "levels or as RGB"
         )
-    return stored.astype(series.dtype).reshape(series.shape)
+    table = np.full((first.shape[1], 4), 255, np.uint8)
+    table[:, :3] = first.T >> (8 if first.max() > 255 else 0)  # levels of 16 bits, though some programs write 8
+    if shown_only and (table[:, :1] != table[:, 1:3]).any():
+        raise BadCaseError(
+            f"{path} was saved by ImageJ with a lookup table of colours: its numbers may be intensities that are shown "
+            "in colours, or indices of colours. Choose Image > Lookup Tables > Grays for the first or Image > Type > "
+            "RGB Color for the second, and save it again"
+        )
+    return table
 
 
 # ------------------------------------------------------------------------------------------------------------ spacing
@@ -166,30 +234,42 @@ def _affine(path: str, file: Any, page: Any, stack: bool) -> Float[np.ndarray, "
 
 
 def parts(path: str) -> tuple[str, ...]:
-    """Return the JSON file beside a TIFF file that gives its voxel size, if there is one."""
+    """Return the JSON files beside a TIFF file that may give its voxel size: all that are there, by their names."""
     stem = path[: -len(next(ending for ending in ENDINGS if path.lower().endswith(ending)))]
     case = re.sub(r"_\d{4}$", "", stem, flags=re.ASCII)  # the channels of a case share one file
-    for name in dict.fromkeys((stem, case)):
-        with contextlib.suppress(OSError, ValueError), open(f"{name}.json", encoding="utf-8") as stream:
-            content = json.load(stream)
-            if isinstance(content, dict) and "spacing" in content:
-                return (f"{name}.json",)
-    return ()
+    named = [f"{name}.json" for name in dict.fromkeys((stem, case))]
+    return tuple(name for name in named if os.path.lexists(name) and not os.path.isdir(name))
 
 
 def _beside_mm(path: str) -> tuple[float, ...] | None:
-    """Voxel size of the file beside a TIFF file, which lists that of slices first; None if there is none.
+    """Voxel size of the file beside a TIFF file, which lists that of slices first; None if no file gives one.
 
     Raises:
-        BadCaseError: It does not give three numbers.
+        BadCaseError: A file beside it is no JSON, or does not give three numbers.
+        OSError: A file beside it cannot be read.
     """
     for part in parts(path):
-        with open(part, encoding="utf-8") as stream:
-            given = json.load(stream)["spacing"]
+        content = _json(part)
+        if not isinstance(content, dict) or "spacing" not in content:
+            continue
+        given = content["spacing"]
         if not isinstance(given, list) or len(given) != 3 or not all(isinstance(size, int | float) for size in given):
             raise BadCaseError(f"{part} gives the spacing {given!r}; three numbers, for z, y and x, are needed")
         return tuple(float(size) for size in reversed(given))
     return None
+
+
+def _json(part: str) -> Any:
+    try:
+        with open(part, encoding="utf-8-sig") as stream:  # some editors put a mark before the text
+            return json.load(stream)
+    except FileNotFoundError:
+        raise BadCaseError(f"{part} is a link to a file that does not exist; it may give the voxel size") from None
+    except (ValueError, RecursionError) as error:
+        raise BadCaseError(
+            f"{part} is no valid JSON: {error}; it may give the voxel size of the TIFF file beside it, so mend it, or "
+            "move it elsewhere if it belongs to another program"
+        ) from None
 
 
 def _described_mm(file: Any, page: Any, stack: bool) -> tuple[float, ...] | None:
