@@ -12,7 +12,7 @@ from jaxseg.report.charts.style import BASELINE_ARM
 from jaxseg.report.tables import Tables, Variant, first_fold, of_variant, rows_of, variants_of
 from jaxseg.reserved import MEAN, POOLED
 from jaxseg.study.record import StudyRecord
-from jaxseg.text import cases, number
+from jaxseg.text import cases, listing, number
 
 
 def overall_dsc(table: pd.DataFrame) -> pd.DataFrame:
@@ -103,6 +103,13 @@ def seeds_per_arm(study: StudyRecord) -> tuple[int, int]:
         seeds.setdefault(run.arm, set()).add(run.seed)
     numbers = [len(of_arm) for of_arm in seeds.values()] or [0]
     return min(numbers), max(numbers)
+
+
+def shared_words(study: StudyRecord) -> str:
+    """Return a sentence on the arms whose seeds share source networks, which tables count in their place."""
+    sources = {arm: study.sources(arm) for arm in study.arms}
+    arms = [arm for arm, own in sources.items() if 1 < len({*own.values()}) < len(own)]
+    return f"Seeds of {listing(arms)} that share a source network count as one here." if arms else ""
 
 
 def several_sizes(tables: Tables) -> bool:

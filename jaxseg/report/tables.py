@@ -56,7 +56,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
         *("train_cases", "case", "group", "label", "mean", "min", "max"),
         *("worst_arm", "worst_seed", "n_missed", "n_runs"),
     ),
-    "rates": ("arm", "train_cases", "lr", "val_dsc", "n_seeds", "n_diverged", "chosen"),
+    "rates": ("arm", "train_cases", "lr", "val_dsc", "n_seeds", "n_diverged", "joint", "chosen"),
     "claims": (
         *("claim", "statement", "role", "arm", "quantity", "value", "ci_low", "ci_high", "verdict", "reason"),
         *("grade", "tag", "projected_low", "projected_high", "needs", "look", "exploratory", "rule_version"),

@@ -271,6 +271,11 @@ class StudyRecord:
         """Returns the runs of a kind; see `RecordedRun.kind`."""
         return [run for run in self.runs if run.kind == kind]
 
+    def sources(self, arm: str) -> dict[int, int]:
+        """Returns the seed of the source network of each seed of an arm; none where it starts at random."""
+        own = (run for run in self.runs_of("train") if run.arm == arm)
+        return {run.seed: run.source.seed for run in own if run.source is not None}
+
     @property
     def seconds(self) -> float:
         """The total seconds of all stages."""

@@ -24,7 +24,7 @@ from jaxseg.report.tables import Tables, read_tables
 from jaxseg.study.claims.drawn import excess_loss
 from jaxseg.study.claims.sentences import page_table
 from tests.report.analysis_builder import LAYERS, write_analysis
-from tests.report.tables_builder import NASTY, write_shown, write_workdir
+from tests.report.tables_builder import NASTY, write_claims, write_shown, write_workdir
 from tests.report.test_report_page import Page
 
 WIDTHS = pytest.mark.parametrize("width", [WIDE_INCHES, NARROW_INCHES])
@@ -284,6 +284,22 @@ def test_reuse_is_measured_against_scratch(blocks: dict, study: Path):
         (rho,) = data[(data["panel"] == "rho") & (data["layer"] == layer)]["value"]
         own, floor = mean["transfer", layer], mean["scratch", layer]
         assert rho == pytest.approx((own - floor) / (1 - floor))
+
+
+def test_reuse_is_told_as_the_rule_of_c11_finds_it(blocks: dict, tmp_path: Path):
+    (told,) = (b.found for b in blocks[similarity_section] if isinstance(b, Finding) and "fine-tuned" in b.asked)
+    assert told.startswith(
+        "In transfer reuse is 0.75 in the encoder's early levels (0 and 1) and, deeper, 0.60 in encoder/level_2 (1: "
+    )
+    workdir = write_workdir(tmp_path, seeds=8, examples=0, n_cases=4, steps=60)
+    judged = read_tables(write_claims(write_analysis(workdir, seeds=8, claims=False)))
+    assert judged.claims is not None
+    rows = judged.claims.query("claim == 'C11' and role == 'claim'").set_index("quantity")["value"]
+    early, deep = rows["reuse, mean of early levels"], rows["reuse, encoder/level_2"]
+    (told,) = (
+        b.found for b in _section(similarity_section, judged) if isinstance(b, Finding) and "fine-tuned" in b.asked
+    )
+    assert f"reuse is {early:.2f} in the encoder's early levels (0 and 1) and, deeper, {deep:.2f} in" in told
 
 
 def test_runs_by_runs_puts_every_pair_in_its_cell(tables: Tables, blocks: dict):

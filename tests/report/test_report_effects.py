@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 from jaxseg.report import write_report
 from jaxseg.report.tables import Variant, of_variant, read_tables, variants_of
 from jaxseg.reserved import MEAN, POOLED
+from jaxseg.study import record
 from jaxseg.study.score import comparisons
 from jaxseg.study.score.power import variance
+from jaxseg.study.score.units import sources_of
 from jaxseg.text import MISSING, interval, number, signed
 from jaxseg.types import UserError
 from tests.report.page_numbers import read_words
@@ -58,6 +61,29 @@ def test_folds_that_rotate_over_seeds_have_their_mean_on_the_page(tmp_path: Path
         assert any(number(mean) in text for text in told if "Mean DSC" in text)
     assert not [text for text in told if text.startswith(("scratch ", "transfer ")) and MISSING in text]
     assert any("over all folds" in one.text for one in words if "Variance of DSC" in one.text)
+
+
+def test_seeds_that_share_a_source_network_are_said_to_count_as_one(tmp_path: Path):
+    """In words below the scores, and as the note of the differences; not where each seed has a source of its own."""
+    arms = ("scratch", "transfer")
+    workdir = write_workdir(tmp_path, arms=arms, seeds=8, examples=0, n_cases=4, steps=60)
+    shared = "Seeds of transfer that share a source network count as one here."
+    assert shared not in [one.text for one in read_words(write_report(workdir))]
+    study = json.loads((workdir / "study.json").read_text())
+    for run in study["runs"]:
+        if run["kind"] == "train" and run["arm"] == "transfer":
+            run["source"]["seed"] = run["seed"] // 2
+    (workdir / "study.json").write_text(json.dumps(study))
+    sources, results = sources_of(record.read(workdir, any_format=True)), workdir / "results"
+    cases = pd.read_csv(results / "cases.csv")
+    comparisons.summary(cases, sources=sources).to_csv(results / "summary.csv", index=False)
+    made = comparisons.comparisons(cases, arms, confidence=0.95, rng=np.random.default_rng(0), sources=sources)
+    made.to_csv(results / "comparisons.csv", index=False)
+    told = [one.text for one in read_words(write_report(workdir)) if one.section == "accuracy"]
+    assert shared in told
+    note = "seeds of transfer that share a source network count as one: 4 source networks (8 seeds)"
+    assert any(text.startswith("Notes: ") and note in text for text in told)
+    assert any("new source networks and groups" in text for text in told)
 
 
 def test_names_that_look_like_missing_numbers_stay_names(tmp_path: Path):

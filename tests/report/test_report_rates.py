@@ -17,13 +17,17 @@ from tests.report.tables_builder import NASTY, write_shown, write_workdir
 GRID = (3e-4, 1e-3, 3e-3)
 
 
-def tables_with(folder: Path, scores: dict[tuple[str, int, int], tuple[float, ...]], **options: object) -> Tables:
+def tables_with(
+    folder: Path, scores: dict[tuple[str, int, int], tuple[float, ...]], joint: bool = False, **options: object
+) -> Tables:
     """The tables of a study with these scores by (arm, train_cases, fold), one a rate; NaN: all diverged."""
     workdir = write_workdir(folder, **options)  # type: ignore[arg-type]
+    best = max(range(len(GRID)), key=lambda place: sum(own[place] for own in scores.values()))
     rows = [
         {
             "arm": arm, "train_cases": size, "fold": fold, "lr": rate, "val_dsc": 0.0 if score != score else score,
-            "n_seeds": 2, "n_diverged": 2 * (score != score), "chosen": score == max(own),
+            "n_seeds": 2, "n_diverged": 2 * (score != score), "joint": joint,
+            "chosen": rate == GRID[best] if joint else score == max(own),
         }
         for (arm, size, fold), own in scores.items()
         for rate, score in zip(GRID, own, strict=True)
@@ -73,6 +77,21 @@ def test_choices_inside_the_grid_need_no_notice(tmp_path: Path):
     inside = tables_with(tmp_path, {("scratch", 0, 0): (0.6, 0.8, 0.7), ("transfer", 0, 0): (0.6, 0.8, 0.7)})
     assert not list(rates.end_of_grid(inside))
     assert not any(isinstance(block, Prose) for block in shown(inside))
+
+
+def test_a_shared_rate_that_chance_may_have_chosen_is_told_with_its_error(tmp_path: Path):
+    throws = {
+        ("scratch", 0, 0): (0.1, 0.2, 0.1),
+        ("transfer", 0, 0): (0.1, 0.2, 0.5),
+        ("pooled", 0, 0): (0.1, 0.2, 0.4),
+    }
+    _, told, _ = shown(tables_with(tmp_path / "thrown", throws, joint=True))
+    assert "The trials do not tell 0.003 from 0.001" in told.text
+    assert "ahead by 0.133 DSC on average over 3 pairs of trials, with a standard error of 0.120." in told.text
+    _, table = shown(
+        tables_with(tmp_path / "sure", {("a", 0, 0): (0, 0.2, 0.5), ("b", 0, 0): (0, 0.1, 0.39)}, joint=True)
+    )
+    assert isinstance(table, Table)
 
 
 def test_folds_have_rates_of_their_own_and_are_named_once(tmp_path: Path):

@@ -6,6 +6,7 @@ import pytest
 
 from jaxseg.study import claims
 from jaxseg.study.claims.evidence import Pair, gather
+from jaxseg.study.claims.filters import controlled_share
 from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED, UNDECIDED
 from jaxseg.study.claims.judging import judge_claim
 from jaxseg.study.claims.training import times
@@ -86,6 +87,29 @@ def test_a_test_that_misses_its_control_says_nothing_by_silence(study):
     loud = study.tables["filters"]["spectral_end"] + 0.5
     both = changed(changed(study, "filter_controls", smallest_share=blunt), "filters", spectral_end=loud)
     assert judged(both, "C6").verdict == CONTRADICTED
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+def test_a_control_that_was_found_in_one_fold_is_not_found_in_all(study, rotate):
+    """Four layers, each of whose controls is found in another one of four folds."""
+    rows, controls = (study.tables[name] for name in ("filters", "filter_controls"))
+    layers = list(dict.fromkeys(controls["layer"]))
+    per_fold = pd.concat([
+        controls.assign(fold=fold, smallest_share=np.where(controls["layer"] == layers[fold], 0.2, np.nan))
+        for fold in range(4)
+    ])  # fmt: skip
+    of_folds = [rows[rows["seed"] % 4 == fold] if rotate else rows for fold in range(4)]
+    filters = pd.concat([own.assign(fold=fold) for fold, own in enumerate(of_folds)])
+    # The controls of another arm say nothing of this one.
+    others = per_fold.assign(arm="scratch_b", smallest_share=0.1)
+    tables = {"filters": filters, "filter_controls": pd.concat([per_fold, others])}
+    cases = sim.cases(rng(0), {"scratch": {0: 0.8}}, seeds=16, folds=4, rotate=rotate)
+    evidence = gather(study._replace(tables={**tables, "cases": cases}))
+    own = evidence.tables["filters"].query("arm == 'scratch' and layer.str.startswith('encoder/')")
+    assert controlled_share(evidence, "spectrum", own) == pytest.approx(0.25)
+    assert controlled_share(evidence, "spectrum", own.assign(arm="transfer")) == 0
+    found = judge_claim("C6", evidence)
+    assert (found.verdict, "in layers with only 25%" in found.reason) == (UNDECIDED, True)
 
 
 def test_filters_without_permuted_weights_can_contradict_but_not_support(study):

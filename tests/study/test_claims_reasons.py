@@ -291,7 +291,7 @@ def test_source_networks_that_would_decide_are_not_called_seeds():
 
 
 def test_what_would_decide_an_undecided_gain():
-    levels = {"scratch": {0: 0.8}, "transfer": {0: 0.803}}
+    levels = {"scratch": {0: 0.8}, "transfer": {0: 0.79}}
     few = sim.cases(rng(1), levels, groups=42, spread=(0.02, 0.001, 0.01))
     found = judged(sim.study(sim.record(*levels), cases=few), "C4b")
     assert found.verdict == UNDECIDED

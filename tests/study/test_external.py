@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -216,3 +217,60 @@ def test_where_folds_rotate_all_seeds_are_compared_on_the_external_cases(tmp_pat
     assert found is not None
     assert set(found["n_seeds"]) == {4}
     assert set(found["fold"]) == {0}
+
+
+def rows_of_folds(folds: int, cases: int, *, of_seeds: int | None = None) -> list[dict[str, object]]:
+    """Rows of networks of all folds on the same cases: those of fold 0 alone find case 0, and something in the last."""
+    rng = np.random.default_rng(0)
+    members = {"seed": range(of_seeds)} if of_seeds else {"n_members": [3]}
+    (name, numbers), rows = next(iter(members.items())), []
+    for arm, number, fold, case in itertools.product(("scratch", "transfer"), numbers, range(folds), range(cases)):
+        empty = case == cases - 1
+        status = (
+            "spurious" if empty and fold == 0 else "both_empty" if empty else "missed" if case == 0 < fold else "ok"
+        )
+        dsc = {"missed": 0.0, "spurious": 0.0, "both_empty": np.nan, "ok": rng.uniform()}[status]
+        keys = {"test_set": "B", "arm": arm, name: number, "train_cases": 0, "fold": fold, "case": f"c{case}"}
+        more = {"group": f"g{case // 2}", "label": "blob", "status": status, "unit": "mm", "dsc": dsc}
+        rows.append({**keys, **more, **dict.fromkeys(("hd95", "assd", "nsd"), np.nan if empty else 1.0)})
+    return rows
+
+
+def test_a_case_that_networks_of_every_fold_are_tested_on_counts_once(tmp_path: Path) -> None:
+    """5 folds, 4 seeds: four in five predictions of case 0 miss the label, and one in five of case 9 invents it."""
+    cases = pd.DataFrame(rows_of_folds(5, 10, of_seeds=4))
+    files.write_table(tmp_path / "external_cases.csv", cases)
+    found = tables.external_tables(settings.parse(changed(target__folds=5, target__test_cases=0)), tmp_path)
+    summary, differences = found["external_summary"], found["external_comparisons"]
+    assert summary is not None
+    assert differences is not None
+    together = summary[(summary["fold"] == -1) & (summary["arm"] == "transfer") & (summary["metric"] == "dsc")]
+    counts = ["n_seeds", "n_groups", "n_cases", "n_missed", "n_spurious", "n_absent"]
+    assert together[counts].to_numpy().tolist() == [[4, 5, 9, 3.2, 0.8, 4]] * 2
+    every = summary[(summary["fold"] >= 0) & (summary["arm"] == "transfer") & (summary["label"] == "blob")]
+    of_folds = every[every["metric"] == "dsc"]
+    assert set(of_folds["n_cases"]) == {9}
+    for name in ("n_missed", "n_spurious", "n_absent"):
+        assert together[name].iloc[0] == pytest.approx(of_folds[name].mean()), name
+    held = cases[(cases["arm"] == "transfer") & cases["status"].isin(["ok", "missed"])]
+    means = held.groupby(["seed", "group"])["dsc"].mean().unstack("group").mean(axis=1)
+    assert together["mean"].iloc[0] == pytest.approx(means.mean()), "as it was"
+    row = differences[(differences["fold"] == -1) & (differences["metric"] == "dsc")].iloc[0]
+    assert row[["n_cases", "n_groups", "n_missed_a", "n_missed_b", "n_spurious_a"]].tolist() == [9, 5, 3.2, 3.2, 0.8]
+    # A run without a value in one fold leaves a case out in that fold alone, and the note counts it once.
+    gone = (cases["case"] == "c1") & (cases["seed"] == 0) & (cases["fold"] < 2)
+    files.write_table(tmp_path / "external_cases.csv", cases.assign(dsc=cases["dsc"].mask(gone)))
+    found = tables.external_tables(settings.parse(changed(target__folds=5, target__test_cases=0)), tmp_path)
+    row = found["external_comparisons"].query("fold == -1 and metric == 'dsc'").iloc[0]  # type: ignore[union-attr]
+    assert "1 cases without a value for every run left out" in row["note"]
+
+
+def test_ensembles_count_a_case_once_whatever_the_number_of_folds(tmp_path: Path) -> None:
+    files.write_table(tmp_path / "ensemble_cases.csv", pd.DataFrame(rows_of_folds(5, 10)))
+    found = tables.ensemble_tables_of(settings.parse(changed(target__folds=5, target__test_cases=0)), tmp_path)
+    summary, differences = found["ensemble_summary"], found["ensemble_comparisons"]
+    assert summary is not None
+    assert differences is not None
+    row = summary[(summary["fold"] == -1) & (summary["metric"] == "dsc")].iloc[0]
+    assert row[["n_groups", "n_cases", "n_missed"]].tolist() == [5, 9, 0.8]
+    assert differences[differences["fold"] == -1].iloc[0][["n_groups", "n_cases"]].tolist() == [5, 9]

@@ -124,3 +124,12 @@ def test_levels_that_only_some_studies_of_a_target_know_share_its_level():
     other = (number("lead encoder/level_3", 0.11, 0.1),)
     assert judged("C11b", alone).verdict == SUPPORTED
     assert judged("C11b", alone, other, targets="aa").verdict == UNDECIDED
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_mean_has_its_name_whichever_study_leaves_it_out(order: str):
+    """A study names no second ratio that equals its first; the mean is named after one that does."""
+    named = {"a": number("against", 1.2), "b": dataclasses.replace(number("against", 1.3), name="")}
+    by = {target: [named[target]] for target in order} | {other: [number("against", 1.1)] for other in "cd"}
+    mean, _ = pooling.over_mean("against", by)
+    assert mean.name == f"{named['a'].name}, mean over 4 targets"

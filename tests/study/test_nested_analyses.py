@@ -70,6 +70,17 @@ def test_pairs_say_which_source_networks_their_runs_started_from(workdir, networ
     assert not any("0.0,nested" in line for line in lines), "seeds are whole numbers"
 
 
+def test_runs_of_one_source_network_count_once_in_the_tables(workdir):
+    """Four crossed runs start from two source networks; those of scratch stand beside the first two, of one network."""
+    summary = table(workdir, "summary").set_index("arm")["n_seeds"]
+    layers = table(workdir, "layers").query("arm == @ARM and comparison in ('', 'own_start')")
+    assert (set(summary[ARM]), set(summary["scratch"])) == ({2}, {2})
+    assert set(layers.dropna(subset=["value"])["n_seeds"]) == {2}
+    compared = table(workdir, "comparisons")
+    assert set(compared["n_seeds"]) == {1}
+    assert compared["note"].str.contains("seeds of nested that share a source network count as one: 1 source").all()
+
+
 def test_aligned_networks_are_never_further_apart(workdir):
     pairs = table(workdir, "pairs").set_index(["arm_a", "seed_a", "arm_b", "seed_b"])
     plain, aligned = (

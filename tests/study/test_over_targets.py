@@ -64,6 +64,23 @@ def test_the_mean_decides_and_needs_four_targets():
     assert over(over_studies(many(0.03, 0.031, 0.03, 0.029)), "C4b")["verdict"] == CONTRADICTED
 
 
+def test_the_gain_of_a_target_is_one_number_whichever_study_is_listed_first():
+    """Two studies of one target: value, limits and degrees of freedom are those of their average, in either order."""
+    studies = many(-0.006, 0.0, 0.004, 0.006) | {
+        "sure": gains_study(5, "t9", 0.02, seeds=32),
+        "unsure": gains_study(6, "t9", 0.07),
+    }
+    orders = [studies, dict(reversed(list(studies.items())))]
+    found = [over_studies(given).query("claim == 'C2'").set_index("quantity") for given in orders]
+    values = [table.sort_index()[["value", "ci_low", "ci_high"]].to_numpy(float) for table in found]
+    np.testing.assert_allclose(*values, rtol=1e-9)
+    low, value, high = found[0].loc["gain, t9", ["ci_low", "value", "ci_high"]].astype(float)
+    assert low < value < high
+    own = [claims.tell(studies[name]).claims["C2"].quantities[0] for name in ("sure", "unsure")]
+    assert value == pytest.approx(np.mean([one.value for one in own]))
+    assert (high - low) / 2 > min((one.high - one.low) / 2 for one in own)
+
+
 def test_targets_that_differ_are_an_answer():
     found = over(over_studies(many(0.06, 0.0, -0.03, 0.04, 0.02)), "C4b")
     assert found["verdict"] == DEPENDS

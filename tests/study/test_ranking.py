@@ -127,6 +127,41 @@ def test_a_lost_run_leaves_the_others_their_ranking():
     assert one.confidence > whole.joint["transfer_a", "scratch"].confidence
 
 
+def test_starts_that_lost_different_seeds_share_the_level_equally():
+    """Rows of equal number that are other seeds do not vary together, and limits must not be drawn as if they did."""
+    study = starts_study(rng(), 0.03, 0.0, seeds=9)
+    cases = study.tables["cases"]
+
+    def level(lost: dict[str, int]) -> float:
+        kept = cases[[lost.get(arm) != seed for arm, seed in zip(cases["arm"], cases["seed"], strict=True)]]
+        found = rank(gather(study._replace(tables={"cases": kept})))
+        return found.joint["transfer_a", "scratch"].confidence
+
+    own = {"transfer_a": 3, "transfer_b": 5}
+    assert level(own) == pytest.approx(1 - 0.05 / 2)
+    assert level(dict.fromkeys(own, 3)) < level(own)
+
+
+def test_a_start_is_not_told_apart_from_others_alone():
+    """The first of the ranking may be unproven beside a proven one; it is named once."""
+    found, _, evidence = ranked(0.05, 0.02)
+    joint = dict(found.joint)
+    limits = {
+        ("transfer_a", "scratch"): (-0.01, 0.11),
+        ("transfer_b", "scratch"): (0.01, 0.03),
+        ("transfer_a", "transfer_b"): (0.001, 0.059),
+        ("transfer_b", "transfer_a"): (-0.059, -0.001),
+    }
+    for pair, (low, high) in limits.items():
+        joint[pair] = dataclasses.replace(joint[pair], value=(low + high) / 2, low=low, high=high)
+    found = found._replace(joint=joint)
+    assert (found.better, found.may_be_best) == (["transfer_b"], ["transfer_a"])
+    text = sentence(evidence, found)
+    assert "start from transfer_a: +0.050 DSC" in text
+    assert "told apart" not in text
+    assert "it is better than the other start; that it gains is seen by way of transfer_b, which is better than" in text
+
+
 def test_folds_that_rotate_are_ranked_too():
     more = {"folds": 3, "rotate": True, "groups": 14, "first_seed": {"scratch_b": 999}}
     found, _, _ = ranked(0.03, 0.0, 0.0, seeds=12, **more)

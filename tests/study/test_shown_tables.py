@@ -80,6 +80,16 @@ def test_reuse_is_a_row_a_layer_of_the_same_numbers(made: dict[str, pd.DataFrame
     assert {encoder_level(layer) for layer in reuse.index[reuse["part"] == "early"]} == set(EARLY_LEVELS)
 
 
+def test_the_parts_of_reuse_are_those_of_the_encoder(made: dict[str, pd.DataFrame]) -> None:
+    """C11 is about the encoder's levels; a decoder is neither early nor deep."""
+    reuse = reuse_table(made["layers"]).query("arm == 'transfer' and train_cases == 0").set_index("layer")["part"]
+    assert reuse.to_dict() == {
+        **dict.fromkeys(("encoder/level_0", "encoder/level_1"), "early"),
+        "encoder/level_2": "deep",
+        **dict.fromkeys(("decoder/level_1", "decoder/level_0"), ""),
+    }
+
+
 def test_the_page_names_ends_counts_and_sums() -> None:
     """Of small tables: what is lowest and highest, what is beyond a limit or below one, and which share is whose."""
     fixed = {"arm": "a", "train_cases": 0, "fold": 0}
@@ -88,7 +98,9 @@ def test_the_page_names_ends_counts_and_sums() -> None:
     sources = {"seed": 0.5, "group": 0.2, "seed x group": 0.3}
     variance = pd.DataFrame({"source": sources.keys(), "share": sources.values()}).assign(**fixed)
     variance = variance.assign(metric="dsc", label="mean", n_runs=4, n_left_out=0)
-    rates = pd.DataFrame({"lr": [1e-3, 1e-2], "val_dsc": [0.8, 0.795], "chosen": [True, False]}).assign(**fixed)
+    rates = pd.DataFrame({"lr": [1e-3, 1e-2], "val_dsc": [0.8, 0.795], "chosen": [True, False]}).assign(
+        joint=False, **fixed
+    )
     page = page_table({"layers": layers, "variance": variance, "rates": rates})
     facts = {(row.about, row.quantity): (row.layer, row.value) for row in page.itertuples()}
     assert facts["drop", "lowest"] == ("y", 0.001)
@@ -99,6 +111,47 @@ def test_the_page_names_ends_counts_and_sums() -> None:
     assert facts["variance", "runs"] == ("", 0.5)
     assert facts["rates", "end of the grid"] == ("", 1e-3)
     assert facts["rates", "nearly as good"] == ("", 1e-2)
+
+
+JOINT = {
+    "a": (0.10, 0.30, 0.50),
+    "b": (0.20, 0.35, 0.34),
+    "placebo of b": (0.20, 0.35, 0.34),
+    "c": (0.00, 0.25, 0.40),
+}
+"""Scores of arms at three rates; the third is best on average."""
+
+
+def facts_of_rates(scores: dict[str, tuple[float, ...]]) -> dict[tuple[str, str], float]:
+    table = pd.DataFrame(
+        {"arm": arm, "train_cases": 0, "fold": 0, "lr": lr, "val_dsc": score, "joint": True, "chosen": lr == 1e-2}
+        for arm, own in scores.items()
+        for lr, score in zip((1e-3, 3e-3, 1e-2), own, strict=True)
+    )
+    return {(row.about, row.quantity): row.value for row in page_table({"rates": table}).itertuples()}
+
+
+def test_rates_that_trials_do_not_tell_apart_are_told() -> None:
+    """Arm by arm the third rate is ahead by 0.20, -0.01 and 0.15; the placebo's trials are those of b."""
+    facts = facts_of_rates(JOINT)
+    gaps = np.array([0.20, -0.01, 0.15])
+    assert (facts["joint rate", "taken"], facts["joint rate", "second"]) == (1e-2, 3e-3)
+    assert facts["joint rate", "trials"] == 3
+    assert facts["joint rate", "gap"] == pytest.approx(gaps.mean())
+    assert facts["joint rate", "error"] == pytest.approx(gaps.std(ddof=1) / np.sqrt(3))
+    assert ("rates", "nearly as good") not in facts  # of one arm: no arm chose alone
+
+
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [
+        ({"a": (0, 0.3, 0.5), "b": (0, 0.2, 0.41), "c": (0, 0.1, 0.3)}, False),  # ahead in all by about as much
+        ({"a": (0, 0.500, 0.505), "b": (0, 0.400, 0.405)}, True),  # ahead, by less than matters
+        ({"a": (0, 0.3, 0.5)}, True),  # one pair says nothing
+    ],
+)
+def test_rates_that_trials_tell_apart_need_no_word(scores: dict[str, tuple[float, ...]], told: bool) -> None:
+    assert (("joint rate", "second") in facts_of_rates(scores)) is told
 
 
 def test_layers_hold_the_quantities_of_c6(made: dict[str, pd.DataFrame]) -> None:

@@ -28,7 +28,7 @@ from jaxseg.report.sections import figures
 from jaxseg.report.sections.detection import detection_blocks
 from jaxseg.report.sections.ensembles import ensemble_blocks
 from jaxseg.report.sections.ranking import ranking_blocks
-from jaxseg.report.shown import baseline_of, drawn_runs, drawn_words, main_variant, overall_dsc
+from jaxseg.report.shown import baseline_of, drawn_runs, drawn_words, main_variant, overall_dsc, shared_words
 from jaxseg.report.tables import Tables, of_several_sizes, of_variant, rows_of, variants_of
 from jaxseg.reserved import MEAN
 from jaxseg.study.claims.rules import DELTA
@@ -84,6 +84,8 @@ def _scores(tables: Tables, styles: Styles, unit: str, sure: str) -> Iterator[Bl
             yield Fold("DSC by label", (by_label,))
         else:
             yield by_label
+        if shared := shared_words(tables.study):
+            yield Prose(shared)
         sized = of_several_sizes(overall, "arm")
         if len(sized):
             yield Chart(

@@ -24,7 +24,7 @@ from jaxseg.report.blocks import (
     described,
 )
 from jaxseg.report.sections import figures
-from jaxseg.report.shown import main_variant, overall_dsc
+from jaxseg.report.shown import main_variant, overall_dsc, shared_words
 from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, variants_of
 from jaxseg.reserved import INTERNAL
 from jaxseg.study.claims.rules import DELTA
@@ -93,7 +93,7 @@ def _elsewhere(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield Prose(
             "Networks were neither trained nor validated on these sets, and the verdicts of this page do not use them. "
             "Each interval is about new seeds and about new patients like those of its set. That one gain is "
-            f"larger than another is not tested here.{few_words}"
+            f"larger than another is not tested here.{few_words} {shared_words(tables.study)}".rstrip()
         )
         yield Chart(
             "elsewhere",

@@ -38,7 +38,25 @@ def rates_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
             f"Another rate scores within {DELTA} DSC of the chosen one, so that chance may have chosen, for "
             f"{_some(close)}."
         )
+    yield from _second_rate(tables)
     yield _table(tables.rates, styles)
+
+
+def _second_rate(tables: Tables) -> Iterator[Prose]:
+    """A sentence where the trials do not tell the shared rate from the second-best one."""
+    if tables.page is None:
+        return
+    own = tables.page[tables.page["about"] == "joint rate"]
+    if own.empty:
+        return
+    found = own.set_index("quantity")["value"]
+    error = "" if pd.isna(found["error"]) else f", with a standard error of {number(found['error'])}"
+    pairs = plural(int(found["trials"]), "pair")
+    yield Prose(
+        f"The trials do not tell {found['taken']:g} from {found['second']:g}, so that chance may have chosen: it is "
+        f"ahead by {number(found['gap'])} DSC on average over {pairs} of trials{error}. All "
+        "arms train at this rate; more seeds in <code>optim.lr_seeds</code> choose more surely."
+    )
 
 
 def end_of_grid(tables: Tables) -> Iterator[Notice]:

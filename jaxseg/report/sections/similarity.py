@@ -211,12 +211,15 @@ def _reuse(index: str, tables: Tables, styles: Styles, size: int) -> Iterator[Bl
 
 def _reuse_words(tables: Tables, arm: str, size: int) -> str:
     """What the rule of C11 found of the early and the deep layers; the range over layers where it found nothing."""
-    early, deep = (claimed(tables, "C11", f"reuse, mean of {part} levels", arm) for part in ("early", "deep"))
-    if early is None or deep is None:
+    early = claimed(tables, "C11", "reuse, mean of early levels", arm)
+    layers = dict.fromkeys(_of_comparison(tables, "to_source", size)["layer"])
+    found = {layer: claimed(tables, "C11", f"reuse, {layer}", arm) for layer in layers}
+    deep = [f"{number(row.value, 2)} in {layer}" for layer, row in found.items() if row is not None]
+    if early is None or not deep:
         return f"In {arm} reuse is {_share_words(tables, 'to_source', arm, size)}"
     return (
-        f"In {arm} reuse is {number(early.value, 2)} in the early levels ({listing(EARLY_LEVELS)}) and "
-        f"{number(deep.value, 2)} in the deeper ones"
+        f"In {arm} reuse is {number(early.value, 2)} in the encoder's early levels ({listing(EARLY_LEVELS)}) and, "
+        f"deeper, {listing(deep)}"
     )
 
 

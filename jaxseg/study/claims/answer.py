@@ -9,8 +9,8 @@ from jaxseg.study.claims.controls import CONTROLS
 from jaxseg.study.claims.dsc import gain, size_name
 from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates, seen_by
 from jaxseg.study.claims.findings import GAIN, LOSS, UNDECIDED, Lacking, Quantity, Void, count_of_seeds
-from jaxseg.study.claims.judging import newer_rules
-from jaxseg.study.claims.needs import what_decides
+from jaxseg.study.claims.judging import newer_rules, with_more_seeds
+from jaxseg.study.claims.needs import what_grades
 from jaxseg.study.claims.rest import growth, tag_of
 from jaxseg.study.claims.rules import SPEED_LEVELS
 from jaxseg.study.claims.study_tables import Record
@@ -58,6 +58,12 @@ def _graded(found: Quantity) -> str:
     return f"{found.grade}, too small to matter" if small else found.grade
 
 
+def _to_grade(evidence: Evidence, pair: Pair) -> str:
+    """What would give the gain a grade."""
+    later, looks = with_more_seeds(evidence)
+    return what_grades(gain(later, pair)[0], looks)
+
+
 def plain_answer(evidence: Evidence, pair: Pair) -> Answer:
     """States in words what an arm changes on this target at this training set size.
 
@@ -72,7 +78,7 @@ def plain_answer(evidence: Evidence, pair: Pair) -> Answer:
         found, doubts = gain(evidence, pair)
         quantities.append(found)
         grade = UNDECIDED if doubts else found.grade
-        needs = "; ".join(doubts) or (what_decides(found) if grade == UNDECIDED else "")
+        needs = "; ".join(doubts) or (_to_grade(evidence, pair) if grade == UNDECIDED else "")
         words = UNDECIDED if doubts else _graded(found)
         parts.append(f"{signed(found.value)} DSC {interval(found.low, found.high)}, {words}")
     except (Lacking, Void):

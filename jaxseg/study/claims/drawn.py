@@ -6,8 +6,10 @@ from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from jaxseg.analysis.statistics import t_interval
+from jaxseg.study.score.units import EACH_ITS_OWN, Sources, mean_of_units
 from jaxseg.types import RunKey
 
 MOST_POINTS, LEAST_POINTS, ALL_POINTS = 60, 12, 24_000
@@ -21,7 +23,7 @@ MEAN_COLUMNS = ("arm", "train_cases", "quantity", "step", "value", "ci_low", "ci
 
 
 def drawn_curves(
-    curves: pd.DataFrame, lost: Collection[RunKey], *, confidence: float
+    curves: pd.DataFrame, lost: Collection[RunKey], *, confidence: float, sources: Sources = EACH_ITS_OWN
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Puts the runs of each arm on common steps and averages them.
 
@@ -31,6 +33,7 @@ def drawn_curves(
         curves: Rows of curves.csv.
         lost: The diverged runs; no mean includes them.
         confidence: Confidence level of the t interval over runs; a single run has no interval.
+        sources: The source networks of the runs; those of one network in one fold are averaged before the mean.
 
     Returns:
         A table of runs with `RUN_COLUMNS` and one of means with `MEAN_COLUMNS`; `quantity` is `loss` or `val_dsc`.
@@ -46,11 +49,12 @@ def drawn_curves(
             fixed = {"arm": arm, "train_cases": size, "quantity": quantity}
             long = pd.DataFrame({"value": table.unstack()}).reset_index()
             runs.append(long.assign(arm=arm, train_cases=size, quantity=quantity))
-            whole = table[[run for run in table.columns if (arm, size, *run) not in lost]].to_numpy()
-            for step, values in zip(table.index, whole, strict=True):
-                known = values[np.isfinite(values)]
-                found = t_interval(known, confidence=confidence)
-                limits = {"value": found.estimate, "ci_low": found.low, "ci_high": found.high, "n_runs": len(known)}
+            whole = table[[run for run in table.columns if (arm, size, *run) not in lost]]
+            of_units = _units(whole.columns, str(arm), sources)
+            for step, values in zip(table.index, whole.to_numpy(), strict=True):
+                known = np.isfinite(values)
+                found = t_interval(mean_of_units(values[known], of_units[known]), confidence=confidence)
+                limits = {"value": found.estimate, "ci_low": found.low, "ci_high": found.high, "n_runs": known.sum()}
                 means.append({**fixed, "step": step, **limits})
     return pd.concat(runs)[list(RUN_COLUMNS)], pd.DataFrame(means, columns=list(MEAN_COLUMNS))
 
@@ -65,19 +69,38 @@ def _on_common_steps(curves: pd.DataFrame, quantity: str, points: int) -> pd.Dat
     return known.assign(step=steps).pivot_table(index="step", columns=["fold", "seed"], values=quantity, aggfunc="mean")
 
 
-def budget_means(budget: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
+def _units(runs: pd.Index, arm: str, sources: Sources) -> Int[np.ndarray, " runs"]:
+    """The unit of each of an arm's runs, given by fold and seed: its fold with its seed or source network."""
+    folds, seeds = (runs.get_level_values(name).to_numpy() for name in ("fold", "seed"))
+    return (
+        pd.DataFrame({"fold": folds, "unit": sources.units(arm, seeds)}).groupby(["fold", "unit"]).ngroup().to_numpy()
+    )
+
+
+def budget_means(budget: pd.DataFrame, *, confidence: float, sources: Sources = EACH_ITS_OWN) -> pd.DataFrame:
     """What each arm reaches with a quarter, half and all of its steps: means over runs, each seed and fold one.
+
+    Runs without a value at their last step, which diverged later than at an earlier one, are in none of the means, so
+    that those of all steps are of the same runs.
+
+    Args:
+        budget: Rows of budget.csv.
+        confidence: Confidence level of the t interval over runs.
+        sources: The source networks of the runs; those of one network in one fold are averaged before the mean.
 
     Returns:
         The columns `BUDGET_COLUMNS`; `share` is that of the arm's steps.
     """
     rows = []
     for key, own in budget.groupby(["arm", "train_cases", "metric"], sort=False):
-        for step, of_step in own.groupby("step"):
-            values = of_step["value"].dropna().to_numpy()
-            found = t_interval(values, confidence=confidence)
-            place = step, step / own["step"].max()
-            rows.append((*key, *place, found.estimate, found.low, found.high, len(values)))
+        runs, steps = own.pivot(index=["fold", "seed"], columns="step", values="value"), sorted(own["step"].unique())
+        whole = runs[runs[last := steps[-1]].notna()]
+        of_units = _units(whole.index, str(key[0]), sources)
+        for step in steps:
+            values = whole[step].to_numpy(np.float64)
+            known = ~np.isnan(values)
+            found = t_interval(mean_of_units(values[known], of_units[known]), confidence=confidence)
+            rows.append((*key, step, step / last, found.estimate, found.low, found.high, known.sum()))
     return pd.DataFrame(rows, columns=list(BUDGET_COLUMNS))
 
 

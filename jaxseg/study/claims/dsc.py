@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxseg.analysis.folds import components_over_folds, fold_interval
-from jaxseg.study.claims.evidence import Evidence, Pair, Seeds, mean_of_units, seeds_each, units
+from jaxseg.study.claims.evidence import Evidence, Pair, Seeds, sources_of
 from jaxseg.study.claims.findings import OF_DSC, Lacking, Quantity, Scale, count_of_seeds, few_seeds, quantity
 from jaxseg.study.claims.rest import growth, growth_of_contrast
 from jaxseg.study.claims.rules import MIN_GROUPS, MIN_SEEDS_A_FOLD
@@ -56,14 +56,10 @@ def _of_size(scores: Scores, weights: Mapping[str, float], evidence: Evidence) -
     for arm in weights:
         if arm not in scores.seeds or not len(scores.seeds[arm]):
             raise Lacking(f"no scores of arm {arm}")
-    found = contrast(scores, weights, "dsc")
+    found = contrast(scores, weights, "dsc", sources_of(evidence, *weights))
     if not found.d.size:
         raise Lacking(f"no case with a score of {' and '.join(weights)}")
-    for arm in weights:
-        shared = units(evidence, arm, found.seeds) if found.paired else found.seeds
-        if len(np.unique(shared)) < len(shared):
-            return np.unique(shared), mean_of_units(found.d, shared), seeds_each(shared)
-    return found.seeds, found.d, 1
+    return found.names, found.d, found.seeds_each
 
 
 def blocks_of(evidence: Evidence, weights: Weights) -> Blocks:

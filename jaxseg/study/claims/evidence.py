@@ -18,6 +18,9 @@ from jaxseg.study.claims.findings import Lacking, Void
 from jaxseg.study.claims.rules import LEVEL
 from jaxseg.study.claims.study_tables import ArmRecord, Record, StudyTables
 from jaxseg.study.score.scores import Scores, folds_rotate, read_scores
+from jaxseg.study.score.units import Sources
+from jaxseg.study.score.units import mean_of_units as mean_of_units
+from jaxseg.study.score.units import seeds_each as seeds_each
 
 Seeds = Int[np.ndarray, " seeds"]
 Found = TypeVar("Found")
@@ -184,16 +187,15 @@ ONE_RATE = "one learning rate for all arms that are compared (optim.lr_choice = 
 
 
 def units(evidence: Evidence, arm: str, seeds: Seeds) -> Seeds:
-    """Returns the unit of each seed of an arm: the seed itself, or the source network that it shares with others."""
-    found = evidence.arm(arm)
-    if found.one_source or not set(map(int, seeds)) <= found.sources.keys():
-        return seeds
-    return np.array([found.sources[int(seed)] for seed in seeds])
+    """Returns the unit of each seed of an arm: the seed itself, or the source network that several start from."""
+    return sources_of(evidence, arm).units(arm, seeds)
 
 
-def seeds_each(of_units: Seeds) -> int:
-    """Returns how many seeds share a unit, as `units` gives it, at most."""
-    return int(np.unique(of_units, return_counts=True)[1].max()) if len(of_units) else 1
+def sources_of(evidence: Evidence, *arms: str) -> Sources:
+    """Returns the source networks of the runs of these arms, as far as the record has the arms."""
+    found = {arm: evidence.record.arms[arm] for arm in arms if arm in evidence.record.arms}
+    one = frozenset(arm for arm, own in found.items() if own.one_source)
+    return Sources({arm: own.sources for arm, own in found.items()}, one)
 
 
 # -------------------------------------------------------------------------------------------------------------- runs
@@ -337,8 +339,3 @@ def jackknife(
         return statistic(np.flatnonzero(np.isin(of_units, names[kept])))
 
     return statistics.jackknife(of_kept, len(names), confidence=confidence, log=log)
-
-
-def mean_of_units(values: Float[np.ndarray, "seeds *axes"], of_units: Seeds) -> Float[np.ndarray, "units *axes"]:
-    """Computes the mean over the seeds of each unit, in ascending order of units."""
-    return np.stack([values[of_units == unit].mean(0) for unit in np.unique(of_units)])

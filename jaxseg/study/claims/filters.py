@@ -240,13 +240,20 @@ def _randomness_by_seed(evidence: Evidence, arm: str, name: str) -> BySeed:
 
 
 def controlled_share(evidence: Evidence, name: str, rows: pd.DataFrame) -> float:
-    """Computes the share of filters in layers where a test found its control, among layers that were given one."""
+    """Computes the share of filters in layers where a test found its control, among layers that were given one.
+
+    Each fold has starts and controls of its own: a control that was found in one says nothing of the others.
+
+    Args:
+        evidence: The study.
+        name: The test, a key of `RANDOM`.
+        rows: Rows of filters.csv of the arm whose controls count.
+    """
     controls = evidence.table("filter_controls")
-    controls = controls[controls["quantity"] == name]
-    weights = rows.groupby("layer")["filters"].first()
-    given = weights[weights.index.isin(controls["layer"])]
-    found = controls["layer"][controls["smallest_share"] <= CONTROL_SHARE]
-    return float(given[given.index.isin(found)].sum() / given.sum()) if len(given) else 0.0
+    own = controls[(controls["quantity"] == name) & controls["arm"].isin(rows["arm"])]
+    weights = own["layer"].map(rows.groupby("layer")["filters"].first()).fillna(0.0)
+    found = own["smallest_share"] <= CONTROL_SHARE
+    return float(weights[found].sum() / weights.sum()) if weights.sum() else 0.0
 
 
 def _without_control(evidence: Evidence, rows: pd.DataFrame) -> str:

@@ -205,6 +205,7 @@ def few_seeds(found: int, seeds_each: int = 1, *, of: str = "") -> list[str]:
     return [f"needs at least {count_of_seeds(MIN_SEEDS, seeds_each)}{' of ' * bool(of)}{of}, has {found}"]
 
 
+LONGER = "longer training"
 NO_GROWTH = "growth not known: needs validations at half of the steps and late (train.eval_every)"
 
 
@@ -219,15 +220,29 @@ def unless_projected(now: bool, *projected: float) -> tuple[str, str]:
         return "", ""
     if any(map(math.isnan, projected)):
         return f"it holds at these steps, but {NO_GROWTH}", "validations at half of the steps and late"
-    return (
-        "it holds at these steps, but need not after another doubling",
-        "longer training",
-    )
+    return "it holds at these steps, but need not after another doubling", LONGER
 
 
 INSENSITIVE = "nothing here could have shown it: an absence counts only where self_transfer shows the effect"
 
 SENSITIVITY = "an arm self_transfer that shows the effect, with seeds, rate and validations as the claim needs them"
+
+
+def _is_absence(measured: Measured, found: Ruling) -> bool:
+    """Whether a claim is contradicted by an absence, which counts only where the positive control shows the effect."""
+    contradicted = found.contradicted and not found.supported
+    return contradicted and not measured.rule(measured.by_key(), False).contradicted
+
+
+def decides(measured: Measured, *, sensitive: bool) -> bool:
+    """Returns whether a claim's rule decides it, whatever the doubts.
+
+    Args:
+        measured: The claim's quantities and rule.
+        sensitive: Whether the positive control shows the effect.
+    """
+    found = measured.rule(measured.by_key(), True)
+    return found.supported != found.contradicted and (sensitive or not _is_absence(measured, found))
 
 
 def judge(claim: str, measured: Measured) -> Finding:
@@ -238,10 +253,8 @@ def judge(claim: str, measured: Measured) -> Finding:
     if measured.doubts:
         return Finding(claim, UNDECIDED, "; ".join(measured.doubts), quantities)
     found = measured.rule(measured.by_key(), True)
-    if found.contradicted and not found.supported:
-        without = measured.rule(measured.by_key(), False)
-        if not without.contradicted and not measured.sensitive():
-            return Finding(claim, UNDECIDED, f"{numbers}; {INSENSITIVE}", quantities, needs=SENSITIVITY)
+    if _is_absence(measured, found) and not measured.sensitive():
+        return Finding(claim, UNDECIDED, f"{numbers}; {INSENSITIVE}", quantities, needs=SENSITIVITY)
     if found.supported == found.contradicted:
         which = "meets both" if found.supported else "meets neither"
         why = found.note or f"{which}: supported needs {rule.supported}; contradicted needs {rule.contradicted}"

@@ -23,7 +23,7 @@ from jaxseg.study.claims.findings import (
     judge,
 )
 from jaxseg.study.claims.frozen import Idle, Trio
-from jaxseg.study.claims.needs import of_undecided
+from jaxseg.study.claims.needs import of_claim
 from jaxseg.study.claims.rest import tag_of
 from jaxseg.study.claims.rules import LEVEL, LOOK_LEVELS, ONE_FAMILY, RULE_VERSION, RULES
 from jaxseg.study.claims.study_tables import Record, StudyTables
@@ -129,7 +129,7 @@ def judge_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> Fin
         found = dataclasses.replace(found, tag=tag_of(evidence, measured.arms))
         if found.verdict == UNDECIDED:
             blocking = dict.fromkeys(ONE_RATE if doubt.startswith(OWN_RATES) else doubt for doubt in measured.doubts)
-            needs = "; ".join(blocking) or found.needs or of_undecided(found.quantities)
+            needs = "; ".join(blocking) or _needs(claim, evidence, arms, measured, found.needs)
             found = dataclasses.replace(found, needs=needs)
         own_rates = [doubt for doubt in measured.doubts if doubt.startswith(OWN_RATES)]
         exploratory = "; ".join(filter(None, (exploratory, *own_rates)))
@@ -142,6 +142,13 @@ def judge_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> Fin
     if found.lacks:
         return dataclasses.replace(found, needs=found.reason)
     return dataclasses.replace(found, exploratory=exploratory)
+
+
+def _needs(claim: str, evidence: Evidence, arms: Arms | None, measured: Measured, otherwise: str) -> str:
+    """What would decide a claim that is undecided without a doubt about it; `otherwise` is what its rule says."""
+    later, looks = with_more_seeds(evidence)
+    there = measured if later.level == evidence.level else measure_claim(claim, later, arms)
+    return otherwise if isinstance(there, Finding) else of_claim(there, otherwise, looks)
 
 
 # ------------------------------------------------------------------------------------------------------------- family
@@ -226,6 +233,18 @@ def number_of_seeds(study: StudyTables) -> int:
 def look_levels(looks: tuple[int, ...]) -> tuple[float, ...]:
     """Returns the significance level of each declared look: an equal share, unless there are two looks."""
     return LOOK_LEVELS if len(looks) == len(LOOK_LEVELS) else (LEVEL / len(looks),) * len(looks)
+
+
+def with_more_seeds(evidence: Evidence) -> tuple[Evidence, tuple[int, ...]]:
+    """Returns the evidence at the level at which more seeds would be judged, and the looks at which they would be.
+
+    It is the level of the last look, if the evidence has that of any; looks before the last are stricter.
+    """
+    looks = evidence.record.looks
+    levels = look_levels(looks) if looks else ()
+    if evidence.level not in levels:
+        return evidence, ()
+    return dataclasses.replace(evidence, level=levels[-1]), looks[levels.index(evidence.level) + 1 :]
 
 
 def judge_claims(study: StudyTables) -> dict[str, Finding]:

@@ -1,6 +1,7 @@
 """Makes layers.csv and similarity_means.csv: what the claims rest on, layer by layer and averaged over layers.
 
-The definitions are those of the rules, so a page shows the very numbers of a layer that a verdict is made from.
+The definitions are those of the rules, so a page shows the very numbers of a layer that a verdict is made from. Seeds
+that share a source network count as one, and `n_seeds` counts source networks in their place.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from jaxseg.study.claims.evidence import (
     by_layer_and_seeds,
     layers_of,
     matched,
+    mean_of_units,
     run_values,
     seeds_of,
     seeds_of_pairs,
+    units,
     within_arm,
 )
 from jaxseg.study.claims.filters import randomness
@@ -35,6 +38,7 @@ from jaxseg.study.claims.representation import index_of, rho, similarity_rows, u
 from jaxseg.study.claims.reuse import to_source_rows
 from jaxseg.study.claims.rules import FLOOR_LIMIT, RANDOM
 from jaxseg.study.score.comparisons import baseline_of
+from jaxseg.study.score.units import joint_units
 
 COLUMNS = (
     *("arm", "train_cases", "fold", "comparison", "index", "layer", "quantity"),
@@ -61,31 +65,41 @@ def _row(quantity: str, interval: Interval, n_seeds: int, **more: Any) -> dict[s
     return {"quantity": quantity, **values, "n_seeds": n_seeds, **more}
 
 
-def _over_seeds(rows: pd.DataFrame, quantities: dict[str, pd.Series], evidence: Evidence) -> Iterator[dict[str, Any]]:
-    """Means over seeds of numbers that each run has by layer, averaged over folds first."""
+def _by_unit(rows: pd.DataFrame, evidence: Evidence, arm: str) -> Float[np.ndarray, " units"]:
+    """Column `value` of an arm's runs, averaged over folds and then over the seeds of a source network."""
+    if not rows["value"].notna().any():
+        return np.zeros(0)
+    seeds, by_seed = run_values(rows, "value")
+    return mean_of_units(by_seed, units(evidence, arm, seeds))
+
+
+def _over_seeds(
+    rows: pd.DataFrame, quantities: dict[str, pd.Series], evidence: Evidence, arm: str
+) -> Iterator[dict[str, Any]]:
+    """Means over seeds of numbers that each run of an arm has by layer, averaged over folds first."""
     for quantity, values in quantities.items():
         known = rows.assign(value=values)
         for layer, of_layer in known.groupby("layer", sort=False):
-            seeds, by_seed = run_values(of_layer, "value") if of_layer["value"].notna().any() else ((), np.zeros(0))
-            interval = t_interval(by_seed, confidence=evidence.confidence)
-            yield _row(quantity, interval, len(seeds), layer=layer, limit=RANDOM.get(quantity, np.nan))
+            by_unit = _by_unit(of_layer, evidence, arm)
+            interval = t_interval(by_unit, confidence=evidence.confidence)
+            yield _row(quantity, interval, len(by_unit), layer=layer, limit=RANDOM.get(quantity, np.nan))
 
 
 def _of_filters(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
     rows = evidence.table("filters", arm)
     rows = rows[(rows["arm"] == arm) & rows["trained"]]
-    yield from _over_seeds(rows, {name: rows[name] for name in CHANGES} | randomness(rows), evidence)
+    yield from _over_seeds(rows, {name: rows[name] for name in CHANGES} | randomness(rows), evidence, arm)
 
 
 def _of_rewind(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
     rows = evidence.table("rewind", arm)
     rows = rows[rows["arm"] == arm]
     if "how" not in rows:
-        yield from _over_seeds(rows, {"drop": rows["drop"]}, evidence)
+        yield from _over_seeds(rows, {"drop": rows["drop"]}, evidence, arm)
         return
     for how, quantity in (("rewind", "drop"), ("rerandomise", "drop_rerandomised")):
         own = rows[rows["how"] == how]
-        yield from _over_seeds(own, {quantity: own["drop"]}, evidence)
+        yield from _over_seeds(own, {quantity: own["drop"]}, evidence, arm)
 
 
 def _of_probes(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
@@ -93,15 +107,15 @@ def _of_probes(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
     rows = rows[rows["arm"] == arm]
     for site in rows["site"].unique():
         own = rows[rows["site"] == site]
-        yield from _over_seeds(own, {f"{PROBE}{site}": own["score"]}, evidence)
+        yield from _over_seeds(own, {f"{PROBE}{site}": own["score"]}, evidence, arm)
 
 
 def _of_coherence(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
     """The mean over pairs; they share runs and are not all there are, so it has no limits."""
     rows = evidence.table("coherence", arm)
     for layer, own in rows[rows["arm"] == arm].groupby("layer", sort=False):
-        n_seeds = len({*own["seed_a"], *own["seed_b"]})
-        yield _row("cosine", t_interval(np.array([own["cosine"].mean()])), n_seeds, layer=layer, limit=np.nan)
+        n_units = len(np.unique(units(evidence, arm, np.unique(own[["seed_a", "seed_b"]]))))
+        yield _row("cosine", t_interval(np.array([own["cosine"].mean()])), n_units, layer=layer, limit=np.nan)
 
 
 def _above_floor(
@@ -110,15 +124,16 @@ def _above_floor(
     own: Callable[[Seeds], Stack],
     floor: Callable[[Seeds], Stack] | None,
     usable: np.ndarray,
-    n_seeds: int,
+    of_units: Seeds,
     confidence: float,
 ) -> Iterator[dict[str, Any]]:
-    """Similarity, its floor, and rho of each layer, with intervals that leave out a seed from both.
+    """Similarity, its floor, and rho of each layer, with intervals that leave out a unit from both.
 
     rho is left empty in layers that the rules do not use: no value for some run, or a floor above `FLOOR_LIMIT`.
     """
-    everyone = np.arange(n_seeds)
-    kept = [everyone, *(np.delete(everyone, i) for i in everyone)] if n_seeds > 1 else [everyone]
+    names = np.unique(of_units)
+    kept = [np.arange(len(of_units))]
+    kept += [np.flatnonzero(of_units != name) for name in names] if len(names) > 1 else []
     similar = np.stack([own(seeds) for seeds in kept])
     found = {"similarity": similar.mean(1)}
     if floor is not None:
@@ -130,7 +145,7 @@ def _above_floor(
     for i, layer in enumerate(layers):
         for quantity, values in found.items():
             interval = from_left_out(values[:, i], confidence=confidence)
-            yield _row(quantity, interval, n_seeds, comparison=comparison, layer=layer)
+            yield _row(quantity, interval, len(names), comparison=comparison, layer=layer)
 
 
 def _index(evidence: Evidence, comparison: str) -> str:
@@ -151,18 +166,25 @@ def _own_start(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
     with contextlib.suppress(Lacking, Void):
         other = similarity_rows(evidence, "other_start", index, arm)
         seeds = np.intersect1d(seeds, seeds_of(other, "seed_a"))
-    yield from _runs_and_floor("own_start", layers, seeds, own, other, evidence)
+    yield from _runs_and_floor("own_start", layers, units(evidence, arm, seeds), seeds, own, other, evidence)
 
 
 def _to_source(evidence: Evidence, arm: str, baseline: str) -> Iterator[dict[str, Any]]:
     """C11's quantities by layer."""
     own, other = to_source_rows(evidence, Pair(arm, baseline), _index(evidence, "to_source"))
     seeds = np.intersect1d(seeds_of_pairs(other), seeds_of(own, "seed_a"))
-    yield from _runs_and_floor("to_source", layers_of(own), seeds, own, other, evidence)
+    of_units = units(evidence, arm, seeds)
+    yield from _runs_and_floor("to_source", layers_of(own), of_units, seeds, own, other, evidence)
 
 
 def _runs_and_floor(
-    comparison: str, layers: list[str], seeds: Seeds, own_rows: pd.DataFrame, other: pd.DataFrame, evidence: Evidence
+    comparison: str,
+    layers: list[str],
+    of_units: Seeds,
+    seeds: Seeds,
+    own_rows: pd.DataFrame,
+    other: pd.DataFrame,
+    evidence: Evidence,
 ) -> Iterator[dict[str, Any]]:
     """Single runs above a floor of pairs of different seeds, where there are such pairs."""
     if not len(seeds):
@@ -176,7 +198,7 @@ def _runs_and_floor(
         lambda kept: own[..., kept].mean(-1),
         None if floor is None else lambda kept: mean_of_pairs(floor, kept),
         usable,
-        len(seeds),
+        of_units,
         evidence.confidence,
     )
 
@@ -201,7 +223,7 @@ def _between_runs(evidence: Evidence, arm: str, at_random: Sequence[str]) -> Ite
         lambda kept: mean_of_pairs(own, kept),
         None if starts is None else lambda kept: mean_of_pairs(starts, kept),
         usable,
-        len(seeds),
+        units(evidence, arm, seeds),
         evidence.confidence,
     )
 
@@ -247,26 +269,28 @@ def _mean_of_layers(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.groupby(["fold", "seed_a", "seed_b"], sort=False)["value"].mean().reset_index().assign(layer="")
 
 
-def _mean_of_comparison(comparison: str, rows: pd.DataFrame, confidence: float) -> tuple[Interval, int]:
+def _mean_of_comparison(
+    comparison: str, arms: tuple[str, str], rows: pd.DataFrame, evidence: Evidence
+) -> tuple[Interval, int]:
     """Mean over runs, or over pairs of different seeds, with its interval, and the number of seeds."""
-    pairs = _mean_of_layers(rows)
+    pairs, confidence = _mean_of_layers(rows), evidence.confidence
     if comparison in SAME_SEED:
-        by_seed = pairs.rename(columns={"seed_a": "seed"})
-        seeds, values = run_values(by_seed, "value") if pairs["value"].notna().any() else ((), np.zeros(0))
-        return t_interval(values, confidence=confidence), len(seeds)
+        values = _by_unit(pairs.rename(columns={"seed_a": "seed"}), evidence, arms[0])
+        return t_interval(values, confidence=confidence), len(values)
     if comparison in ONE_ARM:
         seeds = seeds_of_pairs(pairs)
-        matrix = within_arm(pairs, [""], seeds)
+        matrix, of_units = within_arm(pairs, [""], seeds), units(evidence, arms[0], seeds)
     else:
         both = matched(seeds_of(pairs, "seed_a"), seeds_of(pairs, "seed_b"))
-        seeds, matrix = both[0], by_layer_and_seeds(pairs, [""], *both)
-    matrix = matrix[:, 0]
+        matrix = by_layer_and_seeds(pairs, [""], *both)
+        of_units = joint_units([units(evidence, arm, own) for arm, own in zip(arms, both, strict=True)])
+    matrix, names = matrix[:, 0], np.unique(of_units)
 
     def mean(kept: Seeds) -> float:
-        return float(mean_of_pairs(matrix, kept).mean())
+        return float(mean_of_pairs(matrix, np.flatnonzero(np.isin(of_units, names[kept]))).mean())
 
     with np.errstate(invalid="ignore"):
-        return statistics.jackknife(mean, len(seeds), confidence=confidence), len(seeds)
+        return statistics.jackknife(mean, len(names), confidence=confidence), len(names)
 
 
 def similarity_means(evidence: Evidence, sizes: Mapping[int, int]) -> pd.DataFrame:
@@ -284,7 +308,7 @@ def similarity_means(evidence: Evidence, sizes: Mapping[int, int]) -> pd.DataFra
     by = ["comparison", "arm_a", "arm_b", "index"]
     for size, fold in sizes.items():
         for (comparison, arm_a, arm_b, index), own in table[table["train_cases"] == size].groupby(by, sort=False):
-            interval, n_seeds = _mean_of_comparison(str(comparison), own, evidence.confidence)
+            interval, n_seeds = _mean_of_comparison(str(comparison), (str(arm_a), str(arm_b)), own, evidence)
             fixed = {"comparison": comparison, "arm_a": arm_a, "arm_b": arm_b, "train_cases": size, "fold": fold}
             found = {"value": interval.estimate, "ci_low": interval.low, "ci_high": interval.high}
             rows.append({**fixed, "index": index, **found, "n_seeds": n_seeds})

@@ -36,11 +36,11 @@ from jaxseg.study.claims.frozen import is_accurate, need_not_learn
 from jaxseg.study.claims.judging import DECIDED, arms_of, subject, why_exploratory
 from jaxseg.study.claims.means import Speaking, averages_of, means_of, measurements, speaking
 from jaxseg.study.claims.needs import targets_needed
-from jaxseg.study.claims.pooling import counts, known, of_target, over_mean
+from jaxseg.study.claims.pooling import average, known, of_target, over_mean
 from jaxseg.study.claims.representation import differ
 from jaxseg.study.claims.rest import AT_REST
 from jaxseg.study.claims.reuse import leads, reused_in_depth
-from jaxseg.study.claims.rules import CAN, LEVEL, MIN_TARGETS, RULES
+from jaxseg.study.claims.rules import CAN, CONFIDENCE, LEVEL, MIN_TARGETS, RULES
 from jaxseg.study.claims.study_tables import StudyTables
 from jaxseg.study.claims.table import COLUMNS, INTEGERS, rows_of
 from jaxseg.study.claims.targets import by_target, independent_targets, of_one_source
@@ -115,7 +115,7 @@ def _by_mean(claim: str, studies: Mapping[str, TargetStudy], targets: Mapping[st
     )
     finding = judge(claim, ruled)
     if finding.verdict == UNDECIDED:
-        finding = dataclasses.replace(finding, needs=finding.needs or targets_needed(finding.quantities))
+        finding = dataclasses.replace(finding, needs=finding.needs or targets_needed(finding.quantities, ruled))
         if means.missing:
             reason = f"fewer than {MIN_TARGETS} targets know {means.missing}; {finding.reason}"
             finding = dataclasses.replace(finding, reason=reason)
@@ -154,7 +154,7 @@ def _rows_of(claim: str, found: Speaking, targets: Mapping[str, str]) -> tuple[d
     rows: list[dict[str, Any]] = []
     for name, one in found.told.items():
         for q in one.quantities:
-            rows += _target_rows(claim, q.key, {name: q}, targets)
+            rows += _target_rows(claim, q.key or q.name, {name: q}, targets)
     return tuple(rows)
 
 
@@ -196,10 +196,9 @@ def _c2(studies: Mapping[str, TargetStudy], targets: Mapping[str, str]) -> Over:
     cells = []
     for target, names in by_target(targets, list(gains)).items():
         own = [gains[name] for name in names]
-        one = of_target(own)
-        first = dataclasses.replace(own[0], name=f"gain, {target}", key=f"gain {target}", **counts([own]))
-        if one is not None:
-            cells.append(differing.Cell(dataclasses.replace(first, value=one.value), one.variance, first.df))
+        if (one := of_target(own)) is not None:
+            mean = dataclasses.replace(average(own, CONFIDENCE), name=f"gain, {target}", key=f"gain {target}")
+            cells.append(differing.Cell(mean, one.variance, mean.df))
     rows = _gain_rows(gains, targets)
     try:
         measured = Measured(differing.differences(cells, LEVEL, "targets"), differing.differ(LEVEL), shown=("tau", "p"))

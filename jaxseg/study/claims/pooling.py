@@ -83,8 +83,9 @@ def over_mean(
     found = known_by(by)
     if len(found) < MIN_TARGETS:
         return None
-    first = next(iter(by.values()))[0]
     every = [q for own in by.values() for q in own]
+    # A study leaves a quantity unnamed that equals another of its own; whichever comes first must not matter.
+    first = next((q for q in every if q.name), every[0])
     y, v = (np.array(column) for column in zip(*found.values(), strict=True))
     result = pooled(y, v, confidence=confidence)
     mean = result.mean

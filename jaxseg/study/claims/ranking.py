@@ -148,8 +148,9 @@ def _together(
 def _level_of_one(evidence: Evidence, pairs: Sequence[Blocks]) -> float:
     """The level of one interval of a family; an equal share where pairs differ in their seeds, as with lost runs."""
     dfs = [of_blocks("", blocks, evidence.confidence).df for blocks in pairs]
+    seeds = {tuple(tuple(map(int, of_fold)) for of_fold in blocks.seeds) for blocks in pairs}
     shapes = {tuple(block.shape for block in blocks.d) for blocks in pairs}
-    if len(shapes) > 1 or not np.isfinite(dfs).all():
+    if len(seeds) > 1 or len(shapes) > 1 or not np.isfinite(dfs).all():
         return evidence.level / len(pairs)
     folds = [np.stack(of_fold) for of_fold in zip(*(blocks.d for blocks in pairs), strict=True)]
     return joint_level(folds, dfs, level=evidence.level, rng=host_rng(0, RANKING))
@@ -171,8 +172,8 @@ def _advice(evidence: Evidence, found: Ranking) -> str:
         return f"Which of {count} starts to take on {where} is undecided: {'; '.join(found.doubts)}."
     if not found.better:
         return f"On {where}, {_none(found)}{_of_placebo(found)}."
-    others = [arm for arm in found.may_be_best if arm != found.better[0]]
     first = found.better[0] if found.better[0] in found.may_be_best else found.may_be_best[0]
+    others = [arm for arm in found.may_be_best if arm != first]
     named = f"On {where}, start from {_source(evidence, first)}: {_words(found, first)} against {baseline}"
     if others:
         listed = listing([f"{_source(evidence, arm)} ({signed(found.gains[arm].value)})" for arm in others])
@@ -181,6 +182,10 @@ def _advice(evidence: Evidence, found: Ranking) -> str:
         rest += f"; {worse} of the {count} starts {'is' if worse == 1 else 'are'} worse" if worse else ""
     else:
         rest = f"it is better than {'the other start' if count == 2 else f'each of the other {count - 1} starts'}"
+    if first not in found.better:  # its own limits hold nothing; those of two steps do not
+        rest += (
+            f"; that it gains is seen by way of {_source(evidence, found.better[0])}, which is better than {baseline}"
+        )
     return f"{named}; {rest}{_of_placebo(found)}."
 
 

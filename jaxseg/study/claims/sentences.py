@@ -136,15 +136,35 @@ def _of_neighbours(rows: pd.DataFrame) -> Facts:
 
 
 def _of_rates(rates: pd.DataFrame) -> Facts:
-    """Where the rate that was taken is an end of its grid, and the best other rate that scores nearly as well."""
+    """Where the rate that was taken is an end of its grid, and the best other rate that is not told apart from it."""
     for key, tried in _groups(rates, *_BY):
         fixed = {"about": "rates", **key}
         for chosen in tried[tried["chosen"]].to_dict("records"):
             if chosen["lr"] in (tried["lr"].min(), tried["lr"].max()):
                 yield {**fixed, "quantity": "end of the grid", "value": chosen["lr"]}
-            others = tried[~tried["chosen"] & (chosen["val_dsc"] - tried["val_dsc"] < DELTA)]
+            others = tried[~tried["chosen"] & ~tried["joint"] & (chosen["val_dsc"] - tried["val_dsc"] < DELTA)]
             if len(others):
                 yield {**fixed, "quantity": "nearly as good", "value": others.loc[others["val_dsc"].idxmax(), "lr"]}
+    yield from _of_joint_rate(rates[rates["joint"]])
+
+
+def _of_joint_rate(tried: pd.DataFrame) -> Facts:
+    """The second-best of the rates that arms chose from jointly, if their trials do not tell it from the best.
+
+    Trials of the two rates are compared arm by arm. An arm whose trials are another's, as the placebo's are, counts
+    once: the standard error would be too small.
+    """
+    scores = tried.pivot_table(index=list(_BY), columns="lr", values="val_dsc").dropna(how="any").drop_duplicates()
+    if scores.shape[1] < 2 or scores.empty:
+        return
+    best = tried.loc[tried["chosen"], "lr"].iloc[0]
+    second = scores.drop(columns=best).mean().idxmax()
+    gaps = scores[best] - scores[second]
+    error = gaps.sem() if len(gaps) > 1 else np.nan
+    if gaps.mean() < DELTA or not gaps.mean() > 2 * error:
+        about = {"about": "joint rate"}
+        found = {"taken": best, "second": second, "gap": gaps.mean(), "error": error, "trials": len(gaps)}
+        yield from ({**about, "quantity": quantity, "value": value} for quantity, value in found.items())
 
 
 def _of_variance(variance: pd.DataFrame) -> Facts:

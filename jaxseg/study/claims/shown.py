@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -20,6 +21,7 @@ from jaxseg.study.claims.speed import speed_table
 from jaxseg.study.claims.study_tables import StudyTables, read_study
 from jaxseg.study.claims.table import fold_of
 from jaxseg.study.score import comparisons
+from jaxseg.study.score.units import sources_of
 from jaxseg.types import UserError
 
 READ = (
@@ -78,11 +80,12 @@ def shown_tables(workdir: Path, *, confidence: float) -> dict[str, pd.DataFrame]
     if len(ranking):
         made["ranking"] = ranking
     lost = {run.key for run in study.diverged if run.kind == "train"}
-    made["curve_runs"], made["curve_means"] = drawn.drawn_curves(read["curves"], lost, confidence=confidence)
+    described: Any = {"confidence": confidence, "sources": sources_of(study)}
+    made["curve_runs"], made["curve_means"] = drawn.drawn_curves(read["curves"], lost, **described)
     if len(read.get("interpolation", ())):
         made["excess_loss"] = drawn.excess_loss(read["interpolation"])
     if len(read.get("budget", ())):
-        made["budget_means"] = drawn.budget_means(read["budget"], confidence=confidence)
+        made["budget_means"] = drawn.budget_means(read["budget"], **described)
     told = {name: table for name, table in read.items() if len(table)}
     return {**made, "page": sentences.page_table({**told, "layers": made["layers"]})}
 
@@ -91,16 +94,22 @@ def reuse_table(layers: pd.DataFrame) -> pd.DataFrame:
     """Tabulates rho by layer as C11 uses it, from the rows of layers.csv on runs and their source networks.
 
     Returns:
-        The columns `REUSE_COLUMNS`; `part` is `early` or `deep`, and `rho` is empty in layers not used by the rule.
+        The columns `REUSE_COLUMNS`; `part` is `early` or `deep` in the encoder, whose levels C11 is about, and empty in
+        other layers. `rho` is empty in layers not used by the rule.
     """
     own = layers[layers["comparison"] == "to_source"]
     keys = ["arm", "train_cases", "fold", "layer"]
     value = own.pivot(index=keys, columns="quantity", values="value")
     found = own[own["quantity"] == "rho"].rename(columns={"value": "rho"})
     found = found.join(value[[c for c in ("similarity", "floor") if c in value]], on=keys)
-    early = found["layer"].map(encoder_level).isin(EARLY_LEVELS)
-    found["part"] = early.map({True: "early", False: "deep"})
+    found["part"] = [_part(layer) for layer in found["layer"]]
     return found.reindex(columns=list(REUSE_COLUMNS))
+
+
+def _part(layer: str) -> str:
+    """The part of the encoder that a layer is in; empty for other layers."""
+    level = encoder_level(layer)
+    return "" if level is None else "early" if level in EARLY_LEVELS else "deep"
 
 
 def write_shown(workdir: Path, *, confidence: float) -> None:

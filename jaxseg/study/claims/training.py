@@ -188,9 +188,10 @@ def speed(evidence: Evidence, pair: Pair) -> tuple[Quantity, ...]:
         more |= {"fall": 0.0, "rise": 0.0}
         return quantity(name, limits, evidence.confidence, key=key, thresholds=thresholds, **more)
 
+    never = f"share of runs that never reach {SPEED_LEVELS[-1]:g} of {pair.baseline}"
     shares = [
-        Quantity(f"share of runs that never reach {SPEED_LEVELS[-1]:g} of {pair.baseline}, {name}", lost / found.n_runs)
-        for name, lost in zip((pair.baseline, pair.arm), found.n_censored, strict=True)
+        Quantity(f"{never}, {name}", lost / found.n_runs, key=f"never {role}")
+        for role, name, lost in zip(("baseline", "arm"), (pair.baseline, pair.arm), found.n_censored, strict=True)
     ]
     total = [] if found.total is None else [of("times fewer steps, pretraining counted", "total", found.total)]
     ratio = of("times fewer steps", "ratio", found.ratio, 1.0, SHORTER)

@@ -1,7 +1,9 @@
 """Makes tables from scores and curves: what each arm reaches, how arms differ, and when they converge.
 
 Tables in, tables out. All averages are those of `score.scores`, so the difference of two rows of `summary` is
-the difference in `comparisons`.
+the difference in `comparisons`, as long as no run is lost.
+
+Seeds that share a source network count as one, see `score.units`.
 
 Where folds rotate over seeds, a row of all folds together is a mean over folds, and its interval is `fold_interval`, as
 in the claims.
@@ -11,16 +13,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxseg.analysis import convergence as times
 from jaxseg.analysis import statistics
 from jaxseg.analysis.folds import fold_interval
-from jaxseg.study.score.scores import Contrast, Scores, contrast, group_means, read_scores, require_columns
+from jaxseg.study.score import notes
+from jaxseg.study.score.scores import Scores, contrast, group_means, read_scores, require_columns
+from jaxseg.study.score.units import EACH_ITS_OWN, Sources, mean_of_units
 
 METRICS = ("dsc", "hd95", "assd", "nsd")
 DISTANCES = frozenset({"hd95", "assd", "hd"})
@@ -44,18 +48,36 @@ def _run_means(groups: np.ndarray) -> np.ndarray:
     return np.array([_mean(run[~np.isnan(run)]) for run in groups])
 
 
-def _folds_with_values(scores: Scores, arm: str, metric: str) -> list[Float[np.ndarray, "seeds groups"]]:
+class _Fold(NamedTuple):
+    """What an arm reaches in one fold, of folds that rotate over seeds, or in all together."""
+
+    seeds: Int[np.ndarray, " seeds"]
+    groups: Float[np.ndarray, "seeds groups"]
+
+    def by_seed(self) -> Float[np.ndarray, " runs"]:
+        """The mean of each run that has a value."""
+        means = _run_means(self.groups)
+        return means[~np.isnan(means)]
+
+    def by_unit(self, arm: str, sources: Sources) -> Float[np.ndarray, " units"]:
+        """The same, averaged over the runs of each source network that several share."""
+        means = _run_means(self.groups)
+        known = ~np.isnan(means)
+        return mean_of_units(means[known], sources.units(arm, self.seeds[known]))
+
+
+def _folds_with_values(scores: Scores, arm: str, metric: str) -> list[_Fold]:
     """The group means in each fold, of folds that rotate over seeds, or in all together.
 
     A fold without a case to score (none holds the label) is left out of a mean over folds. One without a run of the arm
     is kept, so that the mean is undefined: over other cases it could not be compared with that of other arms.
     """
-    every = [group_means(block.of(arm, metric), block.groups) for block in scores.blocks]
-    kept = [groups for groups in every if groups.shape[1] and (not len(groups) or not np.isnan(groups).all())]
+    every = [_Fold(block.seeds[arm], group_means(block.of(arm, metric), block.groups)) for block in scores.blocks]
+    kept = [fold for fold in every if fold.groups.shape[1] and not (fold.groups.size and np.isnan(fold.groups).all())]
     return kept or every[:1]
 
 
-def _over_seeds(folds: Sequence[Float[np.ndarray, " seeds"]], confidence: float) -> statistics.Interval:
+def _over_units(folds: Sequence[Float[np.ndarray, " units"]], confidence: float) -> statistics.Interval:
     """The mean over folds of what seeds reach, with its interval for new seeds on these cases."""
     if all(len(values) and np.isfinite(values).all() for values in folds):
         return fold_interval([values[:, None] for values in folds], confidence=confidence)
@@ -68,21 +90,30 @@ SUMMARY_COLUMNS = (
 )
 
 
-def summary(cases: pd.DataFrame, *, confidence: float = 0.95, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+def summary(
+    cases: pd.DataFrame,
+    *,
+    confidence: float = 0.95,
+    metrics: Sequence[str] = METRICS,
+    sources: Sources = EACH_ITS_OWN,
+) -> pd.DataFrame:
     """Tabulates what each arm reaches by train size, fold (-1: all together), label (`mean`: within a case) and metric.
 
     Args:
         cases: Rows of cases.csv.
         confidence: Confidence level of the intervals.
         metrics: Columns of `cases`; one without a single value (NSD without a tolerance) gives no rows.
+        sources: The source networks of the runs; those of one network are averaged before the mean and its interval,
+            and n_seeds counts the network.
 
     Returns:
-        The columns `SUMMARY_COLUMNS`. The interval and `sd` are over seeds: new seeds, on these cases. Where folds
-        rotate over seeds, the mean of all together is that over folds, and `sd` is that of the seeds of one fold. `iqm`
-        is the interquartile mean over seeds x groups. n_missed, n_spurious and n_absent count predictions over all
-        seeds: references not found, predictions of a label that the reference lacks, and all references that lack it
-        (n_spurious / n_absent is the false-positive rate). With `surface_empty` `nan`, misses are no part of a
-        distance mean: read n_missed beside it.
+        The columns `SUMMARY_COLUMNS`. The interval and `sd` are over seeds: new seeds, on these cases; `sd` is that of
+        single runs. Where folds rotate over seeds, the mean of all together is that over folds, and `sd` is that of the
+        seeds of one fold. `iqm` is the interquartile mean over seeds x groups. n_missed, n_spurious and n_absent count
+        predictions over all seeds: references not found, predictions of a label that the reference lacks, and all
+        references that lack it (n_spurious / n_absent is the false-positive rate). Where networks of several folds are
+        tested on the same cases, a case counts once in n_cases, and these counts are means over the folds' networks.
+        With `surface_empty` `nan`, misses are no part of a distance mean: read n_missed beside it.
 
     Raises:
         UserError: If `cases` lacks a column.
@@ -93,19 +124,19 @@ def summary(cases: pd.DataFrame, *, confidence: float = 0.95, metrics: Sequence[
         for arm, counts in scores.counts.items():
             for metric in scores.metrics:
                 folds = _folds_with_values(scores, arm, metric)
-                by_seed = [values[~np.isnan(values)] for values in map(_run_means, folds)]
-                interval = _over_seeds(by_seed, confidence)
+                by_unit = [fold.by_unit(arm, sources) for fold in folds]
+                interval = _over_units(by_unit, confidence)
                 rows.append(
                     {
                         **{"arm": arm, "train_cases": scores.train_cases, "fold": scores.fold},
                         **{"label": scores.label, "metric": metric},
                         "unit": unit if metric in DISTANCES else "",
                         **{"mean": interval.estimate, "ci_low": interval.low, "ci_high": interval.high},
-                        "sd": statistics.sd_over_seeds(*by_seed),
-                        "iqm": statistics.interquartile_mean(np.concatenate([groups.ravel() for groups in folds])),
-                        "n_seeds": sum(map(len, by_seed)),
-                        "n_groups": sum(int((~np.isnan(groups)).any(0).sum()) for groups in folds),
-                        "n_cases": len(scores.groups),
+                        "sd": statistics.sd_over_seeds(*(fold.by_seed() for fold in folds)),
+                        "iqm": statistics.interquartile_mean(np.concatenate([fold.groups.ravel() for fold in folds])),
+                        "n_seeds": sum(map(len, by_unit)),
+                        "n_groups": sum(int((~np.isnan(fold.groups)).any(0).sum()) for fold in folds),
+                        "n_cases": scores.num_cases,
                         **{f"n_{name}": number for name, number in counts._asdict().items()},
                     }
                 )
@@ -141,28 +172,6 @@ def seed_scores(cases: pd.DataFrame, *, metrics: Sequence[str] = METRICS) -> pd.
     return pd.DataFrame(rows, columns=list(SEED_SCORE_COLUMNS))
 
 
-def _inference(folds: Sequence[Contrast]) -> str:
-    if any(len(fold.d) < 2 or not fold.d.size or not np.isfinite(fold.d).all() for fold in folds):
-        return "descriptive"
-    return "new seeds and groups" if all(fold.d.shape[1] > 1 for fold in folds) else "new seeds, on these cases"
-
-
-def _note(folds: Sequence[Contrast], left_out: int) -> str:
-    notes, n_seeds = [], sum(len(fold.d) for fold in folds)
-    if n_seeds < statistics.MIN_SEEDS:
-        least = statistics.minimum_p(n_seeds)
-        notes.append(f"fewer than {statistics.MIN_SEEDS} seeds: no verdict, p cannot be below {least:.2g}")
-    if left_out:
-        notes.append(f"{left_out} cases without a value for every run left out")
-    if lacking := sum(not len(fold.d) for fold in folds) if len(folds) > 1 else 0:
-        notes.append(f"no run of both arms in {lacking} of {len(folds)} folds: no mean over folds")
-    if not all(fold.paired for fold in folds if len(fold.d) or len(folds) == 1):
-        notes.append("no seed in common: matched in order")
-    if not all(np.isfinite(fold.d).all() for fold in folds):
-        notes.append("infinite distances: no interval")
-    return "; ".join(notes)
-
-
 def _improvement(scores: Scores, arm: str, baseline: str, metric: str) -> float:
     """The probability in each fold, whose runs are tested on the same cases, averaged over folds."""
     found = []
@@ -187,6 +196,7 @@ def comparisons(
     confidence: float,
     rng: np.random.Generator,
     metrics: Sequence[str] = METRICS,
+    sources: Sources = EACH_ITS_OWN,
 ) -> pd.DataFrame:
     """Compares each arm with the baseline (`scratch` if present, else the first arm), as arm_a minus arm_b.
 
@@ -196,6 +206,8 @@ def comparisons(
         confidence: Confidence level of the intervals.
         rng: Generator of sign flips, used if there are too many to list.
         metrics: Columns of `cases`.
+        sources: The source networks of the runs; those of one network are averaged before the interval and the flips,
+            and n_seeds counts the network, which the note says.
 
     Returns:
         The columns `COMPARISON_COLUMNS`, by train size, fold (-1: all folds together), label (`mean`: labels averaged
@@ -214,9 +226,9 @@ def comparisons(
     for scores in read_scores(cases, metrics):
         for arm in (a for a in arms if a != baseline and {a, baseline} <= scores.seeds.keys()):
             for metric in scores.metrics:
-                row, by_seed = _comparison(scores, arm, baseline, metric, confidence)
+                row, by_unit = _comparison(scores, arm, baseline, metric, confidence, sources)
                 rows.append(row)
-                differences.append(by_seed)
+                differences.append(by_unit)
     table = pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS)).astype({"p": float, "p_maxt": float})
     known = np.array([series.notna().any() for series in differences], bool)
     for fold in table["fold"].unique():
@@ -228,11 +240,11 @@ def comparisons(
 
 
 def _comparison(
-    scores: Scores, arm: str, baseline: str, metric: str, confidence: float
+    scores: Scores, arm: str, baseline: str, metric: str, confidence: float, sources: Sources
 ) -> tuple[dict[str, Any], pd.Series]:
-    """A row of `comparisons` without its p values, and the differences by seed that these are made of."""
+    """A row of `comparisons` without its p values, and the differences by seed or source that these are made of."""
     counts_a, counts_b = scores.counts[arm], scores.counts[baseline]
-    every = [contrast(block, {arm: 1.0, baseline: -1.0}, metric) for block in scores.blocks]
+    every = [contrast(block, {arm: 1.0, baseline: -1.0}, metric, sources) for block in scores.blocks]
     # A fold without a case to compare is left out; one without a run of both arms leaves no mean over folds.
     folds = [fold for fold in every if fold.num_cases] or every[:1]
     finite = all(fold.d.size and np.isfinite(fold.d).all() for fold in folds)
@@ -241,23 +253,23 @@ def _comparison(
         if finite
         else statistics.Interval(float(np.mean([_mean(fold.d) for fold in folds])), math.nan, math.nan, math.nan)
     )
-    by_seed = [fold.d.mean(1) if finite else np.full(len(fold.d), math.nan) for fold in folds]
-    n_seeds = sum(map(len, by_seed))
+    by_unit = [fold.d.mean(1) if finite else np.full(len(fold.d), math.nan) for fold in folds]
+    n_units = sum(map(len, by_unit))
     row = {
         **{"metric": metric, "label": scores.label},
         **{"train_cases": scores.train_cases, "fold": scores.fold, "arm_a": arm, "arm_b": baseline},
         **{"mean_diff": interval.estimate, "ci_low": interval.low, "ci_high": interval.high},
-        **{"n_seeds": n_seeds, "n_groups": sum(fold.d.shape[1] for fold in folds)},
+        **{"n_seeds": n_units, "n_groups": sum(fold.d.shape[1] for fold in folds)},
         **{"n_cases": sum(fold.num_cases for fold in folds)},
-        **{"inference": _inference(folds), "p_min": statistics.minimum_p(n_seeds)},
-        "effect_size": statistics.standardized_difference(*by_seed),
+        **{"inference": notes.inference(folds), "p_min": statistics.minimum_p(n_units)},
+        "effect_size": statistics.standardized_difference(*by_unit),
         "probability_of_improvement": _improvement(scores, arm, baseline, metric),
         **{"n_missed_a": counts_a.missed, "n_missed_b": counts_b.missed},
         **{"n_spurious_a": counts_a.spurious, "n_spurious_b": counts_b.spurious},
-        "note": _note(folds, sum(fold.left_out for fold in every)),
+        "note": notes.note(folds, sum(fold.left_out for fold in every), (arm, baseline), sources),
     }
-    # Flips go by the baseline's seed, which all comparisons of a family share.
-    return row, pd.Series(np.concatenate(by_seed), index=np.concatenate([fold.seeds for fold in folds]))
+    # Flips go by the baseline's seed, which all comparisons of a family share; seeds that count as one, by their first.
+    return row, pd.Series(np.concatenate(by_unit), index=np.concatenate([fold.seeds for fold in folds]))
 
 
 def convergence(curves: pd.DataFrame, arms: Sequence[str], *, fraction: float = 0.99) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from jaxseg.metrics import lesions as counted
 from jaxseg.study.score import comparisons
+from jaxseg.study.score.units import EACH_ITS_OWN, Sources
 
 OF_LESIONS = tuple(name for name in counted.COLUMNS if name not in ("lesions_predicted", "lesions_spurious"))
 """Metrics of cases whose reference holds the label, as everywhere."""
@@ -34,25 +35,35 @@ def _parts(cases: pd.DataFrame, lesions: Sequence[str]) -> list[tuple[pd.DataFra
     return [(own, OF_LESIONS), (own.assign(status="ok"), OF_ALL_CASES)]
 
 
-def summary(cases: pd.DataFrame, lesions: Sequence[str], *, confidence: float) -> pd.DataFrame:
+def summary(
+    cases: pd.DataFrame, lesions: Sequence[str], *, confidence: float, sources: Sources = EACH_ITS_OWN
+) -> pd.DataFrame:
     """Tabulates the mean of each metric by arm, train size, fold and label, as `comparisons.summary` does.
 
     Args:
         cases: Rows of cases.csv with lesions.
         lesions: Labels and regions that are lesions.
         confidence: Confidence level of the intervals.
+        sources: The source networks of the runs.
 
     Returns:
         The columns `SUMMARY_COLUMNS`; counts are means per case.
     """
     parts = [
-        comparisons.summary(rows, confidence=confidence, metrics=metrics) for rows, metrics in _parts(cases, lesions)
+        comparisons.summary(rows, confidence=confidence, metrics=metrics, sources=sources)
+        for rows, metrics in _parts(cases, lesions)
     ]
     return _joined(parts, SUMMARY_COLUMNS)
 
 
 def differences(
-    cases: pd.DataFrame, lesions: Sequence[str], arms: Sequence[str], *, confidence: float, rng: np.random.Generator
+    cases: pd.DataFrame,
+    lesions: Sequence[str],
+    arms: Sequence[str],
+    *,
+    confidence: float,
+    rng: np.random.Generator,
+    sources: Sources = EACH_ITS_OWN,
 ) -> pd.DataFrame:
     """Compares each arm with the baseline, as `comparisons.comparisons` does.
 
@@ -62,13 +73,14 @@ def differences(
         arms: The study's arms in their order.
         confidence: Confidence level of the intervals.
         rng: Generator of sign flips.
+        sources: The source networks of the runs.
 
     Returns:
         The columns `COMPARISON_COLUMNS`. `p_maxt` adjusts for the metrics of lesions together, and for those of all
         cases together.
     """
     parts = [
-        comparisons.comparisons(rows, arms, confidence=confidence, rng=rng, metrics=metrics)
+        comparisons.comparisons(rows, arms, confidence=confidence, rng=rng, metrics=metrics, sources=sources)
         for rows, metrics in _parts(cases, lesions)
     ]
     return _joined(parts, COMPARISON_COLUMNS)

@@ -65,7 +65,7 @@ def summary(cases: pd.DataFrame, *, test_set: str, confidence: float) -> pd.Data
                         **{"mean": interval.estimate, "ci_low": interval.low, "ci_high": interval.high},
                         "sd": float(by_group.std(ddof=1)) if finite else math.nan,
                         **{"n_members": members[arm, scores.train_cases], "n_groups": len(by_group)},
-                        "n_cases": len(scores.groups),
+                        "n_cases": scores.num_cases,
                         **{f"n_{name}": number for name, number in counts._asdict().items()},
                     }
                 )

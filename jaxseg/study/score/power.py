@@ -15,6 +15,7 @@ from jaxseg.analysis.variance_components import Components
 from jaxseg.streams import STREAMS
 from jaxseg.study.score.comparisons import METRICS, baseline_of
 from jaxseg.study.score.scores import Scores, contrast, group_means, read_scores
+from jaxseg.study.score.units import EACH_ITS_OWN, Sources
 
 SEEDS = (4, 8, 16, 32, 64)
 """Numbers of seeds that `planning` looks ahead to."""
@@ -142,7 +143,12 @@ PLANNING_COLUMNS = (
 
 
 def planning(
-    cases: pd.DataFrame, arms: Sequence[str], *, confidence: float, metrics: Sequence[str] = METRICS
+    cases: pd.DataFrame,
+    arms: Sequence[str],
+    *,
+    confidence: float,
+    metrics: Sequence[str] = METRICS,
+    sources: Sources = EACH_ITS_OWN,
 ) -> pd.DataFrame:
     """Estimates the width of the intervals of `comparisons` with other numbers of seeds and the same cases.
 
@@ -151,6 +157,8 @@ def planning(
         arms: the study's arms in their order.
         confidence: Confidence level of the intervals.
         metrics: columns of `cases`.
+        sources: the source networks of the runs; where several seeds share one, n_seeds counts source networks, each
+            with as many seeds as in this study.
 
     Returns:
         The columns `PLANNING_COLUMNS`, one row for each comparison and number of seeds (`SEEDS` and the study's own).
@@ -165,7 +173,7 @@ def planning(
     for scores in read_scores(cases, metrics):
         for arm in (a for a in arms if a != baseline and {a, baseline} <= scores.seeds.keys()):
             for metric in scores.metrics:
-                found = [contrast(block, {arm: 1.0, baseline: -1.0}, metric) for block in scores.blocks]
+                found = [contrast(block, {arm: 1.0, baseline: -1.0}, metric, sources) for block in scores.blocks]
                 folds = [fold.d for fold in found if fold.num_cases]
                 if not folds or not all(min(d.shape) > 1 and np.isfinite(d).all() for d in folds):
                     continue

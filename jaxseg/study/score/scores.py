@@ -6,11 +6,15 @@ have scores of their own and are no part of the mean over labels.
 
 Where folds rotate over seeds, a seed is tested on the cases of one fold alone. No two folds then share a seed or a
 group, so that a mean over all test cases is the mean over folds of what the seeds of each reach on its own groups.
+
+Where folds do not rotate, the networks of all folds are tested on every external case, which then has a value for each
+fold. These are averaged with its group; whatever counts cases or predictions counts the case once.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -19,19 +23,23 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from jaxseg.reserved import MEAN, POOLED
+from jaxseg.study.score.units import EACH_ITS_OWN, Sources, joint_units, mean_of_units, seeds_each
 from jaxseg.types import UserError
 
 _COLUMNS = ("arm", "seed", "train_cases", "fold", "case", "group", "label", "status")
 
 
 class Counts(NamedTuple):
-    """Counts of predictions of a label, over all seeds and cases of an arm."""
+    """Counts of predictions of a label, over all seeds and cases of an arm.
 
-    missed: int = 0
+    Of a case that the networks of several folds predict, each prediction is the share of one that it is of them.
+    """
+
+    missed: float = 0
     """Predictions without the label where the reference holds it."""
-    spurious: int = 0
+    spurious: float = 0
     """Predictions with the label where the reference lacks it."""
-    absent: int = 0
+    absent: float = 0
     """References that lack the label; `spurious / absent` is the false-positive rate."""
 
 
@@ -49,6 +57,8 @@ class Scores:
     metrics: tuple[str, ...]
     groups: Int[np.ndarray, " cases"]
     """The number of each case's group, ascending from 0."""
+    cases: Int[np.ndarray, " cases"]
+    """The number of each case; the same where the networks of several folds are tested on it."""
     seeds: dict[str, Int[np.ndarray, " seeds"]]
     """The seeds of each arm, ascending."""
     values: dict[str, Float[np.ndarray, "seeds cases metrics"]]
@@ -57,6 +67,11 @@ class Scores:
     folds: tuple[Scores, ...] = ()
     """The scores within each fold, where folds rotate over seeds and these are of all folds together. An arm without a
     run in a fold has no seeds there."""
+
+    @property
+    def num_cases(self) -> int:
+        """The number of cases, however many folds are tested on them."""
+        return len(np.unique(self.cases))
 
     @property
     def blocks(self) -> tuple[Scores, ...]:
@@ -91,7 +106,7 @@ def group_means(
     return np.where(numbers > 0, totals, np.nan) / np.maximum(numbers, 1)
 
 
-def _status_counts(table: pd.DataFrame, labels: Sequence[str], arms: Sequence[str]) -> Int[np.ndarray, "label arm 3"]:
+def _status_counts(table: pd.DataFrame, labels: Sequence[str], arms: Sequence[str]) -> Float[np.ndarray, "label arm 3"]:
     """How many predictions of each label and arm are missed, spurious, and right where there is nothing to find."""
     kinds = pd.Index(["missed", "spurious", "both_empty"])
     places = (
@@ -99,10 +114,24 @@ def _status_counts(table: pd.DataFrame, labels: Sequence[str], arms: Sequence[st
         pd.Index(arms).get_indexer(pd.Index(table["arm"])),
         kinds.get_indexer(pd.Index(table["status"])),
     )
-    counts = np.zeros((len(labels), len(arms), len(kinds)), np.int64)
+    counts = np.zeros((len(labels), len(arms), len(kinds)))
     counted = places[2] >= 0
-    np.add.at(counts, tuple(place[counted] for place in places), 1)
+    np.add.at(counts, tuple(place[counted] for place in places), _share_of_prediction(table)[counted])
     return counts
+
+
+def _share_of_prediction(table: pd.DataFrame) -> Float[np.ndarray, " rows"]:
+    """What share each row is of the predictions of its seed, case and label: 1 unless several folds have one."""
+    several = table["fold"].nunique() > 1
+    seen = table[["group", "case", "fold"]].drop_duplicates() if several else table[:0]
+    if not seen.duplicated(["group", "case"]).any():
+        return np.ones(len(table))
+    return 1 / table.groupby(["arm", "seed", "group", "case", "label"])["fold"].transform("size").to_numpy(np.float64)
+
+
+def _whole(count: float) -> float:
+    """A sum of shares without the rounding errors of its terms, as a whole number where it is one."""
+    return round(count) if math.isclose(count, round(count), abs_tol=1e-6) else round(count, 6)
 
 
 def _mean_over_labels(
@@ -110,6 +139,18 @@ def _mean_over_labels(
 ) -> Float[np.ndarray, "seeds cases metrics"]:
     """A held label without a value leaves its case without a mean: averaging the others would drop a miss."""
     return np.where(held[None, :, :, None], values, 0.0).sum(2) / held.sum(1)[None, :, None]
+
+
+def _labels(table: pd.DataFrame) -> tuple[list[str], Bool[np.ndarray, " labels"]]:
+    """Labels in the order of their appearance, and which of them are part of the mean: those that are no regions."""
+    labels = [str(label) for label in table["label"].unique()]
+    regions = set(table["label"][table["region"]]) if "region" in table else set()
+    return labels, np.array([label not in regions for label in labels])
+
+
+def _distinct(rows: pd.DataFrame) -> Int[np.ndarray, " rows"]:
+    """The number of the case of each row, whatever its fold."""
+    return rows.groupby(["group", "case"], sort=True).ngroup().to_numpy()
 
 
 def _variant(
@@ -130,9 +171,7 @@ def _variant(
     if held_rows.empty:
         return
     train_cases = int(table["train_cases"].iloc[0])
-    labels = [str(label) for label in table["label"].unique()]
-    regions = set(table["label"][table["region"]]) if "region" in table else set()
-    alone = np.array([label not in regions for label in labels])
+    labels, alone = _labels(table)
     # Groups sort first, so that case numbers ascend with group numbers.
     by_case = held_rows.groupby(["group", "fold", "case"], sort=True)
     case_of, label_of = by_case.ngroup().to_numpy(), held_rows["label"].map(labels.index).to_numpy()
@@ -140,6 +179,7 @@ def _variant(
     num_cases = by_case.ngroups
     groups = np.zeros(num_cases, np.int64)
     groups[case_of] = group_of
+    cases = _distinct(held_rows.iloc[np.unique(case_of, return_index=True)[1]])
     held = np.zeros((num_cases, len(labels)), bool)
     held[case_of, label_of] = True
 
@@ -160,7 +200,7 @@ def _variant(
             continue
         of_arms = numbers_of[alone].sum(0) if label == MEAN else numbers_of[index]
         counts = {
-            arm: Counts(missed, spurious, spurious + empty)
+            arm: Counts(_whole(missed), _whole(spurious), _whole(spurious + empty))
             for arm, (missed, spurious, empty) in zip(seeds, of_arms.tolist(), strict=True)
         }
         kept = held[:, alone].any(1) if label == MEAN else held[:, index]
@@ -171,7 +211,7 @@ def _variant(
             for arm, v in values.items()
         }
         dense = np.unique(groups[kept], return_inverse=True)[1]
-        yield Scores(label, train_cases, fold, metrics, dense, seeds, of_cases, counts)
+        yield Scores(label, train_cases, fold, metrics, dense, cases[kept], seeds, of_cases, counts)
 
 
 def _arms(table: pd.DataFrame) -> list[str]:
@@ -234,37 +274,66 @@ def read_scores(
 class Contrast(NamedTuple):
     """A linear contrast of arms on the seeds and cases that all of them have."""
 
-    d: Float[np.ndarray, "seeds groups"]
-    """The sum over arms of weight times group mean; not finite if a distance is infinite."""
-    seeds: Int[np.ndarray, " seeds"]
-    """The seeds of the last arm."""
+    d: Float[np.ndarray, "units groups"]
+    """The sum over arms of weight times group mean; not finite if a distance is infinite. A row is a seed, or the mean
+    of the seeds that share a source network in one of the arms."""
+    names: Int[np.ndarray, " units"]
+    """The seed of each row, or the source network that its seeds share; ascending."""
+    seeds: Int[np.ndarray, " units"]
+    """The first seed of each row, of the last arm."""
+    row_of: Int[np.ndarray, " seeds"]
+    """The row that each seed is part of."""
     paired: bool
     """Whether the arms' rows have the same seeds; otherwise they are matched in the order of their seeds."""
     num_cases: int
     left_out: int
     """Number of cases that are left out because some run has no value."""
 
+    @property
+    def seeds_each(self) -> int:
+        """The number of seeds that share a source network, at most."""
+        return seeds_each(self.row_of)
 
-def contrast(scores: Scores, weights: Mapping[str, float], metric: str) -> Contrast:
+
+def contrast(scores: Scores, weights: Mapping[str, float], metric: str, sources: Sources = EACH_ITS_OWN) -> Contrast:
     """Combines arms seed by seed and group by group: `{"transfer": 1, "scratch": -1}` is their difference.
 
     Of folds that rotate over seeds it takes one, see `Scores.blocks`: no case has a value for every seed of all folds.
-    Arms that share no seed at all (a placebo with seeds of its own) are matched in the order of their seeds.
+    Arms that share no seed at all (a placebo with seeds of its own) are matched in the order of their seeds. Seeds that
+    share a source network are averaged.
     """
     shared = scores.seeds[next(iter(weights))]
     for arm in weights:
         shared = np.intersect1d(shared, scores.seeds[arm])
     paired = bool(len(shared))
     count = min(len(scores.seeds[arm]) for arm in weights)
-    parts, seeds = [], np.zeros(0, np.int64)
+    parts, labels, seeds = [], [], np.zeros(0, np.int64)
     for arm in weights:
         rows = np.flatnonzero(np.isin(scores.seeds[arm], shared)) if paired else np.arange(count)
         parts.append(scores.of(arm, metric)[rows])
         seeds = scores.seeds[arm][rows]
+        labels.append(sources.units(arm, seeds))
     complete = np.logical_and.reduce([~np.isnan(part).any(0) for part in parts])
+    names, firsts, row_of = _rows(labels, seeds, paired)
     with np.errstate(invalid="ignore"):  # infinite minus infinite
         d = sum(
             weight * group_means(part[:, complete], scores.groups[complete])
             for weight, part in zip(weights.values(), parts, strict=True)
         )
-    return Contrast(np.asarray(d), seeds, paired, int(complete.sum()), int((~complete).sum()))
+        d = mean_of_units(np.asarray(d), row_of)
+    num_cases, left_out = (len(np.unique(scores.cases[which])) for which in (complete, ~complete))
+    return Contrast(d, names, seeds[firsts], row_of, paired, num_cases, left_out)
+
+
+def _rows(
+    labels: Sequence[Int[np.ndarray, " seeds"]], seeds: Int[np.ndarray, " seeds"], paired: bool
+) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"], Int[np.ndarray, " seeds"]]:
+    """The names of the rows of a contrast, ascending, the position of each row's first seed, and the row of each seed.
+
+    Names are those of source networks where arms have the same seeds: a row keeps its name where it loses a seed.
+    """
+    firsts, row_of = np.unique(joint_units(labels), return_inverse=True)
+    shared = (own for own in labels if paired and len(np.unique(own)) < len(own))
+    names = next(shared, seeds)[firsts]
+    order = np.argsort(names)
+    return names[order], firsts[order], np.argsort(order)[row_of]

@@ -14,13 +14,14 @@ from jaxseg import logs, manifest
 from jaxseg.reserved import MEAN, POOLED
 from jaxseg.settings import StudySettings
 from jaxseg.streams import host_rng
-from jaxseg.study import files
+from jaxseg.study import files, record
 from jaxseg.study.plan.jobs import Job, Plan
 from jaxseg.study.plan.runs import folds_rotate
 from jaxseg.study.plan.tasks import Tasks
 from jaxseg.study.score import comparisons, detection, ensemble_tables, examples, formats, power
 from jaxseg.study.score import stage as score_stage
 from jaxseg.study.score.scoring import CaseSet, case_sets
+from jaxseg.study.score.units import EACH_ITS_OWN, Sources, sources_of
 from jaxseg.types import UserError
 
 KEYS = ["arm", "seed", "train_cases", "fold"]
@@ -248,24 +249,26 @@ def write_comparisons(study: StudySettings, workdir: Path) -> None:
     cases, curves = files.read_table(results / "cases.csv"), files.read_table(results / "curves.csv")
     arms = [arm.name for arm in study.arms]
     confidence = study.analysis.confidence
-    rng = host_rng(study.base_seed)
+    rng, sources = host_rng(study.base_seed), sources_of(record.read(workdir, any_format=True))
     tables = {
-        "summary": comparisons.summary(cases, confidence=confidence),
-        "comparisons": comparisons.comparisons(cases, arms, confidence=confidence, rng=rng),
+        "summary": comparisons.summary(cases, confidence=confidence, sources=sources),
+        "comparisons": comparisons.comparisons(cases, arms, confidence=confidence, rng=rng, sources=sources),
         "convergence": comparisons.convergence(curves, arms, fraction=study.analysis.target_fraction),
         "worst_cases": comparisons.worst_cases(cases, limit=WORST),
         "variance": power.variance(cases),
-        "planning": power.planning(cases, arms, confidence=confidence),
+        "planning": power.planning(cases, arms, confidence=confidence, sources=sources),
     }
     if lesions := study.evaluate.lesions:
         rng = host_rng(study.base_seed, "detection")
         tables |= {
-            "detection": detection.summary(cases, lesions, confidence=confidence),
-            "detection_differences": detection.differences(cases, lesions, arms, confidence=confidence, rng=rng),
+            "detection": detection.summary(cases, lesions, confidence=confidence, sources=sources),
+            "detection_differences": detection.differences(
+                cases, lesions, arms, confidence=confidence, rng=rng, sources=sources
+            ),
         }
     for name, table in tables.items():
         files.write_table(results / f"{name}.csv", table)
-    for name, made in {**external_tables(study, results), **ensemble_tables_of(study, results)}.items():
+    for name, made in {**external_tables(study, results, sources), **ensemble_tables_of(study, results)}.items():
         path = results / f"{name}.csv"
         if made is not None:
             files.write_table(path, made)
@@ -277,11 +280,18 @@ def write_comparisons(study: StudySettings, workdir: Path) -> None:
         files.write_text(results / f"{name}.tex", formats.to_latex(short, caption=caption, label=f"tab:{name}"))
 
 
-def external_tables(study: StudySettings, results: Path) -> dict[str, pd.DataFrame | None]:
+def external_tables(
+    study: StudySettings, results: Path, sources: Sources = EACH_ITS_OWN
+) -> dict[str, pd.DataFrame | None]:
     """Makes external_summary.csv and external_comparisons.csv: the rows of summary.csv and comparisons.csv of each set.
 
     The estimators are those of the study's own test cases. `p_maxt` is adjusted within a set. Where folds rotate over
     seeds, every seed is tested on the same external cases, so that folds play no part.
+
+    Args:
+        study: The study's settings.
+        results: The folder of its tables.
+        sources: The source networks of its runs.
 
     Returns:
         The tables by name; None where the study has no external set.
@@ -296,8 +306,8 @@ def external_tables(study: StudySettings, results: Path) -> dict[str, pd.DataFra
         own = cases.assign(fold=0) if folds_rotate(study) else cases
         rng = host_rng(study.base_seed, "external", str(name))
         made = (
-            comparisons.summary(own, confidence=confidence),
-            comparisons.comparisons(own, arms, confidence=confidence, rng=rng),
+            comparisons.summary(own, confidence=confidence, sources=sources),
+            comparisons.comparisons(own, arms, confidence=confidence, rng=rng, sources=sources),
         )
         for table, parts in zip(made, found.values(), strict=True):
             parts.append(_of_set(str(name), table))

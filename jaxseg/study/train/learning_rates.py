@@ -55,7 +55,7 @@ def rates_table(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> pd.Da
             score = np.nan_to_num(curves[index, -LAST:].mean()) if died[index] is None else 0.0
             rows.append(run.key._asdict() | {"lr": run.rate, "val_dsc": score, "diverged": died[index] is not None})
     if not rows:
-        return pd.DataFrame(columns=[*VARIANT, "lr", "val_dsc", "n_seeds", "n_diverged", "chosen"])
+        return pd.DataFrame(columns=[*VARIANT, "lr", "val_dsc", "n_seeds", "n_diverged", "joint", "chosen"])
     trials = pd.DataFrame(rows).groupby([*VARIANT, "lr"], sort=False, as_index=False)
     table = trials.agg(val_dsc=("val_dsc", "mean"), n_seeds=("seed", "count"), n_diverged=("diverged", "sum"))
     table = table.sort_values([*VARIANT, "lr"], kind="stable", ignore_index=True)
@@ -64,7 +64,7 @@ def rates_table(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> pd.Da
     mean = table[joint].groupby("lr")["val_dsc"].mean()
     shared = [] if mean.empty else [mean.idxmax()]
     chosen = table.index.isin(own) | (joint & table["lr"].isin(shared))
-    return table.assign(chosen=chosen)
+    return table.assign(joint=joint, chosen=chosen)
 
 
 def write_rates(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> None:
