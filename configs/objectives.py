@@ -3,8 +3,8 @@
     python -m launch.study --config=configs/objectives.py:throat,FOLDER --workdir=runs/throat
 
 PAIR,FOLDER names one of the pairs below and the folder that both of its sets lie in. Eight seeds start from scratch,
-from a source's labels, from the source's images alone, and from images of the target that it does not see. About ten
-minutes on two CPU cores.
+from a source's labels, from the source's images alone, and from images of the target that it does not see. A quarter
+to three quarters of an hour on two CPU cores.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""A whole small study on built-in synthetic volumes that ends with an answer, in two to three minutes on two CPU cores.
+"""A whole small study on built-in synthetic volumes that ends with an answer, in two to six minutes on two CPU cores.
 
     python -m launch.study --config=configs/quickstart.py --workdir=runs/quickstart
 

@@ -24,6 +24,7 @@ from jaxseg.study import files, record
 from jaxseg.study.claims.rules import CONFIDENCE
 from jaxseg.study.record import StudyRecord
 from jaxseg.study.score.comparisons import baseline_of
+from jaxseg.text import listing
 from jaxseg.types import UserError
 from tools.draw_claims import line, write_or_check
 
@@ -153,10 +154,16 @@ def verdicts(claims: pd.DataFrame) -> Iterator[str]:
     for row in own.fillna({"needs": "", "reason": ""}).to_dict("records"):
         needs = f" To decide it: {row['needs']}." if row["needs"] and row["needs"] not in row["reason"] else ""
         yield line((row["claim"], row["statement"], f"**{row['verdict']}**", f"{row['reason']}.{needs}"))
-    looks = own.loc[own["look"].notna(), "look"].unique()
-    if len(looks):
-        least = own["confidence"].min()
-        yield f"\nJudged at the look of {looks[0]:.0f} seeds: limits in this table are of {100 * least:.4g} % or more."
+    looks = [(rows["look"].iloc[0], rows) for _, rows in own[own["look"].notna()].groupby("look", sort=True)]
+    least = [f"{100 * rows['confidence'].min():.4g} % or more" for _, rows in looks]
+    if len(looks) == 1:
+        yield f"\nJudged at the look of {looks[0][0]:.0f} seeds: limits in this table are of {least[0]}."
+    elif looks:
+        judged = [
+            f"{listing(list(rows['claim']))} at the look of {look:.0f} seeds, with limits of {level}"
+            for (look, rows), level in zip(looks, least, strict=True)
+        ]
+        yield f"\nJudged: {'; '.join(judged)}."
 
 
 def controls(claims: pd.DataFrame) -> Iterator[str]:
