@@ -31,10 +31,51 @@ LONGEST_FIRST = ("browser", "study", "buckets", "launch", "report", ".", "models
 """Folders of tests with files that take up to a minute: none is left to one worker when the other is done."""
 
 
+NOT_BY_DEFAULT = "not slow and not slurm and not hosts"
+"""What is left out unless `-m` says otherwise."""
+LONG = {
+    ".": (
+        "accuracy_benchmark averaging checkpoint config_files docs_commands docs_snippets draw_claims "
+        "draw_study fine_tuning loop paths regions restoration seeds streams study_pages transfer "
+        "validation verification workdirs"
+    ),
+    "analysis": "alignment case_similarity similarity",
+    "browser": "page_in_browser",
+    "buckets": "commands emulated lease reading",
+    "data": "augment residence",
+    "launch": (
+        "benchmark distributed export_command live_page mishaps mistakes planning predict_command "
+        "predict_formats predict_scores recipes sweep_jobs sweeps_at_once terminal track verdicts"
+    ),
+    "models": "conv joined networks",
+    "report": "page_numbers report_analyses report_page report_rates",
+    "study": (
+        "ahead analyses arms binding claims claims_reasons clock compilations cost data_options ensembles "
+        "extended external faults folder given_networks imported_networks jobs live lowered mirror needs "
+        "nested_analyses notebook objectives over_targets pooled_source predict proposal published record "
+        "region_study run score_stage shown_tables tasks"
+    ),
+}
+"""Files by folder, without `test_` and `.py`, that take more than 15 s with an empty compilation cache, or need the
+finished study, which takes as long: whole studies, commands, pages, and much to compile. They are marked `long`."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leaves long files to `-m long`, or to one who names them or their folder."""
+    if not config.option.markexpr:
+        everywhere = config.args_source is config.ArgsSource.TESTPATHS
+        config.option.markexpr = NOT_BY_DEFAULT + (" and not long" if everywhere else "")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the folders with long files first; workers take files in the order of the tests."""
+    """Marks long files and puts the folders that have some first; workers take files in the order of the tests."""
     places = {ROOT / "tests" / folder: place for place, folder in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.parent, len(places)))
+    long = {ROOT / "tests" / folder / f"test_{name}.py" for folder, names in LONG.items() for name in names.split()}
+    for item in items:
+        if item.path in long:
+            item.add_marker("long")
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,11 @@
 
 import ast
 import functools
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.conftest import LONG, ROOT
+
 PACKAGE = ROOT / "jaxseg"
 
 # Every module or package of jaxseg, from the bottom up, and what of jaxseg it may import beside itself. A module may
@@ -283,3 +283,9 @@ def test_no_function_is_long():
 @pytest.mark.parametrize("path", PROGRAMS, ids=relative)
 def test_every_module_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_files_that_pytest_leaves_out_by_itself_are_there_and_run_in_ci():
+    long = [ROOT / "tests" / folder / f"test_{name}.py" for folder, names in LONG.items() for name in names.split()]
+    assert [path for path in long if not path.is_file()] == []
+    assert "\npytest\npytest -m 'long and not slow'\n" in (ROOT / ".ci" / "run").read_text()
