@@ -5,6 +5,7 @@ import io
 import shutil
 import tarfile
 
+import matplotlib.figure
 import numpy as np
 import pytest
 
@@ -143,6 +144,21 @@ def test_a_tfds_dataset_is_a_task(dataset, make_task, tmp_path):
 def test_tfds_strings_that_cannot_work_are_refused(dataset, make_task, tmp_path, query, message):
     with pytest.raises(UserError, match=message):
         data.prepare_task(make_task(f"tfds:{dataset[0]}{query}"), ndim=3, store_dir=tmp_path / "store")
+
+
+def test_a_contact_sheet_that_cannot_be_written_leaves_the_earlier_one(make_task, write_set, tmp_path, monkeypatch):
+    prepared = data.prepare_task(make_task(write_set(tmp_path / "set")), ndim=3, store_dir=tmp_path / "store")
+    sheet = data.write_contact_sheet(prepared, tmp_path / "set.png")
+    before = sheet.read_bytes()
+
+    def fill_the_disk(self, place, **how):
+        place.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        data.write_contact_sheet(prepared, sheet)
+    assert sheet.read_bytes() == before
 
 
 def test_contact_sheet_and_case_table(make_task, write_set, volume_of, tmp_path):

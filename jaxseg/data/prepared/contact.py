@@ -68,7 +68,9 @@ def write_contact_sheet(prepared: PreparedTask, path: Path, *, cases: int = 24) 
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    partial = path.with_name(f"{path.name}.partial")
+    figure.savefig(partial, format=path.suffix[1:], dpi=120)
+    partial.replace(path)  # an earlier sheet is whole until this one is
     return path
 
 
