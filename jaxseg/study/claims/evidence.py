@@ -19,8 +19,6 @@ from jaxseg.study.claims.rules import LEVEL
 from jaxseg.study.claims.study_tables import ArmRecord, Record, StudyTables
 from jaxseg.study.score.scores import Scores, folds_rotate, read_scores
 from jaxseg.study.score.units import Sources
-from jaxseg.study.score.units import mean_of_units as mean_of_units
-from jaxseg.study.score.units import seeds_each as seeds_each
 
 Seeds = Int[np.ndarray, " seeds"]
 Found = TypeVar("Found")

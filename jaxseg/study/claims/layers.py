@@ -25,7 +25,6 @@ from jaxseg.study.claims.evidence import (
     by_layer_and_seeds,
     layers_of,
     matched,
-    mean_of_units,
     run_values,
     seeds_of,
     seeds_of_pairs,
@@ -38,7 +37,7 @@ from jaxseg.study.claims.representation import index_of, rho, similarity_rows, u
 from jaxseg.study.claims.reuse import to_source_rows
 from jaxseg.study.claims.rules import FLOOR_LIMIT, RANDOM
 from jaxseg.study.score.comparisons import baseline_of
-from jaxseg.study.score.units import joint_units
+from jaxseg.study.score.units import joint_units, mean_of_units
 
 COLUMNS = (
     *("arm", "train_cases", "fold", "comparison", "index", "layer", "quantity"),
@@ -166,21 +165,20 @@ def _own_start(evidence: Evidence, arm: str) -> Iterator[dict[str, Any]]:
     with contextlib.suppress(Lacking, Void):
         other = similarity_rows(evidence, "other_start", index, arm)
         seeds = np.intersect1d(seeds, seeds_of(other, "seed_a"))
-    yield from _runs_and_floor("own_start", layers, units(evidence, arm, seeds), seeds, own, other, evidence)
+    yield from _runs_and_floor("own_start", arm, layers, seeds, own, other, evidence)
 
 
 def _to_source(evidence: Evidence, arm: str, baseline: str) -> Iterator[dict[str, Any]]:
     """C11's quantities by layer."""
     own, other = to_source_rows(evidence, Pair(arm, baseline), _index(evidence, "to_source"))
     seeds = np.intersect1d(seeds_of_pairs(other), seeds_of(own, "seed_a"))
-    of_units = units(evidence, arm, seeds)
-    yield from _runs_and_floor("to_source", layers_of(own), of_units, seeds, own, other, evidence)
+    yield from _runs_and_floor("to_source", arm, layers_of(own), seeds, own, other, evidence)
 
 
 def _runs_and_floor(
     comparison: str,
+    arm: str,
     layers: list[str],
-    of_units: Seeds,
     seeds: Seeds,
     own_rows: pd.DataFrame,
     other: pd.DataFrame,
@@ -198,7 +196,7 @@ def _runs_and_floor(
         lambda kept: own[..., kept].mean(-1),
         None if floor is None else lambda kept: mean_of_pairs(floor, kept),
         usable,
-        of_units,
+        units(evidence, arm, seeds),
         evidence.confidence,
     )
 

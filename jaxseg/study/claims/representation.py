@@ -25,7 +25,6 @@ from jaxseg.study.claims.evidence import (
     jackknife,
     layers_of,
     matched,
-    seeds_each,
     seeds_of_pairs,
     units,
     within_arm,
@@ -41,6 +40,7 @@ from jaxseg.study.claims.rules import (
     SHAPES,
     SHARE_OF_LAYERS,
 )
+from jaxseg.study.score.units import seeds_each
 
 
 def rho(s: Float[np.ndarray, "*axes"], floor: Float[np.ndarray, "*axes"]) -> Float[np.ndarray, "*axes"]:

@@ -16,7 +16,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from jaxseg.analysis.folds import t_quantile
-from jaxseg.study.claims.evidence import Evidence, Seeds, mean_of_units, remembered, units, validations
+from jaxseg.study.claims.evidence import Evidence, Seeds, remembered, units, validations
 from jaxseg.study.claims.findings import Lacking, Void
 from jaxseg.study.claims.rules import (
     HALFWAY,
@@ -26,6 +26,7 @@ from jaxseg.study.claims.rules import (
     REST,
     REST_CONFIDENCE,
 )
+from jaxseg.study.score.units import mean_of_units
 from jaxseg.text import signed
 
 AT_REST, NOT_KNOWN = "at rest", "not known"

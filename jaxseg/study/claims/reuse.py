@@ -20,7 +20,6 @@ from jaxseg.study.claims.evidence import (
     doubts_of_rates,
     layers_of,
     scope_of,
-    seeds_each,
     seeds_of,
     seeds_of_pairs,
     units,
@@ -36,6 +35,7 @@ from jaxseg.study.claims.representation import (
     usable_layers,
 )
 from jaxseg.study.claims.rules import EARLY_LEVELS, FLOOR_LIMIT, NOT_REUSED, REUSED
+from jaxseg.study.score.units import seeds_each
 
 REUSE, LEAD = "reuse ", "lead "
 """What keys of quantities of C11 and of C11b begin with; the layer follows."""

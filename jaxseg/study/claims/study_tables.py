@@ -173,7 +173,7 @@ def read_record(study: StudyRecord) -> Record:
             runs=len(own),
             rates=_rates(own),
             own_rate=arm.lr_choice == "per_arm",
-            sources={run.seed: run.source.seed for run in own if run.source is not None},
+            sources=study.sources(name),
             init=arm.init,
             seen=of_checkpoint(given.trained_on) if arm.pretrain and (given := arm.pretrain.checkpoint) else "",
             freeze=arm.freeze,

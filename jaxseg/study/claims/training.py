@@ -19,9 +19,7 @@ from jaxseg.study.claims.evidence import (
     Seeds,
     doubts_of_rates,
     matched,
-    mean_of_units,
     scope_of,
-    seeds_each,
     surviving_curves,
     units,
     validations,
@@ -38,6 +36,7 @@ from jaxseg.study.claims.findings import (
     unique,
 )
 from jaxseg.study.claims.rules import EVALUATIONS, LEVEL_AFTER, SHORTER, SPEED_LEVELS
+from jaxseg.study.score.units import mean_of_units, seeds_each
 
 
 class Reached(NamedTuple):

@@ -23,7 +23,6 @@ from jaxseg.study.claims.evidence import (
     jackknife,
     layers_of,
     scope_of,
-    seeds_each,
     seeds_of_pairs,
     units,
     within_arm,
@@ -32,6 +31,7 @@ from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, Vo
 from jaxseg.study.claims.representation import index_of, require_layers, similarity_rows, usable_in_pairs
 from jaxseg.study.claims.rules import AS_HIGH
 from jaxseg.study.claims.study_tables import ArmRecord, Record
+from jaxseg.study.score.units import seeds_each
 
 JUDGED = ("representation", "prediction")
 """Distances that decide. They share the level, also with a missing one, which must not make the other easier."""

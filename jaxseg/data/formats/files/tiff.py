@@ -75,7 +75,7 @@ def open_file(path: str) -> GridImage:
         kind = series.dtype
         indexed = page.photometric == tifffile.PHOTOMETRIC.PALETTE
         maps = [one.colormap for one in pages] if indexed else []
-        shown_only = file.is_imagej
+        by_imagej = file.is_imagej
     image = make_image(
         path,
         shape,
@@ -87,7 +87,7 @@ def open_file(path: str) -> GridImage:
         oriented=not stack,
         mark=mark,
     )
-    return palette.note(image, lambda: _palette(path, maps, shown_only=shown_only)) if indexed else image
+    return palette.note(image, lambda: _palette(path, maps, by_imagej=by_imagej)) if indexed else image
 
 
 class _Complaints(logging.Handler):
@@ -195,13 +195,13 @@ def _by_pillow(path: str, series: Any) -> np.ndarray:
     return np.stack(frames).reshape(series.shape)
 
 
-def _palette(path: str, maps: Sequence[np.ndarray | None], *, shown_only: bool) -> palette.Palette:
+def _palette(path: str, maps: Sequence[np.ndarray | None], *, by_imagej: bool) -> palette.Palette:
     """The palette of the pages of an indexed picture, from the `ColorMap` of each: 8 bits, opaque.
 
     Args:
         path: Path of the file, for messages.
         maps: The `ColorMap` of each page.
-        shown_only: Whether colours may be those that intensities are shown in, as ImageJ stores its lookup tables.
+        by_imagej: Whether ImageJ wrote the file, which stores the colours that intensities are shown in alike.
 
     Raises:
         BadCaseError: A page has none, they have different ones, or nobody can tell indices from intensities.
@@ -216,7 +216,7 @@ def _palette(path: str, maps: Sequence[np.ndarray | None], *, shown_only: bool) 
         )
     table = np.full((first.shape[1], 4), 255, np.uint8)
     table[:, :3] = first.T >> (8 if first.max() > 255 else 0)  # levels of 16 bits, though some programs write 8
-    if shown_only and (table[:, :1] != table[:, 1:3]).any():
+    if by_imagej and (table[:, :1] != table[:, 1:3]).any():
         raise BadCaseError(
             f"{path} was saved by ImageJ with a lookup table of colours: its numbers may be intensities that are shown "
             "in colours, or indices of colours. Choose Image > Lookup Tables > Grays for the first or Image > Type > "
