@@ -49,6 +49,10 @@ class Timing:
     """The same for the end of a command that failed or was stopped."""
 
 
+class _LostFilesError(UserError):
+    """Files are gone that no command removes, so that a state of the folder is not brought to the bucket."""
+
+
 class Mirror:
     """Brings the folder of a workdir to its bucket, in a thread of its own, while another renews the lease."""
 
@@ -87,6 +91,7 @@ class Mirror:
         self._ended = threading.Event()
         self._lost: LostLeaseError | None = None
         self._failure: Exception | None = None
+        self._failed = 0  # the wish that was not fulfilled by it
         self._threads: list[threading.Thread] = []
         self._lock: int | None = None
 
@@ -134,7 +139,7 @@ class Mirror:
 
         Raises:
             LostLeaseError: Another process has taken over the workdir.
-            UserError: The bucket did not answer for that long.
+            UserError: The bucket did not answer for that long, or files are gone that no command removes.
         """
         patience = self._timing.patience if patience is None else patience
         with self._changed:
@@ -144,6 +149,8 @@ class Mirror:
             while self._done < ticket:
                 if self._lost is not None:
                     raise self._lost
+                if isinstance(self._failure, _LostFilesError) and self._failed >= ticket:
+                    raise self._failure  # time alone does not mend it
                 if self._failure is not None and time.monotonic() - max(asked, self._objects.uploaded_at) > patience:
                     raise UserError(
                         f"{self._failure}; nothing could be brought to the bucket for {patience:.0f} s, and it lacks "
@@ -164,12 +171,13 @@ class Mirror:
         self._ended.set()
         with self._changed:
             self._changed.notify_all()
-        patience = _CALL_SECONDS if self._failure is None else 0.0
+        answers = self._failure is None or isinstance(self._failure, _LostFilesError)
+        patience = _CALL_SECONDS if answers else 0.0
         for thread in self._threads:
             thread.join(patience)  # what a driver still waits for ends with the process
         # A thread that still waits for the bucket may yet write there, and one that does not answer would keep this
         # process. Then the lease is left behind, and becomes stale.
-        if self._lost is None and self._failure is None and not any(thread.is_alive() for thread in self._threads):
+        if self._lost is None and answers and not any(thread.is_alive() for thread in self._threads):
             self._folder.drop()
             with contextlib.suppress(BucketError):
                 self._lease.release()
@@ -194,7 +202,7 @@ class Mirror:
             # A full disk, or whatever a driver raises in a thread, must not end what the study waits for.
             except Exception as error:
                 failures += 1
-                self._failure = error
+                self._failure, self._failed = error, wanted
                 if failures <= 5 or failures % 10 == 0:
                     again = f"trying again in {pause(failures):.0f} s"
                     self._tell(f"bucket: {error}; the study goes on, {again}")
@@ -243,7 +251,7 @@ class Mirror:
         """Refuses a state without files that no command removes: something else did, and perhaps removed others too."""
         lost = sorted(path for path in gone if _is_record(path) or not manifest.files)
         if lost:
-            raise UserError(
+            raise _LostFilesError(
                 f"{self._folder.root / lost[0]} was there and is not any more, though no command removes it, so "
                 f"{self._objects.address} is left at its last state. Put the file back, or end this command and give "
                 f"it again, which brings what is missing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 import time
@@ -242,16 +243,19 @@ def test_a_state_without_what_no_command_removes_is_not_brought(tmp_path: Path, 
     state = STATES[1] | {"points/a/config.json": b"{}"} if path else {"report.html": b"<p>"}
 
     def train() -> None:
-        with on(tmp_path, place, said) as held:
+        objects, patient = objects_of(place), dataclasses.replace(QUICK, patience=600.0)
+        with mirror.mirrored(objects, work, tmp_path, tell=said.append, timing=patient) as held:
             put(work, state)
             held.flush()
             (work / path).unlink() if path else shutil.rmtree(work)
             until(lambda: any("no command removes it" in line for line in said))
 
+    begun = time.monotonic()
     with pytest.raises(UserError, match=r"was there and is not any more.*Put the file back"):
         train()
+    assert time.monotonic() - begun < 100, "waiting for the bucket does not bring the file back"
     assert files_of(place) == state
-    let_go(place)
+    assert not lease.claims(objects_of(place))
     with on(tmp_path, place):
         assert tree(work) == state
     assert files_of(place) == state

@@ -201,6 +201,46 @@ def test_sizes_and_directions_that_a_header_leaves_out_are_told(tmp_path, ending
         assert voxels[(*place, 0)] == image.GetPixel(index)
 
 
+UNITS = [
+    (".nrrd", ["space: LPS", DIAGONAL, 'space units: "um" "um" "um"'], 1e-3),
+    (".nrrd", ["space: LPS", DIAGONAL, 'space units: "mm" "" "mm"'], 1),
+    (".nrrd", ["spacings: 2 3 4", 'units: "cm" "cm" "cm"'], 10),
+    (".nrrd", ["spacings: 2 3 4", 'units: "" "???" ""'], 1),
+    (".mha", ["ElementSpacing = 2 3 4", "DistanceUnits = um"], 1e-3),
+    (".mha", ["ElementSpacing = 2 3 4", "DistanceUnits = cm"], 10),
+    (".mha", ["ElementSpacing = 2 3 4", "DistanceUnits = ?"], 1),
+]
+
+
+@pytest.mark.parametrize(("ending", "lines", "unit"), UNITS)
+def test_lengths_in_another_unit_are_converted_to_mm(tmp_path, ending, lines, unit):
+    """ITK takes lengths in any unit for mm, and a distance would be wrong a thousandfold."""
+    path = write(tmp_path / f"a{ending}", [*lines, *(["encoding: raw"] if ending == ".nrrd" else [])], RAW)
+    _, geometry, _ = reading.read_channels([str(path)], 3)
+    np.testing.assert_allclose(sorted(geometry.own_spacing_mm), [2 * unit, 3 * unit, 4 * unit])
+
+
+@pytest.mark.parametrize(
+    ("ending", "line", "named"),
+    [
+        (".nrrd", 'units: "mm" "um" "mm"', "mm, um"),
+        (".nrrd", 'units: "mm" "mm" "parsec"', "mm, parsec"),
+        (".mha", "DistanceUnits = ell", "ell"),
+    ],
+)
+def test_units_that_differ_or_are_unknown_are_refused(tmp_path, ending, line, named):
+    lines = ["spacings: 2 3 4", "encoding: raw"] if ending == ".nrrd" else ["ElementSpacing = 2 3 4"]
+    path = write(tmp_path / f"a{ending}", [*lines, line], RAW)
+    with pytest.raises(BadCaseError, match=rf"a\{ending} gives lengths in {named}; one unit is needed, of mm, "):
+        reading.open_image(str(path))
+
+
+def test_a_unit_of_channels_is_no_length(tmp_path):
+    lines = ["kinds: vector domain domain domain", "spacings: nan 2 3 4", 'units: "s" "um" "um" "um"', "encoding: raw"]
+    _, geometry, _ = reading.read_channels([str(write(tmp_path / "a.nrrd", lines, RAW, size="2 4 5 3"))], 3)
+    np.testing.assert_allclose(sorted(geometry.own_spacing_mm), [2e-3, 3e-3, 4e-3])
+
+
 def test_a_picture_without_a_pixel_size_has_no_directions_to_guess(tmp_path):
     for path in (
         write(tmp_path / "a.nrrd", ["encoding: raw"], RAW, size="12 10"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,16 @@ import pytest
 
 from configs import default
 from jaxseg import settings, trees
+from jaxseg.analysis import statistics
 from jaxseg.study import files
 from jaxseg.study.plan.planned import PlannedStudy, prepare
-from jaxseg.study.probe import filters, readout
+from jaxseg.study.probe import filters, readout, spread
 from jaxseg.study.probe.networks import Networks, read_networks
 from jaxseg.study.probe.probes import make_probes, rng_for, shown_cases
 from jaxseg.study.probe.representations import Features, Represented
+from jaxseg.study.probe.variation import Agreement
 from jaxseg.study.run import STAGES, run_stages
+from jaxseg.study.score.units import Sources
 from tests.tiny_study import silent, tiny_config
 
 ARM = "nested"
@@ -79,6 +83,50 @@ def test_runs_of_one_source_network_count_once_in_the_tables(workdir):
     compared = table(workdir, "comparisons")
     assert set(compared["n_seeds"]) == {1}
     assert compared["note"].str.contains("seeds of nested that share a source network count as one: 1 source").all()
+
+
+def test_runs_of_one_source_network_are_left_out_together_where_runs_are_said_to_differ(workdir):
+    """Of two source networks, each left out with both of its runs, no interval can be made."""
+    found = table(workdir, "variability").set_index("arm")
+    assert set(found.loc[ARM, "n_seeds"]) == {2}
+    jackknifed = found.loc[ARM].query("quantity != 'error_rate'")
+    assert jackknifed[["ci_low", "ci_high"]].isna().all(axis=None)
+    assert set(found.loc["scratch", "n_seeds"]) == {2}
+
+
+def test_the_interval_of_how_much_runs_differ_is_over_source_networks():
+    """By hand: three source networks of two runs each, at 0, 1 and 5, with runs 0.1 apart."""
+    at = np.array([0.0, 0.1, 1.0, 1.1, 5.0, 5.1])
+    seeds = tuple(range(6))
+    pairs = [
+        {"quantity": "barrier", "arm_a": ARM, "seed_a": a, "arm_b": ARM, "seed_b": b, "value": abs(at[a] - at[b])}
+        for a in seeds
+        for b in seeds[a + 1 :]
+    ]
+    arm = types.SimpleNamespace(arm=ARM, seeds=seeds, layers=())
+    found = Agreement({}, {}, {ARM: np.array([0.5, 0.4, 0.5, 0.6])}, {ARM: at})
+    empty = pd.DataFrame(
+        columns=["arm", "seed", "train_cases", "fold", "case", "group", "label", "status", "dsc", "hd95", "assd"]
+    )
+    of = Sources({ARM: {0: 0, 1: 0, 2: 1, 3: 1, 4: 2, 5: 2}})
+    rows = {
+        row["quantity"]: row
+        for row in spread.variability_rows([arm], found, pairs, [], empty, confidence=0.95, sources=of)
+    }
+    assert {row["n_seeds"] for row in rows.values()} == {3}
+
+    def mean(kept):
+        distances = np.abs(np.subtract.outer(at[kept], at[kept]))
+        return distances.sum() / (len(kept) * (len(kept) - 1))
+
+    by_hand = statistics.from_left_out(
+        np.array([mean([*range(6)]), mean([2, 3, 4, 5]), mean([0, 1, 4, 5]), mean([0, 1, 2, 3])])
+    )
+    barrier, error = rows["barrier"], rows["error_rate"]
+    np.testing.assert_allclose((barrier["value"], barrier["ci_low"], barrier["ci_high"]), by_hand[:3])
+    np.testing.assert_allclose(
+        (error["ci_low"], error["ci_high"]), statistics.t_interval(np.array([0.05, 1.05, 5.05]))[1:3]
+    )
 
 
 def test_aligned_networks_are_never_further_apart(workdir):

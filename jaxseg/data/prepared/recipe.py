@@ -16,7 +16,7 @@ from jaxseg.settings import TaskSettings
 from jaxseg.settings.kinds import check
 from jaxseg.types import UserError
 
-FORMAT = 8
+FORMAT = 9
 """Format version, raised whenever prepared arrays change their meaning, so that older stores are rebuilt."""
 
 

@@ -19,6 +19,12 @@ class UnsizedHeader(nib.Nifti2Header):
     """Header of an image whose file gives no voxel size, as a picture: its voxels are taken to be 1 mm long."""
 
 
+LENGTHS_MM = {
+    **{"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "inch": 25.4},
+    **{"um": 1e-3, "µm": 1e-3, "μm": 1e-3, "\\u00b5m": 1e-3, "micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3},
+    **{"micrometers": 1e-3, "nm": 1e-6, "nanometer": 1e-6, "nanometers": 1e-6},
+}
+"""Units of length as text in files of other formats than NIfTI, in lower case, in mm."""
 MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 UNIT_NOTES = {
     "meter": "the header gives lengths in metres; they are converted to mm",

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from jaxseg.analysis import statistics
 from jaxseg.analysis.statistics import Interval
 from jaxseg.reserved import POOLED
 from jaxseg.study.claims.findings import Lacking, Void
 from jaxseg.study.claims.rules import LEVEL
 from jaxseg.study.claims.study_tables import ArmRecord, Record, StudyTables
+from jaxseg.study.score import units as of_seeds
 from jaxseg.study.score.scores import Scores, folds_rotate, read_scores
 from jaxseg.study.score.units import Sources
 
@@ -321,19 +321,7 @@ def across_arms(
 def jackknife(
     statistic: Callable[[Seeds], float], of_units: Seeds, confidence: float, *, log: bool = False
 ) -> Interval:
-    """Applies `statistics.jackknife` over units, each left out with all of its seeds; a single unit gives NaN.
-
-    Args:
-        statistic: Computes the quantity from the positions of the seeds that are kept.
-        of_units: The unit of each seed, as `units` gives it.
-        confidence: Confidence level of the interval.
-        log: Work on the logarithm.
-    """
-    names = np.unique(of_units)
-    if len(names) < 2:
+    """Applies `score.units.jackknife`, with the same arguments; a single unit gives NaN."""
+    if len(np.unique(of_units)) < 2:
         return Interval(math.nan, math.nan, math.nan, math.nan)
-
-    def of_kept(kept: Seeds) -> float:
-        return statistic(np.flatnonzero(np.isin(of_units, names[kept])))
-
-    return statistics.jackknife(of_kept, len(names), confidence=confidence, log=log)
+    return of_seeds.jackknife(statistic, of_units, confidence=confidence, log=log)

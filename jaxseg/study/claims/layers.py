@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from jaxseg.analysis import statistics
 from jaxseg.analysis.statistics import Interval, from_left_out, mean_of_pairs, t_interval
 from jaxseg.study.claims.evidence import (
     Evidence,
@@ -37,7 +36,7 @@ from jaxseg.study.claims.representation import index_of, rho, similarity_rows, u
 from jaxseg.study.claims.reuse import to_source_rows
 from jaxseg.study.claims.rules import FLOOR_LIMIT, RANDOM
 from jaxseg.study.score.comparisons import baseline_of
-from jaxseg.study.score.units import joint_units, mean_of_units
+from jaxseg.study.score.units import jackknife, joint_units, mean_of_units
 
 COLUMNS = (
     *("arm", "train_cases", "fold", "comparison", "index", "layer", "quantity"),
@@ -282,13 +281,12 @@ def _mean_of_comparison(
         both = matched(seeds_of(pairs, "seed_a"), seeds_of(pairs, "seed_b"))
         matrix = by_layer_and_seeds(pairs, [""], *both)
         of_units = joint_units([units(evidence, arm, own) for arm, own in zip(arms, both, strict=True)])
-    matrix, names = matrix[:, 0], np.unique(of_units)
 
     def mean(kept: Seeds) -> float:
-        return float(mean_of_pairs(matrix, np.flatnonzero(np.isin(of_units, names[kept]))).mean())
+        return float(mean_of_pairs(matrix[:, 0], kept).mean())
 
     with np.errstate(invalid="ignore"):
-        return statistics.jackknife(mean, len(names), confidence=confidence), len(names)
+        return jackknife(mean, of_units, confidence=confidence), len(np.unique(of_units))
 
 
 def similarity_means(evidence: Evidence, sizes: Mapping[int, int]) -> pd.DataFrame:

@@ -16,16 +16,17 @@ import pandas as pd
 
 from jaxseg.seeds import SeedPlan
 from jaxseg.settings import EvaluateSettings
-from jaxseg.study import files
+from jaxseg.study import files, record
 from jaxseg.study.plan.jobs import seed_plan
 from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.study.plan.program import Program
 from jaxseg.study.predict import PredictSlabs
-from jaxseg.study.probe import filters, pictures, readout, representations, variation
+from jaxseg.study.probe import filters, pictures, readout, representations, spread, variation
 from jaxseg.study.probe.networks import Networks, forward_program, read_networks, variants
 from jaxseg.study.probe.probes import Probes, judged_cases, make_probes, rng_for, shown_cases
 from jaxseg.study.probe.representations import Represented
 from jaxseg.study.score.comparisons import baseline_of
+from jaxseg.study.score.units import sources_of
 from jaxseg.types import Progress
 
 TABLES = {
@@ -175,14 +176,20 @@ def measure(
     rows["similarity"] += representations.similarity_rows(halfway, baseline, of_starts=False)
     tell("agreement of all pairs")
     target = planned.tasks.prepared[study.target]
-    found = variation.agreement(predicted, shown, baseline, target)
+    shared = sources_of(record.read(planned.workdir))
+    found = variation.agreement(predicted, shown, baseline, target, shared)
     rows["pairs"] += variation.agreement_rows(predicted, found)
     for row in rows["pairs"]:
         row |= {f"source_{side}": sources[row[f"arm_{side}"], row[f"seed_{side}"]] for side in "ab"}
     cases = files.read_table(planned.workdir / "results" / "cases.csv")
-    chosen = cases[(cases["train_cases"] == train_cases) & (cases["fold"] == fold)]
-    rows["variability"] = variation.variability_rows(
-        represented, found, rows["pairs"], rows["similarity"], chosen, confidence=settings.confidence
+    rows["variability"] = spread.variability_rows(
+        represented,
+        found,
+        rows["pairs"],
+        rows["similarity"],
+        cases[(cases["train_cases"] == train_cases) & (cases["fold"] == fold)],
+        confidence=settings.confidence,
+        sources=shared,
     )
     overlays = pictures.overlays(predicted, shown, study.report.examples, target.classes)
     return rows, pictures.merge(montages, overlays, train_cases, fold)

@@ -1,4 +1,4 @@
-"""Makes pairs.csv, interpolation.csv, rewind.csv and variability.csv: how much the runs of an arm differ."""
+"""Makes pairs.csv, interpolation.csv and rewind.csv: how much the runs of an arm differ."""
 
 from __future__ import annotations
 
@@ -11,24 +11,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int
 
 from jaxseg import losses, seeds, trees
-from jaxseg.analysis import alignment, interpolation, statistics, variability
+from jaxseg.analysis import alignment, interpolation, variability
 from jaxseg.analysis.wiring import Wiring, trace_wiring
 from jaxseg.data import PreparedTask
 from jaxseg.data.cases import CaseArrays
 from jaxseg.regions import decide
-from jaxseg.reserved import MEAN
 from jaxseg.settings import EvaluateSettings
 from jaxseg.streams import jit_draws, stream_key
 from jaxseg.study.plan.program import Program, abstract_params, param_labels
 from jaxseg.study.predict import PredictSlabs, make_predict_slabs
 from jaxseg.study.probe.networks import Networks, kernel_layers
 from jaxseg.study.probe.probes import Probes
-from jaxseg.study.probe.representations import Represented
-from jaxseg.study.score.scores import group_means, read_scores
+from jaxseg.study.score.units import EACH_ITS_OWN, Sources
 from jaxseg.types import Params
 
 ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 11))
@@ -193,13 +190,19 @@ class Agreement(NamedTuple):
     """Share of the region's voxels on which runs disagree, by pair of arms."""
     dsc: dict[str, Float[np.ndarray, "runs runs"]]
     entropy: dict[str, Float[np.ndarray, " left_out"]]
-    """Vote entropy of all runs, then with each left out in turn."""
+    """Vote entropy of all runs, then without each unit of them (`score.units`) in turn."""
     error: dict[str, Float[np.ndarray, " runs"]]
 
 
-def agreement(arms: Sequence[Predicted], cases: Sequence[CaseArrays], baseline: str, target: PreparedTask) -> Agreement:
+def agreement(
+    arms: Sequence[Predicted],
+    cases: Sequence[CaseArrays],
+    baseline: str,
+    target: PreparedTask,
+    sources: Sources = EACH_ITS_OWN,
+) -> Agreement:
     """Compares runs voxel by voxel, within a region of each case that is the same for all arms."""
-    classes = target.classes
+    classes, of_units = target.classes, {arm.arm: sources.units(arm.arm, np.array(arm.seeds)) for arm in arms}
     parts: list[Agreement] = []
     for index, case in enumerate(cases):
         maps = {arm.arm: arm.of(index, case.label.shape) for arm in arms}
@@ -209,7 +212,9 @@ def agreement(arms: Sequence[Predicted], cases: Sequence[CaseArrays], baseline: 
         truth = case.label[region][None]
         size = max(int(region.sum()), 1)
         pairs = [(arm, arm) for arm in inside] + [(baseline, arm) for arm in inside if arm != baseline in inside]
-        left_out = {arm: [np.delete(labels, run, 0) for run in range(len(labels))] for arm, labels in inside.items()}
+        left_out = {
+            arm: [labels[of_units[arm] != unit] for unit in np.unique(of_units[arm])] for arm, labels in inside.items()
+        }
         parts.append(
             Agreement(
                 {(a, b): variability.differing(inside[a], inside[b], classes) / size for a, b in pairs},
@@ -300,98 +305,3 @@ def barrier_rows(paths: Sequence[Mapping[str, Any]], quantity: str = "barrier") 
         }
         for (arm, a, b), values in lines.items()
     ]
-
-
-# ------------------------------------------------------------------------------------------------------------ summary
-
-
-def variability_rows(
-    arms: Sequence[Represented],
-    found: Agreement,
-    pairs: Sequence[Mapping[str, Any]],
-    similarities: Sequence[Mapping[str, Any]],
-    cases: pd.DataFrame,
-    *,
-    confidence: float,
-) -> list[dict[str, Any]]:
-    """Tabulates all quantities of all arms, with leave-one-run-out intervals.
-
-    Args:
-        arms: The arms' runs and layers.
-        found: The agreement of the runs' predictions.
-        pairs: Rows of pairs.csv.
-        similarities: Rows of similarity.csv.
-        cases: The variant's rows of cases.csv.
-        confidence: Confidence level of the intervals.
-    """
-    rows: list[dict[str, Any]] = []
-    for arm in arms:
-        for quantity in OF_PAIRS:
-            own = [row for row in pairs if row["quantity"] == quantity and row["arm_a"] == row["arm_b"] == arm.arm]
-            rows += _rows_of_pairs(arm, quantity, "", _matrix(own, arm.seeds), confidence)
-        entropy = statistics.from_left_out(found.entropy[arm.arm], confidence=confidence)
-        error = statistics.t_interval(found.error[arm.arm], confidence=confidence)
-        rows += [_row(arm, "entropy", "", entropy), _row(arm, "error_rate", "", error)]
-        own = [row for row in similarities if (row["comparison"], row["index"]) == ("within_arm", "cka")]
-        own = [{**row, "value": 1 - row["value"]} for row in own if row["arm_a"] == arm.arm]
-        by_layer = {layer: _matrix([r for r in own if r["layer"] == layer], arm.seeds) for layer in arm.layers}
-        # A layer with too few points for its channels has no value, and is no part of the mean over layers. Of a run in
-        # which another layer is constant, pairs have no value, and are no part of the mean over pairs (`n_pairs`).
-        usable = [matrix for matrix in by_layer.values() if not np.isnan(matrix).all()]
-        if usable:
-            rows += _rows_of_pairs(arm, "representation_distance", "", np.mean(usable, axis=0), confidence)
-        for layer, matrix in by_layer.items():
-            rows += _rows_of_pairs(arm, "representation_distance", layer, matrix, confidence)
-    return rows + _score_rows(arms, cases, confidence)
-
-
-def _row(
-    arm: Represented, quantity: str, layer: str, interval: statistics.Interval, num_pairs: int = 0
-) -> dict[str, Any]:
-    return {
-        **{"arm": arm.arm, "quantity": quantity, "layer": layer, "value": interval.estimate},
-        **{"ci_low": interval.low, "ci_high": interval.high},
-        **{"n_seeds": len(arm.seeds), "n_pairs": num_pairs},
-    }
-
-
-def _rows_of_pairs(
-    arm: Represented, quantity: str, layer: str, matrix: np.ndarray, confidence: float
-) -> list[dict[str, Any]]:
-    """The row of a quantity of pairs; none if no pair has a value."""
-    known = ~np.isnan(matrix)
-    if not known.any():
-        return []
-    mean = lambda kept: float(statistics.mean_of_pairs(matrix, kept))  # noqa: E731
-    interval = statistics.jackknife(mean, len(matrix), confidence=confidence)
-    return [_row(arm, quantity, layer, interval, int(known.sum()) // 2)]
-
-
-def _score_rows(arms: Sequence[Represented], cases: pd.DataFrame, confidence: float) -> list[dict[str, Any]]:
-    """Standard deviations of the runs' scores, over the groups in which every run has one."""
-    rows = []
-    for scores in read_scores(cases, ("dsc", "hd95", "assd")):
-        for arm in arms if scores.label == MEAN else ():
-            for metric in scores.metrics:
-                groups = group_means(scores.of(arm.arm, metric), scores.groups)
-                complete = np.isfinite(groups).all(0)
-                if len(groups) > 1 and complete.any():
-                    runs = groups[:, complete].mean(1)
-                    rows.append(_row(arm, f"sd_{metric}", "", _spread(runs, confidence)))
-    return rows
-
-
-def _matrix(rows: Sequence[Mapping[str, Any]], own: Sequence[int]) -> Float[np.ndarray, "runs runs"]:
-    """A symmetric matrix from rows of pairs; NaN for pairs that have none, and on the diagonal."""
-    position = {seed: index for index, seed in enumerate(own)}
-    matrix = np.full((len(own), len(own)), np.nan)
-    for row in rows:
-        i, j = position[row["seed_a"]], position[row["seed_b"]]
-        matrix[i, j] = matrix[j, i] = row["value"]
-    return matrix
-
-
-def _spread(runs: Float[np.ndarray, " runs"], confidence: float) -> statistics.Interval:
-    """Standard deviation over runs."""
-    deviation = lambda kept: float(runs[kept].std(ddof=1))  # noqa: E731
-    return statistics.jackknife(deviation, len(runs), confidence=confidence, log=True)

@@ -6,13 +6,14 @@ narrow, so that they are averaged first, and their source networks are counted i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxseg.analysis import statistics
 from jaxseg.study.record import StudyRecord
 
 Seeds = Int[np.ndarray, " seeds"]
@@ -79,6 +80,25 @@ def mean_of_units(values: Float[np.ndarray, "seeds *axes"], of_units: Seeds) -> 
     if len(names) == len(of_units):  # each seed is one
         return values[np.argsort(of_units)]
     return np.stack([values[of_units == unit].mean(0) for unit in names])
+
+
+def jackknife(
+    statistic: Callable[[Seeds], float], of_units: Seeds, *, confidence: float, log: bool = False
+) -> statistics.Interval:
+    """Applies `statistics.jackknife` over units, each left out with all of its seeds.
+
+    Args:
+        statistic: Computes the quantity from the positions of the seeds that are kept.
+        of_units: The unit of each seed.
+        confidence: Confidence level of the interval.
+        log: Work on the logarithm.
+    """
+    names = np.unique(of_units)
+
+    def of_kept(kept: Seeds) -> float:
+        return statistic(np.flatnonzero(np.isin(of_units, names[kept])))
+
+    return statistics.jackknife(of_kept, len(names), confidence=confidence, log=log)
 
 
 def seeds_each(of_units: Seeds) -> int:

@@ -15,150 +15,20 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from jaxseg.data.formats.files import streams
+from jaxseg.data.formats.files import itk_headers, streams
+from jaxseg.data.formats.files.itk_headers import Header
 from jaxseg.data.volumes import headers
 from jaxseg.data.volumes.grid import GridImage, make_image
 from jaxseg.data.volumes.volume import BadCaseError
 
-NRRD_ENDINGS = (".seg.nrrd", ".nrrd", ".nhdr")
-META_ENDINGS = (".mha", ".mhd")
 _KEY = "jaxseg"
 """Field of a header that names the writer of a file."""
-_LONGEST_HEADER = 1 << 20
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_IN_FILE = "LOCAL"
-_PATIENT_SPACES = {
-    *("ras", "rightanteriorsuperior"),
-    *("las", "leftanteriorsuperior"),
-    *("lps", "leftposteriorsuperior"),
-}
-"""NRRD's spaces whose axes are directions in the patient, as far as ITK knows them."""
-_SPATIAL_KINDS = {"domain", "space", "time", "none", "???"}
-"""NRRD's kinds of axes along which voxels lie; the others are axes of channels."""
-_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
-_SIZES = ("ElementSpacing", "ElementSize")
-"""MetaImage's fields of the directions of the axes and of the distances between voxels, as ITK reads them."""
-
-
-# ------------------------------------------------------------------------------------------------------------ headers
-
-
-class _Header(NamedTuple):
-    """Text before the voxels of a file, or in a file of its own."""
-
-    path: str
-    fields: dict[str, str]
-    """Contents by name; NRRD's names are in lower case without spaces, which do not count there."""
-    end: int
-    """Offset of the byte after the header."""
-
-    @property
-    def nrrd(self) -> bool:
-        return _is_nrrd(self.path)
-
-    def says(self, name: str, *, otherwise: bool = False) -> bool:
-        """Return a truth value of MetaImage, whose first letter counts."""
-        return self.fields[name][:1] in ("T", "t", "1") if name in self.fields else otherwise
-
-
-def _read_header(path: str) -> _Header:
-    """Read the text header of a file.
-
-    Raises:
-        BadCaseError: The file has no such header.
-    """
-    with open(path, "rb") as stream:
-        text = stream.read(_LONGEST_HEADER)
-    nrrd = _is_nrrd(path)
-    if nrrd and not text.startswith(b"NRRD"):
-        raise BadCaseError(f"{path} is not a readable NRRD file: it does not begin with NRRD")
-    found: dict[str, str] = {}
-    at = 0
-    while at < len(text):
-        end = text.find(b"\n", at)
-        end = len(text) if end < 0 else end
-        line, at = text[at:end].decode("latin-1").strip(), end + 1
-        if nrrd and not line:
-            return _Header(path, found, at)
-        match = re.match(r"([^:=]+?)\s*(:=|:|=)\s*(.*)$", line)
-        if match and not line.startswith("#") and (match[2] == ":" or not nrrd):  # NRRD's `key:=value` is no field
-            found[re.sub(r"\s", "", match[1]).lower() if nrrd else match[1]] = match[3]  # ITK keeps the last, too
-        if "ElementDataFile" in found or found.get("datafile", "").startswith("LIST"):
-            return _Header(path, found | {"list": text[at:].decode("latin-1")}, at)
-    if not nrrd:
-        raise BadCaseError(f"{path} is not a readable MetaImage file: its header names no ElementDataFile")
-    return _Header(path, found, at)
-
-
-def _is_nrrd(path: str) -> bool:
-    return path.lower().endswith(NRRD_ENDINGS)
-
-
-def _data_files(header: _Header) -> list[Path]:
-    """Files that hold the voxels; the file itself where they follow the header.
-
-    Raises:
-        BadCaseError: They are given by a pattern, or as a list of none.
-    """
-    path, fields = header.path, header.fields
-    named = fields.get("datafile", _IN_FILE) if header.nrrd else fields["ElementDataFile"]
-    if named.upper() == _IN_FILE or named == "":
-        return [Path(path)]
-    if named.split()[0] == "LIST":
-        lines = [line.strip() for line in fields.get("list", "").splitlines() if line.strip()]
-        if not lines:
-            raise BadCaseError(f"{path} is truncated: it names its data files in a list, which is empty")
-    elif "%" in named:
-        raise BadCaseError(f"{path} names its data files by a pattern, {named}; save the image as one file")
-    else:
-        lines = [named]
-    return [Path(path).parent / line for line in lines]
-
-
-def parts(path: str) -> tuple[str, ...]:
-    """Return the files beside a header file that hold its voxels; none for other and unreadable files."""
-    try:
-        return tuple(str(part) for part in _data_files(_read_header(path)) if part != Path(path))
-    except (BadCaseError, OSError):  # told when the image is opened
-        return ()
-
-
-def _has_voxel_size(header: _Header) -> bool:
-    """Whether a header gives the distances between voxels; ITK reads others as 1 mm.
-
-    Raises:
-        BadCaseError: It gives them along some of the axes alone.
-    """
-    fields = header.fields
-    if not header.nrrd:
-        return any(name in fields for name in _SIZES)
-    given = re.findall(r"\([^)]*\)|\S+", fields.get("spacedirections") or fields.get("spacings", ""))
-    lengths = fields["sizes"].split()
-    kinds = fields["kinds"].lower().split() if "kinds" in fields else ["domain"] * len(lengths)
-    spatial = [axis for axis, kind in enumerate(kinds) if kind in _SPATIAL_KINDS][:3]
-    unknown = [axis for axis in spatial if axis >= len(given) or re.search("nan|none", given[axis].lower())]
-    if len(unknown) == len(spatial):
-        return False
-    missing = [str(axis) for axis in unknown if lengths[axis] != "1"]  # one voxel has no distance to another
-    if missing:
-        raise BadCaseError(
-            f"{header.path} gives the distances between voxels along some axes and not along {', '.join(missing)} "
-            "(counted from 0); give all of them in `spacings` or `space directions`, or none"
-        )
-    return True
-
-
-def _has_directions(header: _Header) -> bool:
-    """Whether a header says which way the axes point in the patient; ITK takes others for left, posterior, superior."""
-    if not header.nrrd:
-        return any(name in header.fields for name in _MATRICES)
-    space = re.sub("[^a-z]", "", header.fields.get("space", "").lower())
-    return space in _PATIENT_SPACES and "spacedirections" in header.fields and _has_voxel_size(header)
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
@@ -168,10 +38,11 @@ def open_file(path: str) -> GridImage:
     """Open an NRRD or MetaImage file; voxels are not read yet.
 
     Raises:
-        BadCaseError: It cannot be read as such a file, a file that it names is missing, or it has over four axes.
+        BadCaseError: It cannot be read as such a file, a file that it names is missing, it has over four axes, or its
+            unit of length is unknown.
     """
-    header = _read_header(path)
-    for part in _data_files(header):
+    header = itk_headers.read_header(path)
+    for part in itk_headers.data_files(header):
         if not part.exists():
             raise BadCaseError(f"{path} names {part.name}, which holds its voxels, and {part} does not exist")
     reader = _reader(path)
@@ -197,11 +68,11 @@ def open_file(path: str) -> GridImage:
         shape,
         dtype,
         lambda: _voxels(header, (*size[::-1], channels), dtype).reshape(shape),
-        affine_mm=_affine(reader, axes, path),
+        affine_mm=headers.in_mm(_affine(reader, axes, path), itk_headers.unit_mm(header)),
         ending=".nrrd" if header.nrrd else ".mha",
         spatial_axes=spatial,
-        sized=_has_voxel_size(header),
-        oriented=axes == 2 or _has_directions(header),
+        sized=itk_headers.has_voxel_size(header),
+        oriented=axes == 2 or itk_headers.has_directions(header),
         mark=reader.GetMetaData(_KEY) if _KEY in keys else "",
     )
 
@@ -211,7 +82,7 @@ def _reader(path: str) -> Any:
 
     reader = SimpleITK.ImageFileReader()
     # Named, because ITK otherwise asks its readers in turn, and that of MetaImage knows no ending in capitals.
-    reader.SetImageIO("NrrdImageIO" if _is_nrrd(path) else "MetaImageIO")
+    reader.SetImageIO("NrrdImageIO" if itk_headers.is_nrrd(path) else "MetaImageIO")
     reader.SetFileName(path)
     return reader
 
@@ -237,7 +108,7 @@ def _numpy_name(kind: str) -> str:
 
 
 def _affine(reader: Any, axes: int, path: str) -> Float[np.ndarray, "4 4"]:
-    """Affine to RAS in mm of the first three axes; a third axis that does not exist has length 1."""
+    """Affine to RAS of the first three axes, in the file's unit; a third axis that does not exist has length 1."""
     directions = np.array(reader.GetDirection(), dtype=float).reshape(axes, axes)
     spacing, origin = np.array(reader.GetSpacing()), np.array(reader.GetOrigin())
     n = min(axes, 3)
@@ -252,7 +123,7 @@ def _affine(reader: Any, axes: int, path: str) -> Float[np.ndarray, "4 4"]:
 # ------------------------------------------------------------------------------------------------------------- voxels
 
 
-def _voxels(header: _Header, stored_shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _voxels(header: Header, stored_shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Voxels as x, y, z, channels, of which there may be one.
 
     Args:
@@ -272,13 +143,13 @@ def _voxels(header: _Header, stored_shape: tuple[int, ...], dtype: np.dtype) -> 
     return np.moveaxis(stored, -1, 0).transpose()
 
 
-def _is_packed(header: _Header) -> bool:
+def _is_packed(header: Header) -> bool:
     if header.nrrd:
         return header.fields.get("encoding", "raw").lower() in ("gzip", "gz")
     return header.says("CompressedData") and header.says("BinaryData", otherwise=True)
 
 
-def _first_byte(header: _Header, part: Path) -> int:
+def _first_byte(header: Header, part: Path) -> int:
     """Byte of one of the data files at which its voxels begin, or the bytes before them that NRRD skips.
 
     Raises:
@@ -299,12 +170,12 @@ def _first_byte(header: _Header, part: Path) -> int:
         return file.tell()
 
 
-def _check_length(header: _Header, claimed: int) -> None:
+def _check_length(header: Header, claimed: int) -> None:
     """Refuse a file that is too small for what its header claims; compressed voxels are checked as they are read."""
     raw = header.fields.get("encoding", "raw").lower() == "raw" and header.says("BinaryData", otherwise=True)
     if not raw or _is_packed(header):
         return
-    held = sum(os.stat(part).st_size - _first_byte(header, part) for part in _data_files(header))
+    held = sum(os.stat(part).st_size - _first_byte(header, part) for part in itk_headers.data_files(header))
     if held < claimed:
         raise BadCaseError(
             f"{header.path} is truncated or its header is wrong: it claims {claimed:,} bytes of voxels and {held:,} "
@@ -312,7 +183,7 @@ def _check_length(header: _Header, claimed: int) -> None:
         )
 
 
-def _unpacked(header: _Header, stored_shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _unpacked(header: Header, stored_shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Compressed voxels of a MetaImage file.
 
     They are not read by ITK: where CompressedDataSize is missing, it takes the header for voxels.
@@ -323,13 +194,13 @@ def _unpacked(header: _Header, stored_shape: tuple[int, ...], dtype: np.dtype) -
     return np.frombuffer(held, dtype.newbyteorder(">" if big else "<")).reshape(stored_shape)
 
 
-def _unpack(header: _Header, claimed: int, take: Callable[[bytes], object]) -> None:
+def _unpack(header: Header, claimed: int, take: Callable[[bytes], object]) -> None:
     """Read compressed voxels to their checksums, count them, and give them to a function block by block.
 
     Raises:
         BadCaseError: A stream is damaged or ends too early, or holds more or fewer bytes than the header claims.
     """
-    path, fields, files = header.path, header.fields, _data_files(header)
+    path, fields, files = header.path, header.fields, itk_headers.data_files(header)
     skip = int(fields.get("byteskip", "0")) if header.nrrd else 0
     wanted = claimed // len(files) + (skip if skip > 0 else -skip - 1 if skip < 0 else 0)
     for part in files:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxseg.data.formats.files import itk, nifti, png, tiff
+from jaxseg.data.formats.files import itk, itk_headers, nifti, png, tiff
 from jaxseg.data.volumes.volume import BadCaseError
 
 
@@ -55,25 +55,25 @@ FORMATS = (
     NIFTI,
     Format(
         name="NRRD",
-        endings=itk.NRRD_ENDINGS,
+        endings=itk_headers.NRRD_ENDINGS,
         read_header=itk.open_file,
         save=itk.save,
         writes=(".nrrd",),
         readers=_ITK_READERS,
         begins=(b"NRRD",),
         package="SimpleITK",
-        parts=itk.parts,
+        parts=itk_headers.parts,
     ),
     Format(
         name="MetaImage",
-        endings=itk.META_ENDINGS,
+        endings=itk_headers.META_ENDINGS,
         read_header=itk.open_file,
         save=itk.save,
         writes=(".mha",),
         readers=_ITK_READERS,
         begins=(b"ObjectType", b"NDims"),
         package="SimpleITK",
-        parts=itk.parts,
+        parts=itk_headers.parts,
     ),
     Format(
         name="TIFF",

@@ -29,10 +29,6 @@ from jaxseg.data.volumes.grid import GridImage, make_image
 from jaxseg.data.volumes.volume import BadCaseError
 
 ENDINGS = (".tif", ".tiff")
-_UNIT_MM = {
-    **{"mm": 1.0, "millimeter": 1.0, "cm": 10.0, "m": 1000.0, "inch": 25.4, "nm": 1e-6, "nanometer": 1e-6},
-    **{"um": 1e-3, "µm": 1e-3, "μm": 1e-3, "\\u00b5m": 1e-3, "micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3},
-}
 _RESOLUTION_UNIT_MM = {2: 25.4, 3: 10.0}
 _NO_RESOLUTION = (1.0, 2.54, 72.0, 96.0)
 """Dots an inch that are no measurement; the first two are one dot an inch and one a centimetre."""
@@ -275,7 +271,7 @@ def _json(part: str) -> Any:
 def _described_mm(file: Any, page: Any, stack: bool) -> tuple[float, ...] | None:
     """Voxel size that ImageJ or OME gives; None if neither does."""
     described = file.imagej_metadata or {}
-    unit = _UNIT_MM.get(str(described.get("unit", "")).lower())
+    unit = headers.LENGTHS_MM.get(str(described.get("unit", "")).lower())
     per_unit = [_ratio(page, name) for name in ("XResolution", "YResolution")]
     if unit is not None and all(per_unit):
         return (*(unit / n for n in per_unit), unit * abs(float(described.get("spacing", 1.0)) or 1.0))
@@ -283,10 +279,9 @@ def _described_mm(file: Any, page: Any, stack: bool) -> tuple[float, ...] | None
         return None
     try:
         pixels = next(node for node in ElementTree.fromstring(file.ome_metadata).iter() if node.tag.endswith("Pixels"))
-        given = [
-            float(pixels.attrib[f"PhysicalSize{axis}"]) * _UNIT_MM[pixels.get(f"PhysicalSize{axis}Unit", "µm").lower()]
-            for axis in ("XYZ" if stack else "XY")
-        ]
+        axes = "XYZ" if stack else "XY"
+        units = [headers.LENGTHS_MM[pixels.get(f"PhysicalSize{axis}Unit", "µm").lower()] for axis in axes]
+        given = [float(pixels.attrib[f"PhysicalSize{axis}"]) * unit for axis, unit in zip(axes, units, strict=True)]
     except (ElementTree.ParseError, StopIteration, KeyError, ValueError):
         return None
     return (*given, 1.0)[:3]
