@@ -6,7 +6,8 @@ trained networks, and the loss half-way between them, mean little before one of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,53 +15,43 @@ from scipy.optimize import linear_sum_assignment
 
 from jaxseg import trees
 from jaxseg.analysis.interpolation import layer_of
-from jaxseg.analysis.wiring import FIXED, Wiring
+from jaxseg.analysis.wiring import Axis, Order, Wiring
 from jaxseg.types import Params
 
 SWEEPS = 50
 """Largest number of passes over all groups; ten are usual."""
 
-Order = Int[np.ndarray, " units"]
-"""For each unit of a network, the unit that takes its place."""
 Leaves = Mapping[str, np.ndarray]
 """Parameters by path."""
 
 
-def _takes(units: Int[np.ndarray, " channels"], order: Order) -> Int[np.ndarray, " channels"]:
-    """The channel that takes the place of each, when units are permuted; a unit may have several channels here."""
-    places: dict[int, list[int]] = {}
-    for channel, unit in enumerate(units):
-        places.setdefault(int(unit), []).append(channel)
-    seen = dict.fromkeys(places, 0)
-    taken = np.arange(len(units))
-    for channel, unit in enumerate(units):
-        if unit != FIXED:
-            taken[channel] = places[int(order[unit])][seen[int(unit)]]
-            seen[int(unit)] += 1
-    return taken
+class _Side(NamedTuple):
+    """Where the channels of a parameter belong."""
+
+    layer: str
+    last: Axis
+    before: Axis | None
+    """The axis before the last, of a kernel."""
+
+    def moved(self, leaf: np.ndarray, order: Order) -> np.ndarray:
+        """The parameter with its units in another order."""
+        leaf = leaf[..., self.last.taken(order)]
+        return leaf if self.before is None else leaf[..., self.before.taken(order), :]
 
 
-def _sides(wiring: Wiring, path: str) -> tuple[str, np.ndarray, np.ndarray | None]:
-    """The layer of a parameter, and the units of its last axis, and of the one before that in a kernel."""
+def _side(wiring: Wiring, path: str) -> _Side:
     layer = layer_of(path, wiring.gives)
+    reads, gives = wiring.axes[layer]
     name = path.removeprefix(f"{layer}/")
     if "/" in name:  # of a norm in front of a convolution, whose channels are those that this reads
-        return layer, wiring.reads[layer], None
-    return layer, wiring.gives[layer], wiring.reads[layer] if name == "kernel" else None
-
-
-def _moved(leaf: np.ndarray, last: np.ndarray, before: np.ndarray | None, order: Order) -> np.ndarray:
-    leaf = leaf[..., _takes(last, order)]
-    return leaf if before is None else leaf[..., _takes(before, order), :]
+        return _Side(layer, reads, None)
+    return _Side(layer, gives, reads if name == "kernel" else None)
 
 
 def permute(wiring: Wiring, params: Params, order: Order) -> Params:
     """Return the network with its units in another order; it computes the same function."""
-    moved = {}
-    for path, leaf in trees.flatten(params).items():
-        _, last, before = _sides(wiring, path)
-        moved[path] = _moved(np.asarray(leaf), last, before, order)
-    return trees.unflatten(moved)
+    leaves = trees.flatten(params)
+    return trees.unflatten({path: _side(wiring, path).moved(np.asarray(leaf), order) for path, leaf in leaves.items()})
 
 
 def align(wiring: Wiring, a: Params, b: Params) -> Order:
@@ -71,12 +62,14 @@ def align(wiring: Wiring, a: Params, b: Params) -> Order:
         This ends in a local optimum; it starts from the present order of `b`, so the distance never grows.
     """
     ours, theirs = (_weights(params) for params in (a, b))
+    sides = {path: _side(wiring, path) for path in theirs}
+    groups = [(group, _uses(sides, group)) for group in wiring.groups]
     order = np.arange(wiring.count)
     for _ in range(SWEEPS):
         changed = False
-        for group in wiring.groups:
+        for group, uses in groups:
             proposed = order.copy()
-            gain = _products(wiring, ours, theirs, order, group)
+            gain = _products(uses, ours, theirs, order, group)
             rows, columns = linear_sum_assignment(gain, maximize=True)
             now = np.searchsorted(np.sort(group), order[group])
             proposed[group[rows]] = np.sort(group)[columns]
@@ -84,11 +77,12 @@ def align(wiring: Wiring, a: Params, b: Params) -> Order:
             if better <= 1e-6 * np.abs(gain).max():
                 continue
             # A layer that reads and gives channels of one group was assigned with only one of its sides permuted.
-            touched = _touched(wiring, group)
-            if any(_reads_and_gives(wiring, layer, group) for layer in touched) and (
-                _agreement(wiring, ours, theirs, proposed, touched) <= _agreement(wiring, ours, theirs, order, touched)
-            ):
-                continue
+            if _read_and_given(wiring, group):
+                layers = {use.side.layer for use in uses}
+                touched = {path: side for path, side in sides.items() if side.layer in layers}
+                after, before = (_agreement(touched, ours, theirs, each) for each in (proposed, order))
+                if after <= before:
+                    continue
             order, changed = proposed, True
         if not changed:
             break
@@ -103,50 +97,53 @@ def _weights(params: Params) -> Leaves:
     }  # fmt: skip
 
 
-def _touched(wiring: Wiring, group: Int[np.ndarray, " units"]) -> list[str]:
-    """Layers that give or read channels of a group."""
-    return [
-        layer for layer in wiring.gives
-        if np.isin(wiring.gives[layer], group).any() or np.isin(wiring.reads[layer], group).any()
-    ]  # fmt: skip
+class _Use(NamedTuple):
+    """A parameter that has channels of a group."""
+
+    path: str
+    side: _Side
+    last: Int[np.ndarray, "times units"]
+    """Its channels on the last axis, and on the one before; no rows if there are none."""
+    before: Int[np.ndarray, "times units"]
 
 
-def _reads_and_gives(wiring: Wiring, layer: str, group: Int[np.ndarray, " units"]) -> bool:
-    return bool(np.isin(wiring.gives[layer], group).any() and np.isin(wiring.reads[layer], group).any())
+def _uses(sides: Mapping[str, _Side], group: Int[np.ndarray, " units"]) -> list[_Use]:
+    none = np.empty((0, len(group)), np.int64)
+    found = [
+        _Use(path, side, side.last.of(group), none if side.before is None else side.before.of(group))
+        for path, side in sides.items()
+    ]
+    return [use for use in found if len(use.last) or len(use.before)]
 
 
-def _agreement(wiring: Wiring, ours: Leaves, theirs: Leaves, order: Order, layers: list[str]) -> float:
-    """Sum of products of the weights of some layers."""
-    total = 0.0
-    for path, leaf in theirs.items():
-        layer, last, before = _sides(wiring, path)
-        if layer in layers:
-            total += float(np.vdot(ours[path], _moved(leaf, last, before, order)))
-    return total
+def _read_and_given(wiring: Wiring, group: Int[np.ndarray, " units"]) -> bool:
+    """Whether some layer reads channels of a group and gives others of it."""
+    return any(len(reads.of(group)) and len(gives.of(group)) for reads, gives in wiring.axes.values())
+
+
+def _agreement(sides: Mapping[str, _Side], ours: Leaves, theirs: Leaves, order: Order) -> float:
+    """Sum of products of some weights."""
+    return sum(float(np.vdot(ours[path], side.moved(theirs[path], order))) for path, side in sides.items())
 
 
 def _products(
-    wiring: Wiring, ours: Leaves, theirs: Leaves, order: Order, group: Int[np.ndarray, " units"]
+    uses: Iterable[_Use], ours: Leaves, theirs: Leaves, order: Order, group: Int[np.ndarray, " units"]
 ) -> Float[np.ndarray, "units units"]:
     """Return the products of all weights of every two units of a group, ours and theirs (the latter ascending)."""
-    sums = np.zeros((len(group), len(group)))
-    for path, a in ours.items():
-        b = theirs[path]
-        _, last, before = _sides(wiring, path)
-        if np.isin(last, group).any():
-            known = b if before is None else b[..., _takes(before, order), :]
-            _add(sums, a.reshape(-1, a.shape[-1]), known.reshape(-1, b.shape[-1]), last, group)
-        if before is not None and np.isin(before, group).any():
-            known = b[..., _takes(last, order)]
-            left, right = (np.moveaxis(side, -2, -1).reshape(-1, side.shape[-2]) for side in (a, known))
-            _add(sums, left, right, before, group)
+    sums, ascending = np.zeros((len(group), len(group))), np.argsort(group)
+
+    def add(a: np.ndarray, b: np.ndarray, channels: Int[np.ndarray, "times units"]) -> None:
+        """Adds products of the columns of two matrices, columns of one unit in their order."""
+        for which in channels:
+            sums[:] += a[:, which].T @ b[:, which[ascending]]
+
+    for path, side, last, before in uses:
+        a, b = ours[path], theirs[path]
+        if len(last):
+            known = b if side.before is None else b[..., side.before.taken(order), :]
+            add(a.reshape(-1, a.shape[-1]), known.reshape(-1, b.shape[-1]), last)
+        if len(before):
+            known = b[..., side.last.taken(order)]
+            left, right = (np.moveaxis(leaf, -2, -1).reshape(-1, leaf.shape[-2]) for leaf in (a, known))
+            add(left, right, before)
     return sums
-
-
-def _add(sums: np.ndarray, a: np.ndarray, b: np.ndarray, units: np.ndarray, group: np.ndarray) -> None:
-    """Adds products of the columns of two matrices, columns of one unit in their order."""
-    channels = [np.flatnonzero(units == unit) for unit in group]
-    ascending = np.argsort(group)
-    for which in zip(*channels, strict=True):
-        left = np.array(which)
-        sums += a[:, left].T @ b[:, left[ascending]]

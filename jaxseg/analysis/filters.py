@@ -166,7 +166,7 @@ def moran(kernel: Kernel, rng: np.random.Generator, *, permutations: int = 999) 
         return scale * gram[orders[:, pairs[:, 0]], orders[:, pairs[:, 1]]].sum(1)
 
     observed = float(indices(np.arange(len(slices))[None])[0])
-    null = indices(np.stack([rng.permutation(len(slices)) for _ in range(permutations)]))
+    null = indices(rng.permuted(np.tile(np.arange(len(slices)), (permutations, 1)), axis=1))
     # Count indices at least as far, up to rounding: symmetries of the grid give permutations with the same index.
     further = np.abs(null - expected) >= abs(observed - expected) - 1e-12
     return Moran(observed, expected, float((1 + further.sum()) / (1 + permutations)))

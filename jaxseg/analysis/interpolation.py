@@ -21,10 +21,10 @@ Windows = tuple[Float[Array, "batches windows *patch channels"], Int[Array, "bat
 
 
 class Quality(NamedTuple):
-    """Quality of one network on windows."""
+    """Quality of one network on windows, or of several."""
 
-    loss: Float[Array, ""]
-    dsc: Float[Array, ""]
+    loss: Float[Array, " *networks"]
+    dsc: Float[Array, " *networks"]
     """DSC of all windows' voxels together, averaged over the labels that occur in them."""
 
 
@@ -114,8 +114,8 @@ def layer_of(path: str, layers: Collection[str]) -> str:
 
 def make_rewind(
     quality: Callable[[Params, Windows], Quality], layers: Sequence[str]
-) -> Callable[[Params, Params, Windows], Float[Array, " layers_and_none"]]:
-    """Make a function for the DSC with each layer in turn reset to its start, and with none reset (Zhang et al. 2019).
+) -> Callable[[Params, Params, Windows], Quality]:
+    """Make a function for the quality with each layer in turn reset to its start, and with none (Zhang et al. 2019).
 
     There is no training afterwards (arXiv:1902.01996): a layer that changed little may still matter, and one that
     changed a lot may not.
@@ -125,12 +125,12 @@ def make_rewind(
     """
     number = {name: index for index, name in enumerate(layers)}
 
-    def rewind(start: Params, end: Params, windows: Windows) -> Float[Array, " layers_and_none"]:
-        def without(index: jax.Array) -> jax.Array:
+    def rewind(start: Params, end: Params, windows: Windows) -> Quality:
+        def without(index: jax.Array) -> Quality:
             def choose(path: str, new: jax.Array, old: jax.Array) -> jax.Array:
                 return jnp.where(index == number[layer_of(path, number)], old, new)
 
-            return quality(trees.map_with_path(choose, end, start), windows).dsc
+            return quality(trees.map_with_path(choose, end, start), windows)
 
         return lax.map(without, jnp.arange(len(layers) + 1))
 

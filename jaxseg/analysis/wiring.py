@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -31,6 +32,41 @@ FIXED = -1
 _Channel = tuple[str, int]
 """A layer and the index of one of its output channels."""
 
+Order = Int[np.ndarray, " units"]
+"""For each unit of a network, the unit that takes its place."""
+
+
+class Axis:
+    """An axis of channels of some kernel: which unit each belongs to, and where the channels of each unit are."""
+
+    def __init__(self, units: Int[np.ndarray, " channels"]) -> None:
+        """Note where units are; one may have several channels here, which keep their order."""
+        places: dict[int, list[int]] = collections.defaultdict(list)
+        number = np.empty(len(units), np.int64)
+        for channel, unit in enumerate(units.tolist()):
+            number[channel] = len(places[unit])
+            places[unit].append(channel)
+        self._still = np.arange(len(units))
+        self._moving = np.flatnonzero(units != FIXED)
+        self._units, self._number = units[self._moving], number[self._moving]
+        places.pop(FIXED, None)
+        self._channels = np.full((max(places, default=-1) + 1, max(map(len, places.values()), default=0)), -1)
+        for unit, own in places.items():
+            self._channels[unit, : len(own)] = own
+
+    def of(self, group: Int[np.ndarray, " units"]) -> Int[np.ndarray, "times units"]:
+        """Return the channels of the units of a group, which have equally many; no rows if they have none here."""
+        if group.max() >= len(self._channels):
+            return np.empty((0, len(group)), np.int64)
+        found = self._channels[group]
+        return found[:, found[0] >= 0].T
+
+    def taken(self, order: Order) -> Int[np.ndarray, " channels"]:
+        """Return the channel that takes the place of each when units are permuted."""
+        taken = self._still.copy()
+        taken[self._moving] = self._channels[order[self._units], self._number]
+        return taken
+
 
 @dataclasses.dataclass(frozen=True)
 class Wiring:
@@ -42,6 +78,11 @@ class Wiring:
     """Unit of every output channel, by the path of the layer."""
     groups: tuple[Int[np.ndarray, " units"], ...]
     """Groups of units that can be permuted among each other, in forward order."""
+
+    @functools.cached_property
+    def axes(self) -> dict[str, tuple[Axis, Axis]]:
+        """Of every layer, the axis of the channels that it reads, and that of those that it gives."""
+        return {layer: (Axis(self.reads[layer]), Axis(self.gives[layer])) for layer in self.gives}
 
     @property
     def count(self) -> int:

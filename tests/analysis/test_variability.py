@@ -67,7 +67,7 @@ def test_a_layer_is_reset_with_its_norm(name):
     # All is 1 at the end and 0 at the start; the score says how many parameters are still those of the end.
     start, end = (jax.tree.map(lambda leaf, at=at: jnp.full((), at), shapes) for at in (0.0, 1.0))
     count = lambda params, _: interpolation.Quality(jnp.zeros(()), sum(jax.tree.leaves(params)))  # noqa: E731
-    left = interpolation.make_rewind(count, layers)(start, end, ())
+    left = interpolation.make_rewind(count, layers)(start, end, ()).dsc
     own = [sum(path.startswith(f"{layer}/") for path in paths) for layer in layers]
     assert (len(paths) - left).tolist() == [*own, 0]
     assert sum(own) == len(paths)

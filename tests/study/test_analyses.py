@@ -206,8 +206,8 @@ def test_only_the_encoder_moved(ready, scratch, tools, plan):
     angles = {row["layer"]: row["angle_deg"] for row in filters.filter_rows(moved, rng, rng)}
     assert all((angle > 5) == layer.startswith("encoder") for layer, angle in angles.items())
     windows = make_probes(ready, judged_cases(ready, 0), rng_for(ready, "windows", 0))
-    rewound = variation.rewind_rows(moved, windows, tools.judge, plan)
-    untrained = variation.rewind_rows(dataclasses.replace(scratch, end=scratch.start), windows, tools.judge, plan)
+    rewound, _ = variation.rewind_rows(moved, windows, tools.judge, plan)
+    untrained, _ = variation.rewind_rows(dataclasses.replace(scratch, end=scratch.start), windows, tools.judge, plan)
     of = lambda rows, how: [row for row in rows if row["how"] == how]  # noqa: E731
     assert all(row["drop"] == 0 for row in of(untrained, "rewind"))
     assert {row["dsc"] for row in rewound}.isdisjoint(row["dsc"] for row in untrained), "the end is what is judged"
@@ -244,14 +244,15 @@ def test_two_networks_that_differ_by_the_order_of_their_channels(ready, scratch,
     (distance,) = variation.parameter_rows(twins)
     assert distance["value"] > 0.1
     windows = make_probes(ready, judged_cases(ready, 0), rng_for(ready, "windows", 0))
-    losses = [row["loss"] for row in variation.path_rows(twins, windows, tools.judge, plan, [(0, 1)])]
-    np.testing.assert_allclose(losses[0], losses[-1], rtol=1e-5)
-    assert abs(losses[5] - losses[0]) > 1e-4, "halfway lies another network"
     partners = variation.aligned_partners(twins, tools.judge.wiring, [(0, 1)])
     (distance,) = variation.aligned_parameter_rows(twins, [(0, 1)], partners)
     assert distance["value"] == 0
-    losses = [row["loss"] for row in variation.path_rows(twins, windows, tools.judge, plan, [(0, 1)], partners)]
-    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
+    _, own = variation.rewind_rows(twins, windows, tools.judge, plan)
+    both = variation.path_rows(twins, windows, tools.judge, plan, [(0, 1)], partners, own)
+    losses, aligned = ([row["loss"] for row in rows] for rows in both)
+    np.testing.assert_allclose(losses[0], losses[-1], rtol=1e-5)
+    assert abs(losses[5] - losses[0]) > 1e-4, "halfway lies another network"
+    np.testing.assert_allclose(aligned, losses[0], rtol=1e-5)
 
 
 def test_the_floor_of_reuse_shares_no_random_weights_with_the_source(tiny_study):

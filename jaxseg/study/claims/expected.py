@@ -16,12 +16,11 @@ import numpy as np
 import pandas as pd
 
 from jaxseg import trees
-from jaxseg.analysis import activations
 from jaxseg.models import layer_names
 from jaxseg.streams import host_rng
 from jaxseg.study.claims.rules import CONTROL_SHARE, INDEXES, RANDOM, SHAPES
 from jaxseg.study.plan.planned import PlannedStudy
-from jaxseg.study.plan.program import Program, abstract_params, param_labels
+from jaxseg.study.plan.program import Program, abstract_params, feature_grids, param_labels
 from jaxseg.study.plan.runs import Run
 from jaxseg.study.plan.tasks import spread
 from jaxseg.study.probe import representations
@@ -177,8 +176,7 @@ def _usable_layers(program: Program, cases: int, most: int) -> dict[str, bool]:
 
     Sites are counted as if all positions were apart; features are those of windows of the analysed cases.
     """
-    params, patch = abstract_params(program), program.task.patch
-    grids = activations.layer_grids(program.network, params, patch, program.channels)
+    grids = feature_grids(program)
     positions = max(most // (cases * WINDOWS), 3)
     found = {}
     for layer in layer_names(program.model):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxseg import averaging, losses, optim, trees
+from jaxseg.analysis import activations
 from jaxseg.models import Network, conv, make_model
 from jaxseg.regions import Regions
 from jaxseg.settings import Compute, LossSettings, ModelSettings, OptimSettings, TaskSettings, TrainSettings
@@ -145,6 +146,16 @@ def abstract_params(program: Program) -> Any:
 def _abstract_params(model: Network, shape: tuple[int, ...]) -> Any:
     image = jax.ShapeDtypeStruct(shape, jnp.float32)
     return jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), image)["params"]
+
+
+def feature_grids(program: Program) -> Mapping[str, tuple[int, ...]]:
+    """Returns the spatial shape of every recorded layer over one window, without computing anything."""
+    return _feature_grids(dataclasses.replace(program, form="auto").network, image_shape(program))
+
+
+@functools.lru_cache(maxsize=64)
+def _feature_grids(model: Network, shape: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:
+    return activations.layer_grids(model, _abstract_params(model, shape), shape[1:-1], shape[-1])
 
 
 def param_labels(program: Program) -> Any:

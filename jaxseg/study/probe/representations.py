@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxseg import seeds, trees
+from jaxseg import seeds
 from jaxseg.analysis import activations, case_similarity, similarity, sites
 from jaxseg.models import layer_names
-from jaxseg.study.plan.program import Program
+from jaxseg.study.plan.program import Program, feature_grids
 from jaxseg.study.probe.networks import Networks
 from jaxseg.study.probe.probes import Probes
 
@@ -86,9 +86,7 @@ def represent(
         same_start: The same runs at another end, whose features of the start are reused.
     """
     settings = networks.program.model
-    model = networks.program.network
-    patch, channels = probes.labels.shape[2:], probes.images.shape[-1]
-    grids = activations.layer_grids(model, trees.take(networks.end, 0), patch, channels)
+    patch, grids = probes.labels.shape[2:], feature_grids(networks.program)
     flat, shape = probes.positions.reshape(-1, len(patch)), probes.positions.shape[:3]
     chosen = {layer: sites.nearest_sites(flat, patch, grids[layer]).reshape(shape) for layer in layer_names(settings)}
     images, indices = seeds.replicate((probes.images, chosen), plan)

@@ -154,10 +154,8 @@ def measure(
         sources |= {(arm, seed): source for seed, source in zip(networks.seeds, networks.source_seeds, strict=True)}
         tell(f"{arm}, filters")
         montages.append(_measure_filters(planned, networks, rows, (train_cases, fold), arm == baseline))
-        tell(f"{arm}, layers set back")
-        rows["rewind"] += variation.rewind_rows(networks, windows, own.judge, plan)
-        tell(f"{arm}, lines between runs")
-        _measure_lines(networks, windows, own.judge, plan, rows, settings.barrier_pairs)
+        tell(f"{arm}, layers set back, and lines between runs")
+        _measure_altered(networks, windows, own.judge, plan, rows, settings.barrier_pairs)
         tell(f"{arm}, features")
         represented.append(representations.represent(networks, probes, own.record, plan))
         halfway += [
@@ -182,14 +180,9 @@ def measure(
     for row in rows["pairs"]:
         row |= {f"source_{side}": sources[row[f"arm_{side}"], row[f"seed_{side}"]] for side in "ab"}
     cases = files.read_table(planned.workdir / "results" / "cases.csv")
+    cases = cases[(cases["train_cases"] == train_cases) & (cases["fold"] == fold)]
     rows["variability"] = spread.variability_rows(
-        represented,
-        found,
-        rows["pairs"],
-        rows["similarity"],
-        cases[(cases["train_cases"] == train_cases) & (cases["fold"] == fold)],
-        confidence=settings.confidence,
-        sources=shared,
+        represented, found, rows["pairs"], rows["similarity"], cases, confidence=settings.confidence, sources=shared
     )
     overlays = pictures.overlays(predicted, shown, study.report.examples, target.classes)
     return rows, pictures.merge(montages, overlays, train_cases, fold)
@@ -210,10 +203,15 @@ def _measure_filters(
     return shown
 
 
-def _measure_lines(
+def _measure_altered(
     networks: Networks, windows: Probes, judge: variation.Judge, plan: SeedPlan, rows: Rows, most: int
 ) -> None:
-    """Adds the rows of what lies between two runs of an arm, as they are and with their channels aligned."""
+    """Adds the rows of an arm's runs with layers set back, and of what lies between about `most` pairs of them.
+
+    Pairs are taken as they are, and with their channels aligned.
+    """
+    rewound, own = variation.rewind_rows(networks, windows, judge, plan)
+    rows["rewind"] += rewound
     pairs = variation.pairs_of(len(networks), most)
     rows["pairs"] += variation.parameter_rows(networks)
     if not pairs:
@@ -223,7 +221,6 @@ def _measure_lines(
     # Between two networks, running statistics of batch norms belong to neither.
     if networks.program.model.norm == "batch":
         return
-    rows["interpolation"] += (lines := variation.path_rows(networks, windows, judge, plan, pairs))
-    rows["pairs"] += variation.barrier_rows(lines)
-    aligned = variation.path_rows(networks, windows, judge, plan, pairs, partners)
-    rows["pairs"] += variation.barrier_rows(aligned, "barrier_aligned")
+    lines, aligned = variation.path_rows(networks, windows, judge, plan, pairs, partners, own)
+    rows["interpolation"] += lines
+    rows["pairs"] += variation.barrier_rows(lines) + variation.barrier_rows(aligned, "barrier_aligned")

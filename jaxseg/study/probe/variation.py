@@ -29,7 +29,7 @@ from jaxseg.study.score.units import EACH_ITS_OWN, Sources
 from jaxseg.types import Params
 
 ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 11))
-"""The points on the line between two runs."""
+"""The points on the line between two runs; at the first and the last lies one of them."""
 
 OF_PAIRS = (
     *("disagreement", "pairwise_dsc", "parameter_distance", "barrier"),
@@ -60,7 +60,7 @@ def make_judge(program: Program, plan: seeds.SeedPlan) -> Judge:
         return model.init(stream_key(seed, "rerandomise"), image)["params"]
 
     return Judge(
-        seeds.map_seeds(interpolation.make_path(quality, ALPHAS), plan=plan, shared=(2,)),
+        seeds.map_seeds(interpolation.make_path(quality, ALPHAS[1:-1]), plan=plan, shared=(2,)),
         seeds.map_seeds(interpolation.make_rewind(quality, layers), plan=plan, shared=(2,)),
         layers,
         trace_wiring(program.model, program.classes, program.channels),
@@ -68,18 +68,26 @@ def make_judge(program: Program, plan: seeds.SeedPlan) -> Judge:
     )
 
 
-def rewind_rows(networks: Networks, probes: Probes, judge: Judge, plan: seeds.SeedPlan) -> list[dict[str, Any]]:
-    """Measures the DSC lost, without training, when a layer is set back to its start and when it is drawn anew."""
+def rewind_rows(
+    networks: Networks, probes: Probes, judge: Judge, plan: seeds.SeedPlan
+) -> tuple[list[dict[str, Any]], Float[np.ndarray, " runs"]]:
+    """Measures the DSC lost, without training, when a layer is set back to its start and when it is drawn anew.
+
+    Returns:
+        The rows, and the loss of each run as it is.
+    """
     windows = seeds.replicate((probes.images, probes.labels), plan)
     drawn = judge.fresh(np.array(networks.seeds, np.uint32))
-    rows = []
+    rows, found = [], None
     for how, params in (("rewind", networks.start), ("rerandomise", drawn)):
-        found = judge.rewind(seeds.put(params, plan), seeds.put(networks.end, plan), windows)
-        for seed, score in zip(networks.seeds, seeds.fetch(found, len(networks)), strict=True):
-            for layer, altered in zip(judge.layers, score, strict=False):  # the last score is of the unaltered network
-                scores = {"dsc": float(score[-1]), "dsc_rewound": float(altered), "drop": float(score[-1] - altered)}
+        altered = judge.rewind(seeds.put(params, plan), seeds.put(networks.end, plan), windows)
+        found = seeds.fetch(altered, len(networks))
+        for seed, score in zip(networks.seeds, found.dsc, strict=True):
+            for layer, dsc in zip(judge.layers, score, strict=False):  # the last score is of the unaltered network
+                scores = {"dsc": float(score[-1]), "dsc_rewound": float(dsc), "drop": float(score[-1] - dsc)}
                 rows.append({"arm": networks.arm, "seed": seed, "layer": layer, "how": how, **scores})
-    return rows
+    assert found is not None
+    return rows, found.loss[:, -1]
 
 
 def pairs_of(count: int, limit: int) -> list[tuple[int, int]]:
@@ -111,9 +119,10 @@ def path_rows(
     judge: Judge,
     plan: seeds.SeedPlan,
     pairs: Sequence[tuple[int, int]],
-    partners: Params | None = None,
-) -> list[dict[str, Any]]:
-    """Computes losses on straight lines between runs of the arm.
+    partners: Params,
+    own: Float[np.ndarray, " runs"],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Computes losses on straight lines between runs of the arm, and between runs whose channels are aligned.
 
     Args:
         networks: The runs of the arm.
@@ -121,25 +130,35 @@ def path_rows(
         judge: The functions of `make_judge`.
         plan: The seed plan of as many runs.
         pairs: Positions of runs.
-        partners: Networks that replace each pair's second one; see `aligned_partners`.
+        partners: The second network of each pair as `aligned_partners` gives it.
+        own: The loss of each run, and of its partners, which compute what it does.
+
+    Returns:
+        The rows of all lines between runs as they are, and those with partners.
     """
     windows = seeds.replicate((probes.images, probes.labels), plan)
+    runs = np.array(pairs)
+    # Both kinds one after the other: a last part that is not full is computed as if it were.
+    firsts = trees.take(networks.end, np.tile(runs[:, 0], 2))
+    seconds = jax.tree.map(lambda *both: np.concatenate(both), trees.take(networks.end, runs[:, 1]), partners)
     found: list[np.ndarray] = []
-    for first in range(0, len(pairs), len(networks)):
+    for first in range(0, 2 * len(pairs), len(networks)):
         # Filled up to the number of runs, so that one program serves all.
-        part = np.minimum(np.arange(first, first + len(networks)), len(pairs) - 1)
-        rows = np.array(pairs)[part]
-        second = trees.take(networks.end, rows[:, 1]) if partners is None else trees.take(partners, part)
-        ends = [seeds.put(params, plan) for params in (trees.take(networks.end, rows[:, 0]), second)]
-        found += list(seeds.fetch(judge.path(*ends, windows), min(len(networks), len(pairs) - first)))
-    return [
-        {
-            **{"arm": networks.arm, "seed_a": networks.seeds[a], "seed_b": networks.seeds[b]},
-            **{"alpha": alpha, "loss": float(loss)},
-        }
-        for (a, b), losses_on_line in zip(pairs, found, strict=True)
-        for alpha, loss in zip(ALPHAS, losses_on_line, strict=True)
+        part = np.minimum(np.arange(first, first + len(networks)), 2 * len(pairs) - 1)
+        ends = [seeds.put(trees.take(params, part), plan) for params in (firsts, seconds)]
+        found += list(seeds.fetch(judge.path(*ends, windows), min(len(networks), 2 * len(pairs) - first)))
+    rows = [
+        [
+            {
+                **{"arm": networks.arm, "seed_a": networks.seeds[a], "seed_b": networks.seeds[b]},
+                **{"alpha": alpha, "loss": float(loss)},
+            }
+            for (a, b), inside in zip(pairs, losses_inside, strict=True)
+            for alpha, loss in zip(ALPHAS, (own[a], *inside, own[b]), strict=True)
+        ]
+        for losses_inside in (found[: len(pairs)], found[len(pairs) :])
     ]
+    return rows[0], rows[1]
 
 
 # ------------------------------------------------------------------------------------------------------- predictions
