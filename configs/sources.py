@@ -4,12 +4,12 @@
 
 TARGET and each SOURCE are what `data` takes (folders of images and labels, built-in tasks) or names of sets that
 configs/pairs.py knows, then with the folder that all of them lie in: TARGET,SOURCE+SOURCE,FOLDER; with ,slices behind
-it volumes are segmented slice by slice. A source becomes the arm `transfer_NAME`, whose networks this study trains.
-`given:FOLDER` becomes `given_NAME`: all seeds start from the one network in that folder, and what is said of it is said
-of this checkpoint. `A++B` is one source that is pooled from two sets, with labels joined by name, and becomes
-`transfer_A-B`. `ssl` stands for the arms `ssl_source`, which learns from the images of the first SOURCE if there is
-one, and `ssl_target`. Eight seeds of 500 steps with three sources take about half an hour on two CPU cores, and the
-page says which start to take (docs/ranking.md).
+it volumes are segmented slice by slice, those of folders across the axial axis. A source becomes the arm
+`transfer_NAME`, whose networks this study trains. `given:FOLDER` becomes `given_NAME`: all seeds start from the one
+network in that folder, and what is said of it is said of this checkpoint. `A++B` is one source that is pooled from two
+sets, with labels joined by name, and becomes `transfer_A-B`. `ssl` stands for the arms `ssl_source`, which learns from
+the images of the first SOURCE if there is one, and `ssl_target`. Eight seeds of 500 steps with three sources take about
+half an hour on two CPU cores, and the page says which start to take (docs/ranking.md).
 """
 
 from ml_collections import ConfigDict
@@ -33,10 +33,10 @@ def arm_name(prefix: str, data: str) -> str:
     return f"{prefix}_" + "".join(c if c.isascii() and (c.isalnum() or c in "_.") else "-" for c in last)
 
 
-def task_of(name: str, folder: str, ndim: int) -> ConfigDict:
+def task_of(name: str, folder: str, ndim: int, slices: bool) -> ConfigDict:
     """A set's own settings, or those that suit most images of a folder; of pooled sets, those of the first."""
     if POOL in name:
-        tasks = [task_of(one, folder, ndim) for one in name.split(POOL)]
+        tasks = [task_of(one, folder, ndim, slices) for one in name.split(POOL)]
         tasks[0].data = "+".join(task.data for task in tasks)
         tasks[0].val_cases = max(tasks[0].val_cases, len(tasks))
         return tasks[0]
@@ -46,6 +46,8 @@ def task_of(name: str, folder: str, ndim: int) -> ConfigDict:
         return task
     task.data = f"{folder}/{name}" if folder else name
     task.patch = (32, 32, 32) if ndim == 3 else (64, 64)
+    # What lies in a folder is not known here: its volumes are cut where that is asked for.
+    task.as_slices = "axial" if slices else ""
     task.val_cases = 2
     task.augment.gamma = 0.2
     task.augment.brightness = 0.2
@@ -68,10 +70,10 @@ def get_config(study: str = "hippocampus_mr,cardiac_ed_mr+rodent_brain_epi") -> 
     ndim = 2 if how or {target, *pooled} & {*pairs.IMAGES} else 3
     config.model.ndim = ndim
     config.model.widths = (8, 16, 32, 64) if ndim == 2 else (8, 16, 32)
-    config.target = task_of(target, folder, ndim)
+    config.target = task_of(target, folder, ndim, bool(how))
     config.target.train_cases = (pairs.SETS.get(target, {}).get("sizes", (4, 8))[1],)
     # The source of arms that name none of their own.
-    config.source = task_of((trained or [target])[0], folder, ndim)
+    config.source = task_of((trained or [target])[0], folder, ndim, bool(how))
 
     config.optim.schedule = "constant"
     config.train.average = 0.2
@@ -94,7 +96,7 @@ def get_config(study: str = "hippocampus_mr,cardiac_ed_mr+rodent_brain_epi") -> 
             given = {"from_workdir": name.removeprefix("given:"), "share": "one"}
             arms = {arm_name("given", name.removeprefix("given:")): default.arm("pretrained", "none", pretrain=given)}
         else:
-            source = task_of(name, folder, ndim)
+            source = task_of(name, folder, ndim, bool(how))
             arms = {arm_name("transfer", name): default.arm("pretrained", "none", source=source)}
         for arm, made in arms.items():
             if arm in config.arms:

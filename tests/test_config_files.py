@@ -119,6 +119,17 @@ def test_every_source_is_an_arm_with_a_task_of_its_own():
     assert list(made.arms)[3:] == ["given_import", "ssl_target"]
 
 
+def test_sources_of_folders_may_be_taken_slice_by_slice():
+    made = sources.get_config("here/target,cardiac_ed_mr+other/heads+a/b++c/d+ssl,somewhere,slices")
+    study = settings.parse(made)
+    check_networks(study)
+    assert (study.model.ndim, study.target.as_slices) == (2, "axial")
+    assert {arm.name: arm.source.as_slices for arm in study.arms} == dict.fromkeys(made.arms, "axial")
+    images = sources.get_config("nerve_us,other/images,somewhere,slices")
+    assert (images.target.as_slices, images.arms.transfer_images.source.as_slices) == ("", "axial")
+    assert sources.get_config("nerve_us,other/images,somewhere").arms.transfer_images.source.as_slices == ""
+
+
 def test_two_signs_pool_sets_to_one_source():
     made = sources.get_config("hippocampus_mr,cardiac_ed_mr++other/heads+cardiac_es_mr,somewhere")
     arms = {arm.name: arm.source for arm in settings.parse(made).arms}

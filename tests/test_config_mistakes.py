@@ -243,7 +243,7 @@ PADDED = {"model__up": "transposed", "model__pool_padding": (0,)}
         ({"pretrain__runs_per_source": 2, "pretrain__share": "one"}, "1 with pretrain.share = 'one'"),
         ({"optim__lr_grid": (0.1, 0.2), "optim__lr_seeds": (9,)}, "the same rates for all arms"),
         (
-            {"model__name": "vnet", "model__up": "transposed"},
+            {"model__name": "vnet", "model__blocks": (), "model__decoder_blocks": (), "model__up": "transposed"},
             "'nearest' with model.name = 'vnet'; it is a field of unet",
         ),
         ({**GROUPS, "model__head": "conv_norm"}, "'product' with a group norm"),

@@ -1,8 +1,8 @@
-"""Loss of a network on the line to another network, and with one layer reset to its start."""
+"""Networks on the line to another network, and with a layer of another, and how good they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -21,10 +21,10 @@ Windows = tuple[Float[Array, "batches windows *patch channels"], Int[Array, "bat
 
 
 class Quality(NamedTuple):
-    """Quality of one network on windows, or of several."""
+    """Quality of one network on windows, or of several runs."""
 
-    loss: Float[Array, " *networks"]
-    dsc: Float[Array, " *networks"]
+    loss: Float[Array, " *runs"]
+    dsc: Float[Array, " *runs"]
     """DSC of all windows' voxels together, averaged over the labels that occur in them."""
 
 
@@ -68,18 +68,10 @@ def make_quality(
     return quality
 
 
-def make_path(
-    quality: Callable[[Params, Windows], Quality], alphas: Sequence[float]
-) -> Callable[[Params, Params, Windows], Float[Array, " alphas"]]:
-    """Make a function for the losses at (1 - alpha) a + alpha b of two runs (Frankle et al. 2020, arXiv:1912.05671)."""
-
-    def path(a: Params, b: Params, windows: Windows) -> Float[Array, " alphas"]:
-        def at(alpha: jax.Array) -> jax.Array:
-            return quality(jax.tree.map(lambda x, y: (1 - alpha) * x + alpha * y, a, b), windows).loss
-
-        return lax.map(at, jnp.asarray(alphas, jnp.float32))
-
-    return path
+@jax.jit
+def on_line(a: Params, b: Params, alpha: float) -> Params:
+    """Return the network at (1 - alpha) a + alpha b, or several of them (Frankle et al. 2020, arXiv:1912.05671)."""
+    return jax.tree.map(lambda x, y: (1 - alpha) * x + alpha * y, a, b)
 
 
 def barrier(
@@ -112,26 +104,18 @@ def layer_of(path: str, layers: Collection[str]) -> str:
     raise ValueError(f"the parameter {path} is in none of the layers {', '.join(layers)}")
 
 
-def make_rewind(
-    quality: Callable[[Params, Windows], Quality], layers: Sequence[str]
-) -> Callable[[Params, Params, Windows], Quality]:
-    """Make a function for the quality with each layer in turn reset to its start, and with none (Zhang et al. 2019).
+def with_layer_of(other: Params, params: Params, layer: str, layers: Collection[str]) -> Params:
+    """Return a network with one layer of another network, or several networks with those of as many others.
 
-    There is no training afterwards (arXiv:1902.01996): a layer that changed little may still matter, and one that
-    changed a lot may not.
+    With a layer of its own start it is rewound (Zhang et al. 2019, arXiv:1902.01996). There is no training afterwards:
+    a layer that changed little may still matter, and one that changed a lot may not.
 
-    Returns:
-        `rewind(start, end, windows)`, which returns one value per layer and a last one with nothing reset.
+    Args:
+        other: The network that the layer is taken from.
+        params: The network that all else is taken from.
+        layer: One of `layers`.
+        layers: The layers, see `layer_of`.
     """
-    number = {name: index for index, name in enumerate(layers)}
-
-    def rewind(start: Params, end: Params, windows: Windows) -> Quality:
-        def without(index: jax.Array) -> Quality:
-            def choose(path: str, new: jax.Array, old: jax.Array) -> jax.Array:
-                return jnp.where(index == number[layer_of(path, number)], old, new)
-
-            return quality(trees.map_with_path(choose, end, start), windows)
-
-        return lax.map(without, jnp.arange(len(layers) + 1))
-
-    return rewind
+    return trees.map_with_path(
+        lambda path, own, others: others if layer_of(path, layers) == layer else own, params, other
+    )

@@ -39,9 +39,9 @@ def split_cases(
 
     If the task has folds of its own (`splits_final.json`, or `fold` or `validation` in dataset.json), the cases that a
     fold calls `val` are its test cases, validation cases are taken from its `train`, and cases in neither take no part.
-    Otherwise groups are shuffled with the seed. A set of k cases gets at most k where groups do not fit exactly, but at
-    least one group. Groups of each part of a pooled task are split by themselves, with a share of these numbers, so
-    that all sets hold cases of all parts.
+    Otherwise, and where `exclude_groups` holds every case that the fold would test, groups are shuffled with the seed.
+    A set of k cases gets at most k where groups do not fit exactly, but at least one group. Groups of each part of a
+    pooled task are split by themselves, with a share of these numbers, so that all sets hold cases of all parts.
 
     Args:
         prepared: The prepared task.
@@ -80,7 +80,7 @@ def _split_set(prepared: PreparedTask, draw: _Draw, exclude_groups: frozenset[st
     for record in prepared.cases:
         if record.group not in exclude_groups and (listed is None or record.name in listed[0] | listed[1]):
             groups.setdefault(record.group, []).append(record.name)
-    if listed is not None:
+    if listed is not None and not _tests_nothing_else(prepared, listed[1], exclude_groups):
         test = _listed_test(prepared, groups, fold, listed[1])
     else:
         test = _drawn_test(prepared, groups, test_cases, folds, fold, seed)
@@ -269,6 +269,16 @@ def _listed_fold(prepared: PreparedTask, fold: int, folds: int) -> tuple[frozens
             f"{', '.join(record.name for record in prepared.cases[:5])}, ..."
         )
     return train, test
+
+
+def _tests_nothing_else(prepared: PreparedTask, test: frozenset[str], groups: frozenset[str]) -> bool:
+    """Whether a listed fold tests cases of these groups alone.
+
+    So it is where a source is the target, or lists the same patients: the target tests that very fold, so that its
+    cases take no part in the source, whose own test cases are then drawn like those of a task without a list.
+    """
+    tested = {record.group for record in prepared.cases if record.name in test}
+    return bool(tested) and tested <= groups
 
 
 def _listed_test(

@@ -27,17 +27,22 @@ def network_arguments(settings: ModelSettings, *, channels: int, classes: int) -
     Raises:
         UserError: nnU-Net has no such network.
     """
-    for field, value, allowed in (
-        ("norm", settings.norm, ("instance", "batch")),
-        ("encoder", settings.encoder, ("learned",)),
-        ("skips", settings.skips, (True,)),
+    depth, ndim = len(settings.widths), settings.ndim
+    kernels = settings.kernels or ((3,) * ndim,) * depth
+    # PyTorch pads both ends alike, and an even kernel needs a voxel more at one of them.
+    odd = all(taps % 2 for axes in kernels for taps in axes)
+    for field, value, sound, allowed in (
+        ("norm", settings.norm, settings.norm in ("instance", "batch"), "'instance' or 'batch'"),
+        ("encoder", settings.encoder, settings.encoder == "learned", "'learned'"),
+        ("skips", settings.skips, settings.skips, "True"),
+        ("widths", settings.widths, depth > 1, "two levels or more"),
+        ("kernels", kernels, odd, "odd sizes"),
     ):
-        if value not in allowed:
+        if not sound:
             raise UserError(
                 f"model.{field} = {value!r}: nnU-Net has no such network to export to, only {allowed}; --format=jax "
                 f"exports every network"
             )
-    depth, ndim = len(settings.widths), settings.ndim
     strides = settings.strides or ((2,) * ndim,) * (depth - 1)
     count = "n_blocks_per_stage" if settings.residual else "n_conv_per_stage"
     arguments = {
@@ -46,7 +51,7 @@ def network_arguments(settings: ModelSettings, *, channels: int, classes: int) -
         "n_stages": depth,
         "features_per_stage": list(settings.widths),
         "conv_op": f"torch.nn.Conv{ndim}d",
-        "kernel_sizes": [list(taps) for taps in settings.kernels or ((3,) * ndim,) * depth],
+        "kernel_sizes": [list(taps) for taps in kernels],
         "strides": [[1] * ndim, *(list(step) for step in strides)],
         count: list(settings.blocks or (2,) * depth),
         # Here levels are counted from the finest, there stages from the coarsest.

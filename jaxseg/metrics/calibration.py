@@ -11,6 +11,8 @@ from jaxseg.types import UserError
 
 BINS = 15
 """Number of equal bins of [0, 1], as in Guo et al. 2017."""
+_ROUNDING = 1e-3
+"""How far a probability may be outside [0, 1]: those of a region are sums of means over many windows."""
 
 
 class CalibrationBins(NamedTuple):
@@ -38,7 +40,7 @@ def count_bins(
         bins: Number of equal bins of [0, 1].
 
     Raises:
-        UserError: The shapes differ, `ref` is not boolean, or a probability is outside [0, 1].
+        UserError: The shapes differ, `ref` is not boolean, or a probability is outside [0, 1] by more than rounding.
     """
     if probability.shape != ref.shape or ref.dtype != np.bool_:
         raise UserError(
@@ -46,7 +48,7 @@ def count_bins(
             f"{ref.dtype} {ref.shape}."
         )
     values = probability.ravel().astype(np.float64)
-    if values.size and not (values.min() >= -1e-6 and values.max() <= 1 + 1e-6):
+    if values.size and not (values.min() >= -_ROUNDING and values.max() <= 1 + _ROUNDING):
         raise UserError(f"metrics: probabilities lie between 0 and 1, got {values.min():g} to {values.max():g}.")
     index = np.clip((values * bins).astype(np.int64), 0, bins - 1)
     return CalibrationBins(

@@ -11,7 +11,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -27,6 +27,8 @@ OVERRIDES = tuple(name for name, kind in hints(ArmSettings).items() if dataclass
 """Sections of which an arm may override fields."""
 OWN = tuple(name for name in hints(ArmSettings) if name not in ("name", *OVERRIDES))
 """Fields of an arm that are no section."""
+CROSS_IDS = ".cross_ids"
+"""The end of the dotted name of the ids that an arm crosses."""
 FREE_SECTIONS = ("runtime", "report")
 """Sections that change no result: a workdir may be continued with other values of these."""
 GROWING = ("num_seeds", "looks", "target.test_data", "evaluate.ensemble")
@@ -83,6 +85,36 @@ def _source(config: Mapping[str, Any], over: Mapping[str, Any], path: str) -> Ta
     return _fill(TaskSettings, _merged(base, over, path), f"{path}.")
 
 
+def _check_settings_of_target(tree: Mapping[str, Any], study: StudySettings) -> None:
+    """Refuses settings of a source that is the target, and so has the target's: nothing would come of them.
+
+    Raises:
+        UserError: All of them, unless an arm with data of its own takes them.
+    """
+    data = {arm.get("source", {}).get("data", "target") for arm in tree["arms"].values()}
+    if study.source.data != "target" or data != {"target"}:
+        return
+    asked = _fill(TaskSettings, tree["source"], "source.")
+    unused = dict(_other_than(asked, study.target))
+    if unused:
+        given = ", ".join(f"config.source.{name} = {value!r}" for name, value in unused.items())
+        raise UserError(
+            f"{given}; allowed: the default or the value of the target, whose settings the source has with source.data "
+            f"= 'target'. Set {', '.join(f'target.{name}' for name in unused)}, or override it for an arm alone, such "
+            f"as arms.transfer.source = {{'augment': {{'noise': 0.5}}}}"
+        )
+
+
+def _other_than(asked: Any, target: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a task, by dotted name, that have neither their default nor the value that the target has."""
+    for field in dataclasses.fields(asked):
+        value, of_target = getattr(asked, field.name), getattr(target, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _other_than(value, of_target, f"{path}{field.name}.")
+        elif field.name != "data" and value not in (field.default, of_target):
+            yield f"{path}{field.name}", value
+
+
 def _arm(name: str, arm: Mapping[str, Any], config: Mapping[str, Any], study: StudySettings) -> ArmSettings:
     path = f"arms.{name}"
     if not isinstance(arm, Mapping):
@@ -134,6 +166,7 @@ def parse(config: ConfigDict) -> StudySettings:
     sections = {key: tree[key] for key in tree if key != "arms"}
     study: StudySettings = _fill(StudySettings, sections, "", source=_source(tree, {}, "source"), arms=())
     study = dataclasses.replace(study, arms=tuple(_arm(name, arm, tree, study) for name, arm in tree["arms"].items()))
+    _check_settings_of_target(tree, study)
     check_study(study)
     return dataclasses.replace(study, arms=tuple(map(_with_images_alone, study.arms)))
 
@@ -207,6 +240,13 @@ def _decisive_fields(config: ConfigDict) -> dict[str, Any]:
         return leaves
 
     fields = flat(json.loads(to_json(config)))
+
+    def crosses(ids: str) -> bool:
+        return bool(str(fields.get(f"{ids.removesuffix(CROSS_IDS)}.cross", "")).strip(" ,"))
+
+    # Crossed ids that are left out are those of the seeds, but a study that gets more seeds does not get more of them.
+    seeds = fields.get("seed_ids") or list(range(fields.get("num_seeds", 0)))
+    fields |= {key: seeds for key, ids in fields.items() if key.endswith(CROSS_IDS) and not ids and crosses(key)}
     return {
         key: value for key, value in fields.items() if key.split(".")[0] not in FREE_SECTIONS and key not in GROWING
     }
@@ -226,5 +266,8 @@ def differences(saved: ConfigDict, asked: ConfigDict) -> list[str]:
         before, after = old.get(key, missing), new.get(key, missing)
         if before != after:
             show = [repr(value) if value is not missing else "(absent)" for value in (before, after)]
-            lines.append(f"config.{key}: {show[0]} in the workdir, {show[1]} asked for")
+            mend = ""
+            if key.endswith(CROSS_IDS) and isinstance(before, list) and before:
+                mend = f"; () takes the seeds that the study has: to add seeds, set config.{key} = {tuple(before)}"
+            lines.append(f"config.{key}: {show[0]} in the workdir, {show[1]} asked for{mend}")
     return lines

@@ -143,8 +143,7 @@ def _check_arm(arm: ArmSettings, study: StudySettings) -> None:
         need(arm.init == "random", f"{path}.init", arm.init, "'random' with kind 'prior', which has no network")
         need(arm.freeze == "none", f"{path}.freeze", arm.freeze, "'none' with kind 'prior', which has no network")
     _check_cross(arm, study.base_seed, path, need)
-    largest = max(study.seeds) + arm.seed_offset
-    need(largest <= MAX_SEED, f"{path}.seed_offset", arm.seed_offset, f"seed ids up to {MAX_SEED}, not {largest}")
+    _check_offset(arm, study, path, need)
     _check_training(arm, note)
     check_task(study.target, arm.model.ndim, needs("config.target.", note))
     pretrain, warmup = arm.pretrain, arm.optim.warmup_steps
@@ -172,6 +171,21 @@ def _check_arm(arm: ArmSettings, study: StudySettings) -> None:
         # Source networks are trained with the study's own optimizer.
         warmup = study.optim.warmup_steps
         need(warmup < pretrain.steps, "optim.warmup_steps", warmup, f"fewer than pretrain.steps = {pretrain.steps}")
+
+
+def _check_offset(arm: ArmSettings, study: StudySettings, path: str, need: Need) -> None:
+    """Checks the seeds of an arm that has others than the study, up to the last look: later nothing can be changed."""
+    offset, seeds = arm.seed_offset, study.declared_seeds
+    largest = max(seeds) + offset
+    need(largest <= MAX_SEED, f"{path}.seed_offset", offset, f"seed ids up to {MAX_SEED}, not {largest}")
+    beside = [other.name for other in study.arms if other.kind == "network" and not (other.seed_offset or other.cross)]
+    shared = sorted({*seeds} & {seed + offset for seed in seeds}) if offset else []
+    look = f" up to the look at {study.looks[-1]}" if len(seeds) > len(study.seeds) else ""
+    allowed = (
+        f"0, or a number that makes its seeds others than those of arm(s) {', '.join(beside)}{look}, such as 1000; "
+        f"these too have seed(s) {', '.join(map(str, shared))}"
+    )
+    need(arm.kind == "prior" or not (shared and beside), f"{path}.seed_offset", offset, allowed)
 
 
 def _check_objective(arm: ArmSettings, need: Need) -> None:
@@ -207,8 +221,8 @@ def _check_rates(arm: ArmSettings, study: StudySettings, need: Need) -> None:
     joint = [other.optim.lr_grid for other in study.arms if other.optim.lr_grid and other.optim.lr_choice == "joint"]
     one_grid = arm.optim.lr_choice == "per_arm" or not grid or all({*other} == {*grid} for other in joint)
     need(one_grid, "optim.lr_grid", grid, "the same rates for all arms, with optim.lr_choice = 'joint'")
-    tries = [other for other in study.arms if other.optim.lr_grid and other.optim.lr_factor == 1]
-    sound = arm.optim.lr_factor == 1 or not grid or (bool(tries) and arm.optim.lr_choice == "joint")
+    tries = any(other.tries_rates for other in study.arms)
+    sound = arm.optim.lr_factor == 1 or not grid or (tries and arm.optim.lr_choice == "joint")
     allowed = "1 with optim.lr_grid, or an arm beside with factor 1 that tries the rates and optim.lr_choice = 'joint'"
     need(sound, "optim.lr_factor", arm.optim.lr_factor, allowed)
     sizes, alone = arm.optim.lr_sizes, arm.optim.lr_choice == "per_arm"
@@ -216,9 +230,9 @@ def _check_rates(arm: ArmSettings, study: StudySettings, need: Need) -> None:
     left = _untested(study, trials) if grid and alone else ""
     allowed = "seeds that try every fold, as vary holds 'fold' and optim.lr_choice = 'per_arm' chooses a rate for each"
     need(not left, "optim.lr_seeds", trials, f"{allowed}; {left}")
-    used = {seed + other.seed_offset for other in study.arms for seed in study.seeds}
+    used = {seed + other.seed_offset for other in study.arms for seed in study.declared_seeds}
     used |= {seed for other in study.arms for seed in other.cross_ids} | {study.base_seed}
-    allowed = "seeds that no run uses: a rate chosen on a run's own seed would favour it"
+    allowed = "seeds that no run uses, up to the last of looks: a rate chosen on a run's own seed would favour it"
     need(not used & set(trials), "optim.lr_seeds", trials, allowed)
 
 

@@ -246,6 +246,11 @@ class ArmSettings:
     source: TaskSettings
     pretrain: PretrainSettings
 
+    @property
+    def tries_rates(self) -> bool:
+        """Whether trials of this arm help to choose a rate: it has a network, and no multiple of the rate of others."""
+        return self.kind == "network" and bool(self.optim.lr_grid) and self.optim.lr_factor == 1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
@@ -375,3 +380,8 @@ class StudySettings:
     def seeds(self) -> tuple[int, ...]:
         """Ids of the seeds of every arm."""
         return self.seed_ids or tuple(range(self.num_seeds))
+
+    @property
+    def declared_seeds(self) -> tuple[int, ...]:
+        """Ids of the seeds up to the last look that is declared, for which the study may be extended."""
+        return self.seed_ids or tuple(range(max((self.num_seeds, *self.looks))))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxseg import data
 from jaxseg.data.volumes import normalize
 
 
@@ -61,7 +62,7 @@ def test_windows_are_those_of_the_foreground():
     image = rng.normal(100, 20, (10, 10, 10, 2)).astype(np.float32)
     label = np.zeros((10, 10, 10), np.uint8)
     label[2:8, 2:8, 2:8] = 1
-    sample = normalize.sample_foreground(image, label)
+    sample = normalize.sample_foreground(image, label == 1)
     assert len(sample) == 216
     windows = normalize.fit_windows([sample])
     inside = image[label == 1].astype(np.float64)
@@ -72,6 +73,24 @@ def test_windows_are_those_of_the_foreground():
     np.testing.assert_array_equal(done[..., 1], image[..., 1])
     expected = (np.clip(image[..., 0], low[0], high[0]) - clipped[:, 0].mean()) / clipped[:, 0].std()
     np.testing.assert_allclose(done[..., 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("regions", [(), (("both", ("a", "b")),)])
+def test_windows_are_not_those_of_voxels_to_ignore(make_task, write_set, volume_of, tmp_path, regions):
+    """nnU-Net's `ignore` is the last class: nobody knows what such voxels show."""
+    volumes = {f"case_{index}": volume_of(index) for index in range(2)}
+    plain = write_set(tmp_path / "plain", volumes, modality={"0": "CT"})
+    for image, label in volumes.values():
+        label[:, :3][label[:, :3] == 0] = 3
+        image[label == 3] += 100
+    ignoring = write_set(tmp_path / "ignoring", volumes, modality={"0": "CT"}, labels=("a", "b", "ignore"))
+    windows = []
+    for folder in (plain, ignoring):
+        task = make_task(folder, normalization="auto", regions=regions)
+        ready = data.prepare_task(task, ndim=3, store_dir=tmp_path / "store")
+        windows.append(data.fit_intensity(ready, [record.name for record in ready.cases]).windows)
+    assert ready.ignore_index == 3
+    assert windows[0] == windows[1]
 
 
 def test_auto_goes_by_modality():

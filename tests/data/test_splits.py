@@ -146,6 +146,22 @@ def test_listed_splits_are_honoured():
     assert sorted(first.train + first.val) == names[2:]
 
 
+def test_a_source_whose_listed_test_cases_are_all_held_out_is_split_like_one_without_a_list():
+    """As the target's own data is: what the target tests is what the list tests."""
+    names = [f"case_{index:03d}" for index in range(9)]
+    splits = ((tuple(names[2:8]), tuple(names[:2])),)  # case_008 is in no fold
+    prepared = prepared_with("abcdefghi", splits)
+    target = split(prepared, val_cases=1)
+    held = data.held_out_groups(prepared, target)
+    source = split(prepared, val_cases=1, test_cases=1, exclude_groups=held)
+    assert sorted(source.train + source.val + source.test) == list(target.train)
+    assert [len(part) for part in (source.train, source.val, source.test)] == [3, 1, 1]
+    partly = split(prepared, val_cases=1, exclude_groups={"a"})
+    assert partly.test == ("case_001",), "where something of it is left, the list holds"
+    with pytest.raises(UserError, match="no case to test on"):
+        split(prepared_with("abcd", ((("case_000",), ()),)), exclude_groups={"d"})
+
+
 @pytest.mark.parametrize(
     ("groups", "splits", "arguments", "message"),
     [

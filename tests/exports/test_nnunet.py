@@ -52,6 +52,14 @@ def test_logits_are_those_of_jaxseg(name: str) -> None:
     assert np.ptp(ours) > 1
 
 
-def test_what_nnunet_has_not_is_refused() -> None:
-    with pytest.raises(UserError, match=r"model.skips = False: nnU-Net has no such network"):
-        state_dict.network_arguments(settings_of("nnunet", norm="instance", skips=False), channels=1, classes=2)
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"skips": False}, r"model.skips = False: nnU-Net has no such network"),
+        ({"widths": (4,)}, r"model.widths = \(4,\): nnU-Net has no such network .*, only two levels or more"),
+        ({"kernels": ((3, 3), (2, 3), (3, 3))}, r"model.kernels = .*: nnU-Net has no such network .*, only odd sizes"),
+    ],
+)
+def test_what_nnunet_has_not_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        state_dict.network_arguments(settings_of("nnunet", norm="instance", **fields), channels=1, classes=2)

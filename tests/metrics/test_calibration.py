@@ -45,10 +45,20 @@ def test_parts_add_up(cut, seed):
     assert metrics.expected_calibration_error(parts[0].merge(parts[1])) == pytest.approx(whole, abs=1e-12)
 
 
+def test_sums_of_rounded_probabilities_are_probabilities():
+    """Stitched from many windows, those of the labels of a region add up to a little more than 1."""
+    over = np.full(8, 1 + 4.4e-6, np.float32)
+    counts = metrics.count_bins(over, np.ones(8, bool))
+    assert (counts.voxels[-1], counts.positive[-1]) == (8, 8)
+    assert metrics.expected_calibration_error(counts) < 1e-5
+
+
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="one shape"):
         metrics.calibration_error(np.zeros(3), np.zeros(4, bool))
     with pytest.raises(UserError, match="boolean"):
         metrics.calibration_error(np.zeros(3), np.zeros(3))
+    with pytest.raises(UserError, match=r"between 0 and 1, got 0 to 1\.01"):
+        metrics.calibration_error(np.array([0.0, 1.01]), np.zeros(2, bool))
     with pytest.raises(UserError, match="between 0 and 1, got 0 to 2"):
         metrics.calibration_error(np.array([0.0, 2.0]), np.zeros(2, bool))

@@ -20,7 +20,7 @@ from jaxseg.study.claims.rules import RULES
 from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.types import UserError
-from tests.tiny_study import changed, silent, tiny_config
+from tests.tiny_study import changed, set_widths, silent, tiny_config
 
 
 def nested():
@@ -108,7 +108,7 @@ def able(**more):
     made.target.data, made.target.patch = "synthetic:blobs?n=24&shape=32x32", (32, 32)
     made.target.train_cases = (6,)
     made.source.data, made.source.patch = "synthetic:blobs?n=9&shape=32x32&seed=1", (32, 32)
-    made.model.widths = (2, 4, 8)
+    set_widths(made, 2, 4, 8)
     made.analysis.half = True
     made.arms = default.pick_arms(
         *("scratch", "transfer", "self_transfer", "frozen_random_encoder", "pooled_encoder", "prior"), config=made

@@ -11,7 +11,7 @@ from jaxseg import loop
 from jaxseg.study.plan import tasks as planned_tasks
 from jaxseg.study.run import STAGES, run_stages
 from tests.made_programs import made_programs
-from tests.tiny_study import silent, tiny_config
+from tests.tiny_study import set_widths, silent, tiny_config
 
 ARMS = ("scratch", "transfer", "transfer_encoder", "transfer_decoder", "first_1", "mean_var")
 
@@ -23,7 +23,7 @@ def counted(names: list[str], *, of: Sequence[str] = ("chunk", "predict")) -> di
 def test_arms_chunks_and_a_resumed_training_share_their_programs(tmp_path: Path) -> None:
     made = tiny_config()
     made.optim.momentum = 0.8125  # adam has none, but it makes a program that no other test has made in this process
-    made.model.widths = (3, 5)
+    set_widths(made, 3, 5)
     made.arms = default.pick_arms(*ARMS)
     made.runtime.seeds_per_chunk = "4"
     workdir = tmp_path / "study"
@@ -44,7 +44,7 @@ def test_arms_chunks_and_a_resumed_training_share_their_programs(tmp_path: Path)
 def test_source_networks_and_arms_share_their_programs_where_shapes_agree(tmp_path: Path) -> None:
     made = tiny_config()
     made.optim.momentum = 0.6875  # as above
-    made.model.widths = (2, 5)
+    set_widths(made, 2, 5)
     made.arms = default.pick_arms("scratch", "transfer", "self_transfer")
     made.target.train_cases = (2,)
     made.train.average = 0.25

@@ -83,6 +83,7 @@ def test_time_is_that_of_products_and_of_what_lies_between_them():
 
 def plan(*arms: str, **train: int) -> Plan:
     made = tiny_config()
+    made.model.blocks = made.model.decoder_blocks = ()  # of one convolution a level, little is kept that is not trained
     made.arms = default.pick_arms(*arms)
     made.train.update(train)
     study = settings.parse(made)

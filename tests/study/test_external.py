@@ -17,12 +17,14 @@ from jaxseg.data.formats import sources, synthetic
 from jaxseg.report import write_report
 from jaxseg.settings import TaskSettings
 from jaxseg.study import files, record
-from jaxseg.study.plan.external import entries_of
+from jaxseg.study.plan.external import entries_of, with_external_sets
 from jaxseg.study.plan.planned import PlannedStudy
+from jaxseg.study.plan.tasks import prepare_tasks
 from jaxseg.study.run import run_stages
 from jaxseg.study.score import comparisons, tables
 from jaxseg.types import UserError
-from tests.tiny_study import changed, silent
+from tests.study.test_given_networks import bound_study, given_config, phase_of
+from tests.tiny_study import changed, silent, tiny_config
 
 ELSEWHERE = "synthetic:blobs?n=4&shape=16x16&seed=5&relatedness=0.6&noise=0.6"
 LATER = ("evaluate", "analyze", "report")
@@ -198,6 +200,22 @@ def test_labelled_cases_of_the_targets_own_test_folder_are_a_set_unless_switched
     assert "1 image(s) of imagesTs/ have no label: Ts_blobs_0003_0000" in told
     told = [text for _, text in made.tasks.prepared[made.study.target].report.warnings]
     assert not any("are not used" in text or "`groups`" in text for text in told)
+
+
+def test_cases_of_patients_whom_given_networks_know_by_other_images_are_left_out(tmp_path: Path) -> None:
+    first = tiny_config()
+    first.source.data = str(phase_of(tmp_path, "ed", 0))
+    bound = bound_study(first, tmp_path / "first")
+    (source,) = bound.tasks.splits[bound.study.source]
+    made = given_config(tmp_path / "first")
+    made.target.test_data = (f"es={phase_of(tmp_path, 'es', 50, labels=('blobs 1', 'blobs 2'))}",)
+    study, stores = settings.parse(made), {"store_dir": tmp_path / "stores", "progress": silent("prepare")}
+    (external,) = with_external_sets(study, prepare_tasks(study, **stores), known={}, **stores).external
+    assert {name[:3] for name in external.cases} == {name[:3] for name in source.test}
+    assert external.left_out[0][1] == (
+        f"the networks that arm transfer starts from were trained or validated on images of its patient "
+        f"{external.left_out[0][0][:3]}"
+    )
 
 
 def test_where_folds_rotate_all_seeds_are_compared_on_the_external_cases(tmp_path: Path) -> None:

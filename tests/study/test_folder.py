@@ -24,7 +24,7 @@ from jaxseg.study.score.folder import score_folder
 from jaxseg.types import UserError
 from tests import image_sets
 from tests.commands import Command, make_command
-from tests.tiny_study import silent, tiny_config
+from tests.tiny_study import set_widths, silent, tiny_config
 
 SHAPE = (9, 8, 7)
 ANGLE = np.array([[0.9, -0.3, 0.1], [0.3, 0.9, -0.2], [-0.05, 0.2, 0.97]])
@@ -69,7 +69,7 @@ def oriented(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     config = tiny_config()
     config.target.data = str(folder)
     config.model.ndim = 3
-    config.model.widths = (3,)
+    set_widths(config, 3)
     config.source.data = "synthetic:blobs?n=9&shape=8x8x8"
     config.target.patch = config.source.patch = (8, 8, 8)
     config.target.test_cases = 8
@@ -248,6 +248,23 @@ def test_slices_of_a_two_dimensional_task_are_measured_in_the_plane(tmp_path: Pa
     assert {name: row[name] for name in expected} == expected
     assert (row["volume_ref"], row["volume_pred"]) == (5 * 0.25, 8 * 0.25)
     assert (row["lesions_found"], row["lesions_missed"], row["lesions_predicted"]) == (1, 0, 1)
+
+
+def test_the_test_part_of_a_set_gives_its_label_maps_and_not_its_images(tmp_path: Path) -> None:
+    """Images of whole numbers can be read as label maps, in which every intensity is a label."""
+    label = np.zeros((6, 6, 6), np.uint8)
+    label[2:4, 2:4, 2:4] = 1
+    image = np.random.default_rng(0).integers(0, 5, label.shape).astype(np.int16)
+    folder = image_sets.write_set(tmp_path / "set", {"case": (image, label)}, labels=("liver",))
+    for part in ("images", "labels"):
+        shutil.copytree(folder / f"{part}Tr", folder / f"{part}Ts")
+    truth = data.open_references(str(folder / "imagesTs"), ndim=3, cache=tmp_path)
+    assert truth.labels == (("liver", 1),)
+    options = {"unit": "mm", "hd_definition": "pooled", "surface_empty": "diagonal", "tolerance_mm": 1.0}
+    scored = score_folder(folder / "labelsTs", truth, wanted=None, options=options, progress=silent(""))
+    assert scored.cases["dsc"].tolist() == [1.0]
+    with pytest.raises(UserError, match=r"dataset\.json"):
+        data.open_references(str(folder / "imagesTr"), ndim=3, cache=tmp_path)
 
 
 def test_references_that_changed_since_training_are_refused(

@@ -13,11 +13,14 @@ from ml_collections import ConfigDict
 
 from configs import default
 from jaxseg import settings, trees
-from jaxseg.study import typed_json
-from jaxseg.study.plan import seen, source_networks
-from jaxseg.study.run import STAGES, run_stages
+from jaxseg.study import recording, typed_json
+from jaxseg.study.plan import planned, seen, source_networks
+from jaxseg.study.plan.tasks import prepare_tasks
+from jaxseg.study.run import STAGES, prepare, run_stages
 from jaxseg.types import UserError
+from tests.image_sets import write_set
 from tests.study.test_arms import entries, params_of
+from tests.study.test_tasks import two_dimensional
 from tests.tiny_study import silent, tiny_config
 
 
@@ -90,6 +93,62 @@ def test_networks_remember_those_that_their_source_networks_began_with(tiny_stud
     checkpoint = source_networks.pretraining_of(given).checkpoint
     assert checkpoint is not None
     assert checkpoint.file == str(tmp_path / "lost" / "chunk_0" / "checkpoints")
+
+
+def phase_of(folder: Path, phase: str, first: int, **more: Any) -> Path:
+    """Images of one phase of the heart, of the same twelve patients in every phase."""
+    cases = {f"p{index:02d}_{phase}": two_dimensional(first + index) for index in range(12)}
+    return write_set(folder / phase, cases, **{"groups": {name: name[:3] for name in cases}} | more)
+
+
+def bound_study(made: ConfigDict, workdir: Path) -> planned.PlannedStudy:
+    """A study that is about to train: what its networks will have seen is recorded."""
+    ready = planned.bind(prepare(settings.parse(made), workdir, silent("prepare")), "digest", 2)
+    recording.write_study(ready, None, 2)
+    return ready
+
+
+def test_networks_that_know_other_images_of_patients_who_are_tested_here_are_refused(tmp_path: Path) -> None:
+    """As end diastole and end systole: other names and other voxels, the same patients."""
+    first = tiny_config()
+    first.source.data = str(phase_of(tmp_path, "ed", 0))
+    bound_study(first, tmp_path / "first")
+    made = given_config(tmp_path / "first")
+    made.target.data, made.base_seed = str(phase_of(tmp_path, "es", 50)), 5
+    example = r"such as (p\d\d)_es \(\1_ed there, of the patient \1\)"
+    with pytest.raises(UserError, match=rf"trained on other images of the patients of \d case\(s\) that .*, {example}"):
+        run_stages(made, tmp_path / "second", stages=[], progress=silent)
+
+
+def test_networks_of_the_same_split_and_of_patients_whom_no_set_names_are_accepted(tmp_path: Path) -> None:
+    first = tiny_config()
+    first.target.data = str(phase_of(tmp_path, "ed", 0))
+    bound_study(first, tmp_path / "first")
+    for base_seed, groups in ((first.base_seed, None), (5, {})):
+        made = given_config(tmp_path / "first", from_arm="scratch")
+        folder = tmp_path / str(base_seed)
+        made.target.data = str(phase_of(folder, "es", 50, **({} if groups is None else {"groups": groups})))
+        made.base_seed = base_seed
+        study = settings.parse(made)
+        planned._check_given_networks(study, prepare_tasks(study, folder / "stores", silent("prepare")))
+    past = seen.past_of(str(tmp_path / "first"), "scratch")
+    assert {patient for known in past.sets for patient in known.patients if patient.startswith("p")}
+
+
+def test_the_record_knows_patients_as_the_prepared_source_does(tmp_path: Path) -> None:
+    """A pooled source has its parts' names before those of cases, but for patients whom a part names."""
+    one = phase_of(tmp_path, "one", 0, groups={f"p{index:02d}_one": f"p{index:02d}" for index in range(4)})
+    two = phase_of(tmp_path, "two", 50, groups={})
+    for data in (str(one), f"{one}+{two}"):
+        made = tiny_config()
+        made.source.data = data
+        ready = bound_study(made, tmp_path / "studies" / str(len(data)))
+        (split,), prepared = ready.tasks.splits[ready.study.source], ready.tasks.prepared[ready.study.source]
+        known = seen._seen_of(ready.bound().tasks["source"])
+        learned = {prepared.record(name).patient: name for name in (*split.val, *split.train)}
+        assert known.patients.keys() == learned.keys()
+        assert known.published == {record.patient for record in prepared.cases if record.published}
+        assert {part for _, part in known.patients.values()} == {"train", "val"}
 
 
 def ready_arm(made: ConfigDict) -> settings.ArmSettings:

@@ -57,7 +57,7 @@ def imported(command: Command, tmp_path: Path) -> Import:
 
 def config_of(folder: Path, **fields: Any) -> ConfigDict:
     made = changed(pretrain__from_workdir=str(folder), pretrain__share="one", **fields)
-    made.model.update(MODEL)
+    made.model.update(MODEL | {"blocks": (), "decoder_blocks": ()})
     made.arms = default.pick_arms("scratch", "transfer")
     return made
 

@@ -15,14 +15,15 @@ from ml_collections import ConfigDict
 from configs import default
 from jaxseg import settings
 from jaxseg.data.patches import residence
+from jaxseg.reserved import SOURCE
 from jaxseg.study import files
-from jaxseg.study.plan import planned
+from jaxseg.study.plan import planned, source_networks
 from jaxseg.study.plan.jobs import Plan, chunk_sizes, even_sizes, make_plan
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.study.train import learning_rates
 from jaxseg.study.train import stage as train_stage
-from jaxseg.types import UserError
-from tests.tiny_study import silent, tiny_config
+from jaxseg.types import RunKey, UserError
+from tests.tiny_study import changed, put, silent, tiny_config
 
 UNANALYSED = tuple(stage for stage in STAGES if stage != "analyze")
 
@@ -90,6 +91,10 @@ def test_rates_are_tried_with_the_largest_training_set_alone_where_that_is_asked
     assert tried() == {("scratch", 4), ("transfer", 4)}
     made.target.train_cases = (2, 4, 0)
     assert tried() == {("scratch", 0), ("transfer", 0)}
+    # Arms that try nothing may alone have the largest size.
+    made.arms = default.pick_arms("scratch", "prior", "scratch_fast")
+    made.arms.scratch.train_cases, made.arms.prior.train_cases, made.arms.scratch_fast.train_cases = (4,), (0,), (0,)
+    assert tried() == {("scratch", 4)}
     made.optim.lr_choice = "per_arm"
     with pytest.raises(UserError, match=r"optim.lr_sizes = 'largest'; allowed: 'every', with optim.lr_choice"):
         settings.parse(made)
@@ -118,8 +123,26 @@ def test_a_run_that_no_trial_chose_a_rate_for_does_not_train_at_another(monkeypa
     table.columns = [*learning_rates.VARIANT, "lr", "chosen"]
     monkeypatch.setattr(learning_rates, "is_done", lambda *_: True)
     monkeypatch.setattr(learning_rates, "rates_table", lambda *_: table)
+    plan, arms = plan_of(made), settings.parse(made).arms
     with pytest.raises(ValueError, match=r"no trial chose a rate of optim.lr_grid for scratch/n2_fold0"):
-        learning_rates.chosen_rates(Path(), plan_of(made), settings.parse(made).arms)
+        learning_rates.chosen_rates(Path(), plan, arms)
+    monkeypatch.undo()
+    untried = dataclasses.replace(plan, jobs=plan.of_kind("train"))
+    with pytest.raises(ValueError, match=r"for scratch/n2_fold0, scratch/n4_fold0"):
+        learning_rates.chosen_rates(Path(), untried, arms)
+
+
+def test_a_source_network_that_a_trial_lacks_is_that_of_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny_config()
+    made.arms, made.pretrain.from_workdir = default.pick_arms("transfer"), "elsewhere"
+    made.optim.lr_grid, made.optim.lr_seeds = (1e-2, 1e-3), (70,)
+    (arm,) = settings.parse(made).arms
+    there = [(RunKey(SOURCE, 0, 0, seed), None) for seed in (0, 1)]
+    monkeypatch.setattr(source_networks, "_checkpoint_runs", lambda *_: there)
+    where = source_networks.locate_given(arm)
+    for seed, mend in ((70, r"set optim.lr_seeds, whose trial"), (5, "set seed_ids to some")):
+        with pytest.raises(UserError, match=rf"no source network of seed {seed}; it has \[0, 1\]; {mend}"):
+            where(RunKey(SOURCE, 0, 0, seed))
 
 
 def test_some_arm_tries_the_rates_that_others_take_a_multiple_of() -> None:
@@ -128,6 +151,7 @@ def test_some_arm_tries_the_rates_that_others_take_a_multiple_of() -> None:
     made.optim.lr_grid, made.optim.lr_seeds = (0.1, 0.3), (70,)
     assert [arm.optim.lr_factor for arm in settings.parse(made).arms] == [1.0, 3.0]
     made.optim.lr_factor = 3.0
+    made.arms.prior = default.arm("random", "none", kind="prior", optim={"lr_factor": 1.0})  # which trains nothing
     with pytest.raises(UserError, match=r"optim.lr_factor = 3.0; allowed: 1 with optim.lr_grid, or an arm beside"):
         settings.parse(made)
 
@@ -241,3 +265,89 @@ def test_seeds_that_would_be_one_run_are_refused() -> None:
     plan_of(made)
     made.pretrain.share, made.pretrain.min_loaded = "one", 0.1
     plan_of(made, target_size=(1, 4))  # the head begins anew with every seed
+
+
+NESTED = {"vary": "init", "pretrain__runs_per_source": 2}
+ONE = {"vary": "init", "pretrain__share": "one"}
+FOLDS = {"vary": "fold", "target__folds": 2}
+CROSSED = {"cross_ids": (0, 1), "init": "random", "freeze": "none"}
+REPEATED = {
+    "nothing varies": ({"vary": ""}, "scratch", "arm 'scratch': seeds 0 and 1 would .* with vary = ''"),
+    "a subset of all cases": ({"vary": "subset"}, "scratch", r"vary = 'subset' .* \('subset' draws none where"),
+    "a frozen encoder": ({"vary": ""}, "frozen_random_encoder", "seeds 0 and 1 would be the same run"),
+    "one of two runs from a source": (NESTED, "transfer", "seeds 0 and 1 would be .* come from one source network"),
+    "constants begin anew": (ONE | {"arms__transfer__init": "pretrained:kernel$"}, "transfer", "seeds 0 and 1 would"),
+    "fold after fold": (FOLDS | {"num_seeds": 4}, "scratch", "seeds 0 and 2 would be the same run"),
+    "a placebo": (
+        FOLDS,
+        "scratch,scratch_b",
+        "scratch_b': seed 1000 would be the same run as seed 0 of arm 'scratch'",
+    ),
+    "crossed without effect": ({}, {"cross": "init,subset"}, "cross = 'init,subset' .* Cross streams that make a"),
+}
+DIFFERENT = {
+    "training cases": ({"vary": "subset", "target__train_cases": (4,)}, "scratch"),
+    "sources": ({"vary": ""}, "transfer"),
+    "priors, which have no seed": ({"vary": "", "num_seeds": 1}, "scratch,prior"),
+    "folds": (FOLDS, "scratch,prior"),
+    "arms without an offset": ({"num_seeds": 1}, "scratch,scratch_no_skip,scratch_slow"),
+    "the diagonal of a crossed arm": ({}, {"cross": "init,order"}),
+}
+
+
+def with_arms(fields: dict[str, Any], arms: str | dict[str, Any]) -> ConfigDict:
+    made, crossed = tiny_config(), isinstance(arms, dict)
+    made.arms = default.pick_arms(*("scratch" if crossed else arms).split(","))
+    if crossed:
+        made.arms.crossed = default.arm(**CROSSED | arms)
+    for path, value in fields.items():
+        put(made, path.replace("__", "."), value)
+    return made
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_no_arm_counts_one_run_twice(name: str) -> None:
+    fields, arms, message = REPEATED[name]
+    with pytest.raises(UserError, match=message):
+        plan_of(with_arms(fields, arms))
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_runs_that_differ_in_anything_are_planned(name: str) -> None:
+    assert plan_of(with_arms(*DIFFERENT[name])).jobs
+
+
+def test_seeds_whose_draws_are_all_cases_are_one_run() -> None:
+    made = changed(vary="subset", target__train_cases=(4,))
+    with pytest.raises(UserError, match="seeds 0 and 1 would be the same run"):
+        plan_of(made, training_cases=lambda run: ("a", "b", "c", "d"))
+
+
+def test_crossed_ids_stay_those_of_the_first_seeds() -> None:
+    """A trained job would else have other runs than it was trained with."""
+
+    def crossed(num_seeds: int, *ids: int) -> ConfigDict:
+        made = changed(num_seeds=num_seeds)
+        made.arms.crossed = default.arm("random", "none", cross="init,order", cross_ids=ids)
+        return made
+
+    began = crossed(2)
+    (line,) = settings.differences(began, crossed(4))
+    assert line.startswith("config.arms.crossed.cross_ids: [0, 1] in the workdir, [0, 1, 2, 3] asked for; ")
+    assert line.endswith("to add seeds, set config.arms.crossed.cross_ids = (0, 1)")
+    named = crossed(4, 0, 1)
+    assert settings.differences(began, named) == []
+    assert settings.digest(began) == settings.digest(named)
+    first = plan_of(began, waves=(2,))
+    later = plan_of(named, waves=(2, 4), chunk_sizes=chunk_sizes(first))
+    assert {*first.jobs} < {*later.jobs}
+
+
+def test_a_draw_of_as_many_cases_as_there_are_is_no_draw(tmp_path: Path) -> None:
+    """Six cases are all that the seeds may train on: each of them would be the same run."""
+    made = changed(vary="subset", target__train_cases=(6,))
+    made.arms = default.pick_arms("scratch")
+    with pytest.raises(UserError, match="'scratch': seeds 0 and 1 would be the same run"):
+        planned.prepare(settings.parse(made), tmp_path / "study", silent("prepare"))
+    made.target.train_cases = (3,)
+    planned.prepare(settings.parse(made), tmp_path / "other", silent("prepare"))

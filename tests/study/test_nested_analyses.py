@@ -15,11 +15,11 @@ from jaxseg import settings, trees
 from jaxseg.analysis import statistics
 from jaxseg.study import files
 from jaxseg.study.plan.planned import PlannedStudy, prepare
-from jaxseg.study.probe import filters, readout, spread
+from jaxseg.study.probe import filters, pictures, readout, spread
 from jaxseg.study.probe.networks import Networks, read_networks
 from jaxseg.study.probe.probes import make_probes, rng_for, shown_cases
 from jaxseg.study.probe.representations import Features, Represented
-from jaxseg.study.probe.variation import Agreement
+from jaxseg.study.probe.variation import Agreement, Predicted
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.study.score.units import Sources
 from tests.tiny_study import silent, tiny_config
@@ -127,6 +127,17 @@ def test_the_interval_of_how_much_runs_differ_is_over_source_networks():
     np.testing.assert_allclose(
         (error["ci_low"], error["ci_high"]), statistics.t_interval(np.array([0.05, 1.05, 5.05]))[1:3]
     )
+
+
+def test_a_run_alone_differs_from_no_other():
+    """It would look as if an arm with one run were perfectly reproducible."""
+    arm = types.SimpleNamespace(arm=ARM, seeds=(0,), layers=())
+    found = Agreement({}, {}, {ARM: np.array([np.nan, np.nan])}, {ARM: np.array([0.1])})
+    named = ("arm", "seed", "train_cases", "fold", "case", "group", "label", "status")
+    empty = pd.DataFrame(columns=[*named, "dsc", "hd95", "assd"])
+    rows = spread.variability_rows([arm], found, [], [], empty, confidence=0.95, sources=Sources())
+    assert [row["quantity"] for row in rows] == ["error_rate"]
+    assert pictures.overlays([Predicted(ARM, (0,), ())], [], 3, 2) == ({}, [])
 
 
 def test_aligned_networks_are_never_further_apart(workdir):

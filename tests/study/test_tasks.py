@@ -36,6 +36,14 @@ def on_folders(target: Path, source: Path | None = None, **fields: object) -> Co
     return made
 
 
+def with_folds(folder: Path) -> Path:
+    """The folder, with a list of folds that test three cases each."""
+    names = sorted(path.name.removesuffix(".nii.gz") for path in (folder / "labelsTr").iterdir())
+    folds = [{"val": names[at : at + 3], "train": names[:at] + names[at + 3 :]} for at in range(0, len(names), 3)]
+    (folder / "splits_final.json").write_text(json.dumps(folds))
+    return folder
+
+
 def patients_of(prepared: data.PreparedTask, names: tuple[str, ...]) -> set[str]:
     return {prepared.record(name).group for name in names}
 
@@ -43,9 +51,12 @@ def patients_of(prepared: data.PreparedTask, names: tuple[str, ...]) -> set[str]
 # ------------------------------------------------------------------------------------------------------------ leakage
 
 
+@pytest.mark.parametrize("listed", [False, True])
 @pytest.mark.parametrize("folds", [1, 2])
-def test_sources_with_the_targets_patients_never_see_those_it_is_tested_on(tmp_path: Path, folds: int) -> None:
-    """As the end-diastolic and end-systolic sets: other names, the same patients."""
+def test_sources_with_the_targets_patients_never_see_those_it_is_tested_on(
+    tmp_path: Path, folds: int, listed: bool
+) -> None:
+    """As the end-diastolic and end-systolic sets: other names, the same patients, maybe the same published folds."""
     patients = [f"p{index:02d}" for index in range(12)]
     folders = {
         phase: write_set(
@@ -55,6 +66,8 @@ def test_sources_with_the_targets_patients_never_see_those_it_is_tested_on(tmp_p
         )
         for phase in ("ed", "es")
     }
+    if listed:
+        folders = {phase: with_folds(folder) for phase, folder in folders.items()}
     made = on_folders(folders["es"], folders["ed"], val_cases=1, test_cases=3)
     made.target.folds = folds
     study = settings.parse(made)
@@ -69,6 +82,22 @@ def test_sources_with_the_targets_patients_never_see_those_it_is_tested_on(tmp_p
     assert len(held) >= 4
     assert seen
     assert not seen & held
+
+
+@pytest.mark.parametrize(("vary", "share"), [("init", "per_seed"), ("init,fold", "one"), ("init,fold", "per_seed")])
+def test_a_source_that_equals_the_target_never_learns_what_other_folds_test(
+    tmp_path: Path, vary: str, share: str
+) -> None:
+    volumes = {f"case_{index}": two_dimensional(index) for index in range(8)}
+    made = on_folders(write_set(tmp_path / "set", volumes), val_cases=1, test_cases=0, folds=2)
+    made.vary, made.pretrain.share = vary, share
+    study = settings.parse(made)
+    assert study.source == study.target
+    if (vary, share) == ("init,fold", "per_seed"):  # each network is of the fold of its own seed
+        prepare(study, tmp_path / "study", silent("prepare"))
+        return
+    with pytest.raises(UserError, match=r"source of 'transfer' has the data and all settings.*data = 'target'"):
+        prepare(study, tmp_path / "study", silent("prepare"))
 
 
 def test_a_source_whose_patients_are_all_tested_in_some_fold_is_refused(tmp_path: Path) -> None:
@@ -297,9 +326,14 @@ def test_a_network_that_all_seeds_share_is_apart_from_every_fold(tmp_path: Path)
         prepare(settings.parse(rotating(tmp_path, pretrain__share="one")), tmp_path / "study", silent("prepare"))
 
 
+@pytest.mark.parametrize("listed", [False, True])
 @pytest.mark.parametrize("vary", ["init,order,fold", "init,order,subset,fold", "init,order,subset"])
-def test_a_source_that_is_the_target_leaves_out_what_the_runs_of_each_network_train_on(tmp_path: Path, vary: str):
+def test_a_source_that_is_the_target_leaves_out_what_the_runs_of_each_network_train_on(
+    tmp_path: Path, vary: str, listed: bool
+) -> None:
     made = rotating(tmp_path, vary=vary, target__train_cases=(2, 3))
+    if listed:
+        with_folds(Path(made.target.data))
     made.target.folds = made.target.folds if "fold" in vary else 1
     made.arms = default.pick_arms("scratch", "self_transfer")
     study = settings.parse(made)

@@ -42,7 +42,7 @@ def read_unlabelled(folder: Path) -> CaseList:
         UserError: The folder does not exist, holds no image, or its dataset.json is unusable.
     """
     _check_folder(folder)
-    part = _part_of_set(folder)
+    part = part_of_set(folder)
     where = (folder if part is None else part.parent) / "dataset.json"
     listing = unlabelled.read_images(folder, _read_description(where) if where.exists() else None, where)
     return listing if part is None else dataclasses.replace(listing, name=f"{listing.name} {part.name}")
@@ -58,11 +58,11 @@ def has_test_labels(folder: Path) -> bool:
 
 
 def _is_test_part(folder: Path) -> bool:
-    return folder.name == TEST_IMAGES and _part_of_set(folder) == folder
+    return folder.name == TEST_IMAGES and part_of_set(folder) == folder
 
 
-def _part_of_set(folder: Path) -> Path | None:
-    """A folder of images that the dataset.json beside it describes, as a path below the folder of the set.
+def part_of_set(folder: Path) -> Path | None:
+    """Return a folder of images that the dataset.json beside it describes, as a path below the folder of the set.
 
     Links and paths such as `.` are followed: whatever the folder is called, its patients are those of the set.
     """

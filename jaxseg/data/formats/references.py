@@ -14,7 +14,7 @@ from jaxtyping import Float, Num
 
 from jaxseg import paths
 from jaxseg.data.cases import CaseFiles, CaseRecord, NamedRegion
-from jaxseg.data.formats import image_files, sources, structures
+from jaxseg.data.formats import image_files, layouts, sources, structures
 from jaxseg.data.formats.files import reading
 from jaxseg.data.volumes import headers, volume
 from jaxseg.types import UserError
@@ -97,7 +97,8 @@ def open_references(
         UserError: There is no data, or it cannot be used for `ndim` axes.
     """
     folder = paths.expand(data)
-    if folder.is_dir() and not (folder / "dataset.json").exists():
+    in_set = (folder / "dataset.json").exists() or layouts.part_of_set(folder) is not None
+    if folder.is_dir() and not in_set:
         return _label_folder(folder, ndim)
     if sources.is_pooled(data):
         raise UserError(f"references are of one set, and {data!r} pools several; score against one after another")

@@ -229,8 +229,8 @@ def _case(prepared: PreparedTask, record: CaseRecord, arrays: Mapping[str, np.nd
 def fit_intensity(prepared: PreparedTask, train: Sequence[str]) -> PreparedTask:
     """Return the task with the intensity statistics of these training cases, if its normalisation uses any.
 
-    They are those of the foreground or, of a task without labels, of all voxels; of a pooled task, each part has its
-    own. Neither images nor labels of other cases are read.
+    They are those of the foreground, without voxels to ignore, or, of a task without labels, of all voxels; of a pooled
+    task, each part has its own. Neither images nor labels of other cases are read.
     """
     if "dataset" not in prepared.normalization:
         return prepared
@@ -250,7 +250,9 @@ def _part_windows(prepared: PreparedTask, train: Sequence[str]) -> tuple[normali
     samples = []
     for name in train:
         (arrays,) = store.read_cases(prepared.directory, [positions[name]])
-        inside = arrays["label"] if prepared.labels else np.ones_like(arrays["label"])
+        # Voxels to ignore have the class after the last label's: what they show may well be background.
+        label = arrays["label"]
+        inside = (label > 0) & (label < prepared.classes) if prepared.labels else np.ones(label.shape, bool)
         samples.append(normalize.sample_foreground(arrays["image"], inside))
     if not sum(len(sample) for sample in samples):
         of = f" of {prepared.parts[prepared.record(train[0]).part].name}" if prepared.parts and train else ""

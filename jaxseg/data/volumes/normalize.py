@@ -106,13 +106,19 @@ def _safe(scale: float) -> float:
 
 
 def sample_foreground(
-    image: Float[np.ndarray, "*spatial channels"], label: Num[np.ndarray, " *spatial"], points: int = 10_000
+    image: Float[np.ndarray, "*spatial channels"], inside: Bool[np.ndarray, " *spatial"], points: int = 10_000
 ) -> Float[np.ndarray, "points channels"]:
-    """Sample intensities at up to `points` foreground voxels, evenly in memory order; at all voxels if none is."""
-    inside = np.flatnonzero(label)
-    if inside.size == 0:
+    """Sample intensities at up to `points` foreground voxels, evenly in memory order; none where there are none.
+
+    Args:
+        image: The image.
+        inside: The foreground voxels, without those to ignore.
+        points: The most voxels to sample.
+    """
+    places = np.flatnonzero(inside)
+    if places.size == 0:
         return np.zeros((0, image.shape[-1]), dtype=np.float32)
-    chosen = inside[np.linspace(0, inside.size - 1, min(points, inside.size)).astype(int)]
+    chosen = places[np.linspace(0, places.size - 1, min(points, places.size)).astype(int)]
     return image.reshape(-1, image.shape[-1])[chosen]
 
 

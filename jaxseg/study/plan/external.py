@@ -175,12 +175,14 @@ def _known_cases(study: StudySettings, tasks: Tasks, prepared: PreparedTask) -> 
         seen |= {record.voxels_sha256: (record.name, what) for record in records if record.voxels_sha256 not in seen}
         if same_patients(prepared, known):
             theirs = patients_in(known, {record.group for record in records})
-            patients |= {patient: what for patient in theirs if patient not in patients}
+            learns = f"{what} trains or is validated"
+            patients |= {patient: learns for patient in theirs if patient not in patients}
     for arm in study.arms:
         if arm.init != "random" and (given := arm.pretrain.from_workdir):
-            images = past_of(given, arm.pretrain.from_arm).images
-            what = f"the networks that arm {arm.name} starts from"
-            seen |= {voxels: (name, what) for voxels, (name, _) in images.items() if voxels not in seen}
+            past, what = past_of(given, arm.pretrain.from_arm), f"the networks that arm {arm.name} starts from"
+            seen |= {voxels: (name, what) for voxels, (name, _) in past.images.items() if voxels not in seen}
+            learned_from = f"{what} were trained or validated"
+            patients |= {patient: learned_from for patient in past.patients_in(prepared) if patient not in patients}
     # Of a patient that networks know all images are left out, of whichever they know the patient by.
     groups = {record.group: patients[record.patient] for record in prepared.cases if record.patient in patients}
     for record in prepared.cases:
@@ -188,7 +190,7 @@ def _known_cases(study: StudySettings, tasks: Tasks, prepared: PreparedTask) -> 
             name, what = seen[record.voxels_sha256]
             yield record.name, f"it holds the same image as {name} of {what}"
         elif record.group in groups:
-            yield record.name, f"{groups[record.group]} trains or is validated on images of its patient {record.group}"
+            yield record.name, f"{groups[record.group]} on images of its patient {record.group}"
 
 
 def known_stores(stores: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ training cases, fold, seed, learning rate.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxseg import hosts, seeds, trees
@@ -24,7 +24,7 @@ from jaxseg.study.plan.program import (
     param_labels,
     runs_that_fit,
 )
-from jaxseg.study.plan.runs import Run, source_run, target_runs, trial_runs
+from jaxseg.study.plan.runs import Run, check_runs_differ, drawn_cases, source_run, target_runs, trial_runs
 from jaxseg.transfer import LoadTable, check_load, for_head_of, make_load_table, transfer_rules, warn_of_frozen
 from jaxseg.types import RunKey, UserError
 
@@ -76,6 +76,8 @@ class _PlannedArm(NamedTuple):
     """Program of the source network, if the study trains it."""
     runs: Sequence[Run]
     trials: Sequence[Run]
+    drawn: bool
+    """Whether some of the weights that its runs start with are drawn."""
 
 
 def check_networks(study: StudySettings) -> None:
@@ -127,23 +129,13 @@ def _shared_source(arm: ArmSettings, program: Program, source: Any, runs: Sequen
     return keys.pop() if loaded else None
 
 
-def _check_runs_differ(arm: ArmSettings, runs: Sequence[Run], table: LoadTable) -> None:
-    """Refuses seeds that would be one run several times: their spread would be 0 and their number a pretence.
+def _start_is_drawn(table: LoadTable | None) -> bool:
+    """Whether a start draws weights: kernels that are not loaded, or any tensor of `mean_var`.
 
-    Raises:
-        UserError: All weights come from one source network, and batches and training cases are the same too.
+    Biases and norms that start anew are constants.
     """
-    if any(row.status not in ("loaded", "adapted") for row in table if row.shape is not None):
-        return
-    seen: dict[tuple[Any, ...], Run] = {}
-    for run in runs:
-        other = seen.setdefault((run.key.train_cases, run.key.fold, run.source, run.order_id, run.subset_id), run)
-        if other is not run:
-            raise UserError(
-                f"arm {arm.name!r}: seeds {other.key.seed} and {run.key.seed} would be the same run: all parameters "
-                f"come from one source network, and with vary = {','.join(arm.vary)!r} they see the same batches. Add "
-                f"'order' to vary, or set pretrain.share = 'per_seed'"
-            )
+    rows = [row for row in table or () if row.shape is not None and row.status not in ("loaded", "adapted")]
+    return table is None or any(row.status == "mean_var" or row.path.endswith("kernel") for row in rows)
 
 
 def load_table(arm: ArmSettings, program: Program, source: Any) -> Any:
@@ -166,6 +158,7 @@ def make_plan(
     given: Mapping[str, tuple[Any, Sequence[str]]] | None = None,
     chunk_sizes: Mapping[str, Sequence[int]] | None = None,
     waves: Sequence[int] = (),
+    training_cases: Callable[[Run], Hashable] = drawn_cases,
 ) -> Plan:
     """Plans the jobs of a study.
 
@@ -174,34 +167,35 @@ def make_plan(
         target_size: Channels and classes (background included) of the target task; see `TaskSize`.
         source_sizes: The same of each source task that is pretrained on.
         fold_statistics: Tasks whose images depend on the fold; each fold of these has jobs of its own.
-        memory_bytes: What the devices together can hold; bounds the runs of a job when `runtime.seeds_per_chunk` is
-            automatic.
+        memory_bytes: What the devices together can hold; bounds the runs of a job where their number is automatic.
         devices: Number of devices that runs are spread over.
         strategy: `loop` or `vmap`; under `loop` each device computes one run at a time.
         platform: Platform of the devices; TPUs pad small axes of arrays (see `layout`).
         data_bytes: Memory that the images of each task occupy while networks train on it.
         given: Of each arm that has `pretrain.from_workdir`, the shapes of its source network, and the fields in which
             its own network differs from that.
-        chunk_sizes: Runs of each job of a group, as an earlier process cut them. With automatic sizes this
-            depends on the machine, and a job must be continued with the runs it was started with.
+        chunk_sizes: Runs of each job of a group, as an earlier process, perhaps on another machine, has begun them.
         waves: The number of seeds when the study began and after each extension. Runs of seeds that came
             later have their own jobs, so that trained jobs stay as they are; empty if all began together.
+        training_cases: What two runs share exactly if they train on the same cases.
 
     Raises:
-        UserError: If a network cannot take the patch, an `init` or `freeze` matches nothing, or a
-            transfer finds less than `pretrain.min_loaded`.
+        UserError: If a network cannot take the patch, an `init` or `freeze` matches nothing, a transfer finds
+            less than `pretrain.min_loaded`, or two runs that count as two are one.
     """
     groups: _Groups = {}
     networks: dict[str, NetworkSize] = {}
     sources: dict[Any, str] = {}
-    priors: list[Run] = []
+    priors = [run for arm in study.arms if arm.kind == "prior" for run in target_runs(study, arm, None)]
+    made: list[_PlannedArm] = []
     for arm in study.arms:
         if arm.kind == "prior":
             networks[arm.name] = NO_NETWORK
-            priors += target_runs(study, arm, None)
         else:
             planned = _plan_arm(study, arm, target_size, source_sizes, sources, networks, given or {}, platform)
             _group_runs(groups, study, planned, waves, fold_statistics)
+            made.append(planned)
+    check_runs_differ([(one.arm, one.program, one.drawn, one.runs) for one in made], training_cases)
 
     def most_runs(program: Program) -> int:
         free = memory_bytes - (data_bytes or {}).get(program.task, 0)
@@ -230,7 +224,7 @@ def _plan_arm(
     """Plans one arm, checks its transfer, and adds its networks to `networks` and a new source to `sources`."""
     transfer_rules(arm.init)
     program = _program(study, arm, "train", target_size)
-    name, shapes, source = None, None, None
+    name, shapes, source, table = None, None, None, None
     differs: Sequence[str] = ()
     if arm.init != "random":
         if arm.pretrain.from_workdir:
@@ -245,11 +239,9 @@ def _plan_arm(
         check_load(table, min_loaded=least, arm=arm.name, differs=differs)
         warn_of_frozen(table, param_labels(program), arm=arm.name)
     runs, trials = target_runs(study, arm, name), trial_runs(study, arm, name)
-    if name is not None:
-        _check_runs_differ(arm, runs, load_table(arm, program, shapes))
     program = dataclasses.replace(program, shared=_shared_source(arm, program, shapes, [*runs, *trials]))
     networks[arm.name] = measure(program, platform)
-    return _PlannedArm(arm, program, source, runs, trials)
+    return _PlannedArm(arm, program, source, runs, trials, _start_is_drawn(table))
 
 
 def _group_runs(
@@ -260,7 +252,7 @@ def _group_runs(
     fold_statistics: Collection[TaskSettings],
 ) -> None:
     """Adds the runs of an arm, and those of the source networks that it needs, to the groups they are trained in."""
-    arm, program, source, runs, trials = planned
+    arm, program, source, runs, trials, _ = planned
     rate = study.optim.lr * study.optim.lr_factor
     # Trials of rates are made once, before anything else trains.
     joining = {

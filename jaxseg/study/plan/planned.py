@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 from jaxseg import checkpoint, hosts, machine, paths
-from jaxseg.data import PreparedTask
+from jaxseg.data import PreparedTask, Split
 from jaxseg.data.patches import residence
 from jaxseg.manifest import DamagedError
 from jaxseg.settings import StudySettings, TaskSettings
@@ -29,7 +29,8 @@ from jaxseg.study.plan.binding import (
 from jaxseg.study.plan.external import known_stores, with_external_sets
 from jaxseg.study.plan.jobs import Plan, check_networks, even_sizes, make_plan, seed_plan
 from jaxseg.study.plan.program import TaskSize
-from jaxseg.study.plan.seen import past_of
+from jaxseg.study.plan.runs import Run
+from jaxseg.study.plan.seen import Past, past_of
 from jaxseg.study.plan.tasks import Tasks, check_labels, check_regions, cohort_names, prepare_tasks, recipe_of
 from jaxseg.types import Progress, UserError
 
@@ -132,31 +133,47 @@ def waves_of(study: StudySettings, workdir: Path, before: Sequence[int]) -> tupl
 
 
 def _check_given_networks(study: StudySettings, tasks: Tasks) -> None:
-    """Refuses networks of another study that know images which this one tests on, or trained on those it validates on.
+    """Refuses networks of another study that know patients which this one tests, or trained on those it validates on.
 
     Raises:
         UserError: The arm, and the cases under both names.
     """
-    target = tasks.prepared[study.target]
-    tested = {name for split in tasks.splits[study.target] for name in split.test}
-    validated = {name for split in tasks.splits[study.target] for name in split.val}
     for arm in study.arms:
         given = arm.pretrain.from_workdir
         if not given or arm.init == "random":
             continue
-        seen = past_of(given, arm.pretrain.from_arm).images
-        found = {
-            name: seen[v] for name in sorted(tested | validated) if (v := target.record(name).voxels_sha256) in seen
-        }
-        known = [(name, there) for name, (there, part) in found.items() if name in tested or part == "train"]
+        past = past_of(given, arm.pretrain.from_arm)
+        copies, relatives = _cases_known(past, tasks.prepared[study.target], tasks.splits[study.target])
+        held = "case(s) that this study validates or tests on, such as"
+        known = [f"{len(copies)} {held} {copies[0]}"] if copies else []
+        if relatives:
+            known.append(f"other images of the patients of {len(relatives)} {held} {relatives[0]}")
         if known:
-            name, there = known[0]
             raise UserError(
-                f"pretrain.from_workdir = {given!r} (arm {arm.name!r}): its networks were trained on {len(known)} "
-                f"case(s) that this study validates or tests on, such as {name} ({there} there), so that scores would "
-                f"say nothing. Take networks that have not seen them, or the split of that study (its base_seed, "
-                f"val_cases, test_cases and folds)"
+                f"pretrain.from_workdir = {given!r} (arm {arm.name!r}): its networks were trained on "
+                f"{', and on '.join(known)}, so that scores would say nothing. Take networks that have not seen them, "
+                f"or the split of that study (its base_seed, val_cases, test_cases and folds)"
             )
+
+
+def _cases_known(past: Past, target: PreparedTask, splits: Sequence[Split]) -> tuple[list[str], list[str]]:
+    """Held-out cases that networks know by the image, and those of whose patients they know other images.
+
+    As with a study's own sources (see `apart.apart_from_target`), patients are the same where both sets publish them.
+    """
+    tested = {name for split in splits for name in split.test}
+    validated = {name for split in splits for name in split.val}
+    patients = past.patients_in(target)
+    copies: list[str] = []
+    relatives: list[str] = []
+    for name in sorted(tested | validated):
+        record = target.record(name)
+        image, patient = past.images.get(record.voxels_sha256), patients.get(record.patient)
+        for found, seen, who in ((copies, image, ""), (relatives, patient, f", of the patient {record.patient}")):
+            if seen is not None and (name in tested or seen[1] == "train"):
+                found.append(f"{name} ({seen[0]} there{who})")
+                break
+    return copies, relatives
 
 
 def _check_given_unchanged(study: StudySettings, known: Binding) -> None:
@@ -306,6 +323,9 @@ def plan_jobs(
     def size(task: PreparedTask) -> TaskSize:
         return TaskSize(task.channels, task.outputs, task.regions)
 
+    def cases(run: Run) -> tuple[str, ...]:
+        return tasks.subset(study.target, Draw(run.key.train_cases, run.key.fold, run.subset_id))
+
     target = tasks.prepared[study.target]
     used = seed_plan(study)
     devices = hosts.agree("devices", len(used.devices))
@@ -322,6 +342,7 @@ def plan_jobs(
         given=source_networks.given_shapes(study, overlaps=target.regions is not None),
         chunk_sizes=chunk_sizes,
         waves=waves,
+        training_cases=cases,
     )
 
 

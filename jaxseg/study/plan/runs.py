@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 from jaxseg.settings import ArmSettings, StudySettings
 from jaxseg.streams import STREAMS, stream_id
-from jaxseg.types import RunKey
+from jaxseg.types import RunKey, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +108,11 @@ def trial_runs(study: StudySettings, arm: ArmSettings, source_name: str | None) 
     """Returns runs that try each rate of `optim.lr_grid` on each seed of `optim.lr_seeds`, by variant of an arm.
 
     With `optim.lr_sizes` = `largest` these are of the study's largest training set alone, which the arm may not have.
-    An arm that takes a multiple of the rate of others tries none.
+    An arm that takes a multiple of the rate of others tries none, and the largest is that of an arm that tries some.
     """
-    if arm.optim.lr_factor != 1:
+    if not arm.tries_rates:
         return []
-    all_sizes = {size for other in study.arms for size in other.train_cases if other.optim.lr_grid}
+    all_sizes = {size for other in study.arms for size in other.train_cases if other.tries_rates}
     largest = max(all_sizes, key=lambda size: (size == 0, size), default=0)  # 0 stands for all cases
     sizes = tuple(size for size in arm.train_cases if arm.optim.lr_sizes == "every" or size == largest)
     trials = dataclasses.replace(arm, seed_offset=0, cross=(), cross_ids=(), train_cases=sizes)
@@ -122,3 +123,59 @@ def trial_runs(study: StudySettings, arm: ArmSettings, source_name: str | None) 
 def source_run(key: RunKey, rate: float) -> Run:
     """Returns the run of a source network. All its streams vary, since `vary` is about the target's runs."""
     return Run(key, key.seed, key.seed, key.seed, "random", rate, None)
+
+
+# ---------------------------------------------------------------------------------------- runs that would be the same
+
+
+def drawn_cases(run: Run) -> Hashable:
+    """Returns what two runs of a size and fold share if they draw the same training cases; of all cases none is drawn.
+
+    That a size is the whole training set is known once the data is split, see `training_cases` of `jobs.make_plan`.
+    """
+    return run.subset_id if run.key.train_cases else None
+
+
+def check_runs_differ(
+    arms: Iterable[tuple[ArmSettings, Hashable, bool, Sequence[Run]]], cases: Callable[[Run], Hashable] = drawn_cases
+) -> None:
+    """Refuses seeds that would be one run several times: their spread would be 0 and their number a pretence.
+
+    Runs of two arms may be the same, such as those on the diagonal of a crossed arm, unless the arms have different
+    seed offsets: a placebo that repeats the runs of its arm shows no chance.
+
+    Args:
+        arms: Every arm, the program that trains it, whether any of the weights that it starts with are drawn, and its
+            runs.
+        cases: See `training_cases` of `jobs.make_plan`.
+
+    Raises:
+        UserError: Two runs have the same start, batches, training cases and source network.
+    """
+    known: dict[Hashable, tuple[ArmSettings, Run]] = {}
+    for arm, program, drawn, runs in arms:
+        of_arm = (program, arm.init, arm.optim, arm.pretrain.adapt_channels)
+        own: dict[Hashable, Run] = {}
+        for run in runs:
+            start, place = (run.source, run.init_id if drawn else None), (run.key.train_cases, run.key.fold)
+            decisive = (*start, *place, run.order_id, cases(run))
+            if (other := own.setdefault(decisive, run)) is not run:
+                raise _same_run(arm, run, f"seeds {other.key.seed} and {run.key.seed} would be the same run", drawn)
+            placed, other = known.setdefault((of_arm, decisive), (arm, run))
+            if placed.seed_offset != arm.seed_offset:
+                what = f"seed {run.key.seed} would be the same run as seed {other.key.seed} of arm {placed.name!r}"
+                raise _same_run(arm, run, f"{what}, despite its seed_offset of {arm.seed_offset}", drawn)
+
+
+def _same_run(arm: ArmSettings, run: Run, what: str, drawn: bool) -> UserError:
+    """The mistake of two runs that are one: why they are, and what would make two of them."""
+    alike = "all weights that they draw are the same" if drawn else "all parameters come from one source network"
+    streams = f"cross = {','.join(arm.cross)!r}" if arm.cross else f"vary = {','.join(arm.vary)!r}"
+    of_all = " ('subset' draws none where a run trains on all)" if "subset" in (arm.cross or arm.vary) else ""
+    mend = "Cross streams that make a difference" if arm.cross else "Add 'order' to vary"
+    if run.source is not None and arm.pretrain.share == "one":
+        mend += ", or set pretrain.share = 'per_seed'"
+    return UserError(
+        f"arm {arm.name!r}: {what}: {alike}, and with {streams} they see the same batches of the same cases{of_all}. "
+        f"{mend}"
+    )

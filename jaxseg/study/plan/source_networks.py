@@ -74,9 +74,16 @@ def locate_given(arm: ArmSettings) -> Locate:
 
     def theirs(key: RunKey) -> Place:
         if key.seed not in by_seed:
+            # A trial of a rate starts from the network of its own seed, too, which no run of the study has.
+            of_trial = key.seed in {seed // settings.runs_per_source for seed in arm.optim.lr_seeds}
+            mend = (
+                "set optim.lr_seeds, whose trial starts from it, to some of these that seed_ids leaves out"
+                if of_trial and arm.tries_rates
+                else "set seed_ids to some of these"
+            )
             raise UserError(
-                f"{what} has no source network of seed {key.seed}; it has {sorted(by_seed)}; set seed_ids to some of "
-                f"these, or pretrain.share to 'one' and base_seed to one of them"
+                f"{what} has no source network of seed {key.seed}; it has {sorted(by_seed)}; {mend}, or pretrain.share "
+                f"to 'one' and base_seed to one of them"
             )
         place = by_seed[key.seed]()
         if place.step not in checkpoint.saved_steps(place.directory):

@@ -14,7 +14,7 @@ from jaxseg.data import PreparedTask, Split
 from jaxseg.data.cases import Refused
 from jaxseg.data.formats.sources import is_pooled
 from jaxseg.reserved import MEAN
-from jaxseg.settings import StudySettings, TaskSettings
+from jaxseg.settings import ArmSettings, StudySettings, TaskSettings
 from jaxseg.settings.kinds import nearest
 from jaxseg.study.plan.apart import (
     Apart,
@@ -111,12 +111,12 @@ def role_of(place: int) -> str:
 
 def tasks_of(study: StudySettings) -> list[TaskSettings]:
     """Returns the tasks that networks of a study train on, in the order of their roles: first the target."""
-    found = [study.target]
-    for arm in study.arms:
-        pretrains = arm.kind == "network" and arm.init != "random" and not arm.pretrain.from_workdir
-        if pretrains and arm.source not in found:
-            found.append(arm.source)
-    return found
+    return [*dict.fromkeys((study.target, *(arm.source for arm in study.arms if _pretrains(arm))))]
+
+
+def _pretrains(arm: ArmSettings) -> bool:
+    """Whether an arm starts from networks that the study itself trains."""
+    return arm.kind == "network" and arm.init != "random" and not arm.pretrain.from_workdir
 
 
 def prepare_tasks(
@@ -136,6 +136,7 @@ def prepare_tasks(
     """
     if "target" not in (bound or {}):  # of a bound study, this machine may lack a folder with a `+` in its name
         check_target_data(study.target.data)
+    _check_sources_are_not_the_target(study)
     wanted = tasks_of(study)
     prepared: dict[TaskSettings, PreparedTask] = {}
     splits: dict[TaskSettings, tuple[Split, ...]] = {}
@@ -181,6 +182,26 @@ def check_target_data(data: str) -> None:
             f"config.target.data = {data!r} pools several sets, which only a source may be: a new image is of none of "
             "the parts, whose intensities are normalised each in its own way, and a network cannot be scored on labels "
             "that a part does not have. Put the cases that belong together into one folder, with one dataset.json"
+        )
+
+
+def _check_sources_are_not_the_target(study: StudySettings) -> None:
+    """Refuses a source with the target's data and all of its settings, if its networks would learn what is tested.
+
+    Such a source is the target itself and has its splits, and its networks train on the cases of one fold, which others
+    test. That does no harm where there is one fold, or where each network serves seeds that are tested on its own fold.
+
+    Raises:
+        UserError: The arms that start from it.
+    """
+    arms = [arm for arm in study.arms if _pretrains(arm) and arm.source == study.target]
+    if arms and study.target.folds > 1 and not (folds_rotate(study) and one_network_each(arms)):
+        named = ", ".join(repr(arm.name) for arm in arms)
+        raise UserError(
+            f"the source of {named} has the data and all settings of the target, folds = {study.target.folds} "
+            f"included: it would be split into the same folds, so that source networks would train on cases that other "
+            f"folds test. Set source.data = 'target', as the arm self_transfer does, which leaves out what runs that "
+            f"start from a network train on and are tested on; or take other data as source"
         )
 
 

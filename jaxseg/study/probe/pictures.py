@@ -48,7 +48,12 @@ def montages(networks: Networks, rng: np.random.Generator) -> Pictures:
 
 
 def overlays(arms: Sequence[Predicted], cases: Sequence[CaseArrays], count: int, classes: int) -> Pictures:
-    """Shows where the runs of each arm disagree, on one slice of each of the first cases (training grid)."""
+    """Shows where the runs of each arm disagree, on one slice of each of the first cases (training grid).
+
+    An arm with a single run is left out, and so are all pictures if there is no other.
+    """
+    if not (several := [arm for arm in arms if len(arm.seeds) > 1]):
+        return {}, []
     arrays: dict[str, np.ndarray] = {}
     entries: list[dict[str, Any]] = []
     for index, case in enumerate(cases[:count]):
@@ -57,7 +62,7 @@ def overlays(arms: Sequence[Predicted], cases: Sequence[CaseArrays], count: int,
         for name, array in (("image", grey(case.image[..., 0][where])), ("reference", case.label[where])):
             key = entry[f"key_{name}"] = f"disagreement_{index}_{name}"
             arrays[key] = upright(array.astype(np.uint8), ndim)
-        for number, arm in enumerate(arms):
+        for number, arm in enumerate(several):
             # By number: an arm may be called `image` or `reference`.
             key = entry["arms"][arm.arm] = f"disagreement_{index}_arm_{number}"
             maps = arm.of(index, case.label.shape)[(slice(None), *where)]

@@ -94,7 +94,8 @@ def variability_rows(
             chosen = [row for row in pairs if row["quantity"] == quantity and _within(row, arm.name)]
             rows += arm.rows_of_pairs(quantity, arm.matrix(chosen))
         errors = mean_of_units(found.error[arm.name], arm.of_units)
-        rows.append(arm.row("entropy", statistics.from_left_out(found.entropy[arm.name], confidence=confidence)))
+        if len(arm.seeds) > 1:
+            rows.append(arm.row("entropy", statistics.from_left_out(found.entropy[arm.name], confidence=confidence)))
         rows.append(arm.row("error_rate", statistics.t_interval(errors, confidence=confidence)))
         rows += _representation_rows(arm, represented.layers, similarities)
     return rows + _score_rows(own, cases)

@@ -39,10 +39,9 @@ OF_PAIRS = (
 
 
 class Judge(NamedTuple):
-    """Functions that judge altered parameters, compiled for one network and loss and all runs at once."""
+    """What judges altered parameters, compiled for one network and loss and all runs at once."""
 
-    path: Callable[..., Any]
-    rewind: Callable[..., Any]
+    quality: Callable[..., interpolation.Quality]
     layers: tuple[str, ...]
     wiring: Wiring
     fresh: Callable[..., Any]
@@ -59,9 +58,9 @@ def make_judge(program: Program, plan: seeds.SeedPlan) -> Judge:
         image = jnp.zeros((1, *program.task.patch, program.channels), jnp.float32)
         return model.init(stream_key(seed, "rerandomise"), image)["params"]
 
+    # One program judges all networks, however they were altered: compiling it takes longer than putting them together.
     return Judge(
-        seeds.map_seeds(interpolation.make_path(quality, ALPHAS[1:-1]), plan=plan, shared=(2,)),
-        seeds.map_seeds(interpolation.make_rewind(quality, layers), plan=plan, shared=(2,)),
+        seeds.map_seeds(quality, plan=plan, shared=(1,)),
         layers,
         trace_wiring(program.model, program.classes, program.channels),
         jit_draws(jax.vmap(fresh)),
@@ -78,16 +77,23 @@ def rewind_rows(
     """
     windows = seeds.replicate((probes.images, probes.labels), plan)
     drawn = judge.fresh(np.array(networks.seeds, np.uint32))
-    rows, found = [], None
-    for how, params in (("rewind", networks.start), ("rerandomise", drawn)):
-        altered = judge.rewind(seeds.put(params, plan), seeds.put(networks.end, plan), windows)
-        found = seeds.fetch(altered, len(networks))
-        for seed, score in zip(networks.seeds, found.dsc, strict=True):
-            for layer, dsc in zip(judge.layers, score, strict=False):  # the last score is of the unaltered network
-                scores = {"dsc": float(score[-1]), "dsc_rewound": float(dsc), "drop": float(score[-1] - dsc)}
+    ends, rows = seeds.put(networks.end, plan), []
+
+    def judged(params: Params) -> interpolation.Quality:
+        return seeds.fetch(judge.quality(params, windows), len(networks))
+
+    own = judged(ends)
+    for how, others in (("rewind", networks.start), ("rerandomise", drawn)):
+        others = seeds.put(others, plan)
+        altered = {
+            layer: judged(interpolation.with_layer_of(others, ends, layer, judge.layers)).dsc for layer in judge.layers
+        }
+        for run, seed in enumerate(networks.seeds):
+            dsc = float(own.dsc[run])
+            for layer, found in altered.items():
+                scores = {"dsc": dsc, "dsc_rewound": float(found[run]), "drop": float(own.dsc[run] - found[run])}
                 rows.append({"arm": networks.arm, "seed": seed, "layer": layer, "how": how, **scores})
-    assert found is not None
-    return rows, found.loss[:, -1]
+    return rows, np.asarray(own.loss)
 
 
 def pairs_of(count: int, limit: int) -> list[tuple[int, int]]:
@@ -146,17 +152,19 @@ def path_rows(
         # Filled up to the number of runs, so that one program serves all.
         part = np.minimum(np.arange(first, first + len(networks)), 2 * len(pairs) - 1)
         ends = [seeds.put(trees.take(params, part), plan) for params in (firsts, seconds)]
-        found += list(seeds.fetch(judge.path(*ends, windows), min(len(networks), 2 * len(pairs) - first)))
+        inside = [judge.quality(interpolation.on_line(*ends, alpha), windows).loss for alpha in ALPHAS[1:-1]]
+        losses_inside = [seeds.fetch(loss, min(len(networks), 2 * len(pairs) - first)) for loss in inside]
+        found += list(np.stack(losses_inside, axis=1))
     rows = [
         [
             {
                 **{"arm": networks.arm, "seed_a": networks.seeds[a], "seed_b": networks.seeds[b]},
                 **{"alpha": alpha, "loss": float(loss)},
             }
-            for (a, b), inside in zip(pairs, losses_inside, strict=True)
-            for alpha, loss in zip(ALPHAS, (own[a], *inside, own[b]), strict=True)
+            for (a, b), between in zip(pairs, kind, strict=True)
+            for alpha, loss in zip(ALPHAS, (own[a], *between, own[b]), strict=True)
         ]
-        for losses_inside in (found[: len(pairs)], found[len(pairs) :])
+        for kind in (found[: len(pairs)], found[len(pairs) :])
     ]
     return rows[0], rows[1]
 
@@ -250,7 +258,8 @@ def agreement(
 
 
 def _entropy(labels: np.ndarray, classes: int) -> float:
-    return float(variability.vote_entropy(labels, classes).mean()) if labels.size else math.nan
+    several = len(labels) > 1 and labels.size  # a run alone has no other to differ from
+    return float(variability.vote_entropy(labels, classes).mean()) if several else math.nan
 
 
 def _mean_known(values: Float[np.ndarray, "cases *any"]) -> Float[np.ndarray, "*any"]:

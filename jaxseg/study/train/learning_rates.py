@@ -74,7 +74,7 @@ def write_rates(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> None:
 
 
 def chosen_rates(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> Rates:
-    """Returns the rates chosen from the trials; empty if there are none or they are not done.
+    """Returns the rates chosen from the trials; empty if no arm chooses one or the trials are not done.
 
     A rate that arms chose jointly is that of all their variants, also of those that were not tried; an arm with
     `optim.lr_factor` takes that multiple of it.
@@ -84,10 +84,10 @@ def chosen_rates(workdir: Path, plan: Plan, arms: Sequence[ArmSettings]) -> Rate
         ValueError: If runs that are to train at a chosen rate have none.
     """
     trials = plan.of_kind("select")
-    if not trials or not all(is_done(workdir / job.directory, job.program.train.steps) for job in trials):
+    if not all(is_done(workdir / job.directory, job.program.train.steps) for job in trials):
         return {}
     table = rates_table(workdir, plan, arms)
-    chosen = table[table["chosen"]]
+    chosen = table[table["chosen"].astype(bool)]  # without trials the column is empty, and no longer of booleans
     columns = (chosen[name].tolist() for name in (*VARIANT, "lr"))
     rates = {(arm, size, fold): rate for arm, size, fold, rate in zip(*columns, strict=True)}
     joint = {arm.name: arm.optim.lr_factor for arm in arms if arm.optim.lr_grid and arm.optim.lr_choice == "joint"}
