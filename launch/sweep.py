@@ -9,17 +9,24 @@ to use when.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from jaxseg import workdirs
+from jaxseg import settings, workdirs
+from jaxseg.manifest import DamagedError
 from jaxseg.report import live, write_sweep_report
+from jaxseg.settings import StudySettings
+from jaxseg.settings.parse import GROWING
 from jaxseg.study import files, sweep
-from jaxseg.study.workdir import check_workdir
+from jaxseg.study.plan.binding import read_binding
+from jaxseg.study.plan.planned import waves_of
+from jaxseg.study.workdir import check_workdir, read_config
 from jaxseg.types import UserError
 from launch import cli, places, sweep_jobs, terminal
 
@@ -54,19 +61,21 @@ def make_points(words: Sequence[str], folder: Path) -> list[tuple[sweep.Point, l
     """
     made = sweep.make_points(_GRID.value, _POINT.value)
     varied = list(dict.fromkeys(field for overrides in made for field, _ in overrides))
-    base = [word for word in words if word.split("=")[0].lstrip("-") not in {f"config.{field}" for field in varied}]
-    placed = any(word.split("=")[0].lstrip("-") == "config.runtime.store_dir" for word in base)
     points: list[tuple[sweep.Point, list[str]]] = []
     seen: dict[str, sweep.Overrides] = {}
     for overrides in made:
+        # A field that only other points vary keeps the value that the command gives to all.
+        own = {f"config.{field}" for field, _ in overrides}
+        base = [word for word in words if _flag(word) not in own]
         line = [*base, *(f"--config.{field}={value}" for field, value in overrides)]
         config = cli.parse_config(line)
+        placed = "config.runtime.store_dir" in map(_flag, line)
         if not placed and not config.runtime.store_dir:  # data is prepared once for all points
             line.insert(len(base), f"--config.runtime.store_dir={folder / 'stores'}")
             config = cli.parse_config(line)
         point = sweep.make_point(folder, overrides, {field: _at(config, field) for field in varied})
         try:
-            check_workdir(config, point.workdir)
+            _check_seeds(check_workdir(config, point.workdir), point.workdir)
         except UserError as error:
             raise UserError(f"point {point.name}: {error}") from error
         if point.name in seen:
@@ -76,10 +85,39 @@ def make_points(words: Sequence[str], folder: Path) -> list[tuple[sweep.Point, l
     return points
 
 
-def _at(config: object, field: str) -> object:
+def _flag(word: str) -> str:
+    return word.split("=")[0].lstrip("-")
+
+
+def _at(config: Any, field: str) -> Any:
     for name in field.split("."):
-        config = config[name]  # type: ignore[index]
+        config = config[name]
     return config
+
+
+def _check_seeds(study: StudySettings, workdir: Path) -> None:
+    """Refuses fewer seeds than a point has, over which its process would fail."""
+    with contextlib.suppress(DamagedError):  # the study makes the record anew, and checks then
+        bound = read_binding(workdir)
+        waves_of(study, workdir, () if bound is None else bound.waves)
+
+
+def is_outgrown(workdir: Path, config: Any) -> bool:
+    """Returns whether a finished study is asked for more than it was made with, such as more seeds."""
+    try:
+        saved = read_config(workdir)
+    except DamagedError:
+        return True  # what it was made with is unknown; the study writes it anew
+    asked = settings.from_json(settings.to_json(config))  # as it would be saved, with tuples for lists
+    return saved is not None and any(_growing(saved, field) != _growing(asked, field) for field in GROWING)
+
+
+def _growing(config: Any, field: str) -> Any:
+    """The value of a field that may grow; None where the config is older than the field."""
+    try:
+        return _at(config, field)
+    except KeyError:
+        return None
 
 
 def main() -> None:
@@ -101,16 +139,22 @@ def run_points(folder: Path) -> int:
     workdirs.check_links(folder)
     points = make_points(cli.config_words(sys.argv), folder)
     todo = ["new", "interrupted", *(["failed"] if _RETRY.value else [])]
-    commands = []
+    commands, outgrown = [], []
     for point, words in points:
+        argv = [sys.executable, "-m", "launch.study", *words, f"--workdir={point.workdir}"]
+        command = sweep_jobs.Command(point.name, point.workdir, tuple(argv))
         state = sweep_jobs.state_of(point)
+        if state == "done" and is_outgrown(point.workdir, cli.parse_config(words)):
+            outgrown.append(command)
+            state = "done before, goes on with what is new"
         terminal.say(f"{point.name}: {state}")
-        if state in todo:
-            argv = [sys.executable, "-m", "launch.study", *words, f"--workdir={point.workdir}"]
-            commands.append(sweep_jobs.Command(point.name, point.workdir, tuple(argv)))
+        if state in todo or command in outgrown:
+            commands.append(command)
     terminal.say(f"{len(points)} points, {len(commands)} to run\n")
     if _DRY_RUN.value:
         return 0
+    for command in outgrown:
+        sweep_jobs.reopen(command)
     folder.mkdir(parents=True, exist_ok=True)
     live.write_points(folder, cli.load_config(_CONFIG).name, [point.workdir for point, _ in points])
     try:

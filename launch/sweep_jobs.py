@@ -24,7 +24,10 @@ from jaxseg.types import UserError
 from launch import slurm_queue, terminal, whole
 
 JOB = "sweep_job.json"
-"""File in a point's workdir with the last job submitted for it, written only by the submitting process."""
+"""File in a point's workdir with the last job submitted for it, written only by the submitting process.
+
+The point's record names the job in which it last ran.
+"""
 ELSEWHERE = "left to another command, which works on it or has just done it"
 _POLL_SECONDS = 0.2
 _QUEUE_SECONDS = 15.0
@@ -45,10 +48,14 @@ class Command:
 
 
 def state_of(point: sweep.Point) -> str:
-    """Returns a point's state; one whose job is no longer in its queue was interrupted."""
-    if point.state == "submitted" and not _in_queue(point):
-        return "interrupted"
-    return point.state
+    """Returns a point's state after asking for its job; one whose job is lost is noted as failed."""
+    job = _awaited_job(point)
+    if job and _in_queue(job):
+        return "submitted"
+    if job and job["queue"] == "slurm":
+        _note_lost(point.workdir, job, waited=False)
+    state = point.state
+    return "interrupted" if state == "submitted" else state
 
 
 def describe_failure(point: sweep.Point) -> str:
@@ -59,10 +66,16 @@ def describe_failure(point: sweep.Point) -> str:
     return "\n".join([*lines, *(f"    {line}" for line in last)])
 
 
-def _in_queue(point: sweep.Point) -> bool:
-    job = sweep.read_note(point.workdir / JOB)
-    if not job:
-        return False
+def _awaited_job(point: sweep.Point) -> dict[str, Any] | None:
+    """The job that is to go on with a point on which nothing works; None if there is none."""
+    record = point.record
+    state = record.get("state")
+    if state not in ("submitted", "running", "interrupted") or sweep.is_worked_on(point.workdir):
+        return None
+    return sweep.read_note(point.workdir / JOB) if state == "submitted" else record.get("job")
+
+
+def _in_queue(job: Mapping[str, Any]) -> bool:
     if job["queue"] == "local":
         return Path(f"/proc/{job['job']}").exists()
     return bool(slurm_queue.still_queued([job["job"]]))
@@ -83,8 +96,22 @@ def claimed(command: Command) -> Iterator[int | None]:
             os.close(claim)
 
 
-def start(command: Command, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes] | None:
+def reopen(command: Command) -> None:
+    """Lets a finished point go on."""
+    with claimed(command) as claim:
+        if claim is not None and sweep.read_record(command.workdir).get("state") == "done":
+            sweep.write_state(command.workdir, "interrupted")
+
+
+def start(
+    command: Command, environment: Mapping[str, str] | None = None, *, job: Mapping[str, Any] | None = None
+) -> subprocess.Popen[bytes] | None:
     """Starts a point's process; it gets no signals but those we send.
+
+    Args:
+        command: The point.
+        environment: Variables to add to this process's own.
+        job: The job in which this is; None outside a cluster.
 
     Returns:
         The process; None if another launcher runs the point or has run it meanwhile.
@@ -93,7 +120,8 @@ def start(command: Command, environment: Mapping[str, str] | None = None) -> sub
         before = sweep.read_record(command.workdir)
         if claim is None or before.get("state") == "done":
             return None
-        sweep.write_state(command.workdir, "running", attempts=before.get("attempts", 0) + 1, message=None)
+        attempts = before.get("attempts", 0) + 1
+        sweep.write_state(command.workdir, "running", attempts=attempts, message=None, job=job, saved=False)
         with open(command.workdir / sweep.LOG, "a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(f"$ {shlex.join(command.argv)}\n")
             log.flush()
@@ -144,7 +172,7 @@ def run_here(commands: Sequence[Command], configs: Mapping[str, Any]) -> None:
             if claim is None:
                 terminal.say(f"{command.name}: {ELSEWHERE}")
                 continue
-            sweep.write_state(command.workdir, "running")
+            sweep.write_state(command.workdir, "running", job=None)
             try:
                 whole.run_study(configs[command.name], command.workdir)
             except Interrupted:
@@ -256,7 +284,8 @@ class PointJob:
     def __call__(self) -> str:
         """Runs the point in the job."""
         began = time.monotonic()
-        self._process = start(self.command)
+        environment = import_submitit().JobEnvironment()
+        self._process = start(self.command, job=_describe_job(environment.cluster, environment))
         if self._process is None:
             return ELSEWHERE
         while self._process.poll() is None:
@@ -267,12 +296,18 @@ class PointJob:
         """Lets the point save when the job is preempted or out of time, and queues it again."""
         if self._process is not None:
             stop(self._process)
-        sweep.write_state(self.command.workdir, "submitted")
+        # Where submitit or Slurm then refuses to queue it again, nothing was lost.
+        sweep.write_state(self.command.workdir, "submitted", saved=True)
         return import_submitit().helpers.DelayedSubmission(PointJob(self.command))
 
 
 def _jobs_folder(folder: Path) -> Path:
     return folder / "jobs"
+
+
+def _describe_job(queue: str, job: Any) -> dict[str, str]:
+    """What notes say of a job; `job` is submitit's, seen from outside or from within."""
+    return {"queue": queue, "job": job.job_id, "log": str(job.paths.stderr)}
 
 
 def submit(
@@ -309,15 +344,16 @@ def submit(
         part = commands[first : first + at_once]
         for command in part:
             command.workdir.mkdir(parents=True, exist_ok=True)
-            sweep.write_state(command.workdir, "submitted")
+            (command.workdir / JOB).unlink(missing_ok=True)  # an earlier job says nothing about this one
+            sweep.write_state(command.workdir, "submitted", saved=False)
         jobs = executor.submit_array([PointJob(command) for command in part])
         for command, job in zip(part, jobs, strict=True):
-            sweep.write_note(command.workdir / JOB, {"queue": executor.cluster, "job": job.job_id})
+            sweep.write_note(command.workdir / JOB, _describe_job(executor.cluster, job))
             terminal.say(f"{command.name}: submitted, job {job.job_id}, log {command.workdir / sweep.LOG}")
         if wait:
             _wait_for(jobs, local=local)
             for command, job in zip(part, jobs, strict=True):
-                _note_lost(command, job, local=local)
+                _note_lost(command.workdir, _describe_job(executor.cluster, job), waited=True)
 
 
 def _wait_for(jobs: Sequence[Any], *, local: bool) -> None:
@@ -329,17 +365,22 @@ def _wait_for(jobs: Sequence[Any], *, local: bool) -> None:
             pause = min(2 * pause, _QUEUE_SECONDS)
 
 
-def _note_lost(command: Command, job: Any, *, local: bool) -> None:
-    """Notes as failed a point whose job ended and could no longer say how, as one that was cancelled."""
-    state = sweep.read_record(command.workdir).get("state")
-    if state not in ("submitted", "running") or sweep.is_worked_on(command.workdir):
+def _note_lost(workdir: Path, job: Mapping[str, Any], *, waited: bool) -> None:
+    """Notes as failed a point whose job ended and could no longer say how, as one that was cancelled.
+
+    A command that did not wait for the job leaves out those which the next one continues.
+    """
+    record = sweep.read_record(workdir)
+    if record.get("state") not in ("submitted", "running") or sweep.is_worked_on(workdir):
         return
-    how = "" if local else slurm_queue.how_it_ended(job.job_id)
-    log = job.paths.stderr
-    message = f"job {job.job_id} ended without a word{f' ({how})' if how else ''}; what it said is in {log}"
+    how = slurm_queue.how_it_ended(job["job"]) if job["queue"] == "slurm" else ""
+    if not waited and (record.get("saved") or how in slurm_queue.CONTINUED):
+        return
+    log = Path(job.get("log", workdir / sweep.LOG))  # earlier notes named none
+    message = f"job {job['job']} ended without a word{f' ({how})' if how else ''}; what it said is in {log}"
     if last := sweep.last_lines(log, 3):
         message += f": {'; '.join(last)}"
-    sweep.write_state(command.workdir, "failed", message=message)
+    sweep.write_state(workdir, "failed", message=message)
 
 
 def _parameters(given: Sequence[str]) -> dict[str, Any]:

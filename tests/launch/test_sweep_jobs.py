@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +15,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from jaxseg import loop
+from jaxseg import loop, settings
 from jaxseg.study import files, sweep
+from jaxseg.study.plan import binding
 from jaxseg.types import UserError
 from launch import cli, sweep_jobs
+from tests import tiny_study
 from tests.conftest import ROOT
 
 CONFIG = "--config=tests/tiny_study.py"
@@ -141,15 +145,25 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def lines_of_points(*words: object) -> list[str]:
-    """The words of all points of a sweep; the last argument is its folder."""
+def in_a_sweep(code: str, *words: object) -> str:
+    """What some Python prints that stands in the place of a sweep's command; the last argument is its folder."""
     program = (
-        "import pathlib, sys; from absl import flags; from launch import cli, sweep; flags.FLAGS(sys.argv)\n"
-        "points = sweep.make_points(cli.config_words(sys.argv), pathlib.Path(sys.argv[-1]))\n"
-        "print(*(word for _, line in points for word in line), sep='\\n')"
+        "import json, pathlib, sys, types; from absl import flags; from launch import cli, sweep\n"
+        f"flags.FLAGS(sys.argv); folder = pathlib.Path(sys.argv[-1])\n{code}"
     )
     given = [sys.executable, "-c", program, *map(str, words)]
-    return subprocess.run(given, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    return subprocess.run(given, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def points_of(*words: object) -> list[tuple[dict[str, object], list[str]]]:
+    """The points of a sweep: the values of what it varies, and the words."""
+    code = "points = sweep.make_points(cli.config_words(sys.argv), folder)\n"
+    return json.loads(in_a_sweep(code + "print(json.dumps([(point.values, line) for point, line in points]))", *words))
+
+
+def lines_of_points(*words: object) -> list[str]:
+    """The words of all points of a sweep."""
+    return [word for _, line in points_of(*words) for word in line]
 
 
 def test_a_field_given_as_two_words_gives_way_to_the_grid(tmp_path: Path):
@@ -157,6 +171,18 @@ def test_a_field_given_as_two_words_gives_way_to_the_grid(tmp_path: Path):
     common = [CONFIG, "--config.base_seed=7", f"--config.runtime.store_dir={tmp_path}/stores"]
     # launch.study refuses any other word.
     assert lines_of_points(*words) == [*common, "--config.optim.lr=1e-3", *common, "--config.optim.lr=1e-4"]
+
+
+def test_a_field_keeps_its_value_at_points_that_do_not_set_it(tmp_path: Path):
+    words = [CONFIG, "--config.optim.lr=5e-3", "--point=optim.lr=1e-4", "--point=train.steps=2000", tmp_path]
+    stores = f"--config.runtime.store_dir={tmp_path}/stores"
+    assert points_of(*words) == [
+        [{"optim.lr": 1e-4, "train.steps": 8}, [CONFIG, stores, "--config.optim.lr=1e-4"]],
+        [
+            {"optim.lr": 5e-3, "train.steps": 2000},
+            [CONFIG, "--config.optim.lr=5e-3", stores, "--config.train.steps=2000"],
+        ],
+    ]
 
 
 def test_points_share_the_stores_that_their_config_file_names(tmp_path: Path):
@@ -182,6 +208,41 @@ def test_mistakes_are_found_before_anything_runs(tmp_path: Path):
     assert done.returncode == 2
     assert "error: point optim.lr=0: config.optim.lr = 0.0" in done.stderr
     assert not (tmp_path / "sweep").exists()
+
+
+GROWN = ({"num_seeds": 1}, {"looks": (4, 8)}, {"target__test_data": ()}, {"evaluate__ensemble": False})
+"""What finished studies may have had that are asked for the tiny one."""
+
+
+def finished(folder: Path, seed: int, **fields: object) -> Path:
+    """The workdir of a point that a sweep over base_seed finished, with other fields; nothing was trained."""
+    workdir = folder / "points" / f"base_seed={seed}"
+    made = tiny_study.changed(base_seed=seed, **fields)
+    files.write_text(workdir / files.CONFIG, settings.to_json(made))
+    sweep.write_state(workdir, "done")
+    return workdir
+
+
+@pytest.mark.parametrize(("cluster", "grown"), [("local", GROWN), ("slurm_local", GROWN[:1])])
+def test_finished_points_go_on_where_more_is_asked_for(tmp_path: Path, cluster: str, grown: tuple[dict, ...]):
+    points = [finished(tmp_path, seed, **fields) for seed, fields in enumerate((*grown, {}))]
+    words = [CONFIG, f"--grid=base_seed={';'.join(map(str, range(len(points))))}", f"--cluster={cluster}", tmp_path]
+    # Each point's process would be a study; this one does nothing.
+    idle = f"sweep.sys = types.SimpleNamespace(argv=sys.argv, executable={shutil.which('true')!r})\n"
+    said = in_a_sweep(f"{idle}sweep.run_points(folder)", *words)
+    assert f"{len(points)} points, {len(grown)} to run" in said
+    assert [sweep.read_record(point).get("attempts", 0) for point in points] == [1] * len(grown) + [0]
+    assert {sweep.read_record(point)["state"] for point in points} == {"done"}
+
+
+def test_fewer_seeds_than_a_point_has_are_refused_before_anything_runs(tmp_path: Path):
+    workdir = finished(tmp_path, 1, num_seeds=4)
+    binding.write_binding(workdir, binding.Binding("id", "digest", 1, {}, {}, waves=(4,)))
+    done = launch(f"--workdir={tmp_path}", "--grid=base_seed=0;1", "--dry_run")
+    assert done.returncode == 2
+    assert "error: point base_seed=1: workdir" in done.stderr
+    assert "has 4 seeds, and config.num_seeds = 2 asks for fewer" in done.stderr
+    assert sweep.read_record(workdir)["state"] == "done"
 
 
 def test_jobs_are_submitted_and_a_lost_one_is_noticed(tmp_path: Path):

@@ -152,3 +152,36 @@ def test_points_that_fail_or_are_cancelled_are_named_with_what_they_said(
     assert "ended without a word (FAILED)" in lost, lost
     assert "Killed" in lost, lost
     assert not recwarn.list, [str(one.message) for one in recwarn.list]
+
+
+def test_without_waiting_a_lost_job_has_failed_and_one_that_is_queued_again_goes_on(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    stops = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); "
+    commands = [
+        command(tmp_path, name, f"{stops}print('up', flush=True); time.sleep(600)") for name in ("lost", "again")
+    ]
+    lost, again = (sweep.Point(one.name, (), {}, one.workdir) for one in commands)
+    sweep_jobs.submit(commands, tmp_path, parallel=1, given=["cpus_per_task=1"], local=False, wait=False)
+    job = str(sweep.read_note(again.workdir / sweep_jobs.JOB)["job"])  # type: ignore[index]
+    array = job.removesuffix("_1")
+    try:
+        for point in (lost, again):
+            log = point.workdir / sweep.LOG
+            wait_for(lambda log=log: sweep.last_lines(log) == ["up"], f"{log} to begin", 300, cluster.said)
+        assert [sweep_jobs.state_of(point) for point in (lost, again)] == ["running", "running"]
+        cluster.kill_tasks("SLURM_ARRAY_TASK_ID=0")
+        cluster.call("scontrol", "requeue", job)
+        wait_for(lambda: not sweep.is_worked_on(again.workdir), "the process to stop", 60, cluster.said)
+        assert sweep_jobs.state_of(again) == "submitted"
+        wait_for(lambda: sweep_jobs.state_of(lost) != "submitted", "the job to leave the queue", 60, cluster.said)
+        assert lost.state == "failed"
+        assert "ended without a word (FAILED)" in lost.record["message"], lost.record
+        wait_for(lambda: again.record["attempts"] == 2, "the second start", 300, cluster.said)
+        assert sweep_jobs.state_of(again) == "running"
+        assert slurm_queue.how_it_ended("99999") == slurm_queue.how_it_ended(f"{array}_9") == slurm_queue.FORGOTTEN
+    finally:
+        cluster.call("scancel", array)
+    assert not recwarn.list, [str(one.message) for one in recwarn.list]
