@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,31 +92,33 @@ def plan(
     check_target_data(_text(config, "target"))
     target = take_fingerprint(_text(config, "target"), **_structures(config, "target"), cache=cache, progress=told)
     role_of = source_sections(config)
+    labelled = {role for arm, role in role_of.items() if _pretrain(config, arm, "objective") == "labels"}
+    seen = {role: _structures(config, role) if role in labelled else {"labelled": False} for role in role_of.values()}
     sources = {
-        role: take_fingerprint(_text(config, role), **_structures(config, role), cache=cache, progress=told)
-        for role in dict.fromkeys(role_of.values())
+        role: take_fingerprint(_text(config, role), **own, cache=cache, progress=told) for role, own in seen.items()
     }
     kept = {field: _value(config, field) for field in fixed}
     platform = jax.local_devices()[0].platform
 
-    def count(steps: int) -> tuple[settings.StudySettings, int]:
-        """The study with runs of so many steps, and the steps of all of its runs."""
+    def count(steps: int) -> tuple[settings.StudySettings, set[str], int]:
+        """The study with runs of so many steps, the fields that are proposed, and the steps of all of its runs."""
         alone = Resources(seconds, 1.0, speed, memory_bytes(1), platform)
-        first = propose(target, sources, alone, fixed={**kept, "train.steps": steps}, meter=ROUGH)
-        put(config, _without(first, fixed))
+        first = _without(propose(target, sources, alone, fixed={**kept, "train.steps": steps}, meter=ROUGH), fixed)
+        put(config, first)
         study = settings.parse(config)
-        return study, count_steps(study, target, {arm: sources[role] for arm, role in role_of.items()})
+        total = count_steps(study, target, {arm: sources[role] for arm, role in role_of.items()})
+        return study, {choice.field for choice in first.choices}, total
 
     # How many runs there are is known of a config that is complete: first as if each had all of the time. What does not
     # grow with `train.steps` are runs whose length is given.
     steps = kept.get("train.steps", _SOME_STEPS)
-    study, total = count(steps)
+    study, proposed, total = count(steps)
     runs, other = max(1.0, total / steps), 0.0
     if "train.steps" not in kept:
-        runs = max(1.0, (count(2 * steps)[1] - total) / steps)
+        runs = max(1.0, (count(2 * steps)[-1] - total) / steps)
         other = max(0.0, total / runs - steps)
     resources = Resources(seconds, runs, speed, device_bytes(study), platform, other)
-    made = _without(propose(target, sources, resources, fixed=kept), fixed)
+    made = _without(propose(target, sources, resources, fixed=kept | left_alone(study, proposed)), fixed)
     put(config, made)
     check_networks(settings.parse(config))
     return made, target, sources
@@ -124,6 +126,25 @@ def plan(
 
 _SOME_STEPS = 10_000
 """Steps at which runs are counted, and at twice as many."""
+_COSTLY = ("target", "model", "train", "evaluate")
+"""Sections that say what a step and a test take."""
+
+
+def left_alone(study: settings.StudySettings, proposed: Collection[str]) -> dict[str, Any]:
+    """Returns the fields that a plan leaves as they are and on which the time of a study depends.
+
+    They come from the config file as well as from the command line: a network that the file names takes its time, too.
+
+    Args:
+        study: The study.
+        proposed: The dotted fields that the plan writes.
+    """
+    return {
+        field: value
+        for section in _COSTLY
+        for name, value in vars(getattr(study, section)).items()
+        if (field := f"{section}.{name}") not in proposed
+    }
 
 
 def source_sections(config: Any) -> dict[str, str]:
@@ -136,10 +157,15 @@ def source_sections(config: Any) -> dict[str, str]:
     for name, arm in config.arms.items():
         trains = arm.kind == "network" and arm.init != "random"
         own = arm.get("source", {})
-        given = arm.get("pretrain", {}).get("from_workdir", config.pretrain.from_workdir)
+        given = _pretrain(config, name, "from_workdir")
         if trains and not given and own.get("data", config.source.data) != "target":
             found[name] = f"arms.{name}.source" if "data" in own else "source"
     return found
+
+
+def _pretrain(config: Any, arm: str, field: str) -> Any:
+    """A field of `pretrain` as an arm has it."""
+    return config.arms[arm].get("pretrain", {}).get(field, config.pretrain[field])
 
 
 def _text(config: Any, task: str) -> str:

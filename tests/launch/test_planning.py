@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -14,9 +15,13 @@ from jaxseg import settings
 from jaxseg.study.plan import cost
 from jaxseg.study.plan.jobs import check_networks
 from jaxseg.study.proposal import network
+from jaxseg.study.proposal.machine import read_budget
 from jaxseg.study.proposal.rules import propose
+from jaxseg.types import UserError
 from launch import cli, planning
-from tests.image_sets import make_volume, write_set
+from tests.data.test_splits import prepared_with, split
+from tests.image_sets import make_volume, save, write_set
+from tests.study.test_proposal import found, proposed
 
 
 @pytest.fixture
@@ -92,6 +97,45 @@ def test_runs_of_a_given_length_take_their_share_of_the_budget(quick, sets, tmp_
     assert any("cannot be kept" in note and "give more time, or fewer steps" in note for note in notes)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("train__accumulate", 8), ("model__name", "multiscale_fcn"), ("target__patch", (32, 32, 32))]
+)
+def test_what_the_config_file_sets_counts_as_on_the_command_line(quick, monkeypatch, sets, tmp_path, field, value):
+    """A step of the other network takes ten times as long; a patch is what a plan chooses, whatever the file says."""
+
+    def work(program):
+        factor = 10 if program.model.name == "multiscale_fcn" else 1
+        return cost.Work(*(factor * part for part in network.ROUGH.work(program)))
+
+    meter = network.Meter(work, network.ROUGH.size)
+    monkeypatch.setattr(planning, "propose", lambda *images, **more: propose(*images, **{**more, "meter": meter}))
+    monkeypatch.setattr(planning, "count_steps", lambda study, *images: 8 * study.train.steps)
+
+    def made():
+        return auto.get_config(f"{sets}/TARGET")
+
+    section, name = field.split("__")
+    in_file = made()
+    in_file[section][name] = value
+    plain, by_file, by_word = (
+        planned(config, tmp_path, seconds=60.0, **fixed)[1]
+        for config, fixed in ((made(), {}), (in_file, {}), (made(), {field: value}))
+    )
+    assert by_word.train.steps < plain.train.steps
+    assert by_file == (plain if field == "target__patch" else by_word)
+
+
+def test_a_source_without_labels_is_planned_where_no_arm_needs_them(quick, sets, tmp_path):
+    for index in range(3):
+        save(tmp_path / "bare" / f"case_{index}.nii.gz", make_volume(index)[0])
+    config = auto.get_config(f"{tmp_path}/bare,{sets}/TARGET,ssl_source")
+    config.source.labels = ("a",)  # which counts for other arms
+    _, study = planned(config, tmp_path)
+    assert study.arms[-1].source.patch == study.source.patch
+    with pytest.raises(UserError, match=r"bare has no dataset\.json"):
+        planned(auto.get_config(f"{tmp_path}/bare,{sets}/TARGET,ssl_source+transfer"), tmp_path)
+
+
 def test_a_source_of_an_arm_is_planned_from_its_own_images(quick, sets, tmp_path):
     volumes = {f"case_{i}": make_volume(i, shape=(24, 20, 6), classes=3) for i in range(4)}
     other = write_set(sets / "set-2", volumes, affine=np.diag([0.9, 0.9, 6.0, 1.0]), modality={"0": "CT"})
@@ -123,6 +167,41 @@ def test_sources_are_those_of_the_arms_that_train_them(sets):
     assert planning.source_sections(config) == {"shuffled_source": "source"}
     config.pretrain.from_workdir, config.arms.transfer.pretrain = "", {"from_workdir": "runs/elsewhere"}
     assert planning.source_sections(config) == {"shuffled_source": "source"}
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 4, 5, 6, 9])
+def test_few_groups_are_noted_with_folds_that_they_can_be_split_into(groups):
+    made = proposed(found((64, 64, 64), (1.0,) * 3, cases=18, groups=groups))
+    assert made.value("target.val_cases") == 1
+    (note,) = (note for note in made.notes if f"{groups} groups" in note)
+    advice = re.search(r"folds=(\d) every case is tested once, at \1 times", note)
+    assert ("too few to split" in note) == (advice is None) == (groups < 3)
+    cases = prepared_with([f"group {case % groups}" for case in range(18)])
+    if advice is None:
+        with pytest.raises(UserError):
+            split(cases, val_cases=1)
+    else:
+        tested = [split(cases, val_cases=1, folds=int(advice[1]), fold=fold).test for fold in range(int(advice[1]))]
+        assert sorted(sum(tested, ())) == [case.name for case in cases.cases]
+    assert not proposed(found((64, 64, 64), (1.0,) * 3)).notes
+
+
+@pytest.mark.parametrize(
+    ("fixed", "listed", "said"),
+    [
+        ({}, (), "and about a fifth of its cases, or .*, are tested on: intervals will be wide. With .*"),
+        ({"target__folds": 3}, (), "and every case is tested once: intervals will be wide"),
+        ({"target__test_cases": 2}, (), "and 2 of its 12 cases, or .*, are tested on: intervals will be wide"),
+        ({"target__folds": 3, "target__test_cases": 2}, (), "and 2 cases of each fold, .*: intervals will be wide"),
+        ({}, (3, 4), "and 1 of the 2 folds that the data lists is used: .*folds=2 all of these are used, at 2 .*"),
+        ({}, (3,), "and 1 of the 1 folds that the data lists is used: intervals will be wide"),
+        ({"target__folds": 2}, (3, 4), "and 2 of the 2 folds that the data lists are used: intervals will be wide"),
+        ({"target__folds": 7}, (), "which can be split into 6 folds at most; give --config.target.folds=6"),
+    ],
+)
+def test_a_note_on_few_groups_says_what_is_tested(fixed, listed, said):
+    images = dataclasses.replace(found((64, 64, 64), (1.0,) * 3, cases=12, groups=6), listed=listed)
+    assert any(re.fullmatch(f"the target has 6 groups of cases, {said}", n) for n in proposed(images, **fixed).notes)
 
 
 @pytest.mark.parametrize(
@@ -162,3 +241,17 @@ def test_a_config_outside_of_packages_is_run_from_its_path(tmp_path):
     )
     (tmp_path / "planned.py").write_text(lines)
     assert cli.parse_config([f"--config={tmp_path}/planned.py"]).target.data == "DATA"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90min", 5400), ("2h", 7200), ("1h30min", 5400), ("1.5d", 129600), ("300 s", 300), ("2H", 7200)],
+)
+def test_budgets(text, seconds):
+    assert read_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "2", "two hours", "2 hours", "2h and more", "-2h", "10s", "h"])
+def test_texts_that_are_no_budget(text):
+    with pytest.raises(UserError, match="--budget"):
+        read_budget(text)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxseg.study.proposal.fingerprint import take_fingerprint
+from jaxseg.study.proposal.images import foreground
 from jaxseg.study.proposal.structures import measure_label
 from jaxseg.types import UserError
-from tests.image_sets import write_set
+from tests.image_sets import make_volume, save, write_set
 
 
 def told(*args, **kwargs):
@@ -92,6 +94,29 @@ def test_synthetic_tasks_of_either_kind(tmp_path):
     found = take_fingerprint("synthetic:blobs?n=3&shape=12x12", cache=tmp_path, progress=told)
     assert (found.ndim, found.cases) == (2, 3)
     assert take_fingerprint("synthetic:blobs?n=3&shape=8x8x8", cache=tmp_path, progress=told).ndim == 3
+
+
+def test_images_without_labels(tmp_path):
+    """A folder of images alone, and one whose labels play no part, as its images without one count."""
+    for index in range(3):
+        save(tmp_path / "bare" / f"case_{index}.nii.gz", make_volume(index)[0])
+    labelled = write_set(tmp_path / "set")
+    save(labelled / "imagesTr" / "case_9.nii.gz", make_volume(9)[0])
+    for folder, cases in ((tmp_path / "bare", 3), (labelled, 5)):
+        found = taken(folder, labelled=False)
+        assert (found.cases, found.groups, found.shape) == (cases, cases, (10.0, 9.0, 8.0))
+        assert (found.labels, found.missing, found.listed) == ((), (), ())
+        assert foreground(found)[0] == 0.0
+    with pytest.raises(UserError, match=r"has no dataset\.json"):
+        taken(tmp_path / "bare")
+
+
+def test_folds_that_the_data_lists(tmp_path):
+    folder = write_set(tmp_path / "set")
+    names = [f"case_{index}" for index in range(4)]
+    folds = [{"train": names[1:], "val": names[:1]}, {"train": names[:2], "val": names[2:]}]
+    (folder / "splits_final.json").write_text(json.dumps(folds))
+    assert taken(folder).listed == (1, 2)
 
 
 def test_cases_that_cannot_be_read_are_left_out_unless_none_is_left(tmp_path):

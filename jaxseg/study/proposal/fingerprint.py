@@ -83,6 +83,8 @@ class Fingerprint:
     """Outputs of a network: the labels of the task, whether they occur or not, and the background; or the regions."""
     parts: int = 1
     """Parts of a pooled source."""
+    listed: tuple[int, ...] = ()
+    """Test cases of each fold that the data prescribes; empty where it prescribes none."""
 
     @property
     def ndim(self) -> int:
@@ -101,6 +103,7 @@ def take_fingerprint(
     *,
     labels: Sequence[str] = (),
     regions: Sequence[tuple[str, Sequence[str]]] = (),
+    labelled: bool = True,
     cache: Path,
     progress: Progress,
 ) -> Fingerprint:
@@ -110,6 +113,8 @@ def take_fingerprint(
         data: As in `TaskSettings.data`.
         labels: Names of the labels or regions to segment; () takes all.
         regions: As in `TaskSettings.regions`.
+        labelled: Whether label maps are read. Otherwise images alone are looked at, of folders without labels too, and
+            there are no labels or regions to name.
         cache: Folder of downloads.
         progress: Told about every case that is read.
 
@@ -117,7 +122,7 @@ def take_fingerprint(
         UserError: If there are no images, or none of them can be read.
     """
     with volume.quiet_nibabel():
-        source, ndim = _open(data, cache)
+        source, ndim = _open(data, cache, labelled=labelled)
         listing = source.listing
         named, made = structures.choose(listing, labels=labels, regions=regions, data=data)
         wanted = [(one.name, one.values) for one in made] or [(name, (value,)) for name, value in named]
@@ -147,6 +152,7 @@ def take_fingerprint(
         missing=tuple(name for name, found in profiles.items() if found is None),
         classes=len(wanted) + (not made),
         parts=max(1, len(listing.parts)),
+        listed=tuple(len(test) for _, test in listing.splits or ()),
     )
 
 
@@ -163,15 +169,15 @@ class _Look:
     """Index of the part of a pooled source."""
 
 
-def _open(data: str, cache: Path) -> tuple[Source, int]:
+def _open(data: str, cache: Path, *, labelled: bool) -> tuple[Source, int]:
     """Opens a source as volumes, or as images if it has no volumes."""
     try:
-        return sources.open_source(data, ndim=3, cache=cache), 3
+        return sources.open_source(data, ndim=3, cache=cache, labelled=labelled), 3
     except UserError as error:
         if sources.is_elsewhere(data) or data.partition(":")[0] not in sources.SCHEMES:
             raise
         try:
-            return sources.open_source(data, ndim=2, cache=cache), 2
+            return sources.open_source(data, ndim=2, cache=cache, labelled=labelled), 2
         except UserError:
             raise error from None
 

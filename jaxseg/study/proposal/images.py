@@ -22,7 +22,13 @@ _MASKED = 0.25
 """Share of zeros in MR from which the background may have been masked out; then little else is dark."""
 _TINY = 1e-3
 """Share of an image below which a label is hardly met by a patch drawn anywhere."""
-_SIDED = re.compile(r"(?:^|[^a-z])(?:left|right|l|r|lh|rh|sin|dex)(?:[^a-z]|$)", re.IGNORECASE)
+_JOINED = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<![A-Z][LR])(?<=[LR])(?=[A-Z][a-z])")
+"""Places where a word of a label's name begins without a blank, as in KidneyLeft and LKidney."""
+# A mirror confuses pairs of one shape, such as kidneys or parotids: the image of the left one looks like the right one.
+# LV and RV are no such pair: the ventricles differ in shape, so that a mirrored one still looks like itself, and LV may
+# be a lateral ventricle. A name that spells a side out, or runs on as LVmyo does, is taken to have one all the same:
+# that costs an augmentation, and a side that is missed teaches wrong labels.
+_SIDED = re.compile(r"(?<![a-z])(?:(?:left|right)|(?:l|r|lh|rh|sin|dex)(?![a-z]))", re.IGNORECASE)
 _TURNED = ("micro", "histo", "patho", "stain", "fluor", "rgb")
 """Parts of modalities of which every orientation is as plausible."""
 
@@ -187,7 +193,7 @@ def normalization(found: Fingerprint) -> tuple[str, str]:
 
 def flips(found: Fingerprint, seen: View) -> tuple[tuple[int, ...], str]:
     """Returns the axes of a patch that may be flipped, and why."""
-    sided = [label.name for label in found.labels if _SIDED.search(label.name.replace("_", " "))]
+    sided = [label.name for label in found.labels if _SIDED.search(_JOINED.sub(" ", label.name))]
     if sided:
         return (), f"a label has a side ({sided[0]}): mirrored, other structures would look like it"
     if all(any(part in channel.modality.lower() for part in _TURNED) for channel in found.channels):
@@ -199,6 +205,8 @@ def flips(found: Fingerprint, seen: View) -> tuple[tuple[int, ...], str]:
 
 def foreground(found: Fingerprint) -> tuple[float, str]:
     """Returns the share of patches that hold a labelled voxel, and why."""
+    if not found.labels and not found.missing:
+        return 0.0, "nothing is labelled: patches lie anywhere"
     if found.labels:
         rarest = min(found.labels, key=lambda label: label.share)
         if rarest.share < _TINY:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jaxseg.models import check_patch
-from jaxseg.settings import Compute, LossSettings, ModelSettings, OptimSettings, TaskSettings, TrainSettings
+from jaxseg.settings import LossSettings, ModelSettings, OptimSettings, TaskSettings, TrainSettings
 from jaxseg.settings.rules import check_network
 from jaxseg.study.plan import cost
 from jaxseg.study.plan.program import NetworkSize, Program, measure
@@ -69,12 +69,14 @@ class Network:
 
     @property
     def model(self) -> ModelSettings:
-        """Settings with every stride and kernel written out."""
+        """Settings as a config has them, with () for strides of 2 everywhere and for kernels of 3, in vnet of 5."""
+        even = {size for axes in self.levels.strides for size in axes} <= {2}
+        flat = {size for axes in self.levels.kernels for size in axes} == {3}
         return ModelSettings(
             ndim=2 if len(self.wanted) == 2 else 3,
             widths=self.widths,
-            strides=self.levels.strides,
-            kernels=self.levels.kernels,
+            strides=() if even else self.levels.strides,
+            kernels=() if flat else self.levels.kernels,
         )
 
     @property
@@ -86,6 +88,17 @@ class Network:
 Fixed = Mapping[str, Any]
 """Fields of the config that stay as they are, dotted, with their values."""
 NOTHING: Fixed = MappingProxyType({})
+
+
+def step_patches(fixed: Fixed, batch: int) -> int:
+    """Returns the patches that a step learns from, those of all batches whose gradients are averaged.
+
+    Args:
+        fixed: Fields that stay as they are.
+        batch: Patches in a batch where this is not fixed.
+    """
+    patches: int = fixed.get("train.batch", batch) * fixed.get("train.accumulate", 1)
+    return patches
 
 
 def choose(
@@ -146,7 +159,7 @@ def _fitted(
         patch = found.patch(size, whole)
         made = Network(spacing, wanted, patch, found, _widths(wish.width, found), 0)
         batch = fixed.get("train.batch", BATCHES[len(patch)])
-        seconds = batch * resources.step_seconds(rough_work(made.model, patch, channels, classes))
+        seconds = step_patches(fixed, batch) * resources.step_seconds(rough_work(made.model, patch, channels, classes))
         made = dataclasses.replace(made, steps=int(_TRAINING * resources.run_seconds / seconds - resources.other_steps))
         fits = batch * rough_bytes(made.model, patch, classes) <= _MEMORY * resources.memory_bytes
         smaller = grid.shrunk(size, 0.9 * math.prod(size))
@@ -166,8 +179,11 @@ def program_of(network: Network, *, batch: int, channels: int, classes: int, fix
     Raises:
         UserError: If these do not go with the network.
     """
-    own = {field.removeprefix("model."): value for field, value in fixed.items() if field.startswith("model.")}
-    model = network.model
+    own, of_train = (
+        {field.removeprefix(section): value for field, value in fixed.items() if field.startswith(section)}
+        for section in ("model.", "train.")
+    )
+    model, train = network.model, TrainSettings(**{**of_train, "batch": batch})
     if len(own.get("widths", model.widths)) != len(model.widths):  # of another depth, nothing else is planned
         model = dataclasses.replace(model, strides=(), kernels=())
     if own or "target.patch" in fixed:
@@ -177,10 +193,10 @@ def program_of(network: Network, *, batch: int, channels: int, classes: int, fix
     return Program(
         TaskSettings(patch=network.patch),
         model,
-        Compute(),
+        train.compute,
         OptimSettings(),
         LossSettings(),
-        TrainSettings(batch=batch),
+        train,
         "none",
         channels,
         classes,
@@ -201,7 +217,7 @@ EXACT = Meter(cost.step_work, measure)
 
 def _rough_work(program: Program) -> cost.Work:
     work = rough_work(program.model, program.task.patch, program.channels, program.classes)
-    return cost.Work(*(program.train.batch * part for part in work))
+    return cost.Work(*(program.train.accumulate * program.train.batch * part for part in work))
 
 
 def _rough_size(program: Program, platform: str = "cpu") -> NetworkSize:

@@ -28,6 +28,7 @@ from jaxseg.study.proposal.network import (
     choose,
     fit_memory,
     program_of,
+    step_patches,
 )
 
 LARGEST_BATCHES = {2: 32, 3: 8}
@@ -49,6 +50,8 @@ class _Course:
     """How a run spends its time."""
 
     batch: int
+    accumulate: int
+    """Batches in a step."""
     steps: int
     looks: int
     """Validations in a run."""
@@ -100,7 +103,7 @@ def propose(
     made, batch = fit_memory(made, resources, meter, **size, batch=course.batch)
     if batch != course.batch:
         course = _course(target, seen, made, batch, resources, meter, {**fixed, "train.batch": batch})
-    choices = [Choice("model.ndim", ndim, why), *_network_choices(made)]
+    choices = [Choice("model.ndim", ndim, why), *_network_choices(made, fixed)]
     choices += _grid_choices("target", target, seen, made.spacing, _spacing_reason(seen, made, fixed), made.patch, made)
     choices += images.task_choices("target", target, seen, across, val_cases=course.val_cases)
     choices += _augmentation("target", target, seen, course)
@@ -176,22 +179,20 @@ def _source_choices(
     return choices + _augmentation(role, source, seen, course)
 
 
-def _network_choices(made: Network) -> list[Choice]:
-    ndim = len(made.patch)
-    flat = {size for axes in made.levels.kernels for size in axes} == {3}
-    even = {size for axes in made.levels.strides for size in axes} <= {2}
+def _network_choices(made: Network, fixed: Fixed) -> list[Choice]:
+    patches = step_patches(fixed, BATCHES[len(made.patch)])
+    strides, kernels = made.model.strides, made.model.kernels
     halved = "an axis is halved while it is 8 voxels long and its voxels are shorter than twice the shortest"
-    patches = "one patch" if ndim == 3 else f"{BATCHES[ndim]} patches"
     reach = "3 voxels, but not across voxels that are twice as long as the shortest"
     return [
         Choice(
             "model.widths",
             made.widths,
             f"{len(made.widths)} levels, down to a few voxels an axis; {made.widths[0]} channels at the finest, as a "
-            f"run has time for about {made.steps:,} steps of {patches}",
+            f"run has time for about {made.steps:,} steps of {'one patch' if patches == 1 else f'{patches} patches'}",
         ),
-        Choice("model.strides", () if even else made.levels.strides, "2 everywhere" if even else halved),
-        Choice("model.kernels", () if flat else made.levels.kernels, "3 everywhere" if flat else reach),
+        Choice("model.strides", strides, halved if strides else "2 everywhere"),
+        Choice("model.kernels", kernels, reach if kernels else "3 everywhere, in vnet 5"),
     ]
 
 
@@ -208,6 +209,14 @@ def windows(found: Fingerprint, seen: View, spacing: Sequence[float], patch: Seq
     return count * math.prod(sliced)
 
 
+def _tested(target: Fingerprint, fixed: Fixed) -> int:
+    """The cases that a run is tested on."""
+    folds, cases = fixed.get("target.folds", 1), fixed.get("target.test_cases", 0)
+    if target.listed:
+        return max(target.listed[:folds])
+    return min(cases, target.cases) or math.ceil(target.cases / (folds if folds > 1 else 5))
+
+
 def _course(
     target: Fingerprint,
     seen: View,
@@ -221,9 +230,12 @@ def _course(
     channels, classes, ndim = len(target.channels), target.classes, len(made.patch)
     work = meter.work(program_of(made, batch=batch, channels=channels, classes=classes, fixed=fixed))
     step = resources.step_seconds(work)
-    forward = step / batch / 3
+    accumulate = fixed.get("train.accumulate", 1)
+    forward = step / (accumulate * batch) / 3
     budget = resources.run_seconds
-    tested = math.ceil(target.cases / 5)
+    # Predictions of a window and of its mirror images are averaged, and networks of shorter budgets are tested as well.
+    tested = _tested(target, fixed) * 2 ** len(fixed.get("evaluate.flips", ()))
+    tested *= 3 if fixed.get("evaluate.budget_tests", False) else 1
 
     def test(overlap: float) -> float:
         return tested * forward * windows(target, seen, made.spacing, made.patch, overlap)
@@ -250,7 +262,7 @@ def _course(
     steps = given or min(max(allowed(step), LOOKS), MOST_STEPS) // LOOKS * LOOKS
     every = fixed.get("train.log_every", max(1, steps // LOOKS))
     used = (spent + (steps + resources.other_steps) * step) / budget
-    return _Course(batch, steps, looks, int(cases), overlap, every, step, allowed(step), used)
+    return _Course(batch, accumulate, steps, looks, int(cases), overlap, every, step, allowed(step), used)
 
 
 def _course_choices(course: _Course, resources: Resources) -> list[Choice]:
@@ -273,7 +285,7 @@ def _course_choices(course: _Course, resources: Resources) -> list[Choice]:
 
 
 def _augmentation(role: str, found: Fingerprint, seen: View, course: _Course) -> list[Choice]:
-    views = course.steps * course.batch / max(1.0, 0.8 * found.cases)
+    views = course.steps * course.batch * course.accumulate / max(1.0, 0.8 * found.cases)
     often = views >= OFTEN_SEEN
     told = f"a run takes about {number(views)} patches from each training case"
     why = f"{told}, so that they should differ" if often else f"{told}, too few for augmentation to pay"
@@ -303,10 +315,7 @@ def _notes(
         if rare:
             notes.append(f"labels that most cases of the {role} lack: {', '.join(rare)}")
     if target.groups < 10:
-        notes.append(
-            f"the target has {target.groups} groups of cases, and a fifth of them is tested on: intervals will be "
-            "wide. With --config.target.folds=5 every case is tested once, at five times the cost"
-        )
+        notes.append(_few_groups(target, fixed))
     if course.used > 1:
         minutes, needed = (number(seconds / 60) for seconds in (resources.seconds, course.used * resources.seconds))
         notes.append(
@@ -323,3 +332,27 @@ def _notes(
     if course.possible > MOST_STEPS and not given:
         notes.append(f"the budget would allow {course.possible:,} steps; more than {MOST_STEPS:,} hardly ever pay")
     return notes
+
+
+def _few_groups(target: Fingerprint, fixed: Fixed) -> str:
+    """Says what few groups of cases are tested on, and which folds would test more of them, if any do."""
+    folds, held = fixed.get("target.folds", 1), fixed.get("target.test_cases", 0)
+    counted = f"the target has {target.groups} groups of cases"
+    most = len(target.listed) or target.groups  # a fold tests one group at least
+    if not target.listed and most < 3:
+        return f"{counted}, too few to split: training, validation and test take at least one each; add cases"
+    if folds > most:
+        return f"{counted}, which can be split into {most} folds at most; give --config.target.folds={most}"
+    advised, tested = min(5, most), "every case is tested once"
+    if target.listed:
+        told = f"and {folds} of the {most} folds that the data lists {'is' if folds == 1 else 'are'} used"
+        advised, tested = most, "all of these are used"
+    elif held:
+        share = f"{held} of its {target.cases} cases" if folds == 1 else f"{held} cases of each fold"
+        told, advised = f"and {share}, or at least one group, are tested on", 1
+    else:
+        told = f"and {tested}" if folds > 1 else "and about a fifth of its cases, or at least one group, are tested on"
+    wide = f"{counted}, {told}: intervals will be wide"
+    if folds > 1 or advised == 1:
+        return wide
+    return f"{wide}. With --config.target.folds={advised} {tested}, at {advised} times the cost"
