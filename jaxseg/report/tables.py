@@ -262,7 +262,7 @@ def read_table(results: Path, name: str, columns: Sequence[str]) -> pd.DataFrame
     if missing:
         raise UserError(
             f"{path} lacks the column(s) {', '.join(missing)}; it has {', '.join(table.columns)}. "
-            "Delete it and run `--stages=evaluate,analyze,report` to write it again."
+            "Delete it and give the study's command again, with all stages, to write it; nothing is trained anew."
         )
     for column, value in {"fold": 0, **_FILLED.get(name, {})}.items():
         if column not in table:

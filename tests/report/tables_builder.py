@@ -292,6 +292,7 @@ def _study(arms, runs, labels, name, steps, n_cases, case_name, lost) -> dict[st
             "channels": 1,
             "normalization": ["zscore"],
             "cases": {"train": 8, "val": 4, "test": n_cases},
+            "splits": [{"train": [], "val": [], "test": [case_name.format(case) for case in range(n_cases)]}],
         },
         "arms": {
             arm: {

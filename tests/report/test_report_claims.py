@@ -163,6 +163,7 @@ def test_seeds_added_later_without_declared_looks_are_marked_and_folded_away(tab
     [
         ("scratch_b", {"C1": "undecided"}, "The placebo scratch_b: quiet (C1 undecided)."),
         ("scratch_b", {"C1": "undecided", "C4b": "supported"}, "scratch_b: quiet (C1 undecided, C4b supported)."),
+        ("scratch_b", {"C1": "undecided", "C4b": "contradicted"}, "scratch_b: not quiet, C4b contradicted ("),
         ("scratch_b", {"C1": "supported"}, "The placebo scratch_b: not quiet, C1 supported (C1 supported)."),
         ("self_transfer", {"C1": "supported"}, "The positive control self_transfer: found (C1 supported)."),
         ("self_transfer", {"C1": "undecided", "C4b": "contradicted"}, "self_transfer: found (C1 undecided, C4b"),

@@ -83,6 +83,7 @@ def test_seeds_that_share_a_source_network_are_said_to_count_as_one(tmp_path: Pa
     assert shared in told
     note = "seeds of transfer that share a source network count as one: 4 source networks (8 seeds)"
     assert any(text.startswith("Notes: ") and note in text for text in told)
+    assert any("fewer than 8 source networks: no verdict" in text for text in told), "8 seeds, and no notice of too few"
     assert any("new source networks and groups" in text for text in told)
 
 

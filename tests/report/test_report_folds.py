@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 
 import pandas as pd
 import pytest
 
+from jaxseg.data.splits import Split
 from jaxseg.report.blocks import Block, Chart, Finding, Fold, Section, Table
 from jaxseg.report.charts.style import arm_styles
+from jaxseg.report.sections.arms import standfirst
 from jaxseg.report.sections.examples import examples_section
 from jaxseg.report.sections.filters import filters_section
 from jaxseg.report.sections.similarity import similarity_section
@@ -64,6 +67,14 @@ def test_captions_say_the_fold_of_what_is_drawn(
     for stem in stems:
         assert words in captions[stem], stem
         assert other not in captions[stem], stem
+
+
+def test_test_cases_of_all_folds_are_counted(tables: Tables):
+    """Those of the first fold alone would be a part of what every number of the page is of."""
+    splits = tuple(Split((), (), cases) for cases in (("a", "b"), ("c", "d", "e")))
+    target = dataclasses.replace(tables.study.target, splits=splits)
+    study = dataclasses.replace(tables.study, target=target)
+    assert "scored on 5 test cases" in standfirst(dataclasses.replace(tables, study=study))
 
 
 def test_sentences_and_tables_of_one_fold_say_which(tables: Tables):

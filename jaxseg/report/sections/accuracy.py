@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from jaxseg.analysis.statistics import MIN_SEEDS
 from jaxseg.report.blocks import (
     Block,
     Cell,
@@ -28,7 +29,15 @@ from jaxseg.report.sections import figures
 from jaxseg.report.sections.detection import detection_blocks
 from jaxseg.report.sections.ensembles import ensemble_blocks
 from jaxseg.report.sections.ranking import ranking_blocks
-from jaxseg.report.shown import baseline_of, drawn_runs, drawn_words, main_variant, overall_dsc, shared_words
+from jaxseg.report.shown import (
+    baseline_of,
+    drawn_runs,
+    drawn_words,
+    main_variant,
+    overall_dsc,
+    seeds_per_arm,
+    shared_words,
+)
 from jaxseg.report.tables import Tables, of_several_sizes, of_variant, rows_of, variants_of
 from jaxseg.reserved import MEAN
 from jaxseg.study.claims.rules import DELTA
@@ -123,7 +132,9 @@ def _differences(tables: Tables, styles: Styles, unit: str, sure: str) -> Iterat
     sized = of_several_sizes(overall, "arm_a")
     if len(sized) and sized["arm_b"].nunique() == 1:
         yield from _gain_by_size(sized, styles, sure)
-    yield Fold("Differences by label, with p-values", tuple(_difference_blocks(tables.comparisons, unit, styles, sure)))
+    few_seeds = seeds_per_arm(tables.study)[0] < MIN_SEEDS  # the notice on top of the page says so
+    blocks = _difference_blocks(tables.comparisons, unit, styles, sure, without="fewer than" if few_seeds else None)
+    yield Fold("Differences by label, with p-values", tuple(blocks))
 
 
 def _scores_finding(overall: pd.DataFrame) -> Finding:
@@ -174,7 +185,7 @@ def _empty_rule(tables: Tables, metric: str) -> str:
     if metric == "nsd" or rule is None:
         return ""
     meaning = {"diagonal": "the image diagonal", "nan": "nothing (left out)", "inf": "infinity"}.get(rule, rule)
-    return f" A structure found in only one of prediction and reference counts as {meaning}."
+    return f" A structure that a prediction misses counts as {meaning}; one that it alone has is in no mean."
 
 
 def _score_table(summary: pd.DataFrame, metric: str, styles: Styles, caption: str) -> Table:
@@ -204,7 +215,10 @@ def _score_cell(row: Any) -> Cell:
     return Cell(number(row.mean, digits), interval(row.ci_low, row.ci_high, digits))
 
 
-def _difference_blocks(comparisons: pd.DataFrame, unit: str, styles: Styles, sure: str) -> Iterator[Block]:
+def _difference_blocks(
+    comparisons: pd.DataFrame, unit: str, styles: Styles, sure: str, *, without: str | None
+) -> Iterator[Block]:
+    """Tables of differences and their notes, but for those that begin with `without`."""
     for metric in (metric for metric in _NAMES if (comparisons["metric"] == metric).any()):
         yield _difference_table(comparisons[comparisons["metric"] == metric], metric, unit, styles, sure)
     yield Prose(
@@ -213,7 +227,7 @@ def _difference_blocks(comparisons: pd.DataFrame, unit: str, styles: Styles, sur
     )
     if "note" in comparisons:
         parts = dict.fromkeys(part for note in comparisons["note"] for part in str(note).split("; ") if part)
-        notes = [part for part in parts if not part.startswith("fewer than")]  # the summary says so already
+        notes = [part for part in parts if without is None or not part.startswith(without)]
         if notes:
             yield Prose(f"Notes: {'; '.join(notes)}.")
 

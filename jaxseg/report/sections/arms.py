@@ -25,7 +25,7 @@ def standfirst(tables: Tables) -> str:
         if any(arm.uses_source for arm in study.arms.values())
         else "How well do networks learn to segment <b>{target}</b>?"
     )
-    tested = study.target.cases.test
+    tested = len({case for split in study.target.splits for case in split.test})
     return sentence(
         first + " {arms}, {seeds} each, trained on {trained}{tested}.",
         kind=kind,

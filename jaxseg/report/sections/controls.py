@@ -7,14 +7,13 @@ from markupsafe import Markup
 
 from jaxseg.report.blocks import sentence
 from jaxseg.report.tables import rows_of
+from jaxseg.study.claims.controls import is_loud
 from jaxseg.text import listing
 
 _PLACEBOS = {"scratch_b": "placebo", "shuffled_source": "negative control"}
 _POSITIVE = "self_transfer"
 _EFFECT = {"C1": "supported", "C4": "supported", "C4b": "contradicted"}
 """Claim -> the verdict by which it shows that an arm gains."""
-_TRUE_OF_PLACEBO = "C4b"
-"""No gain: what a placebo should be found to have."""
 
 
 def control_words(controls: pd.DataFrame) -> Markup:
@@ -25,10 +24,8 @@ def control_words(controls: pd.DataFrame) -> Markup:
         own = judged[judged["arm"] == arm]
         verdicts = {row.claim: row.verdict for row in rows_of(own)}
         if arm in _PLACEBOS:
-            loud = [
-                claim for claim, verdict in verdicts.items() if verdict == "supported" and claim != _TRUE_OF_PLACEBO
-            ]
-            found = f"not quiet, {listing(loud)} supported" if loud else "quiet"
+            loud = [f"{claim} {verdict}" for claim, verdict in verdicts.items() if is_loud(claim, verdict)]
+            found = f"not quiet, {listing(loud)}" if loud else "quiet"
             what = f"{_PLACEBOS[arm]} {arm}"
         elif arm == _POSITIVE:
             shown = [claim for claim, verdict in verdicts.items() if _EFFECT.get(claim) == verdict]

@@ -89,10 +89,12 @@ def _elsewhere(tables: Tables, styles: Styles) -> Iterator[Block]:
             " ".join(gain_words(one.title, row) for one, row in told),
         )
         few = [one.title for one, row in told if row.n_seeds < MIN_SEEDS]
+        single = [one.title for one, row in told if row.n_groups < 2]
+        alone = f", but for {listing(single)}: of one patient it is about new seeds alone" if single else ""
         few_words = f" With fewer than {MIN_SEEDS} seeds none of it is a verdict." if few else ""
         yield Prose(
             "Networks were neither trained nor validated on these sets, and the verdicts of this page do not use them. "
-            "Each interval is about new seeds and about new patients like those of its set. That one gain is "
+            f"Each interval is about new seeds and about new patients like those of its set{alone}. That one gain is "
             f"larger than another is not tested here.{few_words} {shared_words(tables.study)}".rstrip()
         )
         yield Chart(

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxseg.report.blocks import Block, Cell, Finding, Fold, Heading, Prose, Styles, Table, TableGroup, arm_name
 from jaxseg.report.sections.elsewhere import OWN, gain_words
 from jaxseg.report.sections.figures import titles
-from jaxseg.report.shown import main_variant, overall_dsc
+from jaxseg.report.shown import main_variant, overall_dsc, several_folds
 from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, variants_of
 from jaxseg.reserved import INTERNAL
 from jaxseg.text import MISSING, count, interval, number, plain, signed
@@ -31,14 +31,23 @@ def ensemble_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield from _finding(differences, variant, styles)
     sure = f"{100 * tables.confidence:g} %"
     yield Prose(
-        "An ensemble is one network whose probabilities are the mean of those of an arm's seeds. There is one of each "
-        "arm, so that its intervals are over test patients alone: they say nothing about other seeds."
+        "An ensemble is one network whose probabilities are the mean of those of an arm's seeds. "
+        f"{_number_words(tables)}, so that its intervals are over test patients alone: they say nothing about other "
+        "seeds."
     )
     single = pd.DataFrame() if tables.summary is None else overall_dsc(tables.summary)
     shown = [_table(scores, single, differences, one, styles, sure) for one in reversed(variants_of(scores))]
     yield shown[0]
     if shown[1:]:
         yield Fold("Ensembles at other training set sizes", tuple(shown[1:]))
+
+
+def _number_words(tables: Tables) -> str:
+    """How many ensembles an arm has, and of which seeds."""
+    if not several_folds(tables):
+        return "There is one of each arm"
+    of = " of the seeds that are tested there" if "fold" in tables.study.vary else ""
+    return f"There is one of each arm and fold{of}"
 
 
 def overall_dsc_by_set(table: pd.DataFrame) -> pd.DataFrame:

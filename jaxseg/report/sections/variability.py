@@ -30,7 +30,7 @@ from jaxseg.report.pictures import Disagreement
 from jaxseg.report.sections.by_layer import arm_charts, layer_value
 from jaxseg.report.sections.paths import paths_blocks
 from jaxseg.report.sections.variance import sources_blocks
-from jaxseg.report.shown import baseline_of, main_size, of_fold, of_run, sized
+from jaxseg.report.shown import baseline_of, main_size, of_fold, of_run, shared_words, sized
 from jaxseg.report.tables import Tables, first_fold, rows_of, variants_of
 from jaxseg.text import MINUS, MISSING, interval, listing, number
 
@@ -136,10 +136,11 @@ def _numbers_table(overall: pd.DataFrame, arms: list[str], tables: Tables, style
             rows.append((Cell(words), *(_number_cell(of.get((arm, quantity)), digits) for arm in arms)))
     counts = overall.groupby("arm")["n_seeds"].max()
     rows.append((Cell("Seeds"), *(Cell(number(counts[arm], 0) if arm in counts.index else MISSING) for arm in arms)))
+    shared = f"{words} " if (words := shared_words(tables.study)) else ""
     caption = (
         f"How much runs of an arm differ{sized(tables.variability, size)}, with {100 * tables.confidence:g} % "
-        "intervals that leave out one seed at a time. The region is the same for all arms: reference, all predictions, "
-        "and a band around them."
+        f"intervals that leave out one seed at a time. {shared}The region is the same for all arms: reference, all "
+        "predictions, and a band around them."
     )
     return Table(caption, ("", *(arm_name(arm, styles) for arm in arms)), (TableGroup("", tuple(rows)),))
 
@@ -153,7 +154,8 @@ def _number_cell(row: Any, digits: int) -> Cell:
 def _overlays(tables: Tables) -> Iterator[Block]:
     if not tables.disagreements:
         yield Missing(
-            "There is no results/analysis.json and analysis.npz with slices: where runs disagree is left out."
+            "There is no results/analysis.json and analysis.npz with slices of several runs: where they disagree is "
+            "left out."
         )
         return
     yield Heading("Where do runs disagree?")

@@ -22,6 +22,8 @@ _SOURCES = {
     "both": "both: which cases a run gets wrong",
 }
 """What shares of the variance are called; interactions of the streams are one share, those with the case another."""
+_WHERE = {"runs": "in the seed", "group": "in the case", "both": "in which cases a run gets wrong"}
+"""Where the three shares lie into which the variance of every arm is split."""
 
 
 def _crossed_words(arm: str, facts: Mapping[str, Any]) -> str:
@@ -31,6 +33,11 @@ def _crossed_words(arm: str, facts: Mapping[str, Any]) -> str:
     without = f" (from {used} runs; {left_out} left out, because runs they are crossed with are missing)"
     left = without if facts["n_left_out"].value else ""
     return f"In {arm}, whose random streams are crossed: {listing(named)}{left}."
+
+
+def _share_words(facts: Mapping[str, Any]) -> str:
+    """What lies in the seed, in the case, and in both together: a run may fail on a case that others find easy."""
+    return listing([f"{_percent(facts[name])} {where}" for name, where in _WHERE.items() if name in facts])
 
 
 def _percent(row: Any) -> str:
@@ -50,8 +57,8 @@ def sources_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
     if not facts:
         return
     yield Heading("Where does the spread of scores come from?")
-    seed_words = listing([f"{_percent(told['runs'])} in {arm}" for arm, told in [*facts.items()][:3]])
-    sentences = [f"Of the variance of DSC the seed accounts for {seed_words}; the rest lies in the cases."]
+    shares = [f"in {arm} {_share_words(told)}" for arm, told in [*facts.items()][:3]]
+    sentences = [f"Of the variance of DSC lie {'; '.join(shares)}."]
     sentences += [_crossed_words(arm, told) for arm, told in facts.items() if "seed" not in told]
     yield Finding("Do scores differ more between seeds or between cases?", " ".join(sentences))
     parts = [

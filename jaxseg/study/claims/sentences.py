@@ -137,6 +137,8 @@ def _of_neighbours(rows: pd.DataFrame) -> Facts:
 
 def _of_rates(rates: pd.DataFrame) -> Facts:
     """Where the rate that was taken is an end of its grid, and the best other rate that is not told apart from it."""
+    if "joint" not in rates:
+        return  # of an earlier version; the page says how it is written again
     for key, tried in _groups(rates, *_BY):
         fixed = {"about": "rates", **key}
         for chosen in tried[tried["chosen"]].to_dict("records"):

@@ -16,7 +16,7 @@ import pandas as pd
 from jaxseg.reserved import POOLED
 from jaxseg.study import files
 from jaxseg.study.claims.answer import answer_pair, plain_answer
-from jaxseg.study.claims.controls import CONTROLS, PLACEBO
+from jaxseg.study.claims.controls import CONTROLS, PLACEBO, is_loud
 from jaxseg.study.claims.evidence import Evidence, Pair, gather, seen_by
 from jaxseg.study.claims.findings import SUPPORTED, VOID, Finding, Quantity
 from jaxseg.study.claims.frozen import Trio
@@ -61,8 +61,6 @@ OTHER_CONTROLS: tuple[tuple[str, Arms, str], ...] = (
     ),
 )
 """Control arms that take the place of those of C7."""
-TRUE_OF_PLACEBO = frozenset({"C4b"})
-"""Claims that are true of a placebo: it has no gain."""
 
 
 def rows_of(finding: Finding, *, size: int | None, fold: int | None, **more: Any) -> list[dict[str, Any]]:
@@ -128,9 +126,10 @@ def _controls(record: Record, of: Callable[[str], Evidence]) -> list[tuple[Findi
         finding = judge_claim(claim, of(claim), arms)
         if not finding.quantities:
             continue
-        if finding.verdict == SUPPORTED and arms[0] == PLACEBO:
-            meaning = "as a placebo should be" if claim in TRUE_OF_PLACEBO else "supported by chance or by a flaw"
-            why = f"{why}; {meaning}"
+        if arms[0] == PLACEBO and is_loud(claim, finding.verdict):
+            why = f"{why}; {finding.verdict} by chance or by a flaw"
+        elif arms[0] == PLACEBO and finding.verdict == SUPPORTED:
+            why = f"{why}; as a placebo should be"
         about = arms_of(claim, record, arms)
         found.append((dataclasses.replace(finding, reason=f"{why}; {finding.reason}"), about))
     return found
