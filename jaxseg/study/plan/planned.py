@@ -31,7 +31,7 @@ from jaxseg.study.plan.jobs import Plan, check_networks, even_sizes, make_plan, 
 from jaxseg.study.plan.program import TaskSize
 from jaxseg.study.plan.runs import Run
 from jaxseg.study.plan.seen import Past, past_of
-from jaxseg.study.plan.tasks import Tasks, check_labels, check_regions, cohort_names, prepare_tasks, recipe_of
+from jaxseg.study.plan.tasks import Tasks, check_labels, check_regions, cohort_names, draw_of, prepare_tasks, recipe_of
 from jaxseg.types import Progress, UserError
 
 
@@ -294,7 +294,7 @@ def subsets_of(planned: PlannedStudy, task: TaskSettings) -> dict[Draw, tuple[st
     runs = [run for job in planned.plan.jobs if job.program.task == task for run in job.runs]
     if task == planned.study.target:
         runs += planned.plan.priors
-    draws = {Draw(run.key.train_cases, run.key.fold, run.subset_id) for run in runs}
+    draws = {draw_of(run) for run in runs}
     apart = planned.tasks.apart.get(task, {})
     smaller = {draw for draw in draws if draw.train_cases or (draw.fold, draw.subset_id) in apart}
     return {draw: planned.tasks.subset(task, draw) for draw in sorted(smaller)}
@@ -324,7 +324,7 @@ def plan_jobs(
         return TaskSize(task.channels, task.outputs, task.regions)
 
     def cases(run: Run) -> tuple[str, ...]:
-        return tasks.subset(study.target, Draw(run.key.train_cases, run.key.fold, run.subset_id))
+        return tasks.subset(study.target, draw_of(run))
 
     target = tasks.prepared[study.target]
     used = seed_plan(study)

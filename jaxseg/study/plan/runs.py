@@ -137,7 +137,7 @@ def drawn_cases(run: Run) -> Hashable:
 
 
 def check_runs_differ(
-    arms: Iterable[tuple[ArmSettings, Hashable, bool, Sequence[Run]]], cases: Callable[[Run], Hashable] = drawn_cases
+    arms: Iterable[tuple[ArmSettings, Hashable, bool, Sequence[Run]]], cases: Callable[[Run], Hashable]
 ) -> None:
     """Refuses seeds that would be one run several times: their spread would be 0 and their number a pretence.
 

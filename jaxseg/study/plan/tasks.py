@@ -293,9 +293,14 @@ def spread(names: Sequence[str], count: int) -> tuple[str, ...]:
     return tuple(names[(2 * index + 1) * len(names) // (2 * count)] for index in range(count))
 
 
+def draw_of(run: Run) -> Draw:
+    """Returns the key of the subset that a run trains on."""
+    return Draw(run.key.train_cases, run.key.fold, run.subset_id)
+
+
 def training_cases(tasks: Tasks, job: Job, run: Run) -> tuple[str, ...]:
     """Returns the names of the cases that a run trains on."""
-    return tasks.subset(job.program.task, Draw(run.key.train_cases, run.key.fold, run.subset_id))
+    return tasks.subset(job.program.task, draw_of(run))
 
 
 def cohort_names(tasks: Tasks, task: TaskSettings) -> tuple[str, ...]:

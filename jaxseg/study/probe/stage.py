@@ -147,11 +147,9 @@ def measure(
     halfway: list[Represented] = []
     predicted: list[variation.Predicted] = []
     montages: list[tuple[dict[str, np.ndarray], list[dict[str, Any]]]] = []
-    sources: dict[tuple[str, int], int | None] = {}
     for networks in read_networks(planned, train_cases, fold):
         arm, plan = networks.arm, seed_plan(planned.study, len(networks))
         own = make_tools(forward_program(study, networks.program), plan, len(networks), study.evaluate)
-        sources |= {(arm, seed): source for seed, source in zip(networks.seeds, networks.source_seeds, strict=True)}
         tell(f"{arm}, filters")
         montages.append(_measure_filters(planned, networks, rows, (train_cases, fold), arm == baseline))
         tell(f"{arm}, layers set back, and lines between runs")
@@ -178,7 +176,7 @@ def measure(
     found = variation.agreement(predicted, shown, baseline, target, shared)
     rows["pairs"] += variation.agreement_rows(predicted, found)
     for row in rows["pairs"]:
-        row |= {f"source_{side}": sources[row[f"arm_{side}"], row[f"seed_{side}"]] for side in "ab"}
+        row |= {f"source_{side}": shared.of.get(row[f"arm_{side}"], {}).get(row[f"seed_{side}"]) for side in "ab"}
     cases = files.read_table(planned.workdir / "results" / "cases.csv")
     cases = cases[(cases["train_cases"] == train_cases) & (cases["fold"] == fold)]
     rows["variability"] = spread.variability_rows(

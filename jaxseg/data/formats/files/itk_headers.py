@@ -148,7 +148,7 @@ def has_directions(header: Header) -> bool:
 
 
 def unit_mm(header: Header) -> float:
-    """Return length in mm of the unit that a header gives lengths in; ITK takes any for mm.
+    """Return the length in mm of the unit that a header gives lengths in; ITK takes any for mm.
 
     Raises:
         BadCaseError: It is no unit of length that is known, or axes along which voxels lie have different ones.
