@@ -19,6 +19,7 @@ from jaxseg.text import shorten
 
 LABEL_COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#00C896", "#FF6F3C", "#B9B9FF", "#FFFFFF")
 """The colours of predictions' outlines, by label; they are bright, since they lie on grey images."""
+BLACK, WHITE = ("#000000",), ("#FFFFFF",)
 
 
 def overlay(example: Example, notes: Mapping[str, str], *, width: float) -> Figure:
@@ -49,10 +50,9 @@ def overlay(example: Example, notes: Mapping[str, str], *, width: float) -> Figu
             axes = figure.add_axes(tuple(np.array([x0, y0, side, height]) / inches))
             axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
             axes.set_axis_off()
-            _outline(axes, reference, ["#000000"] * 8, 2.6)
-            _outline(axes, reference, ["#FFFFFF"] * 8, 1.8)
+            _outline(axes, reference, (BLACK, 2.6), (WHITE, 1.8))
             if prediction is not None:
-                _outline(axes, prediction, LABEL_COLOURS, 1.0)
+                _outline(axes, prediction, (LABEL_COLOURS, 1.0))
             letters = int(side / LETTER)
             top = (y0 + height + 0.06) / inches[1]
             lift = 0.16 / inches[1] if any(notes.values()) else 0.0
@@ -88,8 +88,7 @@ def heat_overlay(shown: Disagreement, *, width: float) -> Figure:
             axes = place_axes(figure, x0, y0, side, height)
             axes.imshow(picture, interpolation="none")
             axes.set_axis_off()
-            _outline(axes, shown.reference[region], ["#000000"] * 8, 1.8)
-            _outline(axes, shown.reference[region], ["#FFFFFF"] * 8, 1.0)
+            _outline(axes, shown.reference[region], (BLACK, 1.8), (WHITE, 1.0))
             top = (y0 + height + 0.06) / figure.get_figheight()
             title = shorten(name, int(side / LETTER))
             figure.text(x0 / width, top, title, weight="bold", va="bottom", fontsize=FONT_PT - 0.5)
@@ -140,12 +139,16 @@ def crop(reference: UInt8[np.ndarray, "h w"], predictions: Sequence[UInt8[np.nda
     return slices[0], slices[1]
 
 
-def _outline(axes: Axes, label_map: UInt8[np.ndarray, "h w"], colours: Sequence[str], linewidth: float) -> None:
-    for label in np.unique(label_map[label_map > 0]):
-        path = pixel_outline(label_map == label)
-        colour = colours[(int(label) - 1) % len(colours)]
-        line: dict[str, Any] = {"edgecolor": colour, "linewidth": linewidth, "capstyle": "projecting"}
-        axes.add_patch(PathPatch(path, facecolor="none", clip_on=False, **line))
+def _outline(axes: Axes, label_map: UInt8[np.ndarray, "h w"], *strokes: tuple[Sequence[str], float]) -> None:
+    """Draw around each label with strokes, one over the other: their colours by label, and their width."""
+    labels = np.unique(label_map[label_map > 0])
+    paths = [pixel_outline(label_map == label) for label in labels]
+    for colours, linewidth in strokes:
+        for label, path in zip(labels, paths, strict=True):
+            colour = colours[(int(label) - 1) % len(colours)]
+            line: dict[str, Any] = {"edgecolor": colour, "linewidth": linewidth, "capstyle": "projecting"}
+            # add_patch would look for the limits of each of a few hundred edges, where those of the image hold.
+            axes.add_artist(PathPatch(path, facecolor="none", clip_on=False, **line))
 
 
 def pixel_outline(mask: Bool[np.ndarray, "h w"]) -> Outline:
@@ -160,14 +163,14 @@ def pixel_outline(mask: Bool[np.ndarray, "h w"]) -> Outline:
         A path of separate straight lines; outside the image counts as outside the mask.
     """
     padded = np.pad(mask, 1)
-    points: list[tuple[float, float]] = []
+    lines: list[np.ndarray] = []
     for transposed in (False, True):
         grid = padded.T if transposed else padded
         edges = grid[1:, 1:-1] != grid[:-1, 1:-1]  # between row i - 1 and row i
         steps = np.diff(np.pad(edges, ((0, 0), (1, 1))).astype(np.int8), axis=1)
         starts, stops = np.argwhere(steps == 1), np.argwhere(steps == -1)
-        for (line, first), (_, last) in zip(starts, stops, strict=True):
-            ends = [(first - 0.5, line - 0.5), (last - 0.5, line - 0.5)]
-            points += [(y, x) for x, y in ends] if transposed else ends
-    codes = [Outline.MOVETO, Outline.LINETO] * (len(points) // 2)
-    return Outline(np.array(points, float).reshape(-1, 2), codes)
+        # Of each line its two ends, of which each is (x, y); argwhere gives (line, position on it).
+        ends = np.stack([starts, stops], axis=1)[..., slice(None) if transposed else slice(None, None, -1)]
+        lines.append(ends.reshape(-1, 2) - 0.5)
+    points = np.concatenate(lines)
+    return Outline(points, [Outline.MOVETO, Outline.LINETO] * (len(points) // 2))
