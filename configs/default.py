@@ -335,7 +335,7 @@ def get_config() -> ConfigDict:
     config.runtime = ConfigDict(sort_keys=False)
     # How runs are mapped; auto takes loop on CPU and vmap elsewhere [auto, vmap, loop]
     config.runtime.seed_map = "auto"
-    config.runtime.seeds_per_chunk = "auto"  # Runs trained at once: a number, or auto for what fits in memory
+    config.runtime.seeds_per_chunk = "auto"  # Runs trained at once: a number, or auto for what fits or shares a program
     config.runtime.devices = "auto"  # Devices used: a number, or auto for all
     # Where prepared data is kept, so that studies may share it; empty keeps it inside the workdir
     config.runtime.store_dir = ""

@@ -32,7 +32,6 @@ def get_config() -> ConfigDict:
     config.train.eval_every = 4  # a fiftieth of the steps, which the claim about training time needs
     config.train.save_every = 100
     config.train.average = 0.2
-    config.runtime.seeds_per_chunk = "8"  # as many as there are source networks: one program trains them and the arms
     config.pretrain.steps = 200
     config.pretrain.eval_every = 100
     config.arms = default.pick_arms(

@@ -18,7 +18,8 @@ from jaxseg.data.patches import residence
 from jaxseg.reserved import SOURCE
 from jaxseg.study import files
 from jaxseg.study.plan import planned, source_networks
-from jaxseg.study.plan.jobs import Plan, chunk_sizes, even_sizes, make_plan
+from jaxseg.study.plan.cutting import even_sizes
+from jaxseg.study.plan.jobs import Plan, chunk_sizes, make_plan
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.study.train import learning_rates
 from jaxseg.study.train import stage as train_stage
@@ -41,10 +42,36 @@ def test_jobs_are_continued_with_the_runs_they_were_started_with() -> None:
     small_machine = plan_of(made, memory_bytes=30_000)
     assert all(len(sizes) > 1 for group, sizes in chunk_sizes(small_machine).items() if group != "pretrain")
     large = plan_of(made)
-    assert chunk_sizes(large) == {"pretrain": (5,), "train_0": (10,), "train_1": (5,)}
+    assert chunk_sizes(large) == {"pretrain": (5,), "train_0": (5, 5), "train_1": (5,)}
     assert plan_of(made, chunk_sizes=chunk_sizes(small_machine)).jobs == small_machine.jobs
     # Sizes of another study are not taken.
     assert chunk_sizes(plan_of(made, chunk_sizes={"train_0": (3, 3)})) == chunk_sizes(large)
+
+
+def three_arms() -> ConfigDict:
+    made = tiny_config()
+    made.num_seeds, made.arms = 6, default.pick_arms("scratch", "transfer", "scratch_b")
+    return made
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_arms_are_cut_to_the_jobs_of_source_networks_whose_program_they_can_use(devices: int) -> None:
+    assert chunk_sizes(plan_of(three_arms(), devices=devices)) == {"pretrain": (6,), "train": (6, 6, 6)}
+
+
+def test_jobs_are_as_large_as_memory_allows_where_a_common_program_gains_nothing() -> None:
+    sizes = {"pretrain": (6,), "train": (18,)}
+    assert chunk_sizes(plan_of(three_arms(), devices=4)) == sizes  # two of them would be idle
+    assert chunk_sizes(plan_of(three_arms(), strategy="vmap")) == sizes  # the more runs side by side, the faster
+    otherwise = three_arms()
+    otherwise.pretrain.steps = 5  # no program of the arms' 8 steps
+    assert chunk_sizes(plan_of(otherwise)) == sizes
+    many = three_arms()
+    many.target.train_cases = (2, 3, 4)
+    assert chunk_sizes(plan_of(many)) == {"pretrain": (6,), "train": (54,)}  # nine jobs
+    asked = three_arms()
+    asked.runtime.seeds_per_chunk = "9"
+    assert chunk_sizes(plan_of(asked)) == {"pretrain": (6,), "train": (9, 9)}
 
 
 def test_a_job_that_has_not_begun_is_cut_as_asked(tiny_study: Path, tmp_path: Path) -> None:

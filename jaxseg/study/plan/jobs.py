@@ -14,6 +14,7 @@ from jaxseg import hosts, seeds, trees
 from jaxseg.models import check_model, check_patch
 from jaxseg.reserved import SOURCE
 from jaxseg.settings import ArmSettings, OptimSettings, StudySettings, TaskSettings
+from jaxseg.study.plan import cutting
 from jaxseg.study.plan.program import (
     NO_NETWORK,
     NetworkSize,
@@ -23,6 +24,7 @@ from jaxseg.study.plan.program import (
     measure,
     param_labels,
     runs_that_fit,
+    training_part,
 )
 from jaxseg.study.plan.runs import Run, check_runs_differ, drawn_cases, source_run, target_runs, trial_runs
 from jaxseg.transfer import LoadTable, check_load, for_head_of, make_load_table, transfer_rules, warn_of_frozen
@@ -203,7 +205,9 @@ def make_plan(
             measure(program, platform), memory_bytes=free, devices=devices, strategy=strategy
         )
 
-    return Plan(tuple(_cut_jobs(groups, most_runs, chunk_sizes or {})), networks, tuple(priors))
+    # Side by side, runs are the faster the more of them there are; one after another, their number makes no difference.
+    sharing = devices if strategy == "loop" and study.runtime.seeds_per_chunk is None else None
+    return Plan(tuple(_cut_jobs(groups, most_runs, chunk_sizes or {}, sharing=sharing)), networks, tuple(priors))
 
 
 def _source_name(sources: dict[Any, str], key: Any) -> str:
@@ -282,21 +286,34 @@ def _need_source(by_wave: dict[int, dict[Run, None]], source: Run, wave: int) ->
 
 
 def _cut_jobs(
-    groups: _Groups, most_runs: Callable[[Program], int], chunk_sizes: Mapping[str, Sequence[int]]
+    groups: _Groups,
+    most_runs: Callable[[Program], int],
+    chunk_sizes: Mapping[str, Sequence[int]],
+    *,
+    sharing: int | None,
 ) -> list[Job]:
-    """Cuts each group into jobs of the sizes that are known for it, or else of at most `most_runs` runs."""
+    """Cuts each group into jobs of the sizes that are known for it, or else of at most `most_runs` runs.
+
+    Where `sharing` is the number of devices, groups that train alike are cut to jobs of one size if few are enough: the
+    program of one then serves all.
+    """
     jobs: list[Job] = []
+    alike: dict[Program, set[int]] = {}
+    for (_, program), by_wave in groups.items():
+        alike.setdefault(training_part(program), set()).update(len(runs) for runs in by_wave.values() if runs)
     for kind in KINDS:
         chosen = [(program, by_wave) for (group_kind, program), by_wave in groups.items() if group_kind == kind]
         for index, (program, by_wave) in enumerate(chosen):
             group = kind if len(chosen) == 1 else f"{kind}_{index}"
-            size = most_runs(program)
+            most = most_runs(program)
             known = list(chunk_sizes.get(group, ()))
             parts: list[Sequence[Run]] = []
             for wave in sorted(wave for wave, runs in by_wave.items() if runs):
                 runs = tuple(by_wave[wave])
-                sizes = _taken(known, len(runs)) or even_sizes(len(runs), size)
-                parts += split(runs, sizes)
+                size = most
+                if sharing is not None:
+                    size = min(most, cutting.shared_size(len(runs), alike[training_part(program)], devices=sharing))
+                parts += cutting.split(runs, cutting.taken(known, len(runs)) or cutting.even_sizes(len(runs), size))
             jobs += [Job(kind, group, chunk, program, tuple(part)) for chunk, part in enumerate(parts)]
     return jobs
 
@@ -307,17 +324,6 @@ def wave_of(study: StudySettings, arm: ArmSettings, run: Run, waves: Sequence[in
         return 0
     place = study.seeds.index(run.key.seed - arm.seed_offset)
     return sum(place >= count for count in waves[:-1])
-
-
-def _taken(known: list[int], count: int) -> list[int]:
-    """Takes sizes off the front of a list as long as they make up so many runs exactly; nothing if they do not."""
-    for number in range(1, len(known) + 1):
-        if sum(known[:number]) == count:
-            taken = known[:number]
-            del known[:number]
-            return taken
-    known.clear()  # the rest was cut otherwise, too
-    return []
 
 
 def seed_plan(study: StudySettings, runs: int = _MORE_RUNS_THAN_DEVICES) -> seeds.SeedPlan:
@@ -342,39 +348,12 @@ def of_host(job: Job, rows: Sequence[int]) -> Job:
     return dataclasses.replace(job, runs=tuple(job.runs[row] for row in rows))
 
 
-def even_sizes(count: int, size: int) -> tuple[int, ...]:
-    """Returns sizes of at most `size`, as equal as possible so that parts share a compiled shape.
-
-    >>> even_sizes(10, 4)
-    (4, 4, 2)
-    """
-    parts = -(-count // size)
-    step = -(-count // parts)
-    return tuple(min(step, count - start) for start in range(0, count, step))
-
-
-def split(runs: Sequence[Run], sizes: Sequence[int]) -> list[Sequence[Run]]:
-    """Splits runs into consecutive parts of the given sizes."""
-    ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
-    return [runs[end - size : end] for end, size in zip(ends, sizes, strict=True)]
-
-
 def chunk_sizes(plan: Plan) -> dict[str, tuple[int, ...]]:
     """Returns the number of runs in each job of a group, with which another process or machine must continue."""
     sizes: dict[str, tuple[int, ...]] = {}
     for job in plan.jobs:
         sizes[job.group] = (*sizes.get(job.group, ()), len(job.runs))
     return sizes
-
-
-def halved(sizes: Sequence[int], chunk: int) -> tuple[int, ...]:
-    """Halves the sizes from a chunk on, as far as they can be halved.
-
-    >>> halved((8, 8, 5), 1)
-    (8, 4, 4, 3, 2)
-    """
-    rest = [part for size in sizes[chunk:] for part in (-(-size // 2), size // 2) if part]
-    return (*sizes[:chunk], *rest)
 
 
 def find(plan: Plan, key: RunKey) -> tuple[Job, int]:

@@ -26,8 +26,9 @@ from jaxseg.study.plan.binding import (
     read_trained,
     write_binding,
 )
+from jaxseg.study.plan.cutting import even_sizes
 from jaxseg.study.plan.external import known_stores, with_external_sets
-from jaxseg.study.plan.jobs import Plan, check_networks, even_sizes, make_plan, seed_plan
+from jaxseg.study.plan.jobs import Plan, check_networks, make_plan, seed_plan
 from jaxseg.study.plan.program import TaskSize
 from jaxseg.study.plan.runs import Run
 from jaxseg.study.plan.seen import Past, past_of

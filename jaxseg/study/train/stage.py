@@ -15,7 +15,8 @@ from jaxseg import checkpoint, hosts, logs, loop, transfer, workdirs
 from jaxseg.study import files
 from jaxseg.study.clock import Clock
 from jaxseg.study.plan import binding
-from jaxseg.study.plan.jobs import Job, chunk_sizes, halved
+from jaxseg.study.plan.cutting import halved
+from jaxseg.study.plan.jobs import Job, chunk_sizes
 from jaxseg.study.plan.planned import PlannedStudy, device_bytes, plan_jobs
 from jaxseg.study.train import learning_rates
 from jaxseg.study.train.fit import make_fit
