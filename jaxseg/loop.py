@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from jaxseg import averaging, checkpoint, hosts, logs, seeds
+from jaxseg import averaging, checkpoint, hosts, logs, seeds, trees
 from jaxseg.settings import TrainSettings
 from jaxseg.types import Cohort, Frozen, Params, Progress, RunInputs, RunLine, TrainState
 
@@ -214,7 +214,7 @@ def mend_start(job: Fit) -> str | None:
     folder, aside = job.directory / "checkpoints", job.directory / "start"
     expected = _start_sums(folder, checkpoint.saved_steps(folder)[-1])
     with checkpoint.open_manager(aside, keep=1) as manager:
-        made = _save_start(manager, job, seeds.put(job.init(), job.plan), job.shared())
+        made = _save_start(manager, job, _padded_start(job, len(expected["state/step"])), job.shared())
     same = hosts.from_first(made == expected)
     if hosts.is_first():
         if same:
@@ -222,6 +222,14 @@ def mend_start(job: Fit) -> str | None:
             os.replace(aside / "0", folder / "0")
         shutil.rmtree(aside)
     return None if same else "this machine or version computes the start to other numbers than those that were saved"
+
+
+def _padded_start(job: Fit, saved: int) -> TrainState:
+    """The start of all runs with as many rows as were saved: another number of devices pads otherwise."""
+    if hosts.count() > 1:
+        return seeds.put(job.init(), job.plan)
+    rows = np.minimum(np.arange(saved), len(job.rows) - 1)
+    return jax.device_put(trees.take(job.init(), rows))
 
 
 def _preempted(manager: Any, stop: int, settings: TrainSettings) -> int | None:

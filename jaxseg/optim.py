@@ -191,6 +191,11 @@ def _check_parts(settings: OptimSettings, labels: Any) -> None:
     """Refuse `head_first` where the head, or all but the head, is not trained."""
     parts = {_part(path) for path, label in trees.flatten(labels).items() if label == "train"}
     if settings.head_first and parts != {HEAD, REST}:
+        if any(path.startswith("restoration/") for path in trees.flatten(labels)):
+            raise UserError(
+                f"optim.head_first = {settings.head_first}, and source networks that restore images have no head; set "
+                f"it for arms alone, as in config.arms.transfer.optim.head_first, or take pretrain.objective = 'labels'"
+            )
         missing = "its head is not" if HEAD not in parts else "nothing but its head is"
         raise UserError(
             f"optim.head_first = {settings.head_first} with a network of which {missing} trained; allowed: 0 with this "

@@ -240,6 +240,10 @@ PADDED = {"model__up": "transposed", "model__pool_padding": (0,)}
     ("fields", "message"),
     [
         ({"train__average": 0.2, "train__keep_best": True}, "train.average = 0.2; allowed: 0 with train.keep_best"),
+        (
+            {"train__average": 0.2, "optim__schedule": "plateau"},
+            "train.average = 0.2; allowed: 0 with optim.schedule = 'plateau'",
+        ),
         ({"pretrain__runs_per_source": 2, "pretrain__share": "one"}, "1 with pretrain.share = 'one'"),
         ({"optim__lr_grid": (0.1, 0.2), "optim__lr_seeds": (9,)}, "the same rates for all arms"),
         (

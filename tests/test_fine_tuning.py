@@ -112,3 +112,9 @@ def test_every_parameter_may_have_a_rule():
     rules = (("^encoder/", 0.1), (".", 0.5))
     factors = trees.flatten(optim.rate_factors(dataclasses.replace(settings(), rate_factors=rules), labels_of()))
     assert set(factors.values()) == {0.1, 0.5}
+
+
+def test_networks_that_restore_images_have_no_head_to_train_first() -> None:
+    labels = {"encoder": {"kernel": "train"}, "restoration": {"kernel": "train"}}
+    with pytest.raises(UserError, match=r"have no head; set it for arms alone, as in config\.arms\.transfer"):
+        optim.make_optimizer(settings(head_first=0.2), labels, 10)

@@ -218,6 +218,14 @@ def test_a_damaged_start_is_made_anew(harm, whole, tmp_path):
     assert not (tmp_path / "start").exists()
 
 
+def test_a_damaged_start_is_made_anew_on_another_number_of_devices(whole, tmp_path):
+    loop.fit(make_fit(tmp_path), silent)
+    flip_a_bit(tmp_path, 0)
+    assert loop.mend_start(make_fit(tmp_path, plan=training_parts.plan_of(devices=3))) is None  # which pad to six runs
+    assert checkpoint.damage(folder(tmp_path), 0) is None
+    assert final(tmp_path, step=0) == final(whole, step=0)
+
+
 def test_a_start_that_comes_out_otherwise_is_not_put_in_place(tmp_path):
     loop.fit(make_fit(tmp_path), silent)
     flip_a_bit(tmp_path, 0)

@@ -100,3 +100,18 @@ def check_patch(settings: ModelSettings, patch: Sequence[int]) -> None:
         "strides. "
         f"The nearest allowed are {nearest}; fewer levels (model.widths) or smaller model.strides also help."
     )
+
+
+def check_batch(settings: ModelSettings, patch: Sequence[int], batch: int) -> None:
+    """Check that batch norms have more than one value at the coarsest level.
+
+    Raises:
+        UserError: A batch of these patches is a single voxel there, which has no variance.
+    """
+    strides = [math.prod(axis) for axis in zip(*level_strides(settings), strict=True)] or [1] * settings.ndim
+    coarsest = math.prod(max(size // stride, 1) for size, stride in zip(patch, strides, strict=True))
+    if settings.norm == "batch" and batch * coarsest < 2:
+        raise UserError(
+            f"patch {tuple(patch)}: at the coarsest level a batch of one is a single voxel, over which model.norm = "
+            "'batch' has no variance; use a larger train.batch or patch, fewer levels (model.widths), or another norm"
+        )

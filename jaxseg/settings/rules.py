@@ -129,6 +129,8 @@ def _check_training(settings: StudySettings | ArmSettings, note: str = "") -> No
     need = needs(note=note)
     _check_model(settings.model, need)
     optim = settings.optim
+    average = settings.train.average  # beside which a validation between its windows would look like a fall
+    need(not (average and optim.schedule == "plateau"), "train.average", average, "0 with optim.schedule = 'plateau'")
     decays = optim.name != "adam" or optim.weight_decay == 0
     need(decays, "optim.weight_decay", optim.weight_decay, "0 with 'adam', which has no decay; 'adamw' and 'sgd' have")
     _check_train(settings.train, need)

@@ -108,7 +108,7 @@ def planned_record(
         },
         runs=runs,
         train=Training(study.train.steps),
-        chunks=chunk_sizes(plan),
+        chunks={} if binding is None else chunk_sizes(plan),  # before it trains, another machine may cut otherwise
         stores=_stores(tasks),
         **_times(before, spent),
         exclusions=(*lost, *refused, *(Exclusion(*case) for case in left_out_of(tasks))),

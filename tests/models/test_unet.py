@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from jaxseg.models import blocks, check_patch, layer_names, make_model
+from jaxseg.models import blocks, check_batch, check_patch, layer_names, make_model
 from jaxseg.models.unet import UNet
 from jaxseg.settings import ModelSettings
 from jaxseg.types import UserError
@@ -97,6 +97,15 @@ def test_max_pool():
     want = np.zeros((4, 6))
     want[1, 2], want[1, 5], want[3, 2], want[3, 5] = 1, 2, 3, 4
     np.testing.assert_array_equal(gradient[0, ..., 0], want)
+
+
+def test_a_batch_norm_over_a_single_value_is_refused():
+    settings = ModelSettings(ndim=2, widths=(2, 4, 8), norm="batch")
+    check_batch(settings, (4, 4), 2)
+    check_batch(settings, (4, 8), 1)
+    check_batch(dataclasses.replace(settings, norm="none"), (4, 4), 1)
+    with pytest.raises(UserError, match=r"patch \(4, 4\): at the coarsest level a batch of one is a single voxel"):
+        check_batch(settings, (4, 4), 1)
 
 
 def test_check_patch():

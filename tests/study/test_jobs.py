@@ -16,10 +16,10 @@ from configs import default
 from jaxseg import settings
 from jaxseg.data.patches import residence
 from jaxseg.reserved import SOURCE
-from jaxseg.study import files
+from jaxseg.study import files, record
 from jaxseg.study.plan import planned, source_networks
 from jaxseg.study.plan.cutting import even_sizes
-from jaxseg.study.plan.jobs import Plan, chunk_sizes, make_plan
+from jaxseg.study.plan.jobs import Plan, check_networks, chunk_sizes, make_plan
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.study.train import learning_rates
 from jaxseg.study.train import stage as train_stage
@@ -48,6 +48,13 @@ def test_jobs_are_continued_with_the_runs_they_were_started_with() -> None:
     assert chunk_sizes(plan_of(made, chunk_sizes={"train_0": (3, 3)})) == chunk_sizes(large)
 
 
+def test_a_batch_norm_over_a_single_value_is_found_before_data_is_read() -> None:
+    made = tiny_config()
+    made.model.norm, made.train.batch, made.target.patch = "batch", 1, (2, 2)
+    with pytest.raises(UserError, match=r"arm 'scratch', target: patch \(2, 2\): at the coarsest level a batch of one"):
+        check_networks(settings.parse(made))
+
+
 def three_arms() -> ConfigDict:
     made = tiny_config()
     made.num_seeds, made.arms = 6, default.pick_arms("scratch", "transfer", "scratch_b")
@@ -69,9 +76,23 @@ def test_jobs_are_as_large_as_memory_allows_where_a_common_program_gains_nothing
     many = three_arms()
     many.target.train_cases = (2, 3, 4)
     assert chunk_sizes(plan_of(many)) == {"pretrain": (6,), "train": (54,)}  # nine jobs
+    assert chunk_sizes(plan_of(three_arms(), of_one_size=lambda task: False)) == sizes  # programs would differ anyway
     asked = three_arms()
     asked.runtime.seeds_per_chunk = "9"
     assert chunk_sizes(plan_of(asked)) == {"pretrain": (6,), "train": (9, 9)}
+
+
+def test_runs_whose_mean_is_scored_stay_in_one_job() -> None:
+    made = tiny_config()
+    made.num_seeds, made.arms = 8, default.pick_arms("scratch", "transfer_nested")
+    assert chunk_sizes(plan_of(made)) == {"pretrain": (4,), "train": (16,)}
+
+
+def test_a_study_that_was_only_prepared_is_cut_by_the_machine_that_trains_it(tmp_path: Path) -> None:
+    run_stages(tiny_config(), tmp_path, stages=("prepare",), progress=silent)
+    found = record.read(tmp_path)
+    assert found is not None
+    assert found.chunks == {}
 
 
 def test_a_job_that_has_not_begun_is_cut_as_asked(tiny_study: Path, tmp_path: Path) -> None:

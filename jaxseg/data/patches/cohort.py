@@ -22,12 +22,21 @@ POINTS = 4096
 """The most foreground voxels that are kept for each case and label."""
 
 
+SHARED = 2**24
+"""The most voxels and foreground positions of a cohort that is given the size of another one, so that both train with
+one compiled program. They take up to 100 MB of a device; with larger cohorts, compiling is a small part of the time."""
+
+
 class Room(NamedTuple):
     """Least sizes of a cohort's arrays; what cases do not fill is never read."""
 
     voxels: int
     cases: int
     points: int
+
+    def is_small(self, labels: int) -> bool:
+        """Return whether cohorts with so many labels may be given this room where they need less."""
+        return self.voxels + self.cases * self.points * labels <= SHARED
 
 
 def room_of(cohorts: Sequence[tuple[PreparedTask, Sequence[str]]], *, points: int = POINTS) -> Room:

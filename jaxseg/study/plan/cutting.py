@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import TypeVar
 
 Member = TypeVar("Member")
 
 MANY = 8
-"""Jobs that a group is cut into, at most, for the sake of a common program: each takes about a second beside its runs,
-a program that is spared 10 to 60."""
+"""Jobs that a group is cut into, at most, for the sake of a common program: each reads its cases again, which takes a
+second or more, and a program that is spared takes 10 to 60."""
 
 
 def even_sizes(count: int, size: int) -> tuple[int, ...]:
@@ -29,23 +29,26 @@ def split(runs: Sequence[Member], sizes: Sequence[int]) -> list[Sequence[Member]
     return [runs[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
-def shared_size(count: int, sizes: Collection[int], *, devices: int) -> int:
-    """Returns the size of the jobs of `count` runs with which they can use the program of others that train alike.
+def shared_size(together: Sequence[Hashable], sizes: Collection[int], *, devices: int) -> int | None:
+    """Returns the size of jobs with which runs can use a program that is compiled anyway; None if none is worth it.
 
-    A program is compiled for a number of runs: the smallest of `sizes` by which `count` can be divided serves both.
+    A program is compiled for a number of runs: the smallest of `sizes` by which the runs can be divided serves both.
 
     Args:
-        count: Runs of the group.
-        sizes: Runs of the groups that train alike.
+        together: Of each run, what it shares with those that have to be in one job with it: their mean is scored, too.
+        sizes: Numbers of runs that programs are compiled for.
         devices: Devices, which all have equally many runs.
 
-    >>> shared_size(32, {8, 32}, devices=2)
+    >>> shared_size(["scratch"] * 8 + ["transfer"] * 8, {8, 3}, devices=2)
     8
-    >>> shared_size(32, {3, 32}, devices=2)
-    32
+    >>> shared_size(["scratch"] * 16 + ["transfer"] * 16, {8}, devices=2)
     """
+    count = len(together)
     fitting = [size for size in sizes if count % size == 0 and size % devices == 0 and count // size <= MANY]
-    return min(fitting, default=count)
+    for size in sorted(fitting):
+        if len({(name, place // size) for place, name in enumerate(together)}) == len(set(together)):
+            return size
+    return None
 
 
 def taken(known: list[int], count: int) -> list[int]:

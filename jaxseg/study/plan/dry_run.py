@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from jaxseg.settings import StudySettings
 from jaxseg.study.plan import cost, preparation
 from jaxseg.study.plan.jobs import Plan, seed_plan
 from jaxseg.study.plan.planned import PlannedStudy
+from jaxseg.study.plan.program import training_part
 from jaxseg.study.plan.source_networks import pretraining_of
 from jaxseg.study.record import Checkpoint
 
@@ -100,6 +100,4 @@ def _time(seconds: float) -> str:
 
 
 def _programs(plan: Plan) -> int:
-    # The source whose weights runs share is data: programs that differ in it alone are one.
-    return len({(dataclasses.replace(job.program, shared=None), job.program.shared is None, len(job.runs))
-                for job in plan.jobs})  # fmt: skip
+    return len({(training_part(job.program), len(job.runs)) for job in plan.jobs})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxseg import hosts, seeds, trees
-from jaxseg.models import check_model, check_patch
+from jaxseg.models import check_batch, check_model, check_patch
 from jaxseg.reserved import SOURCE
 from jaxseg.settings import ArmSettings, OptimSettings, StudySettings, TaskSettings
 from jaxseg.study.plan import cutting
@@ -95,6 +95,8 @@ def check_networks(study: StudySettings) -> None:
             try:
                 check_model(arm.model)
                 check_patch(arm.model, task.patch)
+                if role == "source" or arm.freeze == "none":  # frozen norms keep the statistics that they have
+                    check_batch(arm.model, task.patch, (study if role == "source" else arm).train.batch)
             except UserError as error:
                 raise UserError(f"arm {arm.name!r}, {role}: {error}") from error
 
@@ -161,6 +163,7 @@ def make_plan(
     chunk_sizes: Mapping[str, Sequence[int]] | None = None,
     waves: Sequence[int] = (),
     training_cases: Callable[[Run], Hashable] = drawn_cases,
+    of_one_size: Callable[[TaskSettings], bool] = lambda task: True,
 ) -> Plan:
     """Plans the jobs of a study.
 
@@ -180,6 +183,7 @@ def make_plan(
         waves: The number of seeds when the study began and after each extension. Runs of seeds that came
             later have their own jobs, so that trained jobs stay as they are; empty if all began together.
         training_cases: What two runs share exactly if they train on the same cases.
+        of_one_size: Whether the images of a task are laid out as those of other tasks, which a common program needs.
 
     Raises:
         UserError: If a network cannot take the patch, an `init` or `freeze` matches nothing, a transfer finds
@@ -205,9 +209,12 @@ def make_plan(
             measure(program, platform), memory_bytes=free, devices=devices, strategy=strategy
         )
 
-    # Side by side, runs are the faster the more of them there are; one after another, their number makes no difference.
-    sharing = devices if strategy == "loop" and study.runtime.seeds_per_chunk is None else None
-    return Plan(tuple(_cut_jobs(groups, most_runs, chunk_sizes or {}, sharing=sharing)), networks, tuple(priors))
+    def sharing(program: Program) -> bool:
+        # Side by side, runs are the faster the more of them there are; one after another, their number changes nothing.
+        return strategy == "loop" and study.runtime.seeds_per_chunk is None and of_one_size(program.task)
+
+    jobs = _cut_jobs(groups, most_runs, chunk_sizes or {}, sharing=sharing, devices=devices)
+    return Plan(tuple(jobs), networks, tuple(priors))
 
 
 def _source_name(sources: dict[Any, str], key: Any) -> str:
@@ -290,30 +297,32 @@ def _cut_jobs(
     most_runs: Callable[[Program], int],
     chunk_sizes: Mapping[str, Sequence[int]],
     *,
-    sharing: int | None,
+    sharing: Callable[[Program], bool],
+    devices: int,
 ) -> list[Job]:
     """Cuts each group into jobs of the sizes that are known for it, or else of at most `most_runs` runs.
 
-    Where `sharing` is the number of devices, groups that train alike are cut to jobs of one size if few are enough: the
-    program of one then serves all.
+    Where `sharing` says so, arms are cut to the jobs of source networks that train alike: one program then serves both.
     """
     jobs: list[Job] = []
-    alike: dict[Program, set[int]] = {}
-    for (_, program), by_wave in groups.items():
-        alike.setdefault(training_part(program), set()).update(len(runs) for runs in by_wave.values() if runs)
+    of_sources: dict[Program, set[int]] = {}
     for kind in KINDS:
         chosen = [(program, by_wave) for (group_kind, program), by_wave in groups.items() if group_kind == kind]
         for index, (program, by_wave) in enumerate(chosen):
             group = kind if len(chosen) == 1 else f"{kind}_{index}"
             most = most_runs(program)
+            alike = of_sources.setdefault(training_part(program), set()) if sharing(program) else set()
             known = list(chunk_sizes.get(group, ()))
             parts: list[Sequence[Run]] = []
             for wave in sorted(wave for wave, runs in by_wave.items() if runs):
-                runs = tuple(by_wave[wave])
-                size = most
-                if sharing is not None:
-                    size = min(most, cutting.shared_size(len(runs), alike[training_part(program)], devices=sharing))
+                runs, size = tuple(by_wave[wave]), most
+                if kind == "train":
+                    arms = [(run.key.arm, run.key.train_cases) for run in runs]
+                    fitting = {size for size in alike if size <= most}
+                    size = cutting.shared_size(arms, fitting, devices=devices) or most
                 parts += cutting.split(runs, cutting.taken(known, len(runs)) or cutting.even_sizes(len(runs), size))
+            if kind == "pretrain":
+                alike.update(map(len, parts))
             jobs += [Job(kind, group, chunk, program, tuple(part)) for chunk, part in enumerate(parts)]
     return jobs
 

@@ -12,6 +12,7 @@ import jax
 from jaxseg import checkpoint, hosts, machine, paths
 from jaxseg.data import PreparedTask, Split
 from jaxseg.data.patches import residence
+from jaxseg.data.patches.cohort import room_of
 from jaxseg.manifest import DamagedError
 from jaxseg.settings import StudySettings, TaskSettings
 from jaxseg.study import record as records
@@ -327,6 +328,10 @@ def plan_jobs(
     def cases(run: Run) -> tuple[str, ...]:
         return tasks.subset(study.target, draw_of(run))
 
+    def of_one_size(task: TaskSettings) -> bool:
+        cohort = tasks.prepared[task], cohort_names(tasks, task)
+        return room_of([cohort]).is_small(len(cohort[0].labels))
+
     target = tasks.prepared[study.target]
     used = seed_plan(study)
     devices = hosts.agree("devices", len(used.devices))
@@ -344,6 +349,7 @@ def plan_jobs(
         chunk_sizes=chunk_sizes,
         waves=waves,
         training_cases=cases,
+        of_one_size=of_one_size,
     )
 
 

@@ -99,6 +99,7 @@ NO_NETWORK = NetworkSize(0, 0, 0, 0)
 
 _OF_SAMPLES = ("patch", "as_slices", "foreground", "augment")
 """What of a task its batches depend on, beside the images."""
+_ANY_SOURCE = RunKey("", 0, 0, 0)
 
 
 def training_part(program: Program) -> Program:
@@ -110,7 +111,9 @@ def training_part(program: Program) -> Program:
     own = {name: getattr(program.task, name) for name in _OF_SAMPLES}
     on_host = {name: getattr(TrainSettings, name) for name in ("eval_every", "save_every", "snapshots")}
     train = dataclasses.replace(program.train, **on_host)
-    return dataclasses.replace(program, task=TaskSettings(**own), train=train, fold=None)
+    # The source network whose weights runs share is an array: which it is makes no other program.
+    shared = None if program.shared is None else _ANY_SOURCE
+    return dataclasses.replace(program, task=TaskSettings(**own), train=train, fold=None, shared=shared)
 
 
 def image_shape(program: Program) -> tuple[int, ...]:

@@ -19,10 +19,6 @@ from jaxseg.study.plan.jobs import Job
 from jaxseg.study.plan.tasks import Tasks, cohort_names, run_inputs
 from jaxseg.types import Cohort, RunInputs
 
-SHARED = 2**24
-"""The most voxels and foreground positions of a cohort that is given the size of another one, so that both train with
-one compiled program. They take up to 100 MB of a device; with larger cohorts, compiling is a small part of the time."""
-
 
 def make_feed(
     study: StudySettings,
@@ -55,7 +51,7 @@ def make_feed(
     if is_resident(prepared, names):
         others = [(tasks.prepared[task], cohort_names(tasks, task)) for task in alike]
         room = data.room_of([other for other in others if is_resident(*other)])
-        small = room.voxels + room.cases * room.points * len(prepared.labels) <= SHARED
+        small = room.is_small(len(prepared.labels))
         cohort = data.build_cohort(prepared, names, room=room if small else None, **drawn)
         rows = np.pad(runs.cases, ((0, 0), (0, len(cohort.shapes) - len(names))), mode="edge")
         placed = seeds.put(dataclasses.replace(runs, cases=jax.device_put(rows)), seed_plan)
