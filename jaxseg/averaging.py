@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from jaxseg import trees
 from jaxseg.types import Params, TrainState
@@ -38,6 +39,16 @@ def num_averaged(step: Int[Array, ""], windows: Windows) -> Int[Array, ""]:
     for before, last in windows:
         count = jnp.where((step > before) & (step <= last), step - before, count)
     return count
+
+
+def shares_after(step: int, windows: Windows) -> Float[np.ndarray, " steps"]:
+    """Return, of each step up to one, the share of the weights in the mean after that one that have its update.
+
+    >>> shares_after(4, ((1, 4),)).round(2).tolist()
+    [1.0, 1.0, 0.67, 0.33]
+    """
+    before = next((before for before, last in windows if before < step <= last), step - 1)
+    return np.minimum((step - np.arange(step)) / (step - before), 1.0)
 
 
 def start_average(params: Params, labels: Any) -> Params:

@@ -254,25 +254,36 @@ def _ridge_scores(x: Float[np.ndarray, "n k"], y: Float[np.ndarray, " n"], new: 
 
 
 def start_end_auc(
-    start: Float[np.ndarray, "runs *taps channels features"], end: Float[np.ndarray, "runs *taps channels features"]
+    start: Float[np.ndarray, "runs *taps channels features"],
+    end: Float[np.ndarray, "runs *taps channels features"],
+    origin: Int[np.ndarray, " runs"] | None = None,
 ) -> Float[np.ndarray, " runs"]:
     """Return how well filters of trained networks can be told from their own starts: 0.5 not at all, 1 always.
 
     A ridge classifier on `filter_features` is trained on some runs and tested on others, in folds over runs, so that
     both ends of a filter are in the same fold. If filters were split at random, the start of a filter in the training
-    data would bias the prediction for its end in the wrong direction.
+    data would bias the prediction for its end in the wrong direction. Runs that began with the same weights are in one
+    fold as well: the classifier would know the others by these.
+
+    Args:
+        start: Kernels of a layer before training.
+        end: The same after training.
+        origin: Number of the start of each run; None if each run has its own.
 
     Returns:
-        The area under the ROC curve on each run's filters; NaN with fewer than two runs.
+        The area under the ROC curve on each run's filters; NaN with fewer than two starts.
     """
     runs = len(start)
-    if runs < 2:
+    origin = np.arange(runs) if origin is None else origin
+    origins = np.unique(origin)
+    if len(origins) < 2:
         return np.full(runs, np.nan)
     rows = [filter_features(kernels).reshape(runs, -1, 1 + _pairs(kernels)) for kernels in (start, end)]
     filters = rows[0].shape[1]
     areas = np.empty(runs)
-    for test in np.array_split(np.arange(runs), min(runs, 5)):
-        train = np.setdiff1d(np.arange(runs), test)
+    for asked_of in np.array_split(origins, min(len(origins), 5)):
+        here = np.isin(origin, asked_of)
+        test, train = np.flatnonzero(here), np.flatnonzero(~here)
         learnt, asked = (
             np.concatenate([part[fold].reshape(-1, part.shape[-1]) for part in rows]) for fold in (train, test)
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxseg.analysis.filters import Kernel, start_end_auc
 
@@ -19,7 +19,8 @@ def walk_length(rates: Float[np.ndarray, " steps"]) -> float:
     """Return the root mean square distance of a weight from its start after Adam's steps on gradients of pure noise.
 
     An update then has variance 1 before it is multiplied by the rate, and updates do not add up in any direction, so
-    the distance is the root of the sum of squared rates: `rate * sqrt(steps)` for a constant rate.
+    the distance is the root of the sum of squared rates: `rate * sqrt(steps)` for a constant rate. Where the end is a
+    mean of late weights, the rate of a step counts by the share of them that come after it (`averaging.shares_after`).
 
     >>> walk_length(np.full(100, 0.01))
     0.1
@@ -63,7 +64,9 @@ def permuted_within(
 
 
 def permuted_auc(
-    kernels: Float[np.ndarray, "runs *taps channels features"], rng: np.random.Generator
+    kernels: Float[np.ndarray, "runs *taps channels features"],
+    rng: np.random.Generator,
+    origin: Int[np.ndarray, " runs"] | None = None,
 ) -> Float[np.ndarray, " runs"]:
     """Return how well trained filters can be told from their own weights in random order: 0.5 not at all, 1 always.
 
@@ -73,6 +76,6 @@ def permuted_auc(
 
     Returns:
         The values of `filters.start_end_auc`, on runs that the classifier was not trained on; NaN with fewer than two
-        runs.
+        starts.
     """
-    return start_end_auc(permuted_within(kernels, rng), kernels)
+    return start_end_auc(permuted_within(kernels, rng), kernels, origin)

@@ -82,7 +82,14 @@ def nearest_sites(
     return np.ravel_multi_index(tuple(sites.T), tuple(grid))
 
 
-def first_of_each(sites: Int[np.ndarray, "windows positions"]) -> Int[np.ndarray, " unique"]:
-    """Return the index, in the flattened positions of all windows, at which each site of each window occurs first."""
-    numbered = sites + (1 + sites.max()) * np.arange(len(sites))[:, None]
+def first_of_each(
+    sites: Int[np.ndarray, "windows positions"], windows: Int[np.ndarray, " windows"]
+) -> Int[np.ndarray, " unique"]:
+    """Return the index, in the flattened positions of all windows, at which each site of each window occurs first.
+
+    Args:
+        sites: Flat indices of sites.
+        windows: Number of each window; one that was drawn twice, as where it covers its case, has one number.
+    """
+    numbered = sites + (1 + sites.max()) * windows[:, None]
     return np.sort(np.unique(numbered.ravel(), return_index=True)[1])

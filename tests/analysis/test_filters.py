@@ -153,6 +153,24 @@ def test_little_change_is_not_found_and_does_not_mislead():
     assert np.isnan(filters.start_end_auc(start[:1], end[:1])).all()
 
 
+def test_runs_of_one_start_are_not_known_by_it():
+    """Noise alone is told from the start of another run only where that is the start of the run as well."""
+    shared = drawn(0, (3, 3, 3, 8, 16))
+    noise = 0.5 * shared.std() * np.random.default_rng(1).normal(size=(8, *shared.shape))
+    own, start, origin = (
+        np.stack([drawn(200 + seed, shared.shape) for seed in range(8)]),
+        np.stack([shared] * 8),
+        np.zeros(8, int),
+    )
+    apart = filters.start_end_auc(own, own + noise).mean()
+    known = filters.start_end_auc(start, start + noise).mean()
+    assert known > apart + 0.1, "each start is among those that are learned from"
+    assert np.isnan(filters.start_end_auc(start, start + noise, origin)).all(), "there is no other to learn from"
+    crossed = np.stack([drawn(seed // 4, shared.shape) for seed in range(8)])
+    areas = filters.start_end_auc(crossed, crossed, np.arange(8) // 4)
+    np.testing.assert_array_equal(areas, 0.5)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_each_test_finds_its_control_and_says_at_which_share(shape):
     rng = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxseg import optim
+from jaxseg import averaging, optim
 from jaxseg.analysis import filters, movement
 from jaxseg.settings import OptimSettings
 
@@ -86,3 +86,27 @@ def test_noise_is_told_from_the_start_and_structure_from_permuted_weights():
     smooth = np.stack([filters.blend(run, filters.smooth(rng, run.shape), 0.3) for run in moved])
     assert movement.permuted_auc(smooth, rng).mean() > 0.8
     assert np.isnan(movement.permuted_auc(moved[:1], rng)).all(), "one run has no others to learn from"
+
+
+def test_runs_of_one_start_are_not_told_from_permuted_weights_by_each_other():
+    rng, origin = np.random.default_rng(0), np.arange(8) // 4
+    by_each_other, by_others = [], []
+    for _ in range(8):
+        starts = np.stack([filters.truncated_normal(rng, (3, 3, 3, 8, 16)) for _ in range(2)])[origin]
+        moved = starts + 0.5 * rng.normal(size=starts.shape)
+        by_each_other.append(movement.permuted_auc(moved, rng).mean())
+        by_others.append(movement.permuted_auc(moved, rng, origin).mean())
+    assert np.mean(by_each_other) > 0.75
+    np.testing.assert_allclose(np.mean(by_others), 0.5, atol=0.06)
+
+
+def test_a_walk_is_shorter_where_its_late_weights_are_averaged():
+    """The mean of the last fifth of a random walk, by simulation and by the share of each step in it."""
+    steps, windows = 200, averaging.make_windows((50, 200), 0.2)
+    rng = np.random.default_rng(0)
+    walk = np.cumsum(rng.normal(size=(steps, 20_000)), axis=0)
+    shares = averaging.shares_after(steps, windows)
+    length = movement.walk_length(shares)
+    np.testing.assert_allclose(length, walk[-40:].mean(0).std(), rtol=0.02)
+    np.testing.assert_allclose(length**2, steps * (1 - 0.2 * 2 / 3), rtol=0.01)
+    np.testing.assert_array_equal(averaging.shares_after(100, windows), 1)  # outside the windows

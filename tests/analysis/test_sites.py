@@ -59,7 +59,9 @@ def test_a_site_is_the_nearest_one(position, strides):
 
 
 def test_each_site_counts_once_in_each_window():
-    assert sites.first_of_each(np.array([[3, 3, 1], [3, 1, 1]])).tolist() == [0, 2, 3, 4]
+    read = np.array([[3, 3, 1], [3, 1, 2]])
+    assert sites.first_of_each(read, np.array([0, 1])).tolist() == [0, 2, 3, 4, 5]
+    assert sites.first_of_each(read, np.array([0, 0])).tolist() == [0, 2, 5], "one window that was drawn twice"
 
 
 def test_layers_against_layers_are_pairs_of_cka():

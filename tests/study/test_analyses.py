@@ -111,8 +111,8 @@ def test_similarity_of_two_runs_by_another_way(tiny_study, ready):
         _, state = model.apply({"params": params}, windows, mutable=["activations"])
         level = np.asarray(state["activations"]["encoder"]["level_1"], np.float64)
         read = {
-            (window, *(position // 2)): level[(window, *(position // 2))]
-            for window in range(len(windows))
+            (number, *(position // 2)): level[(window, *(position // 2))]
+            for window, number in enumerate(material.windows.ravel())
             for position in positions[window]
         }
         features.append(np.stack(list(read.values())))
@@ -136,10 +136,19 @@ def test_a_second_run_measures_nothing_anew(tiny_study, tmp_path):
 
 def test_a_variant_is_measured_anew_when_it_has_more_runs(tiny_study, ready):
     folder = tiny_study / "analysis" / "n0_fold0"
-    whole = {"tables": list(probe_stage.TABLES), "runs": probe_stage._runs_of(ready, 0, 0)}
+    whole = probe_stage._measured_of(ready, 0, 0)
     assert ["transfer", 1] in whole["runs"]
     assert probe_stage._is_measured(folder, whole)
     assert not probe_stage._is_measured(folder, {**whole, "runs": [*whole["runs"], ["transfer", 2]]})
+
+
+def test_a_variant_is_measured_anew_when_more_cases_are_shown_or_formulas_changed(tiny_study, ready, monkeypatch):
+    folder = tiny_study / "analysis" / "n0_fold0"
+    report = dataclasses.replace(ready.study.report, examples=7)
+    more = dataclasses.replace(ready, study=dataclasses.replace(ready.study, report=report))
+    assert not probe_stage._is_measured(folder, probe_stage._measured_of(more, 0, 0))
+    monkeypatch.setattr(probe_stage, "FORMULAS", probe_stage.FORMULAS + 1)
+    assert not probe_stage._is_measured(folder, probe_stage._measured_of(ready, 0, 0))
 
 
 def test_results_do_not_depend_on_the_number_of_devices(ready):

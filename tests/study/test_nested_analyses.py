@@ -15,7 +15,7 @@ from jaxseg import settings, trees
 from jaxseg.analysis import statistics
 from jaxseg.study import files
 from jaxseg.study.plan.planned import PlannedStudy, prepare
-from jaxseg.study.probe import filters, pictures, readout, spread
+from jaxseg.study.probe import filters, pictures, readout, representations, spread
 from jaxseg.study.probe.networks import Networks, read_networks
 from jaxseg.study.probe.probes import make_probes, rng_for, shown_cases
 from jaxseg.study.probe.representations import Features, Represented
@@ -92,6 +92,56 @@ def test_runs_of_one_source_network_are_left_out_together_where_runs_are_said_to
     jackknifed = found.loc[ARM].query("quantity != 'error_rate'")
     assert jackknifed[["ci_low", "ci_high"]].isna().all(axis=None)
     assert set(found.loc["scratch", "n_seeds"]) == {2}
+
+
+def test_how_far_representations_are_apart_is_that_of_the_end(workdir):
+    """Tables hold those of half of the steps as well, and these came last."""
+    rows = table(workdir, "similarity").query("comparison == 'within_arm' and index == 'cka' and step == 8")
+    found = table(workdir, "variability").query("quantity == 'representation_distance' and layer in @LAYERS")
+    found = found.dropna(subset=["value"])
+    assert set(found["arm"]) == {"scratch", ARM}
+    for row in found.itertuples():
+        own = rows[(rows["arm_a"] == row.arm) & (rows["layer"] == row.layer)]
+        np.testing.assert_allclose(row.value, 1 - own["value"].mean(), rtol=1e-6)
+
+
+def test_starts_of_one_draw_are_no_two_networks(networks):
+    """Runs from random weights that differ in the order of their batches alone have no floor but themselves."""
+    crossed = dataclasses.replace(
+        networks, pretrained=False, sources=(None,) * 4, init_ids=(0, 0, 1, 1), order_ids=(0, 1, 0, 1)
+    )
+    pairs = {(i, j) for i in range(4) for j in range(4) if representations._to_start(crossed, True, i, j)}
+    assert pairs == {(i, j) for i in range(4) for j in range(4) if i == j or i // 2 != j // 2}
+    starts = {(i, j) for i in range(4) for j in range(4) if representations._between_starts(crossed, i, j)}
+    assert starts == {(0, 2), (0, 3), (1, 2), (1, 3)}
+    part = dataclasses.replace(crossed, sources=networks.sources)  # of the source a part, and the rest drawn
+    assert {(i, j) for i in range(4) for j in range(4) if representations._between_starts(part, i, j)} == starts
+
+
+def test_the_rates_of_a_walk_count_by_their_share_in_the_late_average(networks):
+    layer = "encoder/level_0/conv_0"
+    train = dataclasses.replace(networks.program.train, average=0.5)
+    averaged = dataclasses.replace(networks, program=dataclasses.replace(networks.program, train=train))
+    shares = averaged.relative_rates(layer) / networks.relative_rates(layer)
+    np.testing.assert_allclose(shares, [1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+    (half,) = averaged.seen_earlier()
+    np.testing.assert_allclose(half.relative_rates(layer) / networks.relative_rates(layer)[:4], [1, 1, 1, 0.5])
+
+
+def test_positions_are_of_patients_and_a_window_drawn_twice_is_one(ready):
+    shown = shown_cases(ready, 0)
+    records = [dataclasses.replace(case.record, group=f"p{i // 2}") for i, case in enumerate(shown)]
+    of_two = [dataclasses.replace(case, record=record) for case, record in zip(shown, records, strict=True)]
+    probes = make_probes(ready, of_two, rng_for(ready, "positions", 0))
+    assert set(probes.cases.ravel()) == {0, 1}
+    covered = dataclasses.replace(ready.study.target, patch=(16, 16))
+    whole = dataclasses.replace(ready, study=dataclasses.replace(ready.study, target=covered))
+    tasks = dataclasses.replace(
+        ready.tasks,
+        prepared={covered: ready.tasks.prepared[ready.study.target]},
+    )
+    windows = make_probes(dataclasses.replace(whole, tasks=tasks), shown, rng_for(ready, "positions", 0)).windows
+    assert windows.ravel().tolist() == np.repeat(np.arange(len(shown)), 2).tolist()
 
 
 def test_the_interval_of_how_much_runs_differ_is_over_source_networks():

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from jaxseg.analysis import filters, movement
 from jaxseg.study.plan.tasks import spread
@@ -36,8 +37,9 @@ def filter_rows(networks: Networks, rng: np.random.Generator, permuting: np.rand
     for layer, (start, end, trained) in networks.layers().items():
         null = filters.null_change(int(np.prod(start.shape[1:-1])))
         drawn = filters.distribution_null(start[0].size, rng)
-        auc = filters.start_end_auc(start, end)
-        auc_permuted = movement.permuted_auc(end, permuting)
+        origin = _origins(start)
+        auc = filters.start_end_auc(start, end, origin)
+        auc_permuted = movement.permuted_auc(end, permuting, origin)
         own = networks.relative_rates(layer)
         walks = [movement.walk_length(rates * own) if trained else 0.0 for rates in networks.rates]
         taps = int(np.prod(start.shape[1:-2]))
@@ -69,6 +71,12 @@ def filter_rows(networks: Networks, rng: np.random.Generator, permuting: np.rand
     return rows
 
 
+def _origins(start: np.ndarray) -> Int[np.ndarray, " runs"]:
+    """A number for each run: the same for runs whose kernels at the start are equal to the bit."""
+    known: dict[bytes, int] = {}
+    return np.array([known.setdefault(kernel.tobytes(), len(known)) for kernel in start])
+
+
 def coherence_rows(networks: Networks) -> list[dict[str, Any]]:
     """Tests whether two runs with a shared start and different data orders move a layer's filters the same way.
 
@@ -78,14 +86,11 @@ def coherence_rows(networks: Networks) -> list[dict[str, Any]]:
     """
     rows = []
     for layer, (start, end, trained) in networks.layers().items():
-        by_start: dict[bytes, list[int]] = {}
-        for run, kernel in enumerate(start):
-            by_start.setdefault(kernel.tobytes(), []).append(run)
+        origin = _origins(start)
         pairs = [
             (a, b)
-            for runs in by_start.values()
-            for a, b in itertools.combinations(runs, 2)
-            if networks.order_ids[a] != networks.order_ids[b]
+            for a, b in itertools.combinations(range(len(start)), 2)
+            if origin[a] == origin[b] and networks.order_ids[a] != networks.order_ids[b]
         ]
         every = max(-(-len(pairs) // COHERENT_PAIRS), 1)
         for a, b in sorted(pairs)[::every] if trained else ():
@@ -113,7 +118,9 @@ def control_rows(networks: Networks, rng: np.random.Generator) -> list[dict[str,
     rows = []
     kernels = networks.layers()
     for layer in spread([layer for layer in kernels if layer.startswith("encoder")], CONTROL_LAYERS):
-        start = np.asarray(kernels[layer][0], np.float64)
+        # The classifier learns from several starts; one that several runs share is one.
+        start = kernels[layer][0]
+        start = np.asarray(start[np.unique(_origins(start), return_index=True)[1]], np.float64)
         for quantity, statistic in _statistics(start, rng).items():
             # Only the classifier looks at several runs together: the one of `auc_permuted`.
             kernel = start if quantity == "auc" else start[0]

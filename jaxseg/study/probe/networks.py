@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from jaxseg import checkpoint, logs, optim, trees
+from jaxseg import averaging, checkpoint, logs, optim, trees
 from jaxseg.settings import StudySettings, TrainSettings
 from jaxseg.study.plan.jobs import Job
 from jaxseg.study.plan.planned import PlannedStudy
@@ -69,10 +69,14 @@ class Networks:
         return {layer: (start[path], end[path], labels[path] == "train") for layer, path in paths.items()}
 
     def relative_rates(self, layer: str) -> Float[np.ndarray, " steps"]:
-        """Returns the rate of a layer's kernel at every step up to the end, as a share of the run's."""
-        program = self.program
-        shares = optim.relative_rates(program.optim, param_labels(program), f"{layer}/kernel", program.train.steps)
-        return shares[: self.step]
+        """Returns the rate of a layer's kernel at every step up to the end, as a share of the run's.
+
+        Where the end is a mean of late weights, a late step moved only some of them.
+        """
+        program, train = self.program, self.program.train
+        shares = optim.relative_rates(program.optim, param_labels(program), f"{layer}/kernel", train.steps)
+        windows = averaging.make_windows(train.scored_at, train.average) if train.average else ()
+        return shares[: self.step] * averaging.shares_after(self.step, windows)
 
 
 def forward_order(layer: str) -> tuple[object, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -29,10 +30,12 @@ class Probes:
     positions: Int[np.ndarray, "batches windows positions axes"]
     """The voxels of each window at which layers are read."""
     cases: Int[np.ndarray, "batches windows"]
-    """The index of the case that each window is from."""
+    """The number of the group (patient) that each window is from, as images of one are alike."""
+    windows: Int[np.ndarray, "batches windows"]
+    """The number of each window; the same where two lie at one place."""
 
     def points(self) -> tuple[Int[np.ndarray, " points"], Int[np.ndarray, " points"]]:
-        """Returns the case and label of each position, in the order in which features are read."""
+        """Returns the group and label of each position, in the order in which features are read."""
         shape = self.positions.shape[:3]
         windows = self.labels.reshape(-1, *self.labels.shape[2:])
         where = self.positions.reshape(len(windows), shape[2], -1)
@@ -73,8 +76,12 @@ def make_probes(planned: PlannedStudy, cases: Sequence[CaseArrays], rng: np.rand
     task = planned.study.target
     classes = planned.tasks.prepared[task].classes  # from which on a label says that nothing is known
     per_window = max(planned.study.analysis.positions // (len(cases) * WINDOWS), 3)
-    images, labels, positions, origins = [], [], [], []
-    for number, case in enumerate(cases):
+    images, labels, positions, origins, places = [], [], [], [], []
+    groups = {
+        group: np.array(number) for number, group in enumerate(dict.fromkeys(case.record.group for case in cases))
+    }
+    known: dict[tuple[Any, ...], int] = {}
+    for case in cases:
         label = case.label.astype(np.int32)
         for corner in sites.draw_corners(np.where(label < classes, label, 0), task.window, WINDOWS, rng):
             image = sites.cut(case.image, corner, task.window, fill=0.0)
@@ -83,9 +90,11 @@ def make_probes(planned: PlannedStudy, cases: Sequence[CaseArrays], rng: np.rand
             positions.append(sites.draw_positions(where, per_window, rng))
             images.append(image.reshape(*task.patch, -1))
             labels.append(np.maximum(inside, 0).reshape(task.patch))
-            origins.append(np.array(number))
+            origins.append(groups[case.record.group])
+            places.append(np.array(known.setdefault((case.record.name, *corner), len(known))))
     batch = _largest_divisor(len(images), planned.study.evaluate.window_batch)
-    grouped = [np.stack(part).reshape(-1, batch, *part[0].shape) for part in (images, labels, positions, origins)]
+    parts = (images, labels, positions, origins, places)
+    grouped = [np.stack(part).reshape(-1, batch, *part[0].shape) for part in parts]
     return Probes(*grouped)
 
 

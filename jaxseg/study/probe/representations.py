@@ -98,9 +98,9 @@ def represent(
         start = features(networks.start)
     else:
         start = {layer: known.start for layer, known in same_start.layers.items()}
-    end, (case, _) = features(networks.end), probes.points()
+    end, (case, _), windows = features(networks.end), probes.points(), probes.windows.ravel()
     layers = {
-        layer: Features(start[layer], end[layer], sites.first_of_each(index.reshape(-1, shape[-1])), case)
+        layer: Features(start[layer], end[layer], sites.first_of_each(index.reshape(-1, shape[-1]), windows), case)
         for layer, index in chosen.items()
     }
     return Represented(networks, layers)
@@ -177,19 +177,23 @@ def compared(
             yield End(first, "end"), start, functools.partial(_unrelated, first, arm)
 
 
-def _share_source(networks: Networks, i: int, j: int) -> bool:
-    """Whether two runs start from one and the same whole network: their starts are then no two networks."""
-    return networks.pretrained and networks.sources[i] is not None and networks.sources[i] == networks.sources[j]
+def _share_start(networks: Networks, i: int, j: int) -> bool:
+    """Whether two runs start from one and the same network: their starts are then no two networks.
+
+    Those of whole source networks differ in these; others also in the draw of their weights.
+    """
+    same_source = networks.sources[i] == networks.sources[j]
+    return same_source and (networks.pretrained or networks.init_ids[i] == networks.init_ids[j])
 
 
 def _between_starts(networks: Networks, i: int, j: int) -> tuple[str, ...]:
-    return ("starts",) if i < j and not _share_source(networks, i, j) else ()
+    return ("starts",) if i < j and not _share_start(networks, i, j) else ()
 
 
 def _to_start(networks: Networks, of_others: bool, i: int, j: int) -> tuple[str, ...]:
     """A run against a start; its own is its source network where it was given a whole one."""
     if i != j:
-        return ("other_start",) if of_others and not _share_source(networks, i, j) else ()
+        return ("other_start",) if of_others and not _share_start(networks, i, j) else ()
     return ("own_start", "to_source") if networks.pretrained else ("own_start",)
 
 
@@ -272,10 +276,11 @@ def _compare(a: _Side, b: _Side, names: Names) -> list[dict[str, Any]]:
     if not named or not np.array_equal(a.unique, b.unique):
         return []
     points, found = len(a.unique), _compared(a.ready, b.ready)
+    # Of all runs, so that no layer has a value for those pairs alone whose runs both have dead channels.
+    neurons = int(max(*a.live, *b.live))
+    enough = points >= POINTS_PER_NEURON * neurons
     rows = []
     for i, j, comparison in named:
-        neurons = int(max(a.live[i], b.live[j]))
-        enough = points >= POINTS_PER_NEURON * neurons
         for index, values in found.items():
             rows.append(
                 {

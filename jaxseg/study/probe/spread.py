@@ -82,7 +82,7 @@ def variability_rows(
         arms: The arms' runs and layers.
         found: The agreement of the runs' predictions.
         pairs: Rows of pairs.csv.
-        similarities: Rows of similarity.csv.
+        similarities: Rows of similarity.csv at the runs' last step.
         cases: The variant's rows of cases.csv.
         confidence: Confidence level of the intervals.
         sources: The source networks that runs start from.

@@ -61,6 +61,8 @@ PICTURES = "analysis"
 """Name of the file of pictures (.npz) and of the list that says what they are (.json)."""
 DONE = "done.json"
 """Name of the file that is written once everything else of a variant is."""
+FORMULAS = 2
+"""Rises with every change of what the tables hold: what was measured under another number is measured anew."""
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -72,7 +74,7 @@ def write_analyses(planned: PlannedStudy, progress: Progress) -> None:
         return
     folders = [planned.workdir / "analysis" / f"n{train_cases}_fold{fold}" for train_cases, fold in todo]
     for number, ((train_cases, fold), folder) in enumerate(zip(todo, folders, strict=True)):
-        whole = {"tables": list(TABLES), "runs": _runs_of(planned, train_cases, fold)}
+        whole = _measured_of(planned, train_cases, fold)
         if _is_measured(folder, whole):
             continue
 
@@ -102,10 +104,11 @@ def write_analyses(planned: PlannedStudy, progress: Progress) -> None:
     progress("measuring", len(todo), len(todo))
 
 
-def _runs_of(planned: PlannedStudy, train_cases: int, fold: int) -> list[list[Any]]:
-    """Arm and seed of each run of a variant; a study may be given more of them later."""
+def _measured_of(planned: PlannedStudy, train_cases: int, fold: int) -> dict[str, Any]:
+    """What a variant's tables and pictures are made of; a study may be given more runs later, and show more cases."""
     keys = [run.key for job in planned.plan.of_kind("train") for run in job.runs]
-    return sorted([key.arm, key.seed] for key in keys if (key.train_cases, key.fold) == (train_cases, fold))
+    runs = sorted([key.arm, key.seed] for key in keys if (key.train_cases, key.fold) == (train_cases, fold))
+    return {"tables": list(TABLES), "formulas": FORMULAS, "examples": planned.study.report.examples, "runs": runs}
 
 
 def _is_measured(folder: Path, whole: dict[str, Any]) -> bool:
@@ -168,8 +171,8 @@ def measure(
     if not represented:  # every run diverged
         return rows, pictures.merge([], ({}, []), train_cases, fold)
     tell("similarity of all pairs")
-    rows["similarity"] += representations.similarity_rows(represented, baseline)
-    rows["similarity"] += representations.similarity_rows(halfway, baseline, of_starts=False)
+    ends = representations.similarity_rows(represented, baseline)
+    rows["similarity"] = ends + representations.similarity_rows(halfway, baseline, of_starts=False)
     tell("agreement of all pairs")
     target = planned.tasks.prepared[study.target]
     shared = sources_of(record.read(planned.workdir))
@@ -180,7 +183,7 @@ def measure(
     cases = files.read_table(planned.workdir / "results" / "cases.csv")
     cases = cases[(cases["train_cases"] == train_cases) & (cases["fold"] == fold)]
     rows["variability"] = spread.variability_rows(
-        represented, found, rows["pairs"], rows["similarity"], cases, confidence=settings.confidence, sources=shared
+        represented, found, rows["pairs"], ends, cases, confidence=settings.confidence, sources=shared
     )
     overlays = pictures.overlays(predicted, shown, study.report.examples, target.classes)
     return rows, pictures.merge(montages, overlays, train_cases, fold)
@@ -208,16 +211,17 @@ def _measure_altered(
 
     Pairs are taken as they are, and with their channels aligned.
     """
-    rewound, own = variation.rewind_rows(networks, windows, judge, plan)
-    rows["rewind"] += rewound
     pairs = variation.pairs_of(len(networks), most)
     rows["pairs"] += variation.parameter_rows(networks)
-    if not pairs:
-        return
-    partners = variation.aligned_partners(networks, judge.wiring, pairs)
-    rows["pairs"] += variation.aligned_parameter_rows(networks, pairs, partners)
-    # Between two networks, running statistics of batch norms belong to neither.
+    partners = variation.aligned_partners(networks, judge.wiring, pairs) if pairs else None
+    if partners is not None:
+        rows["pairs"] += variation.aligned_parameter_rows(networks, pairs, partners)
+    # Running statistics of batch norms belong to no network in between, and to none with a layer of another.
     if networks.program.model.norm == "batch":
+        return
+    rewound, own = variation.rewind_rows(networks, windows, judge, plan)
+    rows["rewind"] += rewound
+    if partners is None:
         return
     lines, aligned = variation.path_rows(networks, windows, judge, plan, pairs, partners, own)
     rows["interpolation"] += lines
