@@ -165,16 +165,35 @@ def test_seeds_added_later_without_declared_looks_are_marked_and_folded_away(tab
         ("scratch_b", {"C1": "undecided", "C4b": "supported"}, "scratch_b: quiet (C1 undecided, C4b supported)."),
         ("scratch_b", {"C1": "undecided", "C4b": "contradicted"}, "scratch_b: not quiet, C4b contradicted ("),
         ("scratch_b", {"C1": "supported"}, "The placebo scratch_b: not quiet, C1 supported (C1 supported)."),
-        ("self_transfer", {"C1": "supported"}, "The positive control self_transfer: found (C1 supported)."),
-        ("self_transfer", {"C1": "undecided", "C4b": "contradicted"}, "self_transfer: found (C1 undecided, C4b"),
-        ("self_transfer", {"C1": "undecided"}, "not found, so that an absence of the effect shows nothing here"),
         ("pooled_encoder", {"C7": "undecided"}, ""),
     ],
 )
-def test_controls_are_quiet_or_found(arm: str, verdicts: dict[str, str], words: str):
+def test_placebos_are_quiet_or_not(arm: str, verdicts: dict[str, str], words: str):
     rows = pd.DataFrame([{"arm": arm, "claim": claim, "verdict": verdict} for claim, verdict in verdicts.items()])
     assert words in re.sub("<[^>]*>", "", control_words(rows))
     assert bool(control_words(rows)) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("claim", "key", "ci_low", "n_seeds", "found"),
+    [
+        ("C1", "against", 1.02, 8, "found"),  # enough for verdicts that rest on an absence, and not for the claim
+        ("C1", "against", 0.99, 8, "not found"),
+        ("C1", "turned", 1.5, 8, "not found"),
+        ("C1", "against", 1.02, 4, "not found"),
+        ("C4", "smallest", 0.001, 8, "found"),
+        ("C4", "slope", 0.001, 8, "not found"),
+        ("C4b", "gain", 0.001, 8, "found"),
+        ("C4b", "gain", float("nan"), 8, "not found"),
+    ],
+)
+def test_a_positive_control_is_found_by_what_verdicts_ask_of_it(
+    claim: str, key: str, ci_low: float, n_seeds: int, found: str
+):
+    row = {"arm": "self_transfer", "claim": claim, "verdict": "undecided", "key": key}
+    rows = pd.DataFrame([row | {"ci_low": ci_low, "n_seeds": n_seeds}])
+    words = re.sub("<[^>]*>", "", control_words(rows))
+    assert words == f"The positive control self_transfer: {found} ({claim} undecided)."
 
 
 def test_what_makes_the_gain_is_a_sentence(tables: Tables):

@@ -130,8 +130,10 @@ def test_placebo_is_beside_every_comparison(table):
     assert set(control["claim"]) == {"C1", "C2", "C4", "C4b", "C9"}  # it has no source network
     assert verdict(table[table["arm"] == "scratch_b"], "C4b", "control")["verdict"] == SUPPORTED
     assert "as a placebo should be" in verdict(table[table["arm"] == "scratch_b"], "C4b", "control")["reason"]
-    for claim in ("C1", "C2", "C4", "C9"):
+    for claim in ("C1", "C2", "C9"):
         assert verdict(table[table["arm"] == "scratch_b"], claim, "control")["verdict"] != SUPPORTED, claim
+    by_chance = verdict(table[table["arm"] == "scratch_b"], "C4", "control")  # of this draw, by 0.002 DSC
+    assert by_chance["verdict"] != SUPPORTED or "supported by chance or by a flaw" in by_chance["reason"]
 
 
 def test_a_placebo_that_earns_support_is_named(study):
@@ -249,6 +251,34 @@ def test_layers_without_enough_voxels_are_left_out(study):
     found = reasons(changed(study, "similarity", value=similarity["value"].mask(most)))
     assert found["C9"].verdict == "void"
     assert "only 1 of 5 layers can be used" in found["C9"].reason
+
+
+def test_a_deep_level_that_was_not_measured_contradicts_nothing(study):
+    """What all deep levels would have to show is not known of one that has too few voxels for its channels."""
+    rows = study.tables["similarity"]
+    layers = rows["layer"].replace({"decoder/level_0": "encoder/level_3"})
+    of_arm = (rows["comparison"] == "to_source") & (rows["layer"] == "encoder/level_2")
+    unlike = rows["value"].mask(of_arm, 0.4 + 0.001 * (rows["seed_a"] % 5))  # that of networks that share nothing
+    known = reasons(changed(study, "similarity", value=unlike))
+    assert (known["C11"].verdict, known["C11b"].verdict) == ("contradicted", "contradicted")
+    found = reasons(changed(study, "similarity", layer=layers, value=unlike.where(layers != "encoder/level_3")))
+    for claim in ("C11", "C11b"):
+        assert found[claim].verdict == UNDECIDED
+        assert "encoder/level_3: not measured" in found[claim].reason
+        (deep,) = [one for one in found[claim].quantities if one.key.endswith("encoder/level_2")]
+        assert deep.confidence == pytest.approx(0.975), "levels share the confidence, measured or not"
+
+
+def test_with_fewer_than_four_cases_similarities_are_read_and_no_verdict_is_given(study):
+    similarity = study.tables["similarity"]
+    of_cases = similarity[similarity["index"] == "cka_cases"]
+    others = similarity[similarity["index"] != "cka_cases"]
+    few = pd.concat([of_cases.assign(value=float("nan")), of_cases.assign(index="cka_debiased"), others])
+    found = reasons(study._replace(tables=study.tables | {"similarity": few}))
+    for claim in ("C9", "C10", "C11", "C11b"):
+        assert found[claim].verdict == "undecided", claim
+        assert "needs at least 4 analysed test cases: cka_debiased takes" in found[claim].reason
+        assert np.isfinite([one.value for one in found[claim].quantities]).any()
 
 
 def test_the_guide_lists_every_claim():

@@ -168,7 +168,8 @@ def test_runs_of_one_source_network_count_once(study):
     alone = sim.arm(sources={seed: seed for seed in range(16)})
     apart = judged(altered(study, {"arms": {"transfer": alone}}), "C9")
     assert {q.n_seeds for q in apart.quantities} == {16}
-    assert apart.quantities[0].value == found.quantities[0].value
+    # Runs of one source network are closer to each other, which is no excess of those across arms.
+    assert apart.quantities[0].value > found.quantities[0].value
 
 
 def test_variability_needs_both_quantities_to_contradict():

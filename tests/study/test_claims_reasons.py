@@ -1,13 +1,24 @@
 """The reason wherever no verdict can be given, and what decides where one can."""
 
 import dataclasses
+import re
 
 import pandas as pd
 import pytest
 
 from jaxseg.study import claims
+from jaxseg.study.claims.accuracy import falls_with_size
 from jaxseg.study.claims.evidence import gather
-from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED, UNDECIDED, VOID
+from jaxseg.study.claims.findings import (
+    CONTRADICTED,
+    OF_DSC,
+    SUPPORTED,
+    UNDECIDED,
+    VOID,
+    Measured,
+    Quantity,
+    judge,
+)
 from jaxseg.study.claims.judging import JUDGES, judge_claim
 from jaxseg.study.claims.study_tables import StudyTables
 from simulated import tables as sim
@@ -141,6 +152,16 @@ def test_declared_looks_have_their_levels_and_say_when_a_verdict_fell():
     assert "the first look is at 8 seeds, has 6" in before.reason
 
 
+def test_before_the_first_look_nothing_is_answered():
+    early = placebo_too(10, looks=(16, 32))
+    better = early.tables["cases"]["dsc"] + 0.05 * (early.tables["cases"]["arm"] == "transfer")
+    table = claims.claims(changed(early, "cases", dsc=better)).set_index("role")
+    answer = table.loc[["answer"]].iloc[0]
+    assert answer["ci_low"] > 0
+    assert (answer["grade"], answer["needs"]) == (UNDECIDED, "the first look is at 16 seeds, has 10")
+    assert "material gain" not in answer["reason"]
+
+
 def test_runs_of_a_crossed_arm_are_no_seeds_of_the_study():
     eight, sixteen = looked(8, looks=(8, 16), speed=2.5), looked(16, looks=(8, 16), speed=2.5)
     rows = sixteen.tables["curves"]
@@ -213,6 +234,30 @@ def test_claims_of_one_family_share_the_level():
     assert claims.judging.judge_claims(alone)["C1"].verdict == SUPPORTED
 
 
+def test_what_would_decide_a_claim_counts_those_that_it_shares_the_level_with():
+    def seeds(found):
+        return int(re.match(r"about (\d+) seeds", found.needs)[1])
+
+    def opened(study):
+        return judge_claim("C1", gather(study)).verdict == UNDECIDED
+
+    open_one = next(s for s in map(family, range(99)) if opened(s))
+    found, alone = claims.judging.judge_claims(open_one), judge_claim("C1", gather(open_one))
+    assert found["C7"].verdict == found["C1"].verdict == UNDECIDED
+    assert seeds(found["C1"]) > seeds(alone)
+    assert seeds(found["C1"]) == seeds(judge_claim("C1", gather(open_one), sharing=2))
+
+
+def test_an_arm_whose_runs_all_diverged_is_asked_about_and_shares_the_level():
+    study = next(s for s in map(family, range(9)))
+    lost = study.tables["cases"].query("arm != 'frozen_random_encoder'")
+    arms = study.record.arms | {"frozen_random_encoder": sim.arm(diverged=8)}
+    gone = study._replace(record=study.record._replace(arms=arms), tables=study.tables | {"cases": lost})
+    found = claims.judging.judge_claims(gone)["C7"]
+    assert (found.verdict, found.lacks) == (VOID, False)
+    assert "no scores of arm frozen_random_encoder: 8 of its" in found.reason
+
+
 # ------------------------------------------------------------------------------------------------ void, sensitivity
 
 
@@ -254,6 +299,23 @@ def test_an_absence_counts_only_where_a_control_shows_the_effect():
     slow = {"scratch": 1.0, "transfer": 0.5}
     found = judged(sim.study(sim.record(*slow), curves=sim.curves(rng(1), slow, **quiet)), "C1")
     assert (found.verdict, "slower" in found.reason) == (CONTRADICTED, True)
+
+
+def of_rule(claim, sensitive, **quantities):
+    """A claim's verdict by its rule, from quantities by key: value, low and high."""
+    made = tuple(Quantity(key, *limits, key=key, scale=OF_DSC) for key, limits in quantities.items())
+    return judge(claim, Measured(made, falls_with_size, sensitive=lambda: sensitive))
+
+
+def test_an_absence_that_does_not_count_takes_no_support_away():
+    falling = {"slope": (-0.0015, -0.0025, -0.0005), "smallest": (0.006, 0.003, 0.009)}
+    found = of_rule("C4", False, **falling)
+    assert (found.verdict, "gain at the smallest size" in found.reason) == (SUPPORTED, True)
+    both = of_rule("C4", True, **falling)  # there, so small a gain is an absence as well
+    assert (both.verdict, "meets both" in both.reason) == (UNDECIDED, True)
+    rising = falling | {"slope": (0.0015, 0.0005, 0.0025)}
+    assert of_rule("C4", False, **rising).needs.startswith("an arm self_transfer that shows the effect")
+    assert of_rule("C4", True, **rising).verdict == CONTRADICTED
 
 
 def test_an_encoder_that_does_no_better_than_none_is_idle(study):

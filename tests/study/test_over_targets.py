@@ -16,6 +16,7 @@ from jaxseg.study.claims.differing import targets_to_differ, task_of
 from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.findings import CONTRADICTED, DEPENDS, SUPPORTED, UNDECIDED, Quantity
 from jaxseg.study.claims.rules import NOISE_LEVELS
+from jaxseg.study.claims.told import Told
 from jaxseg.text import interval, signed
 from simulated import tables as sim
 from tests.study.whole_study import changed, rng, verdict
@@ -277,6 +278,11 @@ def test_harder_tasks_over_targets_with_noise_levels_beside():
     assert "needs at least 8 targets of one source and training set size, has 7" in few["reason"]
 
 
+def targets_mute(study):
+    """A study that is left out at every size."""
+    return study._replace(tasks={size: Told(left_out="needs at least 8 seeds") for size in study.tasks})
+
+
 def test_harder_tasks_are_those_of_the_source_and_size_that_most_targets_share():
     one = {str(i): gains_study(i, f"t{i}", 0.01, sizes=(8, 16)) for i in range(3)}
     others = {
@@ -291,6 +297,11 @@ def test_harder_tasks_are_those_of_the_source_and_size_that_most_targets_share()
     del found["small"]
     assert targets.of_one_source(found, named) == {f"t{i}": found[str(i)].tasks[16] for i in range(3)}
     assert targets.of_one_source({}, {}) == {}
+    mute = targets_mute(found["0"])
+    speaking = Told((Quantity("gain", 0.1, key="gain"),))
+    study = mute._replace(tasks=dict.fromkeys(mute.tasks, speaking))
+    chosen = targets.of_one_source({"pilot": mute, "study": study}, {"pilot": "t0", "study": "t0"})
+    assert chosen == {"t0": speaking}, "a pilot that cannot speak takes no target's place"
 
 
 def _of_checkpoint(study, name="given"):

@@ -40,6 +40,15 @@ def test_a_start_that_gains_is_named():
     assert "better than each of the other 3 starts" in text
 
 
+def test_no_start_is_named_before_the_first_look():
+    study = starts_study(rng(0), 0.0, 0.03, 0.0, 0.0)
+    early = study._replace(record=study.record._replace(looks=(64, 128)))
+    table = claims.claims(early)
+    reasons = set(table[table["role"] == "ranking"]["reason"])
+    seeds = claims.judging.number_of_seeds(study)
+    assert reasons == {f"Which start to take is not judged yet: the first look is at 64 seeds, has {seeds}."}
+
+
 def test_starts_that_cannot_be_told_apart_are_named_together():
     found, text, _ = ranked(0.03, 0.0305, 0.0, 0.0)
     assert {*found.may_be_best} == {*found.better} == {"transfer_a", "transfer_b"}

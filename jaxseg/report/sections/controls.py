@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from markupsafe import Markup
 
+from jaxseg.analysis.statistics import MIN_SEEDS
 from jaxseg.report.blocks import sentence
 from jaxseg.report.tables import rows_of
 from jaxseg.study.claims.controls import is_loud
@@ -12,8 +15,8 @@ from jaxseg.text import listing
 
 _PLACEBOS = {"scratch_b": "placebo", "shuffled_source": "negative control"}
 _POSITIVE = "self_transfer"
-_EFFECT = {"C1": "supported", "C4": "supported", "C4b": "contradicted"}
-"""Claim -> the verdict by which it shows that an arm gains."""
+_EFFECT = {"C1": ("against", 1.0), "C4": ("smallest", 0.0), "C4b": ("gain", 0.0)}
+"""Claim -> the key of its quantity whose lower limit is above a number where an arm trains faster, or gains."""
 
 
 def control_words(controls: pd.DataFrame) -> Markup:
@@ -21,15 +24,14 @@ def control_words(controls: pd.DataFrame) -> Markup:
     judged = controls.drop_duplicates(["arm", "claim"])
     sentences = []
     for arm in map(str, judged["arm"].unique()):
-        own = judged[judged["arm"] == arm]
+        own, own_rows = judged[judged["arm"] == arm], controls[controls["arm"] == arm]
         verdicts = {row.claim: row.verdict for row in rows_of(own)}
         if arm in _PLACEBOS:
             loud = [f"{claim} {verdict}" for claim, verdict in verdicts.items() if is_loud(claim, verdict)]
             found = f"not quiet, {listing(loud)}" if loud else "quiet"
             what = f"{_PLACEBOS[arm]} {arm}"
         elif arm == _POSITIVE:
-            shown = [claim for claim, verdict in verdicts.items() if _EFFECT.get(claim) == verdict]
-            found = "found" if shown else "not found, so that an absence of the effect shows nothing here"
+            found = "found" if any(_shows(row) for row in rows_of(own_rows)) else "not found"
             what = f"positive control {arm}"
         else:
             continue
@@ -37,3 +39,9 @@ def control_words(controls: pd.DataFrame) -> Markup:
         text = "The {what}: <b>{found}</b> ({behind})."
         sentences.append(sentence(text, what=what, found=found, behind=behind))
     return Markup(" ").join(sentences)
+
+
+def _shows(row: Any) -> bool:
+    """Whether a quantity of a positive control shows the effect, as verdicts ask for where they rest on an absence."""
+    key, nothing = _EFFECT.get(row.claim, ("", 0.0))
+    return row.key == key and row.n_seeds >= MIN_SEEDS and row.ci_low > nothing

@@ -64,18 +64,24 @@ def _to_grade(evidence: Evidence, pair: Pair) -> str:
     return what_grades(gain(later, pair)[0], looks)
 
 
-def plain_answer(evidence: Evidence, pair: Pair) -> Answer:
+def plain_answer(evidence: Evidence, pair: Pair, *, too_early: str = "") -> Answer:
     """States in words what an arm changes on this target at this training set size.
 
     Accuracy as a difference in DSC with its grade, training time as a ratio of steps to the levels of C1, then the same
     with the steps of pretraining counted, then what the baseline still gains a doubling of its steps. Parts that the
     study has no tables for are left out; with too few seeds the numbers are given and said to be no verdict.
+
+    Args:
+        evidence: The study at the training set size to judge.
+        pair: The arm and its baseline.
+        too_early: Why nothing may be concluded yet, if that is so; see `judging.before_looks`.
     """
     parts: list[str] = []
     quantities: list[Quantity] = []
     grade = needs = ""
     try:
         found, doubts = gain(evidence, pair)
+        doubts = [too_early] if too_early else doubts
         quantities.append(found)
         grade = UNDECIDED if doubts else found.grade
         needs = "; ".join(doubts) or (_to_grade(evidence, pair) if grade == UNDECIDED else "")

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from jaxseg.analysis.folds import components_over_folds, fold_interval
 from jaxseg.study.claims.evidence import Evidence, Pair, Seeds, sources_of
-from jaxseg.study.claims.findings import OF_DSC, Lacking, Quantity, Scale, count_of_seeds, few_seeds, quantity
+from jaxseg.study.claims.findings import OF_DSC, Lacking, Quantity, Scale, Void, count_of_seeds, few_seeds, quantity
 from jaxseg.study.claims.rest import growth, growth_of_contrast
 from jaxseg.study.claims.rules import MIN_GROUPS, MIN_SEEDS_A_FOLD
 from jaxseg.study.score.scores import Scores, contrast
@@ -55,6 +55,9 @@ def _of_size(scores: Scores, weights: Mapping[str, float], evidence: Evidence) -
     """A contrast at one size and fold; seeds that share a source network are averaged, and their number given."""
     for arm in weights:
         if arm not in scores.seeds or not len(scores.seeds[arm]):
+            known = evidence.record.arms.get(arm)
+            if known is not None and known.diverged:  # it was trained: a claim on it has an answer, if none to be had
+                raise Void(f"no scores of arm {arm}: {known.diverged} of its {known.runs} runs diverged")
             raise Lacking(f"no scores of arm {arm}")
     found = contrast(scores, weights, "dsc", sources_of(evidence, *weights))
     if not found.d.size:

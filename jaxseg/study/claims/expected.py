@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from jaxseg import trees
+from jaxseg.analysis.case_similarity import MIN_CASES
 from jaxseg.models import layer_names
 from jaxseg.streams import host_rng
 from jaxseg.study.claims.rules import CONTROL_SHARE, INDEXES, RANDOM, SHAPES
@@ -103,7 +104,9 @@ def _looked_at(planned: PlannedStudy, fold: int, trained: Trained, rng: np.rando
     study = planned.study
     baseline = baseline_of([arm.name for arm in study.arms])
     whole = {arm.name: arm.init == "pretrained" for arm in study.arms}
-    cases = len(spread(planned.tasks.splits[study.target][fold].test, study.analysis.cases))
+    shown = spread(planned.tasks.splits[study.target][fold].test, study.analysis.cases)
+    groups = {planned.tasks.prepared[study.target].record(name).group for name in shown}
+    index = INDEXES[0] if len(groups) >= MIN_CASES else INDEXES[-1]
     rows: dict[str, Rows] = {"filters": [], "filter_controls": [], "similarity": [], "pairs": []}
     for name, (program, runs) in trained.items():
         rows["filters"] += _filter_rows(
@@ -119,11 +122,11 @@ def _looked_at(planned: PlannedStudy, fold: int, trained: Trained, rng: np.rando
     networks = [_networks(name, program, runs, whole[name]) for name, (program, runs) in trained.items()]
     first, source = representations.references(networks, baseline)
     for arm in networks:
-        usable = _usable_layers(arm.program, cases, study.analysis.positions)
+        usable = _usable_layers(arm.program, len(shown), study.analysis.positions)
         steps = [(arm.step, True), *((step, False) for step in earlier_steps(study, arm.program.train))]
         for step, of_starts in steps:
             for a, b, names in representations.compared(arm, first, source, of_starts=of_starts):
-                rows["similarity"] += _similarity_rows(a, b, names, step, usable, rng)
+                rows["similarity"] += _similarity_rows(a, b, names, step, usable, index, rng)
     return rows
 
 
@@ -192,16 +195,17 @@ def _similarity_rows(
     names: representations.Names,
     step: int,
     usable: dict[str, bool],
+    index: str,
     rng: np.random.Generator,
 ) -> Rows:
     pairs = [(i, j, name) for i in range(len(a.networks)) for j in range(len(b.networks)) for name in names(i, j)]
     shared = [layer for layer in layer_names(b.networks.program.model) if layer in usable]
     rows = []
-    for layer, (i, j, name), index in itertools.product(shared, pairs, (INDEXES[0], SHAPES)):
+    for layer, (i, j, name), measure in itertools.product(shared, pairs, (index, SHAPES)):
         value = (0.7 if name == "to_source" else 0.4) + 0.01 * rng.uniform()
         rows.append(
             {
-                **{"layer": layer, "comparison": name, "index": index, "step": step},
+                **{"layer": layer, "comparison": name, "index": measure, "step": step},
                 **{"arm_a": a.networks.arm, "seed_a": a.networks.seeds[i]},
                 **{"arm_b": b.networks.arm, "seed_b": b.networks.seeds[j]},
                 "value": value if usable[layer] else math.nan,

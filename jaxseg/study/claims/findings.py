@@ -228,12 +228,6 @@ INSENSITIVE = "nothing here could have shown it: an absence counts only where se
 SENSITIVITY = "an arm self_transfer that shows the effect, with seeds, rate and validations as the claim needs them"
 
 
-def _is_absence(measured: Measured, found: Ruling) -> bool:
-    """Whether a claim is contradicted by an absence, which counts only where the positive control shows the effect."""
-    contradicted = found.contradicted and not found.supported
-    return contradicted and not measured.rule(measured.by_key(), False).contradicted
-
-
 def decides(measured: Measured, *, sensitive: bool) -> bool:
     """Returns whether a claim's rule decides it, whatever the doubts.
 
@@ -241,8 +235,8 @@ def decides(measured: Measured, *, sensitive: bool) -> bool:
         measured: The claim's quantities and rule.
         sensitive: Whether the positive control shows the effect.
     """
-    found = measured.rule(measured.by_key(), True)
-    return found.supported != found.contradicted and (sensitive or not _is_absence(measured, found))
+    found = measured.rule(measured.by_key(), sensitive)
+    return found.supported != found.contradicted
 
 
 def judge(claim: str, measured: Measured) -> Finding:
@@ -252,29 +246,34 @@ def judge(claim: str, measured: Measured) -> Finding:
     numbers = "; ".join(q.text() for q in shown)
     if measured.doubts:
         return Finding(claim, UNDECIDED, "; ".join(measured.doubts), quantities)
-    found = measured.rule(measured.by_key(), True)
-    if _is_absence(measured, found) and not measured.sensitive():
-        return Finding(claim, UNDECIDED, f"{numbers}; {INSENSITIVE}", quantities, needs=SENSITIVITY)
+    found, sensitive = measured.rule(measured.by_key(), True), True
+    without = measured.rule(measured.by_key(), False)
+    # What contradicts by an absence does so only where the positive control shows the effect.
+    if found.contradicted and not without.contradicted and not measured.sensitive():
+        if not found.supported:
+            return Finding(claim, UNDECIDED, f"{numbers}; {INSENSITIVE}", quantities, needs=SENSITIVITY)
+        found, sensitive = without, False
     if found.supported == found.contradicted:
         which = "meets both" if found.supported else "meets neither"
-        why = found.note or f"{which}: supported needs {rule.supported}; contradicted needs {rule.contradicted}"
+        rules = f"{which}: supported needs {rule.supported}; contradicted needs {rule.contradicted}"
+        why = rules if found.supported else found.note or rules
         return Finding(claim, UNDECIDED, f"{numbers}; {why}", quantities, needs=found.needs)
     verdict, why = (SUPPORTED, rule.supported) if found.supported else (CONTRADICTED, rule.contradicted)
     scope = f"{measured.scope}: " if measured.scope else ""
-    fragile = "" if _stands(measured, found) else f"; {FRAGILE}"
+    fragile = "" if _stands(measured, found, sensitive) else f"; {FRAGILE}"
     return Finding(claim, verdict, f"{scope}{numbers}; {found.note or why}{fragile}", quantities)
 
 
 FRAGILE = "it need not stand after another doubling of the steps"
 
 
-def _stands(measured: Measured, found: Ruling) -> bool:
+def _stands(measured: Measured, found: Ruling, sensitive: bool) -> bool:
     """Whether a verdict would be the same where the next doubling goes against each quantity, as far as is known."""
     shifted = {}
     for key, q in measured.by_key().items():
         fall, rise = (0.0 if math.isnan(by) else by for by in (q.fall, q.rise))
         shifted[key] = dataclasses.replace(q, low=q.low - fall, high=q.high + rise, fall=0.0, rise=0.0)
-    later = measured.rule(shifted, True)
+    later = measured.rule(shifted, sensitive)
     return (later.supported, later.contradicted) == (found.supported, found.contradicted)
 
 

@@ -114,13 +114,14 @@ def why_exploratory(record: Record) -> str:
     return "; ".join(filter(None, (newer_rules(record), later)))
 
 
-def judge_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> Finding:
+def judge_claim(claim: str, evidence: Evidence, arms: Arms | None = None, *, sharing: int = 1) -> Finding:
     """Judges a single claim at the level of the evidence.
 
     Args:
         claim: A key of `RULES`.
         evidence: The study at the training set size to judge.
         arms: Arms of a control, which take the place of the claim's own.
+        sharing: Claims that have to share the level with which a larger study would decide this one.
     """
     measured = measure_claim(claim, evidence, arms)
     found = measured if isinstance(measured, Finding) else judge(claim, measured)
@@ -129,7 +130,7 @@ def judge_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> Fin
         found = dataclasses.replace(found, tag=tag_of(evidence, measured.arms))
         if found.verdict == UNDECIDED:
             blocking = dict.fromkeys(ONE_RATE if doubt.startswith(OWN_RATES) else doubt for doubt in measured.doubts)
-            needs = "; ".join(blocking) or _needs(claim, evidence, arms, measured, found.needs)
+            needs = "; ".join(blocking) or _needs(claim, evidence, arms, measured, found.needs, sharing)
             found = dataclasses.replace(found, needs=needs)
         own_rates = [doubt for doubt in measured.doubts if doubt.startswith(OWN_RATES)]
         exploratory = "; ".join(filter(None, (exploratory, *own_rates)))
@@ -144,9 +145,10 @@ def judge_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> Fin
     return dataclasses.replace(found, exploratory=exploratory)
 
 
-def _needs(claim: str, evidence: Evidence, arms: Arms | None, measured: Measured, otherwise: str) -> str:
+def _needs(claim: str, evidence: Evidence, arms: Arms | None, measured: Measured, otherwise: str, sharing: int) -> str:
     """What would decide a claim that is undecided without a doubt about it; `otherwise` is what its rule says."""
     later, looks = with_more_seeds(evidence)
+    later = dataclasses.replace(later, level=later.level / sharing)
     there = measured if later.level == evidence.level else measure_claim(claim, later, arms)
     return otherwise if isinstance(there, Finding) else of_claim(there, otherwise, looks)
 
@@ -175,8 +177,12 @@ def _with_holm(evidence: Evidence, findings: Mapping[str, Finding]) -> dict[str,
             break
         standing = decided
     changed = dict(findings)
+    left = len(family) - len(standing)
     for claim in family:
-        if findings[claim].verdict in DECIDED and claim not in standing:
+        if findings[claim].verdict == UNDECIDED and left > 1:
+            needs = judge_claim(claim, evidence, sharing=left).needs
+            changed[claim] = dataclasses.replace(findings[claim], needs=needs)
+        elif findings[claim].verdict in DECIDED and claim not in standing:
             alone = findings[claim]
             others = ", ".join(other for other in family if other != claim)
             reason = f"{alone.verdict} alone, but not where it shares the level with {others} (Holm); {alone.reason}"
@@ -266,6 +272,12 @@ def judge_claims(study: StudyTables) -> dict[str, Finding]:
     return judge_at(study, LEVEL)
 
 
+def before_looks(study: StudyTables) -> str:
+    """Returns why nothing is concluded yet from a study with declared looks; empty once the first was reached."""
+    looks, count = study.record.looks, number_of_seeds(study)
+    return f"the first look is at {looks[0]} seeds, has {count}" if looks and count < looks[0] else ""
+
+
 def judged_evidence(study: StudyTables) -> Evidence:
     """Returns the evidence behind the verdicts: all seeds, or those of the last look that was reached."""
     record, count = study.record, number_of_seeds(study)
@@ -281,9 +293,8 @@ def judged_evidence(study: StudyTables) -> Evidence:
 def _at_looks(study: StudyTables, count: int) -> dict[str, Finding]:
     looks = study.record.looks
     reached = [(look, level) for look, level in zip(looks, look_levels(looks), strict=True) if look <= count]
-    if not reached:
+    if why := before_looks(study):
         found = judge_at(study, look_levels(looks)[0])
-        why = f"the first look is at {looks[0]} seeds, has {count}"
         return {
             claim: one
             if one.lacks or one.verdict == VOID

@@ -155,14 +155,12 @@ def _by_rule(measured: Measured, designs: Iterable[Design]) -> str:
     An absence counts only where the positive control shows the effect. Where it does not, a verdict without it is
     looked for.
     """
-    with_control = ""
+    with_control, sensitive = "", measured.sensitive()
     for words, larger in designs:
         at = dataclasses.replace(measured, quantities=larger)
-        if decides(at, sensitive=False):
+        if decides(at, sensitive=sensitive):
             return words
-        if not with_control and decides(at, sensitive=True):
-            if measured.sensitive():
-                return words
+        if not with_control and not sensitive and decides(at, sensitive=True):
             with_control = f"{words}; and {SENSITIVITY}"
     return with_control
 

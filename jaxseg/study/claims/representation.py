@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from jaxseg.analysis.case_similarity import MIN_CASES
 from jaxseg.analysis.permutation import label_swap
 from jaxseg.analysis.statistics import mean_of_pairs
 from jaxseg.streams import host_rng
@@ -49,12 +50,22 @@ def rho(s: Float[np.ndarray, "*axes"], floor: Float[np.ndarray, "*axes"]) -> Flo
 
 
 def index_of(rows: pd.DataFrame, comparison: str) -> str:
-    """Returns the similarity index that rules use, which compares different cases if the table has it.
+    """Returns the similarity index that is read: that of different cases, if the table has values of it.
 
     Voxels of one case are alike, so an index that takes them as independent reads unrelated features as similar.
     """
-    present = set(rows.loc[rows["comparison"] == comparison, "index"])
+    present = set(rows.loc[(rows["comparison"] == comparison) & rows["value"].notna(), "index"])
     return next((index for index in INDEXES if index in present), INDEXES[-1])
+
+
+def few_cases(rows: pd.DataFrame, index: str) -> list[str]:
+    """Returns the doubt that fewer cases were analysed than pairs of different cases need; empty if enough were.
+
+    An index is then read that takes the voxels of a case for independent, as in tables of earlier versions.
+    """
+    if index == INDEXES[0] or not (rows["index"] == INDEXES[0]).any():
+        return []
+    return [f"needs at least {MIN_CASES} analysed test cases: {index} takes voxels of one case for independent ones"]
 
 
 def similarity_rows(evidence: Evidence, comparison: str, index: str, *arms: str) -> pd.DataFrame:
@@ -154,8 +165,12 @@ def _excess(evidence: Evidence, pair: Pair, index: str) -> tuple[np.ndarray, np.
     rows = evidence.table("similarity")
     rows = rows[(rows["comparison"] == "across_arms") & (rows["index"] == index)]
     baseline, arm, across = mean_distances([*within, across_arms(rows, layers, pair, seeds)])
-    # Both orders of a pair together: pairs of one seed, on the diagonal, are left out.
-    return (across + across.swapaxes(1, 2)) / 2 - (baseline + arm) / 2, baseline, seeds[1]
+    # Both orders of a pair together: pairs of one seed, on the diagonal, are left out. So are pairs of one source
+    # network, which are closer to each other than other runs of the arm.
+    of_units = units(evidence, pair.arm, seeds[1])
+    other = np.where(of_units[:, None] != of_units[None], 1.0, np.nan)
+    excess = (across + across.swapaxes(1, 2)) / 2 - (baseline + arm) / 2
+    return excess * other, baseline * other, seeds[1]
 
 
 def _relative(excess: np.ndarray, baseline: np.ndarray) -> Callable[[Seeds], float]:
@@ -216,7 +231,8 @@ def differ(level: float) -> Callable[[Mapping[str, Quantity], bool], Ruling]:
 
 def c9(evidence: Evidence, pair: Pair) -> Measured:
     """Tests whether arms represent differently: whether runs are further apart across arms than within, over layers."""
-    index = index_of(evidence.table("similarity", *pair), "within_arm")
+    rows = evidence.table("similarity", *pair)
+    index = index_of(rows, "within_arm")
     quantities: list[Quantity] = []
     for name, key in ((index, "cka"), (SHAPES, "shapes")):
         quantities += _of_index(evidence, pair, name, key)
@@ -224,5 +240,9 @@ def c9(evidence: Evidence, pair: Pair) -> Measured:
     # What all seeds have from one source network would pass for what transferred networks have in common.
     doubts = [f"one source: all seeds of {pair.arm} start from the same source network"] if shared else []
     fewest = min(quantities, key=lambda q: q.n_seeds)
-    doubts += [*few_seeds(fewest.n_seeds, fewest.seeds_each), *doubts_of_rates(evidence, *pair)]
+    doubts += [
+        *few_seeds(fewest.n_seeds, fewest.seeds_each),
+        *few_cases(rows, index),
+        *doubts_of_rates(evidence, *pair),
+    ]
     return Measured(tuple(quantities), differ(evidence.level), unique(doubts), pair)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from jaxseg.study.claims.evidence import (
 )
 from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, Void, few_seeds, unique
 from jaxseg.study.claims.representation import (
+    few_cases,
     index_of,
     pair_quantity,
     require_layers,
@@ -48,6 +50,8 @@ class Reuse(NamedTuple):
     of: Callable[[Seeds], Float[np.ndarray, " layers"]]
     units: Seeds
     """The unit of each seed: the seed itself or its source network."""
+    unknown: tuple[str, ...]
+    """The deep layers that cannot be used: what all deep levels would have to show is then not known."""
 
     def early(self) -> Bool[np.ndarray, " layers"]:
         """A mask of the layers on the encoder's finest two levels."""
@@ -55,8 +59,17 @@ class Reuse(NamedTuple):
 
     def deep(self) -> Bool[np.ndarray, " layers"]:
         """A mask of the layers on the encoder's other levels."""
-        levels = [encoder_level(layer) for layer in self.layers]
-        return np.array([level is not None and level not in EARLY_LEVELS for level in levels])
+        return np.array([is_deep(layer) for layer in self.layers])
+
+    def num_deep(self) -> int:
+        """How many deep levels there are, usable or not; they share the level of a claim."""
+        return int(self.deep().sum()) + len(self.unknown)
+
+
+def is_deep(layer: str) -> bool:
+    """Returns whether a layer is on a level of the encoder below the early ones."""
+    level = encoder_level(layer)
+    return level is not None and level not in EARLY_LEVELS
 
 
 def encoder_level(layer: str) -> int | None:
@@ -100,7 +113,8 @@ def _reuse(evidence: Evidence, pair: Pair, index: str) -> Reuse:
     def of(kept: Seeds) -> Float[np.ndarray, " layers"]:
         return rho(own[..., kept].mean(-1), mean_of_pairs(floor, kept)).mean(0)
 
-    return Reuse(tuple(np.array(layers)[usable]), of, units(evidence, pair.arm, seeds))
+    unknown = tuple(layer for layer, known in zip(layers, usable, strict=True) if is_deep(layer) and not known)
+    return Reuse(tuple(np.array(layers)[usable]), of, units(evidence, pair.arm, seeds), unknown)
 
 
 class Depths(NamedTuple):
@@ -108,6 +122,8 @@ class Depths(NamedTuple):
 
     end: Reuse
     half: Reuse | None
+    doubts: tuple[str, ...]
+    """What forbids a verdict on it."""
 
     def quantity(self, weights: Float[np.ndarray, " layers"], name: str, confidence: float, **more: object) -> Quantity:
         """Computes a linear combination of the layers' reuse, projected by one doubling."""
@@ -122,7 +138,8 @@ class Depths(NamedTuple):
 
 def depths(evidence: Evidence, pair: Pair) -> Depths:
     """Measures reuse by layer; raises `Lacking` without a deep encoder level, and `Void` if no early one is usable."""
-    index = index_of(evidence.table("similarity", pair.arm), "to_source")
+    rows = evidence.table("similarity", pair.arm)
+    index = index_of(rows, "to_source")
     end, half = _reuse(evidence, pair, index), None
     try:
         half = _reuse(evidence.halfway(), pair, index)
@@ -134,12 +151,13 @@ def depths(evidence: Evidence, pair: Pair) -> Depths:
         raise Lacking(f"no encoder level below level {EARLY_LEVELS[-1]} can be used")
     if not end.early().any():
         raise Void("no early encoder level can be used")
-    return Depths(end, half)
+    return Depths(end, half, tuple(few_cases(rows, index)))
 
 
-def _doubts(evidence: Evidence, pair: Pair, reuse: Reuse) -> tuple[str, ...]:
-    few = few_seeds(len(np.unique(reuse.units)), seeds_each(reuse.units))
-    return unique([*few, *doubts_of_rates(evidence, *pair)])
+def _doubts(evidence: Evidence, pair: Pair, found: Depths) -> tuple[str, ...]:
+    of_units = found.end.units
+    few = few_seeds(len(np.unique(of_units)), seeds_each(of_units))
+    return unique([*few, *found.doubts, *doubts_of_rates(evidence, *pair)])
 
 
 def reused_in_depth(found: Mapping[str, Quantity], sensitive: bool) -> Ruling:
@@ -159,12 +177,13 @@ def c11(evidence: Evidence, pair: Pair) -> Measured:
         found.quantity(
             np.eye(len(early))[i],
             f"reuse, {reuse.layers[i]}",
-            1 - evidence.level / len(deep),
+            1 - evidence.level / reuse.num_deep(),
             key=f"{REUSE}{reuse.layers[i]}",
             thresholds=(REUSED, NOT_REUSED),
         )
         for i in deep
     ]
+    levels += [Quantity(f"reuse, {layer}", math.nan, key=f"{REUSE}{layer}") for layer in reuse.unknown]
     mean = found.quantity(
         early / early.sum(),
         "reuse, mean of early levels",
@@ -173,7 +192,7 @@ def c11(evidence: Evidence, pair: Pair) -> Measured:
         thresholds=(NOT_REUSED,),
     )
     return Measured(
-        (*levels, mean), reused_in_depth, _doubts(evidence, pair, reuse), pair, scope_of(evidence, pair.arm)
+        (*levels, mean), reused_in_depth, _doubts(evidence, pair, found), pair, scope_of(evidence, pair.arm)
     )
 
 
@@ -194,10 +213,13 @@ def c11b(evidence: Evidence, pair: Pair) -> Measured:
         found.quantity(
             (np.arange(len(early)) == i) - early / early.sum(),
             f"lead over early levels, {reuse.layers[i]}",
-            1 - evidence.level / len(deep),
+            1 - evidence.level / reuse.num_deep(),
             key=f"{LEAD}{reuse.layers[i]}",
             thresholds=(0.0,),
         )
         for i in deep
     ]
-    return Measured(tuple(quantities), leads, _doubts(evidence, pair, reuse), pair, scope_of(evidence, pair.arm))
+    quantities += [
+        Quantity(f"lead over early levels, {layer}", math.nan, key=f"{LEAD}{layer}") for layer in reuse.unknown
+    ]
+    return Measured(tuple(quantities), leads, _doubts(evidence, pair, found), pair, scope_of(evidence, pair.arm))

@@ -24,6 +24,7 @@ from jaxseg.study.claims.judging import (
     JUDGES,
     Arms,
     arms_of,
+    before_looks,
     first_seeds,
     judge_claim,
     judge_claims,
@@ -141,10 +142,10 @@ def fold_of(study: StudyTables) -> int | None:
     return POOLED if len(folds) > 1 else next(iter(folds), None)
 
 
-def _answer_rows(evidence: Evidence, fold: int | None) -> list[dict[str, Any]]:
+def _answer_rows(evidence: Evidence, fold: int | None, too_early: str) -> list[dict[str, Any]]:
     """The answer for this target: a row a number in it, each with the sentences as its reason."""
     pair = answer_pair(evidence.record)
-    answer = plain_answer(evidence, pair)
+    answer = plain_answer(evidence, pair, too_early=too_early)
     finding = Finding("C1", "", answer.text, answer.quantities, answer.tag, answer.exploratory, answer.needs)
     own = {"role": ANSWER, "arm": pair.arm, "baseline": pair.baseline}
     rows = rows_of(finding, size=evidence.size, fold=fold, **own)
@@ -152,12 +153,14 @@ def _answer_rows(evidence: Evidence, fold: int | None) -> list[dict[str, Any]]:
     return [{**row, "claim": ANSWER, "statement": statement, "grade": _grade(row, answer.grade)} for row in rows]
 
 
-def _ranking_rows(evidence: Evidence, fold: int | None) -> list[dict[str, Any]]:
+def _ranking_rows(evidence: Evidence, fold: int | None, too_early: str) -> list[dict[str, Any]]:
     """Which start to take: a row a start with its gain, each with the sentence as its reason; none of one start."""
     made = ranking_finding(evidence)
     if made is None:
         return []
     finding, found = made
+    if too_early:
+        finding = dataclasses.replace(finding, reason=f"Which start to take is not judged yet: {too_early}.")
     own = {"role": RANKING, "statement": "which start to take", "baseline": found.baseline}
     rows = rows_of(finding, size=evidence.size, fold=fold, **own)
     return [{**row, "arm": arm} for row, arm in zip(rows, found.starts, strict=True)]
@@ -195,8 +198,9 @@ def claims(study: StudyTables) -> pd.DataFrame:
         return dataclasses.replace(finding, verdict="", reason=why, tag="", needs="")
 
     judged, behind = judge_claims(study), judged_evidence(study)
-    rows += _answer_rows(behind, fold)
-    rows += _ranking_rows(behind, fold)
+    too_early = before_looks(study)
+    rows += _answer_rows(behind, fold, too_early)
+    rows += _ranking_rows(behind, fold, too_early)
     for claim, finding in judged.items():
         if not finding.lacks:
             add(finding, CLAIM, arms_of(claim, record))

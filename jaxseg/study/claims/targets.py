@@ -46,7 +46,8 @@ def made_noisy(records: Mapping[str, Record]) -> tuple[list[str], dict[float, st
 def of_one_source(studies: Mapping[str, TargetStudy], targets: Mapping[str, str]) -> dict[str, Told]:
     """Returns by target what the studies of the source and size that most targets have tell of the task.
 
-    Of equally many targets, the larger size is taken, and of several such studies of a target the first. A checkpoint
+    Targets count whose studies can speak. Of equally many, the larger size is taken, and of several such studies of a
+    target the first that can speak. A checkpoint
     of someone else's is another source than networks that a study trained, whatever both were trained on.
 
     Args:
@@ -59,8 +60,16 @@ def of_one_source(studies: Mapping[str, TargetStudy], targets: Mapping[str, str]
         for size, told in study.tasks.items():
             source = record.arms[arm].source or record.source
             shared = source, arm in record.given, record.number_of_cases(size)
-            found.setdefault(shared, {}).setdefault(targets[name], told)
-    return found[max(found, key=lambda at: (len(found[at]), at[-1]))] if found else {}
+            of_targets = found.setdefault(shared, {})
+            known = of_targets.get(targets[name])
+            if known is None or (told.quantities and not known.quantities):
+                of_targets[targets[name]] = told
+
+    def speaking(shared: tuple[str, bool, int]) -> tuple[int, int, int]:
+        told = found[shared].values()
+        return sum(bool(one.quantities) for one in told), len(told), shared[-1]
+
+    return found[max(found, key=speaking)] if found else {}
 
 
 def by_target(targets: Mapping[str, str], names: Sequence[str]) -> dict[str, list[str]]:

@@ -28,7 +28,7 @@ from jaxseg.study.claims.evidence import (
     within_arm,
 )
 from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, Void, few_seeds, quantity, unique
-from jaxseg.study.claims.representation import index_of, require_layers, similarity_rows, usable_in_pairs
+from jaxseg.study.claims.representation import few_cases, index_of, require_layers, similarity_rows, usable_in_pairs
 from jaxseg.study.claims.rules import AS_HIGH
 from jaxseg.study.claims.study_tables import ArmRecord, Record
 from jaxseg.study.score.units import seeds_each
@@ -182,6 +182,9 @@ def c10(evidence: Evidence, pair: Pair) -> Measured:
         *few_seeds(min(among[q.key] for q in judged), of=pair.baseline),
         *doubts_of_rates(evidence, arm, pair.baseline),
     ]
+    if JUDGED[0] in ratios:
+        rows = evidence.table("similarity", arm)
+        doubts += few_cases(rows, index_of(rows, "within_arm"))
     return Measured(
         tuple(ratios.values()),
         as_variable,
