@@ -10,8 +10,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 import jaxseg
+from jaxseg import settings
 from tests import image_sets, programs
 from tests.conftest import ROOT
 from tests.imports import weight_files
@@ -122,6 +125,24 @@ def test_commands_are_known() -> None:
     programs = {program(command) for _, command in commands()}
     assert programs - {"python", "source", *ELSEWHERE} == set()
     assert len(RUN) > 15
+
+
+STUDIES = [
+    (page, command)
+    for page, command in commands()
+    if "launch.study" in command and "--config=" in command and "--stages=plan" not in command  # which sets what lacks
+]
+
+
+@pytest.mark.parametrize(("page", "command"), STUDIES, ids=[f"{page}-{i}" for i, (page, _) in enumerate(STUDIES)])
+def test_the_settings_of_a_study_agree(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the images are: a command that is refused for its settings would be refused for every reader."""
+    monkeypatch.chdir(ROOT)
+    values = flags.FlagValues()
+    words = ["study", *(word for word in shlex.split(command, comments=True) if word.startswith("--config"))]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
+    values(words)
+    settings.parse(values.config)
 
 
 @pytest.mark.slow
