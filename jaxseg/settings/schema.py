@@ -319,7 +319,7 @@ class RuntimeSettings:
     seed_map: Literal["auto", Strategy] = "auto"
     """How runs are mapped; auto takes loop on CPU and vmap elsewhere."""
     seeds_per_chunk: Auto = None
-    """Runs trained at once: a number, or auto: as many as fit in memory, or as let jobs share a program."""
+    """Runs trained at once: a number, or auto for what fits or shares a program."""
     devices: Auto = None
     """Devices used: a number, or auto for all."""
     store_dir: str = ""

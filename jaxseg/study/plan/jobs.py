@@ -177,43 +177,36 @@ def make_plan(
         strategy: `loop` or `vmap`; under `loop` each device computes one run at a time.
         platform: Platform of the devices; TPUs pad small axes of arrays (see `layout`).
         data_bytes: Memory that the images of each task occupy while networks train on it.
-        given: Of each arm that has `pretrain.from_workdir`, the shapes of its source network, and the fields in which
-            its own network differs from that.
+        given: Of each arm with `pretrain.from_workdir`, the shapes of its source network, and what differs in it.
         chunk_sizes: Runs of each job of a group, as an earlier process, perhaps on another machine, has begun them.
-        waves: The number of seeds when the study began and after each extension. Runs of seeds that came
-            later have their own jobs, so that trained jobs stay as they are; empty if all began together.
+        waves: The number of seeds when the study began and after each extension, whose runs have jobs of their own.
         training_cases: What two runs share exactly if they train on the same cases.
         of_one_size: Whether the images of a task are laid out as those of other tasks, which a common program needs.
 
     Raises:
-        UserError: If a network cannot take the patch, an `init` or `freeze` matches nothing, a transfer finds
-            less than `pretrain.min_loaded`, or two runs that count as two are one.
+        UserError: A network cannot take the patch, `init` or `freeze` match nothing, a transfer finds less than
+            `pretrain.min_loaded`, or two runs that count as two are one.
     """
     groups: _Groups = {}
-    networks: dict[str, NetworkSize] = {}
-    sources: dict[Any, str] = {}
+    networks, sources = dict[str, NetworkSize](), dict[Any, str]()
     priors = [run for arm in study.arms if arm.kind == "prior" for run in target_runs(study, arm, None)]
     made: list[_PlannedArm] = []
     for arm in study.arms:
         if arm.kind == "prior":
             networks[arm.name] = NO_NETWORK
         else:
-            planned = _plan_arm(study, arm, target_size, source_sizes, sources, networks, given or {}, platform)
-            _group_runs(groups, study, planned, waves, fold_statistics)
-            made.append(planned)
+            made.append(_plan_arm(study, arm, target_size, source_sizes, sources, networks, given or {}, platform))
+            _group_runs(groups, study, made[-1], waves, fold_statistics)
     check_runs_differ([(one.arm, one.program, one.drawn, one.runs) for one in made], training_cases)
 
     def most_runs(program: Program) -> int:
-        free = memory_bytes - (data_bytes or {}).get(program.task, 0)
-        return study.runtime.seeds_per_chunk or runs_that_fit(
-            measure(program, platform), memory_bytes=free, devices=devices, strategy=strategy
-        )
+        free, size = memory_bytes - (data_bytes or {}).get(program.task, 0), measure(program, platform)
+        fit = runs_that_fit(size, memory_bytes=free, devices=devices, strategy=strategy)
+        return study.runtime.seeds_per_chunk or fit
 
-    def sharing(program: Program) -> bool:
-        # Side by side, runs are the faster the more of them there are; one after another, their number changes nothing.
-        return strategy == "loop" and study.runtime.seeds_per_chunk is None and of_one_size(program.task)
-
-    jobs = _cut_jobs(groups, most_runs, chunk_sizes or {}, sharing=sharing, devices=devices)
+    # Side by side, runs are the faster the more of them there are; one after another, their number changes nothing.
+    shares = of_one_size if strategy == "loop" and study.runtime.seeds_per_chunk is None else None
+    jobs = _cut_jobs(groups, most_runs, chunk_sizes or {}, shares, devices)
     return Plan(tuple(jobs), networks, tuple(priors))
 
 
@@ -296,13 +289,13 @@ def _cut_jobs(
     groups: _Groups,
     most_runs: Callable[[Program], int],
     chunk_sizes: Mapping[str, Sequence[int]],
-    *,
-    sharing: Callable[[Program], bool],
+    shares: Callable[[TaskSettings], bool] | None,
     devices: int,
 ) -> list[Job]:
     """Cuts each group into jobs of the sizes that are known for it, or else of at most `most_runs` runs.
 
-    Where `sharing` says so, arms are cut to the jobs of source networks that train alike: one program then serves both.
+    Where `shares` says so of a task, arms are cut to the jobs of source networks that train alike: one program then
+    serves both.
     """
     jobs: list[Job] = []
     of_sources: dict[Program, set[int]] = {}
@@ -311,7 +304,9 @@ def _cut_jobs(
         for index, (program, by_wave) in enumerate(chosen):
             group = kind if len(chosen) == 1 else f"{kind}_{index}"
             most = most_runs(program)
-            alike = of_sources.setdefault(training_part(program), set()) if sharing(program) else set()
+            alike: set[int] = set()
+            if shares is not None and shares(program.task):
+                alike = of_sources.setdefault(training_part(program), alike)
             known = list(chunk_sizes.get(group, ()))
             parts: list[Sequence[Run]] = []
             for wave in sorted(wave for wave, runs in by_wave.items() if runs):
