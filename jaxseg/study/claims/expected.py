@@ -106,7 +106,8 @@ def _looked_at(planned: PlannedStudy, fold: int, trained: Trained, rng: np.rando
     whole = {arm.name: arm.init == "pretrained" for arm in study.arms}
     shown = spread(planned.tasks.splits[study.target][fold].test, study.analysis.cases)
     groups = {planned.tasks.prepared[study.target].record(name).group for name in shown}
-    index = INDEXES[0] if len(groups) >= MIN_CASES else INDEXES[-1]
+    # Different cases are compared where there are enough of them; the rows are there either way.
+    known = {index: index != INDEXES[0] or len(groups) >= MIN_CASES for index in (*INDEXES, SHAPES)}
     rows: dict[str, Rows] = {"filters": [], "filter_controls": [], "similarity": [], "pairs": []}
     for name, (program, runs) in trained.items():
         rows["filters"] += _filter_rows(
@@ -126,7 +127,7 @@ def _looked_at(planned: PlannedStudy, fold: int, trained: Trained, rng: np.rando
         steps = [(arm.step, True), *((step, False) for step in earlier_steps(study, arm.program.train))]
         for step, of_starts in steps:
             for a, b, names in representations.compared(arm, first, source, of_starts=of_starts):
-                rows["similarity"] += _similarity_rows(a, b, names, step, usable, index, rng)
+                rows["similarity"] += _similarity_rows(a, b, names, step, usable, known, rng)
     return rows
 
 
@@ -195,20 +196,20 @@ def _similarity_rows(
     names: representations.Names,
     step: int,
     usable: dict[str, bool],
-    index: str,
+    known: dict[str, bool],
     rng: np.random.Generator,
 ) -> Rows:
     pairs = [(i, j, name) for i in range(len(a.networks)) for j in range(len(b.networks)) for name in names(i, j)]
     shared = [layer for layer in layer_names(b.networks.program.model) if layer in usable]
     rows = []
-    for layer, (i, j, name), measure in itertools.product(shared, pairs, (index, SHAPES)):
+    for layer, (i, j, name), measure in itertools.product(shared, pairs, known):
         value = (0.7 if name == "to_source" else 0.4) + 0.01 * rng.uniform()
         rows.append(
             {
                 **{"layer": layer, "comparison": name, "index": measure, "step": step},
                 **{"arm_a": a.networks.arm, "seed_a": a.networks.seeds[i]},
                 **{"arm_b": b.networks.arm, "seed_b": b.networks.seeds[j]},
-                "value": value if usable[layer] else math.nan,
+                "value": value if usable[layer] and known[measure] else math.nan,
             }
         )
     return rows
