@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -211,6 +212,8 @@ def test_two_studies_of_one_target_are_no_surer_than_one():
     one = pooling.of_target([quantity_of(rng(0), 0.2)])
     two = pooling.of_target([quantity_of(rng(0), 0.2), quantity_of(rng(0), 0.2)])
     assert two == pytest.approx(one)
+    more = pooling.of_target([quantity_of(rng(0), 0.2), dataclasses.replace(quantity_of(rng(0), 0.2), df=2.0)])
+    assert more.df == 2.0
 
 
 def test_gains_of_five_targets_differ_or_do_not():

@@ -55,7 +55,7 @@ def differences(cells: Sequence[Cell], level: float, what: str) -> tuple[Quantit
     if not np.isfinite(v).all() or not (v > 0).all():
         tau, p = Quantity("tau of the gain", math.nan, key="tau", n_seeds=seeds), math.nan
     else:
-        found = heterogeneity(y, v, confidence=1 - level)
+        found = heterogeneity(y, v, df, confidence=1 - level)
         tau = Quantity(
             f"tau of the gain over {len(cells)} {what}",
             found.tau,
@@ -79,7 +79,7 @@ def targets_to_differ(cells: Sequence[Cell], level: float) -> str:
         level: The significance level.
     """
     y, v, df = (np.array(column) for column in zip(*((c.gain.value, c.variance, c.df) for c in cells), strict=True))
-    if not np.isfinite(v).all() or not (v > 0).all() or heterogeneity(y, v, confidence=1 - level).tau < TAU:
+    if not np.isfinite(v).all() or not (v > 0).all() or heterogeneity(y, v, df, confidence=1 - level).tau < TAU:
         return ""
     for more in range(1, MAX_TARGETS):
         if welch_p(y, v, df, among=len(y) + more) <= level:

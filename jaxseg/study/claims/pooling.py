@@ -20,6 +20,8 @@ class Known(NamedTuple):
 
     value: float
     variance: float
+    df: float
+    """Degrees of freedom of the variance."""
 
 
 def known(found: Quantity) -> Known | None:
@@ -27,30 +29,30 @@ def known(found: Quantity) -> Known | None:
     if math.isnan(found.low) or math.isnan(found.df) or found.high <= found.low:
         return None
     low, high, value = (math.log(x) if found.log else x for x in (found.low, found.high, found.value))
-    return Known(value, standard_error(low, high, found.df, found.confidence) ** 2)
+    return Known(value, standard_error(low, high, found.df, found.confidence) ** 2, found.df)
 
 
 def of_target(studies: Sequence[Quantity]) -> Known | None:
-    """Averages studies of one target; the variance stays that of one study, since they share its patients."""
+    """Averages studies of one target; None if none is known.
+
+    The variance stays that of one study, since they share its patients, with the fewest degrees of freedom of all.
+    """
     found = [one for one in map(known, studies) if one is not None]
     if not found:
         return None
-    return Known(float(np.mean([one.value for one in found])), float(np.mean([one.variance for one in found])))
+    value, variance = (float(np.mean([one[field] for one in found])) for field in range(2))
+    return Known(value, variance, min(one.df for one in found))
 
 
 def average(studies: Sequence[Quantity], confidence: float) -> Quantity:
-    """Averages studies of one target into one quantity with limits of this confidence; without limits if none has.
-
-    The limits have the fewest degrees of freedom of all studies.
-    """
+    """Averages studies of one target into one quantity with limits of this confidence; without limits if none has."""
     one, first = of_target(studies), dataclasses.replace(studies[0], **counts([studies]))
     if one is None:
         return dataclasses.replace(first, low=math.nan, high=math.nan, confidence=confidence)
-    df = min(q.df for q in studies if known(q) is not None)
-    half = t_quantile(df, confidence) * math.sqrt(one.variance)
+    half = t_quantile(one.df, confidence) * math.sqrt(one.variance)
     turned = math.exp if studies[0].log else float
     value, low, high = map(turned, (one.value, one.value - half, one.value + half))
-    return dataclasses.replace(first, value=value, low=low, high=high, df=df, confidence=confidence)
+    return dataclasses.replace(first, value=value, low=low, high=high, df=one.df, confidence=confidence)
 
 
 def counts(by_target: Iterable[Sequence[Quantity]]) -> dict[str, Any]:
@@ -86,8 +88,8 @@ def over_mean(
     every = [q for own in by.values() for q in own]
     # A study leaves a quantity unnamed that equals another of its own; whichever comes first must not matter.
     first = next((q for q in every if q.name), every[0])
-    y, v = (np.array(column) for column in zip(*found.values(), strict=True))
-    result = pooled(y, v, confidence=confidence)
+    y, v, df = (np.array(column) for column in zip(*found.values(), strict=True))
+    result = pooled(y, v, df, confidence=confidence)
     mean = result.mean
     limits = [math.exp(x) if first.log else x for x in (mean.estimate, mean.low, mean.high)]
     whole = dataclasses.replace(
