@@ -1,8 +1,9 @@
 """Random-effects analysis of several targets: their mean, their heterogeneity, and a property they depend on.
 
-The model is y_k = mu + u_k + e_k, with u_k of variance tau^2 between targets and e_k of variance v_k, which is estimated
-with df_k degrees of freedom. Targets are usually few, so intervals of means follow Hartung and Knapp with the modification
-that they are never narrower than those of a fixed effect (Rover, Knapp and Friede 2015, doi:10.1186/s12874-015-0091-1).
+The model is y_k = mu + u_k + e_k, with u_k of variance tau^2 between targets and e_k of variance v_k, which is
+estimated with df_k degrees of freedom. Targets are usually few, so intervals of means follow Hartung and Knapp with the
+modification that they are never narrower than those of a fixed effect (Rover, Knapp and Friede 2015,
+doi:10.1186/s12874-015-0091-1).
 """
 
 from __future__ import annotations
@@ -79,10 +80,10 @@ def between_variance(design: Float[np.ndarray, "targets terms"], y: Targets, v: 
 def heterogeneity(y: Targets, v: Targets, df: Targets, *, confidence: float = 0.95) -> Heterogeneity:
     """Return the sd between targets, with the limits at which their spread would be too large or too small by chance.
 
-    The limits invert a test of tau, as those of the Q-profile do (Viechtbauer 2007, doi:10.1002/sim.2514). That one takes
-    variances as known: with about 7 degrees of freedom each, the lower limit of 12 equal targets is above 0 in 14 of 100
-    analyses, and of 24 in 23. The test is Welch's here (see `welch_p`), where they are 4 and 5, and a variance v + tau^2
-    has the degrees of freedom of Satterthwaite.
+    The limits invert a test of tau, as those of the Q-profile do (Viechtbauer 2007, doi:10.1002/sim.2514). That one
+    takes variances as known: with about 7 degrees of freedom each, the lower limit of 12 equal targets is above 0 in 14
+    of 100 analyses, and of 24 in 23. The test is Welch's here (see `welch_p`), where they are 4 and 5, and a variance
+    v + tau^2 has the degrees of freedom of Satterthwaite.
 
     Args:
         y: Estimates, one per target.
