@@ -43,6 +43,8 @@ def write_contact_sheet(prepared: PreparedTask, path: Path, *, cases: int = 24) 
     axes = np.asarray(figure.subplots(rows, COLUMNS, squeeze=False)).ravel()
     for place in axes:
         place.set_axis_off()
+        for axis in (place.xaxis, place.yaxis):  # the layout asks for their sizes, drawn or not
+            axis.set_visible(False)
     for place, position in zip(axes, chosen.tolist(), strict=False):
         (arrays,) = store.read_cases(prepared.directory, [position])
         record = prepared.cases[position]
@@ -59,7 +61,7 @@ def write_contact_sheet(prepared: PreparedTask, path: Path, *, cases: int = 24) 
             colour, dashes = _line(value)
             inside = masks[value].astype(float).T
             place.contour(inside, levels=[0.7], colors=[colour], linestyles=[dashes], linewidths=0.8)
-        place.set_title(_plain(record.name, 24) + (" (!)" if record.warnings else ""), fontsize=7)
+        place.set_title(_plain(record.name, 24) + (" (!)" if record.warnings else ""), fontsize=7, y=1.0)
     handles = []
     for value, name in enumerate(prepared.labels, start=1):
         colour, dashes = _line(value)
