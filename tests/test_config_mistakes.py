@@ -91,6 +91,8 @@ OUT_OF_RANGE = [
     ("target.train_cases", (4, 4), "different sizes"),
     ("target.test_data", ("a", "a"), "folders, or NAME=FOLDER with different names"),
     ("source.test_data", ("a",), "external test sets are the target's"),
+    ("source.train_cases", (3,), "source networks are trained once, on all cases of their task"),
+    ("source.folds", 2, "source networks are trained once, on all cases of their task"),
     ("target.val_cases", 0, "a number from 1"),
     ("target.test_cases", -1, "a number from 1, or 0"),
     ("target.folds", 0, "a number from 1"),

@@ -11,7 +11,7 @@ from jaxseg.data.formats.references import References, case_geometries, open_ref
 from jaxseg.data.formats.sources import resolved
 from jaxseg.data.patches.cohort import build_cohort, load_cohort, room_of
 from jaxseg.data.patches.sampling import make_sample
-from jaxseg.data.prepared.contact import case_table, write_contact_sheet
+from jaxseg.data.prepared.contact import case_table, is_shown_by, write_contact_sheet
 from jaxseg.data.prepared.images import ImageWarning, image_problem, read_image, to_own_grid
 from jaxseg.data.prepared.listing import ListedCase, Listing, list_cases
 from jaxseg.data.prepared.prepare import open_prepared, prepare_task
@@ -35,6 +35,7 @@ __all__ = [
     "fit_intensity",
     "held_out_groups",
     "image_problem",
+    "is_shown_by",
     "list_cases",
     "list_images",
     "load_case",

@@ -83,8 +83,8 @@ class CaseRecord:
     label_sha256: str = ""
     """SHA-256 of the label file, in the same way."""
     voxels_sha256: str = ""
-    """SHA-256 of the image's voxels as they were read, on canonical axes and before any processing. It is the same for
-    the same image in another folder, under another name or compressed anew."""
+    """SHA-256 of the image's voxels as they were read, on canonical axes and before any processing, without axes of a
+    single voxel. It is the same for the same image in another folder, under another name or compressed anew."""
     voxels_per_value: tuple[int, ...] = ()
     """Number of voxels of each class of the label map, background first, where regions are made of several; otherwise
     empty."""

@@ -261,6 +261,9 @@ def check_study(study: StudySettings) -> None:
     for where, task in (("source", study.source), *((f"arms.{arm.name}.source", arm.source) for arm in study.arms)):
         unused = task.test_data in ((), TaskSettings.test_data)
         need(unused, f"{where}.test_data", task.test_data, allowed)
+        none = "source networks are trained once, on all cases of their task that are not held out"
+        need(task.train_cases == (0,), f"{where}.train_cases", task.train_cases, f"(0,): {none}")
+        need(task.folds == 1, f"{where}.folds", task.folds, f"1: {none}")
     need(not study.target.shuffle_labels, "target.shuffle_labels", True, "False: it is a control for source tasks")
     allowed = "a folder, or synthetic:NAME; 'target' is for the source task"
     need(study.target.data != "target", "target.data", study.target.data, allowed)

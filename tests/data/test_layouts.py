@@ -287,6 +287,25 @@ def test_doubtful_cases_are_kept_and_named(make_task, write_set, save_nifti, vol
     assert not data.load_case(prepared, "flat").image.any()
 
 
+def test_a_voxel_without_a_value_gets_the_smallest_of_its_own_channel(make_task, write_set, save_nifti, tmp_path):
+    folder = write_set(tmp_path / "set", modality={"0": "CT", "1": "PET"})
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        channels = [rng.normal(-1000, 5, (10, 9, 8)), rng.uniform(2, 18, (10, 9, 8))]
+        channels[1][:2] = np.nan
+        (folder / "imagesTr" / f"case_{index}.nii.gz").unlink()
+        for number, voxels in enumerate(channels):
+            save_nifti(folder / "imagesTr" / f"case_{index}_{number:04d}.nii.gz", voxels.astype(np.float32))
+    prepared = data.prepare_task(make_task(folder, normalization="none"), ndim=3, store_dir=tmp_path / "store")
+    assert (data.load_case(prepared, "case_0").image.min(axis=(0, 1, 2)) // 1).tolist()[1] == 2
+    told = dict(prepared.report.warnings)["case_1"]
+    assert "144 voxels of channel 1 are NaN or infinite; the smallest finite value, 2" in told
+    channels[1][:] = np.nan  # half of all voxels, and all of this channel
+    save_nifti(folder / "imagesTr" / "case_3_0001.nii.gz", channels[1].astype(np.float32))
+    with pytest.raises(UserError, match="has 720 of 720 voxels of channel 1 that are NaN"):
+        data.prepare_task(make_task(folder, normalization="none"), ndim=3, store_dir=tmp_path / "store")
+
+
 def test_unicode_and_spaces_in_names(make_task, write_set, volume_of, tmp_path):
     names = ("Пациент 1", "ß — scan #2", "a b.c")
     folder = write_set(tmp_path / "mein Ordner ü", {name: volume_of(0) for name in names}, labels=("å", "b"))

@@ -80,6 +80,24 @@ def test_voxels_are_recognised_under_another_name_compression_and_preparation(wr
     assert len({case.voxels_sha256 for case in one.cases}) == 3
 
 
+@pytest.mark.parametrize("axis", [0, 2])
+def test_a_single_slice_is_recognised_as_an_image_and_as_a_volume(
+    write_set, make_task, volume_of, save_nifti, tmp_path, axis
+):
+    shape = [9, 8]
+    shape.insert(axis, 1)
+    folder = write_set(
+        tmp_path / "set", {name: volume_of(index, shape=tuple(shape)) for index, name in enumerate("ab")}
+    )
+    cut = {"as_slices": ("sagittal", "coronal", "axial")[axis], "patch": (8, 8)}
+    image, volume = (
+        data.prepare_task(make_task(folder, **more), ndim=2, store_dir=tmp_path / "store")
+        for more in ({"patch": (8, 8)}, cut)
+    )
+    assert image.directory != volume.directory
+    assert [case.voxels_sha256 for case in image.cases] == [case.voxels_sha256 for case in volume.cases]
+
+
 def test_a_listing_tells_what_changed_of_which_case(folder, write_set, cases_of, volume_of):
     before = cases_of(folder)
     assert [case.name for case in before.cases] == ["case_0", "case_1", "case_2", "case_3"]

@@ -245,6 +245,16 @@ def test_a_case_that_cannot_be_read_for_a_moment_does_not_stay_refused(make_task
     assert [case.name for case in prepared.cases] == [f"case_{index}" for index in range(4)]
 
 
+def test_a_case_is_refused_for_what_is_wrong_now(make_task, write_set, tmp_path, monkeypatch):
+    task = make_task(write_set(tmp_path / "set"))
+    failing(monkeypatch, "case_2", volume.BadCaseError("needs tifffile"), 2)
+    with pytest.raises(UserError, match="case_2: needs tifffile"):
+        data.prepare_task(task, ndim=3, store_dir=tmp_path / "store")
+    failing(monkeypatch, "case_2", volume.BadCaseError("label value 255"), 2)
+    with pytest.raises(UserError, match="case_2: label value 255"):
+        data.prepare_task(task, ndim=3, store_dir=tmp_path / "store")
+
+
 def test_a_case_that_runs_out_of_memory_is_prepared_when_there_is_some(make_task, write_set, tmp_path, monkeypatch):
     task = make_task(write_set(tmp_path / "set"))
     left = failing(monkeypatch, "case_1", MemoryError("16 GiB wanted"), 1)

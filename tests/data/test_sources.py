@@ -161,6 +161,19 @@ def test_a_contact_sheet_that_cannot_be_written_leaves_the_earlier_one(make_task
     assert sheet.read_bytes() == before
 
 
+def test_a_contact_sheet_names_the_store_that_it_shows(make_task, write_set, tmp_path):
+    one, other = (
+        data.prepare_task(make_task(write_set(tmp_path / name)), ndim=3, store_dir=tmp_path / name / "store")
+        for name in ("one", "other")
+    )
+    sheet = tmp_path / "sheet.png"
+    assert not data.is_shown_by(sheet, one)
+    data.write_contact_sheet(one, sheet)
+    assert (data.is_shown_by(sheet, one), data.is_shown_by(sheet, other)) == (True, False)
+    sheet.write_bytes(b"no picture")
+    assert not data.is_shown_by(sheet, one)
+
+
 def test_contact_sheet_and_case_table(make_task, write_set, volume_of, tmp_path):
     volumes = {"a $x_1$": volume_of(0), "b": volume_of(1), "broken": volume_of(2)}
     folder = write_set(tmp_path / "set", volumes, labels=("one", "t$wo"))

@@ -28,7 +28,8 @@ def test_images_count_whether_they_are_listed_labelled_or_neither(
     task = prepared(make_task(folder), tmp_path / "stores")
     assert [case.name for case in task.cases] == ["case_0", "case_1", "case_2", "case_3", "more"]
     assert [case.group for case in task.cases] == ["p", "p", "case_2", "case_3", "more"]
-    assert (task.labels, task.report.warnings, task.splits) == ((), (), None)
+    alone = "`groups` does not name case_2, case_3, more: each counts as a group of its own"
+    assert (task.labels, task.report.warnings, task.splits) == ((), (("", alone),), None)
     cohort = data.build_cohort(task, [case.name for case in task.cases])
     assert not cohort.label.any()
     assert not cohort.num_foreground.any()
@@ -72,6 +73,38 @@ def test_a_folder_of_images_alone(tmp_path, save_nifti, volume_of, names, channe
     assert [case.name for case in listing.cases] == cases
     assert [case.group for case in listing.cases] == cases
     assert (len(listing.modality), {len(case.images) for case in listing.cases}) == (channels, {channels})
+
+
+@pytest.mark.parametrize("beside", [(), ("extra",), ("extra_0001",)])
+def test_what_lies_beside_numbered_images_changes_no_name_and_no_patient(
+    tmp_path, write_set, save_nifti, volume_of, beside
+):
+    groups = {f"visit_{index}": f"p{index}" for index in range(3)}
+    folder = write_set(tmp_path / "set", groups=groups)
+    shutil.rmtree(folder / "imagesTr")
+    for name in (*(f"{case}_0000" for case in groups), *beside):
+        save_nifti(folder / "imagesTr" / f"{name}.nii.gz", volume_of(1)[0])
+    listing = read_unlabelled(folder)
+    assert {case.name: case.patient for case in listing.cases} == groups | {name: name for name in beside}
+    assert all(case.published for case in listing.cases if case.name in groups)
+
+
+@pytest.mark.parametrize("known", ["labels", "groups"])
+def test_numbers_that_are_part_of_names_stay_there(tmp_path, write_set, volume_of, known):
+    cases = [f"p{index}_2019" for index in range(3)] + ["p3_0000"]
+    groups = {"groups": dict.fromkeys(cases, "one")} if known == "groups" else {}
+    folder = write_set(tmp_path / "set", {name: volume_of(1) for name in cases}, **groups)
+    if known == "groups":
+        shutil.rmtree(folder / "labelsTr")
+    listing = read_unlabelled(folder)
+    assert ([case.name for case in listing.cases], listing.refused) == (cases, ())
+
+
+def test_patients_of_cases_that_are_not_there_are_named(described):
+    where = described / "dataset.json"
+    where.write_text(where.read_text().replace('"case_0"', '"cas_0"'))
+    (told,) = read_unlabelled(described / "imagesTs").warnings[1:]
+    assert told == "`groups` names cases that are not there: cas_0"
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -200,6 +201,23 @@ def test_labelled_cases_of_the_targets_own_test_folder_are_a_set_unless_switched
     assert "1 image(s) of imagesTs/ have no label: Ts_blobs_0003_0000" in told
     told = [text for _, text in made.tasks.prepared[made.study.target].report.warnings]
     assert not any("are not used" in text or "`groups`" in text for text in told)
+
+
+def test_a_test_folder_of_another_set_is_not_the_targets_own(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "target", "synthetic:blobs?n=10&shape=16x16")
+    write_folder(folder, ELSEWHERE, part="Ts")
+    other = write_folder(tmp_path / "other", ELSEWHERE.replace("seed=5", "seed=6"), part="Ts")
+    made = planned(changed(target__data=str(folder), target__test_data=(str(other / "imagesTs"),)), tmp_path / "study")
+    assert [external.name for external in made.tasks.external] == ["imagesTs"]
+    told = [text for _, text in made.tasks.prepared[made.study.target].report.warnings]
+    assert any("are not used" in text for text in told)
+
+
+def test_a_folder_may_have_a_name_that_looks_like_an_entry_with_one(tmp_path: Path) -> None:
+    (tmp_path / "site=B" / "set").mkdir(parents=True)
+    with contextlib.chdir(tmp_path):
+        found = entries_of(TaskSettings(data="", test_data=("site=B/set", "site=C/set")), {})
+    assert found == [("set", "site=B/set"), ("site", "C/set")]
 
 
 def test_cases_of_patients_whom_given_networks_know_by_other_images_are_left_out(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxseg.study.proposal.fingerprint import take_fingerprint
-from jaxseg.study.proposal.images import foreground
+from jaxseg.study.proposal.grid import view
+from jaxseg.study.proposal.images import flips, foreground
 from jaxseg.study.proposal.structures import measure_label
 from jaxseg.types import UserError
 from tests.image_sets import make_volume, save, write_set
@@ -88,6 +89,22 @@ def test_images_of_one_slice_have_two_axes(tmp_path):
     found = taken(write_set(tmp_path / "set", {f"case_{i}": (image, label) for i in range(2)}, modality={"0": "photo"}))
     assert (found.shape, found.labels[0].extent_mm) == ((9.0, 7.0), (3.0, 3.0))
     assert found.in_voxels
+
+
+@pytest.mark.parametrize(("axis", "turned"), [(0, ()), (1, (0,)), (2, (0,))])
+def test_a_slice_knows_which_of_its_axes_runs_from_left_to_right(tmp_path, axis, turned):
+    shape = [9, 7]
+    shape.insert(axis, 1)
+    image, label = make_volume(1, shape=tuple(shape))
+    found = taken(write_set(tmp_path / "set", {f"case_{i}": (image, label) for i in range(2)}, modality={"0": "MRI"}))
+    assert found.axes == tuple(other for other in range(3) if other != axis)
+    assert flips(found, view(found))[0] == turned
+
+
+def test_images_with_other_channels_than_are_named_are_left_out(tmp_path):
+    folder = write_set(tmp_path / "set", modality={"0": "T1", "1": "T2"})
+    with pytest.raises(UserError, match=r"its image has 1 channel\(s\) and dataset.json names 2"):
+        taken(folder)
 
 
 def test_synthetic_tasks_of_either_kind(tmp_path):

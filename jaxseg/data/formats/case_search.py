@@ -235,10 +235,10 @@ class CaseSearch:
 
     def finish(self) -> None:
         """Refuse files that look like a case and cannot be read, and warn of all other unused files."""
-        used = {os.path.normpath(str(path)) for case in self.cases.values() for path in (*case.images, case.label)}
+        used = {os.path.abspath(str(path)) for case in self.cases.values() for path in (*case.images, case.label)}
         for part in (self.images, self.labels):
             readable = [path for paths in self._files_in(self.folder / part).values() for path in paths]
-            over = [path.name for path in readable if os.path.normpath(path) not in used and self._is_silent(path)]
+            over = [path.name for path in readable if os.path.abspath(path) not in used and self._is_silent(path)]
             for path, inside in image_files.passed_over(self.folder / part, readable).items():
                 images = [image for image in inside or [path] if image_files.is_image(image)]
                 key = f"{path.name}/" if inside else self._case_of(path)
@@ -257,7 +257,7 @@ class CaseSearch:
         """Images beside imagesTr/ and labelsTr/, such as a labelled test set. Those of imagesTs/ are without labels."""
         for path in image_files.entries(self.folder):
             inside = image_files.entries(path) if path.name not in ("imagesTr", "labelsTr", "imagesTs") else []
-            images = [p.name for p in inside or [path] if image_files.is_image(p) and os.path.normpath(p) not in used]
+            images = [p.name for p in inside or [path] if image_files.is_image(p) and os.path.abspath(p) not in used]
             if images:
                 where = f"in {names.shown(path.name)}/" if inside else "beside dataset.json"
                 self.warnings.append(f"{len(images)} image(s) {where} {NOT_USED}: {names.several(images, 3)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -249,8 +249,13 @@ class FoundImages(NamedTuple):
     """Names that cannot be used, each with the reason."""
 
 
-def find_images(path: Path, channels: int) -> FoundImages:
+def find_images(path: Path, channels: int, known: Collection[str] | None = None) -> FoundImages:
     """Like `list_images`, but go on after a case that cannot be used.
+
+    Args:
+        path: Folder of images, or one image.
+        channels: Number of channels of a case.
+        known: Names of cases of the data set that the folder is part of; None for images to predict.
 
     Raises:
         UserError: Nothing is there, or the only image has a name that cannot name a prediction.
@@ -260,7 +265,7 @@ def find_images(path: Path, channels: int) -> FoundImages:
     if not path.is_dir():
         raise UserError(f"The input {path} does not exist; a folder of images or one image is needed.")
     found = _images_in(path)
-    cases = _channel_cases(found, channels)
+    cases = _channel_cases(found, channels, known)
     numbered = {name for name in found if (match := CHANNEL.match(name)) and match["case"] in cases}
     single = {name: paths for name, paths in found.items() if name not in numbered}
     files: dict[str, tuple[Path, ...]] = {}
@@ -275,7 +280,8 @@ def find_images(path: Path, channels: int) -> FoundImages:
             else:
                 files[name] = channel_files(name, found, range(channels), "the network takes")
         except BadCaseError as error:
-            hint = "; if it is the name of a case, give the file itself as the input" if channels == 1 else ""
+            hint = "; if it is the name of a case, give the file itself as the input"
+            hint = hint if channels == 1 and known is None else ""
             refused[name] = f"{error}{hint if name in cases else ''}"
             continue
         if problem := names.problem(name, file=True):
@@ -300,12 +306,14 @@ def _images_in(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _channel_cases(found: Found, channels: int) -> list[str]:
+def _channel_cases(found: Found, channels: int, known: Collection[str] | None) -> list[str]:
     """The cases that are given as channel files.
 
     With one channel, `x_0001` may be a case of that name or the second channel of x. Numbers that all cases share speak
     for channels (`x_0000`, `y_0000`), numbers that differ between cases speak for names (`nerve_0001`, `nerve_0002`).
-    With several channels, a file that holds several itself is a case (`BRATS_0001`).
+    In a data set each file speaks for itself, whatever lies beside it: `x_0000` is the channel of x unless it is
+    `known` as a case, and what `known` calls x_0001 is a case. With several channels, a file that holds several itself
+    is a case (`BRATS_0001`).
     """
     numbers: dict[str, set[int]] = {}
     for name in sorted(found):
@@ -316,7 +324,12 @@ def _channel_cases(found: Found, channels: int) -> list[str]:
     kinds = {tuple(sorted(group)) for group in numbers.values()}
     shared = len(kinds) == 1 and sum(map(len, numbers.values())) == len(found)
     (kind,) = kinds if shared else ((),)
-    return sorted(numbers) if len(kind) == 1 or (0 in kind and len(numbers) > 1) else []
+    shared = len(kind) == 1 or (0 in kind and len(numbers) > 1)
+    if known is None:
+        return sorted(numbers) if shared else []
+    shared &= 0 in kind
+    named = {case for case, own in numbers.items() if any(f"{case}_{number:04d}" in known for number in own)}
+    return [case for case, own in numbers.items() if case not in named and (shared or own == {0} or case in known)]
 
 
 def _has_channels(case: str, number: int, found: Found) -> bool:

@@ -26,6 +26,7 @@ from jaxseg.data.cases import CaseFiles, CaseList, Folds
 from jaxseg.data.formats import description as descriptions
 from jaxseg.data.formats import image_files, structures, unlabelled
 from jaxseg.data.formats.case_search import CaseSearch
+from jaxseg.data.formats.patients import group_warnings
 from jaxseg.types import UserError
 
 WITHOUT_LABELS = (
@@ -137,7 +138,7 @@ def read_folder(folder: Path) -> CaseList:
         *structures.label_warnings(description, regions),
         *descriptions.count_warnings(description, len(cases) + len(search.refused)),
         *descriptions.unused_lists(description),
-        *_group_warnings(cases, groups, image_files.image_files(folder / TEST_LABELS)),
+        *group_warnings(cases, groups, image_files.image_files(folder / TEST_LABELS)),
         *more,
         *_fold_warnings(cases, splits),
         *search.warnings,
@@ -213,16 +214,3 @@ def _fold_warnings(cases: Iterable[CaseFiles], splits: Folds | None) -> tuple[st
         for index, out in left
         if out
     )
-
-
-def _group_warnings(cases: Iterable[CaseFiles], groups: Mapping[str, str], tested: Iterable[str]) -> tuple[str, ...]:
-    """Patients that are not said, or said of cases that are there neither for training nor in labelsTs/ (`tested`)."""
-    known = {case.name for case in cases}
-    alone = sorted(known - set(groups)) if groups else []
-    unknown = sorted(set(groups) - known - set(tested))
-    out = []
-    if alone:
-        out.append(f"`groups` does not name {names.several(alone)}: each counts as a group of its own")
-    if unknown:
-        out.append(f"`groups` names cases that are not there: {names.several(unknown)}")
-    return tuple(out)

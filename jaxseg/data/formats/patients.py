@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+
+from jaxseg.data import names
+from jaxseg.data.cases import CaseFiles
 
 
 def patient(given: Any) -> str:
@@ -20,3 +24,22 @@ def patient(given: Any) -> str:
     if isinstance(given, (float, np.floating)):
         given = "" if np.isnan(given) else int(given) if float(given).is_integer() else given
     return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", str(given).strip())
+
+
+def group_warnings(cases: Iterable[CaseFiles], groups: Mapping[str, str], elsewhere: Iterable[str]) -> tuple[str, ...]:
+    """Warn of cases without a patient among those with one, and of patients of cases that are not there.
+
+    Args:
+        cases: The cases that are used.
+        groups: The patient of each case, as the data set says.
+        elsewhere: Names of cases of the set that are there for another use, such as its test cases.
+    """
+    known = {case.name for case in cases}
+    alone = sorted(known - set(groups)) if groups else []
+    unknown = sorted(set(groups) - known - set(elsewhere))
+    out = []
+    if alone:
+        out.append(f"`groups` does not name {names.several(alone)}: each counts as a group of its own")
+    if unknown:
+        out.append(f"`groups` names cases that are not there: {names.several(unknown)}")
+    return tuple(out)

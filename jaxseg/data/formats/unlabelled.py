@@ -18,6 +18,7 @@ from jaxseg.data.formats import description as descriptions
 from jaxseg.data.formats import image_files
 from jaxseg.data.formats.files.reading import open_image
 from jaxseg.data.formats.files.table import ENDINGS
+from jaxseg.data.formats.patients import group_warnings
 from jaxseg.data.volumes.volume import BadCaseError, channels_in
 from jaxseg.types import UserError
 
@@ -45,9 +46,12 @@ def read_images(folder: Path, description: Mapping[str, Any] | None, where: Path
         descriptions.file_ending(description, where)
         modality, _ = descriptions.channels(description, where)
         groups = descriptions.groups(description, where)
-    found = image_files.find_images(images, len(modality))
+    parts = [where.parent / name for name in ("labelsTr", "labelsTs")]
+    labelled = {name for part in parts for name in image_files.image_files(part)} if description is not None else set()
+    found = image_files.find_images(images, len(modality), known={*groups, *labelled})
     cases = tuple(descriptions.grouped(case, groups) for case in found.cases)
-    over = image_files.unread(images, folders=False)
+    elsewhere = {*labelled, *(name for name, _ in found.refused), *_other_images(images, where.parent)}
+    over = (*group_warnings(cases, groups, elsewhere), *image_files.unread(images, folders=False))
     return CaseList(
         name=descriptions.task_name(description or {}, where.parent, where),
         labels=(),
@@ -59,6 +63,13 @@ def read_images(folder: Path, description: Mapping[str, Any] | None, where: Path
         splits=None,
         sources=() if description is None else (where,),
     )
+
+
+def _other_images(images: Path, root: Path) -> set[str]:
+    """The cases that other folders of images of the set may hold, whether their files are numbered or not."""
+    others = [root / name for name in ("imagesTr", "imagesTs") if (root / name).resolve() != images.resolve()]
+    found = {name for other in others for name in image_files.image_files(other)}
+    return found | {match["case"] for name in found if (match := image_files.CHANNEL.match(name))}
 
 
 def _count_channels(images: Path) -> int:

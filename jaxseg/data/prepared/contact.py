@@ -10,6 +10,7 @@ from typing import Literal
 import matplotlib.figure
 import matplotlib.lines
 import numpy as np
+import PIL.Image
 from jaxtyping import Float, Num
 
 from jaxseg.data import names
@@ -21,6 +22,8 @@ from jaxseg.regions import mask
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 DASHES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
 COLUMNS = 6
+_STORE = "Source"
+"""The text in a picture that names the store whose cases it shows."""
 
 
 def write_contact_sheet(prepared: PreparedTask, path: Path, *, cases: int = 24) -> Path:
@@ -31,7 +34,7 @@ def write_contact_sheet(prepared: PreparedTask, path: Path, *, cases: int = 24) 
 
     Args:
         prepared: The prepared task. Images are shown as they are stored, so no statistics of other cases are needed.
-        path: Path of the picture; its ending determines the format.
+        path: Path of the PNG.
         cases: Largest number of cases.
 
     Returns:
@@ -71,9 +74,18 @@ def write_contact_sheet(prepared: PreparedTask, path: Path, *, cases: int = 24) 
         figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    figure.savefig(partial, format=path.suffix[1:], dpi=120)
+    figure.savefig(partial, format="png", dpi=120, metadata={_STORE: prepared.directory.name})
     partial.replace(path)  # an earlier sheet is whole until this one is
     return path
+
+
+def is_shown_by(path: Path, prepared: PreparedTask) -> bool:
+    """Return whether a contact sheet is there and shows this store, and not one that was in its place before."""
+    try:
+        with PIL.Image.open(path) as picture:
+            return picture.info.get(_STORE) == prepared.directory.name
+    except OSError:  # none, or a damaged one
+        return False
 
 
 def slice_of(

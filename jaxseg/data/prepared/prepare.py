@@ -91,8 +91,19 @@ def prepare_task(
                     _build(directory, source, recipe, report)
     prepared = read_prepared(directory, task, warnings=source.listing.warnings)
     if prepared.report.refused and task.bad_cases == "error":
-        raise UserError(_refusal(prepared.report.refused, source.listing, task.data))
+        raise UserError(_refusal(_reasons_now(prepared.report.refused, source, recipe), source.listing, task.data))
     return _with_slice_warnings(prepared, task)
+
+
+def _reasons_now(refused: Refused, source: Source, recipe: Recipe) -> Refused:
+    """Why cases cannot be used, as their files are now: a store may be of an earlier folder, or of other packages."""
+    files, reasons = {case.name: case for case in source.listing.cases}, dict(refused)
+    for name in files.keys() & reasons.keys():
+        try:
+            _prepare_case(source, files[name], recipe)
+        except volume.BadCaseError as error:
+            reasons[name] = str(error)
+    return tuple(sorted(reasons.items()))
 
 
 def _why_anew(directory: Path, source: Source, recipe: Recipe, task: TaskSettings) -> str:
@@ -268,7 +279,9 @@ def _prepare_case(source: Source, files: CaseFiles, recipe: Recipe) -> tuple[Cas
     """
     raw = _read(source, files, len(recipe.modality))
     image_sha256, label_sha256 = source.digests_of(files)
-    voxels_sha256 = digests.of_array(raw.image.astype("<f4", copy=False))
+    # A single slice has one checksum, whether it is taken as an image or as a volume that is cut into slices.
+    spatial = tuple(axis for axis, size in enumerate(raw.image.shape[:-1]) if size == 1)
+    voxels_sha256 = digests.of_array(raw.image.squeeze(spatial).astype("<f4", copy=False))
     reference = _class_indices(raw.label, recipe)
     shape, spacing = _training_grid(raw, recipe)
     label = resample.resize_labels(reference, shape)

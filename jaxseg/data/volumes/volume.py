@@ -244,16 +244,23 @@ def _written_class(image: Any, header: Any) -> type:
     return nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
 
 
-def _finite(voxels: np.ndarray, path: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def _finite(voxels: Num[np.ndarray, "*spatial channels"], path: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Put the smallest finite value of a channel where it has none."""
     bad = ~np.isfinite(voxels)
-    count = int(bad.sum())
-    if count == 0:
+    if not bad.any():
         return voxels, ()
-    if count > voxels.size // 2:
-        raise BadCaseError(f"{path} has {count:,} of {voxels.size:,} voxels that are NaN or infinite (or overflow)")
-    lowest = voxels[~bad].min()
-    note = f"{count:,} voxels are NaN or infinite; the smallest finite value, {lowest:g}, was put there"
-    return np.where(bad, lowest, voxels), (note,)
+    voxels, notes = voxels.copy(), []
+    for channel in np.flatnonzero(bad.any(axis=tuple(range(voxels.ndim - 1)))):
+        lost, values = bad[..., channel], voxels[..., channel]
+        count, of = int(lost.sum()), f" of channel {channel}" if voxels.shape[-1] > 1 else ""
+        if count > lost.size // 2:
+            raise BadCaseError(
+                f"{path} has {count:,} of {lost.size:,} voxels{of} that are NaN or infinite (or overflow)"
+            )
+        lowest = values[~lost].min()
+        notes.append(f"{count:,} voxels{of} are NaN or infinite; the smallest finite value, {lowest:g}, was put there")
+        values[lost] = lowest
+    return voxels, tuple(notes)
 
 
 def label_of(

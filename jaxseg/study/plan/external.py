@@ -74,7 +74,7 @@ def _entry(text: str, task: TaskSettings, known: Mapping[str, str]) -> Entry | N
         there = layouts.has_test_labels(folder) if folder.exists() else OWN in known
         return Entry(OWN, str(folder / OWN)) if there else None
     match = _NAMED.fullmatch(text)
-    if match:
+    if match and not paths.expand(text).exists():  # a folder may have such a name
         return Entry(*match.groups())
     scheme, separator, rest = text.partition(":")
     own = rest.partition("?")[0] if separator and scheme in SCHEMES else paths.expand(text).resolve().name
@@ -96,8 +96,10 @@ def with_external_sets(
     Raises:
         UserError: A set cannot be used, by its name.
     """
-    made = [_external_set(study, tasks, entry, store_dir, progress, known) for entry in entries_of(study.target, known)]
-    if not any(external.name == OWN for external in made):
+    entries = entries_of(study.target, known)
+    made = [_external_set(study, tasks, entry, store_dir, progress, known) for entry in entries]
+    own = _entry(OWN, study.target, known)
+    if own is None or own.data not in [entry.data for entry in entries]:
         return dataclasses.replace(tasks, external=tuple(made))
     # The label maps that the target's folder has beside those of its training cases are used after all.
     target = tasks.prepared[study.target]

@@ -17,7 +17,7 @@ _SHOWN = 5
 
 
 def write_preparation(tasks: Tasks, workdir: Path, progress: Progress) -> tuple[str, ...]:
-    """Writes `results/prepared_<role>.csv` and `figures/contact_<role>.png` of tasks whose store is newer than those.
+    """Writes `results/prepared_<role>.csv` of tasks, and `figures/contact_<role>.png` where it shows another store.
 
     Args:
         tasks: All tasks of the study, whose roles are `target`, `source`, `source_2`, ...
@@ -33,7 +33,7 @@ def write_preparation(tasks: Tasks, workdir: Path, progress: Progress) -> tuple[
         table = workdir / "results" / f"prepared_{role}.csv"
         picture = workdir / "figures" / f"contact_{role}.png"
         files.write_table(table, case_table(prepared, tasks.splits[task]))
-        if not picture.exists() or picture.stat().st_mtime < prepared.directory.stat().st_mtime:
+        if not data.is_shown_by(picture, prepared):
             data.write_contact_sheet(prepared, picture)
             lines += [*summary(role, prepared, tasks.splits[task]), f"  every case: {table}", f"  look at: {picture}"]
         progress("drawing contact sheets", done, len(tasks.prepared))
@@ -41,7 +41,7 @@ def write_preparation(tasks: Tasks, workdir: Path, progress: Progress) -> tuple[
         table = workdir / "results" / f"prepared_external_{external.name}.csv"
         picture = workdir / "figures" / f"contact_external_{external.name}.png"
         files.write_table(table, external_table(external))
-        if not picture.exists() or picture.stat().st_mtime < external.prepared.directory.stat().st_mtime:
+        if not data.is_shown_by(picture, external.prepared):
             data.write_contact_sheet(external.prepared, picture)
             lines += [*external_summary(external), f"  every case: {table}", f"  look at: {picture}"]
     return tuple(lines)

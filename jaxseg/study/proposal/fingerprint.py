@@ -85,6 +85,8 @@ class Fingerprint:
     """Parts of a pooled source."""
     listed: tuple[int, ...] = ()
     """Test cases of each fold that the data prescribes; empty where it prescribes none."""
+    axes: tuple[int, ...] = (0, 1, 2)
+    """The canonical axes that those of an image are: the first runs from left to right."""
 
     @property
     def ndim(self) -> int:
@@ -153,6 +155,7 @@ def take_fingerprint(
         classes=len(wanted) + (not made),
         parts=max(1, len(listing.parts)),
         listed=tuple(len(test) for _, test in listing.splits or ()),
+        axes=kept,
     )
 
 
@@ -212,13 +215,21 @@ def _looks(
     looks, reasons = [], []
     for done, files in enumerate(chosen, start=1):
         try:
-            looks.append(_look(source.read(files), kept, wanted, files.part))
+            looks.append(_look(_read(source, files), kept, wanted, files.part))
         except volume.BadCaseError as error:
             reasons.append(f"{files.name}: {error}")
         progress(f"looking at {source.listing.name}", done, len(chosen))
     if not looks:
         raise UserError("\n  ".join([f"none of {len(chosen)} cases of {data} that were tried can be read:", *reasons]))
     return looks
+
+
+def _read(source: Source, files: CaseFiles) -> RawCase:
+    """A case with as many channels as its set names."""
+    raw, named = source.read(files), len(source.listing.modality)
+    if raw.image.shape[-1] != named:
+        raise volume.BadCaseError(f"its image has {raw.image.shape[-1]} channel(s) and dataset.json names {named}")
+    return raw
 
 
 def _look(raw: RawCase, kept: Sequence[int], wanted: Sequence[tuple[str, Sequence[int]]], part: int) -> _Look:

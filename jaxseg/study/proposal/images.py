@@ -198,7 +198,7 @@ def flips(found: Fingerprint, seen: View) -> tuple[tuple[int, ...], str]:
         return (), f"a label has a side ({sided[0]}): mirrored, other structures would look like it"
     if all(any(part in channel.modality.lower() for part in _TURNED) for channel in found.channels):
         return tuple(range(len(seen.axes))), "these images have no upright direction"
-    if 0 not in seen.axes:
+    if 0 not in [found.axes[axis] for axis in seen.axes]:
         return (), "slices do not hold the axis from left to right, and no other mirror image is plausible"
     return (0,), "an image mirrored from left to right is as plausible"
 
