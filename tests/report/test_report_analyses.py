@@ -318,6 +318,18 @@ def test_runs_by_runs_puts_every_pair_in_its_cell(tables: Tables, blocks: dict):
     assert f"one of each (of other seeds) to {across:.2f}." in _texts(blocks[similarity_section])
 
 
+def test_an_index_without_values_is_neither_named_nor_shown(tables: Tables, blocks: dict):
+    """With few analysed cases the table has rows of different cases alone, and they are empty."""
+    assert tables.similarity is not None
+    empty = tables.similarity[tables.similarity["index"] == "cka_debiased"].assign(index="cka_cases", value=np.nan)
+    more = dataclasses.replace(tables, similarity=pd.concat([tables.similarity, empty]))
+    made = _section(similarity_section, more)
+    assert _texts(made) == _texts(blocks[similarity_section])
+    known = dataclasses.replace(tables, similarity=pd.concat([tables.similarity, empty.assign(value=0.5)]))
+    caption = _chart(_section(similarity_section, known), "runs_by_runs").caption
+    assert "CKA between cases" in caption, "an index has a name of its own"
+
+
 def test_the_floor_of_agreement_is_of_networks_that_were_not_trained(tables: Tables, blocks: dict):
     assert tables.similarity is not None
     starts = tables.similarity.query("comparison == 'starts' and index == 'cka_debiased' and train_cases == 0")

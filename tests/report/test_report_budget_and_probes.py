@@ -69,6 +69,16 @@ def test_what_a_part_of_the_steps_reaches_is_a_table(tables: Tables):
     assert [[cell.text for cell in row[1:]] for row in table.groups[0].rows] == [["0.151", "0.301", "0.601"]] * 2
 
 
+def test_parts_of_the_steps_of_arms_of_other_lengths_share_a_column(tables: Tables):
+    assert tables.budget_means is not None
+    means = tables.budget_means.copy()
+    means.loc[(means["arm"] == "scratch") & (means["share"] == 0.25), "share"] = 0.24
+    made = training_section(dataclasses.replace(tables, budget_means=means), arm_styles(tables.arms)).blocks
+    (table,) = (block for block in made if isinstance(block, Table) and "a part of the steps" in block.caption)
+    assert (len(table.head), table.head[2:]) == (4, ("50 % of the steps", "all steps"))
+    assert [[cell.text for cell in row[1:]] for row in table.groups[0].rows] == [["0.151", "0.301", "0.601"]] * 2
+
+
 def test_test_scores_are_shown_rather_than_validation_where_there_are_any():
     rows = [("a", s, 0, 0, 8, metric, level + s) for metric, level in (("val_dsc", 0), ("dsc", 5)) for s in (0, 1)]
     columns = ["arm", "seed", "train_cases", "fold", "step", "metric", "value"]

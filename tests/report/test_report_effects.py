@@ -87,6 +87,17 @@ def test_seeds_that_share_a_source_network_are_said_to_count_as_one(tmp_path: Pa
     assert any("new source networks and groups" in text for text in told)
 
 
+def test_notes_are_those_of_the_rows_that_are_shown(tmp_path: Path):
+    """Eight seeds in two folds are four in each, and the rows of single folds are not on the page."""
+    workdir = write_workdir(tmp_path, arms=("scratch", "transfer"), seeds=8, examples=0, n_cases=4, steps=60)
+    results = workdir / "results"
+    made = pd.read_csv(results / "comparisons.csv").assign(fold=-1, note="matched in order")
+    few = made.assign(fold=0, note="fewer than 8 seeds: no verdict")
+    pd.concat([made, few]).to_csv(results / "comparisons.csv", index=False)
+    told = [one.text for one in read_words(write_report(workdir)) if one.section == "accuracy"]
+    assert [text for text in told if text.startswith("Notes: ")] == ["Notes: matched in order."]
+
+
 def test_names_that_look_like_missing_numbers_stay_names(tmp_path: Path):
     workdir = write_workdir(tmp_path, arms=("NA", "nan"), labels=("null", "007"), case_name="{:02d}")
     tables = read_tables(workdir)

@@ -20,7 +20,7 @@ from jaxseg.data.prepared import recipe
 from jaxseg.metrics import LesionRule, case_metrics, dsc
 from jaxseg.study import files
 from jaxseg.study.run import STAGES, run_stages
-from jaxseg.study.score.folder import score_folder
+from jaxseg.study.score.folder import score_folder, summarise
 from jaxseg.types import UserError
 from tests import image_sets
 from tests.commands import Command, make_command
@@ -193,6 +193,14 @@ def test_saved_predictions_score_as_in_the_study(oriented: tuple[Path, Path], co
     np.testing.assert_allclose(
         alone.sort_values(["case", "label"])["hd95"], first.sort_values(["case", "label"])["hd95"], rtol=1e-12
     )
+
+
+def test_cases_that_a_seed_lacks_are_in_no_mean() -> None:
+    dsc = {(0, "a"): 0.2, (0, "b"): 0.8, (1, "b"): 0.8, (0, "c"): 0.8, (1, "c"): 0.6}
+    fixed = {"arm": "x", "train_cases": 0, "fold": 0, "label": "mass", "status": "ok", "unit": "mm"}
+    rows = [{**fixed, "seed": s, "case": c, "group": "p" if c in "ab" else c, "dsc": v} for (s, c), v in dsc.items()]
+    found = summarise(pd.DataFrame(rows), confidence=0.95, metrics=("dsc",)).set_index("label").loc["mass"]
+    assert (found["mean"], found["n_cases"], found["n_groups"]) == (pytest.approx(0.75), 2, 2)
 
 
 def test_what_cannot_be_scored_is_named(oriented: tuple[Path, Path], command: Command, tmp_path: Path) -> None:

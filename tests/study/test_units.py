@@ -276,6 +276,20 @@ def test_curves_and_budgets_have_bands_over_sources() -> None:
         assert table["n_runs"].tolist() == [SEEDS, SEEDS]
 
 
+@pytest.mark.parametrize("rotate", [False, True])
+def test_a_seed_of_several_folds_is_one_in_bands(rotate: bool) -> None:
+    """Where each seed is tested on every fold it starts from the same weights in all; where folds rotate it has one."""
+    values = np.array([[0.5, 0.6], [0.7, 0.8], [0.9, 1.1]])
+    runs = [(seed + 3 * fold * rotate, fold, value) for (seed, fold), value in np.ndenumerate(values)]
+    fixed = {"arm": "a", "train_cases": 0, "step": 8}
+    rows = pd.DataFrame([{**fixed, "seed": seed, "fold": fold, "loss": value, "val_dsc": value, "value": value,
+                          "metric": "val_dsc"} for seed, fold, value in runs])  # fmt: skip
+    expected = statistics.t_interval(values.ravel() if rotate else values.mean(1))
+    _, means = drawn.drawn_curves(rows, (), confidence=0.95)
+    for table in (means[means["quantity"] == "val_dsc"], drawn.budget_means(rows, confidence=0.95)):
+        assert table[LIMITS].to_numpy()[0] == pytest.approx(expected[:3])
+
+
 def test_runs_that_diverge_later_are_in_no_mean_of_a_budget() -> None:
     """Run 2 is the best at a quarter of the steps, and has no value at their end."""
     values = {0: (0.5, 0.7), 1: (0.6, 0.8), 2: (0.9, math.nan)}

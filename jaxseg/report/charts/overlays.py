@@ -108,7 +108,7 @@ def _grey(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _heated(grey: UInt8[np.ndarray, "h w 3"], share: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    """Colour over the pixels on which some seed differs from the majority; half of them is as much as can be."""
+    """Colour over the pixels on which some seed differs from the majority; half of them is full."""
     reach = np.clip(share / 0.5, 0, 1) * (len(_HEAT) - 1)
     below = np.minimum(reach.astype(int), len(_HEAT) - 2)
     part = (reach - below)[..., None]

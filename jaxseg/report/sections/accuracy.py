@@ -226,7 +226,8 @@ def _difference_blocks(
         "comparisons at once. The intervals are what a verdict goes by."
     )
     if "note" in comparisons:
-        parts = dict.fromkeys(part for note in comparisons["note"] for part in str(note).split("; ") if part)
+        shown = [of_variant(comparisons, variant)["note"] for variant in variants_of(comparisons)]
+        parts = dict.fromkeys(part for notes in shown for note in notes for part in str(note).split("; ") if part)
         notes = [part for part in parts if without is None or not part.startswith(without)]
         if notes:
             yield Prose(f"Notes: {'; '.join(notes)}.")

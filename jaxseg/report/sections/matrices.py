@@ -16,6 +16,7 @@ from jaxseg.report.tables import Tables, first_fold, rows_of
 from jaxseg.text import listing, number, plural
 
 INDEX_NAMES = {
+    "cka_cases": "CKA between cases",
     "cka": "CKA",
     "cka_debiased": "debiased CKA",
     "procrustes": "Procrustes similarity",

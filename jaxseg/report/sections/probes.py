@@ -46,6 +46,6 @@ def probes_blocks(tables: Tables, styles: Styles) -> Iterator[Block]:
         what="Balanced accuracy of a linear probe at the end of training",
         caption=f"Balanced accuracy of a linear classifier of the label at a position, from each layer's features"
         f"{sized(ends, size)}, on cases that it was not fitted to: mean over seeds and {100 * tables.confidence:g} % "
-        "interval. Chance is 1 over the number of labels. A source network that already tells the labels apart in a "
-        "layer offers the target something to reuse there.",
+        "interval. Chance is 1 over the number of labels and the background. A source network that already tells the "
+        "labels apart in a layer offers the target something to reuse there.",
     )

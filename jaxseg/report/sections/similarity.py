@@ -66,7 +66,8 @@ def _similarity(tables: Tables, styles: Styles) -> Iterator[Block]:
         yield Missing("There is no results/similarity.csv with rows in it: only layers of one network are compared.")
     else:
         size = main_size(table)
-        index = next((index for index in INDEXES if (table["index"] == index).any()), INDEXES[-1])
+        known = set(table.loc[table["value"].notna(), "index"])
+        index = next((index for index in INDEXES if index in known), INDEXES[-1])
         own = first_fold(table, size)
         shown = own[own["index"] == index]
         yield from _training_change(shown, index, tables, styles, size)
@@ -280,7 +281,7 @@ def _all_indices(tables: Tables, size: int) -> Iterator[Block]:
         yield Missing("There is no results/similarity_means.csv: similarity averaged over layers is left out.")
         return
     table = at_size(tables.similarity_means, size)
-    indices = [name for name in INDEX_NAMES if (table["index"] == name).any()]
+    indices = [name for name in INDEX_NAMES if table.loc[table["index"] == name, "value"].notna().any()]
     groups = []
     for comparison, words in _COMPARISONS.items():
         of_index = {name: mean_rows(tables, comparison, name, size) for name in indices}

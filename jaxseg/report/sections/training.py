@@ -66,16 +66,19 @@ def _budget_table(tables: Tables, means: pd.DataFrame, styles: Styles) -> Table:
     metric = "dsc" if (means["metric"] == "dsc").any() else "val_dsc"
     size = main_size(means)
     own = means[(means["metric"] == metric) & (means["train_cases"] == size)]
-    shares = sorted(own["share"].unique())
-    found = {(row.arm, row.share): row for row in rows_of(own)}
+    # Arms of other lengths have them at slightly other shares, as steps are those of a log row: they are told by rank.
+    own = own.assign(rank=own.groupby("arm")["share"].rank(method="dense", ascending=False).astype(int))
+    ranks = sorted(own["rank"].unique(), reverse=True)
+    found = {(row.arm, row.rank): row for row in rows_of(own)}
     rows = tuple(
-        (Cell(arm_name(arm, styles)), *(_budget_cell(found.get((arm, share))) for share in shares))
+        (Cell(arm_name(arm, styles)), *(_budget_cell(found.get((arm, rank))) for rank in ranks))
         for arm in styles
         if (own["arm"] == arm).any()
     )
     what = "Mean DSC on the test cases" if metric == "dsc" else "Validation DSC"
     several = f", trained on {cases(size)}" if means["train_cases"].nunique() > 1 else ""
-    head = ("Arm", *("all steps" if share == 1 else f"{100 * share:.0f} % of the steps" for share in shares))
+    shares = (100 * own.loc[own["rank"] == rank, "share"].median() for rank in ranks)
+    head = ("Arm", *("all steps" if share == 100 else f"{share:.0f} % of the steps" for share in shares))
     caption = (
         f"{what} with a part of the steps{several}: mean over runs with {100 * tables.confidence:g} % intervals. A "
         "difference between arms that shrinks from left to right is one of speed."

@@ -174,8 +174,8 @@ def _overlays(tables: Tables) -> Iterator[Block]:
             + described("the arms", shown.shares, partial(_differing_words, shown)),
             f"Case {shown.case}{of_run(tables, shown.train_cases, shown.fold)}: where runs of an arm disagree. "
             "The colour is the share of "
-            "seeds whose label differs from that of most seeds, from a tenth (light) to a half (dark). White line: "
-            "reference.",
+            "seeds whose label differs from that of most seeds, from few of them (light) to half or more (dark). White "
+            "line: reference.",
         )
         for k, shown in enumerate(tables.disagreements)
     ]

@@ -33,7 +33,8 @@ def drawn_curves(
         curves: Rows of curves.csv.
         lost: The diverged runs; no mean includes them.
         confidence: Confidence level of the t interval over runs; a single run has no interval.
-        sources: The source networks of the runs; those of one network in one fold are averaged before the mean.
+        sources: The source networks of the runs; those of one network are averaged before the mean, and so are the
+            folds of a seed; where folds rotate, those of one network in one fold.
 
     Returns:
         A table of runs with `RUN_COLUMNS` and one of means with `MEAN_COLUMNS`; `quantity` is `loss` or `val_dsc`.
@@ -70,15 +71,18 @@ def _on_common_steps(curves: pd.DataFrame, quantity: str, points: int) -> pd.Dat
 
 
 def _units(runs: pd.Index, arm: str, sources: Sources) -> Int[np.ndarray, " runs"]:
-    """The unit of each of an arm's runs, given by fold and seed: its fold with its seed or source network."""
+    """The unit of each of an arm's runs, given by fold and seed: its seed or source network, with its fold.
+
+    A seed that has several folds is one, as it starts from the same weights in all of them.
+    """
     folds, seeds = (runs.get_level_values(name).to_numpy() for name in ("fold", "seed"))
-    return (
-        pd.DataFrame({"fold": folds, "unit": sources.units(arm, seeds)}).groupby(["fold", "unit"]).ngroup().to_numpy()
-    )
+    known = pd.DataFrame({"fold": folds, "seed": seeds, "unit": sources.units(arm, seeds)})
+    rotate = not known["seed"].duplicated().any()
+    return known.groupby(["fold", "unit"] if rotate else "unit").ngroup().to_numpy()
 
 
 def budget_means(budget: pd.DataFrame, *, confidence: float, sources: Sources = EACH_ITS_OWN) -> pd.DataFrame:
-    """What each arm reaches with a quarter, half and all of its steps: means over runs, each seed and fold one.
+    """What each arm reaches with a quarter, half and all of its steps: means over runs.
 
     Runs without a value at their last step, which diverged later than at an earlier one, are in none of the means, so
     that those of all steps are of the same runs.
@@ -86,7 +90,8 @@ def budget_means(budget: pd.DataFrame, *, confidence: float, sources: Sources = 
     Args:
         budget: Rows of budget.csv.
         confidence: Confidence level of the t interval over runs.
-        sources: The source networks of the runs; those of one network in one fold are averaged before the mean.
+        sources: The source networks of the runs; those of one network are averaged before the mean, and so are the
+            folds of a seed; where folds rotate, those of one network in one fold.
 
     Returns:
         The columns `BUDGET_COLUMNS`; `share` is that of the arm's steps.

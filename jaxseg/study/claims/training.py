@@ -91,9 +91,13 @@ def _sparse(evidence: Evidence, pair: Pair) -> list[str]:
         steps = np.unique(curves["step"][curves["val_dsc"].notna()])
         total = evidence.arm(arm).steps
         spacing = np.diff(steps, prepend=0).max(initial=0)
-        if spacing > total / EVALUATIONS:
+        if spacing <= total / EVALUATIONS:
+            continue
+        if total < EVALUATIONS:
+            doubts.append(f"{arm} has {total} steps, needs at least {EVALUATIONS}, with a validation every fiftieth")
+        else:
             doubts.append(
-                f"{arm} is validated every {spacing} steps, needs at least every {max(total // EVALUATIONS, 1)} "
+                f"{arm} is validated every {spacing} steps, needs at least every {total // EVALUATIONS} "
                 f"(a fiftieth of {total})"
             )
     return doubts

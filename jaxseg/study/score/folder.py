@@ -183,8 +183,11 @@ def summarise(cases: pd.DataFrame, *, confidence: float, metrics: Sequence[str] 
 
     Returns:
         Columns label, metric, unit, mean, ci_low, ci_high, n_seeds, n_groups, n_cases, n_missed, n_spurious. The
-        interval is over groups: new patients, these networks.
+        interval is over groups: new patients, these networks. A case that some seed has no label map of is in no mean.
     """
+    whole = cases.groupby("case")["seed"].transform("nunique") == cases["seed"].nunique()
+    if whole.any():  # otherwise seeds have other cases each, and there is no mean
+        cases = cases[whole]
     rows = []
     unit = str(cases["unit"].iloc[0])
     for scores in read_scores(cases, metrics):
