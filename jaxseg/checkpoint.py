@@ -14,10 +14,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ from jaxseg.stored import read_meta as read_meta
 from jaxseg.stored import saved_steps as saved_steps
 from jaxseg.types import Frozen, Params, TrainState, UserError
 
+_NETWORK = ("state/params", "state/average", "shared")
+"""Arrays of a checkpoint that make up the networks that are scored."""
 _policies = ocp.checkpoint_managers
 
 
@@ -209,10 +213,28 @@ def set_aside(directory: Path, step: int) -> Path:
     """Move a step, if it exists, to a folder `damaged` beside the directory, and return its new path."""
     aside = directory.parent / "damaged"
     aside.mkdir(exist_ok=True)
-    place = aside / f"{step}_{len(list(aside.iterdir()))}"
+    place = next(free for number in itertools.count() if not (free := aside / f"{step}_{number}").exists())
     if (directory / str(step)).exists():
         os.replace(directory / str(step), place)
     return place
+
+
+def networks_of(directory: Path, steps: Iterable[int]) -> dict[str, str]:
+    """Return a checksum, by step, of the networks that steps hold, by which those that were trained anew are told.
+
+    Steps that are not saved, or cannot be read, are left out.
+
+    Args:
+        directory: The `checkpoints` directory of a job.
+        steps: Steps that may be saved.
+    """
+    found = {}
+    for step in sorted({*steps} & {*saved_steps(directory)}):
+        with contextlib.suppress(UserError):
+            sums = read_meta(directory, step)[CHECKSUMS]
+            own = {path: sums[path] for path in sorted(sums) if path.startswith(_NETWORK)}
+            found[str(step)] = f"{zlib.crc32(json.dumps(own).encode()):08x}"
+    return found
 
 
 def read_own_params(directory: Path, step: int, runs: Sequence[int]) -> Params:

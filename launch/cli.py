@@ -166,7 +166,7 @@ def parse_config(words: Sequence[str]) -> Any:
         UserError: If there is an unknown field, a value of another type, or no such file.
     """
     own = flags.FlagValues()
-    argv = ["", *words]
+    argv = ["", *last_of_fields(words)]
     holder = config_flags.DEFINE_config_file("config", None, "", flag_values=own, sys_argv=argv)
     try:
         own(argv)
@@ -284,7 +284,7 @@ def parse_flags() -> None:
     Raises:
         UserError: If a flag or field is unknown, a value is not allowed, or a flag is given twice with other values.
     """
-    sys.argv = argv = [_with_home(word) for word in sys.argv]
+    sys.argv = argv = last_of_fields([_with_home(word) for word in sys.argv])
     _check_given_once(argv)
     try:
         extra = flags.FLAGS(argv)[1:]
@@ -294,6 +294,19 @@ def parse_flags() -> None:
         raise UserError(_config_mistake(error, argv)) from None
     if extra:
         raise UserError(f"unexpected argument {extra[0]!r}; options are --name=value, see --help")
+
+
+def last_of_fields(words: Sequence[str]) -> list[str]:
+    """Drops values of fields of the config that are set again: of a tuple, all values would be put together.
+
+    >>> last_of_fields(["--config.train.steps=5", "--config.seed_ids=(1,2)", "--config.seed_ids=3"])
+    ['--config.train.steps=5', '--config.seed_ids=3']
+    """
+    names = [match[1] if (match := re.match(r"--?(config\.[^=]+)=", word)) else None for word in words]
+    last = {name: index for index, name in enumerate(names)}
+    return [
+        word for index, (word, name) in enumerate(zip(words, names, strict=True)) if name is None or last[name] == index
+    ]
 
 
 def _with_home(word: str) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from jaxseg.loop import Interrupted
 from launch.pace import Pace
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def _show_warning(
 
 
 _said_aside: set[str] = set()
+_AGAIN_SECONDS = 0.05
 
 
 def _show_aside(error: BaseException | None) -> None:
@@ -143,6 +145,11 @@ def _show_aside(error: BaseException | None) -> None:
 
     When a disk is full, hundreds of such follow from the one error that ends the command and is explained there.
     """
+    if isinstance(error, Interrupted):  # the signal came while Python ran a destructor: it must not be lost
+        again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), error.signum))
+        again.daemon = True
+        again.start()
+        return
     frames = traceback.extract_tb(error.__traceback__) if error is not None else []
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     first = str(error).split("\n", 1)[0]

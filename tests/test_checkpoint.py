@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,28 @@ def saved(tmp_path_factory):
 
 def changed(state):
     return dataclasses.replace(state, params=jax.tree.map(lambda leaf: leaf + 1, state.params))
+
+
+def test_every_damaged_step_has_a_place_whatever_was_removed_there(saved, tmp_path):
+    directory = tmp_path / "job" / "checkpoints"
+    shutil.copytree(saved[0], directory)
+    places = [checkpoint.set_aside(directory, step) for step in (0, 4)]
+    shutil.rmtree(places[0])
+    shutil.copytree(saved[0] / "4", directory / "4")
+    again = checkpoint.set_aside(directory, 4)
+    assert places[1].name == "4_0"
+    assert again.name == "4_1"
+
+
+def test_networks_are_told_by_their_parameters_alone(saved, tmp_path):
+    directory, states = saved
+    marks = checkpoint.networks_of(directory, (0, 2, 4))
+    assert sorted(marks) == ["0", "4"]
+    later = {0: dataclasses.replace(states[0], step=states[0].step + 1), 4: states[0]}
+    with checkpoint.open_manager(tmp_path / "checkpoints", keep=2) as manager:
+        for step, state in later.items():
+            checkpoint.save(manager, step, state, {"runs": ["a", "b", "c"]})
+    assert set(checkpoint.networks_of(tmp_path / "checkpoints", (0, 4)).values()) == {marks["0"]} != {marks["4"]}
 
 
 def test_a_state_comes_back_bit_for_bit(saved):

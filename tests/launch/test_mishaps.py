@@ -199,3 +199,11 @@ def test_too_few_threads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.threading.Thread, "start", start)
     with pytest.raises(cli.UserError, match="starts 9 threads for this process and no more, and 64 are needed"):
         cli.check_room()
+
+
+def test_the_last_value_of_a_field_counts(command, tmp_path):
+    words = ["--config=tests/tiny_study.py", "--config.target.patch=(16, 16)", "--config.target.patch=(8, 8)"]
+    assert cli.parse_config([*words, "--config.model.widths=(2, 4)"]).target.patch == (8, 8)
+    status, message = command(*words, "--config.target.patch=(5,)", f"--workdir={tmp_path}", "--dry_run")
+    assert status == 2
+    assert "config.target.patch = (5,)" in message

@@ -139,6 +139,20 @@ def test_what_goes_wrong_aside_is_a_line_and_once() -> None:
     assert done.stderr == line
 
 
+def test_a_signal_that_comes_while_a_destructor_runs_is_not_lost() -> None:
+    code = (
+        "import os, signal, time\n"
+        "from jaxseg.loop import Interrupted\n"
+        "def stop(signum, frame): raise Interrupted(signum, 'saved')\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "class Last:\n def __del__(self): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.01)\n"
+        "try:\n Last()\n time.sleep(5)\n print('lost')\n"
+        "except Interrupted as error: print(error)\n"
+    )
+    done = in_process(code, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert (done.stdout, done.stderr) == ("stopped by SIGTERM; saved\n", "")
+
+
 def test_a_slow_reader_is_waited_for() -> None:
     code = "import os\nos.set_blocking(1, False)\nprint('x' * 3_000_000)\nsys.stdout.flush()"
     process = subprocess.Popen(

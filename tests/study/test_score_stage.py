@@ -10,15 +10,16 @@ import pandas as pd
 import pytest
 
 from configs import default
-from jaxseg import logs, manifest, metrics, settings
+from jaxseg import checkpoint, logs, manifest, metrics, settings
 from jaxseg.report import write_report
 from jaxseg.study import files
+from jaxseg.study.probe import stage as probe_stage
 from jaxseg.study.run import run_stages
 from jaxseg.study.score import comparisons, prior, tables
 from jaxseg.study.score import stage as score_stage
 from jaxseg.study.score.scoring import case_sets
 from jaxseg.types import Progress, UserError
-from tests.tiny_study import silent, tiny_config
+from tests.tiny_study import changed, silent, tiny_config
 
 DIVERGED = {("scratch", 1), *(("frozen_random_encoder", seed) for seed in (0, 1))}
 """One of two runs of an arm, and every run of an arm that is a job of its own."""
@@ -141,3 +142,77 @@ def test_the_prior_is_cleaned_up_as_the_study_says(clean: str, tmp_path: Path, m
     run_stages(made, tmp_path, stages=("train", "evaluate"), progress=silent)
     sizes = (25, 30) if clean else (25 + 4, 30 + 6)
     assert {tuple(np.bincount(labels.ravel())[1:]) for labels in seen} == {sizes}
+
+
+# ------------------------------------------------------------------------------------------- what scores are still of
+
+
+@pytest.fixture
+def copied(tiny_study: Path, tmp_path: Path) -> Path:
+    workdir = tmp_path / "study"
+    shutil.copytree(tiny_study, workdir, ignore=shutil.ignore_patterns("figures"))
+    return workdir
+
+
+def rerun(workdir: Path, **fields: object) -> None:
+    run_stages(changed(**fields), workdir, stages=("evaluate",), progress=silent)
+
+
+def retrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the networks of all checkpoints were others than they are."""
+    read = checkpoint.networks_of
+    monkeypatch.setattr(
+        checkpoint, "networks_of", lambda *given: {step: f"other {mark}" for step, mark in read(*given).items()}
+    )
+
+
+def test_networks_that_were_trained_anew_are_scored_and_measured_anew(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (part, *_) = sorted(copied.glob("train/*/*/cases.csv"))
+    scores = part.read_bytes()
+    files.write_table(part, files.read_table(part).assign(dsc=0.123))
+    rerun(copied)
+    assert part.read_bytes() != scores, "of the same networks, a table that is as it was written stays"
+    retrained(monkeypatch)
+    with pytest.warns(UserWarning, match="its networks were trained anew since they were scored"):
+        rerun(copied)
+    assert part.read_bytes() == scores
+    planned = run_stages(tiny_config(), copied, stages=(), progress=silent)
+    done = files.read_json(copied / "analysis" / "n0_fold0" / probe_stage.DONE)
+    assert done != probe_stage._measured_of(planned, 0, 0)
+    files.write_json(part.parent / score_stage.NETWORKS, {})  # as an earlier version left it
+    rerun(copied)
+    assert part.read_bytes() == scores
+
+
+def test_pictures_are_of_the_cases_that_are_asked_for(copied: Path) -> None:
+    def shown() -> dict[str, bytes]:
+        entries = files.read_list(copied / "results" / "examples.json")
+        arrays = files.read_arrays(copied / "results" / "examples.npz")
+        return {entry["case"]: arrays[f"image_{index}"].tobytes() for index, entry in enumerate(entries)}
+
+    before = shown()
+    rerun(copied, report__examples=2)
+    both = shown()
+    assert (len(before), len(both)) == (1, 2)
+    assert before.items() <= both.items()
+    assert len(set(both.values())) == 2
+
+
+def test_scores_of_shorter_budgets_are_made_anew_or_gone_without(tmp_path: Path) -> None:
+    copied, one = tmp_path / "study", {"evaluate__budget_tests": True, "arms": default.pick_arms("scratch")}
+    run_stages(changed(**one), copied, stages=("train", "evaluate"), progress=silent)
+    (part, *_) = sorted(copied.glob("train/*/*/cases_2.csv"))
+    scores, budget = part.read_bytes(), (copied / "results" / "budget.csv").read_bytes()
+    part.write_bytes(scores + b"x")
+    with pytest.warns(UserWarning, match=r"cases_2\.csv is damaged"):
+        rerun(copied, **one)
+    assert (part.read_bytes(), (copied / "results" / "budget.csv").read_bytes()) == (scores, budget)
+    shutil.rmtree(part.parent / "checkpoints" / "2")
+    manifest.remove(part)
+    manifest.remove(part.parent / "cases.csv")
+    with pytest.warns(UserWarning, match="the networks of step 2 are gone, and are not scored"):
+        rerun(copied, **one)
+    assert not part.exists()
+    assert len(files.read_table(copied / "results" / "budget.csv"))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from jaxseg import checkpoint
 from jaxseg.seeds import SeedPlan
 from jaxseg.settings import EvaluateSettings
 from jaxseg.study import files, record
@@ -108,13 +109,24 @@ def _measured_of(planned: PlannedStudy, train_cases: int, fold: int) -> dict[str
     """What a variant's tables and pictures are made of; a study may be given more runs later, and show more cases."""
     keys = [run.key for job in planned.plan.of_kind("train") for run in job.runs]
     runs = sorted([key.arm, key.seed] for key in keys if (key.train_cases, key.fold) == (train_cases, fold))
-    return {"tables": list(TABLES), "formulas": FORMULAS, "examples": planned.study.report.examples, "runs": runs}
+    networks = {
+        job.directory: checkpoint.networks_of(
+            planned.workdir / job.directory / "checkpoints", job.program.train.scored_at
+        )
+        for job in planned.plan.of_kind("train")
+        if any((run.key.train_cases, run.key.fold) == (train_cases, fold) for run in job.runs)
+    }
+    made = {"tables": list(TABLES), "formulas": FORMULAS, "examples": planned.study.report.examples, "runs": runs}
+    return {**made, "networks": networks}
 
 
 def _is_measured(folder: Path, whole: dict[str, Any]) -> bool:
     """Whether all runs of a variant were measured and all of its files are there as they were written."""
     names = (*(f"{name}.csv" for name in TABLES), f"{PICTURES}.npz", f"{PICTURES}.json")
-    done = files.are_sound([folder / DONE]) and files.read_json(folder / DONE) == whole
+    # An earlier version did not note which networks it measured.
+    done = (
+        files.are_sound([folder / DONE]) and {"networks": whole["networks"], **files.read_json(folder / DONE)} == whole
+    )
     return done and files.are_sound(folder / name for name in names)
 
 

@@ -19,6 +19,13 @@ def example_cases(study: StudySettings, tasks: Tasks) -> tuple[str, ...]:
     return spread(tasks.splits[study.target][0].test, study.report.examples)
 
 
+def are_of(examples: Mapping[str, np.ndarray], shown: Sequence[str]) -> bool:
+    """Returns whether pictures are of these cases; an earlier version kept how many they are, and not which."""
+    kept = sum(name.startswith("image_") for name in examples)
+    known = [str(examples[f"case_{index}"]) for index in range(kept) if f"case_{index}" in examples]
+    return kept == len(shown) if len(known) < kept else known == [*shown]
+
+
 def keep_example(
     examples: dict[str, np.ndarray], index: int, case: CaseArrays, runs: Sequence[Run], maps: Iterable[np.ndarray]
 ) -> None:
@@ -26,6 +33,7 @@ def keep_example(
     where = slices.example_slice(case.reference)
     image = resize_image(case.image, case.record.own_shape, case.record.spacing_mm)[..., 0]
     examples[f"image_{index}"] = slices.upright(slices.grey(image[where]), image.ndim)
+    examples[f"case_{index}"] = np.array(case.record.name)
     examples[f"reference_{index}"] = slices.upright(case.reference[where].astype(np.uint8), image.ndim)
     examples[f"slice_{index}"] = np.array(slices.place_of(where), np.int64)
     for run, labels in sorted(zip(runs, maps, strict=True), key=lambda pair: shown_first(*pair[0].key[1:])):

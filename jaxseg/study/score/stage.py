@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import collections
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from jaxseg import data, hosts
+from jaxseg import checkpoint, data, hosts
 from jaxseg.data.volumes.resample import labels_from_probabilities, resize_linear
 from jaxseg.settings import StudySettings
 from jaxseg.study import files
@@ -27,6 +28,8 @@ CASES, ENSEMBLE = "cases", "ensemble"
 """What the part tables of a job and a set of cases hold: the scores of its runs, and those of its ensembles."""
 PART = f"{CASES}.csv"
 EXAMPLES = "examples.npz"
+NETWORKS = "scored.json"
+"""Checksums of the networks that the part tables are of, by table and step."""
 PRIORS = "priors"
 """The part tables of all arms without a network."""
 
@@ -41,9 +44,11 @@ def evaluate_job(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, pr
     rows_here = own_rows(study, job, hosts.index())
     for cases in case_sets(study, tasks) if rows_here else ():
         # With one host the part is the whole, which was asked about already.
-        parts = [workdir / job.directory / _part_name(name, rows_here, job) for name in _needed(cases)]
+        parts = [
+            workdir / job.directory / _part_name(name, rows_here, job) for name in _needed(study, workdir, job, cases)
+        ]
         whole = len(rows_here) == len(job.runs)
-        if not _is_scored(workdir, job, cases) and (whole or not files.are_sound(parts)):
+        if not _is_scored(study, workdir, tasks, job, cases) and (whole or not files.are_sound(parts)):
             _evaluate(study, workdir, tasks, Scoring(study, workdir, cases, job, rows_here), progress)
 
 
@@ -56,7 +61,8 @@ def _evaluate(study: StudySettings, workdir: Path, tasks: Tasks, scoring: Scorin
         files.write_table(path, pd.DataFrame(rows))
 
     if cases.is_internal:
-        for step in budget_steps(study, job):
+        _warn_of_lost_steps(study, workdir, job)
+        for step in budget_steps(study, workdir, job):
             write(budget_part(step), scoring.rows(step, progress=progress).of_runs)
     pictures: dict[str, np.ndarray] = {}
     found = scoring.rows(
@@ -72,11 +78,29 @@ def _evaluate(study: StudySettings, workdir: Path, tasks: Tasks, scoring: Scorin
     if study.evaluate.ensemble:
         write(cases.part(ENSEMBLE), found.of_ensembles)
     write(cases.part(CASES), found.of_runs)
+    if len(scoring.rows_here) == len(job.runs):
+        _note_networks(workdir, job, cases)
 
 
-def budget_steps(study: StudySettings, job: Job) -> tuple[int, ...]:
-    """Returns the shorter budgets whose networks are scored on test cases."""
+def budget_steps(study: StudySettings, workdir: Path, job: Job) -> tuple[int, ...]:
+    """Returns the shorter budgets whose networks are scored on test cases: those that are saved."""
+    return tuple(step for step in _wanted_steps(study, job) if step in _saved_steps(workdir, job))
+
+
+def _wanted_steps(study: StudySettings, job: Job) -> tuple[int, ...]:
     return job.program.train.scored_at[:-1] if study.evaluate.budget_tests else ()
+
+
+def _saved_steps(workdir: Path, job: Job) -> tuple[int, ...]:
+    return checkpoint.saved_steps(workdir / job.directory / "checkpoints")
+
+
+def _warn_of_lost_steps(study: StudySettings, workdir: Path, job: Job) -> None:
+    """Warns of shorter budgets whose networks are gone, such as those of a damaged checkpoint that was removed."""
+    lost = [str(step) for step in _wanted_steps(study, job) if step not in _saved_steps(workdir, job)]
+    if lost:
+        told = f"{workdir / job.directory}: the networks of step {', '.join(lost)} are gone, and are not scored"
+        warnings.warn(told, stacklevel=2)
 
 
 def budget_part(step: int) -> str:
@@ -84,14 +108,47 @@ def budget_part(step: int) -> str:
     return f"cases_{step}.csv"
 
 
-def _needed(cases: CaseSet) -> tuple[str, ...]:
+def _needed(study: StudySettings, workdir: Path, job: Job, cases: CaseSet) -> tuple[str, ...]:
     """The files without which a job is not scored on a set of cases."""
-    return (PART, EXAMPLES) if cases.is_internal else (cases.part(CASES),)
+    if not cases.is_internal:
+        return (cases.part(CASES),)
+    return (PART, EXAMPLES, *map(budget_part, budget_steps(study, workdir, job)))
 
 
-def _is_scored(workdir: Path, job: Job, cases: CaseSet) -> bool:
-    """Whether the files of all runs of a job are there as they were written."""
-    return files.are_sound(workdir / job.directory / name for name in _needed(cases))
+def _is_scored(study: StudySettings, workdir: Path, tasks: Tasks, job: Job, cases: CaseSet) -> bool:
+    """Whether the files of all runs of a job are there as they were written, of the networks that are there now."""
+    directory = workdir / job.directory
+    if not files.are_sound(directory / name for name in _needed(study, workdir, job, cases)):
+        return False
+    if cases.is_internal:
+        pictures = files.read_arrays(directory / EXAMPLES)
+        if pictures and not examples.are_of(pictures, examples.example_cases(study, tasks)):
+            return False
+    scored = _scored_networks(directory).get(cases.part(CASES), {})
+    if all(scored.get(step, mark) == mark for step, mark in _networks(workdir, job).items()):
+        return True
+    warnings.warn(
+        f"{directory}: its networks were trained anew since they were scored; they are scored anew", stacklevel=2
+    )
+    return False
+
+
+def _networks(workdir: Path, job: Job) -> dict[str, str]:
+    """Checksums of the networks of a job that are scored, by step."""
+    return checkpoint.networks_of(workdir / job.directory / "checkpoints", job.program.train.scored_at)
+
+
+def _scored_networks(directory: Path) -> dict[str, dict[str, str]]:
+    """Checksums of the networks that tables of scores are of; an earlier version did not note them."""
+    path = directory / NETWORKS
+    return files.read_json(path) if files.are_sound([path]) else {}
+
+
+def _note_networks(workdir: Path, job: Job, cases: CaseSet) -> None:
+    """Notes of which networks a job's table of scores is."""
+    directory = workdir / job.directory
+    noted = _scored_networks(directory) | {cases.part(CASES): _networks(workdir, job)}
+    files.write_json(directory / NETWORKS, noted)
 
 
 def _part_name(name: str, rows: Sequence[int], job: Job) -> str:
@@ -107,7 +164,7 @@ def merge_parts(study: StudySettings, workdir: Path, tasks: Tasks, job: Job) -> 
     directory = workdir / job.directory
     shares = [rows for host in range(hosts.count()) if (rows := own_rows(study, job, host))]
     for cases in case_sets(study, tasks):
-        if _is_scored(workdir, job, cases):
+        if _is_scored(study, workdir, tasks, job, cases):
             continue
         names = [cases.part(ENSEMBLE)] if study.evaluate.ensemble else []
         if cases.is_internal:
@@ -115,10 +172,11 @@ def merge_parts(study: StudySettings, workdir: Path, tasks: Tasks, job: Job) -> 
             for rows in shares:
                 examples.keep_shown(pictures, files.read_arrays(directory / _part_name(EXAMPLES, rows, job)))
             files.write_arrays(directory / EXAMPLES, pictures)
-            names += map(budget_part, budget_steps(study, job))
+            names += map(budget_part, budget_steps(study, workdir, job))
         for name in (*names, cases.part(CASES)):
             tables = [files.read_table(directory / _part_name(name, rows, job)) for rows in shares]
             files.write_table(directory / name, pd.concat(tables, ignore_index=True))
+        _note_networks(workdir, job, cases)
     # Also those of earlier processes, when there was another number of hosts.
     for part in directory.glob("part_[0-9]*-[0-9]*"):
         shutil.rmtree(part)

@@ -223,7 +223,7 @@ def budget_table(study: StudySettings, workdir: Path, jobs: tuple[Job, ...]) -> 
                 for step in scored_at
                 if step in place
             ]
-        steps = score_stage.budget_steps(study, job)
+        steps = score_stage.budget_steps(study, workdir, job)
         parts = [(step, workdir / job.directory / score_stage.budget_part(step)) for step in steps]
         for step, path in [*parts, (scored_at[-1], workdir / job.directory / score_stage.PART)] if steps else []:
             table = files.read_table(path)
