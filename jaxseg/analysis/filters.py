@@ -257,6 +257,7 @@ def start_end_auc(
     start: Float[np.ndarray, "runs *taps channels features"],
     end: Float[np.ndarray, "runs *taps channels features"],
     origin: Int[np.ndarray, " runs"] | None = None,
+    wave: Int[np.ndarray, " runs"] | None = None,
 ) -> Float[np.ndarray, " runs"]:
     """Return how well filters of trained networks can be told from their own starts: 0.5 not at all, 1 always.
 
@@ -269,11 +270,20 @@ def start_end_auc(
         start: Kernels of a layer before training.
         end: The same after training.
         origin: Number of the start of each run; None if each run has its own.
+        wave: When each run came to the study: it is told by runs of its own and earlier waves alone, so that what was
+            found of it stays. None if all came together.
 
     Returns:
         The area under the ROC curve on each run's filters; NaN with fewer than two starts.
     """
     runs = len(start)
+    if wave is not None and len(np.unique(wave)) > 1:
+        found = np.full(runs, np.nan)
+        for number in np.unique(wave):
+            there = wave <= number
+            areas = start_end_auc(start[there], end[there], None if origin is None else origin[there])
+            found[wave == number] = areas[wave[there] == number]
+        return found
     origin = np.arange(runs) if origin is None else origin
     origins = np.unique(origin)
     if len(origins) < 2:

@@ -67,6 +67,7 @@ def permuted_auc(
     kernels: Float[np.ndarray, "runs *taps channels features"],
     rng: np.random.Generator,
     origin: Int[np.ndarray, " runs"] | None = None,
+    wave: Int[np.ndarray, " runs"] | None = None,
 ) -> Float[np.ndarray, " runs"]:
     """Return how well trained filters can be told from their own weights in random order: 0.5 not at all, 1 always.
 
@@ -78,4 +79,4 @@ def permuted_auc(
         The values of `filters.start_end_auc`, on runs that the classifier was not trained on; NaN with fewer than two
         starts.
     """
-    return start_end_auc(permuted_within(kernels, rng), kernels, origin)
+    return start_end_auc(permuted_within(kernels, rng), kernels, origin, wave)

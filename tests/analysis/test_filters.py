@@ -171,6 +171,18 @@ def test_runs_of_one_start_are_not_known_by_it():
     np.testing.assert_array_equal(areas, 0.5)
 
 
+def test_what_was_found_of_runs_stays_when_others_come():
+    start = np.stack([drawn(seed, (3, 3, 8, 24)) for seed in range(8)])
+    end = start + 0.8 * np.stack([drawn(100 + seed, (3, 3, 8, 24)) for seed in range(8)])
+    before = filters.start_end_auc(start[:4], end[:4])
+    wave = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    found = filters.start_end_auc(start, end, wave=wave)
+    np.testing.assert_array_equal(found[:4], before)
+    together = filters.start_end_auc(start, end)
+    np.testing.assert_array_equal(found[4:], together[4:])
+    assert not np.array_equal(together[:4], before), "later runs would help to tell the first"
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_each_test_finds_its_control_and_says_at_which_share(shape):
     rng = np.random.default_rng(0)

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from configs import default
@@ -76,6 +77,14 @@ def test_tables_analyses_and_page_are_those_of_all_seeds(grown: Path) -> None:
     ensembles = files.read_table(grown / "results" / "ensemble_cases.csv")
     assert set(ensembles["n_members"]) == {4}, "which no job has the seeds of"
     assert set(ensembles["arm"]) == {"scratch", "transfer", "frozen_random_encoder"}
+
+
+def test_later_seeds_do_not_help_to_tell_the_filters_of_the_first(tiny_study: Path, grown: Path) -> None:
+    was, now = (files.read_table(place / "results" / "filters.csv") for place in (tiny_study, grown))
+    keys = ["arm", "seed", "layer", "step"]
+    first = now[now["seed"] < 2].set_index(keys).sort_index()["auc"]
+    assert first.notna().any()
+    pd.testing.assert_series_equal(first, was.set_index(keys).sort_index()["auc"])
 
 
 def test_seeds_that_came_later_train_as_if_they_had_been_there_from_the_start(grown: Path, tmp_path: Path) -> None:

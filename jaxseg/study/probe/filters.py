@@ -32,14 +32,14 @@ def filter_rows(networks: Networks, rng: np.random.Generator, permuting: np.rand
         rng: Generator of the null distributions.
         permuting: Generator of the order of weights within filters.
     """
-    rows = []
+    rows, wave = [], np.array(networks.waves) if networks.waves else None
     adaptive = networks.program.optim.name in ("adam", "adamw")  # whose steps have the size of the rate
     for layer, (start, end, trained) in networks.layers().items():
         null = filters.null_change(int(np.prod(start.shape[1:-1])))
         drawn = filters.distribution_null(start[0].size, rng)
         origin = _origins(start)
-        auc = filters.start_end_auc(start, end, origin)
-        auc_permuted = movement.permuted_auc(end, permuting, origin)
+        auc = filters.start_end_auc(start, end, origin, wave)
+        auc_permuted = movement.permuted_auc(end, permuting, origin, wave)
         own = networks.relative_rates(layer)
         walks = [movement.walk_length(rates * own) if trained else 0.0 for rates in networks.rates]
         taps = int(np.prod(start.shape[1:-2]))

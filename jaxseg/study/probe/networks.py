@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from jaxseg import averaging, checkpoint, logs, optim, trees
 from jaxseg.settings import StudySettings, TrainSettings
-from jaxseg.study.plan.jobs import Job
+from jaxseg.study.plan.jobs import Job, wave_of
 from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.study.plan.program import Program, param_labels
 from jaxseg.study.train.learning_rates import chosen_rates, with_rates
@@ -40,6 +40,8 @@ class Networks:
     """The learning rate of every step up to the end."""
     earlier: Mapping[int, Params] = dataclasses.field(default_factory=dict)
     """Parameters by step, at steps between start and end that are analysed as well."""
+    waves: tuple[int, ...] = ()
+    """The look or extension with which each run came to the study; empty if all came together."""
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -127,7 +129,8 @@ def read_networks(planned: PlannedStudy, train_cases: int, fold: int) -> Iterato
 def _read(
     planned: PlannedStudy, arm: str, pretrained: bool, found: list[tuple[Job, list[int], logs.TrainingLog]]
 ) -> Networks:
-    program = found[0][0].program
+    program, numbers = found[0][0].program, numbers_of_seeds(planned)
+    (settings,) = (own for own in planned.study.arms if own.name == arm)
     runs = [job.runs[index] for job, rows, _ in found for index in rows]
     order = np.argsort([run.key.seed for run in runs])
     directories = [(planned.workdir / job.directory / "checkpoints", rows) for job, rows, _ in found]
@@ -150,7 +153,14 @@ def _read(
         tuple(run.order_id for run in runs),
         np.concatenate([step_rates(job, log)[rows] for job, rows, log in found])[order],
         {step: at(step) for step in earlier_steps(planned.study, program.train) if step in saved},
+        tuple(wave_of(planned.study, settings, run, numbers) for run in runs) if len(numbers) > 1 else (),
     )
+
+
+def numbers_of_seeds(planned: PlannedStudy) -> tuple[int, ...]:
+    """Returns the numbers of seeds that something is said at: declared looks, and those before each extension."""
+    most = len(planned.study.seeds)
+    return tuple(sorted({most, *(count for count in (*planned.study.looks, *planned.waves) if count < most)}))
 
 
 def earlier_steps(study: StudySettings, settings: TrainSettings) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.study.plan.program import Program
 from jaxseg.study.predict import PredictSlabs
 from jaxseg.study.probe import filters, pictures, readout, representations, spread, variation
-from jaxseg.study.probe.networks import Networks, forward_program, read_networks, variants
+from jaxseg.study.probe.networks import Networks, forward_program, numbers_of_seeds, read_networks, variants
 from jaxseg.study.probe.probes import Probes, judged_cases, make_probes, rng_for, shown_cases
 from jaxseg.study.probe.representations import Represented
 from jaxseg.study.score.comparisons import baseline_of
@@ -117,7 +117,8 @@ def _measured_of(planned: PlannedStudy, train_cases: int, fold: int) -> dict[str
         if any((run.key.train_cases, run.key.fold) == (train_cases, fold) for run in job.runs)
     }
     made = {"tables": list(TABLES), "formulas": FORMULAS, "examples": planned.study.report.examples, "runs": runs}
-    return {**made, "networks": networks}
+    numbers = numbers_of_seeds(planned)
+    return {**made, "networks": networks, **({"waves": list(numbers)} if len(numbers) > 1 else {})}
 
 
 def _is_measured(folder: Path, whole: dict[str, Any]) -> bool:
