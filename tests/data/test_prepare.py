@@ -108,6 +108,15 @@ def test_one_slice_volumes_are_two_dimensional(make_task, write_set, tmp_path, v
     assert case.record.spacing_mm == (1.0, 1.0)
 
 
+def test_single_slices_that_are_taken_for_volumes_are_named(make_task, write_set, tmp_path, volume_of):
+    flat = volume_of(1, shape=(12, 1, 11))
+    folder = write_set(tmp_path / "set", {"x": flat, "y": flat})
+    for ndim, patch in ((2, (8, 8)), (3, (8, 1, 8))):
+        prepared = data.prepare_task(make_task(folder, patch=patch), ndim=ndim, store_dir=tmp_path / "store")
+        told = [text for name, text in prepared.report.warnings if not name]
+        assert told == (["every case is a single slice: with model.ndim = 2 they are images of two axes"] * (ndim == 3))
+
+
 def test_spacing_median_is_that_of_the_cases(make_task, write_set, save_nifti, tmp_path, volume_of):
     folder = write_set(tmp_path / "set", {name: volume_of(0) for name in "xyz"})
     for name, zooms in {"x": (1.0, 1.0, 2.0), "y": (1.0, 1.0, 4.0), "z": (2.0, 1.0, 4.0)}.items():

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from jaxseg.study import claims
+from jaxseg.study.claims.answer import plain_answer
 from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.filters import controlled_share
 from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED, UNDECIDED
@@ -295,6 +296,16 @@ def test_a_diverged_run_has_no_time_to_a_level():
     found = judge_claim("C1", gather(study._replace(tables={"curves": gone})))
     assert found.quantities[0].n_seeds == 7
     assert "has 7" in found.reason
+
+
+def test_one_validation_says_nothing_of_speed(study):
+    """All seeds are there at the only step that was looked at: a ratio of 1 without any uncertainty."""
+    curves = curves_study().tables["curves"]
+    last = curves[curves["step"] == curves["step"].max()]
+    found = plain_answer(gather(study._replace(tables=dict(study.tables) | {"curves": last})), Pair())
+    assert "; steps to 90% to 98% of scratch's level not known from so few validations." in found.text
+    assert "times" not in found.text
+    assert not {"ratio", "total"} & {q.key for q in found.quantities}
 
 
 def test_too_few_validations():

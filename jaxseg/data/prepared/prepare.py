@@ -164,10 +164,12 @@ def _with_slice_warnings(prepared: PreparedTask, task: TaskSettings) -> Prepared
 
 
 def _slice_warnings(cases: Sequence[CaseRecord], task: TaskSettings) -> tuple[tuple[str, str], ...]:
-    """Cases that are cut into slices although another axis has the thickest voxels."""
+    """Cases that are cut into slices although another axis has the thickest voxels, and slices taken for volumes."""
     axis = task.slice_axis
     if axis is None:
-        return ()
+        flat = any(all(size == 1 for size in sizes) for sizes in zip(*(case.own_shape for case in cases), strict=True))
+        told = "every case is a single slice: with model.ndim = 2 they are images of two axes"
+        return (("", told),) if flat else ()
     return tuple(
         (
             case.name,

@@ -91,15 +91,19 @@ def plain_answer(evidence: Evidence, pair: Pair, *, too_early: str = "") -> Answ
         pass
     try:
         by_key = {q.key: q for q in speed(evidence, pair)}
+        levels = f"{SPEED_LEVELS[0]:.0%} to {SPEED_LEVELS[-1]:.0%} of {pair.baseline}'s level"
+        if by_key["ratio"].low == by_key["ratio"].high:  # all seeds at the same step, the only one or nearly so
+            by_key = {}
+            parts.append(f"steps to {levels} not known from so few validations")
+        else:
+            parts.append(f"{_steps(by_key['ratio'])} to {levels}")
         quantities += [by_key[key] for key in ("ratio", "total") if key in by_key]
-        levels = f"{SPEED_LEVELS[0]:.0%} to {SPEED_LEVELS[-1]:.0%}"
-        parts.append(f"{_steps(by_key['ratio'])} to {levels} of {pair.baseline}'s level")
         if "total" in by_key:
             parts.append(f"{_steps(by_key['total'])} with pretraining counted")
     except (Lacking, Void):
         pass
     where = f"{evidence.record.target}, {size_name(evidence, evidence.size)}"
-    if not parts:
+    if not quantities:
         return Answer(f"{pair.arm} on {where}: nothing to compare with {pair.baseline}.", (), "", "", "", "")
     fewest = min(quantities, key=lambda q: q.n_seeds)
     seeds, counted = fewest.n_seeds, count_of_seeds(fewest.n_seeds, fewest.seeds_each)
