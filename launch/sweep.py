@@ -144,7 +144,10 @@ def run_points(folder: Path) -> int:
         argv = [sys.executable, "-m", "launch.study", *words, f"--workdir={point.workdir}"]
         command = sweep_jobs.Command(point.name, point.workdir, tuple(argv))
         state = sweep_jobs.state_of(point)
-        if state == "done" and is_outgrown(point.workdir, cli.parse_config(words)):
+        if state == "done" and (lost := sweep.lost_results(point.workdir)):
+            outgrown.append(command)
+            state = f"done before, writes anew what is damaged or gone: {lost}"
+        elif state == "done" and is_outgrown(point.workdir, cli.parse_config(words)):
             outgrown.append(command)
             state = "done before, goes on with what is new"
         terminal.say(f"{point.name}: {state}")

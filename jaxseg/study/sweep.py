@@ -22,7 +22,8 @@ from typing import Any
 import pandas as pd
 
 from jaxseg import manifest, workdirs
-from jaxseg.study import claims, files
+from jaxseg.manifest import DamagedError
+from jaxseg.study import claims, files, record
 from jaxseg.types import UserError
 
 Overrides = tuple[tuple[str, str], ...]
@@ -239,6 +240,19 @@ def failure(log: Path, status: int) -> str:
 # ------------------------------------------------------------------------------------------------------- the tables
 
 
+def lost_results(workdir: Path) -> str:
+    """Names the tables of a finished study that are damaged or gone; empty if all are as they were written."""
+    results = workdir / "results"
+    if not (workdir / record.NAME).exists():
+        return ""
+    if not files.was_written(results / "cases.csv"):
+        return "results/"
+    try:
+        return ", ".join(f"results/{name}" for name in sorted(manifest.check(results)))
+    except DamagedError as error:
+        return error.path.name
+
+
 def write_sweep(sweep: Path, name: str, points: Sequence[Point]) -> None:
     """Writes the list of points and every table over all points that are done.
 
@@ -248,22 +262,20 @@ def write_sweep(sweep: Path, name: str, points: Sequence[Point]) -> None:
     fields = list(points[0].values)
     rows = []
     for point in points:
-        record = point.record
+        noted = point.record
         rows.append(
             {
                 **_columns(point, fields),
                 "state": point.state,
-                "seconds": record.get("seconds"),
-                "attempts": record.get("attempts", 0),
-                "message": record.get("message") if point.state == "failed" else None,
+                "seconds": noted.get("seconds"),
+                "attempts": noted.get("attempts", 0),
+                "message": noted.get("message") if point.state == "failed" else None,
                 "workdir": str(point.workdir.relative_to(sweep)),
             }
         )
-    for stale in (sweep / "results").glob("*.csv"):
-        manifest.remove(stale)  # of other points, from an earlier command
-    files.write_table(sweep / "results" / "points.csv", pd.DataFrame(rows))
     done = [point for point in points if point.state == "done"]
     tables = dict.fromkeys(path.name for point in done for path in sorted((point.workdir / "results").glob("*.csv")))
+    made = {"points.csv": pd.DataFrame(rows)}
     for table in tables:
         if table.startswith("prepared_"):
             continue  # about the data of a point, not about its results
@@ -274,7 +286,11 @@ def write_sweep(sweep: Path, name: str, points: Sequence[Point]) -> None:
                 part = files.read_table(path)
                 lead = pd.DataFrame([_columns(point, fields)] * len(part), index=part.index)
                 parts.append(pd.concat([lead, part], axis=1))
-        files.write_table(sweep / "results" / table, pd.concat(parts, ignore_index=True))
+        made[table] = pd.concat(parts, ignore_index=True)
+    for stale in (sweep / "results").glob("*.csv"):
+        manifest.remove(stale)  # of other points, from an earlier command
+    for table, whole in made.items():
+        files.write_table(sweep / "results" / table, whole)
     _write_claims(sweep, done)
     files.write_json(
         sweep / RECORD,

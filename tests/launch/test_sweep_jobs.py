@@ -235,6 +235,21 @@ def test_finished_points_go_on_where_more_is_asked_for(tmp_path: Path, cluster: 
     assert {sweep.read_record(point)["state"] for point in points} == {"done"}
 
 
+def test_finished_points_with_damaged_or_lost_tables_go_on(tmp_path: Path):
+    points = [finished(tmp_path, seed) for seed in range(4)]
+    for point in points:
+        files.write_json(point / "study.json", {})
+        for table in ("cases", "summary"):
+            files.write_text(point / "results" / f"{table}.csv", "arm\n")
+    (points[0] / "results" / "summary.csv").write_text("other")
+    (points[1] / "results" / "summary.csv").unlink()
+    shutil.rmtree(points[2] / "results")
+    said = in_a_sweep("sweep.run_points(folder)", CONFIG, "--grid=base_seed=0;1;2;3", "--dry_run", tmp_path)
+    lost = "done before, writes anew what is damaged or gone:"
+    assert f"base_seed=0: {lost} results/summary.csv\nbase_seed=1: {lost} results/summary.csv\n" in said
+    assert f"base_seed=2: {lost} results/\nbase_seed=3: done\n4 points, 3 to run" in said
+
+
 def test_fewer_seeds_than_a_point_has_are_refused_before_anything_runs(tmp_path: Path):
     workdir = finished(tmp_path, 1, num_seeds=4)
     binding.write_binding(workdir, binding.Binding("id", "digest", 1, {}, {}, waves=(4,)))
