@@ -51,6 +51,7 @@ def _run_stages(
     if "report" in stages and hosts.is_first():
         if not (workdir / "results" / "cases.csv").exists():
             raise UserError(f"stage 'report' needs stage 'evaluate', which is not finished in {workdir}")
+        study_run.require_scores_of_all(planned, "report")
         if (workdir / "results" / "comparisons.csv").exists():
             terminal.say(tables.format_results(workdir))
         clock = Clock()

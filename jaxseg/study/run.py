@@ -131,6 +131,21 @@ def evaluate_jobs(planned: PlannedStudy, progress: Callable[[str], Progress]) ->
     tables.merge_examples(study, workdir, jobs, shown, planned.tasks.prepared[study.target].class_names)
 
 
+def require_scores_of_all(planned: PlannedStudy, wanted_by: str) -> None:
+    """Refuses to go on with the scores of a part of the seeds, as where a study was given more that are not scored.
+
+    Raises:
+        UserError: If some jobs are scored and others are not.
+    """
+    jobs = planned.plan.of_kind("train")
+    left = [job for job in jobs if not files.was_written(planned.workdir / job.directory / score_stage.PART)]
+    if 0 < len(left) < len(jobs):
+        raise UserError(
+            f"stage {wanted_by!r} needs stage 'evaluate', which is not finished in {planned.workdir} "
+            f"({left[0].directory}); run without --stages, which trains and scores what is new"
+        )
+
+
 def analyze(planned: PlannedStudy, progress: Progress) -> None:
     """Analyses the networks themselves, compares arms from the tables of the evaluation, and judges the claims.
 
@@ -143,6 +158,7 @@ def analyze(planned: PlannedStudy, progress: Progress) -> None:
             f"stage 'analyze' needs stage 'evaluate', which is not finished in {planned.workdir}; "
             f"run without --stages, or with --stages=evaluate,analyze"
         )
+    require_scores_of_all(planned, "analyze")
     if planned.study.analysis.cases:
         probe_stage.write_analyses(planned, progress)
     tables.write_comparisons(planned.study, planned.workdir)

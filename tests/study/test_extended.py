@@ -108,6 +108,19 @@ def test_a_study_is_not_cut(grown: Path) -> None:
         run_stages(tiny_config(), grown, stages=STAGES, progress=silent)
 
 
+def test_an_extension_of_which_nothing_is_trained_is_taken_back(tiny_study: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "study"
+    shutil.copytree(tiny_study, workdir)
+    run_stages(changed(num_seeds=20), workdir, stages=("prepare",), progress=silent)
+    assert json.loads((workdir / RECORD).read_text())["waves"] == [2, 20]
+    with pytest.raises(UserError, match=r"stage 'analyze' needs stage 'evaluate', .* \(train/train_\d/chunk_\d\)"):
+        run_stages(changed(num_seeds=20), workdir, stages=("analyze",), progress=silent)
+    run_stages(tiny_config(), workdir, stages=STAGES, progress=silent)
+    assert json.loads((workdir / RECORD).read_text())["waves"] == [2]
+    was, now = ((place / "results" / "cases.csv").read_bytes() for place in (tiny_study, workdir))
+    assert was == now
+
+
 def test_an_extended_study_is_left_alone_and_goes_on_without_its_records(grown: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "study"
     shutil.copytree(grown, workdir)

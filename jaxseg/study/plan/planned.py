@@ -85,7 +85,7 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> PlannedS
     except DamagedError:
         known = None  # made anew by `bind`, from what the data and the checkpoints say
     chunks, bound = chunks_of(study, workdir), None if known is None else known.tasks
-    waves = waves_of(study, workdir, read_trained(workdir).waves if known is None else known.waves)
+    waves = waves_of(study, workdir, _waves_before(study, workdir, known))
 
     # The first host writes the stores, the others read them.
     def prepare_all() -> Tasks:
@@ -112,6 +112,14 @@ def _recorded_stores(workdir: Path) -> Mapping[str, str]:
     except DamagedError:
         return {}
     return {} if found is None else found.stores
+
+
+def _waves_before(study: StudySettings, workdir: Path, known: Binding | None) -> tuple[int, ...]:
+    """The numbers of seeds that a study had; an extension of which no network was begun can be taken back."""
+    if known is not None and (not known.waves or len(study.seeds) >= known.waves[-1]):
+        return known.waves
+    trained = read_trained(workdir).waves
+    return trained if known is None or trained else known.waves
 
 
 def waves_of(study: StudySettings, workdir: Path, before: Sequence[int]) -> tuple[int, ...]:
