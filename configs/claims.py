@@ -6,7 +6,8 @@ SOURCE and TARGET are what `data` takes: folders of images and labels, or built-
 rate, chosen on a seed used for nothing else; the weights of the last fifth of the steps are averaged; training sets go
 from a few cases to all; there is a placebo and a positive control. Eight seeds are the first look at the data, and
 `--config.num_seeds=16` in the same workdir trains eight more for the second (docs/claims.md). On two CPU cores small
-volumes take many hours: `--dry_run` says how long, `train.steps` and `target.train_cases` make it shorter.
+volumes take many hours: `--dry_run` says how long, `target.train_cases` and `train.steps` (a multiple of 100) make it
+shorter.
 """
 
 from ml_collections import ConfigDict
@@ -35,10 +36,11 @@ def get_config(pair: str = "synthetic:blobs?seed=1,synthetic:blobs") -> ConfigDi
     config.optim.lr_sizes = "largest"
     config.train.average = 0.2
     config.train.steps = 1000
-    config.train.log_every = 10
-    config.train.eval_every = config.train.get_oneway_ref("steps") // 50
-    config.train.save_every = 250
-    config.pretrain.eval_every = 100
+    steps = config.train.get_oneway_ref("steps")  # also of another number on a command line
+    config.train.log_every = steps // 100
+    config.train.eval_every = steps // 50
+    config.train.save_every = steps // 4
+    config.pretrain.eval_every = steps // 10
     config.evaluate.val_overlap = 0.0
     config.analysis.half = True
     config.analysis.sizes = "largest"

@@ -82,6 +82,7 @@ def get_config(pair: str = "cardiac_ed_mr,hippocampus_mr") -> ConfigDict:
     if config.target.folds > 1:
         config.vary = "init,order,subset,fold"
     config.train.steps = SETS[target].get("steps", 500)
+    config.train.log_every, config.train.save_every, config.pretrain.eval_every = 10, 250, 100
     config.train.batch = 4 if config.model.ndim == 2 else 1
     config.evaluate.tolerance_mm = 2.0
     config.evaluate.val_limit = 2  # one of each of two patients, where patients have many images

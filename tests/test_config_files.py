@@ -12,6 +12,7 @@ from configs import auto, default, pairs, sources
 from jaxseg import data, losses, optim, settings, train, trees
 from jaxseg.models import MODELS
 from jaxseg.study.plan.jobs import check_networks
+from launch import cli
 from tests import training_parts
 
 FILES = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -153,3 +154,10 @@ def test_two_signs_pool_sets_to_one_source():
 def test_mistakes_in_a_list_of_sources_are_named(study, text):
     with pytest.raises(ValueError, match=text):
         sources.get_config(study)
+
+
+@pytest.mark.parametrize("steps", [100, 600, 3000])
+def test_the_study_of_the_claims_has_any_multiple_of_a_hundred_steps(steps):
+    words = ["--config=configs/claims.py", f"--config.train.steps={steps}"]
+    for arm in settings.parse(cli.parse_config(words)).arms:
+        assert (arm.train.steps, arm.train.eval_every) == (steps, steps // 50)
