@@ -18,7 +18,6 @@ import itertools
 import json
 import os
 import warnings
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -233,7 +232,7 @@ def networks_of(directory: Path, steps: Iterable[int]) -> dict[str, str]:
         with contextlib.suppress(UserError):
             sums = read_meta(directory, step)[CHECKSUMS]
             own = {path: sums[path] for path in sorted(sums) if path.startswith(_NETWORK)}
-            found[str(step)] = f"{zlib.crc32(json.dumps(own).encode()):08x}"
+            found[str(step)] = hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16]
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import matplotlib.figure
 import matplotlib.lines
 import numpy as np
-import PIL.Image
+import PIL.PngImagePlugin
 from jaxtyping import Float, Num
 
 from jaxseg.data import names
@@ -82,9 +82,9 @@ def write_contact_sheet(prepared: PreparedTask, path: Path, *, cases: int = 24) 
 def is_shown_by(path: Path, prepared: PreparedTask) -> bool:
     """Return whether a contact sheet is there and shows this store, and not one that was in its place before."""
     try:
-        with PIL.Image.open(path) as picture:
+        with PIL.PngImagePlugin.PngImageFile(path) as picture:
             return picture.info.get(_STORE) == prepared.directory.name
-    except OSError:  # none, or a damaged one
+    except (OSError, SyntaxError):  # none, or a damaged one
         return False
 
 
