@@ -210,6 +210,8 @@ def test_scores_of_shorter_budgets_are_made_anew_or_gone_without(tmp_path: Path)
         rerun(copied, **one)
     assert (part.read_bytes(), (copied / "results" / "budget.csv").read_bytes()) == (scores, budget)
     shutil.rmtree(part.parent / "checkpoints" / "2")
+    rerun(copied, **one)
+    assert (copied / "results" / "budget.csv").read_bytes() == budget, "scores of networks that are gone stay"
     manifest.remove(part)
     manifest.remove(part.parent / "cases.csv")
     with pytest.warns(UserWarning, match="the networks of step 2 are gone, and are not scored"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from jaxseg import checkpoint, data, hosts
+from jaxseg import checkpoint, data, hosts, manifest
 from jaxseg.data.volumes.resample import labels_from_probabilities, resize_linear
 from jaxseg.settings import StudySettings
 from jaxseg.study import files
@@ -63,7 +63,8 @@ def _evaluate(study: StudySettings, workdir: Path, tasks: Tasks, scoring: Scorin
     if cases.is_internal:
         _warn_of_lost_steps(study, workdir, job)
         for step in budget_steps(study, workdir, job):
-            write(budget_part(step), scoring.rows(step, progress=progress).of_runs)
+            if step in _saved_steps(workdir, job):
+                write(budget_part(step), scoring.rows(step, progress=progress).of_runs)
     pictures: dict[str, np.ndarray] = {}
     found = scoring.rows(
         job.program.train.steps,
@@ -83,8 +84,13 @@ def _evaluate(study: StudySettings, workdir: Path, tasks: Tasks, scoring: Scorin
 
 
 def budget_steps(study: StudySettings, workdir: Path, job: Job) -> tuple[int, ...]:
-    """Returns the shorter budgets whose networks are scored on test cases: those that are saved."""
-    return tuple(step for step in _wanted_steps(study, job) if step in _saved_steps(workdir, job))
+    """Returns the shorter budgets that have scores on test cases, or networks that are saved to be scored."""
+    saved, directory = _saved_steps(workdir, job), workdir / job.directory
+    return tuple(
+        step
+        for step in _wanted_steps(study, job)
+        if step in saved or manifest.damage(directory / budget_part(step)) is None
+    )
 
 
 def _wanted_steps(study: StudySettings, job: Job) -> tuple[int, ...]:
