@@ -262,8 +262,9 @@ def check_study(study: StudySettings) -> None:
         unused = task.test_data in ((), TaskSettings.test_data)
         need(unused, f"{where}.test_data", task.test_data, allowed)
         none = "source networks are trained once, on all cases of their task that are not held out"
-        need(task.train_cases == (0,), f"{where}.train_cases", task.train_cases, f"(0,): {none}")
-        need(task.folds == 1, f"{where}.folds", task.folds, f"1: {none}")
+        alike = task == study.target  # which is spoken of when the patients are known
+        need(alike or task.train_cases == (0,), f"{where}.train_cases", task.train_cases, f"(0,): {none}")
+        need(alike or task.folds == 1, f"{where}.folds", task.folds, f"1: {none}")
     need(not study.target.shuffle_labels, "target.shuffle_labels", True, "False: it is a control for source tasks")
     allowed = "a folder, or synthetic:NAME; 'target' is for the source task"
     need(study.target.data != "target", "target.data", study.target.data, allowed)
