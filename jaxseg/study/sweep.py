@@ -250,7 +250,7 @@ def lost_results(workdir: Path) -> str:
     try:
         return ", ".join(f"results/{name}" for name in sorted(manifest.check(results)))
     except DamagedError as error:
-        return error.path.name
+        return f"results/{error.path.name}"
 
 
 def write_sweep(sweep: Path, name: str, points: Sequence[Point]) -> None:

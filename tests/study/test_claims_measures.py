@@ -311,3 +311,10 @@ def test_one_validation_says_nothing_of_speed(study):
 def test_too_few_validations():
     found = judge_claim("C1", gather(curves_study(every=300)))
     assert "validated every 300 steps, needs at least every 60" in found.reason
+    whole = curves_study()
+    arms = {name: arm._replace(steps=40) for name, arm in whole.record.arms.items()}
+    curves = whole.tables["curves"]
+    steps = {step: 20 * (1 + place) for place, step in enumerate(sorted(curves["step"].unique())[1:3])}
+    short = curves[curves["step"].isin(steps)].assign(step=lambda rows: rows["step"].map(steps))
+    found = judge_claim("C1", gather(sim.study(whole.record._replace(arms=arms), curves=short)))
+    assert "scratch has 40 steps, needs at least 50, with a validation every fiftieth" in found.reason

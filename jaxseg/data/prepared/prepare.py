@@ -336,8 +336,7 @@ def _read(source: Source, files: CaseFiles, channels: int) -> RawCase:
         if isinstance(error.__context__, MemoryError):  # says something about this machine and nothing about the case
             raise MemoryError(str(error)) from error
         raise
-    if raw.image.shape[-1] != channels:
-        raise volume.BadCaseError(f"its image has {raw.image.shape[-1]} channel(s) and dataset.json names {channels}")
+    volume.check_channels(raw.image, channels)
     return raw
 
 

@@ -244,6 +244,16 @@ def _written_class(image: Any, header: Any) -> type:
     return nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
 
 
+def check_channels(image: Num[np.ndarray, "*spatial channels"], named: int) -> None:
+    """Check that an image has as many channels as its data set names.
+
+    Raises:
+        BadCaseError: It has more or fewer.
+    """
+    if image.shape[-1] != named:
+        raise BadCaseError(f"its image has {image.shape[-1]} channel(s) and dataset.json names {named}")
+
+
 def _finite(voxels: Num[np.ndarray, "*spatial channels"], path: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Put the smallest finite value of a channel where it has none."""
     bad = ~np.isfinite(voxels)

@@ -99,7 +99,8 @@ def with_external_sets(
     entries = entries_of(study.target, known)
     made = [_external_set(study, tasks, entry, store_dir, progress, known) for entry in entries]
     own = _entry(OWN, study.target, known)
-    if own is None or own.data not in [entry.data for entry in entries]:
+    places = [paths.expand(entry.data).resolve() for entry in entries]
+    if own is None or paths.expand(own.data).resolve() not in places:
         return dataclasses.replace(tasks, external=tuple(made))
     # The label maps that the target's folder has beside those of its training cases are used after all.
     target = tasks.prepared[study.target]

@@ -215,21 +215,15 @@ def _looks(
     looks, reasons = [], []
     for done, files in enumerate(chosen, start=1):
         try:
-            looks.append(_look(_read(source, files), kept, wanted, files.part))
+            raw = source.read(files)
+            volume.check_channels(raw.image, len(source.listing.modality))
+            looks.append(_look(raw, kept, wanted, files.part))
         except volume.BadCaseError as error:
             reasons.append(f"{files.name}: {error}")
         progress(f"looking at {source.listing.name}", done, len(chosen))
     if not looks:
         raise UserError("\n  ".join([f"none of {len(chosen)} cases of {data} that were tried can be read:", *reasons]))
     return looks
-
-
-def _read(source: Source, files: CaseFiles) -> RawCase:
-    """A case with as many channels as its set names."""
-    raw, named = source.read(files), len(source.listing.modality)
-    if raw.image.shape[-1] != named:
-        raise volume.BadCaseError(f"its image has {raw.image.shape[-1]} channel(s) and dataset.json names {named}")
-    return raw
 
 
 def _look(raw: RawCase, kept: Sequence[int], wanted: Sequence[tuple[str, Sequence[int]]], part: int) -> _Look:
