@@ -8,12 +8,9 @@ from typing import Any
 
 from jaxseg import hosts
 from jaxseg.report import write_report
-from jaxseg.study import recording
 from jaxseg.study import run as study_run
-from jaxseg.study.clock import Clock
 from jaxseg.study.plan.planned import PlannedStudy
 from jaxseg.study.score import tables
-from jaxseg.types import UserError
 from launch import live, terminal
 
 
@@ -40,6 +37,11 @@ def run_study(
 def _run_stages(
     config: Any, workdir: Path, stages: Sequence[str], page: live.LivePage, saved: Callable[[], None]
 ) -> PlannedStudy:
+    def report() -> None:
+        if (workdir / "results" / "comparisons.csv").exists():
+            terminal.say(tables.format_results(workdir))
+        terminal.say(f"report: {write_report(workdir).absolute()}")
+
     planned = study_run.run_stages(
         config,
         workdir,
@@ -47,15 +49,7 @@ def _run_stages(
         progress=page.watch(terminal.make_progress()),
         tell=terminal.say,
         saved=saved,
+        report=report,
     )
-    if "report" in stages and hosts.is_first():
-        if not (workdir / "results" / "cases.csv").exists():
-            raise UserError(f"stage 'report' needs stage 'evaluate', which is not finished in {workdir}")
-        study_run.require_scores_of_all(planned, "report")
-        if (workdir / "results" / "comparisons.csv").exists():
-            terminal.say(tables.format_results(workdir))
-        clock = Clock()
-        terminal.say(f"report: {write_report(workdir).absolute()}")
-        recording.add_spent(workdir, clock.end("report"))
     hosts.barrier("end")  # else the first to end would look lost to the others
     return planned

@@ -53,13 +53,6 @@ def write_study(planned: PlannedStudy, spent: Spent, rule_version: int) -> None:
     record.write(planned.workdir, planned_record(planned, rule_version, spent, before))
 
 
-def add_spent(workdir: Path, spent: Spent) -> None:
-    """Adds to study.json what a stage took that is done with the study's tables alone."""
-    before = record.read(workdir)
-    if before is not None:
-        record.write(workdir, dataclasses.replace(before, **_times(before, spent)))
-
-
 def planned_record(
     planned: PlannedStudy,
     rule_version: int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -35,8 +35,9 @@ def run_stages(
     progress: Callable[[str], Progress],
     tell: Callable[[str], None] = lambda line: None,
     saved: Callable[[], None] = lambda: None,
+    report: Callable[[], None] | None = None,
 ) -> PlannedStudy:
-    """Runs the requested stages up to `analyze` in order; each skips what is done.
+    """Runs the requested stages in order, while no other process works in the workdir; each skips what is done.
 
     Args:
         config: A config as made by a file in configs/.
@@ -45,6 +46,7 @@ def run_stages(
         progress: Makes the progress of a stage or job from its title.
         tell: Receives lines that a person should see at once, such as warnings about cases.
         saved: Called on the first host when a stage from `pretrain` on has ended and all of it is in the workdir.
+        report: Writes the page of the workdir's tables; without it the stage `report` does nothing.
 
     Returns:
         The study as planned.
@@ -70,13 +72,7 @@ def run_stages(
                 for line in preparation.write_preparation(planned.tasks, workdir, progress("prepare")):
                     tell(line)
             write_study(planned, clock.end("prepare"), claims.RULE_VERSION)
-        work: dict[str, Callable[[PlannedStudy], PlannedStudy | None]] = {
-            "pretrain": lambda planned: train_jobs(planned, "pretrain", progress, clock),
-            "train": lambda planned: train_arms(planned, progress, clock),
-            "evaluate": lambda planned: evaluate_jobs(planned, progress),
-            "analyze": lambda planned: analyze(planned, progress("analyze")),
-        }
-        for stage, do in work.items():
+        for stage, do in _work(progress, clock, report).items():
             if stage in stages:
                 clock.begin()
                 planned = do(planned) or planned
@@ -85,6 +81,19 @@ def run_stages(
                     write_study(planned, clock.end(stage), claims.RULE_VERSION)
                     saved()
     return planned
+
+
+def _work(
+    progress: Callable[[str], Progress], clock: Clock, report: Callable[[], None] | None
+) -> Mapping[str, Callable[[PlannedStudy], PlannedStudy | None]]:
+    """What each stage after `prepare` does, in order."""
+    work: dict[str, Callable[[PlannedStudy], PlannedStudy | None]] = {
+        "pretrain": lambda planned: train_jobs(planned, "pretrain", progress, clock),
+        "train": lambda planned: train_arms(planned, progress, clock),
+        "evaluate": lambda planned: evaluate_jobs(planned, progress),
+        "analyze": lambda planned: analyze(planned, progress("analyze")),
+    }
+    return work if report is None else work | {"report": lambda planned: write_page(planned, report)}
 
 
 def _claim(planned: PlannedStudy, config: ConfigDict, stages: Sequence[str]) -> PlannedStudy:
@@ -131,7 +140,7 @@ def evaluate_jobs(planned: PlannedStudy, progress: Callable[[str], Progress]) ->
     tables.merge_examples(study, workdir, jobs, shown, planned.tasks.prepared[study.target].class_names)
 
 
-def require_scores_of_all(planned: PlannedStudy, wanted_by: str) -> None:
+def _require_scores_of_all(planned: PlannedStudy, wanted_by: str) -> None:
     """Refuses to go on with the scores of a part of the seeds, as where a study was given more that are not scored.
 
     Raises:
@@ -158,9 +167,19 @@ def analyze(planned: PlannedStudy, progress: Progress) -> None:
             f"stage 'analyze' needs stage 'evaluate', which is not finished in {planned.workdir}; "
             f"run without --stages, or with --stages=evaluate,analyze"
         )
-    require_scores_of_all(planned, "analyze")
+    _require_scores_of_all(planned, "analyze")
     if planned.study.analysis.cases:
         probe_stage.write_analyses(planned, progress)
     tables.write_comparisons(planned.study, planned.workdir)
     claims.write_claims(planned.workdir)
     claims.write_shown(planned.workdir, confidence=planned.study.analysis.confidence)
+
+
+def write_page(planned: PlannedStudy, report: Callable[[], None]) -> None:
+    """Lets `report` write the page of a study whose networks are all scored, on the first host."""
+    if not hosts.is_first():
+        return
+    if not (planned.workdir / "results" / "cases.csv").exists():
+        raise UserError(f"stage 'report' needs stage 'evaluate', which is not finished in {planned.workdir}")
+    _require_scores_of_all(planned, "report")
+    report()

@@ -77,6 +77,11 @@ def test_every_arm_can_be_analysed_and_shown(study: Path, tmp_path: Path) -> Non
     run_stages(arms_config(), workdir, stages=("analyze",), progress=silent)
     assert set(ARMS) == set(files.read_table(workdir / "results" / "filters.csv")["arm"])
     assert write_report(workdir).stat().st_size > 0
+    spread = files.read_table(workdir / "results" / "variability.csv").query("arm == 'crossed'")
+    assert len(spread) > 5
+    assert spread["value"].notna().any()
+    assert spread[["ci_low", "ci_high"]].isna().all(axis=None)
+    assert set(spread["n_seeds"]) == {1}
 
 
 def test_the_variance_of_crossed_arms_is_split_by_stream(study: Path) -> None:
@@ -85,6 +90,11 @@ def test_the_variance_of_crossed_arms_is_split_by_stream(study: Path) -> None:
     assert sources["scratch"] == {"seed", "group", "seed x group"}
     assert {"init", "order", "init x order", "group"} <= sources["crossed"]
     assert len(sources["crossed"]) == 7
+    for name, arm in (("summary", "arm"), ("comparisons", "arm_a")):
+        rows = files.read_table(study / "results" / f"{name}.csv").query(f"{arm} == 'crossed'")
+        assert len(rows) > 0
+        assert rows[["ci_low", "ci_high"]].isna().all(axis=None)
+        assert set(rows["n_seeds"]) == {1}
 
 
 def entries(workdir: Path, **wanted: Any) -> list[dict[str, Any]]:

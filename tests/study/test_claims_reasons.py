@@ -166,13 +166,23 @@ def test_runs_of_a_crossed_arm_are_no_seeds_of_the_study():
     eight, sixteen = looked(8, looks=(8, 16), speed=2.5), looked(16, looks=(8, 16), speed=2.5)
     rows = sixteen.tables["curves"]
     crossed = rows[rows["arm"] == "scratch"].assign(arm="crossed")
-    arms = eight.record.arms | {"crossed": sim.arm()}
+    arms = eight.record.arms | {"crossed": sim.arm(crossed=True)}
     more = sim.study(
         eight.record._replace(arms=arms), curves=pd.concat([eight.tables["curves"], crossed], ignore_index=True)
     )
     found = claims.judging.judge_claims(more)["C1"]
     assert (found.look, found.quantities[0].confidence) == (8, pytest.approx(1 - 0.0054))
     assert claims.judging.judged_evidence(more).level == 0.0054
+
+
+def test_no_claim_is_judged_from_runs_of_crossed_streams():
+    """They share starts and orders of batches: sixteen of them are not sixteen seeds."""
+    study = looked(16, looks=(16,), speed=2.5)
+    assert judged(study, "C1").verdict == SUPPORTED
+    crossed = altered(study, {"arms": {"transfer": study.record.arms["transfer"]._replace(crossed=True)}})
+    found = judged(crossed, "C1")
+    assert (found.verdict, found.lacks) == ("", True)
+    assert "runs of transfer share ids of crossed random streams" in found.needs
 
 
 def test_undeclared_seeds_change_no_verdict_and_are_shown_apart():

@@ -34,7 +34,8 @@ def nested_config():
     made.target.test_cases = 4
     made.analysis.half = True
     made.arms = default.pick_arms("scratch")
-    made.arms[ARM] = default.arm("pretrained", "none", cross="init,order", cross_ids=(0, 1))
+    made.num_seeds = 4
+    made.arms[ARM] = default.arm("pretrained", "none", pretrain={"runs_per_source": 2})
     return made
 
 
@@ -75,14 +76,14 @@ def test_pairs_say_which_source_networks_their_runs_started_from(workdir, networ
 
 
 def test_runs_of_one_source_network_count_once_in_the_tables(workdir):
-    """Four crossed runs start from two source networks; those of scratch stand beside the first two, of one network."""
+    """Four runs start from two source networks."""
     summary = table(workdir, "summary").set_index("arm")["n_seeds"]
     layers = table(workdir, "layers").query("arm == @ARM and comparison in ('', 'own_start')")
-    assert (set(summary[ARM]), set(summary["scratch"])) == ({2}, {2})
+    assert (set(summary[ARM]), set(summary["scratch"])) == ({2}, {4})
     assert set(layers.dropna(subset=["value"])["n_seeds"]) == {2}
     compared = table(workdir, "comparisons")
-    assert set(compared["n_seeds"]) == {1}
-    assert compared["note"].str.contains("seeds of nested that share a source network count as one: 1 source").all()
+    assert set(compared["n_seeds"]) == {2}
+    assert compared["note"].str.contains("seeds of nested that share a source network count as one: 2 source").all()
 
 
 def test_runs_of_one_source_network_are_left_out_together_where_runs_are_said_to_differ(workdir):
@@ -91,7 +92,7 @@ def test_runs_of_one_source_network_are_left_out_together_where_runs_are_said_to
     assert set(found.loc[ARM, "n_seeds"]) == {2}
     jackknifed = found.loc[ARM].query("quantity != 'error_rate'")
     assert jackknifed[["ci_low", "ci_high"]].isna().all(axis=None)
-    assert set(found.loc["scratch", "n_seeds"]) == {2}
+    assert set(found.loc["scratch", "n_seeds"]) == {4}
 
 
 def test_how_far_representations_are_apart_is_that_of_the_end(workdir):

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from jaxseg import checkpoint, loop, trees
-from jaxseg.study import files, versions
+from jaxseg.study import files, record, versions
 from jaxseg.study.probe import stage as probe_stage
 from jaxseg.study.run import STAGES, run_stages
 from jaxseg.study.score import tables
@@ -141,10 +141,30 @@ def test_one_workdir_serves_one_process(tmp_path: Path) -> None:
         run_stages(tiny_config(), tmp_path, stages=STAGES, progress=silent)
 
 
-@pytest.mark.parametrize("stage", ["train", "evaluate", "analyze"])
+def test_the_page_is_written_while_no_other_process_may_work_there(tiny_study: Path, tmp_path: Path) -> None:
+    workdir, found = tmp_path / "study", []
+    shutil.copytree(tiny_study, workdir)
+    before = record.read(workdir)
+    run_stages(
+        tiny_config(),
+        workdir,
+        stages=["report"],
+        progress=silent,
+        report=lambda: found.append(files.is_locked(workdir)),
+    )
+    assert found == [True]
+    assert not files.is_locked(workdir)
+    after = record.read(workdir)
+    assert before is not None
+    assert after is not None
+    assert "report" in after.timing
+    assert (after.arms, after.runs) == (before.arms, before.runs)
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate", "analyze", "report"])
 def test_a_stage_needs_the_one_before(stage: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"stage '{stage}' needs stage"):
-        run_stages(tiny_config(), tmp_path / "study", stages=[stage], progress=silent)
+        run_stages(tiny_config(), tmp_path / "study", stages=[stage], progress=silent, report=pytest.fail)
 
 
 class CrashError(Exception):

@@ -75,6 +75,12 @@ def test_units_are_source_networks_unless_there_is_one_for_all() -> None:
     assert PAIRED._replace(one=frozenset({NESTED})).units(NESTED, seeds).tolist() == seeds.tolist()
 
 
+def test_runs_of_crossed_streams_are_one_unit() -> None:
+    sources = PAIRED._replace(crossed=frozenset({NESTED}))
+    assert len(set(sources.units(NESTED, np.array([1, 2, 3])))) == 1
+    assert not sources.shared(NESTED)
+
+
 def test_seeds_belong_together_that_share_a_source_in_any_arm() -> None:
     first, second = np.array([0, 0, 1, 1, 2]), np.array([7, 8, 8, 9, 5])
     assert joint_units([first, second]).tolist() == [0, 0, 0, 0, 4]
@@ -83,17 +89,24 @@ def test_seeds_belong_together_that_share_a_source_in_any_arm() -> None:
 
 
 def test_sources_are_read_off_the_record() -> None:
-    def run(arm: str, seed: int, source: int | None) -> SimpleNamespace:
-        return SimpleNamespace(arm=arm, seed=seed, source=None if source is None else RunKey("source", 0, 0, source))
+    def run(arm: str, seed: int, source: int | None, ids: tuple[int, ...] = ()) -> SimpleNamespace:
+        init, order, subset = ids or (seed,) * 3
+        key = None if source is None else RunKey("source", 0, 0, source)
+        return SimpleNamespace(arm=arm, seed=seed, source=key, init_id=init, order_id=order, subset_id=subset)
 
     runs = [run("scratch", 0, None), run(NESTED, 0, 0), run(NESTED, 1, 0), run(NESTED, 2, 1)]
     runs += [run("transfer_one", 0, 0), run("transfer_one", 1, 0)]
-    study = SimpleNamespace(arms=("scratch", NESTED, "transfer_one"))
+    runs += [
+        run("crossed", 10 * init + order, None, (init, order, 0)) for init, order in itertools.product((0, 1), (0, 1))
+    ]
+    runs += [run("orders", seed, None, (0, seed, 0)) for seed in range(3)]
+    study = SimpleNamespace(arms=("scratch", NESTED, "transfer_one", "crossed", "orders"))
     study.runs_of = lambda kind: runs if kind == "train" else []
     study.sources = lambda arm: StudyRecord.sources(study, arm)  # type: ignore[arg-type]
     found = sources_of(study)  # type: ignore[arg-type]
     assert found.of[NESTED] == {0: 0, 1: 0, 2: 1}
     assert found.one == {"transfer_one"}
+    assert found.crossed == {"crossed"}
     assert (found.shared(NESTED), found.shared("transfer_one"), found.shared("scratch")) == (True, False, False)
     assert sources_of(None).of == {}
 
@@ -115,6 +128,27 @@ def test_a_comparison_averages_the_runs_of_a_source_before_all_else() -> None:
     )
     few = compared(cases[cases["seed"] < 6], PAIRED)
     assert few["note"].startswith("fewer than 8 source networks: no verdict, p cannot be below 0.25; ")
+
+
+@pytest.mark.parametrize("first_seed", [0, 1000])
+def test_a_crossed_arm_has_its_mean_over_all_runs_and_no_interval(first_seed: int) -> None:
+    """Sixteen runs of four starts and four orders are no sixteen draws: none is independent of all others."""
+    cases = nested_cases(rng(0), first_seed=first_seed)
+    if first_seed:  # no seed in common, and other numbers of runs
+        cases = cases[(cases["arm"] == NESTED) | (cases["seed"] < 4)]
+    sources = Sources(crossed=frozenset({NESTED}))
+    row = compared(cases, sources)
+    means = cases.groupby("arm")["dsc"].mean()
+    assert row["mean_diff"] == pytest.approx(means[NESTED] - means["scratch"])
+    assert row[["ci_low", "ci_high"]].isna().all()
+    assert (row["n_seeds"], row["inference"]) == (1, "descriptive")
+    assert row["note"] == f"runs of {NESTED} share ids of crossed streams and count as one: no interval"
+    summary = comparisons.summary(cases, metrics=("dsc",), sources=sources)
+    own = summary[(summary["arm"] == NESTED) & (summary["label"] == "mean")].iloc[0]
+    assert own["mean"] == pytest.approx(means[NESTED])
+    assert own[["ci_low", "ci_high"]].isna().all()
+    assert own["n_seeds"] == 1
+    assert own["sd"] > 0
 
 
 @pytest.mark.parametrize("first_seed", [0, 1000])

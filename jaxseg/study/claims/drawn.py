@@ -77,7 +77,7 @@ def _units(runs: pd.Index, arm: str, sources: Sources) -> Int[np.ndarray, " runs
     """
     folds, seeds = (runs.get_level_values(name).to_numpy() for name in ("fold", "seed"))
     known = pd.DataFrame({"fold": folds, "seed": seeds, "unit": sources.units(arm, seeds)})
-    rotate = not known["seed"].duplicated().any()
+    rotate = not known["seed"].duplicated().any() and arm not in sources.crossed
     return known.groupby(["fold", "unit"] if rotate else "unit").ngroup().to_numpy()
 
 

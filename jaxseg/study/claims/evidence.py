@@ -185,15 +185,16 @@ ONE_RATE = "one learning rate for all arms that are compared (optim.lr_choice = 
 
 
 def units(evidence: Evidence, arm: str, seeds: Seeds) -> Seeds:
-    """Returns the unit of each seed of an arm: the seed itself, or the source network that several start from."""
+    """Returns the unit of each seed of an arm, see `score.units`."""
     return sources_of(evidence, arm).units(arm, seeds)
 
 
 def sources_of(evidence: Evidence, *arms: str) -> Sources:
-    """Returns the source networks of the runs of these arms, as far as the record has the arms."""
+    """Returns what runs of these arms share, as far as the record has the arms."""
     found = {arm: evidence.record.arms[arm] for arm in arms if arm in evidence.record.arms}
     one = frozenset(arm for arm, own in found.items() if own.one_source)
-    return Sources({arm: own.sources for arm, own in found.items()}, one)
+    crossed = frozenset(arm for arm, own in found.items() if own.crossed)
+    return Sources({arm: own.sources for arm, own in found.items()}, one, crossed)
 
 
 # -------------------------------------------------------------------------------------------------------------- runs

@@ -56,6 +56,7 @@ JUDGES: Mapping[str, Judge] = {
     "C11b": Judge(reuse.c11b, Pair()),
 }
 """The tests of the claims that one study can decide: all but C3."""
+CROSSED = "runs of {arms} share ids of crossed random streams: no independent sample; needs arms without cross"
 SEVERAL_STUDIES = "needs several studies: 8 targets of one source, with 4 noise levels of one of them beside"
 
 
@@ -93,8 +94,11 @@ def measure_claim(claim: str, evidence: Evidence, arms: Arms | None = None) -> M
     """Measures the quantities of a claim; returns a finding instead if they cannot be measured."""
     if claim not in JUDGES:
         return Finding(claim, "", SEVERAL_STUDIES, lacks=True)
+    about = arms_of(claim, evidence.record, arms)
+    if crossed := [arm for arm in about if arm in evidence.record.arms and evidence.record.arms[arm].crossed]:
+        return Finding(claim, "", CROSSED.format(arms=" and ".join(crossed)), lacks=True)
     try:
-        return JUDGES[claim].measure(evidence, arms_of(claim, evidence.record, arms))
+        return JUDGES[claim].measure(evidence, about)
     except Lacking as error:
         return Finding(claim, "", str(error), lacks=True)
     except Void as error:
@@ -224,9 +228,11 @@ def first_seeds(study: StudyTables, count: int) -> StudyTables:
 def number_of_seeds(study: StudyTables) -> int:
     """Returns the largest number of seeds of the arms that claims are about; of all arms if there are none of these.
 
-    An arm that crosses its random streams has as many seeds as it has pairs of them, whatever the study's number is.
+    An arm that crosses its random streams has as many seeds as it has pairs of them, whatever the study's number is,
+    and no claim is about it.
     """
-    about = {arm for claim in JUDGES for arm in arms_of(claim, study.record)}
+    crossed = {name for name, arm in study.record.arms.items() if arm.crossed}
+    about = {arm for claim in JUDGES for arm in arms_of(claim, study.record)} - crossed
     counts: dict[str, int] = {}
     for name in ("cases", "curves", "filters"):
         if name in study.tables:

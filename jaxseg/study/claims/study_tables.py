@@ -15,6 +15,7 @@ from jaxseg.study import files, record
 from jaxseg.study.claims.controls import CONTROLS
 from jaxseg.study.claims.rules import of_checkpoint
 from jaxseg.study.record import RecordedArm, RecordedRun, StudyRecord
+from jaxseg.study.score.units import is_crossed
 from jaxseg.types import UserError
 
 TABLES = ("cases", "curves", "filters", "filter_controls", "rewind", "similarity", "pairs", "coherence", "probes")
@@ -58,6 +59,8 @@ class ArmRecord(NamedTuple):
     """Seconds that the training of one of its source networks took; NaN if they were trained elsewhere."""
     one_draw: bool = False
     """Whether, at sizes below the full one, every seed has the same training cases."""
+    crossed: bool = False
+    """Whether its random streams are crossed, see `score.units`."""
     like: str = ""
     """A digest shared by arms that differ only in their learning rate."""
     training: str = ""
@@ -181,6 +184,7 @@ def read_record(study: StudyRecord) -> Record:
             start=" ".join(dict.fromkeys([*(name for name, _ in sources), _given(arm)])).strip(),
             pretrain_seconds=statistics.fmean(seconds) if seconds else math.nan,
             one_draw=_one_draw(own),
+            crossed=is_crossed(study, name),
             like=_likeness(arm, own, arm.settings),
             training=_likeness(arm, own, arm.training),
         )

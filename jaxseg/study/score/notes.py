@@ -36,10 +36,12 @@ def note(folds: Sequence[Contrast], left_out: int, arms: Sequence[str], sources:
     """
     notes, n_units = [], sum(len(fold.d) for fold in folds)
     what = "source networks" if _shared(folds) else "seeds"
-    if n_units < statistics.MIN_SEEDS:
+    if crossed := " and ".join(arm for arm in arms if arm in sources.crossed):
+        notes.append(f"runs of {crossed} share ids of crossed streams and count as one: no interval")
+    elif n_units < statistics.MIN_SEEDS:
         least = statistics.minimum_p(n_units)
         notes.append(f"fewer than {statistics.MIN_SEEDS} {what}: no verdict, p cannot be below {least:.2g}")
-    if _shared(folds):
+    if _shared(folds) and not crossed:
         named = " and ".join(arm for arm in arms if sources.shared(arm))
         n_seeds = sum(len(fold.row_of) for fold in folds)
         count = f"{plural(n_units, 'source network')} ({plural(n_seeds, 'seed')})"
@@ -50,7 +52,7 @@ def note(folds: Sequence[Contrast], left_out: int, arms: Sequence[str], sources:
         notes.append(f"{left_out} cases without a value for every run left out")
     if lacking := sum(not len(fold.d) for fold in folds) if len(folds) > 1 else 0:
         notes.append(f"no run of both arms in {lacking} of {len(folds)} folds: no mean over folds")
-    if not all(fold.paired for fold in folds if len(fold.d) or len(folds) == 1):
+    if not crossed and not all(fold.paired for fold in folds if len(fold.d) or len(folds) == 1):
         notes.append("no seed in common: matched in order")
     if not all(np.isfinite(fold.d).all() for fold in folds):
         notes.append("infinite distances: no interval")

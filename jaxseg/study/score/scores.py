@@ -300,19 +300,24 @@ def contrast(scores: Scores, weights: Mapping[str, float], metric: str, sources:
 
     Of folds that rotate over seeds it takes one, see `Scores.blocks`: no case has a value for every seed of all folds.
     Arms that share no seed at all (a placebo with seeds of its own) are matched in the order of their seeds. Seeds that
-    share a source network are averaged.
+    share a source network are averaged, and so are all runs of arms of which one is crossed, see `score.units`.
     """
     shared = scores.seeds[next(iter(weights))]
     for arm in weights:
         shared = np.intersect1d(shared, scores.seeds[arm])
     paired = bool(len(shared))
     count = min(len(scores.seeds[arm]) for arm in weights)
+    as_one = not paired and count > 0 and bool(sources.crossed & weights.keys())
     parts, labels, seeds = [], [], np.zeros(0, np.int64)
     for arm in weights:
-        rows = np.flatnonzero(np.isin(scores.seeds[arm], shared)) if paired else np.arange(count)
+        own = np.arange(len(scores.seeds[arm]))
+        rows = own[np.isin(scores.seeds[arm], shared)] if paired else own if as_one else own[:count]
         parts.append(scores.of(arm, metric)[rows])
         seeds = scores.seeds[arm][rows]
         labels.append(sources.units(arm, seeds))
+    if as_one:
+        parts, seeds = [part.mean(0, keepdims=True) for part in parts], seeds[:1]
+        labels = [seeds] * len(parts)
     complete = np.logical_and.reduce([~np.isnan(part).any(0) for part in parts])
     names, firsts, row_of = _rows(labels, seeds, paired)
     with np.errstate(invalid="ignore"):  # infinite minus infinite

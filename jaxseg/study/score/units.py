@@ -1,7 +1,9 @@
-"""Which seeds count as one: those that start from the same source network.
+"""Which seeds count as one: those that start from the same source network, and all of an arm whose streams are crossed.
 
 What a source network is like, all of its fine-tunings share. An interval that takes them for independent draws is too
-narrow, so that they are averaged first, and their source networks are counted in place of the seeds.
+narrow, so that they are averaged first, and their source networks are counted in place of the seeds. Where random
+streams are crossed, each run shares its start with some runs and its order of batches with others: no part of them is
+independent of the rest. Such an arm is there to split the variance, and its mean has no interval.
 """
 
 from __future__ import annotations
@@ -20,16 +22,23 @@ Seeds = Int[np.ndarray, " seeds"]
 
 
 class Sources(NamedTuple):
-    """The source networks that a study's runs start from."""
+    """What a study's runs share: source networks that they start from, and ids of crossed random streams."""
 
     of: Mapping[str, Mapping[int, int]] = MappingProxyType({})
     """The seed of the source network of each seed, by arm; arms that start at random may be missing."""
     one: frozenset[str] = frozenset()
     """Arms all of whose seeds start from one source network. What is found of them is of this network alone, and each
     seed counts."""
+    crossed: frozenset[str] = frozenset()
+    """Arms whose random streams are crossed: all of their runs count as one."""
 
     def units(self, arm: str, seeds: Seeds) -> Seeds:
-        """Returns the unit of each seed of an arm: the seed itself, or the source network that several start from."""
+        """Returns the unit of each seed of an arm: the seed itself, or the source network that several start from.
+
+        Seeds of a crossed arm are one unit.
+        """
+        if arm in self.crossed:
+            return np.zeros_like(seeds)
         found = self.of.get(arm, {})
         if arm in self.one or not set(map(int, seeds)) <= found.keys():
             return seeds
@@ -37,20 +46,28 @@ class Sources(NamedTuple):
 
     def shared(self, arm: str) -> bool:
         """Returns whether several, but not all, seeds of an arm start from the same source network."""
-        return arm not in self.one and len(set(self.of.get(arm, {}).values())) < len(self.of.get(arm, {}))
+        return arm not in self.one | self.crossed and len(set(self.of.get(arm, {}).values())) < len(
+            self.of.get(arm, {})
+        )
 
 
 EACH_ITS_OWN = Sources()
-"""No seed shares a source network with another."""
+"""No seed shares anything with another."""
+
+
+def is_crossed(study: StudyRecord, arm: str) -> bool:
+    """Returns whether the random streams of an arm are crossed: its runs share the ids of some, not of all."""
+    ids = {run.seed: (run.init_id, run.order_id, run.subset_id) for run in study.runs_of("train") if run.arm == arm}
+    return any(1 < len(set(of_stream)) < len(ids) for of_stream in zip(*ids.values(), strict=True))
 
 
 def sources_of(study: StudyRecord | None) -> Sources:
-    """Returns the source networks of a study's runs on the target; without a record each seed counts for itself."""
+    """Returns what a study's runs on the target share; without a record each seed counts for itself."""
     if study is None:
         return EACH_ITS_OWN
     found = {arm: own for arm in study.arms if (own := study.sources(arm))}
     one = {arm for arm, own in found.items() if len(own) > 1 and len(set(own.values())) == 1}
-    return Sources(found, frozenset(one))
+    return Sources(found, frozenset(one), frozenset(arm for arm in study.arms if is_crossed(study, arm)))
 
 
 def joint_units(labels: Sequence[Seeds]) -> Int[np.ndarray, " seeds"]:
