@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, cast
 
 import jax
@@ -66,17 +66,15 @@ def transfer_rules(init: str) -> trees.Rules:
     return rules[cast(Init, init)]
 
 
-def make_load_table(
-    start: Params, source: Params, rules: trees.Rules, *, adapt_channels: int | None = None
-) -> LoadTable:
+def make_load_table(start: Params, source: Params, rules: trees.Rules, *, adapt: Collection[str] = ()) -> LoadTable:
     """List what a transfer does with every parameter of both networks, from shapes alone.
 
     Args:
         start: Parameters (or their shapes) of the network to be trained.
         source: Parameters (or their shapes) of the source network.
         rules: See `transfer_rules`.
-        adapt_channels: Image channels of the network to be trained, if kernels that read the image are adapted to them;
-            None re-initialises kernels of another shape.
+        adapt: Paths of kernels that read the image, which are adapted to other image channels; kernels of another shape
+            that are not among them are re-initialised.
 
     Raises:
         UserError: A rule matches nothing.
@@ -94,8 +92,7 @@ def make_load_table(
             status = "random"
         else:
             status = _STATUS[wanted[path]] if other.get(path) == shape else "re-initialised"
-            reads_image = path.endswith("kernel") and len(shape) > 2 and shape[-2] == adapt_channels
-            if wanted[path] == "load" and reads_image and _differ_in_channels(shape, other.get(path)):
+            if wanted[path] == "load" and path in adapt and _differ_in_channels(shape, other.get(path)):
                 status = "adapted"
         rows.append(LoadRow(path, status, shape, other.get(path)))
     taken = {row.path for row in rows if row.status in _FOUND}
@@ -192,7 +189,7 @@ def transfer_params(
     rules: trees.Rules,
     *,
     key: Key[Array, ""] | None = None,
-    adapt_channels: int | None = None,
+    adapt: Collection[str] = (),
 ) -> tuple[Params, LoadTable]:
     """Start a network from the parameters of another, matched by path and shape.
 
@@ -202,7 +199,7 @@ def transfer_params(
         rules: See `transfer_rules`.
         key: Key for rules that say `mean_var`, which draw tensors from a normal with the mean and variance of the
             source tensor (Raghu et al. 2019, Transfusion).
-        adapt_channels: See `make_load_table`. Every channel of an adapted kernel is the sum of the source kernel over
+        adapt: See `make_load_table`. Every channel of an adapted kernel is the sum of the source kernel over
             channels, divided by the number of channels: on equal channels the response is that of the source.
 
     Returns:
@@ -211,7 +208,7 @@ def transfer_params(
     Raises:
         UserError: A rule matches nothing.
     """
-    table = make_load_table(start, source, rules, adapt_channels=adapt_channels)
+    table = make_load_table(start, source, rules, adapt=adapt)
     status = {row.path: row.status for row in table if row.shape is not None}
     given = trees.flatten(source)
 
@@ -232,11 +229,11 @@ def transfer_params(
 
 
 def make_start(
-    rules: trees.Rules, *, adapt_channels: int | None = None
+    rules: trees.Rules, *, adapt: Collection[str] = ()
 ) -> Callable[[Params, Params, Key[Array, ""]], Params]:
     """Return the array part of `transfer_params`, for use inside compiled code."""
 
     def start_from(start: Params, source: Params, key: Key[Array, ""]) -> Params:
-        return transfer_params(start, source, rules, key=key, adapt_channels=adapt_channels)[0]
+        return transfer_params(start, source, rules, key=key, adapt=adapt)[0]
 
     return start_from

@@ -47,7 +47,7 @@ def test_channels_are_adapted_when_asked():
         training_parts.random_params(classes=3, channels=1, seed=1),
     )
     rules = transfer.transfer_rules("pretrained")
-    params, table = transfer.transfer_params(start, source, rules, adapt_channels=2)
+    params, table = transfer.transfer_params(start, source, rules, adapt={FIRST})
     assert {path for path, status in statuses(table).items() if status != "loaded"} == {FIRST}
     assert statuses(table)[FIRST] == "adapted"
     assert not [row for row in table if row.status == "unused"]
@@ -64,13 +64,13 @@ def test_channels_are_adapted_when_asked():
     )
     # Three channels to two; kernels that do not read the image are not touched.
     three = training_parts.abstract_params(channels=3)
-    assert statuses(transfer.make_load_table(start, three, rules, adapt_channels=2))[FIRST] == "adapted"
+    assert statuses(transfer.make_load_table(start, three, rules, adapt={FIRST}))[FIRST] == "adapted"
     wider = training_parts.abstract_params(dataclasses.replace(training_parts.MODEL, widths=(2, 4)))
-    of_wider = transfer.make_load_table(training_parts.abstract_params(), wider, rules, adapt_channels=1)
+    of_wider = transfer.make_load_table(training_parts.abstract_params(), wider, rules, adapt={FIRST})
     assert "adapted" not in statuses(of_wider).values()
     # Part of the network alone, with the first kernel not asked for.
     rules = transfer.transfer_rules("pretrained:^decoder/")
-    assert statuses(transfer.make_load_table(start, source, rules, adapt_channels=2))[FIRST] == "random"
+    assert statuses(transfer.make_load_table(start, source, rules, adapt={FIRST}))[FIRST] == "random"
 
 
 ENCODER, DECODER, HEADS = r"^encoder/", r"^decoder/", r"^head/"
@@ -218,5 +218,5 @@ def test_what_is_frozen_though_it_starts_anew_is_named():
     with pytest.warns(UserWarning, match=rf"arm 'frozen' freezes 1 parameter.*such as {FIRST}: they stay"):
         transfer.warn_of_frozen(table, encoder, arm="frozen")
     transfer.warn_of_frozen(table, optim.freeze_labels(start, "decoder"), arm="silent: the head is trained")
-    adapted = transfer.make_load_table(start, source, rules, adapt_channels=2)
+    adapted = transfer.make_load_table(start, source, rules, adapt={FIRST})
     transfer.warn_of_frozen(adapted, encoder, arm="silent: the kernel is loaded")

@@ -144,11 +144,17 @@ def describe(
             "train_cases": run.train_cases,
             "fold": run.fold,
             "step": run.steps if step is None else step,
-            "average": study.record.average,
+            "average": _average(arm, step),
             "precision": arm.settings.train.compute.precision,
             "started_from": _checkpoint_of(study, arm),
         },
     }
+
+
+def _average(arm: Arm, step: int | str | None) -> float:
+    """The share of the steps whose weights were averaged for what a step holds; 0 where it holds those of the step."""
+    train = arm.settings.train
+    return train.average if step is None or step in train.scored_at else 0.0
 
 
 def _outputs(target: RecordedTask) -> dict[str, Any]:

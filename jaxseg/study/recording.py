@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +69,6 @@ def planned_record(
     """
     study, plan, tasks, binding = planned.study, planned.plan, planned.tasks, planned.binding
     runs = tuple(_runs(planned))
-    lost = [
-        Exclusion(named(run.key), f"diverged at step {run.diverged_at}") for run in runs if run.diverged_at is not None
-    ]
     refused = [Exclusion(*case) for prepared in tasks.prepared.values() for case in prepared.report.refused]
     trained_on = tuple(typed_json.from_tree(MadeWith, made) for made in _trained_on(planned))
     return StudyRecord(
@@ -104,7 +101,7 @@ def planned_record(
         chunks={} if binding is None else chunk_sizes(plan),  # before it trains, another machine may cut otherwise
         stores=_stores(tasks),
         **_times(before, spent),
-        exclusions=(*lost, *refused, *(Exclusion(*case) for case in left_out_of(tasks))),
+        exclusions=(*_lost(runs), *refused, *(Exclusion(*case) for case in left_out_of(tasks))),
         vary=study.vary,
         waves=planned.waves,
         looks=study.looks if binding is None else binding.looks,
@@ -112,6 +109,15 @@ def planned_record(
         external=tuple(RecordedSet(one.name, one.prepared.name, one.cases) for one in tasks.external),
         exploratory=_why_exploratory(planned),
     )
+
+
+def _lost(runs: Sequence[RecordedRun]) -> Iterator[Exclusion]:
+    """The runs that diverged, by themselves or before they began."""
+    dead = {run.key for run in runs if run.diverged_at is not None}
+    for run in runs:
+        if run.diverged_at is not None:
+            own = f"diverged at step {run.diverged_at}"
+            yield Exclusion(named(run.key), "its source network diverged" if run.source in dead else own)
 
 
 def _times(before: StudyRecord | None, spent: Spent | None) -> dict[str, Any]:

@@ -56,6 +56,19 @@ def test_a_state_dict_is_read_by_its_own_library(command: Command, tiny_study: P
     assert inside.items() <= about.items()
 
 
+def test_the_average_is_that_of_the_arm_and_of_the_step(tiny_study: Path) -> None:
+    """An arm may have its own, and a start, or the best validated network, averages nothing."""
+    study = jaxseg.load(tiny_study)
+    arm = study.arm("transfer")
+    train = dataclasses.replace(arm.settings.train, average=0.5)
+    arm = dataclasses.replace(arm, settings=dataclasses.replace(arm.settings, train=train))
+    averages = {
+        step: export.describe(study, arm, seed=1, kind="jax", step=step)["trained"]["average"]
+        for step in (None, 0, *train.scored_at, "best")
+    }
+    assert averages == {None: 0.5, 0: 0.0, **dict.fromkeys(train.scored_at, 0.5), "best": 0.0}
+
+
 ELSEWHERE = """
 import sys
 import jax.export, numpy as np

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+import types
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,13 @@ from ml_collections import ConfigDict
 
 from configs import default
 from jaxseg import settings, trees
-from jaxseg.study import recording, typed_json
+from jaxseg.report import write_report
+from jaxseg.study import files, record, recording, typed_json
 from jaxseg.study.plan import planned, seen, source_networks
 from jaxseg.study.plan.tasks import prepare_tasks
 from jaxseg.study.run import STAGES, prepare, run_stages
 from jaxseg.types import UserError
-from tests.image_sets import write_set
+from tests.image_sets import make_volume, write_set
 from tests.study.test_arms import entries, params_of
 from tests.study.test_tasks import two_dimensional
 from tests.tiny_study import silent, tiny_config
@@ -203,3 +207,70 @@ def test_a_transfer_that_loads_too_little_is_refused_before_anything_is_trained(
     with pytest.raises(UserError, match=r"arm 'transfer': only \d+ of \d+ parameters .*head/bias"):
         run_stages(made, tmp_path / "study", stages=STAGES, progress=silent)
     assert not (tmp_path / "study" / "train").exists()
+
+
+def test_a_network_that_diverged_is_no_start(tiny_study: Path, tmp_path: Path) -> None:
+    """Its last sound weights are hardly trained: an arm that starts from them shows nothing of its source."""
+    shutil.copytree(tiny_study, tmp_path / "given")
+    found = record.read(tmp_path / "given")
+    assert found is not None
+    runs = [
+        dataclasses.replace(run, diverged_at=3) if (run.kind, run.seed) == ("pretrain", 1) else run
+        for run in found.runs
+    ]
+    record.write(tmp_path / "given", dataclasses.replace(found, runs=tuple(runs)))
+    with pytest.raises(UserError, match=r"seed 1 diverged at step 3, and is no start; set seed_ids \(or base"):
+        run_stages(given_config(tmp_path / "given"), tmp_path / "study", stages=[], progress=silent)
+    one = given_config(tmp_path / "given", share="one")
+    assert run_stages(one, tmp_path / "study", stages=[], progress=silent).plan.of_kind("train")
+
+
+def test_runs_are_left_out_whose_source_network_diverged(tmp_path: Path) -> None:
+    """Images of 1e30 without norms: no source network survives, and all that starts from one is said to be lost."""
+    volumes = {f"c{i}": make_volume(i, (12, 12, 8)) for i in range(8)}
+    write_set(tmp_path / "target", volumes)
+    write_set(tmp_path / "source", {case: (image * 1e30, label) for case, (image, label) in volumes.items()})
+    made = tiny_config()
+    made.model.norm, made.source.normalization, made.source.foreground = "none", "none", 0.0
+    made.source.data, made.target.data = str(tmp_path / "source"), str(tmp_path / "target")
+    for task in (made.source, made.target):
+        task.as_slices, task.patch, task.val_cases, task.test_cases = "axial", (8, 8), 2, 2
+    made.arms = default.pick_arms("scratch", "transfer")
+    workdir = tmp_path / "study"
+    with pytest.warns(
+        UserWarning, match=r"transfer/n0_fold0/seed_0, .*: the source network diverged, so that there is"
+    ):
+        run_stages(made, workdir, stages=("prepare", "pretrain", "train", "evaluate", "analyze"), progress=silent)
+    found = record.read(workdir)
+    assert found is not None
+    assert {(run.arm, run.diverged_at) for run in found.runs} == {("source", 0), ("scratch", None), ("transfer", 0)}
+    reasons = {entry.case: entry.reason for entry in found.exclusions}
+    assert reasons["source/n0_fold0/seed_0"] == "diverged at step 0"
+    assert reasons["transfer/n0_fold0/seed_1"] == "its source network diverged"
+    assert set(files.read_table(workdir / "results" / "cases.csv")["arm"]) == {"scratch"}
+    text = write_report(workdir).read_text(encoding="utf-8")
+    assert "Of these, 2 had no start, as the source network diverged." in text
+
+
+@pytest.mark.parametrize(("labels", "warned"), [(("c", "a"), True), (("x", "y"), False), (("a", "c"), False)])
+def test_labels_and_channels_in_another_order_are_warned_of(
+    labels: tuple[str, str], warned: bool, tmp_path: Path
+) -> None:
+    prepared = types.SimpleNamespace(labels=("a", "c"), regions=None, modality=("T1", "T2"), channels=2)
+    source = types.SimpleNamespace(labels=labels, regions=None, modality=("T1", "T2"), channels=2)
+    made = tiny_config()
+    made.arms = default.pick_arms("scratch", "transfer", "transfer_encoder", "mean_var")
+    study = settings.parse(made)
+    tasks = {study.target: prepared, next(arm.source for arm in study.arms if arm.name == "transfer"): source}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        source_networks.warn_of_orders(study, tasks)
+    told = [str(warning.message) for warning in caught]
+    assert bool(told) == warned
+    if warned:
+        assert "the outputs of its source are c, a, the target's a, c: the head is loaded in their order" in told[0]
+        assert told[0].startswith("arm transfer:")
+    source.modality = ("T2", "T1")
+    source.labels = prepared.labels
+    with pytest.warns(UserWarning, match="channels of its source are T2, T1, the target's T1, T2"):
+        source_networks.warn_of_orders(study, tasks)

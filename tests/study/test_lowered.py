@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg import seeds
+from jaxseg import seeds, trees
 from jaxseg.models import conv
 from jaxseg.settings import (
     AugmentSettings,
@@ -25,7 +25,7 @@ from jaxseg.settings import (
     TaskSettings,
     TrainSettings,
 )
-from jaxseg.study.plan.program import Program
+from jaxseg.study.plan.program import Program, abstract_params, kernels_of_images
 from jaxseg.study.train import lowered
 from jaxseg.types import RunKey
 
@@ -137,3 +137,16 @@ def test_what_a_tpu_could_not_run_is_found() -> None:
     (count,) = jax.export.symbolic_shape("n")
     of_any = jax.export.export(jax.jit(jnp.sin))(jax.ShapeDtypeStruct((count, 2), jnp.float32)).mlir_module()
     assert any(fault.startswith("shape ") for fault in faults(of_any))
+
+
+@pytest.mark.parametrize("name", ["unet", "vnet", "multiscale_fcn", "nnunet"])
+def test_kernels_that_read_the_image_are_told_from_those_that_have_as_many_channels(name: str) -> None:
+    """The first level has two channels, as the image has: a kernel of another width there is no image's."""
+    found = program_of(name, channels=2)
+    shapes = {path: leaf.shape for path, leaf in trees.flatten(abstract_params(found)).items()}
+    kernels = kernels_of_images(found)
+    assert kernels
+    assert all(path.endswith("kernel") and shapes[path][-2] == 2 for path in kernels)
+    alike = {path for path, shape in shapes.items() if path.endswith("kernel") and shape[-2] == 2}
+    assert kernels < alike
+    assert kernels_of_images(dataclasses.replace(found, channels=3)) == kernels

@@ -45,9 +45,10 @@ def notices(tables: Tables) -> Iterator[Block]:
         names += [f"{len(diverged) - 5} more"] if len(diverged) > 5 else []
         yield Notice(
             sentence(
-                "<b>{n} diverged</b> ({names}). {scored} Learning curves leave them out of means.",
+                "<b>{n} diverged</b> ({names}).{heirs} {scored} Learning curves leave them out of means.",
                 n=plural(len(diverged), "run"),
                 names=listing(names),
+                heirs=_heirs(diverged),
                 scored=_fate_of(diverged, tables),
             )
         )
@@ -63,6 +64,12 @@ def notices(tables: Tables) -> Iterator[Block]:
                 of_arms="" if all_of_them else f" of {listing(shared)}",
             )
         )
+
+
+def _heirs(diverged: list[RecordedRun]) -> str:
+    dead = {run.key for run in diverged}
+    count = sum(run.source in dead for run in diverged)
+    return f" Of these, {count} had no start, as the source network diverged." if count else ""
 
 
 def _fate_of(diverged: list[RecordedRun], tables: Tables) -> str:

@@ -21,6 +21,7 @@ from jaxseg.study.plan.program import (
     Program,
     TaskSize,
     abstract_params,
+    kernels_of_images,
     measure,
     param_labels,
     runs_that_fit,
@@ -144,8 +145,8 @@ def _start_is_drawn(table: LoadTable | None) -> bool:
 
 def load_table(arm: ArmSettings, program: Program, source: Any) -> Any:
     """Makes the table of what an arm's transfer does with each parameter, from the shapes of its source network."""
-    adapt = program.channels if arm.pretrain.adapt_channels else None
-    return make_load_table(abstract_params(program), source, transfer_rules(arm.init), adapt_channels=adapt)
+    adapt = kernels_of_images(program) if arm.pretrain.adapt_channels else ()
+    return make_load_table(abstract_params(program), source, transfer_rules(arm.init), adapt=adapt)
 
 
 def make_plan(

@@ -102,6 +102,7 @@ def prepare(study: StudySettings, workdir: Path, progress: Progress) -> PlannedS
         _check_given_unchanged(study, known)
     plan = plan_jobs(study, tasks, chunks, waves)
     source_networks.warn_of_differences(study)
+    source_networks.warn_of_orders(study, tasks.prepared)
     return PlannedStudy(study, workdir, tasks, plan, waves, known)
 
 

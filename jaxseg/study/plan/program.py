@@ -145,6 +145,13 @@ def abstract_params(program: Program) -> Any:
     return _abstract_params(dataclasses.replace(program, form="auto").network, image_shape(program))
 
 
+def kernels_of_images(program: Program) -> frozenset[str]:
+    """Returns the paths of the kernels that read the image, whose shapes another number of channels would change."""
+    one_more = dataclasses.replace(program, channels=program.channels + 1)
+    own, other = (trees.flatten(abstract_params(of)) for of in (program, one_more))
+    return frozenset(path for path, leaf in own.items() if leaf.shape != other[path].shape)
+
+
 @functools.lru_cache(maxsize=64)  # tracing a network takes a second, and a plan asks for the same ones often
 def _abstract_params(model: Network, shape: tuple[int, ...]) -> Any:
     image = jax.ShapeDtypeStruct(shape, jnp.float32)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxseg import checkpoint, paths
+from jaxseg import checkpoint, logs, paths
+from jaxseg.data import PreparedTask
 from jaxseg.reserved import SOURCE, is_source
-from jaxseg.settings import ArmSettings, PretrainSettings, StudySettings
+from jaxseg.settings import ArmSettings, PretrainSettings, StudySettings, TaskSettings
 from jaxseg.study import record, recorded_runs, source_folder
 from jaxseg.study.plan.jobs import Plan, find
 from jaxseg.study.plan.runs import Run, target_runs, trial_runs
 from jaxseg.study.plan.seen import past_of
-from jaxseg.study.record import Pretraining, RecordedTask, StudyRecord
+from jaxseg.study.record import Pretraining, RecordedRun, RecordedTask, StudyRecord
 from jaxseg.study.recorded_runs import Place
 from jaxseg.transfer import for_head_of
 from jaxseg.types import Params, RunKey, UserError
@@ -51,7 +53,7 @@ def locate_given(arm: ArmSettings) -> Locate:
         return _locate_import(path, settings, what)
     if found := record.read(path):
         runs = [run for run in found.runs if run.kind != "select"]
-        entries: Entries = [(run.key, functools.partial(recorded_runs.place_of, path, run)) for run in runs]
+        entries: Entries = [(run.key, functools.partial(_sound_place, path, run, what)) for run in runs]
     else:
         entries = _checkpoint_runs(path, what)
     wanted = settings.from_arm or SOURCE
@@ -91,6 +93,15 @@ def locate_given(arm: ArmSettings) -> Locate:
         return place
 
     return theirs
+
+
+def _sound_place(workdir: Path, run: RecordedRun, what: str) -> Place:
+    if run.diverged_at is not None:
+        raise UserError(
+            f"{what}: its network of seed {run.seed} diverged at step {run.diverged_at}, and is no start; set seed_ids "
+            f"(or base_seed, with pretrain.share = 'one') to others"
+        )
+    return recorded_runs.place_of(workdir, run)
 
 
 def _check_one_source(found: StudyRecord, what: str) -> None:
@@ -212,6 +223,14 @@ def read_source(where: Locate, run: Run) -> Params:
     return checkpoint.read_seed(*where(run.source))
 
 
+def has_diverged(workdir: Path, plan: Plan, arm: ArmSettings, run: Run) -> bool:
+    """Returns whether a run starts from a network of this study that diverged: its last sound weights are no start."""
+    if run.source is None or arm.pretrain.from_workdir:
+        return False
+    job, index = find(plan, run.source)
+    return logs.read_log(workdir / job.directory, len(job.runs)).diverged_at[index] is not None
+
+
 def read_start(workdir: Path, plan: Plan, arm: ArmSettings, run: Run, *, overlaps: bool) -> Params:
     """Reads the parameters of a run's source network, without a head of another kind; see `transfer.for_head_of`.
 
@@ -287,6 +306,40 @@ def warn_of_differences(study: StudySettings) -> None:
                 f"images normalised by {theirs!r}",
                 stacklevel=3,
             )
+
+
+def warn_of_orders(study: StudySettings, prepared: Mapping[TaskSettings, PreparedTask]) -> None:
+    """Warns of arms whose source has the target's labels or channels in another order: weights are loaded by position.
+
+    Sources with other names are no doubt: that a tumour starts as a nucleus is what is asked for.
+    """
+    target, found = prepared[study.target], dict[str, list[str]]()
+    for arm in study.arms:
+        if arm.kind != "network" or not arm.init.startswith("pretrained"):
+            continue
+        own = None if arm.pretrain.from_workdir else prepared.get(arm.source)
+        theirs = given_task(arm) if own is None else own
+        if own is not None and len(own.modality) == target.channels > 1 and own.modality != target.modality:
+            channels = f"the channels of its source are {', '.join(own.modality)}, the target's"
+            found.setdefault(f"{channels} {', '.join(target.modality)}: they are taken in their order", []).append(
+                arm.name
+            )
+        asked = arm.pretrain.objective == "labels" and re.search(arm.init.partition(":")[2], "head/kernel")
+        if theirs is not None and asked and _reordered(theirs, target):
+            labels = (
+                f"the outputs of its source are {', '.join(theirs.labels)}, the target's {', '.join(target.labels)}"
+            )
+            mend = "give both the same order, or leave the head out (init = 'pretrained:^(encoder|decoder)/')"
+            found.setdefault(f"{labels}: the head is loaded in their order; {mend}", []).append(arm.name)
+    for text, arms in found.items():
+        warnings.warn(f"{'arm' if len(arms) == 1 else 'arms'} {', '.join(arms)}: {text}", stacklevel=3)
+
+
+def _reordered(source: PreparedTask | RecordedTask, target: PreparedTask) -> bool:
+    """Whether two heads of the same kind and size have a name in common at different places."""
+    alike = len(source.labels) == len(target.labels) and (source.regions is None) == (target.regions is None)
+    places = {name: place for place, name in enumerate(target.labels)}
+    return alike and any(places.get(name, place) != place for place, name in enumerate(source.labels))
 
 
 def given_digests(study: StudySettings) -> dict[str, dict[str, str]]:

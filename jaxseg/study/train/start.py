@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import numpy as np
 import optax
 
 from jaxseg import optim, train, transfer, trees
+from jaxseg.data.names import several
 from jaxseg.settings import StudySettings
 from jaxseg.streams import jit_draws, stream_key
 from jaxseg.study.plan import source_networks
 from jaxseg.study.plan.jobs import Job, Plan, load_table
-from jaxseg.study.plan.program import Program, image_shape, own_labels, training_part
+from jaxseg.study.plan.program import Program, image_shape, kernels_of_images, own_labels, training_part
 from jaxseg.study.plan.runs import Run
 from jaxseg.types import Frozen, Params, TrainState
 
@@ -52,7 +54,8 @@ def make_init(
     """Returns the shapes of one run's state, a function that makes all starts, and one that makes what runs share.
 
     Each run is initialised by itself by one small compiled program per kind of start, so that its weights do not
-    depend on which other runs the job has.
+    depend on which other runs the job has. Where a source network of this study diverged, what would be loaded from it
+    is not a number: the runs that start from it have diverged before their first step, and are left out as such.
     """
     program = job.program
     arms = {arm.name: arm for arm in study.arms}
@@ -64,11 +67,27 @@ def make_init(
         source = {}
         if arm is not None and run.source is not None:
             source = source_networks.read_start(workdir, plan, arm, run, overlaps=program.regions is not None)
+            if source_networks.has_diverged(workdir, plan, arm, run):
+                source = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), source)
         return compiled(run.init, adapt, np.uint32(run.init_id), np.uint32(run.order_id), source)
+
+    def starts() -> TrainState:
+        lost = [
+            run.name()
+            for run in job.runs
+            if run.key.arm in arms and source_networks.has_diverged(workdir, plan, arms[run.key.arm], run)
+        ]
+        if lost:
+            warnings.warn(
+                f"{several(lost)}: the source network diverged, so that there is no start and the run is left out; "
+                "pretraining may need a smaller pretrain.lr or optim.clip_norm, in a new workdir",
+                stacklevel=2,
+            )
+        return trees.stack([start_of(run)[0] for run in job.runs])
 
     return (
         like,
-        lambda: trees.stack([start_of(run)[0] for run in job.runs]),
+        starts,
         lambda: start_of(job.runs[0])[1] if program.shared is not None else {},
     )
 
@@ -80,7 +99,7 @@ def _compiled_init(program: Program) -> tuple[Callable[..., tuple[TrainState, Fr
     own = trees.flatten(own_labels(program))
 
     def init(kind: str, adapt: bool, init_id: jax.Array, order_id: jax.Array, source: Params) -> Any:
-        start = transfer.make_start(transfer.transfer_rules(kind), adapt_channels=program.channels if adapt else None)
+        start = transfer.make_start(transfer.transfer_rules(kind), adapt=kernels_of_images(program) if adapt else ())
         shared: list[Frozen] = []
 
         def load(params: Params, key: jax.Array) -> Params:
