@@ -169,7 +169,8 @@ def test_seeds_added_later_without_declared_looks_are_marked_and_folded_away(tab
     ],
 )
 def test_placebos_are_quiet_or_not(arm: str, verdicts: dict[str, str], words: str):
-    rows = pd.DataFrame([{"arm": arm, "claim": claim, "verdict": verdict} for claim, verdict in verdicts.items()])
+    fixed = {"arm": arm, "reason": "", "quantity": ""}
+    rows = pd.DataFrame([{**fixed, "claim": claim, "verdict": verdict} for claim, verdict in verdicts.items()])
     assert words in re.sub("<[^>]*>", "", control_words(rows))
     assert bool(control_words(rows)) == bool(words)
 
@@ -190,10 +191,14 @@ def test_placebos_are_quiet_or_not(arm: str, verdicts: dict[str, str], words: st
 def test_a_positive_control_is_found_by_what_verdicts_ask_of_it(
     claim: str, key: str, ci_low: float, n_seeds: int, found: str
 ):
-    row = {"arm": "self_transfer", "claim": claim, "verdict": "undecided", "key": key}
+    row = {"arm": "self_transfer", "claim": claim, "verdict": "undecided", "key": key, "quantity": "gain, 8 cases"}
     rows = pd.DataFrame([row | {"ci_low": ci_low, "n_seeds": n_seeds}])
-    words = re.sub("<[^>]*>", "", control_words(rows))
-    assert words == f"The positive control self_transfer: {found} ({claim} undecided)."
+    for reason, told in (
+        ("positive control; gain, 8 cases 0.02 [0.01, 0.03]; meets neither", found),
+        ("positive control; needs at least 3 test groups, has 2", "not found"),  # a doubt forbids the rule
+    ):
+        words = re.sub("<[^>]*>", "", control_words(rows.assign(reason=reason)))
+        assert words == f"The positive control self_transfer: {told} ({claim} undecided)."
 
 
 def test_what_makes_the_gain_is_a_sentence(tables: Tables):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from jaxseg.report import write_report
+from jaxseg.report.sections.elsewhere import gain_words
 from jaxseg.report.tables import Variant, of_variant, read_tables, variants_of
 from jaxseg.reserved import MEAN, POOLED
 from jaxseg.study import record
@@ -143,3 +145,11 @@ def test_tables_without_a_fold_column_have_one_fold(tmp_path: Path):
     tables = read_tables(workdir)
     assert tables.cases is not None
     assert set(tables.cases["fold"]) == {0}
+
+
+def test_two_patients_from_elsewhere_are_too_few_to_conclude_from():
+    """With two, the interval misses more often than it says (`rules.MIN_GROUPS`), as for verdicts."""
+    row = SimpleNamespace(mean_diff=0.03, ci_low=0.01, ci_high=0.05)
+    assert gain_words("ward B", row) == "On ward B: +0.030 DSC [0.010, 0.050], it is ahead."
+    few = gain_words("ward B", row, few=True)
+    assert few == "On ward B: +0.030 DSC [0.010, 0.050], of too few patients to conclude from (fewer than 3)."

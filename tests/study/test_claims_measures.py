@@ -8,7 +8,7 @@ from jaxseg.study import claims
 from jaxseg.study.claims.answer import plain_answer
 from jaxseg.study.claims.evidence import Pair, gather
 from jaxseg.study.claims.filters import controlled_share
-from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED, UNDECIDED
+from jaxseg.study.claims.findings import CONTRADICTED, SUPPORTED, UNDECIDED, VOID
 from jaxseg.study.claims.judging import judge_claim
 from jaxseg.study.claims.training import times
 from simulated import tables as sim
@@ -140,7 +140,59 @@ def test_what_makes_the_gain_is_graded():
     assert set(found["verdict"]) == {""}
 
 
+@pytest.mark.parametrize(
+    ("lost", "left"),
+    [
+        ("first_1", ["transfer - mean_var", "transfer - first 3 levels"]),
+        ("mean_var", ["", "transfer - first 1 levels"]),
+    ],
+)
+def test_an_arm_that_is_lost_takes_no_other_part_with_it(lost, left):
+    levels = {"transfer": {0: 0.85}, "mean_var": {0: 0.8}, "first_1": {0: 0.82}, "first_3": {0: 0.849}}
+    inits = {"first_1": "pretrained:encoder/level_0", "first_3": "pretrained:encoder/level_[0-2]"}
+    record = sim.record(*levels, **{name: sim.arm(init=init) for name, init in inits.items()})
+    gone = record.arms[lost]._replace(diverged=8, runs=8)
+    cases = sim.cases(rng(0), levels, spread=(0.001, 0.001, 0.004))
+    study = sim.study(record._replace(arms=record.arms | {lost: gone}), cases=cases[cases["arm"] != lost])
+    table = claims.claims(study)
+    found = table[table["role"] == "graded"]
+    assert found["quantity"].tolist()[:2] == left
+    why = f"no scores of arm {lost}: 8 of its 8 runs diverged"
+    part = "first_k" if lost == "first_1" else "mean_var"
+    assert found.loc[found["claim"] == part, "reason"].str.contains(why).all()
+
+
+@pytest.mark.parametrize("arm", ["scratch", "transfer"])
+def test_an_arm_that_lost_a_fold_has_no_speed(arm):
+    """The mean over the folds that are left would be over other cases."""
+    curves = sim.curves(rng(0), {"scratch": 1, "transfer": 2}, seeds=16)
+    curves["fold"] = curves["seed"] % 4
+    study = sim.study(sim.record("scratch", "transfer"), curves=curves)
+    assert judged(study, "C1").verdict == SUPPORTED
+    late = (curves["arm"] == arm) & (curves["fold"] == 1) & (curves["step"] > curves["step"].max() / 2)
+    found = judged(sim.study(study.record, curves=_without(curves, late)), "C1")
+    assert (found.verdict, found.reason) == (VOID, f"every run of {arm} in fold 1 diverged")
+
+
+def _without(curves, rows):
+    """Curves whose runs have diverged in these rows."""
+    return curves.assign(loss=curves["loss"].mask(rows), val_dsc=curves["val_dsc"].mask(rows))
+
+
 # ------------------------------------------------------------------------------------------------- representations
+
+
+@pytest.mark.parametrize(("seeds", "folds", "least"), [(8, 2, 2**-6), (8, 4, 2**-4), (9, 3, 2**-6)])
+def test_swaps_of_a_whole_fold_change_nothing(seeds, folds, least):
+    points = sim.points(rng(1), seeds=seeds, shift=3.0, k=6)
+    whole = sim.study(sim.record("scratch", "transfer"), similarity=sim.between_runs(points))
+    found = judged(sim.in_folds(whole, rng(1), folds=folds), "C9")
+    swaps = [q for q in found.quantities if q.key.startswith("p ")]
+    assert [q.least for q in swaps] == [least] * 2
+    assert all(q.value >= least * 0.99 for q in swaps)
+    few = seeds // folds < 4
+    assert found.verdict == (UNDECIDED if few else SUPPORTED)
+    assert (f"needs at least 4 seeds in each fold, has {seeds // folds}" in found.reason) == few
 
 
 def test_layers_in_which_unrelated_networks_are_alike_are_left_out(study):

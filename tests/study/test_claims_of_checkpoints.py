@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from jaxseg.study import claims
@@ -59,6 +60,23 @@ def test_beside_transfer_a_checkpoint_has_verdicts_of_its_own() -> None:
     assert first.startswith("a checkpoint of someone else's in the place of transfer; of this checkpoint alone: ")
     assert first.endswith(of_checkpoint("128 mice"))
     assert "128 mice" not in beside.loc[("given_other", "C4b"), "reason"]
+
+
+def test_beside_transfer_a_checkpoint_has_the_levels_of_the_looks_and_nothing_before_the_first() -> None:
+    study = of_checkpoint_study("transfer", trained_on="128 mice")
+    seeds = claims.judging.number_of_seeds(study)
+
+    def judged_at(*looks: int) -> pd.Series:
+        table = claims.claims(study._replace(record=study.record._replace(looks=looks)))
+        own = table[(table["role"] == "control") & (table["arm"] == "given") & (table["claim"] == "C4b")]
+        return own.drop_duplicates("claim").iloc[0]
+
+    early = judged_at(2 * seeds, 4 * seeds)
+    assert (early["verdict"], early["confidence"]) == ("undecided", pytest.approx(1 - 0.0054))
+    assert f"the first look is at {2 * seeds} seeds, has {seeds}" in early["reason"]
+    first = judged_at(seeds, 2 * seeds)
+    assert (first["verdict"], first["look"]) == ("contradicted", seeds)
+    assert first["confidence"] == pytest.approx(1 - 0.0054)
 
 
 def test_over_targets_the_studies_of_such_checkpoints_are_named() -> None:

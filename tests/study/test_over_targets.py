@@ -383,3 +383,5 @@ def test_points_of_a_sweep_with_noise_are_the_noise_levels_of_one_target():
     noisy = {name: records["a"]._replace(target=target, noise=noise) for name, (target, noise) in levels.items()}
     assert claims.made_noisy(records | noisy) == (["a", "b"], {0.25: "c", 0.5: "e"})
     assert claims.made_noisy(records) == (["a", "b"], {})
+    other = noisy["c"]._replace(source="liver", noise=0.25)
+    assert claims.made_noisy(records | noisy | {"f": other})[1] == {0.25: "c", 0.5: "e"}, "of one source"

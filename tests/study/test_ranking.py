@@ -13,6 +13,7 @@ from jaxseg.study import claims
 from jaxseg.study.claims.answer import answer_pair
 from jaxseg.study.claims.dsc import gain
 from jaxseg.study.claims.evidence import Pair, gather
+from jaxseg.study.claims.findings import UNDECIDED
 from jaxseg.study.claims.ranking import COLUMNS, START, rank, ranking_table, roles_of, sentence
 from jaxseg.study.claims.rules import of_checkpoint
 from jaxseg.study.claims.study_tables import read_record
@@ -46,7 +47,16 @@ def test_no_start_is_named_before_the_first_look():
     table = claims.claims(early)
     reasons = set(table[table["role"] == "ranking"]["reason"])
     seeds = claims.judging.number_of_seeds(study)
-    assert reasons == {f"Which start to take is not judged yet: the first look is at 64 seeds, has {seeds}."}
+    why = f"the first look is at 64 seeds, has {seeds}"
+    assert reasons == {f"Which start to take is not judged yet: {why}."}
+    assert set(table[table["role"] == "ranking"]["grade"]) == {UNDECIDED}
+    ranking = ranking_table(claims.judging.judged_evidence(early), 0, claims.judging.before_looks(early))
+    starts = ranking[ranking["role"] == START]
+    assert not starts["better"].any()
+    assert starts["may_be_best"].all()
+    assert set(starts["rank_low"]) == {1}
+    assert set(starts["rank_high"]) == {len(starts)}
+    assert set(starts["grade"]) == {UNDECIDED}
 
 
 def test_starts_that_cannot_be_told_apart_are_named_together():

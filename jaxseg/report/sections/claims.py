@@ -222,8 +222,11 @@ def _parts(graded: pd.DataFrame) -> Markup:
             if row.grade
             else f"{row.quantity}: {significant(row.value)}"
             for row in rows
+            if row.quantity
         ]
+        # What is needed is said below; what else limits the numbers, as an arm that is lost, stands beside them.
         needs = f" To decide it: {rows[0].needs}." if rows[0].needs else ""
+        numbers += [part for part in rows[0].reason.split("; ") if part and part not in rows[0].needs]
         text = "<b>{what}:</b> {numbers}.{needs}"
         what = f"{rows[0].statement[:1].upper()}{rows[0].statement[1:]}"
         sentences.append(sentence(text, what=what, numbers="; ".join(numbers), needs=needs))
@@ -235,6 +238,8 @@ def _controls_table(controls: pd.DataFrame, styles: Styles) -> Table:
         "The rules applied to arms for which the answer is known. A placebo that is found to differ shows how often "
         "chance, or a flaw, earns a verdict."
     )
+    if controls["arm"].str.match(r"given(_|$)").any():
+        caption += " A checkpoint of someone else's beside transfer is judged as transfer is; its answer is not known."
     return _claims_table(controls, caption, styles, controls=True)
 
 

@@ -27,7 +27,7 @@ from jaxseg.report.sections import figures
 from jaxseg.report.shown import main_variant, overall_dsc, shared_words
 from jaxseg.report.tables import Tables, Variant, of_variant, rows_of, variants_of
 from jaxseg.reserved import INTERNAL
-from jaxseg.study.claims.rules import DELTA
+from jaxseg.study.claims.rules import DELTA, MIN_GROUPS
 from jaxseg.text import MISSING, count, interval, listing, number, plain, plural, signed
 
 OWN = "own test cases"
@@ -86,7 +86,7 @@ def _elsewhere(tables: Tables, styles: Styles) -> Iterator[Block]:
         told = [(one, row) for one in compared if (row := _row(one.differences, variant, asked)) is not None]
         yield Finding(
             f"Is {asked} still ahead of {plain(told[0][1].arm_b)} on images from elsewhere?",
-            " ".join(gain_words(one.title, row) for one, row in told),
+            " ".join(gain_words(one.title, row, few=row.n_groups < MIN_GROUPS) for one, row in told),
         )
         few = [one.title for one, row in told if row.n_seeds < MIN_SEEDS]
         single = [one.title for one, row in told if row.n_groups < 2]
@@ -117,12 +117,20 @@ def _row(differences: pd.DataFrame, variant: Variant, arm: str) -> Any:
     return next(rows_of(own), None)
 
 
-def gain_words(title: str, row: Any) -> str:
-    """Returns a difference in a sentence that says no more than its interval does."""
+def gain_words(title: str, row: Any, *, few: bool = False) -> str:
+    """Returns a difference in a sentence that says no more than its interval does.
+
+    Args:
+        title: What the test set is called.
+        row: A row of a table of differences.
+        few: Whether it has too few patients for its interval to hold as often as it says.
+    """
     low, high = row.ci_low, row.ci_high
     measured = f"{signed(row.mean_diff)} DSC {interval(low, high)}".strip()
     if not interval(low, high):
         means = "there is no interval, so nothing can be said"
+    elif few:
+        means = f"of too few patients to conclude from (fewer than {MIN_GROUPS})"
     elif max(-low, high) < DELTA:
         means = "any difference is too small to matter"
     elif low > 0:

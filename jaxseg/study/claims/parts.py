@@ -8,6 +8,7 @@ of them are where reuse stops paying (Matsoukas et al. 2022).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 
 from jaxseg.study.claims.dsc import dsc_quantity
 from jaxseg.study.claims.evidence import OWN_RATES, Evidence, Pair, doubts_of_rates, scope_of, seen_by
@@ -45,33 +46,60 @@ def _less(evidence: Evidence, arm: str, other: str, name: str) -> tuple[Quantity
     return found, [*doubts, *doubts_of_rates(evidence, arm, other)]
 
 
-def _finding(evidence: Evidence, part: str, found: list[tuple[Quantity, list[str]]], arms: tuple[str, ...]) -> Finding:
+def _finding(
+    evidence: Evidence,
+    part: str,
+    found: list[tuple[Quantity, list[str]]],
+    arms: tuple[str, ...],
+    lost: Sequence[str] = (),
+) -> Finding:
     doubts = unique([doubt for _, more in found for doubt in more])
     quantities = tuple(one for one, _ in found)
     needs = "; ".join(doubts) or of_undecided(quantities)
     own_rates = [doubt for doubt in doubts if doubt.startswith(OWN_RATES)]
     exploratory = "; ".join(filter(None, (newer_rules(evidence.record), *own_rates)))
-    reason = "; ".join(filter(None, (scope_of(evidence, arms[0]), *doubts, seen_by(evidence.record, *arms))))
+    reason = "; ".join(filter(None, (scope_of(evidence, arms[0]), *doubts, *lost, seen_by(evidence.record, *arms))))
     return Finding(part, "", reason, quantities, tag_of(evidence, arms), exploratory, needs)
 
 
 def parts_of_transfer(evidence: Evidence, pair: Pair) -> list[Finding]:
-    """Returns one finding for each of `PARTS` that the study has arms for."""
-    findings = []
-    arms = evidence.record.arms
-    by_levels = sorted((k, name) for name, arm in arms.items() if (k := first_levels(arm.init)) is not None)
+    """Returns one finding for each of `PARTS` that the study has arms for.
+
+    An arm without scores is left out, and the reason says why.
+    """
+    if pair.arm not in evidence.record.arms:
+        return []
+    return [*_of_statistics(evidence, pair), *_of_levels(evidence, pair)]
+
+
+def _of_statistics(evidence: Evidence, pair: Pair) -> Iterator[Finding]:
+    if STATISTICS not in evidence.record.arms:
+        return
+    arms = (pair.arm, STATISTICS)
     try:
-        if STATISTICS in arms and pair.arm in arms:
-            one = _less(evidence, pair.arm, STATISTICS, f"{pair.arm} - {STATISTICS}")
-            findings.append(_finding(evidence, "mean_var", [one], (pair.arm, STATISTICS)))
-        if by_levels and pair.arm in arms:
-            found = [_less(evidence, pair.arm, name, f"{pair.arm} - first {k} levels") for k, name in by_levels]
-            pairs = zip(by_levels, found, strict=True)
-            as_good = [k for (k, _), (one, doubts) in pairs if one.high < DELTA and not doubts]
-            if as_good:
-                enough = Quantity(f"fewest levels within {DELTA} DSC of {pair.arm}", min(as_good), key="enough")
-                found.append((enough, []))
-            findings.append(_finding(evidence, "first_k", found, (pair.arm, *(name for _, name in by_levels))))
-    except (Lacking, Void):
-        pass
-    return findings
+        yield _finding(evidence, "mean_var", [_less(evidence, *arms, f"{pair.arm} - {STATISTICS}")], arms)
+    except Lacking:
+        return
+    except Void as error:
+        yield Finding("mean_var", "", str(error))
+
+
+def _of_levels(evidence: Evidence, pair: Pair) -> Iterator[Finding]:
+    arms = evidence.record.arms.items()
+    by_levels = sorted((k, name) for name, arm in arms if (k := first_levels(arm.init)) is not None)
+    found: dict[int, tuple[Quantity, list[str]]] = {}
+    lost: list[str] = []
+    for k, name in by_levels:
+        try:
+            found[k] = _less(evidence, pair.arm, name, f"{pair.arm} - first {k} levels")
+        except (Lacking, Void) as error:
+            lost.append(str(error))
+    if not found:
+        return
+    as_good = [k for k, (one, doubts) in found.items() if one.high < DELTA and not doubts]
+    rows = [*found.values()]
+    if as_good:
+        enough = Quantity(f"fewest levels within {DELTA} DSC of {pair.arm}", min(as_good), key="enough")
+        rows.append((enough, []))
+    named = (pair.arm, *(name for k, name in by_levels if k in found))
+    yield _finding(evidence, "first_k", rows, named, lost)

@@ -22,7 +22,7 @@ from jaxseg.streams import host_rng
 from jaxseg.study.claims.controls import CONTROLS, PLACEBO
 from jaxseg.study.claims.dsc import Blocks, blocks_of, gain, of_blocks, size_name
 from jaxseg.study.claims.evidence import Evidence, Pair, doubts_of_rates
-from jaxseg.study.claims.findings import OF_DSC, Finding, Lacking, Quantity, Void, unique
+from jaxseg.study.claims.findings import OF_DSC, UNDECIDED, Finding, Lacking, Quantity, Void, unique
 from jaxseg.study.claims.judging import newer_rules
 from jaxseg.study.claims.rest import tag_of
 from jaxseg.study.claims.rules import DELTA, MIN_STARTS
@@ -83,6 +83,10 @@ class Ranking(NamedTuple):
         """Returns whether an arm is better than another for certain, which nothing is if there are doubts."""
         return arm != other and not self.doubts and self.joint[arm, other].low > 0
 
+    def grade(self, gained: Quantity) -> str:
+        """Returns the grade of a start's gain, which is undecided if there are doubts."""
+        return UNDECIDED if self.doubts else gained.grade
+
     @property
     def starts(self) -> list[str]:
         """The starts, best first."""
@@ -104,8 +108,13 @@ class Ranking(NamedTuple):
         return {arm: (int(low[i]), int(high[i])) for i, arm in enumerate(self.starts)}
 
 
-def rank(evidence: Evidence) -> Ranking | None:
-    """Ranks the arms of a study at one training set size; None if there are not several starts with scores there."""
+def rank(evidence: Evidence, too_early: str = "") -> Ranking | None:
+    """Ranks the arms of a study at one training set size; None if there are not several starts with scores there.
+
+    Args:
+        evidence: The study at that size.
+        too_early: Why nothing is concluded yet, see `judging.before_looks`.
+    """
     roles = {
         arm: role
         for arm, role in roles_of(evidence.record).items()
@@ -116,7 +125,7 @@ def rank(evidence: Evidence) -> Ranking | None:
         return None
     starts = [arm for arm, role in roles.items() if role == START]
     try:
-        gains, doubts = {}, list[str]()
+        gains, doubts = {}, [too_early] if too_early else []
         for arm in (arm for arm in roles if arm != baseline):
             gains[arm], found = gain(evidence, Pair(arm, baseline))
             doubts += found
@@ -211,9 +220,9 @@ def _of_placebo(found: Ranking) -> str:
     return ""
 
 
-def ranking_finding(evidence: Evidence) -> tuple[Finding, Ranking] | None:
+def ranking_finding(evidence: Evidence, too_early: str = "") -> tuple[Finding, Ranking] | None:
     """Returns the ranking as a finding with a quantity for each start, and as it is; None if there is none."""
-    found = rank(evidence)
+    found = rank(evidence, too_early)
     if found is None:
         return None
     exploratory = "; ".join(filter(None, (newer_rules(evidence.record), *doubts_of_rates(evidence, *found.roles))))
@@ -222,12 +231,13 @@ def ranking_finding(evidence: Evidence) -> tuple[Finding, Ranking] | None:
     return Finding(RANKING, "", sentence(evidence, found), quantities, tag, exploratory), found
 
 
-def ranking_table(evidence: Evidence, fold: int) -> pd.DataFrame:
+def ranking_table(evidence: Evidence, fold: int, too_early: str = "") -> pd.DataFrame:
     """Tabulates the ranking, best first; without rows if there is none.
 
     Args:
         evidence: The study at the training set size that is judged.
         fold: The value of column `fold`.
+        too_early: See `rank`.
 
     Returns:
         The columns `COLUMNS`. `gain` is the difference to the baseline with its own interval, as claims have it, and
@@ -238,7 +248,7 @@ def ranking_table(evidence: Evidence, fold: int) -> pd.DataFrame:
         what a checkpoint of someone else's may have seen, in words. `confidence` is that of an interval of its own and
         that of all joint limits together, each of which alone has `joint_confidence`.
     """
-    found = rank(evidence)
+    found = rank(evidence, too_early)
     if found is None:
         return pd.DataFrame(columns=list(COLUMNS))
     ranks, rows = found.ranks(), list[dict[str, Any]]()
@@ -253,7 +263,7 @@ def ranking_table(evidence: Evidence, fold: int) -> pd.DataFrame:
                 **dict(zip(("rank", "rank_low", "rank_high"), (place, *ranks.get(arm, ())), strict=False)),
                 **_limits("gain", "ci", gained),
                 **_limits("", "joint", joint),
-                "grade": "" if joint is None else joint.grade,
+                "grade": "" if joint is None else found.grade(joint),
                 **_limits("to_best", "to_best", to_best),
                 "may_be_best": role == START and arm in found.may_be_best,
                 "better": role == START and arm in found.better,

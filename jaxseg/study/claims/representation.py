@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+from scipy.sparse.csgraph import connected_components
 
 from jaxseg.analysis.case_similarity import MIN_CASES
 from jaxseg.analysis.permutation import label_swap
@@ -30,12 +31,23 @@ from jaxseg.study.claims.evidence import (
     units,
     within_arm,
 )
-from jaxseg.study.claims.findings import Lacking, Measured, Quantity, Ruling, Void, few_seeds, quantity, unique
+from jaxseg.study.claims.findings import (
+    Lacking,
+    Measured,
+    Quantity,
+    Ruling,
+    Void,
+    count_of_seeds,
+    few_seeds,
+    quantity,
+    unique,
+)
 from jaxseg.study.claims.rules import (
     ALIKE,
     DIFFERENT,
     FLOOR_LIMIT,
     INDEXES,
+    MIN_SEEDS_A_FOLD,
     NEXT_CHANGE,
     PROJECTION_CONFIDENCE,
     SHAPES,
@@ -180,8 +192,8 @@ def _relative(excess: np.ndarray, baseline: np.ndarray) -> Callable[[Seeds], flo
     return ratio
 
 
-def _of_index(evidence: Evidence, pair: Pair, index: str, key: str) -> tuple[Quantity, Quantity]:
-    """The excess distance by one index, and the p of label swaps within seeds."""
+def _of_index(evidence: Evidence, pair: Pair, index: str, key: str) -> tuple[tuple[Quantity, Quantity], list[str]]:
+    """The excess distance by one index with the p of label swaps within seeds, and the doubts that few seeds raise."""
     excess, baseline, seeds = _excess(evidence, pair, index)
     before = None
     try:
@@ -202,8 +214,24 @@ def _of_index(evidence: Evidence, pair: Pair, index: str, key: str) -> tuple[Qua
     # Drawn swaps, where there are too many to list, are the same every time.
     between = _between_units(excess.mean(0), of_units)
     p = label_swap(between, rng=host_rng(0))
-    least = 2.0 ** (1 - len(between))
-    return relative, Quantity(f"p of label swaps, {index}", p, n_seeds=len(between), key=f"p {key}", least=least)
+    # Swapping all seeds that are compared with each other changes nothing: of a swap and its reverse, one counts.
+    together = np.bincount(_compared_with(excess, of_units))
+    least = 2.0 ** (len(together) - len(between))
+    swaps = Quantity(f"p of label swaps, {index}", p, n_seeds=len(between), key=f"p {key}", least=least)
+    return (relative, swaps), _few_together(together, seeds_each(of_units))
+
+
+def _compared_with(excess: Float[np.ndarray, "folds seeds seeds"], of_units: Seeds) -> Int[np.ndarray, " units"]:
+    """The number of the set of units that each is compared with; where folds rotate over seeds, each fold is one."""
+    known = ~np.isnan(excess).all(0) & (of_units[:, None] != of_units[None])
+    members = (of_units[None] == np.unique(of_units)[:, None]).astype(int)
+    return connected_components(members @ known @ members.T > 0, directed=False)[1]
+
+
+def _few_together(together: Int[np.ndarray, " sets"], each: int) -> list[str]:
+    if len(together) < 2 or together.min() >= MIN_SEEDS_A_FOLD:
+        return []
+    return [f"needs at least {count_of_seeds(MIN_SEEDS_A_FOLD, each)} in each fold, has {together.min()}"]
 
 
 def _between_units(matrix: Float[np.ndarray, "seeds seeds"], of_units: Seeds) -> Float[np.ndarray, "units units"]:
@@ -234,14 +262,17 @@ def c9(evidence: Evidence, pair: Pair) -> Measured:
     rows = evidence.table("similarity", *pair)
     index = index_of(rows, "within_arm")
     quantities: list[Quantity] = []
+    few: list[str] = []
     for name, key in ((index, "cka"), (SHAPES, "shapes")):
-        quantities += _of_index(evidence, pair, name, key)
+        found, doubts_of_few = _of_index(evidence, pair, name, key)
+        quantities, few = [*quantities, *found], [*few, *doubts_of_few]
     shared = evidence.arm(pair.arm).one_source
     # What all seeds have from one source network would pass for what transferred networks have in common.
     doubts = [f"one source: all seeds of {pair.arm} start from the same source network"] if shared else []
     fewest = min(quantities, key=lambda q: q.n_seeds)
     doubts += [
         *few_seeds(fewest.n_seeds, fewest.seeds_each),
+        *few,
         *few_cases(rows, index),
         *doubts_of_rates(evidence, *pair),
     ]

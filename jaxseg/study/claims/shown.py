@@ -12,7 +12,7 @@ import pandas as pd
 from jaxseg.study import files, record
 from jaxseg.study.claims import drawn, sentences
 from jaxseg.study.claims.evidence import gather
-from jaxseg.study.claims.judging import judged_evidence
+from jaxseg.study.claims.judging import before_looks, judged_evidence
 from jaxseg.study.claims.layers import layer_table, similarity_means
 from jaxseg.study.claims.ranking import ranking_table
 from jaxseg.study.claims.reuse import encoder_level
@@ -76,7 +76,7 @@ def shown_tables(workdir: Path, *, confidence: float) -> dict[str, pd.DataFrame]
         **rule_tables(tables, confidence=confidence),
     }
     made["reuse"] = reuse_table(made["layers"])
-    ranking = ranking_table(judged_evidence(tables), fold_of(tables) or 0)
+    ranking = ranking_table(judged_evidence(tables), fold_of(tables) or 0, before_looks(tables))
     if len(ranking):
         made["ranking"] = ranking
     lost = {run.key for run in study.diverged if run.kind == "train"}

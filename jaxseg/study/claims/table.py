@@ -113,13 +113,11 @@ def _on_same_seeds(study: StudyTables, judged: Mapping[str, Finding]) -> Callabl
 def _controls(record: Record, of: Callable[[str], Evidence]) -> list[tuple[Finding, Arms]]:
     """What controls give, where the study has them, on the evidence of each claim; without quantities, left out."""
     found: list[tuple[Finding, Arms]] = []
-    own = subject(record).arm
-    in_place = CONTROLS | {arm: CHECKPOINT for arm in record.given if arm != own}
     places: list[tuple[str, Arms, str]] = [
         (claim, Pair(arm), why)
         for claim, judge in JUDGES.items()
         if isinstance(judge.arms, Pair)
-        for arm, why in in_place.items()
+        for arm, why in CONTROLS.items()
     ]
     for claim, arms, why in (*places, *OTHER_CONTROLS):
         if not set(arms) <= record.arms.keys():
@@ -133,6 +131,24 @@ def _controls(record: Record, of: Callable[[str], Evidence]) -> list[tuple[Findi
             why = f"{why}; as a placebo should be"
         about = arms_of(claim, record, arms)
         found.append((dataclasses.replace(finding, reason=f"{why}; {finding.reason}"), about))
+    return found
+
+
+def _given_beside(study: StudyTables) -> list[tuple[Finding, Arms]]:
+    """What is found of each checkpoint of someone else's beside `transfer`: judged as if it stood in its place.
+
+    It is no control, whose answer is known: it has the levels of the looks, and nothing before the first.
+    """
+    found: list[tuple[Finding, Arms]] = []
+    record, own = study.record, subject(study.record).arm
+    for name in (name for name in record.given if name != own):
+        others = {own, *record.given} - {name}
+        alone = record._replace(arms={arm: of_arm for arm, of_arm in record.arms.items() if arm not in others})
+        for claim, finding in judge_claims(study._replace(record=alone)).items():
+            about = JUDGES.get(claim)
+            if about is not None and isinstance(about.arms, Pair) and finding.quantities:
+                reason = f"{CHECKPOINT}; {finding.reason}"
+                found.append((dataclasses.replace(finding, reason=reason), arms_of(claim, alone)))
     return found
 
 
@@ -155,7 +171,7 @@ def _answer_rows(evidence: Evidence, fold: int | None, too_early: str) -> list[d
 
 def _ranking_rows(evidence: Evidence, fold: int | None, too_early: str) -> list[dict[str, Any]]:
     """Which start to take: a row a start with its gain, each with the sentence as its reason; none of one start."""
-    made = ranking_finding(evidence)
+    made = ranking_finding(evidence, too_early)
     if made is None:
         return []
     finding, found = made
@@ -163,7 +179,8 @@ def _ranking_rows(evidence: Evidence, fold: int | None, too_early: str) -> list[
         finding = dataclasses.replace(finding, reason=f"Which start to take is not judged yet: {too_early}.")
     own = {"role": RANKING, "statement": "which start to take", "baseline": found.baseline}
     rows = rows_of(finding, size=evidence.size, fold=fold, **own)
-    return [{**row, "arm": arm} for row, arm in zip(rows, found.starts, strict=True)]
+    graded = map(found.grade, finding.quantities)
+    return [{**row, "arm": arm, "grade": grade} for row, arm, grade in zip(rows, found.starts, graded, strict=True)]
 
 
 def _grade(row: dict[str, Any], grade: str) -> str:
@@ -211,7 +228,7 @@ def claims(study: StudyTables) -> pd.DataFrame:
     described = dataclasses.replace(behind, level=LEVEL)
     for finding in parts_of_transfer(described, subject(record)):
         add(finding, GRADED, subject(record))
-    for finding, arms in _controls(record, same_seeds):
+    for finding, arms in [*_controls(record, same_seeds), *_given_beside(study)]:
         add(finding, CONTROL, arms)
     for claim, finding in _later_seeds(study, evidence).items():
         why = "later seeds were added without declared looks"

@@ -33,14 +33,20 @@ def independent_targets(studies: Mapping[str, TargetStudy]) -> dict[str, str]:
 def made_noisy(records: Mapping[str, Record]) -> tuple[list[str], dict[float, str]]:
     """Separates the names of studies of unaltered targets from those of one noisy target, keyed by noise level.
 
-    If there are several noisy targets, the one with the most levels is taken.
+    They are of one source. If there are several such targets or sources, those with the most levels are taken.
     """
-    levels: dict[str, dict[float, str]] = {}
+    levels: dict[tuple[str, str], dict[float, str]] = {}
     for name, record in records.items():
         if record.noise:
-            levels.setdefault(record.target, {})[record.noise] = name
+            levels.setdefault((record.target, _source_of(record)), {})[record.noise] = name
     as_they_are = [name for name, record in records.items() if not record.noise]
     return as_they_are, max(levels.values(), key=len, default={})
+
+
+def _source_of(record: Record) -> str:
+    """What the networks in the place of transfer were trained on."""
+    arm = record.arms.get(subject(record).arm)
+    return record.source if arm is None else arm.source or record.source
 
 
 def of_one_source(studies: Mapping[str, TargetStudy], targets: Mapping[str, str]) -> dict[str, Told]:
@@ -58,8 +64,7 @@ def of_one_source(studies: Mapping[str, TargetStudy], targets: Mapping[str, str]
     for name, study in studies.items():
         record, arm = study.record, subject(study.record).arm
         for size, told in study.tasks.items():
-            source = record.arms[arm].source or record.source
-            shared = source, arm in record.given, record.number_of_cases(size)
+            shared = _source_of(record), arm in record.given, record.number_of_cases(size)
             of_targets = found.setdefault(shared, {})
             known = of_targets.get(targets[name])
             if known is None or (told.quantities and not known.quantities):

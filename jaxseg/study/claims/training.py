@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -146,11 +147,20 @@ COUNTS: Mapping[str, tuple[float, float]] = {"ratio": (1, 1), "against": (1, 2),
 """Factors on the training of runs that never reached a level, of the baseline and of the arm."""
 
 
+def _folds_of(evidence: Evidence, pair: Pair) -> list[int]:
+    """The folds in which the arms were trained. Raises `Void` if one of them lost all of its runs of a fold."""
+    alive = {arm: set(surviving_curves(evidence, arm)["fold"]) for arm in pair}
+    rows = evidence.table("curves", *pair)
+    folds = sorted(rows.loc[rows["arm"].isin(pair), "fold"].unique())
+    for arm, fold in itertools.product(pair, folds):
+        if fold not in alive[arm]:
+            raise Void(f"every run of {arm} in fold {fold} diverged")
+    return list(map(int, folds))
+
+
 def times(evidence: Evidence, pair: Pair) -> Times:
     """Computes how many times fewer steps the arm takes than the baseline."""
-    curves = surviving_curves(evidence, pair.baseline)
-    surviving_curves(evidence, pair.arm)
-    folds = sorted(curves["fold"].unique())
+    folds = _folds_of(evidence, pair)
     found = [_of_fold(evidence, pair, int(fold)) for fold in folds]
     pretrain_steps = evidence.arm(pair.arm).pretrain_steps or 0
 
