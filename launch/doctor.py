@@ -23,11 +23,13 @@ OPTIONAL = {
     "torch": "launch.import_weights, for checkpoints of PyTorch (pip install 'jaxseg[import]'); the peer in "
     "launch.benchmark",
     "safetensors": "launch.import_weights (pip install 'jaxseg[import]')",
+    "flatbuffers": "launch.export --format=jax (pip install 'jaxseg[export]')",
     "SimpleITK": "NRRD and MetaImage files (pip install 'jaxseg[formats]')",
     "tifffile": "TIFF files (pip install 'jaxseg[formats]')",
     "gcsfs": "workdirs at gs://... (pip install 'jaxseg[buckets]')",
     "s3fs": "workdirs at s3://... (pip install 'jaxseg[buckets]')",
     "submitit": "launch.sweep --cluster=slurm (pip install 'jaxseg[slurm]')",
+    "mlflow-skinny": "launch.track (pip install 'jaxseg[mlflow]')",
 }
 
 

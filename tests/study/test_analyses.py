@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -204,6 +205,20 @@ def test_a_study_without_networks_has_no_analyses(tmp_path):
 # --------------------------------------------------------------------------------------------------- planted truths
 
 
+def test_what_is_found_of_a_run_stays_where_more_seeds_come(ready, scratch):
+    """A study is judged again when it has more seeds: what was judged at the first look is the same, to the bit."""
+    first = dataclasses.replace(scratch, waves=(0, 0))
+    twice = {field: jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), getattr(scratch, field)) for field in
+             ("start", "end", "rates")}  # fmt: skip
+    ids = {field: getattr(scratch, field) * 2 for field in ("sources", "init_ids", "order_ids")}
+    more = dataclasses.replace(scratch, seeds=(*scratch.seeds, 10, 11), waves=(0, 0, 1, 1), **twice, **ids)
+    draws = functools.partial(rng_for, ready, "filters", "scratch")
+    before, after = (pd.DataFrame(filters.filter_rows(networks, draws)) for networks in (first, more))
+    kept = after[after["seed"].isin(scratch.seeds)].reset_index(drop=True)
+    assert len(after) == 2 * len(before) > 0
+    pd.testing.assert_frame_equal(kept, before, check_exact=True)
+
+
 def test_only_the_encoder_moved(ready, scratch, tools, plan):
     rng = np.random.default_rng(0)
 
@@ -212,7 +227,7 @@ def test_only_the_encoder_moved(ready, scratch, tools, plan):
         return start + 0.5 * rng.normal(size=leaf.shape).astype(np.float32) * path.startswith("encoder")
 
     moved = with_end(scratch, change)
-    angles = {row["layer"]: row["angle_deg"] for row in filters.filter_rows(moved, rng, rng)}
+    angles = {row["layer"]: row["angle_deg"] for row in filters.filter_rows(moved, lambda *words: rng)}
     assert all((angle > 5) == layer.startswith("encoder") for layer, angle in angles.items())
     windows = make_probes(ready, judged_cases(ready, 0), rng_for(ready, "windows", 0))
     rewound, _ = variation.rewind_rows(moved, windows, tools.judge, plan)

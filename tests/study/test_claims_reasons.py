@@ -162,6 +162,19 @@ def test_before_the_first_look_nothing_is_answered():
     assert "material gain" not in answer["reason"]
 
 
+def test_what_makes_the_gain_is_not_graded_before_the_first_look():
+    levels = {"transfer": {0: 0.85}, "mean_var": {0: 0.8}, "first_1": {0: 0.849}, "scratch": {0: 0.8}}
+    record = sim.record(*levels, first_1=sim.arm(init="pretrained:encoder/level_0"))
+    cases = sim.cases(rng(0), levels, seeds=10, spread=(0.001, 0.001, 0.004))
+    for looks, early in (((16, 32), True), ((8, 16), False)):
+        table = claims.claims(sim.study(record._replace(looks=looks), cases=cases))
+        graded = table[table["role"] == "graded"]
+        assert set(graded["claim"]) == {"mean_var", "first_k"}
+        assert graded["quantity"].str.startswith("fewest levels").any() != early
+        assert (graded["needs"] == "the first look is at 16 seeds, has 10").all() == early
+        assert (set(graded["grade"]) - {""} == {UNDECIDED}) == early
+
+
 def test_runs_of_a_crossed_arm_are_no_seeds_of_the_study():
     eight, sixteen = looked(8, looks=(8, 16), speed=2.5), looked(16, looks=(8, 16), speed=2.5)
     rows = sixteen.tables["curves"]
@@ -305,7 +318,12 @@ def test_an_absence_counts_only_where_a_control_shows_the_effect():
     # It leaves no cases to train its source on if it takes them all: those of its largest size count.
     sizes = sim.at_sizes(curves, (8, 16, 0))
     largest = sizes[(sizes["train_cases"] > 0) | (sizes["arm"] != "self_transfer")]
-    assert judged(sim.study(sim.record(*speeds), curves=largest), "C1").verdict == CONTRADICTED
+    without_all = sim.study(sim.record(*speeds), curves=largest)
+    assert judged(without_all, "C1").verdict == CONTRADICTED
+    shown = claims.claims(without_all).query("role == 'control' and arm == 'self_transfer' and claim == 'C1'")
+    assert set(shown["train_cases"]) == {16}
+    assert set(shown["verdict"]) == {SUPPORTED}
+    assert shown["reason"].str.contains("its source is the target task itself, with 16 training cases; ").all()
     slow = {"scratch": 1.0, "transfer": 0.5}
     found = judged(sim.study(sim.record(*slow), curves=sim.curves(rng(1), slow, **quiet)), "C1")
     assert (found.verdict, "slower" in found.reason) == (CONTRADICTED, True)

@@ -38,7 +38,27 @@ def test_a_plate_is_as_thin_as_its_slices():
     inside[2:18, 2:18, 4:6] = True
     found = measure_label(inside, (1.0, 1.0, 3.0))
     assert found.extent_mm == (16.0, 16.0, 6.0)
-    assert 3.0 <= found.thickness_mm <= 6.0
+    assert found.thickness_mm == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 4])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 5.0)])
+def test_slabs_of_any_number_of_voxels_have_their_thickness(slices: int, spacing: tuple[float, ...]):
+    """Across thick slices a distance to the centre of the next one is up to half a slice too long, on either side."""
+    inside = np.zeros((60, 60, 8), bool)
+    inside[2:58, 2:58, 2 : 2 + slices] = True
+    assert measure_label(inside, spacing).thickness_mm == pytest.approx(slices * spacing[2])
+    turned = np.zeros((60, 60, 30), bool)
+    turned[4 : 4 + slices, 2:58, 2:28] = True
+    assert measure_label(turned, spacing).thickness_mm == pytest.approx(slices * spacing[0])
+
+
+def test_a_large_ball_of_thick_slices_is_as_thick_as_it_is_long():
+    grid = (np.indices((64, 64, 16)) - np.array([32, 32, 8]).reshape(3, 1, 1, 1)) * np.array([1, 1, 5]).reshape(
+        3, 1, 1, 1
+    )
+    inside = (grid**2).sum(axis=0) <= 30**2
+    assert measure_label(inside, (1.0, 1.0, 5.0)).thickness_mm == pytest.approx(60.0, abs=2.5)
 
 
 def test_of_many_components_one_speaks_for_most_voxels():

@@ -37,6 +37,8 @@ _MAX_VOXELS = 2**31 - 1
 _MOST_WORKERS = 16
 _MEMORY_SHARE = 0.4
 """Share of the free memory for cases in preparation. The rest is for written data and other processes."""
+_NAMED = 20
+"""Refused cases that a message names."""
 _WORKING = 28, 8
 _DONE = 2, 4
 """Bytes per voxel, and per voxel and channel, that a case takes while it is prepared and afterwards."""
@@ -185,7 +187,9 @@ def _slug(name: str) -> str:
 
 
 def _refusal(refused: Refused, listing: CaseList, data: str) -> str:
-    lines = "\n".join(f"  {name}: {reason}" for name, reason in refused)
+    lines = "\n".join(f"  {name}: {reason}" for name, reason in refused[:_NAMED])
+    if more := len(refused[_NAMED:]):
+        lines += f"\n  ... and {more} more; with bad_cases='skip' results/prepared_*.csv of a study lists them all"
     good = len({case.name for case in listing.cases} - dict(refused).keys())
     return (
         f"{len(refused)} case(s) of {data} cannot be used:\n{lines}\n"

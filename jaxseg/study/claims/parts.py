@@ -62,36 +62,44 @@ def _finding(
     return Finding(part, "", reason, quantities, tag_of(evidence, arms), exploratory, needs)
 
 
-def parts_of_transfer(evidence: Evidence, pair: Pair) -> list[Finding]:
+def parts_of_transfer(evidence: Evidence, pair: Pair, too_early: str = "") -> list[Finding]:
     """Returns one finding for each of `PARTS` that the study has arms for.
 
     An arm without scores is left out, and the reason says why.
+
+    Args:
+        evidence: The study at the training set size that is judged.
+        pair: The arms of the claims on transfer.
+        too_early: Why nothing is concluded yet, see `judging.before_looks`.
     """
     if pair.arm not in evidence.record.arms:
         return []
-    return [*_of_statistics(evidence, pair), *_of_levels(evidence, pair)]
+    early = [too_early] if too_early else []
+    return [*_of_statistics(evidence, pair, early), *_of_levels(evidence, pair, early)]
 
 
-def _of_statistics(evidence: Evidence, pair: Pair) -> Iterator[Finding]:
+def _of_statistics(evidence: Evidence, pair: Pair, early: list[str]) -> Iterator[Finding]:
     if STATISTICS not in evidence.record.arms:
         return
     arms = (pair.arm, STATISTICS)
     try:
-        yield _finding(evidence, "mean_var", [_less(evidence, *arms, f"{pair.arm} - {STATISTICS}")], arms)
+        found, doubts = _less(evidence, *arms, f"{pair.arm} - {STATISTICS}")
+        yield _finding(evidence, "mean_var", [(found, [*early, *doubts])], arms)
     except Lacking:
         return
     except Void as error:
         yield Finding("mean_var", "", str(error))
 
 
-def _of_levels(evidence: Evidence, pair: Pair) -> Iterator[Finding]:
+def _of_levels(evidence: Evidence, pair: Pair, early: list[str]) -> Iterator[Finding]:
     arms = evidence.record.arms.items()
     by_levels = sorted((k, name) for name, arm in arms if (k := first_levels(arm.init)) is not None)
     found: dict[int, tuple[Quantity, list[str]]] = {}
     lost: list[str] = []
     for k, name in by_levels:
         try:
-            found[k] = _less(evidence, pair.arm, name, f"{pair.arm} - first {k} levels")
+            less, doubts = _less(evidence, pair.arm, name, f"{pair.arm} - first {k} levels")
+            found[k] = less, [*early, *doubts]
         except (Lacking, Void) as error:
             lost.append(str(error))
     if not found:

@@ -6,6 +6,7 @@ without one. A comparison whose arm is a control in the place of transfer is lis
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,9 +17,9 @@ import pandas as pd
 from jaxseg.reserved import POOLED
 from jaxseg.study import files
 from jaxseg.study.claims.answer import answer_pair, plain_answer
-from jaxseg.study.claims.controls import CONTROLS, PLACEBO, is_loud
+from jaxseg.study.claims.controls import CONTROLS, PLACEBO, POSITIVE_CONTROL, is_loud
 from jaxseg.study.claims.evidence import Evidence, Pair, gather, seen_by
-from jaxseg.study.claims.findings import SUPPORTED, VOID, Finding, Quantity
+from jaxseg.study.claims.findings import SUPPORTED, UNDECIDED, VOID, Finding, Lacking, Quantity
 from jaxseg.study.claims.frozen import Trio
 from jaxseg.study.claims.judging import (
     JUDGES,
@@ -37,6 +38,7 @@ from jaxseg.study.claims.ranking import RANKING, ranking_finding
 from jaxseg.study.claims.rules import LEVEL, RULE_VERSION, RULES
 from jaxseg.study.claims.study_tables import Record, StudyTables, read_study
 from jaxseg.study.claims.told import GROUPS, TARGET, columns_of, group_table, tell, told_findings
+from jaxseg.study.claims.training import size_of_control
 
 COLUMNS = (
     *("claim", "statement", "role", "arm", "baseline", "quantity", "value", "ci_low", "ci_high", "verdict", "reason"),
@@ -110,9 +112,13 @@ def _on_same_seeds(study: StudyTables, judged: Mapping[str, Finding]) -> Callabl
     return of
 
 
-def _controls(record: Record, of: Callable[[str], Evidence]) -> list[tuple[Finding, Arms]]:
-    """What controls give, where the study has them, on the evidence of each claim; without quantities, left out."""
-    found: list[tuple[Finding, Arms]] = []
+def _controls(record: Record, of: Callable[[str], Evidence]) -> list[tuple[Finding, Arms, int]]:
+    """What controls give, where the study has them, on the evidence of each claim; without quantities, left out.
+
+    With each its training set size. The positive control cannot train on all cases, as its source has a part of them:
+    it is judged with the most that it has.
+    """
+    found: list[tuple[Finding, Arms, int]] = []
     places: list[tuple[str, Arms, str]] = [
         (claim, Pair(arm), why)
         for claim, judge in JUDGES.items()
@@ -122,7 +128,13 @@ def _controls(record: Record, of: Callable[[str], Evidence]) -> list[tuple[Findi
     for claim, arms, why in (*places, *OTHER_CONTROLS):
         if not set(arms) <= record.arms.keys():
             continue
-        finding = judge_claim(claim, of(claim), arms)
+        evidence = of(claim)
+        if arms == Pair(POSITIVE_CONTROL):
+            with contextlib.suppress(Lacking):
+                evidence = evidence.at(size_of_control(evidence, Pair(POSITIVE_CONTROL)))
+            if evidence.size != of(claim).size:
+                why = f"{why}, with {record.number_of_cases(evidence.size)} training cases"
+        finding = judge_claim(claim, evidence, arms)
         if not finding.quantities:
             continue
         if arms[0] == PLACEBO and is_loud(claim, finding.verdict):
@@ -130,7 +142,7 @@ def _controls(record: Record, of: Callable[[str], Evidence]) -> list[tuple[Findi
         elif arms[0] == PLACEBO and finding.verdict == SUPPORTED:
             why = f"{why}; as a placebo should be"
         about = arms_of(claim, record, arms)
-        found.append((dataclasses.replace(finding, reason=f"{why}; {finding.reason}"), about))
+        found.append((dataclasses.replace(finding, reason=f"{why}; {finding.reason}"), about, evidence.size))
     return found
 
 
@@ -183,6 +195,16 @@ def _ranking_rows(evidence: Evidence, fold: int | None, too_early: str) -> list[
     return [{**row, "arm": arm, "grade": grade} for row, arm, grade in zip(rows, found.starts, graded, strict=True)]
 
 
+def _graded_rows(evidence: Evidence, fold: int | None, too_early: str) -> list[dict[str, Any]]:
+    """What of a pretrained network makes the gain, without grades before the first look."""
+    pair = subject(evidence.record)
+    own = {"role": GRADED, "arm": pair.arm, "baseline": pair.baseline}
+    rows: list[dict[str, Any]] = []
+    for finding in parts_of_transfer(evidence, pair, too_early):
+        rows += rows_of(finding, size=evidence.size, fold=fold, **own)
+    return [{**row, "grade": row["grade"] and UNDECIDED} for row in rows] if too_early else rows
+
+
 def _grade(row: dict[str, Any], grade: str) -> str:
     """A gain that may carry no verdict is undecided, whatever its interval."""
     return grade if row["grade"] and str(row["quantity"]).startswith("gain,") else row["grade"]
@@ -226,9 +248,10 @@ def claims(study: StudyTables) -> pd.DataFrame:
             add(finding, LACKING, arms_of(claim, record))
     same_seeds = _on_same_seeds(study, judged)
     described = dataclasses.replace(behind, level=LEVEL)
-    for finding in parts_of_transfer(described, subject(record)):
-        add(finding, GRADED, subject(record))
-    for finding, arms in [*_controls(record, same_seeds), *_given_beside(study)]:
+    rows += _graded_rows(described, fold, too_early)
+    for finding, arms, size in _controls(record, same_seeds):
+        add(finding, CONTROL, arms, size)
+    for finding, arms in _given_beside(study):
         add(finding, CONTROL, arms)
     for claim, finding in _later_seeds(study, evidence).items():
         why = "later seeds were added without declared looks"

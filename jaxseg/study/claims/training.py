@@ -232,7 +232,7 @@ def shows_it(evidence: Evidence) -> bool:
     """
     control = Pair(POSITIVE_CONTROL)
     try:
-        there = evidence.at(_size_of_control(evidence, control))
+        there = evidence.at(size_of_control(evidence, control))
         found = times(there, control)
         doubts = [
             *few_seeds(found.n_seeds, found.seeds_each),
@@ -244,7 +244,11 @@ def shows_it(evidence: Evidence) -> bool:
         return False
 
 
-def _size_of_control(evidence: Evidence, control: Pair) -> int:
+def size_of_control(evidence: Evidence, control: Pair) -> int:
+    """Returns the training set size at which a control is judged: that of the evidence, or the largest that it has.
+
+    Raises `Lacking` if it has none that its baseline has too.
+    """
     rows = evidence.tables.get("curves", pd.DataFrame(columns=["arm", "train_cases"]))
     sizes = [set(rows.loc[rows["arm"] == arm, "train_cases"]) for arm in control]
     shared = sizes[0] & sizes[1]

@@ -24,26 +24,32 @@ NULL_DRAWS = 19
 """Draws of fresh weights. A test that exceeds all of them has found something; by chance 1 in 20 does."""
 
 
-def filter_rows(networks: Networks, rng: np.random.Generator, permuting: np.random.Generator) -> list[dict[str, Any]]:
+Draws = Callable[..., np.random.Generator]
+"""Makes the generator of what the words given say; see `probes.rng_for`."""
+
+
+def filter_rows(networks: Networks, draws: Draws) -> list[dict[str, Any]]:
     """Makes one row per run and layer.
+
+    What is drawn for a run depends on no other run, so that its row stays what it was where a study gets more seeds.
 
     Args:
         networks: The networks of an arm.
-        rng: Generator of the null distributions.
-        permuting: Generator of the order of weights within filters.
+        draws: Makes the generators of null distributions, and of the order of weights within filters.
     """
     rows, wave = [], np.array(networks.waves) if networks.waves else None
     adaptive = networks.program.optim.name in ("adam", "adamw")  # whose steps have the size of the rate
     for layer, (start, end, trained) in networks.layers().items():
         null = filters.null_change(int(np.prod(start.shape[1:-1])))
-        drawn = filters.distribution_null(start[0].size, rng)
+        drawn = filters.distribution_null(start[0].size, draws("null", layer))
         origin = _origins(start)
         auc = filters.start_end_auc(start, end, origin, wave)
-        auc_permuted = movement.permuted_auc(end, permuting, origin, wave)
+        auc_permuted = movement.permuted_auc(end, draws("permuted", networks.step, layer), origin, wave)
         own = networks.relative_rates(layer)
         walks = [movement.walk_length(rates * own) if trained else 0.0 for rates in networks.rates]
         taps = int(np.prod(start.shape[1:-2]))
         for run, seed in enumerate(networks.seeds):
+            rng = draws(seed, networks.step, layer)
             moved = filters.change(start[run], end[run])
             angle = _quartiles(moved.angle_deg)
             before, after = (filters.moran(kernel[run], rng) for kernel in (start, end))

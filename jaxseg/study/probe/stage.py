@@ -206,14 +206,14 @@ def _measure_filters(
     planned: PlannedStudy, networks: Networks, rows: Rows, variant: tuple[int, int], controlled: bool
 ) -> pictures.Pictures:
     """Adds the rows of what became of an arm's filters; gives their pictures."""
-    rng, permuting = (rng_for(planned, what, networks.arm, *variant) for what in ("filters", "permuted"))
-    rows["filters"] += filters.filter_rows(networks, rng, permuting)
+    draws = functools.partial(rng_for, planned, "filters", networks.arm, *variant)
+    rows["filters"] += filters.filter_rows(networks, draws)
     rows["coherence"] += filters.coherence_rows(networks)
     if controlled:
-        rows["filter_controls"] += filters.control_rows(networks, rng)
-    shown = pictures.montages(networks, rng)
+        rows["filter_controls"] += filters.control_rows(networks, draws("controls"))
+    shown = pictures.montages(networks, draws("montages"))
     for seen in networks.seen_earlier():
-        rows["filters"] += filters.filter_rows(seen, rng, permuting)
+        rows["filters"] += filters.filter_rows(seen, draws)
     return shown
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Num
@@ -45,11 +46,38 @@ def measure_label(inside: Bool[np.ndarray, " *spatial"], spacing_mm: Sequence[fl
     sizes = tuple(float(size) * step for size in spacing_mm)
     component = _typical_component(cut)
     extent = tuple(n * size for n, size in zip(component.shape, sizes, strict=True))
-    # The distance reaches from the centre of a voxel to the centre of the nearest one outside, half a voxel beyond the
-    # border on either side. Beyond the image lies nothing, so that a structure ends there too.
-    distance = ndimage.distance_transform_edt(np.pad(component, 1), sampling=sizes)
-    thickness = 2 * float(distance.max()) - min(sizes)
-    return Structure(count / inside.size, extent, max(thickness, min(sizes)))
+    return Structure(count / inside.size, extent, thickness_mm(component, sizes))
+
+
+def thickness_mm(component: Bool[np.ndarray, " *box"], sizes: Sequence[float]) -> float:
+    """Measures the diameter of the largest ball inside a component; beyond its array lies nothing of it.
+
+    A distance transform reaches from the centre of a voxel to that of the nearest one outside, which is beyond the
+    border by half a voxel of the axis that it lies along. The ball may be larger by one such voxel than twice that
+    distance, since its centre may lie between two, but not longer than the component is through its centre.
+
+    Args:
+        component: Its voxels.
+        sizes: Voxel sizes.
+
+    >>> [thickness_mm(np.ones((4, n, 4), bool), (5.0, 1.0, 2.0)) for n in (1, 2, 3, 30)]
+    [1.0, 2.0, 3.0, 8.0]
+    """
+    padded, size = np.pad(component, 1), np.array(sizes)
+    distance, nearest = ndimage.distance_transform_edt(padded, sampling=sizes, return_indices=True)
+    centre = np.unravel_index(int(distance.argmax()), padded.shape)
+    at: Any = (slice(None), *centre)
+    way = np.abs(nearest[at] - centre) * size
+    ball = 2 * float(np.linalg.norm(np.maximum(way - size / 2, 0))) + float(size[way.argmax()])
+    return min(ball, *(_through(padded, centre, axis) * float(size[axis]) for axis in range(padded.ndim)))
+
+
+def _through(padded: Bool[np.ndarray, " *box"], centre: Sequence[Any], axis: int) -> int:
+    """How many voxels in a row along an axis belong to the component, with one of them; the first and last do not."""
+    row: Any = tuple(slice(None) if other == axis else at for other, at in enumerate(centre))
+    outside = np.flatnonzero(~padded[row])
+    place = int(np.searchsorted(outside, centre[axis]))
+    return int(outside[place] - outside[place - 1]) - 1
 
 
 def _typical_component(inside: Bool[np.ndarray, " *spatial"]) -> Bool[np.ndarray, " *box"]:

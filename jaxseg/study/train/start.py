@@ -80,7 +80,7 @@ def make_init(
         if lost:
             warnings.warn(
                 f"{several(lost)}: the source network diverged, so that there is no start and the run is left out; "
-                "pretraining may need a smaller pretrain.lr or optim.clip_norm, in a new workdir",
+                "a smaller optim.lr or optim.clip_norm may keep it from that, in a new workdir",
                 stacklevel=2,
             )
         return trees.stack([start_of(run)[0] for run in job.runs])
