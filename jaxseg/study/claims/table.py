@@ -129,11 +129,12 @@ def _controls(record: Record, of: Callable[[str], Evidence]) -> list[tuple[Findi
         if not set(arms) <= record.arms.keys():
             continue
         evidence = of(claim)
-        if arms == Pair(POSITIVE_CONTROL):
+        if isinstance(arms, Pair) and arms.arm == POSITIVE_CONTROL:
             with contextlib.suppress(Lacking):
-                evidence = evidence.at(size_of_control(evidence, Pair(POSITIVE_CONTROL)))
-            if evidence.size != of(claim).size:
-                why = f"{why}, with {record.number_of_cases(evidence.size)} training cases"
+                size = size_of_control(evidence, arms)
+                if size != evidence.size:
+                    why = f"{why}, with {record.number_of_cases(size)} training cases"
+                evidence = evidence.at(size)
         finding = judge_claim(claim, evidence, arms)
         if not finding.quantities:
             continue

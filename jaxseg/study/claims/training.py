@@ -161,7 +161,7 @@ def _folds_of(evidence: Evidence, pair: Pair) -> list[int]:
 def times(evidence: Evidence, pair: Pair) -> Times:
     """Computes how many times fewer steps the arm takes than the baseline."""
     folds = _folds_of(evidence, pair)
-    found = [_of_fold(evidence, pair, int(fold)) for fold in folds]
+    found = [_of_fold(evidence, pair, fold) for fold in folds]
     pretrain_steps = evidence.arm(pair.arm).pretrain_steps or 0
 
     def interval(counted: tuple[float, float], extra: int = 0) -> tuple[Interval, int, int]:

@@ -46,9 +46,8 @@ class Sources(NamedTuple):
 
     def shared(self, arm: str) -> bool:
         """Returns whether several, but not all, seeds of an arm start from the same source network."""
-        return arm not in self.one | self.crossed and len(set(self.of.get(arm, {}).values())) < len(
-            self.of.get(arm, {})
-        )
+        own = self.of.get(arm, {})
+        return arm not in self.one | self.crossed and len(set(own.values())) < len(own)
 
 
 EACH_ITS_OWN = Sources()

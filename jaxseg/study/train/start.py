@@ -61,23 +61,23 @@ def make_init(
     arms = {arm.name: arm for arm in study.arms}
     compiled, like = _compiled_init(training_part(program))
 
+    @functools.cache  # which reads the log of the source networks
+    def is_lost(run: Run) -> bool:
+        arm = arms.get(run.key.arm)
+        return arm is not None and source_networks.has_diverged(workdir, plan, arm, run)
+
     def start_of(run: Run) -> tuple[TrainState, Frozen]:
         arm = arms.get(run.key.arm)  # None: a source network, which is no arm
         adapt = arm is not None and arm.pretrain.adapt_channels
         source = {}
         if arm is not None and run.source is not None:
             source = source_networks.read_start(workdir, plan, arm, run, overlaps=program.regions is not None)
-            if source_networks.has_diverged(workdir, plan, arm, run):
+            if is_lost(run):
                 source = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), source)
         return compiled(run.init, adapt, np.uint32(run.init_id), np.uint32(run.order_id), source)
 
     def starts() -> TrainState:
-        lost = [
-            run.name()
-            for run in job.runs
-            if run.key.arm in arms and source_networks.has_diverged(workdir, plan, arms[run.key.arm], run)
-        ]
-        if lost:
+        if lost := [run.name() for run in job.runs if is_lost(run)]:
             warnings.warn(
                 f"{several(lost)}: the source network diverged, so that there is no start and the run is left out; "
                 "a smaller optim.lr or optim.clip_norm may keep it from that, in a new workdir",
